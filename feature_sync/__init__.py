@@ -1,0 +1,1 @@
+"""Brings user state and user vectors into the online store."""

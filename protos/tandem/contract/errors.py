@@ -1,0 +1,28 @@
+"""Exceptions of the contract.
+
+ContractError
++-- BundleError            a bundle that must not be served
+|   +-- BundleCorrupt      damaged: missing or truncated file, wrong checksum, unreadable part, NaN vectors
+|   +-- BundleIncompatible intact, but made for other code or inconsistent in itself: versions, dimensions, hashes
++-- StoreValueError        bytes in the online store that this version cannot read
+"""
+
+
+class ContractError(Exception):
+    """Root of the contract's exceptions."""
+
+
+class BundleError(ContractError):
+    """A bundle that must not be served. The message names the file or the field."""
+
+
+class BundleCorrupt(BundleError):
+    """The bundle is damaged."""
+
+
+class BundleIncompatible(BundleError):
+    """The bundle is intact but does not fit this code, or its parts do not fit each other."""
+
+
+class StoreValueError(ContractError):
+    """A value in the online store that this version of the contract cannot read."""

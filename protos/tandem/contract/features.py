@@ -1,0 +1,195 @@
+"""Feature schema, and the one function that turns raw state into model inputs, in training and in serving.
+
+The user tower reads item VECTORS, not item rows: the history is looked up in the bundle's item vectors before the tower
+runs. So an item that the item tower has encoded after training can be read as history like any other, and the tower's
+file holds no item table.
+
+Ages are measured from the newest event of the history, not from the clock: a vector then depends on the state alone,
+and a stored one stays equal to a computed one however much later it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract import names
+from tandem.contract.store import UserState
+from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, Vocabulary, id_keys
+
+Tensors = dict[str, npt.NDArray[np.generic]]
+"""Model inputs by tensor name."""
+
+
+@dataclass(frozen=True)
+class UserFeature:
+    """One user feature: categorical (`values`) or numeric, cut into buckets (`boundaries`). Exactly one of the two."""
+
+    name: str
+    values: tuple[str, ...] = ()
+    """Known values; the code of values[i] is i + 1."""
+    boundaries: tuple[float, ...] = ()
+    """Ascending; a number x has the code 1 + (how many boundaries are <= x)."""
+
+    @property
+    def num_codes(self) -> int:
+        """Number of codes, the 0 of a missing or unknown value included."""
+        return len(self.values) + 1 if self.values else len(self.boundaries) + 2
+
+    def code(self, raw: str | None) -> int:
+        """The code of a raw value; 0 when it is missing, unknown, or not a number where one is needed."""
+        if raw is None:
+            return 0
+        if self.values:
+            return self.values.index(raw) + 1 if raw in self.values else 0
+        try:
+            number = float(raw)
+        except ValueError:
+            return 0
+        return 0 if number != number else bisect_right(self.boundaries, number) + 1
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Which features the towers read, and how raw values become codes. Stored in the manifest of every bundle."""
+
+    history_length: int
+    """Events the user tower reads."""
+    user_features: tuple[UserFeature, ...] = ()
+    item_categories: tuple[str, ...] = ()
+    """Known categories; the code of item_categories[i] is i + 1."""
+    max_item_categories: int = 0
+    """Categories of one item that the item tower reads; further ones are left out."""
+    text_encoder: str = ""
+    """Name of the frozen text encoder; empty when the catalogue has no text."""
+    text_dim: int = 0
+    """Width of a text embedding; 0 when the catalogue has no text."""
+    user_ids: bool = False
+    """Whether the user tower reads an id embedding; the bundle then carries the users' vocabulary."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the schema's canonical JSON, hex."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, object]) -> FeatureSchema:
+        """The schema of a manifest. Raises TypeError or ValueError on unknown or missing fields."""
+        fields = dict(raw)
+        features = fields.pop("user_features", ())
+        if not isinstance(features, Sequence):
+            raise TypeError("user_features must be a list")
+        user_features = tuple(
+            UserFeature(f["name"], tuple(f["values"]), tuple(float(b) for b in f["boundaries"])) for f in features
+        )
+        categories = fields.pop("item_categories", ())
+        if not isinstance(categories, Sequence):
+            raise TypeError("item_categories must be a list")
+        return cls(user_features=user_features, item_categories=tuple(categories), **fields)  # type: ignore[arg-type]
+
+
+def encode_category_codes(categories: Sequence[Sequence[str]], schema: FeatureSchema) -> npt.NDArray[np.int64]:
+    """Categories of items as codes; unknown ones are left out. Returns (items, max_item_categories) int64, 0-padded."""
+    codes_by_name = {name: code for code, name in enumerate(schema.item_categories, start=1)}
+    codes = np.zeros((len(categories), schema.max_item_categories), dtype=np.int64)
+    for row, item_categories in enumerate(categories):
+        known = [codes_by_name[name] for name in item_categories if name in codes_by_name][: schema.max_item_categories]
+        codes[row, : len(known)] = known
+    return codes
+
+
+def encode_index(rows: Rows) -> npt.NDArray[np.int64]:
+    """Rows as inputs of an id embedding: row + 1, so that a missing row reads the out-of-vocabulary row 0."""
+    return (rows + 1).astype(np.int64)
+
+
+def encode_user_feature_codes(features: Sequence[Mapping[str, str]], schema: FeatureSchema) -> npt.NDArray[np.int64]:
+    """Raw user features as codes. Returns (users, features) int64."""
+    return np.array(
+        [[feature.code(raw.get(feature.name)) for feature in schema.user_features] for raw in features], dtype=np.int64
+    ).reshape(len(features), len(schema.user_features))
+
+
+@dataclass(frozen=True)
+class History:
+    """Histories of a batch of users, aligned to the right: the newest event is in the last column.
+
+    Events on items that the vocabulary does not hold are left out before the newest `history_length` are taken.
+    """
+
+    rows: Rows
+    """(users, history_length) int64, MISSING_ROW where there is no event."""
+    event_codes: npt.NDArray[np.int64]
+    """(users, history_length) int64, 0 where there is no event."""
+    ages: npt.NDArray[np.float32]
+    """(users, history_length) float32, seconds from the event to the user's newest one; 0 where times are unknown."""
+
+
+def encode_histories(states: Sequence[UserState], vocabulary: Vocabulary, history_length: int) -> History:
+    """Reads the histories out of user states. See `History` for shapes."""
+    rows = np.full((len(states), history_length), MISSING_ROW, dtype=np.int64)
+    codes = np.zeros((len(states), history_length), dtype=np.int64)
+    ages = np.zeros((len(states), history_length), dtype=np.float32)
+    for user, state in enumerate(states):
+        event_rows = vocabulary.rows_of_keys(state.event_item_keys)
+        kept = np.flatnonzero(event_rows != MISSING_ROW)[-history_length:]
+        if len(kept) == 0:
+            continue
+        rows[user, -len(kept) :] = event_rows[kept]
+        codes[user, -len(kept) :] = state.event_codes[kept]
+        times = state.event_times[kept]
+        ages[user, -len(kept) :] = np.where(times > 0, (times[-1] - times) * 1e-6, 0.0)
+    return History(rows, codes, ages)
+
+
+def encode_users(
+    states: Sequence[UserState],
+    *,
+    schema: FeatureSchema,
+    item_vocabulary: Vocabulary,
+    item_vectors: npt.NDArray[np.float32],
+    user_index: npt.NDArray[np.int64] | None = None,
+) -> Tensors:
+    """Inputs of the user tower for a batch of users.
+
+    `item_vectors` is (items, dim) float32; `user_index` is (users,) int64 as `encode_index` makes it from rows of the
+    users' vocabulary, and is read only where the schema has `user_ids`.
+
+    Returns history_vectors (users, history_length, dim) float32, zero where there is no event; history_event_codes
+    (users, history_length) int64; history_ages (users, history_length) float32; user_feature_codes (users, features)
+    int64 where the schema has features; user_index (users,) int64 where it has user ids.
+    """
+    history = encode_histories(states, item_vocabulary, schema.history_length)
+    vectors = np.zeros((*history.rows.shape, item_vectors.shape[1]), dtype=np.float32)
+    present = history.rows != MISSING_ROW
+    vectors[present] = item_vectors[history.rows[present]]
+    tensors: Tensors = {
+        names.HISTORY_VECTORS: vectors,
+        names.HISTORY_EVENT_CODES: history.event_codes,
+        names.HISTORY_AGES: history.ages,
+    }
+    if schema.user_features:
+        tensors[names.USER_FEATURE_CODES] = encode_user_feature_codes([state.features for state in states], schema)
+    if schema.user_ids:
+        tensors[names.USER_INDEX] = np.zeros(len(states), dtype=np.int64) if user_index is None else user_index
+    return tensors
+
+
+def with_recent_items(state: UserState, recent_item_ids: Sequence[str], event_code: int) -> UserState:
+    """The state as it will be once these items, newest last, have arrived as events at the time of its newest event."""
+    recent: Keys = id_keys(recent_item_ids)
+    newest = int(state.event_times[-1]) if len(state.event_times) else 0
+    return UserState(
+        revision=state.revision,
+        event_item_keys=np.concatenate([state.event_item_keys, recent]),
+        event_codes=np.concatenate([state.event_codes, np.full(len(recent), event_code, dtype=np.uint8)]),
+        event_times=np.concatenate([state.event_times, np.full(len(recent), newest, dtype=np.int64)]),
+        seen_item_keys=np.union1d(state.seen_item_keys, recent),
+        features=state.features,
+    )

@@ -1,0 +1,126 @@
+"""The item table: what serving knows of the catalogue, as one Arrow file that workers map and share.
+
+This is the only module of the contract that imports pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tandem.contract import names
+from tandem.contract.errors import BundleCorrupt
+
+SCHEMA = pa.schema(
+    [
+        pa.field(names.ITEM_ID, pa.string(), nullable=False),
+        pa.field(names.TITLE, pa.string(), nullable=False),
+        pa.field(names.CATEGORIES, pa.list_(pa.string()), nullable=False),
+        pa.field(names.ATTRIBUTES, pa.map_(pa.string(), pa.string()), nullable=False),
+        pa.field(names.POPULARITY, pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of the item table."""
+
+    item_id: str
+    title: str
+    categories: tuple[str, ...]
+    attributes: Mapping[str, str]
+    popularity: int
+    """Interactions in the training data."""
+
+
+class ItemTable:
+    """The catalogue in row order: row i is row i of the item vectors and of the vocabulary."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """Takes a table of `SCHEMA`. Raises BundleCorrupt when its columns differ."""
+        if not table.schema.equals(SCHEMA):
+            raise BundleCorrupt(f"item table: columns {table.schema.names} with their types are not {SCHEMA.names}")
+        self._table = table.combine_chunks()
+        self._ids = _column(self._table, names.ITEM_ID)
+        self._titles = _column(self._table, names.TITLE)
+
+    @classmethod
+    def from_items(cls, items: Iterable[Item]) -> ItemTable:
+        """A table of items in their order."""
+        rows = [
+            {
+                names.ITEM_ID: item.item_id,
+                names.TITLE: item.title,
+                names.CATEGORIES: list(item.categories),
+                names.ATTRIBUTES: list(item.attributes.items()),
+                names.POPULARITY: item.popularity,
+            }
+            for item in items
+        ]
+        return cls(pa.Table.from_pylist(rows, schema=SCHEMA))
+
+    @classmethod
+    def read(cls, path: Path) -> ItemTable:
+        """Maps a table into memory. Raises BundleCorrupt when the file is not one."""
+        try:
+            with pa.memory_map(str(path)) as source:
+                return cls(pa.ipc.open_file(source).read_all())
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+            raise BundleCorrupt(f"item table: {path.name} is unreadable: {error}") from error
+
+    def write(self, path: Path) -> None:
+        """Writes the table as an uncompressed Arrow file, which readers can map."""
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            writer.write_table(self._table)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def item_ids(self, rows: Iterable[int]) -> list[str]:
+        """Ids of rows."""
+        ids = self._ids
+        return [ids[row].as_py() for row in rows]
+
+    def title(self, row: int) -> str:
+        """Title of a row; empty where the catalogue has none."""
+        return str(self._titles[row].as_py())
+
+    def item(self, row: int) -> Item:
+        """Everything known of one row."""
+        raw = self._table.slice(row, 1).to_pylist()[0]
+        return Item(
+            raw[names.ITEM_ID],
+            raw[names.TITLE],
+            tuple(raw[names.CATEGORIES]),
+            dict(raw[names.ATTRIBUTES]),
+            raw[names.POPULARITY],
+        )
+
+    @property
+    def popularity(self) -> npt.NDArray[np.int64]:
+        """(items,) int64, interactions in the training data."""
+        return np.asarray(_column(self._table, names.POPULARITY).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def rows_by_category(self) -> dict[str, npt.NDArray[np.int64]]:
+        """For every category, the ascending rows that have it: (n,) int64."""
+        categories = _column(self._table, names.CATEGORIES)
+        flat = categories.flatten().dictionary_encode()
+        rows = np.repeat(np.arange(len(self), dtype=np.int64), np.asarray(categories.value_lengths()))
+        codes = np.asarray(flat.indices)
+        return {name: np.unique(rows[codes == code]) for code, name in enumerate(flat.dictionary.to_pylist())}
+
+    def categories(self) -> Sequence[Sequence[str]]:
+        """Categories of every row."""
+        return list(_column(self._table, names.CATEGORIES).to_pylist())
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """A column as one array; an empty table has no chunk to take."""
+    chunks = table.column(name).chunks
+    return chunks[0] if chunks else pa.array([], type=SCHEMA.field(name).type)

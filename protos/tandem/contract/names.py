@@ -1,0 +1,48 @@
+"""Names that two programs share: written once here, never as literals elsewhere."""
+
+from typing import Final
+
+# Columns of the prepared data, and of the item table.
+USER_ID: Final = "user_id"
+ITEM_ID: Final = "item_id"
+RATING: Final = "rating"
+TIMESTAMP: Final = "timestamp"
+EVENT_TYPE: Final = "event_type"
+TITLE: Final = "title"
+DESCRIPTION: Final = "description"
+CATEGORIES: Final = "categories"
+ATTRIBUTES: Final = "attributes"
+POPULARITY: Final = "popularity"
+
+# Event types in the order of the API; an event's code is its place here plus one, because code 0 is padding.
+EVENT_TYPES: Final = ("impression", "click", "add_to_cart", "purchase", "rating", "dwell")
+EVENT_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
+
+# Tensors of the user tower.
+HISTORY_VECTORS: Final = "history_vectors"
+HISTORY_EVENT_CODES: Final = "history_event_codes"
+HISTORY_AGES: Final = "history_ages"
+USER_FEATURE_CODES: Final = "user_feature_codes"
+USER_INDEX: Final = "user_index"
+USER_VECTOR: Final = "user_vector"
+
+# Tensors of the item tower.
+ITEM_INDEX: Final = "item_index"
+TEXT_EMBEDDING: Final = "text_embedding"
+CATEGORY_CODES: Final = "category_codes"
+ITEM_VECTOR: Final = "item_vector"
+
+# The registry.
+REGISTERED_MODEL: Final = "tandem"
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+BUNDLE_ARTIFACT_PATH: Final = "bundle"
+MODEL_VERSION_TAG: Final = "tandem.model_version"
+
+# Candidate sources, as `Reason.source` names them.
+SOURCE_TWO_TOWER: Final = "two_tower"
+SOURCE_POPULAR: Final = "popular"
+
+# The segment of the top-N lists that everyone belongs to; a category's segment is CATEGORY_SEGMENT + its name.
+SEGMENT_ALL: Final = "all"
+CATEGORY_SEGMENT: Final = "category="

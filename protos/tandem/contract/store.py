@@ -1,0 +1,166 @@
+"""Online-store keys and value bytes.
+
+The bytes are packed by hand, not protobuf: protobuf does not promise stable bytes, and these are pinned by golden
+tests, because programs of two releases read each other's values. Every value begins with its format number. Little-endian,
+8-byte aligned, so that a reader takes arrays out of the buffer without copying.
+
+| key                                        | value         | written by                    |
+| ------------------------------------------ | ------------- | ----------------------------- |
+| `tandem/1/state/{user_id}`                 | `UserState`   | feature_sync                  |
+| `tandem/1/vector/{model_version}/{user_id}` | `UserVector` | feature_sync                  |
+| `tandem/1/published/{model_version}`       | a fingerprint | feature_sync, when it is done |
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.errors import StoreValueError
+from tandem.contract.vocabulary import Keys
+
+MAX_ID_BYTES = 256
+"""Longest external id, in bytes of UTF-8."""
+MAX_RECENT_EVENTS = 200
+"""Events a user's state keeps; older ones only count as seen items."""
+
+_PREFIX = b"tandem/1/"
+_STATE_FORMAT = 1
+_VECTOR_FORMAT = 1
+_STATE_HEADER = struct.Struct("<B7xQIIIxxxx")  # format, revision, events, seen, bytes of features
+_VECTOR_HEADER = struct.Struct("<B3xIQ")  # format, dimension, revision of the state it was computed from
+
+_NO_KEYS: Keys = np.empty(0, dtype=np.uint64)
+_NO_CODES: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
+_NO_TIMES: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
+def user_state_key(user_id: str) -> bytes:
+    """Key of a user's state. It carries no model version: behaviour outlives models."""
+    return _PREFIX + b"state/" + user_id.encode()
+
+
+def user_vector_key(model_version: str, user_id: str) -> bytes:
+    """Key of a user's vector under one bundle. Vectors of two versions live in two spaces and must never meet."""
+    return _PREFIX + b"vector/" + model_version.encode() + b"/" + user_id.encode()
+
+
+def published_key(model_version: str) -> bytes:
+    """Key that says which data a bundle's vectors were completely published from."""
+    return _PREFIX + b"published/" + model_version.encode()
+
+
+@dataclass(frozen=True)
+class UserState:
+    """What is known of one user, independent of any model. Arrays of one length are in order, oldest event first."""
+
+    revision: int = 0
+    """Grows with every change of the state; a vector computed from another revision is stale."""
+    event_item_keys: Keys = field(default_factory=_NO_KEYS.copy)
+    """(n,) uint64, at most MAX_RECENT_EVENTS."""
+    event_codes: npt.NDArray[np.uint8] = field(default_factory=_NO_CODES.copy)
+    """(n,) uint8, see names.EVENT_CODES."""
+    event_times: npt.NDArray[np.int64] = field(default_factory=_NO_TIMES.copy)
+    """(n,) int64, microseconds since 1970; 0 where the data have an order but no time."""
+    seen_item_keys: Keys = field(default_factory=_NO_KEYS.copy)
+    """(m,) uint64, sorted, without repeats: everything the user ever interacted with."""
+    features: Mapping[str, str] = field(default_factory=dict)
+    """Raw user features by name, for example {"age": "49"}."""
+
+    @classmethod
+    def from_events(
+        cls,
+        item_keys: Keys,
+        event_codes: npt.NDArray[np.uint8],
+        event_times: npt.NDArray[np.int64],
+        *,
+        features: Mapping[str, str],
+        revision: int = 1,
+    ) -> UserState:
+        """The state that a user's whole history leaves: (n,) arrays, oldest event first, types as in the fields."""
+        return cls(
+            revision=revision,
+            event_item_keys=item_keys[-MAX_RECENT_EVENTS:],
+            event_codes=event_codes[-MAX_RECENT_EVENTS:],
+            event_times=event_times[-MAX_RECENT_EVENTS:],
+            seen_item_keys=np.unique(item_keys),
+            features=features,
+        )
+
+    def to_bytes(self) -> bytes:
+        """Packs the state: header, event times, event keys, seen keys, event codes, features as sorted JSON."""
+        num_events = len(self.event_item_keys)
+        if not len(self.event_codes) == len(self.event_times) == num_events:
+            raise ValueError("event_item_keys, event_codes and event_times must have one length")
+        features = json.dumps(dict(self.features), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return b"".join(
+            (
+                _STATE_HEADER.pack(_STATE_FORMAT, self.revision, num_events, len(self.seen_item_keys), len(features)),
+                np.asarray(self.event_times, dtype="<i8").tobytes(),
+                np.asarray(self.event_item_keys, dtype="<u8").tobytes(),
+                np.asarray(self.seen_item_keys, dtype="<u8").tobytes(),
+                np.asarray(self.event_codes, dtype="u1").tobytes(),
+                features,
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> UserState:
+        """Reads a packed state; its arrays are read-only views of `value`. Raises StoreValueError."""
+        if len(value) < _STATE_HEADER.size or value[0] != _STATE_FORMAT:
+            raise StoreValueError(f"user state: {_describe(value)} is not format {_STATE_FORMAT}")
+        _, revision, num_events, num_seen, features_bytes = _STATE_HEADER.unpack_from(value)
+        times_at = _STATE_HEADER.size
+        keys_at = times_at + 8 * num_events
+        seen_at = keys_at + 8 * num_events
+        codes_at = seen_at + 8 * num_seen
+        features_at = codes_at + num_events
+        if len(value) != features_at + features_bytes:
+            raise StoreValueError(f"user state: {len(value)} bytes, its header says {features_at + features_bytes}")
+        try:
+            features = json.loads(value[features_at:]) if features_bytes > 2 else {}
+        except ValueError as error:
+            raise StoreValueError(f"user state: unreadable features: {error}") from error
+        return cls(
+            revision=revision,
+            event_item_keys=np.frombuffer(value, "<u8", num_events, keys_at),
+            event_codes=np.frombuffer(value, "u1", num_events, codes_at),
+            event_times=np.frombuffer(value, "<i8", num_events, times_at),
+            seen_item_keys=np.frombuffer(value, "<u8", num_seen, seen_at),
+            features=features,
+        )
+
+
+@dataclass(frozen=True)
+class UserVector:
+    """A user's vector under one bundle: a cache of what that bundle's user tower makes of the user's state."""
+
+    state_revision: int
+    values: npt.NDArray[np.float32]
+    """(dim,) float32."""
+
+    def to_bytes(self) -> bytes:
+        """Packs the vector: header, then float32 values."""
+        return (
+            _VECTOR_HEADER.pack(_VECTOR_FORMAT, len(self.values), self.state_revision)
+            + np.asarray(self.values, dtype="<f4").tobytes()
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> UserVector:
+        """Reads a packed vector; its array is a read-only view of `value`. Raises StoreValueError."""
+        if len(value) < _VECTOR_HEADER.size or value[0] != _VECTOR_FORMAT:
+            raise StoreValueError(f"user vector: {_describe(value)} is not format {_VECTOR_FORMAT}")
+        _, dim, state_revision = _VECTOR_HEADER.unpack_from(value)
+        if len(value) != _VECTOR_HEADER.size + 4 * dim:
+            raise StoreValueError(f"user vector: {len(value)} bytes do not hold {dim} float32 values")
+        return cls(state_revision, np.frombuffer(value, "<f4", dim, _VECTOR_HEADER.size))
+
+
+def _describe(value: bytes) -> str:
+    return f"format {value[0]}" if value else "an empty value"

@@ -1,0 +1,1 @@
+"""Generated stubs of the public API, one module per .proto beside them. Regenerate with `make protos`."""

@@ -1,0 +1,1 @@
+"""The offline half: from a file of interactions to a registered bundle."""
