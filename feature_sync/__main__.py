@@ -1,0 +1,96 @@
+"""Command line of feature_sync: parse, read the settings, do one thing, report. See --help."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from feature_sync.errors import FeatureSyncError, SettingsError
+from feature_sync.settings import Settings, load_settings
+from tandem.contract.errors import ContractError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 1 failed, 2 a wrong argument or setting, 130 Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load_settings()
+        _configure_logs(settings.log_level)
+        result = _run(options, settings)
+    except SettingsError as error:
+        print(f"feature_sync: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (FeatureSyncError, ContractError) as error:
+        print(f"feature_sync: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    print(json.dumps(result, ensure_ascii=False, indent=2 if options.command == "show" else None))
+    return 0
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object]:
+    # Each command imports what it needs: the embedded store starts without ONNX Runtime, redis or pyarrow.
+    if options.command == "store":
+        from feature_sync.embedded_store import run_embedded_store
+
+        run_embedded_store(settings.store_url, settings.data_dir)
+    if options.command == "show":
+        from feature_sync.show import show_user
+
+        return show_user(settings, options.user_id, bundle_dir=options.bundle)
+    from feature_sync.publish import publish
+
+    return dataclasses.asdict(publish(settings, options.prepared, bundle_dir=options.bundle, force=options.force))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m feature_sync",
+        description="Brings user state and user vectors into the online store.",
+        epilog="Settings are environment variables TANDEM_*: "
+        + ", ".join(f"TANDEM_{name.upper()}" for name in Settings.model_fields),
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    publish = commands.add_parser(
+        "publish",
+        help="write state and vectors of all users of prepared data; idempotent, resumable",
+        description="Writes every user's state and vector. Prints a report as one JSON line.",
+    )
+    publish.add_argument("--prepared", type=Path, required=True, metavar="DIR", help="folder of prepared data")
+    publish.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    publish.add_argument("--force", action="store_true", help="look at every user even if published already")
+    show = commands.add_parser("show", help="print one user's state and vector as JSON")
+    show.add_argument("user_id", metavar="USER_ID")
+    show.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    commands.add_parser("store", help="run the embedded Valkey in the foreground, on the port of TANDEM_STORE_URL")
+    return parser
+
+
+def _configure_logs(level: str) -> None:
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

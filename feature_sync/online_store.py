@@ -1,0 +1,186 @@
+"""The online store, as publishing needs it: read a batch of users, decide, write the batch, all or nothing.
+
+A batch is one optimistic transaction: its state keys are watched, read with one MGET, and written in one MULTI/EXEC
+with its vectors. So a state never stands beside a vector of another revision, whenever this process dies, and an event
+that another writer adds in between is not lost: the batch is read and decided again.
+
+This is the only module of feature_sync that imports redis.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import redis
+import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from feature_sync.errors import StoreError
+from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
+
+_TIMEOUT_SECONDS: Final = 5.0
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+_MAX_CONFLICTS: Final = 100
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredUser:
+    """What the store holds of one user, undecoded; None where it holds nothing."""
+
+    state: bytes | None
+    vector: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserWrite:
+    """What to write of one user; None leaves the stored value as it is."""
+
+    state: UserState | None
+    vector: UserVector | None
+
+
+Decide = Callable[[Sequence[StoredUser]], Sequence[UserWrite]]
+"""Says what to write of each user of a batch. Called again when the batch has changed meanwhile: no side effects."""
+
+
+class OnlineStore:
+    """A connection to the store. Every method raises StoreError when the store stays away."""
+
+    def __init__(self, url: str, *, retry_seconds: float, vector_ttl_seconds: int) -> None:
+        """Connects, without retrying: a store that is away from the start is a mistake, not a fail-over."""
+        self._url = url
+        self._retry_seconds = retry_seconds
+        self._vector_ttl_seconds = vector_ttl_seconds
+        # The client retries nothing by itself: a transaction must be begun anew, not continued.
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        try:
+            self._client.ping()
+        except (redis.RedisError, OSError) as error:
+            self._client.close()
+            raise StoreError(f"the online store {_without_password(url)} cannot be reached: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def read_user(self, user_id: str, model_version: str) -> StoredUser:
+        """What the store holds of one user."""
+        keys = [user_state_key(user_id), user_vector_key(model_version, user_id)]
+        state, vector = self._persist(lambda: _now(self._client.mget(keys)))
+        return StoredUser(state=state, vector=vector)
+
+    def update_users(self, user_ids: Sequence[str], model_version: str, decide: Decide) -> None:
+        """Reads the users, asks `decide`, writes what it says, and gives every vector its full time to live."""
+        state_keys = [user_state_key(user_id) for user_id in user_ids]
+        vector_keys = [user_vector_key(model_version, user_id) for user_id in user_ids]
+        self._persist(lambda: self._update(state_keys, vector_keys, decide))
+
+    def is_published(self, model_version: str, fingerprint: str, user_ids: Sequence[str]) -> bool:
+        """Whether these data were completely published for this version, and the store still holds it.
+
+        The mark alone would not do: a store may have been emptied, or evict keys, so `user_ids` are looked up. A mark
+        that has lived half its time does not count, so that publishing every day keeps vectors alive.
+        """
+        mark = published_key(model_version)
+        keys = [user_state_key(user_id) for user_id in user_ids]
+        keys += [user_vector_key(model_version, user_id) for user_id in user_ids]
+        keys.append(mark)
+
+        def read() -> tuple[bytes | None, int, int]:
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.get(mark)
+                pipe.ttl(mark)
+                pipe.exists(*keys)
+                value, seconds_left, num_existing = pipe.execute()
+            return value, seconds_left, num_existing
+
+        value, seconds_left, num_existing = self._persist(read)
+        lives_on = seconds_left == -1 or seconds_left > self._vector_ttl_seconds // 2
+        return value == fingerprint.encode() and lives_on and num_existing == len(keys)
+
+    def mark_published(self, model_version: str, fingerprint: str) -> None:
+        """Says that these data were completely published for this version."""
+        key = published_key(model_version)
+        self._persist(lambda: self._client.set(key, fingerprint.encode(), ex=self._vector_ttl_seconds or None))
+
+    def vector_seconds_left(self, user_id: str, model_version: str) -> int | None:
+        """Seconds until a stored vector expires; None when it does not."""
+        seconds = self._persist(lambda: _now(self._client.ttl(user_vector_key(model_version, user_id))))
+        return None if seconds == -1 else int(seconds)
+
+    def _update(self, state_keys: Sequence[bytes], vector_keys: Sequence[bytes], decide: Decide) -> None:
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.watch(*state_keys)  # type: ignore[no-untyped-call]  # so in redis-py
+            values = _now(pipe.mget([*state_keys, *vector_keys]))
+            stored = [
+                StoredUser(state=state, vector=vector)
+                for state, vector in zip(values[: len(state_keys)], values[len(state_keys) :], strict=True)
+            ]
+            writes = decide(stored)
+            pipe.multi()
+            changed = {
+                key: write.state.to_bytes()
+                for key, write in zip(state_keys, writes, strict=True)
+                if write.state is not None
+            }
+            if changed:
+                pipe.mset(changed)
+            for key, write in zip(vector_keys, writes, strict=True):
+                if write.vector is not None:
+                    pipe.set(key, write.vector.to_bytes(), ex=self._vector_ttl_seconds or None)
+                elif self._vector_ttl_seconds:
+                    pipe.expire(key, self._vector_ttl_seconds)
+                else:
+                    pipe.persist(key)
+            pipe.execute()
+
+    def _persist(self, action: Callable[[], _T]) -> _T:
+        """Does `action` until it succeeds, for as long as the settings allow; it must be safe to repeat."""
+        give_up_at = time.monotonic() + self._retry_seconds
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        conflicts = 0
+        while True:
+            try:
+                return action()
+            except (redis.WatchError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                # redis-py reports a connection lost while watching as a WatchError too, so both are bounded.
+                conflicts += isinstance(error, redis.WatchError)
+                if time.monotonic() + pause_seconds > give_up_at or conflicts > _MAX_CONFLICTS:
+                    raise StoreError(
+                        f"the online store {_without_password(self._url)} was lost, "
+                        f"and did not return within {self._retry_seconds:g} s: {error}"
+                    ) from error
+                _log.warning("store_retry", error=str(error), pause_seconds=round(pause_seconds, 2))
+            except redis.RedisError as error:
+                raise StoreError(f"the online store {_without_password(self._url)} refused: {error}") from error
+            time.sleep(pause_seconds * random.uniform(0.5, 1.0))
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _now(answer: Any) -> Any:
+    """redis-py types one client for both its blocking and its asyncio use; here the answer is there at once."""
+    return answer

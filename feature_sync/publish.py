@@ -1,0 +1,194 @@
+"""Publishing: the state of every user of the prepared data, and their vectors under one bundle, into the online store.
+
+Read `publish` downwards. It can be stopped at any moment and run again: what is already right in the store is
+recognised and left alone, and only a complete run leaves the mark that lets the next one return at once.
+
+| stored state                               | state                              | vector                         |
+| ------------------------------------------ | ---------------------------------- | ------------------------------ |
+| none, or unreadable                        | written, revision 1                | written                        |
+| equal to the file's, the revision aside    | kept                               | written if not of its revision |
+| other, its newest event not after the file's | written, revision = stored one + 1 | written                        |
+| its newest event is after the file's       | kept: events arrived since         | written if not of its revision |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from tqdm import tqdm
+
+from feature_sync.online_store import OnlineStore, StoredUser, UserWrite
+from feature_sync.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
+from feature_sync.registry import fetch_bundle, find_version
+from feature_sync.settings import Settings
+from feature_sync.user_tower import UserTower
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.errors import StoreValueError
+from tandem.contract.store import UserState, UserVector
+
+_BATCH_USERS: Final = 512
+_SAMPLED_USERS: Final = 64
+BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishReport:
+    """What a publish did."""
+
+    model_version: str
+    registry_version: str
+    """Empty when the bundle was given as a folder."""
+    fingerprint: str
+    already_published: bool = False
+    num_users: int = 0
+    num_states_written: int = 0
+    num_states_newer_in_store: int = 0
+    num_vectors_written: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The bundle to publish for: its name is known first, and it is opened only when there is work to do."""
+
+    model_version: str
+    registry_version: str
+    open_bundle: Callable[[], Bundle]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decision:
+    """What becomes of one user, see the table above."""
+
+    state: UserState
+    write_state: bool
+    write_vector: bool
+    newer_in_store: bool = False
+
+
+def publish(
+    settings: Settings, prepared_dir: Path, *, bundle_dir: Path | None = None, force: bool = False
+) -> PublishReport:
+    """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names.
+
+    Returns at once when the same data were published for the same version and the store still holds them; `force`
+    looks at every user nevertheless. Raises FeatureSyncError or BundleError.
+    """
+    prepared = open_prepared(prepared_dir)
+    source = _folder_source(bundle_dir) if bundle_dir else _registry_source(settings)
+    report = PublishReport(
+        model_version=source.model_version, registry_version=source.registry_version, fingerprint=prepared.fingerprint
+    )
+    with OnlineStore(
+        settings.store_url,
+        retry_seconds=settings.store_retry_seconds,
+        vector_ttl_seconds=settings.vector_ttl_seconds,
+    ) as store:
+        sampled = sample_user_ids(prepared, _SAMPLED_USERS)
+        if not force and store.is_published(report.model_version, report.fingerprint, sampled):
+            _log.info("already_published", model_version=report.model_version, fingerprint=report.fingerprint)
+            return dataclasses.replace(report, already_published=True)
+        started = time.monotonic()
+        tower = UserTower(source.open_bundle())
+        with tqdm(
+            total=prepared.num_users,
+            desc="publish",
+            unit="user",
+            # A terminal gets a moving bar; a log file gets a line now and then.
+            mininterval=0.1 if sys.stderr.isatty() else 5.0,
+        ) as progress:
+            for users in read_users(prepared, _BATCH_USERS):
+                report = _publish_batch(users, store=store, tower=tower, report=report)
+                progress.update(len(users))
+        store.mark_published(report.model_version, report.fingerprint)
+    _log.info("published", **dataclasses.asdict(report), seconds=round(time.monotonic() - started, 3))
+    return report
+
+
+def _folder_source(directory: Path) -> _Source:
+    bundle = read_bundle(directory)
+    return _Source(model_version=bundle.manifest.model_version, registry_version="", open_bundle=lambda: bundle)
+
+
+def _registry_source(settings: Settings) -> _Source:
+    version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
+    return _Source(
+        model_version=version.model_version,
+        registry_version=version.registry_version,
+        open_bundle=lambda: fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE),
+    )
+
+
+def _publish_batch(
+    users: Sequence[PreparedUser], *, store: OnlineStore, tower: UserTower, report: PublishReport
+) -> PublishReport:
+    decisions: list[_Decision] = []
+
+    def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
+        decisions[:] = [_decide(user.state, held) for user, held in zip(users, stored, strict=True)]
+        stale = [number for number, decision in enumerate(decisions) if decision.write_vector]
+        vectors = tower.vectors([users[n].user_id for n in stale], [decisions[n].state for n in stale])
+        new_vectors = {
+            number: UserVector(decisions[number].state.revision, values)
+            for number, values in zip(stale, vectors, strict=True)
+        }
+        return [
+            UserWrite(state=decision.state if decision.write_state else None, vector=new_vectors.get(number))
+            for number, decision in enumerate(decisions)
+        ]
+
+    store.update_users([user.user_id for user in users], report.model_version, decide)
+    return dataclasses.replace(
+        report,
+        num_users=report.num_users + len(users),
+        num_states_written=report.num_states_written + sum(d.write_state for d in decisions),
+        num_states_newer_in_store=report.num_states_newer_in_store + sum(d.newer_in_store for d in decisions),
+        num_vectors_written=report.num_vectors_written + sum(d.write_vector for d in decisions),
+    )
+
+
+def _decide(from_file: UserState, held: StoredUser) -> _Decision:
+    stored = _readable_state(held)
+    if stored is None:
+        # A vector that outlived its state may carry revision 1 too, of another state: it is never trusted.
+        return _Decision(state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=True)
+    if _newest_time(stored) > _newest_time(from_file) > 0:
+        return _Decision(
+            state=stored, write_state=False, write_vector=not _is_vector_of(held, stored), newer_in_store=True
+        )
+    if dataclasses.replace(from_file, revision=stored.revision).to_bytes() == held.state:
+        return _Decision(state=stored, write_state=False, write_vector=not _is_vector_of(held, stored))
+    return _Decision(
+        state=dataclasses.replace(from_file, revision=stored.revision + 1), write_state=True, write_vector=True
+    )
+
+
+def _readable_state(held: StoredUser) -> UserState | None:
+    if held.state is None:
+        return None
+    try:
+        return UserState.from_bytes(held.state)
+    except StoreValueError as error:
+        _log.warning("unreadable_state_replaced", error=str(error))
+        return None
+
+
+def _is_vector_of(held: StoredUser, state: UserState) -> bool:
+    if held.vector is None:
+        return False
+    try:
+        return UserVector.from_bytes(held.vector).state_revision == state.revision
+    except StoreValueError:
+        return False
+
+
+def _newest_time(state: UserState) -> int:
+    return int(state.event_times[-1]) if len(state.event_times) else 0

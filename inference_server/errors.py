@@ -1,0 +1,100 @@
+"""Exceptions of the inference server.
+
+InferenceServerError
++-- RequestError               reaches the caller; `grpc_api.status` maps every class of this branch
+|   +-- InvalidRequest         the caller's mistake, with the field that is wrong
+|   +-- DeadlineTooShort       no answer of any kind fits into the time the caller leaves
+|   +-- OverCapacity           more requests at once than the server takes; worth a retry
+|   +-- NoModel                nothing to answer with yet
++-- OperationError             never reaches a caller: logged, counted, or the end of a process
+    +-- SettingsError          a setting that cannot be used
+    +-- RegistryUnavailable    the registry or its artifacts cannot be read now
+    +-- BundleRefused          a bundle that must not serve, with the kind of reason
+    +-- PortUnavailable        an address that the server cannot listen on
+
+A dependency that fails during a request is no exception: the answer is degraded (see `degradation`).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from tandem.contract.errors import BundleCorrupt, BundleError
+
+
+class InferenceServerError(Exception):
+    """Root of the server's exceptions."""
+
+
+class RequestError(InferenceServerError):
+    """A request that gets no answer. The message is for the caller."""
+
+
+class InvalidRequest(RequestError):
+    """A field of the request is outside what the API allows."""
+
+    def __init__(self, field: str, description: str) -> None:
+        """`field` is the path of the field as the API writes it, for example "filter.exclude_item_ids"."""
+        super().__init__(f"{field}: {description}")
+        self.field = field
+        self.description = description
+
+
+class DeadlineTooShort(RequestError):
+    """The caller's deadline leaves no time for any answer."""
+
+
+class OverCapacity(RequestError):
+    """The server answers as many requests at once as it may."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NoModel(RequestError):
+    """The server has not opened a bundle yet."""
+
+
+class OperationError(InferenceServerError):
+    """Something about running the server, not about one request."""
+
+
+class SettingsError(OperationError):
+    """A setting that cannot be used. The message names the variable."""
+
+
+class RegistryUnavailable(OperationError):
+    """The registry, or the artifacts it names, cannot be read now."""
+
+
+class RefusalKind(StrEnum):
+    """Why a bundle is refused, in the words that label the metric."""
+
+    CORRUPT = "corrupt"
+    """Damaged: a file is missing, truncated, or not what the manifest says; NaN vectors; an engine cannot read it."""
+    INCOMPATIBLE = "incompatible"
+    """Intact, but its parts do not fit each other or this code: dimensions, counts, tensors, format version."""
+    GOLDEN_QUERIES = "golden_queries"
+    """It opens, but gives wrong answers."""
+    CHECK_FAILED = "check_failed"
+    """The process that checked it crashed or did not end."""
+
+    @classmethod
+    def of(cls, error: BundleError) -> RefusalKind:
+        """The kind of a bundle that cannot be opened."""
+        return cls.CORRUPT if isinstance(error, BundleCorrupt) else cls.INCOMPATIBLE
+
+
+class BundleRefused(OperationError):
+    """A bundle that must not serve."""
+
+    def __init__(self, reason_kind: RefusalKind, reason: str) -> None:
+        """`reason` says what is wrong and where."""
+        super().__init__(f"{reason_kind}: {reason}")
+        self.reason_kind = reason_kind
+        self.reason = reason
+
+
+class PortUnavailable(OperationError):
+    """An address that the server cannot listen on."""

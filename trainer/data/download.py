@@ -1,0 +1,145 @@
+"""Fetches http(s) files: resumed where a connection broke, verified, and visible under their name only when complete.
+
+A transfer is continued (Range) only where the server named the version of the file (ETag or Last-Modified), and only
+on the condition (If-Range) that it is still that version: two halves of two files are never put together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import httpx
+from tqdm import tqdm
+
+from trainer.errors import DownloadError
+
+_ATTEMPTS: Final = 5
+_RETRY_WAIT_SECONDS: Final = 0.5
+"""Before the second attempt; doubled before each further one."""
+_TIMEOUT: Final = httpx.Timeout(30.0)
+_CHUNK_BYTES: Final = 1 << 20
+_RETRIED_STATUS: Final = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
+
+
+class _Interrupted(Exception):
+    """This attempt failed in a way that the next may not."""
+
+
+@dataclass(frozen=True)
+class _Version:
+    """Which version of the file a part belongs to, and how long that is (0: unknown)."""
+
+    validator: str = ""
+    total_bytes: int = 0
+
+
+def download(url: str, directory: Path, *, sha256: str = "", retry_wait_seconds: float = _RETRY_WAIT_SECONDS) -> Path:
+    """Fetches a file into a folder, with a progress bar on stderr, and returns its path.
+
+    A file that is there already, with the checksum if one is given, is not fetched again and needs no network. What an
+    earlier call left unfinished is continued.
+
+    Raises DownloadError when the server refuses, all attempts fail, or the checksum is another.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    target = (
+        directory
+        / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(unquote(urlsplit(url).path)).name or 'file'}"
+    )
+    if target.exists() and (not sha256 or file_sha256(target) == sha256):
+        return target
+    part, version_file = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+    problem = ""
+    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(retry_wait_seconds * 2 ** (attempt - 1))
+            try:
+                _attempt(client, url, part, version_file)
+                break
+            except (httpx.TransportError, _Interrupted) as error:
+                problem = str(error) or type(error).__name__
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+                raise DownloadError(f"{url}: {error}") from error
+        else:
+            raise DownloadError(f"{url}: given up after {_ATTEMPTS} attempts: {problem}")
+    version_file.unlink(missing_ok=True)
+    if sha256 and (actual := file_sha256(part)) != sha256:
+        part.unlink()
+        raise DownloadError(f"{url}: has SHA-256 {actual}, the configuration says {sha256}")
+    part.replace(target)
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _attempt(client: httpx.Client, url: str, part: Path, version_file: Path) -> None:
+    """One request. Leaves `part` complete, or raises."""
+    known = _read_version(version_file)
+    have_bytes = part.stat().st_size if known.validator and part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # the file as it is stored, so that lengths mean its bytes
+    if have_bytes:
+        headers |= {"Range": f"bytes={have_bytes}-", "If-Range": known.validator}
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code in _RETRIED_STATUS:
+            version_file.unlink(missing_ok=True)  # 416: the part is longer than the file is now; start again
+            raise _Interrupted(f"HTTP {response.status_code} {response.reason_phrase}")
+        if response.status_code not in {200, 206}:
+            raise DownloadError(f"{url}: HTTP {response.status_code} {response.reason_phrase}")
+        if response.status_code == 206:
+            version = _continued_version(response, known, have_bytes)
+        else:
+            have_bytes, version = 0, _version_of(response)
+            version_file.write_text(json.dumps(asdict(version)))
+        with (
+            part.open("ab" if have_bytes else "wb") as sink,
+            tqdm(
+                total=version.total_bytes or None, initial=have_bytes, unit="B", unit_scale=True, desc=_label(url)
+            ) as bar,
+        ):
+            for chunk in response.iter_raw(_CHUNK_BYTES):
+                sink.write(chunk)
+                bar.update(len(chunk))
+    size = part.stat().st_size
+    if version.total_bytes and size != version.total_bytes:
+        raise _Interrupted(f"{size} bytes arrived of {version.total_bytes}")
+
+
+def _continued_version(response: httpx.Response, known: _Version, have_bytes: int) -> _Version:
+    """Checks that a 206 continues where the part ends."""
+    place, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    if (
+        not have_bytes
+        or place.partition("-")[0] != str(have_bytes)
+        or (total.isdigit() and int(total) != known.total_bytes)
+    ):
+        raise DownloadError(f"{response.url}: asked from byte {have_bytes}, the server answered {place}/{total}")
+    return known
+
+
+def _version_of(response: httpx.Response) -> _Version:
+    """What identifies the file that a 200 brings. A weak ETag does not promise equal bytes."""
+    etag = response.headers.get("ETag", "")
+    validator = response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
+    return _Version(validator, int(response.headers.get("Content-Length", "0")))
+
+
+def _read_version(path: Path) -> _Version:
+    try:
+        return _Version(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return _Version()  # none, or one that a crash cut short: the transfer starts again
+
+
+def _label(url: str) -> str:
+    return Path(unquote(urlsplit(url).path)).name or url

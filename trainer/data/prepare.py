@@ -1,0 +1,201 @@
+"""The data stage: source files -> a folder of clean Parquet, made once per content and configuration.
+
+    fetch the files -> read them (one reader per format) -> clean -> write
+
+A prepared folder holds `interactions.parquet`, `items.parquet`, `users.parquet` and, written last, `prepared.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from trainer.data.amazon import read_amazon
+from trainer.data.clean import INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, Cleaned, clean
+from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig, is_url
+from trainer.data.download import download, file_sha256
+from trainer.data.engine import Engine
+from trainer.data.movielens import fetch_movielens_100k, read_movielens_100k
+from trainer.data.raw import RawData
+from trainer.data.report import CleaningReport
+from trainer.data.table import read_table
+from trainer.errors import DataError, DownloadError
+
+_LAYOUT: Final = 1
+"""Part of every folder's name: to be raised when the same source would be cleaned or written differently."""
+_PREPARED_FILE: Final = "prepared.json"
+_PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """One data set, clean and complete on disk."""
+
+    directory: Path
+    name: str
+    fingerprint: str
+    """SHA-256 over the three Parquet files: equal data has an equal fingerprint, wherever it came from."""
+    report: CleaningReport
+    num_users: int
+    num_items: int
+    num_interactions: int
+    feature_names: tuple[str, ...]
+    """User features: the columns of the users file beside the id."""
+
+    @property
+    def interactions_path(self) -> Path:
+        """user_id, item_id, rating, timestamp, event_type; by user, then time."""
+        return self.directory / INTERACTIONS_FILE
+
+    @property
+    def items_path(self) -> Path:
+        """item_id, title, description, categories, attributes; by id."""
+        return self.directory / ITEMS_FILE
+
+    @property
+    def users_path(self) -> Path:
+        """user_id and a nullable column per feature; by id."""
+        return self.directory / USERS_FILE
+
+
+def prepare(config: DataConfig, data_dir: Path) -> PreparedData:
+    """Prepares a data set below `data_dir`, or finds it prepared there from the same configuration and content.
+
+    Raises ConfigError (a column or path that the configuration names wrongly), DataError (unreadable files, too many
+    bad lines, nothing left) and DownloadError.
+    """
+    files = _fetch(config, data_dir / "downloads")
+    directory = data_dir / "prepared" / f"{config.name}-{_key(config, files)}"
+    if (directory / _PREPARED_FILE).is_file():
+        return load_prepared(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
+        work_dir, staging = Path(scratch) / "work", Path(scratch) / "prepared"
+        work_dir.mkdir()
+        staging.mkdir()
+        with Engine(work_dir) as engine:
+            raw = _read(engine, config, files)
+            cleaned = clean(engine, raw, config, staging)
+        _write_description(staging, config.name, cleaned, raw.feature_names)
+        _move(staging, directory)
+    return load_prepared(directory)
+
+
+def load_prepared(directory: Path) -> PreparedData:
+    """Opens a prepared folder. Raises DataError when it is not one, or one that this code did not write."""
+    path = directory / _PREPARED_FILE
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text())
+        return PreparedData(
+            directory=directory,
+            **{
+                **raw,
+                "report": CleaningReport.from_dict(raw["report"]),
+                "feature_names": tuple(raw["feature_names"]),
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: not a description of prepared data: {error}; delete {directory} to make it anew"
+        ) from error
+
+
+def _fetch(config: DataConfig, downloads: Path) -> dict[str, Path]:
+    """Local path of every source file, by what it is."""
+    match config:
+        case MovieLens100KConfig():
+            return fetch_movielens_100k(downloads)
+        case AmazonConfig():
+            files = {"reviews": _local(config.reviews, config.reviews_sha256, Path(), downloads)}
+            if config.meta:
+                files["meta"] = _local(config.meta, config.meta_sha256, Path(), downloads)
+            return files
+        case TableConfig():
+            sections: Mapping[str, FileConfig | None] = {
+                "interactions": config.interactions,
+                "items": config.items,
+                "users": config.users,
+            }
+            return {
+                name: _local(section.path, section.sha256, Path(config.folder), downloads)
+                for name, section in sections.items()
+                if section is not None
+            }
+        case _:
+            raise AssertionError(f"no reader for {type(config).__name__}")
+
+
+def _local(path: str, sha256: str, folder: Path, downloads: Path) -> Path:
+    if is_url(path):
+        return download(path, downloads, sha256=sha256)
+    local = folder / path
+    if not local.is_file():
+        raise DataError(f"{local}: no such file")
+    if sha256 and (actual := file_sha256(local)) != sha256:
+        raise DownloadError(f"{local}: has SHA-256 {actual}, the configuration says {sha256}")
+    return local
+
+
+def _read(engine: Engine, config: DataConfig, files: Mapping[str, Path]) -> RawData:
+    match config:
+        case MovieLens100KConfig():
+            return read_movielens_100k(engine, config, files)
+        case AmazonConfig():
+            return read_amazon(engine, files)
+        case TableConfig():
+            return read_table(engine, config, files)
+        case _:
+            raise AssertionError(f"no reader for {type(config).__name__}")
+
+
+def _key(config: DataConfig, files: Mapping[str, Path]) -> str:
+    """Names what would be prepared: the configuration and the content of the files, not where they lie."""
+    described = {
+        "layout": _LAYOUT,
+        "config": _without_places(config.model_dump(mode="json", exclude={"folder"})),
+        "files": {name: file_sha256(path) for name, path in files.items()},
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: Path(inner).name if key in _PATH_KEYS and isinstance(inner, str) else _without_places(inner)
+            for key, inner in value.items()
+        }
+    return value
+
+
+def _write_description(directory: Path, name: str, cleaned: Cleaned, feature_names: tuple[str, ...]) -> None:
+    description = {
+        "name": name,
+        "fingerprint": _fingerprint(cleaned.files),
+        "num_users": cleaned.num_users,
+        "num_items": cleaned.num_items,
+        "num_interactions": cleaned.num_interactions,
+        "feature_names": feature_names,
+        "report": cleaned.report.to_dict(),
+    }
+    (directory / _PREPARED_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False))
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
+    return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
+
+
+def _move(staging: Path, directory: Path) -> None:
+    """Makes the folder appear complete. Another process may have been faster; then its folder, the same, stays."""
+    try:
+        staging.rename(directory)
+    except OSError:
+        if not (directory / _PREPARED_FILE).is_file():
+            # A folder without its description is what a crash left.
+            shutil.rmtree(directory)
+            staging.rename(directory)

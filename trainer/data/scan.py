@@ -1,0 +1,213 @@
+"""Source files as tables of text, with the line numbers of what cannot be parsed.
+
+Nothing is typed here, so that a wrong value is found by cleaning, which counts it, and not by the parser, which fails.
+JSON lines are read as whole lines: DuckDB's own JSON reader drops bad lines without their numbers.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import ibis
+
+from trainer.data.config import FileConfig
+from trainer.data.engine import Engine, identifier, quoted
+from trainer.errors import ConfigError, DataError
+
+ROW: Final = "source_row"
+"""Column of every scan: place of the row among those that were parsed, from 1, int64."""
+LINE: Final = "source_line"
+"""Column of a scan of JSON lines: the line as it stands."""
+
+_SUFFIXES: Final = {
+    **dict.fromkeys((".csv", ".tsv", ".dat", ".txt", ".inter", ".item", ".user"), "csv"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "jsonl"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+}
+_NO_DELIMITER: Final = "\x01\x02\x1e\x1f"
+"""Makes a line one field. Control characters cannot stand in JSON unescaped, and these four in a row stand nowhere."""
+_MAX_LINE_BYTES: Final = 16 << 20
+_BUFFER_BYTES: Final = 32 << 20
+
+ScanKind = Literal["csv", "jsonl", "parquet"]
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A line that the parser refused."""
+
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """One file as an Ibis table of strings (Parquet: of its own types). What was refused is known after a run."""
+
+    path: Path
+    kind: ScanKind
+    rows: Any
+    """Ibis table: ROW, and LINE (JSON lines) or the file's columns."""
+    engine: Engine
+    num_header_lines: int = 0
+    rejects_table: str = ""
+    columns: tuple[str, ...] = field(default=())
+    """Columns of the file; none for JSON lines."""
+
+    def rejects(self) -> list[Reject]:
+        """What the parser refused in the last run over `rows`, in order of lines."""
+        if not self.rejects_table:
+            return []
+        found = self.engine.query(
+            f"SELECT line, any_value(csv_line) FROM {self.rejects_table} "
+            f"WHERE scan_id = (SELECT max(scan_id) FROM {self.rejects_table}) GROUP BY line ORDER BY line"
+        )
+        return [Reject(int(line), (text or "").strip()) for line, text in found]
+
+    def lines_of(self, rows: list[int], rejects: list[Reject]) -> list[int]:
+        """Lines of the file on which parsed rows stand. A CSV record with line breaks in quotes counts as one."""
+        if self.kind == "parquet" or not rows:
+            return rows
+        skipped = {reject.line for reject in rejects}
+        if self.kind == "csv":
+            skipped |= set(self._blank_lines()) | set(range(1, self.num_header_lines + 1))
+        # The i-th skipped line s has s - 1 - i parsed rows before it, so row r comes after it where s - i <= r.
+        ranks = [line - place for place, line in enumerate(sorted(skipped))]
+        return [row + bisect.bisect_right(ranks, row) for row in rows]
+
+    def _blank_lines(self) -> list[int]:
+        """DuckDB's CSV parser skips blank lines without a word; as latin-1, every line can be read."""
+        lines = _lines_select(self.path, "latin-1", rejects="")
+        return [int(row) for (row,) in self.engine.query(f"SELECT {ROW} FROM ({lines}) WHERE {LINE} IS NULL")]
+
+
+def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
+    """Opens one file of a plain table. Raises ConfigError (format unknown), DataError (unreadable)."""
+    kind = config.file_format if config.file_format != "auto" else _kind_of(path)
+    if kind == "jsonl":
+        return scan_lines(engine, path)
+    if kind == "parquet":
+        source = f"SELECT row_number() OVER () AS {ROW}, * FROM read_parquet({quoted(str(path))})"
+        rows = engine.view(engine.next_name("scan"), source)
+        columns = tuple(name for name in rows.columns if name != ROW)
+        return Scan(path=path, kind="parquet", rows=rows, engine=engine, columns=columns)
+    columns = config.columns or _header(path, config)
+    if not config.header and not config.columns:
+        columns = tuple(f"column_{place}" for place in range(1, len(columns) + 1))
+    if len(set(columns)) != len(columns):
+        raise DataError(f"{path}: a column name repeats in the header: {', '.join(columns)}")
+    name = engine.next_name("scan")
+    options = {
+        "columns": "{" + ", ".join(f"{quoted(column)}: 'VARCHAR'" for column in columns) + "}",
+        "delim": quoted(config.delimiter),
+        "quote": quoted(config.quote),
+        "escape": quoted(config.quote),
+        "header": str(config.header).lower(),
+        "encoding": quoted(config.encoding),
+        "strict_mode": "true",
+    }
+    select = f"SELECT row_number() OVER () AS {ROW}, * FROM {_read_csv(path, options, rejects=f'{name}_rejects')}"
+    return Scan(
+        path=path,
+        kind="csv",
+        rows=engine.view(name, select),
+        engine=engine,
+        num_header_lines=int(config.header),
+        rejects_table=f"{name}_rejects",
+        columns=columns,
+    )
+
+
+def scan_lines(engine: Engine, path: Path) -> Scan:
+    """Opens a file of JSON lines. Blank lines have a null LINE. Raises DataError when it is unreadable."""
+    name = engine.next_name("scan")
+    rows = engine.view(name, _lines_select(path, "utf-8", rejects=f"{name}_rejects"))
+    return Scan(path=path, kind="jsonl", rows=rows, engine=engine, rejects_table=f"{name}_rejects")
+
+
+def first_lines(path: Path, encoding: str) -> Iterator[str]:
+    """Lines of a file, unzipped, to look at its beginning. Raises DataError when it is unreadable."""
+    opener: Any = gzip.open if is_gzip(path) else Path.open
+    try:
+        with opener(path, "rt", encoding=encoding, errors="replace", newline="") as source:
+            yield from source
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: unreadable: {error}") from error
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is gzip, told from its content: names lie. Raises DataError when it is unreadable."""
+    try:
+        with path.open("rb") as source:
+            return source.read(2) == b"\x1f\x8b"
+    except OSError as error:
+        raise DataError(f"{path}: unreadable: {error.strerror}") from error
+
+
+def text_of(column: Any) -> Any:
+    """A column of any type as text; whole numbers that pandas made floating (5.0, beside missing values) as "5"."""
+    if column.type().is_floating():
+        whole = column.try_cast("int64")
+        return ibis.cases((column == whole, whole.cast("string")), else_=column.cast("string"))
+    return column.cast("string")
+
+
+def _kind_of(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
+    if kind is None:
+        raise ConfigError(
+            f"{path.name}: cannot tell its format from its name; set file_format to csv, jsonl or parquet"
+        )
+    return kind
+
+
+def _header(path: Path, config: FileConfig) -> tuple[str, ...]:
+    encoding = "utf-8-sig" if config.encoding == "utf-8" else config.encoding
+    line = next(first_lines(path, encoding), "").rstrip("\r\n")
+    if not line:
+        raise DataError(f"{path}: the first line is blank, and should name the columns")
+    if len(config.delimiter) > 1:
+        return tuple(line.split(config.delimiter))
+    if not config.quote:
+        return tuple(line.split(config.delimiter))
+    return tuple(next(csv.reader([line], delimiter=config.delimiter, quotechar=config.quote)))
+
+
+def _lines_select(path: Path, encoding: str, *, rejects: str) -> str:
+    options = {
+        "columns": f"{{{quoted(LINE)}: 'VARCHAR'}}",
+        "delim": quoted(_NO_DELIMITER),
+        "quote": "''",
+        "escape": "''",
+        "header": "false",
+        "encoding": quoted(encoding),
+        # Strict mode refuses files that mix line ends.
+        "strict_mode": "false",
+    }
+    return f"SELECT row_number() OVER () AS {ROW}, {identifier(LINE)} FROM {_read_csv(path, options, rejects=rejects)}"
+
+
+def _read_csv(path: Path, options: Mapping[str, str], *, rejects: str) -> str:
+    arguments = {
+        **options,
+        "auto_detect": "false",
+        "comment": "''",
+        "compression": "'gzip'" if is_gzip(path) else "'none'",
+        "max_line_size": str(_MAX_LINE_BYTES),
+        "buffer_size": str(_BUFFER_BYTES),
+        "ignore_errors": "true",
+    }
+    if rejects:
+        arguments |= {
+            "store_rejects": "true",
+            "rejects_table": quoted(rejects),
+            "rejects_scan": quoted(f"{rejects}_scan"),
+        }
+    return f"read_csv({quoted(str(path))}, {', '.join(f'{name} = {value}' for name, value in arguments.items())})"

@@ -1,0 +1,163 @@
+"""Reader of plain tables: CSV, JSON lines or Parquet, whose columns a configuration maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import ibis
+
+from tandem.contract import names
+from trainer.data import text
+from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, UsersConfig
+from trainer.data.engine import Engine, duckdb_function
+from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
+from trainer.data.report import BAD_JSON
+from trainer.data.scan import LINE, ROW, Scan, scan_table, text_of
+from trainer.errors import ConfigError
+
+DOCUMENT: Final = "document"
+"""Column of parsed JSON lines: the JSON object, null where the line is not one."""
+
+json_strings = duckdb_function("json_extract_string", ("json", "array<string>"), "array<string>")
+"""(document, paths): the value at each path as text, null where there is none. Numbers become text as they stand."""
+json_string_list = duckdb_function("json_extract_string", ("json", "string"), "array<string>")
+"""(document, path with [*]): every value it matches, as text; [] where there is none."""
+_json_type = duckdb_function("json_type", ("json",), "string")
+
+
+def json_path(key: str) -> str:
+    """The JSON path of a key at the top of an object."""
+    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
+    return f'$."{escaped}"'
+
+
+def documents(scan: Scan) -> Any:
+    """Lines of a file as JSON objects: ROW, EXCERPT, DOCUMENT and DEFECT. Blank lines are not rows."""
+    lines = scan.rows.filter(scan.rows[LINE].re_search(r"\S"))
+    parsed = lines.mutate(lines[LINE].try_cast("json").name(DOCUMENT))
+    document = ibis.cases((_json_type(parsed[DOCUMENT]) == "OBJECT", parsed[DOCUMENT]))
+    return parsed.select(
+        ROW,
+        parsed[LINE].name(EXCERPT),
+        document.name(DOCUMENT),
+        ibis.cases((document.isnull(), BAD_JSON)).name(DEFECT),
+    )
+
+
+def read_table(engine: Engine, config: TableConfig, files: Mapping[str, Path]) -> RawData:
+    """Reads a plain table; `files` holds the local path per section ("interactions", "items", "users").
+
+    Raises ConfigError when a mapped column does not exist or a file's format cannot be told, DataError when a file is
+    unreadable.
+    """
+    interactions = config.interactions
+    event_types: Mapping[str, str] = {}
+    if interactions.event_type:
+        event_types = interactions.event_types or dict(zip(names.EVENT_TYPES, names.EVENT_TYPES, strict=True))
+    return RawData(
+        interactions=_read_interactions(engine, interactions, files["interactions"]),
+        rules=InteractionRules(
+            has_rating=bool(interactions.rating),
+            timestamp_unit=interactions.timestamp_unit if interactions.timestamp else None,
+            has_position=bool(interactions.position),
+            event_types=event_types,
+            default_event_type=interactions.default_event_type,
+        ),
+        items=_read_items(engine, config.items, files["items"]) if config.items else None,
+        users=_read_users(engine, config.users, files["users"]) if config.users else None,
+        feature_names=tuple(config.users.features) if config.users else (),
+    )
+
+
+def _read_interactions(engine: Engine, config: InteractionsConfig, path: Path) -> RawTable:
+    scan, rows = _open(engine, path, config)
+    columns = {
+        names.USER_ID: config.user,
+        names.ITEM_ID: config.item,
+        names.RATING: config.rating,
+        names.TIMESTAMP: config.timestamp,
+        POSITION: config.position,
+        names.EVENT_TYPE: config.event_type,
+    }
+    return RawTable(role="interactions", scan=scan, rows=_select(scan, rows, "interactions", columns, {}))
+
+
+def _read_items(engine: Engine, config: ItemsConfig, path: Path) -> RawTable:
+    scan, rows = _open(engine, path, config)
+    columns = {names.ITEM_ID: config.id, names.TITLE: config.title, names.DESCRIPTION: config.description}
+    attributes = {f"attribute_{place}": column for place, column in enumerate(config.attributes.values())}
+    lists = {names.CATEGORIES: _categories(scan, rows, config)}
+    rows = _select(scan, rows, "items", columns | attributes, lists)
+    values = {name: rows[column] for name, column in zip(config.attributes, attributes, strict=True)}
+    rows = rows.mutate(
+        text.plain(rows[names.TITLE]).name(names.TITLE),
+        text.plain(rows[names.DESCRIPTION]).name(names.DESCRIPTION),
+        text.categories(rows[names.CATEGORIES]).name(names.CATEGORIES),
+        text.string_map({name: text.unescape(value) for name, value in values.items()}).name(names.ATTRIBUTES),
+    )
+    return RawTable(role="items", scan=scan, rows=rows.drop(*attributes))
+
+
+def _read_users(engine: Engine, config: UsersConfig, path: Path) -> RawTable:
+    scan, rows = _open(engine, path, config)
+    return RawTable(
+        role="users", scan=scan, rows=_select(scan, rows, "users", {names.USER_ID: config.id, **config.features}, {})
+    )
+
+
+def _open(engine: Engine, path: Path, config: FileConfig) -> tuple[Scan, Any]:
+    """(scan, its rows as DEFECT and EXCERPT or DOCUMENT with the file's columns)."""
+    scan = scan_table(engine, path, config)
+    return scan, documents(scan) if scan.kind == "jsonl" else scan.rows
+
+
+def _select(scan: Scan, rows: Any, section: str, columns: Mapping[str, str], lists: Mapping[str, Any]) -> Any:
+    """Columns of the source as text under our names, null where blank or where no column is configured."""
+    used = {name: column for name, column in columns.items() if column}
+    if scan.kind == "jsonl":
+        values = json_strings(rows[DOCUMENT], [json_path(column) for column in used.values()])
+        # In a step of its own, so that a line is parsed once for all of its fields.
+        rows = rows.mutate(values.name("field_values"), **lists)
+        fields = {name: rows["field_values"][place] for place, name in enumerate(used)}
+        excerpt, defect = rows[EXCERPT], rows[DEFECT]
+        lists = {name: rows[name] for name in lists}
+    else:
+        for column in used.values():
+            _check_column(scan, section, column)
+        fields = {name: text_of(rows[column]) for name, column in used.items()}
+        excerpt = ibis.literal(", ").join([value.fill_null("") for value in fields.values()])
+        defect = ibis.null("string")
+    absent = {name: ibis.null("string") for name in columns if name not in used}
+    return rows.select(
+        rows[ROW],
+        excerpt.name(EXCERPT),
+        defect.name(DEFECT),
+        **{name: text.present(value) for name, value in fields.items()},
+        **absent,
+        **lists,
+    )
+
+
+def _categories(scan: Scan, rows: Any, config: ItemsConfig) -> Any:
+    column, separator = config.categories, config.categories_separator
+    if not column:
+        return text.no_strings()
+    if scan.kind == "jsonl":
+        scalar = json_strings(rows[DOCUMENT], [json_path(column)])[0]
+        listed = json_string_list(rows[DOCUMENT], f"{json_path(column)}[*]")
+        split = scalar.split(separator) if separator else ibis.array([scalar])
+        return ibis.cases((listed.length() > 0, listed), (scalar.startswith("["), listed), else_=split)
+    _check_column(scan, "items", column)
+    if rows[column].type().is_array():
+        return rows[column].map(text_of)
+    value = text_of(rows[column])
+    return value.split(separator) if separator else ibis.array([value])
+
+
+def _check_column(scan: Scan, section: str, column: str) -> None:
+    if column not in scan.columns:
+        raise ConfigError(
+            f"{section}: {scan.path.name} has no column {column!r}; its columns are {', '.join(scan.columns)}"
+        )

@@ -1,0 +1,83 @@
+"""Ibis expressions that clean text: HTML entities, tags, white space, lists of categories."""
+
+from __future__ import annotations
+
+from html.entities import name2codepoint
+from typing import Any, Final
+
+import ibis
+
+from trainer.data.engine import duckdb_function
+
+_TOKENS: Final = r"&[A-Za-z0-9#]{1,32};|[^&]+|&"
+_TAG: Final = r"<[^<>]*>"
+_MAX_CATEGORY_LENGTH: Final = 60
+"""Characters. The 2018 metadata holds sentences and scraped HTML among the categories; real ones are shorter."""
+
+_regexp_extract_all = duckdb_function("regexp_extract_all", ("string", "string"), "array<string>")
+_chr = duckdb_function("chr", ("int32",), "string")
+
+
+def present(text: Any) -> Any:
+    """The text, null where it is only white space."""
+    return ibis.cases((text.strip() != "", text))
+
+
+def unescape(text: Any) -> Any:
+    """HTML entities as characters, each once: "&amp;amp;" becomes "&amp;". Unknown entities stay."""
+    named = ibis.map(ibis.array(list(name2codepoint)), ibis.array([chr(code) for code in name2codepoint.values()]))
+
+    def character(token: Any) -> Any:
+        body = token.substr(1, token.length() - 2)
+        number = ibis.cases(
+            (token.re_search(r"^&#[0-9]{1,7};$"), body.substr(1).try_cast("int32")),
+            (token.re_search(r"^&#[xX][0-9A-Fa-f]{1,6};$"), ("0x" + body.substr(2)).try_cast("int32")),
+        )
+        valid = number.between(32, 0xD7FF) | number.between(0xE000, 0x10FFFF)
+        return ibis.cases(
+            (valid, _chr(number)),
+            ((token.length() > 2) & token.startswith("&"), named.get(body, token)),
+            else_=token,
+        )
+
+    # Most texts hold no entity, and skip the tokenising.
+    return ibis.cases((text.contains("&"), _regexp_extract_all(text, _TOKENS).map(character).join("")), else_=text)
+
+
+def plain(text: Any) -> Any:
+    """Text without tags and entities, runs of white space as one space; "" where there is none."""
+    return unescape(text.re_replace(_TAG, " ")).re_replace(r"\s+", " ").strip().fill_null("")
+
+
+def categories(entries: Any) -> Any:
+    """A list of category names without entities, blanks and repeats, in order; [] where there is none."""
+    names = entries.filter(lambda entry: entry.notnull()).map(lambda entry: unescape(entry).strip())
+    names = names.filter(lambda entry: entry != "")
+    return ibis.coalesce(names.filter(lambda entry, place: names.index(entry) == place), no_strings())
+
+
+def is_markup(entry: Any) -> Any:
+    """Whether an entry among categories is not one: it holds a tag, or is as long as a sentence."""
+    return entry.re_search(r"<[A-Za-z/!]") | (entry.length() > _MAX_CATEGORY_LENGTH)
+
+
+def string_map(values: dict[str, Any]) -> Any:
+    """A map of those values that are not null."""
+    if not values:
+        return empty_map()
+    keys = ibis.array([ibis.cases((value.notnull(), key)) for key, value in values.items()])
+    return ibis.map(
+        keys.filter(lambda key: key.notnull()),
+        ibis.array(list(values.values())).filter(lambda value: value.notnull()),
+    )
+
+
+def empty_map() -> Any:
+    """A map of nothing."""
+    return ibis.map(no_strings(), no_strings())
+
+
+def no_strings() -> Any:
+    """A list of nothing."""
+    # An empty literal would reach DuckDB, and Parquet, as a list of nulls.
+    return ibis.array([ibis.null("string")]).filter(lambda entry: entry.notnull())

@@ -1,0 +1,33 @@
+"""Exceptions of the trainer.
+
+TrainerError
++-- ConfigError      a setting or a configuration file that is wrong: the caller's mistake, named by key
++-- DataError        source data that cannot be used: missing file, too many bad lines, nothing left
++-- DownloadError    a file or package that could not be fetched, or that arrived damaged
++-- ExportError      a trained model that cannot be exported faithfully
++-- RegistryError    the MLflow registry cannot be reached, or holds what it should not
+"""
+
+
+class TrainerError(Exception):
+    """Root of the trainer's exceptions. The message is one that a user can act on."""
+
+
+class ConfigError(TrainerError):
+    """A setting or configuration file is wrong. The message names the key and what is allowed."""
+
+
+class DataError(TrainerError):
+    """The source data cannot be used. The message names the file and, where there are some, the lines."""
+
+
+class DownloadError(TrainerError):
+    """A file or package could not be fetched, or its checksum is wrong."""
+
+
+class ExportError(TrainerError):
+    """A trained model cannot be exported faithfully: a tower differs from PyTorch, the index misses its recall."""
+
+
+class RegistryError(TrainerError):
+    """The MLflow registry cannot be reached, or lacks what it should hold."""

@@ -1,0 +1,1 @@
+"""From trained towers to a bundle."""

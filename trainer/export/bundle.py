@@ -1,0 +1,171 @@
+"""Puts a trained model together as a bundle: towers, vectors, index, item table, lists, golden queries."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract import names
+from tandem.contract.bundle import (
+    Bundle,
+    BundleParts,
+    GoldenQueries,
+    HeldOutUser,
+    Manifest,
+    TrainingData,
+    write_bundle,
+)
+from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
+from tandem.contract.items import Item, ItemTable
+from tandem.contract.vocabulary import Vocabulary
+from trainer.config import TrainConfig
+from trainer.dataset import Catalogue, Dataset, HoldOut
+from trainer.export.index import build_index, exact_top
+from trainer.export.onnx import export_item_tower, export_user_tower
+from trainer.models.two_tower import TwoTowerModel
+from trainer.onnx_runtime import OnnxTower
+
+TOP_N = 500
+"""Length of the lists of popular items: the most a request may ask for."""
+GOLDEN_USERS = 32
+GOLDEN_K = 10
+HELD_OUT_USERS = 1_000
+ITEM_BATCH = 4_096
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportInputs:
+    """What an export reads."""
+
+    model: TwoTowerModel
+    schema: FeatureSchema
+    item_tensors: Tensors
+    dataset: Dataset
+    hold_out: HoldOut
+    """The users whose last item the model has never seen."""
+    training_data: TrainingData
+    model_version: str
+    metrics: Mapping[str, float]
+
+
+def new_model_version(fingerprint: str) -> str:
+    """A name for a new bundle: the time in UTC, to the millisecond, and the start of a fingerprint."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{fingerprint[:8]}"
+
+
+def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) -> Bundle:
+    """Writes the bundle to `directory`, reads it back and returns it.
+
+    Raises ExportError when a tower in ONNX differs from PyTorch or the index misses its recall, BundleError when the
+    bundle does not pass its own checks.
+    """
+    dim = config.towers.embedding_dim
+    with tempfile.TemporaryDirectory(prefix="tandem-export-") as scratch:
+        item_tower = export_item_tower(inputs.model, inputs.item_tensors, Path(scratch, "item_tower.onnx"), dim=dim)
+        user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
+        # Vectors are made by the towers that will be served, not by the model they were exported from.
+        item_vectors = run_item_tower(OnnxTower(item_tower.path), inputs.item_tensors)
+        held_out = _sample(inputs.hold_out.users)
+        tensors = _user_tensors(inputs, held_out, item_vectors)
+        user_vectors = OnnxTower(user_tower.path)(tensors)
+        index = build_index(item_vectors, user_vectors, config.index, Path(scratch, "index.faiss"))
+        golden = {name: array[:GOLDEN_USERS] for name, array in tensors.items()}
+        popularity = inputs.dataset.popularity(inputs.hold_out.num_history_events)
+        items = item_table(inputs.dataset.catalogue, popularity)
+        manifest = Manifest(
+            model_version=inputs.model_version,
+            created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            training_data=inputs.training_data,
+            feature_schema=inputs.schema,
+            user_tower=user_tower.spec,
+            item_tower=item_tower.spec,
+            embedding_dim=dim,
+            similarity=config.towers.similarity,
+            index=index.spec,
+            metrics=inputs.metrics,
+            onnx_max_abs_difference=max(item_tower.max_abs_difference, user_tower.max_abs_difference),
+        )
+        parts = BundleParts(
+            user_tower=user_tower.path,
+            item_tower=item_tower.path,
+            index=index.path,
+            item_vectors=item_vectors,
+            items=items,
+            item_vocabulary=inputs.dataset.catalogue.vocabulary,
+            top_items=top_items(items, popularity),
+            golden_queries=GoldenQueries(
+                golden, exact_top(user_vectors[:GOLDEN_USERS], item_vectors, min(GOLDEN_K, len(items)))
+            ),
+            held_out_users=_held_out_users(inputs, held_out),
+            user_vocabulary=Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None,
+        )
+        return write_bundle(directory, manifest, parts)
+
+
+def run_item_tower(tower: OnnxTower, item_tensors: Tensors) -> npt.NDArray[np.float32]:
+    """Vectors of all items in batches: (items, dim) float32."""
+    count = len(item_tensors[names.ITEM_INDEX])
+    batches = [slice(start, start + ITEM_BATCH) for start in range(0, count, ITEM_BATCH)]
+    return np.concatenate([tower({name: array[rows] for name, array in item_tensors.items()}) for rows in batches])
+
+
+def item_table(catalogue: Catalogue, popularity: npt.NDArray[np.int64]) -> ItemTable:
+    """The catalogue as serving reads it. `popularity` is (items,) int64."""
+    return ItemTable.from_items(
+        Item(
+            item_id=catalogue.item_ids[row],
+            title=catalogue.titles[row],
+            categories=tuple(catalogue.categories[row]),
+            attributes=catalogue.attributes[row],
+            popularity=int(popularity[row]),
+        )
+        for row in range(len(catalogue))
+    )
+
+
+def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+    """The most popular items of all and of every category, best first; equal ones in row order."""
+    order = np.argsort(-popularity, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    lists = {names.SEGMENT_ALL: order[:TOP_N]}
+    for category, rows in items.rows_by_category().items():
+        lists[names.CATEGORY_SEGMENT + category] = rows[np.argsort(rank[rows], kind="stable")][:TOP_N]
+    return lists
+
+
+def _sample(users: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Places of at most HELD_OUT_USERS evaluated users, drawn with a fixed seed."""
+    return np.sort(np.random.default_rng(0).permutation(len(users))[:HELD_OUT_USERS])
+
+
+def _user_tensors(
+    inputs: ExportInputs, places: npt.NDArray[np.int64], item_vectors: npt.NDArray[np.float32]
+) -> Tensors:
+    users = inputs.hold_out.users[places]
+    return encode_users(
+        [inputs.dataset.user_state(int(user), int(inputs.hold_out.num_history_events[user])) for user in users],
+        schema=inputs.schema,
+        item_vocabulary=inputs.dataset.catalogue.vocabulary,
+        item_vectors=item_vectors,
+        user_index=encode_index(users),
+    )
+
+
+def _held_out_users(inputs: ExportInputs, places: npt.NDArray[np.int64]) -> list[HeldOutUser]:
+    dataset, hold_out = inputs.dataset, inputs.hold_out
+    return [
+        HeldOutUser(
+            dataset.user_ids[hold_out.users[place]],
+            dataset.user_state(int(hold_out.users[place]), int(hold_out.num_history_events[hold_out.users[place]])),
+            dataset.catalogue.item_ids[hold_out.target_rows[place]],
+        )
+        for place in places
+    ]

@@ -1,0 +1,78 @@
+"""The FAISS IVF index over item vectors, and its measured recall. The only module of the trainer that imports FAISS."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.bundle import IndexSpec
+from trainer.config import IndexConfig
+from trainer.errors import ExportError
+
+RECALL_AT = 100
+_MIN_VECTORS_PER_LIST = 39  # below this FAISS warns that its k-means has too little to learn from
+
+
+@dataclass(frozen=True)
+class BuiltIndex:
+    """An index on disk."""
+
+    path: Path
+    spec: IndexSpec
+
+
+def build_index(
+    item_vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], config: IndexConfig, path: Path
+) -> BuiltIndex:
+    """Trains an inner-product IVF index, and picks the smallest nprobe with the recall asked for.
+
+    item_vectors is (items, dim), queries (queries, dim): vectors of real users, since those are what the index will be
+    asked. Trains on a GPU where FAISS has one. Raises ExportError when searching every list does not reach the recall.
+    """
+    num_items, dim = item_vectors.shape
+    num_lists = max(1, min(round(4 * math.sqrt(num_items)), num_items // _MIN_VECTORS_PER_LIST))
+    kind = f"IVF{num_lists},{'SQ8' if num_items >= config.quantise_from_items else 'Flat'}"
+    index: Any = faiss.index_factory(dim, kind, faiss.METRIC_INNER_PRODUCT)
+    _train(index, item_vectors)
+    index.add(item_vectors)
+    exact = exact_top(queries, item_vectors, min(RECALL_AT, num_items))
+    for nprobe in _nprobes(num_lists):
+        index.nprobe = nprobe
+        recall = recall_of(index.search(queries, exact.shape[1])[1], exact)
+        if recall >= config.min_recall_at_100:
+            faiss.write_index(index, str(path))
+            return BuiltIndex(path, IndexSpec(kind, nprobe, recall))
+    raise ExportError(f"index: {kind} reaches recall@{RECALL_AT} {recall:.3f}, {config.min_recall_at_100} asked for")
+
+
+def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+    """Rows of the k items with the largest dot product for each query, best first: (queries, k) int64."""
+    flat = faiss.IndexFlatIP(item_vectors.shape[1])
+    flat.add(item_vectors)
+    rows: npt.NDArray[np.int64] = flat.search(queries, k)[1]
+    return rows
+
+
+def recall_of(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
+    """Share of the exact rows that were found, mean over queries; both are (queries, k) int64."""
+    hits = [len(np.intersect1d(ours, truth)) for ours, truth in zip(found, exact, strict=True)]
+    return float(np.sum(hits)) / exact.size
+
+
+def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
+    """k-means of the lists; on the GPU where this build of FAISS has one. Untested on a GPU so far."""
+    if getattr(faiss, "get_num_gpus", lambda: 0)():
+        inverted_lists = faiss.extract_index_ivf(index)
+        inverted_lists.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(vectors.shape[1]))
+    index.train(vectors)
+
+
+def _nprobes(num_lists: int) -> list[int]:
+    """1, 2, 4, ... and at last every list."""
+    return [*(1 << power for power in range(num_lists.bit_length()) if 1 << power < num_lists), num_lists]

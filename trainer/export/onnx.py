@@ -1,0 +1,130 @@
+"""Both towers to ONNX with a dynamic batch, checked against PyTorch on inputs the export has not seen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from tandem.contract import names
+from tandem.contract.bundle import TensorSpec, TowerSpec
+from tandem.contract.features import FeatureSchema, Tensors
+from trainer.errors import ExportError
+from trainer.models.two_tower import TwoTowerModel
+from trainer.onnx_runtime import OnnxTower
+
+MAX_ABS_DIFFERENCE = 1e-4
+"""Largest difference between ONNX Runtime and PyTorch that an export may show."""
+_PARITY_BATCHES = (1, 3, 64)
+_Sample = Callable[[int], Tensors]
+
+
+@dataclass(frozen=True)
+class ExportedTower:
+    """A tower on disk."""
+
+    path: Path
+    spec: TowerSpec
+    max_abs_difference: float
+    """Against PyTorch, over batches of several sizes."""
+
+
+def export_item_tower(model: TwoTowerModel, item_tensors: Tensors, path: Path, *, dim: int) -> ExportedTower:
+    """Writes the item tower. `item_tensors` are the catalogue's; parity is checked on random rows of them."""
+    count = len(item_tensors[names.ITEM_INDEX])
+    generator = np.random.default_rng(0)
+
+    def sample(batch: int) -> Tensors:
+        rows = generator.integers(0, count, batch)
+        tensors = {name: array[rows] for name, array in item_tensors.items()}
+        known = generator.integers(0, 2, batch).astype(bool)  # unknown ids are what the tower has to bear too
+        tensors[names.ITEM_INDEX] = np.where(known, tensors[names.ITEM_INDEX], 0)
+        return tensors
+
+    arguments = (names.ITEM_INDEX, names.TEXT_EMBEDDING, names.CATEGORY_CODES)
+    return _export(model.item_encoder, arguments, sample, path, _Output(names.ITEM_VECTOR, dim))
+
+
+def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *, dim: int) -> ExportedTower:
+    """Writes the user tower, which reads the last `schema.history_length` events."""
+    generator = np.random.default_rng(0)
+    length = schema.history_length
+
+    def sample(batch: int) -> Tensors:
+        events = generator.integers(0, length + 1, batch)  # empty and full histories too
+        present = np.arange(length) >= length - events[:, None]
+        codes = generator.integers(1, len(names.EVENT_TYPES) + 1, (batch, length))
+        ages = -np.sort(-generator.exponential(1e5, (batch, length)), axis=1)
+        tensors: Tensors = {
+            names.HISTORY_VECTORS: np.where(
+                present[..., None], generator.normal(size=(batch, length, dim)), 0.0
+            ).astype(np.float32),
+            names.HISTORY_EVENT_CODES: np.where(present, codes, 0).astype(np.int64),
+            names.HISTORY_AGES: np.where(present, ages, 0.0).astype(np.float32),
+        }
+        if schema.user_features:
+            columns = [generator.integers(0, feature.num_codes, batch) for feature in schema.user_features]
+            tensors[names.USER_FEATURE_CODES] = np.stack(columns, axis=1).astype(np.int64)
+        if schema.user_ids:
+            tensors[names.USER_INDEX] = generator.integers(0, 2, batch).astype(np.int64)
+        return tensors
+
+    arguments = (
+        names.HISTORY_VECTORS,
+        names.HISTORY_EVENT_CODES,
+        names.HISTORY_AGES,
+        names.USER_FEATURE_CODES,
+        names.USER_INDEX,
+    )
+    return _export(model.user_encoder, arguments, sample, path, _Output(names.USER_VECTOR, dim))
+
+
+@dataclass(frozen=True)
+class _Output:
+    name: str
+    dim: int
+
+
+def _export(module: nn.Module, arguments: Sequence[str], sample: _Sample, path: Path, output: _Output) -> ExportedTower:
+    """`arguments` are the parameters of `module.forward` in order; those absent from a sample are passed None."""
+    module = module.eval().cpu()
+    # Batch 2, and every example input an array of its own: a shared tensor or a batch of 1 is baked into the graph.
+    example = sample(2)
+    present = [name for name in arguments if name in example]
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        torch.onnx.export(
+            module,
+            kwargs={name: torch.from_numpy(example[name]) for name in present},
+            f=str(path),
+            input_names=present,
+            output_names=[output.name],
+            dynamic_shapes={name: {0: batch} for name in present},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    tower = OnnxTower(path)
+    if missing := sorted(set(present) - set(tower.input_names)):
+        raise ExportError(f"{path.name}: the exporter dropped the inputs {', '.join(missing)}")
+    difference = max(_difference(module, tower, sample(size)) for size in _PARITY_BATCHES)
+    if not difference <= MAX_ABS_DIFFERENCE:  # NaN fails too
+        raise ExportError(
+            f"{path.name}: differs from PyTorch by {difference:.2e}, at most {MAX_ABS_DIFFERENCE:.0e} allowed"
+        )
+    inputs = tuple(TensorSpec(name, str(example[name].dtype), ("batch", *example[name].shape[1:])) for name in present)
+    return ExportedTower(
+        path, TowerSpec(inputs, (TensorSpec(output.name, "float32", ("batch", output.dim)),)), difference
+    )
+
+
+def _difference(module: nn.Module, tower: OnnxTower, tensors: Tensors) -> float:
+    with torch.inference_mode():
+        expected = module(**{name: torch.from_numpy(array) for name, array in tensors.items()}).numpy()
+    return float(np.abs(tower(tensors) - expected).max())

@@ -1,0 +1,1 @@
+"""Raw catalogue and users -> feature schema and model inputs."""

@@ -1,0 +1,125 @@
+"""Runs and the model registry. The only module of the trainer that imports MLflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from tandem.contract import names
+from trainer.errors import RegistryError
+from trainer.settings import Settings
+
+TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
+_NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is what an unset alias raises
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of the registered model."""
+
+    number: str
+    model_version: str
+    """The bundle's own name."""
+    training_fingerprint: str
+    """Of the data and the configuration it was trained with."""
+    source: str
+
+
+class Run:
+    """One MLflow run."""
+
+    def __init__(self, run_id: str, artifact_uri: str) -> None:
+        self.run_id = run_id
+        self.artifact_uri = artifact_uri
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Logs parameters by dotted name."""
+        mlflow.log_params(dict(params))
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
+        """Logs metrics, of an epoch where `step` is given. MLflow has no "@" in names: it is logged as "_at_"."""
+        mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in metrics.items()}, step=step)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Logs a text file."""
+        mlflow.log_text(text, name)
+
+    def log_bundle(self, directory: Path) -> str:
+        """Logs the bundle's files; returns their artifact URI."""
+        mlflow.log_artifacts(str(directory), names.BUNDLE_ARTIFACT_PATH)
+        return f"{self.artifact_uri}/{names.BUNDLE_ARTIFACT_PATH}"
+
+
+class Registry:
+    """The registered model and its alias. Methods raise RegistryError when the registry cannot be reached."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.registry_uri.startswith("sqlite:///"):
+            Path(settings.registry_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(settings.registry_uri)
+        mlflow.set_registry_uri(settings.registry_uri)
+        self._settings = settings
+        self._client = MlflowClient(settings.registry_uri, settings.registry_uri)
+
+    def champion(self) -> RegisteredVersion | None:
+        """The version under the alias; None when there is none yet."""
+        try:
+            found = self._client.get_model_version_by_alias(self._settings.model_name, self._settings.model_alias)
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                return None
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
+        return RegisteredVersion(
+            str(found.version),
+            found.tags.get(names.MODEL_VERSION_TAG, ""),
+            found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
+            str(found.source),
+        )
+
+    @contextmanager
+    def start_run(self, name: str) -> Iterator[Run]:
+        """A run in the experiment named after the model; it is marked failed when the block raises."""
+        try:
+            experiment = mlflow.get_experiment_by_name(self._settings.model_name)
+            if experiment is None:
+                mlflow.create_experiment(self._settings.model_name, artifact_location=self._settings.artifact_root)
+            mlflow.set_experiment(self._settings.model_name)
+        except MlflowException as error:
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
+        with mlflow.start_run(run_name=name) as active:
+            yield Run(active.info.run_id, active.info.artifact_uri)
+
+    def register(self, run: Run, source: str, *, model_version: str, training_fingerprint: str) -> RegisteredVersion:
+        """A new version of the registered model, from a bundle that was logged. It moves no alias."""
+        try:
+            self._client.get_registered_model(self._settings.model_name)
+        except MlflowException:
+            self._client.create_registered_model(self._settings.model_name)
+        created = self._client.create_model_version(
+            self._settings.model_name,
+            source=source,
+            run_id=run.run_id,
+            tags={names.MODEL_VERSION_TAG: model_version, TRAINING_FINGERPRINT_TAG: training_fingerprint},
+        )
+        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source)
+
+    def promote(self, version: RegisteredVersion) -> None:
+        """Moves the alias to a version."""
+        self._client.set_registered_model_alias(self._settings.model_name, self._settings.model_alias, version.number)
+
+    def download(self, version: RegisteredVersion, directory: Path) -> Path:
+        """A copy of a version's bundle in `directory`; the registry's own files are never handed out."""
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(directory)))
+        except (MlflowException, OSError) as error:
+            raise RegistryError(f"bundle of version {version.number}: {error}") from error

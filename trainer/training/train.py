@@ -1,0 +1,163 @@
+"""Trains one model: encode, select on validation, refit, score the test items once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+
+from tandem.contract.features import FeatureSchema, Tensors
+from trainer.config import TrainConfig
+from trainer.data.prepare import PreparedData
+from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
+from trainer.device import choose_device
+from trainer.errors import DataError
+from trainer.evaluation.full_ranking import popularity_ranks, two_tower_ranks
+from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
+from trainer.features.schema import build_schema, item_inputs, item_text
+from trainer.features.text import embed_texts
+from trainer.models.two_tower import TwoTowerModel
+from trainer.settings import Settings
+from trainer.training.fit import EpochReport, FitInputs, encode_items, fit
+from trainer.training.windows import training_windows
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A data set ready for the towers."""
+
+    dataset: Dataset
+    schema: FeatureSchema
+    item_tensors: Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model with what was measured of it."""
+
+    model: TwoTowerModel
+    best_epoch: int
+    validation: Mapping[str, PerUser]
+    """Of the model that was selected on validation, which the refit replaces."""
+    validation_popularity: Mapping[str, PerUser]
+    test: Mapping[str, PerUser]
+    test_popularity: Mapping[str, PerUser]
+
+    def metrics(self) -> dict[str, float]:
+        """Means by name, for the manifest and the registry."""
+        parts = {
+            "validation": self.validation,
+            "validation/popularity": self.validation_popularity,
+            "test": self.test,
+            "test/popularity": self.test_popularity,
+        }
+        return {f"{part}/{name}": mean for part, values in parts.items() for name, mean in mean_metrics(values).items()}
+
+
+def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> Encoded:
+    """Reads the prepared data and turns catalogue and users into what the towers read."""
+    dataset = load_dataset(prepared.directory)
+    texts = [item_text(dataset.catalogue, row) for row in range(len(dataset.catalogue))]
+    embeddings = embed_texts(
+        texts, config.text, cache_dir=settings.data_dir / "embeddings", device=choose_device(config.fit.device)
+    )
+    schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
+    return Encoded(dataset=dataset, schema=schema, item_tensors=item_inputs(dataset.catalogue, schema, embeddings))
+
+
+def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:
+    """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
+
+    Raises DataError when no user has enough interactions to validate on.
+    """
+    device = choose_device(config.fit.device)
+    validation = leave_last_out(encoded.dataset, skip=1)
+    test = leave_last_out(encoded.dataset, skip=0)
+    if len(validation.users) == 0:
+        raise DataError("no user has three interactions, so nothing can be validated; bring more data")
+    log.info(
+        "training_started",
+        device=str(device),
+        users=len(encoded.dataset.user_ids),
+        items=len(encoded.dataset.catalogue),
+        interactions=len(encoded.dataset.item_rows),
+    )
+    selected = fit(
+        _fit_inputs(encoded, validation),
+        config,
+        device=device,
+        num_epochs=config.fit.max_epochs,
+        validate=lambda model: mean_metrics(model_metrics(model, encoded, validation)),
+        on_epoch=on_epoch,
+    )
+    final = selected
+    if config.fit.refit:
+        final = fit(
+            _fit_inputs(encoded, test),
+            config,
+            device=device,
+            num_epochs=selected.best_epoch,
+            validate=None,
+            on_epoch=_ignore,
+        )
+    trained = Trained(
+        model=final.model,
+        best_epoch=selected.best_epoch,
+        validation=model_metrics(selected.model, encoded, validation),
+        validation_popularity=metrics_per_user(popularity_ranks(encoded.dataset, validation)),
+        test=model_metrics(final.model, encoded, test),
+        test_popularity=metrics_per_user(popularity_ranks(encoded.dataset, test)),
+    )
+    log.info(
+        "model_evaluated",
+        best_epoch=trained.best_epoch,
+        **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
+        **{f"popularity_{name}": str(bootstrap_mean(values)) for name, values in trained.test_popularity.items()},
+    )
+    return trained
+
+
+def model_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:
+    """Metrics of each held-out user under a model in PyTorch, by full ranking."""
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        item_tensors = {name: torch.from_numpy(array).to(device) for name, array in encoded.item_tensors.items()}
+        rows = torch.arange(len(encoded.dataset.catalogue), device=device)
+        item_vectors = encode_items(model, item_tensors, rows).cpu().numpy()
+
+        def user_vectors(tensors: Tensors) -> npt.NDArray[np.float32]:
+            vectors: torch.Tensor = model.user_encoder(
+                **{name: torch.from_numpy(array).to(device) for name, array in tensors.items()}
+            )
+            return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
+
+        ranks = two_tower_ranks(
+            encoded.dataset,
+            hold_out,
+            schema=encoded.schema,
+            item_vectors=item_vectors,
+            user_vectors=user_vectors,
+        )
+    return metrics_per_user(ranks)
+
+
+def _fit_inputs(encoded: Encoded, hold_out: HoldOut) -> FitInputs:
+    dataset = encoded.dataset
+    return FitInputs(
+        schema=encoded.schema,
+        windows=training_windows(dataset, encoded.schema, hold_out.num_history_events),
+        item_tensors=encoded.item_tensors,
+        popularity=dataset.popularity(hold_out.num_history_events),
+        num_users=len(dataset.user_ids),
+    )
+
+
+def _ignore(_: EpochReport) -> None:
+    """The refit has no validation, so its epochs say nothing that the selection's did not."""
