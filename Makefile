@@ -14,7 +14,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos tests .ci
 
-.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench mlflow-ui clean
+.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,10 +56,13 @@ wheel-check: $(VENV)/.dev ## build the wheel, install it with [server] alone in 
 static-checks: lint types imports protos-check ## all checks that run no test
 
 quality: $(VENV)/.local ## train with 3 seeds and write the metrics to docs/benchmarks/
-	$(BIN)/python -m trainer evaluate --dataset $(DATASET) --seeds 3 --output docs/benchmarks/quality-$(STACK).json
+	$(BIN)/python -m trainer evaluate $(STACK_ARGS) --seeds 3 --output docs/benchmarks/quality-$(STACK)
 
 bench: $(VENV)/.local ## throughput of one worker against an empty handler; writes docs/benchmarks/ (needs h2load)
 	$(BIN)/python -m tests.load.throughput
+
+show-user: $(VENV)/.local ## what the online store holds of one user: USER_ID=...
+	@$(BIN)/python -m feature_sync show $(USER_ID)
 
 mlflow-ui: $(VENV)/.local ## runs, metrics and registered models in the browser, on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $(TANDEM_REGISTRY_URI) --host 127.0.0.1 --port 5000

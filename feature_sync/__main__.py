@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from feature_sync.errors import FeatureSyncError, SettingsError
-from feature_sync.settings import Settings, load_settings
+from feature_sync.settings import Settings, load_settings, settings_help
 from tandem.contract.errors import ContractError
 
 EXIT_FAILED = 1
@@ -59,8 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m feature_sync",
         description="Brings user state and user vectors into the online store.",
-        epilog="Settings are environment variables TANDEM_*: "
-        + ", ".join(f"TANDEM_{name.upper()}" for name in Settings.model_fields),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Settings (environment variables):\n{settings_help()}",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     publish = commands.add_parser(

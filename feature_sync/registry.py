@@ -24,6 +24,8 @@ _SQLITE: Final = "sqlite:///"
 # Read by mlflow when it is imported. A bar of its own inside ours, and reports to its makers, are not wanted.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Its default keeps trying an unreachable server for minutes before it says so.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,12 @@ def _check_store_url(url: str) -> str:
     return url
 
 
+def _check_registry_uri(uri: str) -> str:
+    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
+        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
+    return uri
+
+
 class Settings(BaseSettings):
     """What feature_sync can be told. Every field is the variable TANDEM_ + its name in capitals; empty means unset."""
 
@@ -28,7 +34,9 @@ class Settings(BaseSettings):
         env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
     )
 
-    registry_uri: str = Field(default_factory=lambda: f"sqlite:///{Path.cwd()}/.tandem/mlflow.db")
+    registry_uri: Annotated[str, AfterValidator(_check_registry_uri)] = Field(
+        default_factory=lambda: f"sqlite:///{Path.cwd()}/.tandem/mlflow.db"
+    )
     """MLflow registry that names the model to publish for: `sqlite:////absolute/path` or `http(s)://host:port`.
     Change it when the registry does not lie in the working directory."""
 
@@ -67,3 +75,13 @@ def load_settings() -> Settings:
         first = error.errors(include_url=False)[0]
         variable = _PREFIX + str(first["loc"][0]).upper()
         raise SettingsError(f"{variable}: {first['msg']} (it is {first['input']!r})") from error
+
+
+def settings_help() -> str:
+    """The settings as text for --help, one paragraph each."""
+    paragraphs = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        description = " ".join((field.description or "").split())
+        paragraphs.append(f"  {_PREFIX}{name.upper()} (default: {default})\n      {description}")
+    return "\n".join(paragraphs)

@@ -28,7 +28,7 @@ def main() -> int:
     except SettingsError as error:
         print(f"inference_server: {error}", file=sys.stderr)
         return 2
-    configure_logging(settings.log_level, process=arguments.command)
+    configure_logging(settings.log_level, process=arguments.process)
     status: int = arguments.run(arguments, settings)
     return status
 
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Settings (environment variables):\n{settings_help()}",
     )
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, process="supervisor")
     check = commands.add_parser(
         "check",
         help="check a bundle folder as it is checked before it serves",
@@ -89,14 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("directory", type=Path, metavar="DIR", help="the bundle folder")
     check.add_argument("--json", action="store_true", help="print the result as one line of JSON")
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check, process="check")
     worker = commands.add_parser(
         "worker",
         help="internal: what `serve` starts to answer requests",
         description="Answers requests, controlled by a supervisor. Not to be started by hand: use `serve`.",
     )
     worker.add_argument("--control-fd", type=int, required=True, metavar="FD", help="socket to the supervisor")
-    worker.set_defaults(run=_worker)
+    worker.set_defaults(run=_worker, process="worker")
     return parser
 
 

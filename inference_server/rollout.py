@@ -67,10 +67,14 @@ class AliasFollower:
             self._knows_no_version = True
             return
         self._knows_no_version = False
-        if version in (self._serving, self._refused):
+        if version == self._refused:
             return
-        # The alias has moved on: what was refused before may be tried again when it comes back.
-        self._refused = None
+        if self._refused is not None:
+            _log.info("alias_left_refused_bundle", registry_version=self._refused.number)
+            # What was refused may be tried again when the alias comes back to it.
+            self._refused = None
+        if version == self._serving:
+            return
         _log.info("bundle_found", registry_version=version.number, model_version=version.model_version)
         try:
             await self._serve(version, await self._checked_folder(version))
@@ -90,6 +94,7 @@ class AliasFollower:
             else:
                 return cached
         downloaded = await self._cache.download(version, self._registry)
+        _log.info("bundle_downloaded", registry_version=version.number, directory=str(downloaded))
         await check_in_child(downloaded)
         return downloaded
 
@@ -119,11 +124,10 @@ class AliasFollower:
             _log.warning("serving_cached_bundle", registry_version=version.number, model_version=version.model_version)
 
     async def _registry_is(self, *, up: bool, problem: str | None = None) -> None:
-        first_report = self._registry_problem is None and not up
         if up and self._registry_problem is not None:
             _log.info("registry_up")
         elif problem != self._registry_problem and not up:
-            _log.warning("registry_unavailable", reason=problem, first=first_report)
+            _log.warning("registry_unavailable", reason=problem)
         self._registry_problem = problem
         await self._worker.set_dependency(REGISTRY, up=up)
 

@@ -43,7 +43,8 @@ def main(arguments: Sequence[str]) -> int:
             result = evaluate_seeds(data_config, config, settings, num_seeds=options.seeds)
             print(result.to_text())
             if options.output:
-                options.output.write_text(result.to_json() + "\n")
+                Path(f"{options.output}.json").write_text(result.to_json() + "\n")
+                Path(f"{options.output}.md").write_text(f"# Quality\n\n{result.to_text()}\n")
             return 0
         return _train(options, data_config, config, settings)
     except ConfigError as error:
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--if-needed", action="store_true", help="end early when the champion came from the same data and configuration"
     )
     evaluate_command.add_argument("--seeds", type=int, default=3, help="models to train (default: %(default)s)")
-    evaluate_command.add_argument("--output", type=Path, help="write the result as JSON too")
+    evaluate_command.add_argument("--output", type=Path, help="write PATH.json and PATH.md too", metavar="PATH")
     return parser
 
 

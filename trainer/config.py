@@ -32,7 +32,7 @@ class TowersConfig(_Section):
     """Transformer blocks of the user tower."""
     num_heads: int = Field(default=2, ge=1, le=16)
     """Attention heads; must divide embedding_dim."""
-    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Dropout in the user tower. Raise it when validation falls while the loss still sinks."""
     item_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Dropout on item vectors."""
@@ -40,8 +40,8 @@ class TowersConfig(_Section):
     """Share of item ids replaced by the out-of-vocabulary row while training. Higher: new items work better."""
     user_ids: bool = False
     """Whether the user tower reads an embedding of the user's id, beside the history."""
-    similarity: Similarity = "dot"
-    """"dot", or "cosine" for vectors of length 1."""
+    similarity: Similarity = "cosine"
+    """"cosine", vectors of length 1, or "dot"."""
     temperature: float = Field(default=0.07, gt=0.0)
     """Divides cosine scores while training; "dot" does not use it."""
     max_item_categories: int = Field(default=8, ge=0, le=64)
@@ -74,15 +74,15 @@ class FitConfig(_Section):
     """"auto", "cpu" or "cuda"."""
     batch_size: int = Field(default=128, ge=1)
     """Windows of user histories in one step."""
-    learning_rate: float = Field(default=1e-3, gt=0.0)
+    learning_rate: float = Field(default=2e-3, gt=0.0)
     """Peak rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """AdamW weight decay."""
     max_epochs: int = Field(default=60, ge=1)
     """Most epochs; early stopping usually ends sooner."""
-    warmup_epochs: int = Field(default=5, ge=0)
+    warmup_epochs: int = Field(default=4, ge=0)
     """Epochs over which the learning rate rises, and in which early stopping does not count."""
-    patience: int = Field(default=8, ge=1)
+    patience: int = Field(default=6, ge=1)
     """Epochs without a better validation Recall@10 before training stops."""
     max_gradient_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are clipped to this norm."""

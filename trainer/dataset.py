@@ -146,4 +146,5 @@ def _rows_of(column: pq.ParquetFile, values: Sequence[str]) -> Rows:
     encoded = column.combine_chunks().dictionary_encode()
     places = {value: place for place, value in enumerate(values)}
     of_code = np.array([places[value] for value in encoded.dictionary.to_pylist()], dtype=np.int64)
-    return of_code[np.asarray(encoded.indices)]
+    rows: Rows = of_code[np.asarray(encoded.indices)]
+    return rows

@@ -148,7 +148,7 @@ def _flat(config: dict[str, Any]) -> dict[str, object]:
 
 def _log_epoch(run: Run) -> Callable[[EpochReport], None]:
     def log_epoch(report: EpochReport) -> None:
-        metrics = {f"validation/{name}": value for name, value in report.metrics.items()}
-        run.log_metrics({"loss": report.loss, **metrics}, step=report.epoch)
+        metrics = {f"epoch/{name}": value for name, value in report.metrics.items()}
+        run.log_metrics({"epoch/loss": report.loss, **metrics}, step=report.epoch)
 
     return log_epoch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tandem.contract.names import CHAMPION, REGISTERED_MODEL
@@ -12,14 +13,24 @@ from trainer.config import describe_validation_error
 from trainer.errors import ConfigError
 
 
+def _absolute_if_sqlite(uri: str) -> str:
+    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
+        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
+    return uri
+
+
 class Settings(BaseSettings):
     """Where the trainer keeps data and registers models."""
 
-    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TANDEM_", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
 
     data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
     """Folder for downloads, prepared data, embeddings. Put it where there is room for twice the data set."""
-    registry_uri: str = Field(default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}")
+    registry_uri: Annotated[str, AfterValidator(_absolute_if_sqlite)] = Field(
+        default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}"
+    )
     """MLflow tracking and registry URI: sqlite with an absolute path, or the address of an MLflow server."""
     artifact_root: str = Field(default_factory=lambda: str(Path.cwd() / ".tandem" / "mlflow-artifacts"))
     """Where MLflow keeps artifacts of an experiment this program creates. A server may have its own rule."""
@@ -27,8 +38,8 @@ class Settings(BaseSettings):
     """Name of the registered model and of the experiment. One for each data set that is served on its own."""
     model_alias: str = Field(default=CHAMPION, min_length=1)
     """Alias that is moved to a model that passes the gate."""
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
-    """Least level that is logged: debug, info, warning or error."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged."""
 
 
 def load_settings() -> Settings:
@@ -36,4 +47,5 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise ConfigError(f"environment TANDEM_*: {describe_validation_error(error)}") from error
+        name = str(error.errors()[0]["loc"][0]).upper()
+        raise ConfigError(f"TANDEM_{name}: {describe_validation_error(error)}") from error

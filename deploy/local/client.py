@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 import grpc
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToJson, Parse, ParseError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.errors import NotReady
@@ -55,3 +55,22 @@ async def recommend(address: str, user_id: str, num_items: int) -> str:
         except grpc.aio.AioRpcError as error:
             raise NotReady(f"Recommend failed: {error.code().name}: {error.details()}") from error
     return str(MessageToJson(answer, preserving_proto_field_name=True, ensure_ascii=False))
+
+
+def check_answer(answer_json: str, num_items: int) -> None:
+    """Raises NotReady unless the answer has all the items, from the model, with nothing degraded.
+
+    It is read as the message it is: whether JSON spells a field `degradedReasons` or `degraded_reasons` is the
+    printing tool's choice, and an answer must not pass because a name was not found.
+    """
+    try:
+        answer = Parse(answer_json, pb.RecommendResponse())
+    except ParseError as error:
+        raise NotReady(f"the answer is not a RecommendResponse: {error}") from error
+    if len(answer.items) != num_items:
+        raise NotReady(f"the answer has {len(answer.items)} items, not {num_items}")
+    if answer.degraded_reasons:
+        raise NotReady(f"the answer is degraded: {', '.join(answer.degraded_reasons)}")
+    if answer.source != pb.RECOMMENDATION_SOURCE_RETRIEVED:
+        source = pb.RecommendationSource.Name(answer.source)
+        raise NotReady(f"the answer's source is {source}")

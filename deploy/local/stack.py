@@ -16,12 +16,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from deploy.local.client import SERVICE, recommend, wait_until_serving
+from deploy.local.client import SERVICE, check_answer, recommend, wait_until_serving
 from deploy.local.errors import ChildFailed, NotReady
 from deploy.local.ports import HOST, free_port, require_free, store_answers, wait_for_store
 from deploy.local.processes import Children
@@ -33,7 +33,6 @@ _GRPCURL_SECONDS: Final = 30
 # Longer than the server's own shutdown grace, so that it is the server that decides how it ends.
 _GRACE_SECONDS: Final = 15.0
 _SQLITE: Final = "sqlite:///"
-_RETRIEVED: Final = "RECOMMENDATION_SOURCE_RETRIEVED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +121,9 @@ def smoke(settings: Settings, train_arguments: tuple[str, ...]) -> int:
             ready = await _bring_up(plan, children)
             name, *arguments = grpcurl_command(ready.sample_user_id, plan.address)
             command = [_beside_python(name), "-max-time", str(_GRPCURL_SECONDS), *arguments]
-            answer = _json("grpcurl", await children.run("grpcurl", command, plan.environment))
-            print(json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
-            check_answer(answer)
+            answer = await children.run("grpcurl", command, plan.environment)
+            print(answer.rstrip(), flush=True)
+            check_answer(answer, NUM_ITEMS)
 
         return 0 if asyncio.run(supervise(plan.log_dir, work)) else 130
 
@@ -175,10 +174,10 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
         await children.start("server", serve, environment)
     with _step("train"):
         command = _python("trainer", "train", "--if-needed", *plan.train_arguments)
-        trained = _json("train", _last_line(await children.run("train", command, environment)))
+        trained = _last_json("train", await children.run("train", command, environment))
     with _step("publish"):
         command = _python("feature_sync", "publish", "--prepared", str(trained["prepared"]))
-        published = _json("publish", _last_line(await children.run("publish", command, environment)))
+        published = _last_json("publish", await children.run("publish", command, environment))
     model_version = str(published["model_version"])
     with _step("serve"):
         if not server_started:
@@ -200,17 +199,6 @@ def grpcurl_command(user_id: str, address: str) -> list[str]:
     return ["grpcurl", "-plaintext", "-d", request, address, f"{SERVICE}/Recommend"]
 
 
-def check_answer(answer: Mapping[str, Any]) -> None:
-    """Raises NotReady unless the answer has all the items, from the model, with nothing degraded."""
-    num_items = len(answer.get("items", []))
-    if num_items != NUM_ITEMS:
-        raise NotReady(f"the answer has {num_items} items, not {NUM_ITEMS}")
-    if degraded := answer.get("degradedReasons"):
-        raise NotReady(f"the answer is degraded: {', '.join(degraded)}")
-    if answer.get("source") != _RETRIEVED:
-        raise NotReady(f"the answer's source is {answer.get('source')}, not {_RETRIEVED}")
-
-
 def _beside_python(name: str) -> str:
     """The package that carries grpcurl installs it beside this interpreter, which need not be on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -229,15 +217,11 @@ def _has_registry(uri: str) -> bool:
     return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file()
 
 
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2]
-
-
-def _json(name: str, text: str) -> dict[str, Any]:
+def _last_json(name: str, stdout: str) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads(text)
+        result: dict[str, Any] = json.loads(stdout.strip().rpartition("\n")[2])
     except ValueError as error:
-        raise ChildFailed(f"{name} did not print its result as JSON; it printed {text[-500:]!r}") from error
+        raise ChildFailed(f"{name} did not print its result as JSON; it printed {stdout[-500:]!r}") from error
     return result
 
 

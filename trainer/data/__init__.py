@@ -10,6 +10,7 @@
 | `scan`         | CSV, JSON-lines and Parquet files as tables of text, with their line numbers |
 | `raw`          | what a reader hands over                                                     |
 | `defects`      | which rows are bad, and why                                                  |
+| `line_numbers` | on which line of the file a row stands                                       |
 | `clean`        | what is kept, what is dropped and why                                        |
 | `text`         | expressions that clean text                                                  |
 | `report`       | the counts of what was dropped, and the bad lines                            |

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +51,7 @@ class Cleaned:
     num_users: int
     num_items: int
     num_interactions: int
-    files: tuple[Path, ...] = field(default=())
+    files: tuple[Path, ...]
 
 
 def clean(engine: Engine, raw: RawData, config: DataConfig, directory: Path) -> Cleaned:
@@ -88,7 +88,10 @@ def clean(engine: Engine, raw: RawData, config: DataConfig, directory: Path) -> 
 def _stage(engine: Engine, raw: RawTable, rows: Any, config: DataConfig) -> _Staged:
     """Runs the scan once. Raises DataError when too many lines are bad."""
     excerpt = ibis.cases((rows[DEFECT].notnull(), rows[EXCERPT].left(_MAX_EXCERPT_LENGTH)))
-    staged = engine.write(rows.mutate(excerpt.name(EXCERPT)), engine.work_dir / f"{raw.role}.parquet")
+    try:
+        staged = engine.write(rows.mutate(excerpt.name(EXCERPT)), engine.work_dir / f"{raw.role}.parquet")
+    except DataError as error:
+        raise DataError(f"{raw.scan.path}: {error}") from error
     rejects = raw.scan.rejects()
     bad = staged.filter(staged[DEFECT].notnull())
     dropped = {row[DEFECT]: row["rows"] for row in engine.rows(bad.group_by(DEFECT).agg(rows=bad.count()))}

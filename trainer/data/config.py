@@ -83,6 +83,8 @@ class FileConfig(_Section):
     def _check_columns(self) -> Self:
         if self.header and self.columns:
             raise ValueError("columns is for files without a header; set header = false")
+        if not self.header and not self.columns:
+            raise ValueError("header = false needs columns, the names of all columns in order")
         return self
 
 
@@ -254,7 +256,9 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
 
 def _describe(problem: Mapping[str, Any], label: str, text: str) -> str:
     """One problem in one line. The first step of a location is the reader that `format` chose."""
-    steps = [str(step) for step in problem["loc"]][1:] or [str(step) for step in problem["loc"]]
+    steps = [str(step) for step in problem["loc"]][1:]
+    if str(problem["type"]).startswith("union_tag"):
+        steps = ["format"]
     key = ".".join(steps)
     line = _line_of(text, steps)
     place = f"{label}, line {line}" if line else label
@@ -264,7 +268,7 @@ def _describe(problem: Mapping[str, Any], label: str, text: str) -> str:
         case "extra_forbidden":
             return f"{place}: {key}: unknown key"
         case "union_tag_invalid" | "union_tag_not_found":
-            return f"{place}: format: must be one of 'table', 'amazon', 'movielens-100k'"
+            return f"{place}: {key}: must be one of 'table', 'amazon', 'movielens-100k'"
         case _:
             found = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
             message = str(problem["msg"]).removeprefix("Value error, ")

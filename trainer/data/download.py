@@ -23,7 +23,6 @@ _ATTEMPTS: Final = 5
 _RETRY_WAIT_SECONDS: Final = 0.5
 """Before the second attempt; doubled before each further one."""
 _TIMEOUT: Final = httpx.Timeout(30.0)
-_CHUNK_BYTES: Final = 1 << 20
 _RETRIED_STATUS: Final = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
@@ -107,7 +106,8 @@ def _attempt(client: httpx.Client, url: str, part: Path, version_file: Path) -> 
                 total=version.total_bytes or None, initial=have_bytes, unit="B", unit_scale=True, desc=_label(url)
             ) as bar,
         ):
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            # In the pieces that arrive: gathering them into larger ones would lose the last when the connection breaks.
+            for chunk in response.iter_raw():
                 sink.write(chunk)
                 bar.update(len(chunk))
     size = part.stat().st_size

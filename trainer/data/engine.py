@@ -73,13 +73,6 @@ class Engine:
             raise _data_error(error) from error
         return self._connection.read_parquet(path)
 
-    def read(self, path: Path) -> Any:
-        """A Parquet file as an Ibis table. Raises DataError when it is not one."""
-        try:
-            return self._connection.read_parquet(path)
-        except duckdb.Error as error:
-            raise _data_error(error) from error
-
 
 def duckdb_function(name: str, arguments: tuple[str, ...], result: str) -> Callable[..., Any]:
     """A function of DuckDB that Ibis has no word for, over columns: `arguments` and `result` are Ibis type names."""

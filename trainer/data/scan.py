@@ -6,11 +6,12 @@ JSON lines are read as whole lines: DuckDB's own JSON reader drops bad lines wit
 
 from __future__ import annotations
 
-import bisect
 import csv
 import gzip
+import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,6 +19,7 @@ import ibis
 
 from trainer.data.config import FileConfig
 from trainer.data.engine import Engine, identifier, quoted
+from trainer.data.line_numbers import is_gzip, lines_at, lines_of_ranks
 from trainer.errors import ConfigError, DataError
 
 ROW: Final = "source_row"
@@ -34,6 +36,8 @@ _NO_DELIMITER: Final = "\x01\x02\x1e\x1f"
 """Makes a line one field. Control characters cannot stand in JSON unescaped, and these four in a row stand nowhere."""
 _MAX_LINE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 32 << 20
+_MAX_REJECT_LENGTH: Final = 2_000
+"""Characters kept of a refused line: a file of another format is refused as a whole."""
 
 ScanKind = Literal["csv", "jsonl", "parquet"]
 
@@ -57,34 +61,59 @@ class Scan:
     engine: Engine
     num_header_lines: int = 0
     rejects_table: str = ""
-    columns: tuple[str, ...] = field(default=())
+    columns: tuple[str, ...] = ()
     """Columns of the file; none for JSON lines."""
+    encoding: str = "utf-8"
 
     def rejects(self) -> list[Reject]:
         """What the parser refused in the last run over `rows`, in order of lines."""
         if not self.rejects_table:
             return []
         found = self.engine.query(
-            f"SELECT line, any_value(csv_line) FROM {self.rejects_table} "
-            f"WHERE scan_id = (SELECT max(scan_id) FROM {self.rejects_table}) GROUP BY line ORDER BY line"
+            f"SELECT line, any_value(line_byte_position), any_value(left(csv_line, {_MAX_REJECT_LENGTH})) "
+            f"FROM {self.rejects_table} WHERE scan_id = (SELECT max(scan_id) FROM {self.rejects_table}) "
+            "GROUP BY line ORDER BY line"
         )
-        return [Reject(int(line), (text or "").strip()) for line, text in found]
+        texts = [text or "" for _, _, text in found]
+        lines = [int(line) for line, _, _ in found]
+        if self.kind == "csv":
+            # DuckDB numbers records here, and a record may stand on several lines. A refused one begins at the line end
+            # before it, its position included, and with the blank lines between.
+            lines = lines_at(self.path, self.encoding, [int(position) for _, position, _ in found])
+            before = [text[: len(text) - len(text.lstrip("\r\n"))].count("\n") for text in texts]
+            lines = [line + max(0, breaks - 1) for line, breaks in zip(lines, before, strict=True)]
+        return [Reject(line, text.strip()) for line, text in zip(lines, texts, strict=True)]
 
     def lines_of(self, rows: list[int], rejects: list[Reject]) -> list[int]:
-        """Lines of the file on which parsed rows stand. A CSV record with line breaks in quotes counts as one."""
+        """Lines of the file on which parsed rows stand, or begin."""
         if self.kind == "parquet" or not rows:
             return rows
-        skipped = {reject.line for reject in rejects}
-        if self.kind == "csv":
-            skipped |= set(self._blank_lines()) | set(range(1, self.num_header_lines + 1))
-        # The i-th skipped line s has s - 1 - i parsed rows before it, so row r comes after it where s - i <= r.
-        ranks = [line - place for place, line in enumerate(sorted(skipped))]
-        return [row + bisect.bisect_right(ranks, row) for row in rows]
+        skipped = {reject.line + place for reject in rejects for place in range(reject.text.count("\n") + 1)}
+        if self.kind == "jsonl":
+            return lines_of_ranks(rows, skipped)
+        skipped |= set(self._blank_lines()) | set(range(1, self.num_header_lines + 1))
+        return lines_of_ranks(self._ranks(rows), skipped)
 
     def _blank_lines(self) -> list[int]:
         """DuckDB's CSV parser skips blank lines without a word; as latin-1, every line can be read."""
         lines = _lines_select(self.path, "latin-1", rejects="")
         return [int(row) for (row,) in self.engine.query(f"SELECT {ROW} FROM ({lines}) WHERE {LINE} IS NULL")]
+
+    def _ranks(self, rows: list[int]) -> list[int]:
+        """Place of each row's first line among the lines that are neither blank nor refused."""
+
+        def further_lines(column: Any) -> Any:
+            # Line breaks in quotes; several in a row leave blank lines between them, which are skipped.
+            breaks = column.replace("\r\n", "\n").re_replace("\n+", "\n")
+            return (breaks.length() - breaks.replace("\n", "").length()).fill_null(0)
+
+        further = reduce(operator.add, (further_lines(self.rows[column]) for column in self.columns))
+        counted = self.rows.select(ROW, further=further)
+        so_far = counted["further"].sum().over(ibis.cumulative_window(order_by=ROW)) - counted["further"]
+        ranked = counted.select(ROW, rank=(counted[ROW] + so_far).cast("int64"))
+        found = self.engine.rows(ranked.filter(ranked[ROW].isin(rows)))
+        ranks = {row[ROW]: row["rank"] for row in found}
+        return [ranks[row] for row in rows]
 
 
 def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
@@ -97,9 +126,9 @@ def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
         rows = engine.view(engine.next_name("scan"), source)
         columns = tuple(name for name in rows.columns if name != ROW)
         return Scan(path=path, kind="parquet", rows=rows, engine=engine, columns=columns)
-    columns = config.columns or _header(path, config)
-    if not config.header and not config.columns:
-        columns = tuple(f"column_{place}" for place in range(1, len(columns) + 1))
+    # pandas leaves the name of its index blank.
+    named = config.columns or _header(path, config)
+    columns = tuple(column or f"column_{place}" for place, column in enumerate(named, start=1))
     if len(set(columns)) != len(columns):
         raise DataError(f"{path}: a column name repeats in the header: {', '.join(columns)}")
     name = engine.next_name("scan")
@@ -121,6 +150,7 @@ def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
         num_header_lines=int(config.header),
         rejects_table=f"{name}_rejects",
         columns=columns,
+        encoding=config.encoding,
     )
 
 
@@ -139,15 +169,6 @@ def first_lines(path: Path, encoding: str) -> Iterator[str]:
             yield from source
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: unreadable: {error}") from error
-
-
-def is_gzip(path: Path) -> bool:
-    """Whether a file is gzip, told from its content: names lie. Raises DataError when it is unreadable."""
-    try:
-        with path.open("rb") as source:
-            return source.read(2) == b"\x1f\x8b"
-    except OSError as error:
-        raise DataError(f"{path}: unreadable: {error.strerror}") from error
 
 
 def text_of(column: Any) -> Any:
@@ -173,9 +194,7 @@ def _header(path: Path, config: FileConfig) -> tuple[str, ...]:
     line = next(first_lines(path, encoding), "").rstrip("\r\n")
     if not line:
         raise DataError(f"{path}: the first line is blank, and should name the columns")
-    if len(config.delimiter) > 1:
-        return tuple(line.split(config.delimiter))
-    if not config.quote:
+    if len(config.delimiter) > 1 or not config.quote:
         return tuple(line.split(config.delimiter))
     return tuple(next(csv.reader([line], delimiter=config.delimiter, quotechar=config.quote)))
 
@@ -188,7 +207,8 @@ def _lines_select(path: Path, encoding: str, *, rejects: str) -> str:
         "escape": "''",
         "header": "false",
         "encoding": quoted(encoding),
-        # Strict mode refuses files that mix line ends.
+        # Files may mix line ends. This reads \n, too, as one line end; the other way round, \r\n would count as two.
+        "new_line": r"'\r\n'",
         "strict_mode": "false",
     }
     return f"SELECT row_number() OVER () AS {ROW}, {identifier(LINE)} FROM {_read_csv(path, options, rejects=rejects)}"

@@ -11,6 +11,7 @@ from trainer.data.engine import duckdb_function
 
 _TOKENS: Final = r"&[A-Za-z0-9#]{1,32};|[^&]+|&"
 _TAG: Final = r"<[^<>]*>"
+_SPACE: Final = r"[\s\x{A0}]+"
 _MAX_CATEGORY_LENGTH: Final = 60
 """Characters. The 2018 metadata holds sentences and scraped HTML among the categories; real ones are shorter."""
 
@@ -46,7 +47,7 @@ def unescape(text: Any) -> Any:
 
 def plain(text: Any) -> Any:
     """Text without tags and entities, runs of white space as one space; "" where there is none."""
-    return unescape(text.re_replace(_TAG, " ")).re_replace(r"\s+", " ").strip().fill_null("")
+    return unescape(text.re_replace(_TAG, " ")).re_replace(_SPACE, " ").strip().fill_null("")
 
 
 def categories(entries: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from trainer.onnx_runtime import OnnxTower
 MAX_ABS_DIFFERENCE = 1e-4
 """Largest difference between ONNX Runtime and PyTorch that an export may show."""
 _PARITY_BATCHES = (1, 3, 64)
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not installed
 _Sample = Callable[[int], Tensors]
 
 

@@ -27,21 +27,16 @@ class CausalBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
-        self.age_bias = nn.Embedding(AGE_BUCKETS, num_heads)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
-        )
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.dropout = nn.Dropout(dropout)
         self.attention_dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.age_bias.weight)
 
-    def forward(self, x: Tensor, mask: Tensor, age_buckets: Tensor) -> Tensor:
-        """Takes x (b, n, dim), mask (b, 1, n, n) float32 to add, age_buckets (b, n, n) int64; returns (b, n, dim)."""
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Takes x (b, n, dim) and bias (b, heads, n, n) float32, added to the attention; returns (b, n, dim)."""
         batch, length, dim = x.shape
         heads = self.query_key_value(self.attention_norm(x)).reshape(batch, length, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # (b, heads, n, dim / heads)
-        bias = self.age_bias(age_buckets).permute(0, 3, 1, 2) + mask
         # Written out: the ONNX exporter of PyTorch 2.13 mistakes the memory layout of the fused operator's output.
         weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias, dim=-1)
         attended = self.attention_dropout(weights) @ value
@@ -73,6 +68,9 @@ class UserTower(nn.Module):
         self.blocks = nn.ModuleList(
             CausalBlock(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
         )
+        # Shared by all blocks, as T5 shares its position bias: half the cost of one table for each.
+        self.age_bias = nn.Embedding(AGE_BUCKETS, num_heads)
+        nn.init.zeros_(self.age_bias.weight)
         self.norm = nn.LayerNorm(dim)
         self.feature_embeddings = nn.ModuleList(nn.Embedding(size, dim) for size in feature_sizes)
         self.user_embedding = nn.Embedding(num_users + 1, dim) if num_users else None
@@ -109,8 +107,9 @@ class UserTower(nn.Module):
         mask = torch.where(visible, 0.0, _MASKED)
         between = (history_ages[:, None, :] - history_ages[:, :, None]).clamp(min=0.0)  # seconds from key to query
         age_buckets = torch.log2(between + 1.0).long().clamp(max=AGE_BUCKETS - 1)
+        bias = self.age_bias(age_buckets).permute(0, 3, 1, 2) + mask
         for block in self.blocks:
-            x = block(x, mask, age_buckets)
+            x = block(x, bias)
         vectors: Tensor = self.norm(x)
         if user_feature_codes is not None:
             for column, embedding in enumerate(self.feature_embeddings):

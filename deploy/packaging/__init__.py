@@ -1,0 +1,1 @@
+"""Checks of what is shipped: the wheel, and the page of settings."""

@@ -1,0 +1,266 @@
+"""The Kubernetes manifests and Dockerfiles start the programs that exist, with settings that exist, and not as root."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import feature_sync.settings
+import inference_server.settings
+import trainer.settings
+from tandem.v1 import recommendation_pb2 as pb
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = sorted(path for path in (ROOT / "k8s").rglob("*.yaml"))
+DOCKERFILES = {name: (ROOT / f"Dockerfile.{name}").read_text() for name in ("server", "trainer")}
+SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+SETTINGS = {
+    f"TANDEM_{name.upper()}": settings.model_fields[name]
+    for settings in (
+        feature_sync.settings.Settings,
+        inference_server.settings.Settings,
+        trainer.settings.Settings,
+    )
+    for name in settings.model_fields
+}
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container with the pod it is in, named for messages."""
+
+    owner: str
+    pod: dict[str, Any]
+    spec: dict[str, Any]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {entry["name"]: entry["value"] for entry in self.spec.get("env", [])}
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.spec['name']}"
+
+
+def documents() -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in MANIFESTS:
+        for document in yaml.safe_load_all(path.read_text()):
+            yield path, document
+
+
+def objects(kind: str) -> dict[str, dict[str, Any]]:
+    return {document["metadata"]["name"]: document for _, document in documents() if document["kind"] == kind}
+
+
+def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
+    for _, document in documents():
+        if document["kind"] in {"Deployment", "StatefulSet"}:
+            yield document["metadata"]["name"], document["spec"]["template"]
+        if document["kind"] == "CronJob":
+            yield document["metadata"]["name"], document["spec"]["jobTemplate"]["spec"]["template"]
+
+
+def containers() -> list[Container]:
+    return [
+        Container(owner, template["spec"], spec)
+        for owner, template in pod_templates()
+        for spec in [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+    ]
+
+
+def container(name: str) -> Container:
+    (found,) = [one for one in containers() if one.spec["name"] == name]
+    return found
+
+
+def help_of(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "--help"], capture_output=True, text=True, timeout=120, check=True
+    )
+    return done.stdout
+
+
+every_container = pytest.mark.parametrize("one", containers(), ids=str)
+
+
+class TestEveryContainer:
+    @every_container
+    def test_is_not_root_and_cannot_become_it(self, one: Container) -> None:
+        pod_security = one.pod["securityContext"]
+        assert pod_security["runAsNonRoot"] is True
+        assert pod_security["runAsUser"] > 0
+        assert pod_security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert one.spec["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+    @every_container
+    def test_has_a_share_of_the_machine(self, one: Container) -> None:
+        assert set(one.spec["resources"]["requests"]) == {"cpu", "memory"}
+        assert "memory" in one.spec["resources"]["limits"]
+
+    @every_container
+    def test_mounts_volumes_that_exist(self, one: Container) -> None:
+        claimed = {"data"} if one.owner == "valkey" else set()
+        volumes = {volume["name"] for volume in one.pod.get("volumes", [])} | claimed
+        assert {mount["name"] for mount in one.spec["volumeMounts"]} <= volumes
+
+    @every_container
+    def test_gets_no_variables_of_services(self, one: Container) -> None:
+        assert one.pod["enableServiceLinks"] is False
+        assert one.pod["automountServiceAccountToken"] is False
+
+    @every_container
+    def test_is_set_by_settings_that_exist(self, one: Container) -> None:
+        for name in one.environment:
+            if name.startswith("TANDEM_"):
+                assert name in SETTINGS
+
+    @pytest.mark.parametrize("one", [one for one in containers() if one.owner != "trainer"], ids=str)
+    def test_of_a_service_is_probed_on_its_own_ports(self, one: Container) -> None:
+        ports = {port["name"]: port["containerPort"] for port in one.spec["ports"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            [kind] = {"tcpSocket", "grpc", "exec"} & one.spec[probe].keys()
+            if kind != "exec":
+                assert one.spec[probe][kind]["port"] in {*ports, *ports.values()}
+
+
+class TestServer:
+    def test_readiness_follows_the_model_and_liveness_does_not(self) -> None:
+        spec = container("inference-server").spec
+        assert spec["readinessProbe"]["grpc"] == {"port": 50051, "service": SERVICE}
+        assert spec["livenessProbe"]["tcpSocket"] == {"port": "grpc"}
+        assert spec["startupProbe"]["tcpSocket"] == {"port": "grpc"}
+
+    def test_ports_are_the_settings(self) -> None:
+        server = container("inference-server")
+        ports = {port["name"]: str(port["containerPort"]) for port in server.spec["ports"]}
+        assert ports == {
+            "grpc": server.environment["TANDEM_GRPC_PORT"],
+            "metrics": server.environment["TANDEM_METRICS_PORT"],
+        }
+        assert server.environment["TANDEM_HOST"] == "0.0.0.0"
+
+    def test_a_pod_has_time_to_stop_gracefully(self) -> None:
+        server = container("inference-server")
+        [_, pause_seconds] = server.spec["lifecycle"]["preStop"]["exec"]["command"]
+        needed = float(pause_seconds) + float(server.environment["TANDEM_SHUTDOWN_GRACE_SECONDS"])
+        assert server.pod["terminationGracePeriodSeconds"] > needed
+
+    def test_its_command_is_the_images(self) -> None:
+        assert container("inference-server").spec["args"] == ["serve"]
+        assert 'ENTRYPOINT ["python", "-m", "inference_server"]\nCMD ["serve"]' in DOCKERFILES["server"]
+        assert "serve" in help_of("inference_server")
+
+
+class TestServices:
+    @pytest.mark.parametrize("name", sorted(objects("Service")))
+    def test_selects_a_pod_and_its_ports(self, name: str) -> None:
+        service = objects("Service")[name]["spec"]
+        [template] = [
+            template
+            for _, template in pod_templates()
+            if service["selector"].items() <= template["metadata"]["labels"].items()
+        ]
+        named = {port["name"] for one in template["spec"]["containers"] for port in one["ports"]}
+        assert {port["targetPort"] for port in service["ports"]} <= named
+
+    def test_settings_name_services_and_their_ports(self) -> None:
+        settings = objects("ConfigMap")["tandem-settings"]["data"]
+        services = objects("Service")
+        for variable in ("TANDEM_REGISTRY_URI", "TANDEM_STORE_URL"):
+            host, port = re.fullmatch(r"\w+://([\w-]+):(\d+)(?:/0)?", settings[variable]).groups()  # type: ignore[union-attr]
+            assert int(port) in {entry["port"] for entry in services[host]["spec"]["ports"]}
+
+    def test_settings_exist_and_are_accepted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = objects("ConfigMap")["tandem-settings"]["data"]
+        assert settings.keys() <= SETTINGS.keys()
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        assert str(feature_sync.settings.load_settings().data_dir) == settings["TANDEM_DATA_DIR"]
+        assert inference_server.settings.Settings.load().store_url == settings["TANDEM_STORE_URL"]
+        assert trainer.settings.load_settings().registry_uri == settings["TANDEM_REGISTRY_URI"]
+
+
+class TestTrainer:
+    def test_trains_and_then_publishes(self) -> None:
+        train, publish = container("train"), container("publish")
+        assert train.spec in train.pod["initContainers"]
+        assert publish.spec in publish.pod["containers"]
+        for one, program, arguments in [
+            (train, "trainer train", ("--if-needed", "--dataset")),
+            (publish, "feature_sync publish", ("--prepared",)),
+        ]:
+            [script] = one.spec["args"]
+            assert script.startswith(f"python -m {program} ")
+            documented = help_of(*program.split())
+            for argument in arguments:
+                assert argument in script
+                assert argument in documented
+
+    def test_the_publish_script_finds_the_prepared_data(self, tmp_path: Path) -> None:
+        """The real script of the manifest, in a real shell, with a program that prints its arguments instead."""
+        result = tmp_path / "last-train.out"
+        result.write_text('something else\n{"prepared": "/var/lib/tandem/prepared/with a space", "trained": true}\n')
+        [script] = container("publish").spec["args"]
+        script = script.replace("/var/lib/tandem/last-train.out", shlex.quote(str(result)))
+        script = script.replace("python -m feature_sync", "printf '%s\\n'")
+        done = subprocess.run(
+            ["sh", "-ec", script],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
+        )
+        assert done.stdout.splitlines() == ["publish", "--prepared", "/var/lib/tandem/prepared/with a space"]
+
+    def test_two_runs_never_overlap(self) -> None:
+        assert objects("CronJob")["trainer"]["spec"]["concurrencyPolicy"] == "Forbid"
+
+
+class TestDockerfiles:
+    @pytest.mark.parametrize("text", DOCKERFILES.values(), ids=DOCKERFILES)
+    def test_runs_as_a_numeric_user_that_the_manifests_use(self, text: str) -> None:
+        last_stage = text.rpartition("\nFROM ")[2]
+        assert re.findall(r"^USER (.+)$", last_stage, re.MULTILINE) == ["10001:10001"]
+        assert container("inference-server").pod["securityContext"]["runAsUser"] == 10001
+
+    @pytest.mark.parametrize("text", DOCKERFILES.values(), ids=DOCKERFILES)
+    def test_sets_settings_that_exist(self, text: str) -> None:
+        assert set(re.findall(r"(TANDEM_\w+)=", text)) <= SETTINGS.keys()
+
+    def test_the_health_check_asks_for_the_service(self) -> None:
+        assert f"service='{SERVICE}'" in DOCKERFILES["server"]
+
+    def test_what_the_ignore_file_lets_through_exists(self) -> None:
+        allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+        project = (ROOT / "pyproject.toml").read_text()
+        packages = re.search(r"\npackages = \[(.+?)\]", project)
+        assert packages is not None
+        for folder in re.findall(r'"([\w/]+)"', packages.group(1)):
+            assert folder.partition("/")[0] in allowed
+        assert {"pyproject.toml", "constraints.txt", "README.md"} <= set(allowed)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("folder", ["base", "overlays/local"])
+def test_kustomize_renders(folder: str) -> None:
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(ROOT / "k8s" / folder)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rendered = list(yaml.safe_load_all(done.stdout))
+    assert {"Deployment", "StatefulSet", "CronJob", "Service", "ConfigMap"} <= {item["kind"] for item in rendered}
+    assert all("namespace" not in item["metadata"] for item in rendered)

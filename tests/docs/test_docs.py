@@ -1,0 +1,68 @@
+"""The documentation names what exists."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deploy.packaging.settings_page import PAGE, settings_page
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy/README.md", ROOT / "k8s/README.md"])
+
+
+def _box_paths() -> list[str]:
+    return re.findall(r'click \w+ "([^"]+)"', README)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_named_exists(page) -> None:
+    text = page.read_text()
+    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert [target for target in linked if not (page.parent / target).exists()] == []
+    quoted = re.findall(r"`([\w./-]+/[\w./-]*)`", text)
+    named = [path for path in quoted if path.split("/")[0] in _top_level()]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_box_of_the_pictures_names_an_existing_file() -> None:
+    paths = _box_paths()
+    assert len(paths) > 20
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    labels = re.findall(r'\w+[\[(]+"([\w./]+\.py)<br/>', README)
+    assert sorted(label for label in labels if not any(path.endswith(label) for path in paths)) == []
+
+
+def test_every_make_command_shown_is_a_target() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = {name for page in PAGES for name in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)}
+    assert {"run", "test", "smoke"} <= shown <= targets
+
+
+def test_stages_of_the_picture_are_the_lines_of_recommend() -> None:
+    source = (ROOT / "inference_server/recommend.py").read_text()
+    stages = [Path(path).stem for path in _box_paths() if path.startswith("inference_server/stages/")]
+    imported = re.findall(r"^from inference_server\.stages\.(\w+) import", source, re.MULTILINE)
+    assert sorted(stages) == sorted(imported)
+
+
+def test_the_settings_page_is_what_the_settings_say() -> None:
+    assert (ROOT / PAGE).read_text() == settings_page()
+
+
+def test_changelog_begins_with_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0] == version
+
+
+def test_ci_calls_the_test_command_of_the_readme() -> None:
+    script = (ROOT / ".ci/run").read_text().splitlines()
+    assert script[-1] == "make test"
+
+
+def _top_level() -> set[str]:
+    return {path.name for path in ROOT.iterdir()}

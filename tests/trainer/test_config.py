@@ -1,0 +1,45 @@
+import pytest
+
+from trainer.config import load_train_config
+from trainer.errors import ConfigError
+from trainer.settings import load_settings
+
+
+def test_file_then_overrides(tmp_path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text("[fit]\nseed = 7\nmax_epochs = 3\n[towers]\nembedding_dim = 32\n")
+    config = load_train_config(path, {"fit.max_epochs": "5", "towers.similarity": "dot"})
+    assert (config.fit.seed, config.fit.max_epochs, config.towers.embedding_dim) == (7, 5, 32)
+    assert config.towers.similarity == "dot"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"fit.epochs": "3"}, "fit.epochs"),
+        ({"fit.max_epochs": "many"}, "fit.max_epochs"),
+        ({"fit.max_epochs": "0"}, "greater than or equal to 1"),
+        ({"towers.similarity": "euclid"}, "'cosine'"),
+        ({"towers.num_heads": "3"}, "does not divide"),
+        ({"towers.history_length": "201"}, "history_length"),
+        ({"seed": "3"}, "SECTION.NAME"),
+        ({"nothing.seed": "3"}, "nothing"),
+    ],
+)
+def test_a_wrong_key_is_named(overrides, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_train_config(None, overrides)
+
+
+def test_a_file_that_is_not_toml_is_named_with_its_line(tmp_path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text("[fit]\nseed = = 3\n")
+    with pytest.raises(ConfigError, match=r"train\.toml.*line 2"):
+        load_train_config(path, {})
+    with pytest.raises(ConfigError, match="No such file"):
+        load_train_config(tmp_path / "absent.toml", {})
+
+
+def test_settings_have_defaults_below_the_working_folder() -> None:
+    settings = load_settings()
+    assert settings.registry_uri.startswith("sqlite:////")

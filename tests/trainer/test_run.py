@@ -1,0 +1,146 @@
+"""A whole training run on data with a known answer, against a real registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tandem.contract.bundle import read_bundle
+from tests.support.checkerboard import write_checkerboard
+from trainer.config import load_train_config
+from trainer.data.config import load_data_config
+from trainer.dataset import leave_last_out, load_dataset
+from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.evaluation.seeds import evaluate_seeds
+from trainer.onnx_runtime import OnnxTower
+from trainer.registry import Registry
+from trainer.run import RunResult, train_and_register
+from trainer.settings import Settings
+
+SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    folder = tmp_path_factory.mktemp("trainer")
+    return Settings(
+        data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "artifacts")
+    )
+
+
+@pytest.fixture(scope="module")
+def data_config(tmp_path_factory):
+    return load_data_config(str(write_checkerboard(tmp_path_factory.mktemp("checkerboard"))), {})
+
+
+@pytest.fixture(scope="module")
+def first(settings, data_config) -> RunResult:
+    return train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
+
+
+def _client(settings: Settings) -> MlflowClient:
+    return MlflowClient(settings.registry_uri, settings.registry_uri)
+
+
+def test_every_users_withheld_item_comes_first(first, settings, tmp_path) -> None:
+    registry = Registry(settings)
+    champion = registry.champion()
+    bundle = read_bundle(registry.download(champion, tmp_path))
+    dataset = load_dataset(first.prepared.directory)
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    assert (ranks == 0).mean() >= 0.95
+    assert bundle.manifest.metrics["test/recall@10"] == 1.0
+    assert bundle.manifest.index.recall_at_100 >= 0.95
+    assert bundle.manifest.onnx_max_abs_difference < 1e-4
+    assert len(bundle.held_out_users) == 60
+
+
+def test_the_run_is_recorded_and_promoted(first, settings) -> None:
+    assert first.trained
+    assert first.decision.promoted
+    client = _client(settings)
+    version = client.get_model_version_by_alias(settings.model_name, "champion")
+    assert str(version.version) == first.version.number
+    run = client.get_run(version.run_id)
+    assert run.data.params["towers.embedding_dim"] == "16"
+    assert run.data.params["data"] == "checkerboard"
+    history = client.get_metric_history(version.run_id, "epoch/recall_at_10")
+    assert len({point.step for point in history}) == len(client.get_metric_history(version.run_id, "epoch/loss")) > 1
+    assert {artifact.path for artifact in client.list_artifacts(version.run_id)} == {
+        "bundle",
+        "cleaning_report.txt",
+        "gate.txt",
+    }
+
+
+def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) -> None:
+    again = train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
+    assert not again.trained
+    assert again.version == first.version
+
+
+def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_config) -> None:
+    untrained = load_train_config(None, {**SMALL, "fit.max_epochs": "1", "fit.learning_rate": "1e-9"})
+    result = train_and_register(data_config, untrained, settings, if_needed=True)
+    assert result.trained
+    assert not result.decision.promoted
+    assert any(reason.startswith("FAILED") and "champion" in reason for reason in result.decision.reasons)
+    client = _client(settings)
+    assert str(client.get_model_version_by_alias(settings.model_name, "champion").version) == first.version.number
+    assert {str(found.version) for found in client.search_model_versions(f"name='{settings.model_name}'")} == {"1", "2"}
+
+
+def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
+    config = load_train_config(None, {**SMALL, "fit.max_epochs": "3"})
+    runs = [evaluate_seeds(data_config, config, settings, num_seeds=2) for _ in range(2)]
+    assert runs[0].metrics == runs[1].metrics
+    assert len(runs[0].metrics["recall@10"]) == 2
+    assert "| recall@10 |" in runs[0].to_text()
+
+
+@pytest.mark.parametrize("loss", ["full", "sampled"])
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_every_loss_and_similarity_learns(loss, similarity, settings, data_config) -> None:
+    choice = {"fit.loss": loss, "towers.similarity": similarity, "towers.user_ids": "true", "fit.num_negatives": "16"}
+    result = evaluate_seeds(data_config, load_train_config(None, {**SMALL, **choice}), settings, num_seeds=1)
+    assert result.metrics["recall@10"][0] >= 0.95
+
+
+def test_command_line_prints_what_the_next_program_needs(first, settings, data_config, tmp_path) -> None:
+    config = write_checkerboard(tmp_path)
+    environment = {
+        **os.environ,
+        "TANDEM_DATA_DIR": str(tmp_path / "data"),
+        "TANDEM_REGISTRY_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "TANDEM_ARTIFACT_ROOT": str(tmp_path / "artifacts"),
+    }
+    settings_of_run = [argument for key, value in SMALL.items() for argument in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "trainer", "train", "--dataset", str(config), *settings_of_run]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["trained"]
+    assert answer["promoted"]
+    assert answer["sample_user_id"].startswith("user-")
+    assert (Path(answer["prepared"]) / "interactions.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--set", "fit.max_epochs=zero"], "fit.max_epochs"),
+        (["train", "--set", "nonsense"], "KEY=VALUE"),
+        (["prepare", "--dataset", "no-such-set"], "no-such-set"),
+    ],
+)
+def test_wrong_arguments_are_named_without_a_traceback(arguments, message) -> None:
+    command = [sys.executable, "-m", "trainer", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,37 @@
+import numpy as np
+
+from tandem.contract import names
+from tests.trainer.small_dataset import dataset_of
+from trainer.config import TrainConfig
+from trainer.features.schema import build_schema, item_inputs, item_text, user_feature
+
+
+def test_numbers_become_buckets_and_words_become_values() -> None:
+    users = [{"age": str(age), "gender": "F" if age % 2 else "M"} for age in range(20, 60)]
+    age = user_feature("age", users)
+    assert age.boundaries
+    assert age.code("19") == 1
+    assert age.code("59") == age.num_codes - 1
+    assert user_feature("gender", users).values == ("F", "M")
+
+
+def test_few_numbers_are_categories() -> None:
+    assert user_feature("age", [{"age": "1"}, {"age": "18"}, {}]).values == ("1", "18")
+
+
+def test_schema_follows_the_data() -> None:
+    dataset = dataset_of([[0, 1, 2], [1, 2, 3]], num_items=4)
+    schema = build_schema(dataset, TrainConfig(), text_dim=0)
+    assert schema.item_categories == ("even", "odd")
+    assert schema.max_item_categories == 1
+    assert schema.text_encoder == ""
+    assert [feature.name for feature in schema.user_features] == ["age"]
+    tensors = item_inputs(dataset.catalogue, schema, np.zeros((4, 0), np.float32))
+    assert tensors[names.ITEM_INDEX].tolist() == [1, 2, 3, 4]
+    assert tensors[names.CATEGORY_CODES].tolist() == [[1], [2], [1], [2]]
+    assert names.TEXT_EMBEDDING not in tensors
+
+
+def test_item_text_holds_title_and_categories() -> None:
+    dataset = dataset_of([[0]], num_items=1)
+    assert item_text(dataset.catalogue, 0) == "title 0. even"
