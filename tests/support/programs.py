@@ -1,0 +1,31 @@
+"""Programs of the project, run to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+PROGRAM_SECONDS = 300.0
+
+
+async def run_program(*arguments: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Runs `python -m` with these arguments; returns the JSON object of its last line. Fails when the program does."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *arguments),
+        env=dict(environment),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(PROGRAM_SECONDS):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, err.decode()
+    result: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
+    return result
