@@ -126,7 +126,7 @@ class AliasFollower:
     async def _registry_is(self, *, up: bool, problem: str | None = None) -> None:
         if up and self._registry_problem is not None:
             _log.info("registry_up")
-        elif problem != self._registry_problem and not up:
+        elif not up and self._registry_problem is None:
             _log.warning("registry_unavailable", reason=problem)
         self._registry_problem = problem
         await self._worker.set_dependency(REGISTRY, up=up)

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
     """Folder for downloaded bundles. On a disk that survives restarts, so that a start needs no registry."""
 
-    deadline_ms: float = Field(default=50.0, gt=0, le=60_000)
+    deadline_ms: float = Field(default=50.0, ge=1, le=60_000)
     """Milliseconds an answer may take, also when the caller allows more. Raise it where full answers matter more than
     fast ones."""
 

@@ -1,1 +1,7 @@
 """The offline half: from a file of interactions to a registered bundle."""
+
+import os
+
+# PyTorch's threads spin while they wait for each other. Where another process takes one of the cores, that made an epoch
+# up to five times slower (measured on two cores); read when the first OpenMP library is loaded, so set before that.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

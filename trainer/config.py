@@ -78,7 +78,7 @@ class FitConfig(_Section):
     """Peak rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """AdamW weight decay."""
-    max_epochs: int = Field(default=60, ge=1)
+    max_epochs: int = Field(default=40, ge=1)
     """Most epochs; early stopping usually ends sooner."""
     warmup_epochs: int = Field(default=4, ge=0)
     """Epochs over which the learning rate rises, and in which early stopping does not count."""

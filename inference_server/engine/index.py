@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import faiss
 import numpy as np
@@ -39,13 +40,9 @@ class ItemIndex:
         if index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise BundleIncompatible(f"{path.name} does not rank by inner product")
         self._index = index
+        self.num_items: Final = num_items
         self._nprobe = nprobe
         self._free_scratch: list[_Scratch] = []
-
-    @property
-    def num_items(self) -> int:
-        """Items in the index."""
-        return int(self._index.ntotal)
 
     def nearest(
         self, vector: npt.NDArray[np.float32], k: int, allowed: Bitmap, *, exhaustive: bool = False

@@ -12,8 +12,8 @@ import pytest
 
 from tests.end_to_end.conftest import answer_of, new_stack
 from tests.support.checkerboard import write_checkerboard
-from tests.support.serving import serve, valkey
 from tests.support.programs import run_program
+from tests.support.serving import serve, valkey
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 
 MAX_REQUESTS = 200_000

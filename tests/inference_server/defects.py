@@ -68,6 +68,17 @@ def garbage_tower(directory: Path) -> None:
     correct_checksums(directory)
 
 
+def tower_of_another_dimension(directory: Path) -> None:
+    other = build(directory.parent / f"{directory.name}-other", dim=8)
+    shutil.copyfile(other.user_tower, directory / "user_tower.onnx")
+    correct_checksums(directory)
+
+
+def item_tower_in_place_of_the_user_tower(directory: Path) -> None:
+    shutil.copyfile(directory / "item_tower.onnx", directory / "user_tower.onnx")
+    correct_checksums(directory)
+
+
 def wrong_dimension(directory: Path) -> None:
     """The index of another model, with 8 dimensions where the bundle has 16."""
     other = build(directory.parent / f"{directory.name}-other", dim=8)
@@ -105,6 +116,8 @@ DEFECTS: dict[Callable[[Path], None], tuple[str, str]] = {
     nan_item_vectors: ("corrupt", "NaN"),
     nan_user_vectors: ("golden_queries", "NaN"),
     garbage_tower: ("corrupt", "user_tower.onnx: ONNX Runtime cannot open it"),
+    tower_of_another_dimension: ("incompatible", "user_tower.onnx fails on a user's tensors"),
+    item_tower_in_place_of_the_user_tower: ("incompatible", "user_tower.onnx reads item_index"),
     wrong_dimension: ("incompatible", "index.faiss has dimension 8"),
     shuffled_index: ("golden_queries", "the index finds 0."),
 }

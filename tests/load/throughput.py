@@ -35,6 +35,7 @@ from trainer.settings import load_settings
 SERVED_CORE = 0
 USERS = 8
 STREAMS_PER_USER = 4
+RETRIEVED = pb.RecommendationSource.Name(pb.RECOMMENDATION_SOURCE_RETRIEVED)
 OUTPUT = Path("docs/benchmarks/throughput")
 
 
@@ -129,7 +130,7 @@ async def measure(*, rounds: int, seconds: int) -> Result:
             seconds_per_round=seconds,
             rounds=tuple(measured),
             ratio_median=statistics.median(pair.ratio for pair in measured),
-            answers_retrieved=after.answers_by_source["RETRIEVED"] - before.answers_by_source["RETRIEVED"],
+            answers_retrieved=after.answers_by_source[RETRIEVED] - before.answers_by_source[RETRIEVED],
             degraded=sum(after.degraded_by_reason.values()) - sum(before.degraded_by_reason.values()),
             errors=sum(_metric(metrics, "tandem_requests_total", without='code="OK"')),
             worker_memory_megabytes=sum(_metric(metrics, "process_resident_memory_bytes")) / 1e6,

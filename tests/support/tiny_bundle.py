@@ -58,6 +58,8 @@ class TinySpec:
     num_lists: int = 8
     nprobe: int = 3
     user_features: tuple[UserFeature, ...] = ()
+    user_ids: tuple[str, ...] = ()
+    """Users whose ids the user tower reads: it adds a vector of the user's own to the history's sum. Empty: none."""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
 
     def item_id(self, row: int) -> str:
@@ -90,6 +92,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
         user_features=spec.user_features,
         item_categories=(*CATEGORIES, RARE),
         max_item_categories=2,
+        user_ids=bool(spec.user_ids),
     )
     states = [_random_state(rng, vocabulary) for _ in range(32)]
     inputs = encode_users(states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors)
@@ -112,10 +115,8 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
                 item_vocabulary=vocabulary,
                 top_items=_top_items(popularity),
                 golden_queries=GoldenQueries(inputs, _exact(vectors, queries, _GOLDEN_K)),
-                held_out_users=[
-                    HeldOutUser(f"held-out-{number}", state, item_ids[number])
-                    for number, state in enumerate(states[:3])
-                ],
+                held_out_users=[HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)],
+                user_vocabulary=Vocabulary.from_ids(spec.user_ids) if spec.user_ids else None,
             ),
         )
 
@@ -163,12 +164,24 @@ def _user_tower(spec: TinySpec) -> onnx.ModelProto:
         helper.make_node("Cast", ["present"], ["weights"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["weights", "last"], ["weights_3d"]),
         helper.make_node("Mul", [names.HISTORY_VECTORS, "weights_3d"], ["weighted"]),
-        helper.make_node("ReduceSum", ["weighted", "time"], ["total"], keepdims=0),
+        helper.make_node("ReduceSum", ["weighted", "time"], ["history"], keepdims=0),
         helper.make_node("ReduceL2", ["total", "time"], ["length"], keepdims=1),
         helper.make_node("Max", ["length", "epsilon"], ["safe_length"]),
         helper.make_node("Div", ["total", "safe_length"], [names.USER_VECTOR]),
     ]
     constants["epsilon"] = np.array(1e-12, np.float32)
+    if spec.user_ids:
+        inputs.append(helper.make_tensor_value_info(names.USER_INDEX, TensorProto.INT64, ("batch",)))
+        own = np.random.default_rng(spec.seed + 1).standard_normal((len(spec.user_ids) + 1, spec.dim), dtype=np.float32)
+        own[0] = 0.0  # out of vocabulary
+        constants["users"] = own
+        total = [
+            helper.make_node("Gather", ["users", names.USER_INDEX], ["own"], axis=0),
+            helper.make_node("Add", ["history", "own"], ["total"]),
+        ]
+    else:
+        total = [helper.make_node("Identity", ["history"], ["total"])]
+    nodes[5:5] = total
     output = helper.make_tensor_value_info(names.USER_VECTOR, TensorProto.FLOAT, ("batch", spec.dim))
     return _model(nodes, inputs, output, constants)
 
@@ -239,6 +252,8 @@ def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manife
     ]
     if spec.user_features:
         inputs.append(TensorSpec(names.USER_FEATURE_CODES, "int64", ("batch", len(spec.user_features))))
+    if spec.user_ids:
+        inputs.append(TensorSpec(names.USER_INDEX, "int64", ("batch",)))
     return Manifest(
         model_version=spec.model_version,
         created_at="2026-01-01T00:00:00Z",

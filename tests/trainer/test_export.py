@@ -41,7 +41,7 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity) -> None:
     dataset = dataset_of([[0, 1, 2, 3, 4, 5, 6, 7], [8], [3, 1]], num_items=9)
     text = np.random.default_rng(0).normal(size=(9, schema.text_dim)).astype(np.float32)
     model = _model(schema, similarity)
-    tensors = item_inputs(dataset.catalogue, schema, text)
+    tensors = item_inputs(dataset.catalogue, schema, text_embeddings=text, popularity=np.ones(9, np.int64))
     item_tower = export_item_tower(model, tensors, tmp_path / "item.onnx", dim=8)
     user_tower = export_user_tower(model, schema, tmp_path / "user.onnx", dim=8)
     assert item_tower.max_abs_difference < 1e-4
@@ -102,7 +102,7 @@ def test_unknown_items_and_schema_variants_have_vectors(tmp_path) -> None:
     schema = replace(FULL, user_ids=False)
     dataset = dataset_of([[0, 1]], num_items=9)
     text = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
-    tensors = item_inputs(dataset.catalogue, schema, text)
+    tensors = item_inputs(dataset.catalogue, schema, text_embeddings=text, popularity=np.ones(9, np.int64))
     tower = OnnxTower(export_item_tower(_model(schema, "dot"), tensors, tmp_path / "item.onnx", dim=8).path)
     unknown = tower({**tensors, names.ITEM_INDEX: np.zeros(9, np.int64)})
     assert len(np.unique(unknown.round(4), axis=0)) == 9

@@ -26,8 +26,10 @@ def test_schema_follows_the_data() -> None:
     assert schema.max_item_categories == 1
     assert schema.text_encoder == ""
     assert [feature.name for feature in schema.user_features] == ["age"]
-    tensors = item_inputs(dataset.catalogue, schema, np.zeros((4, 0), np.float32))
-    assert tensors[names.ITEM_INDEX].tolist() == [1, 2, 3, 4]
+    tensors = item_inputs(
+        dataset.catalogue, schema, text_embeddings=np.zeros((4, 0), np.float32), popularity=np.array([1, 2, 0, 1])
+    )
+    assert tensors[names.ITEM_INDEX].tolist() == [1, 2, 0, 4]  # nobody chose row 2: it reads the unknown row
     assert tensors[names.CATEGORY_CODES].tolist() == [[1], [2], [1], [2]]
     assert names.TEXT_EMBEDDING not in tensors
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_category_codes, encode_index
+from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset
 from trainer.features.text import encoder_name
@@ -55,13 +56,25 @@ def item_text(catalogue: Catalogue, row: int) -> str:
     return ". ".join(part for part in (title, ", ".join(catalogue.categories[row]), description) if part)
 
 
-def item_inputs(catalogue: Catalogue, schema: FeatureSchema, text_embeddings: npt.NDArray[np.float32]) -> Tensors:
+def item_inputs(
+    catalogue: Catalogue,
+    schema: FeatureSchema,
+    *,
+    text_embeddings: npt.NDArray[np.float32],
+    popularity: npt.NDArray[np.int64],
+) -> Tensors:
     """Inputs of the item tower for every catalogue item, in row order.
+
+    `text_embeddings` is (items, text_dim), `popularity` (items,) the interactions the towers may learn from. An item
+    without any reads the out-of-vocabulary row, as an item does that comes after training: an id of its own would learn
+    nothing but that it is never chosen.
 
     item_index (items,) int64; text_embedding (items, text_dim) float32 and category_codes (items, max_item_categories)
     int64 where the schema has them.
     """
-    tensors: Tensors = {names.ITEM_INDEX: encode_index(np.arange(len(catalogue), dtype=np.int64))}
+    tensors: Tensors = {
+        names.ITEM_INDEX: encode_index(np.where(popularity > 0, np.arange(len(catalogue)), MISSING_ROW))
+    }
     if schema.text_dim:
         tensors[names.TEXT_EMBEDDING] = text_embeddings
     if schema.item_categories and schema.max_item_categories:

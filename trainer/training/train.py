@@ -68,7 +68,9 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
         texts, config.text, cache_dir=settings.data_dir / "embeddings", device=choose_device(config.fit.device)
     )
     schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
-    return Encoded(dataset=dataset, schema=schema, item_tensors=item_inputs(dataset.catalogue, schema, embeddings))
+    popularity = dataset.popularity(leave_last_out(dataset, skip=0).num_history_events)
+    item_tensors = item_inputs(dataset.catalogue, schema, text_embeddings=embeddings, popularity=popularity)
+    return Encoded(dataset=dataset, schema=schema, item_tensors=item_tensors)
 
 
 def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:

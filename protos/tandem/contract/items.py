@@ -113,7 +113,9 @@ class ItemTable:
         flat = categories.flatten().dictionary_encode()
         rows = np.repeat(np.arange(len(self), dtype=np.int64), np.asarray(categories.value_lengths()))
         codes = np.asarray(flat.indices)
-        return {name: np.unique(rows[codes == code]) for code, name in enumerate(flat.dictionary.to_pylist())}
+        ends = np.cumsum(np.bincount(codes, minlength=len(flat.dictionary)))[:-1]
+        groups = np.split(rows[np.argsort(codes, kind="stable")], ends)
+        return {name: np.unique(group) for name, group in zip(flat.dictionary.to_pylist(), groups, strict=True)}
 
     def categories(self) -> Sequence[Sequence[str]]:
         """Categories of every row."""

@@ -46,8 +46,10 @@ class Vocabulary:
     _order: Rows = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        order = np.argsort(self.keys, kind="stable")
-        ordered = self.keys[order]
+        # Keys that are mapped from a file give results of numpy's slower memmap class, in every lookup.
+        keys = np.asarray(self.keys)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
         if len(ordered) > 1 and bool((ordered[1:] == ordered[:-1]).any()):
             raise BundleIncompatible(
                 "vocabulary: two ids have the same key (a repeated id, or a collision of 64-bit keys)"
