@@ -48,7 +48,7 @@ protos: $(VENV)/.dev ## regenerate the committed stubs
 		--grpc_python_out=protos --mypy_grpc_out=protos protos/tandem/v1/*.proto
 
 protos-check: protos ## fail when the committed stubs differ from the .proto files
-	@test -z "$$(git status --porcelain protos)" || { git status --porcelain protos; echo "stubs differ: run make protos and commit"; exit 1; }
+	@test -z "$$(git status --porcelain protos/tandem/v1)" || { git status --porcelain protos/tandem/v1; echo "stubs differ: run make protos and commit"; exit 1; }
 
 wheel-check: $(VENV)/.dev ## build the wheel, install it with [server] alone in a clean environment, and serve from there
 	$(BIN)/python -m deploy.packaging.wheel_check

@@ -112,6 +112,8 @@ class ItemTable:
         categories = _column(self._table, names.CATEGORIES)
         flat = categories.flatten().dictionary_encode()
         rows = np.repeat(np.arange(len(self), dtype=np.int64), np.asarray(categories.value_lengths()))
+        if len(flat) == 0:
+            return {}
         codes = np.asarray(flat.indices)
         ends = np.cumsum(np.bincount(codes, minlength=len(flat.dictionary)))[:-1]
         groups = np.split(rows[np.argsort(codes, kind="stable")], ends)
