@@ -66,9 +66,14 @@ class Result:
     answers_retrieved: int
     """Answers from the two-tower model, warm-up included, as the server counted them."""
     degraded: int
-    errors: int
-    """Requests that the server answered with another status than OK."""
+    statuses: dict[str, int]
+    """Requests by gRPC status. CANCELLED are those in flight when a load generator's time was over and it hung up."""
     worker_memory_megabytes: float
+
+    @property
+    def errors(self) -> int:
+        """Requests that ended otherwise than answered, or cancelled by who asked."""
+        return sum(count for status, count in self.statuses.items() if status not in {"OK", "CANCELLED"})
 
     def to_markdown(self) -> str:
         """The result as a page."""
@@ -84,7 +89,8 @@ messages of the same size ({self.response_bytes} bytes).
 {rows}
 
 Median ratio **{self.ratio_median:.3f}**. {self.answers_retrieved:,} answers from the model, {self.errors} errors,
-{self.degraded} degraded. Memory of the worker: {self.worker_memory_megabytes:.0f} MB.
+{self.degraded} degraded; {self.statuses.get("CANCELLED", 0)} requests were cancelled by load generators whose time was
+over. Memory of the worker: {self.worker_memory_megabytes:.0f} MB.
 """
 
 
@@ -132,8 +138,8 @@ async def measure(*, rounds: int, seconds: int) -> Result:
             ratio_median=statistics.median(pair.ratio for pair in measured),
             answers_retrieved=after.answers_by_source[RETRIEVED] - before.answers_by_source[RETRIEVED],
             degraded=sum(after.degraded_by_reason.values()) - sum(before.degraded_by_reason.values()),
-            errors=sum(_metric(metrics, "tandem_requests_total", without='code="OK"')),
-            worker_memory_megabytes=sum(_metric(metrics, "process_resident_memory_bytes")) / 1e6,
+            statuses=_statuses(metrics),
+            worker_memory_megabytes=_resident_bytes(metrics) / 1e6,
         )
 
 
@@ -201,10 +207,17 @@ def _rate(output: str) -> float:
     return float(finished[1])
 
 
-def _metric(text: str, name: str, *, without: str = "\n") -> list[float]:
-    """Values of a metric, less the lines that hold `without`."""
-    lines = [line for line in text.splitlines() if re.match(rf"{name}[ {{]", line) and without not in line]
-    return [float(line.rsplit(" ", 1)[1]) for line in lines]
+def _statuses(metrics: str) -> dict[str, int]:
+    """Requests by gRPC status, from the text of /metrics."""
+    found = re.findall(r'^tandem_requests_total{code="(\w+)"} (\S+)$', metrics, re.MULTILINE)
+    return {status: int(float(count)) for status, count in found}
+
+
+def _resident_bytes(metrics: str) -> float:
+    """Resident memory of the worker, from the text of /metrics."""
+    found = re.search(r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
 
 
 def _processor() -> str:
