@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from tandem.contract.errors import ContractError
 from trainer.config import TrainConfig, load_train_config
 from trainer.data.config import DataConfig, load_data_config
 from trainer.data.prepare import prepare
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except TrainerError as error:
+    except (TrainerError, ContractError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED
 
@@ -61,7 +62,7 @@ def _train(options: argparse.Namespace, data_config: DataConfig, config: TrainCo
 
     result = train_and_register(data_config, config, settings, if_needed=options.if_needed)
     if result.decision is not None:
-        print(result.decision, file=sys.stderr)
+        print(result.prepared.report.to_text(), result.decision, sep="\n", file=sys.stderr)
     print(
         json.dumps(
             {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,14 +17,14 @@ from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.dataset import Dataset, first_user_id, leave_last_out
 from trainer.evaluation.full_ranking import bundle_ranks
-from trainer.evaluation.metrics import metrics_per_user
+from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.gate import GATE_METRIC, ChampionComparison, GateDecision, decide
 from trainer.onnx_runtime import OnnxTower
 from trainer.registry import RegisteredVersion, Registry, Run
 from trainer.settings import Settings
 from trainer.training.fit import EpochReport
-from trainer.training.train import encode, train
+from trainer.training.train import Encoded, Trained, encode, train
 
 log = structlog.get_logger()
 
@@ -57,37 +59,20 @@ def train_and_register(
         return RunResult(prepared=prepared, version=champion, trained=False, decision=None)
     model_version = new_model_version(fingerprint)
     encoded = encode(prepared, config, settings)
-    with registry.start_run(model_version) as run:
+    # What is exported lives in the registry; a copy here would be one more for every night.
+    with registry.start_run(model_version) as run, tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch:
         run.log_params({**_flat(config.model_dump()), "data": prepared.name, "data_fingerprint": prepared.fingerprint})
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         trained = train(encoded, config, on_epoch=_log_epoch(run))
-        bundle = export_bundle(
-            ExportInputs(
-                model=trained.model,
-                schema=encoded.schema,
-                item_tensors=encoded.item_tensors,
-                dataset=encoded.dataset,
-                hold_out=leave_last_out(encoded.dataset, skip=0),
-                training_data=_training_data(prepared),
-                model_version=model_version,
-                metrics=trained.metrics(),
-            ),
-            config,
-            settings.data_dir / "trained" / model_version,
-        )
-        run.log_metrics(
-            {
-                **trained.metrics(),
-                "best_epoch": float(trained.best_epoch),
-                "index_recall_at_100": bundle.manifest.index.recall_at_100,
-                "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,
-            }
-        )
+        inputs = _export_inputs(trained, encoded, prepared, model_version)
+        bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
+        run.log_metrics(_run_metrics(trained, bundle))
         source = run.log_bundle(bundle.directory)
         version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
         comparison = None
         if champion is not None:
-            comparison = compare_with_champion(encoded.dataset, bundle, champion, registry, settings)
+            old = read_bundle(registry.download(champion, Path(scratch, "champion")))
+            comparison = compare_with_champion(encoded.dataset, bundle, old)
         decision = decide(
             validation=trained.validation[GATE_METRIC],
             validation_popularity=trained.validation_popularity[GATE_METRIC],
@@ -101,28 +86,23 @@ def train_and_register(
         registry_version=version.number,
         model_version=model_version,
         promoted=decision.promoted,
-        reasons=list(decision.reasons),
         index=asdict(bundle.manifest.index),
         onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
     return RunResult(prepared=prepared, version=version, trained=True, decision=decision)
 
 
-def compare_with_champion(
-    dataset: Dataset, candidate: Bundle, champion: RegisteredVersion, registry: Registry, settings: Settings
-) -> ChampionComparison:
+def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle) -> ChampionComparison:
     """Both bundles, as they are served, on the users' last interactions."""
     hold_out = leave_last_out(dataset, skip=0)
-    directory = settings.data_dir / "compared" / champion.number
-    old = read_bundle(registry.download(champion, directory))
-    ranks = {
-        bundle.manifest.model_version: bundle_ranks(dataset, hold_out, bundle, OnnxTower(bundle.user_tower))
-        for bundle in (candidate, old)
-    }
+
+    def gate_metric(bundle: Bundle) -> PerUser:
+        return metrics_per_user(bundle_ranks(dataset, hold_out, bundle, OnnxTower(bundle.user_tower)))[GATE_METRIC]
+
     return ChampionComparison(
-        champion_version=champion.number,
-        candidate=metrics_per_user(ranks[candidate.manifest.model_version])[GATE_METRIC],
-        champion=metrics_per_user(ranks[old.manifest.model_version])[GATE_METRIC],
+        champion_version=champion.manifest.model_version,
+        candidate=gate_metric(candidate),
+        champion=gate_metric(champion),
     )
 
 
@@ -131,14 +111,32 @@ def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
     return hashlib.sha256(f"{prepared.fingerprint}\n{config.model_dump_json()}".encode()).hexdigest()
 
 
-def _training_data(prepared: PreparedData) -> TrainingData:
-    return TrainingData(
-        name=prepared.name,
-        fingerprint=prepared.fingerprint,
-        num_users=prepared.num_users,
-        num_items=prepared.num_items,
-        num_interactions=prepared.num_interactions,
+def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, model_version: str) -> ExportInputs:
+    return ExportInputs(
+        model=trained.model,
+        schema=encoded.schema,
+        item_tensors=encoded.item_tensors,
+        dataset=encoded.dataset,
+        hold_out=leave_last_out(encoded.dataset, skip=0),
+        training_data=TrainingData(
+            name=prepared.name,
+            fingerprint=prepared.fingerprint,
+            num_users=prepared.num_users,
+            num_items=prepared.num_items,
+            num_interactions=prepared.num_interactions,
+        ),
+        model_version=model_version,
+        metrics=trained.metrics(),
     )
+
+
+def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
+    return {
+        **trained.metrics(),
+        "best_epoch": float(trained.best_epoch),
+        "index_recall_at_100": bundle.manifest.index.recall_at_100,
+        "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,
+    }
 
 
 def _flat(config: dict[str, Any]) -> dict[str, object]:
