@@ -44,7 +44,7 @@ imports: $(VENV)/.dev ## import-linter: which part may import which
 	$(BIN)/lint-imports
 
 protos: $(VENV)/.dev ## regenerate the committed stubs
-	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --mypy_out=protos \
+	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --mypy_out=protos \
 		--grpc_python_out=protos --mypy_grpc_out=protos protos/tandem/v1/*.proto
 
 protos-check: protos ## fail when the committed stubs differ from the .proto files

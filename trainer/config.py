@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tandem.contract.bundle import Similarity
+from tandem.contract.manifest import Similarity
 from tandem.contract.store import MAX_RECENT_EVENTS
 from trainer.errors import ConfigError
 

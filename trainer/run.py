@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from tandem.contract.bundle import Bundle, TrainingData, read_bundle
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.manifest import TrainingData
 from trainer.config import TrainConfig
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare

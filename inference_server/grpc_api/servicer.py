@@ -19,7 +19,7 @@ from inference_server.serving_model import ModelSlot
 from inference_server.stages.admit import Query
 from inference_server.stages.answer import Answer
 from inference_server.statistics import Statistics
-from tandem.contract.bundle import Manifest
+from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 

@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import (
-    BundleParts,
-    GoldenQueries,
-    HeldOutUser,
-    IndexSpec,
-    Manifest,
-    TensorSpec,
-    TowerSpec,
-    TrainingData,
-)
+from tandem.contract.bundle import BundleParts, GoldenQueries, HeldOutUser
 from tandem.contract.features import FeatureSchema, UserFeature
 from tandem.contract.items import Item, ItemTable
+from tandem.contract.manifest import IndexSpec, Manifest, TensorSpec, TowerSpec, TrainingData
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Vocabulary, id_keys
 

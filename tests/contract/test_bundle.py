@@ -15,17 +15,10 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import (
-    Bundle,
-    BundleParts,
-    GoldenQueries,
-    Manifest,
-    read_bundle,
-    read_manifest,
-    write_bundle,
-)
+from tandem.contract.bundle import Bundle, BundleParts, GoldenQueries, read_bundle, read_manifest, write_bundle
 from tandem.contract.errors import BundleCorrupt, BundleError, BundleIncompatible
 from tandem.contract.items import Item, ItemTable
+from tandem.contract.manifest import Manifest
 from tandem.contract.vocabulary import Vocabulary
 
 FILES = (

@@ -18,20 +18,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from tandem.contract import names
-from tandem.contract.bundle import (
-    Bundle,
-    BundleParts,
-    GoldenQueries,
-    HeldOutUser,
-    IndexSpec,
-    Manifest,
-    TensorSpec,
-    TowerSpec,
-    TrainingData,
-    write_bundle,
-)
+from tandem.contract.bundle import Bundle, BundleParts, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_users
 from tandem.contract.items import Item, ItemTable
+from tandem.contract.manifest import IndexSpec, Manifest, TensorSpec, TowerSpec, TrainingData
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Vocabulary, id_keys
 

@@ -12,17 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.bundle import (
-    Bundle,
-    BundleParts,
-    GoldenQueries,
-    HeldOutUser,
-    Manifest,
-    TrainingData,
-    write_bundle,
-)
+from tandem.contract.bundle import Bundle, BundleParts, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.items import Item, ItemTable
+from tandem.contract.manifest import Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset, HoldOut

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from tandem.contract.bundle import IndexSpec
+from tandem.contract.manifest import IndexSpec
 from trainer.config import IndexConfig
 from trainer.errors import ExportError
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from tandem.contract import names
-from tandem.contract.bundle import TensorSpec, TowerSpec
 from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.manifest import TensorSpec, TowerSpec
 from trainer.errors import ExportError
 from trainer.models.two_tower import TwoTowerModel
 from trainer.onnx_runtime import OnnxTower

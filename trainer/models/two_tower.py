@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tandem.contract import names
-from tandem.contract.bundle import Similarity
 from tandem.contract.features import FeatureSchema
+from tandem.contract.manifest import Similarity
 from trainer.config import TowersConfig
 from trainer.models.item_tower import ItemTower
 from trainer.models.user_tower import UserTower

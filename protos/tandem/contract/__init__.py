@@ -8,5 +8,6 @@
 | `features`   | feature schema; raw state -> model inputs, in training and serving |
 | `store`      | online-store keys and value bytes                                 |
 | `items`      | the item table (Arrow)                                            |
+| `manifest`   | what a bundle says of itself                                      |
 | `bundle`     | the bundle: layout, writing, reading, checks                      |
 """

@@ -23,27 +23,24 @@ import base64
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible, StoreValueError
-from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.features import Tensors
 from tandem.contract.items import ItemTable
+from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Vocabulary, id_keys
 
-FORMAT_VERSION: Final = 1
-
-_MANIFEST: Final = "manifest.json"
 _USER_TOWER: Final = "user_tower.onnx"
 _ITEM_TOWER: Final = "item_tower.onnx"
 _INDEX: Final = "index.faiss"
@@ -68,124 +65,6 @@ _REQUIRED: Final = frozenset(
     }
 )
 _GOLDEN_INPUT: Final = "input/"
-
-# A part of store keys, where "/" separates, and a folder's name in caches.
-_MODEL_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-Similarity = Literal["cosine", "dot"]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a tower. A dimension that varies is named, for example ("batch", 50, 64)."""
-
-    name: str
-    dtype: str
-    shape: tuple[str | int, ...]
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """Inputs and outputs of a tower, in their order."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a model was trained on."""
-
-    name: str
-    fingerprint: str
-    """SHA-256 over the prepared interactions and items."""
-    num_users: int
-    num_items: int
-    num_interactions: int
-
-
-@dataclass(frozen=True)
-class IndexSpec:
-    """How the index was built, and what was measured of it."""
-
-    kind: str
-    """FAISS factory string, for example "IVF32,Flat"."""
-    nprobe: int
-    """Lists to search, at which `recall_at_100` was measured."""
-    recall_at_100: float
-    """Share of the exact 100 nearest items that the index returned, mean over held-out users' vectors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a bundle says of itself."""
-
-    model_version: str
-    """Unique name of this bundle, part of the key of every vector made with it: letters, digits, ".", "_", "-"."""
-    created_at: str
-    """ISO 8601, UTC."""
-    training_data: TrainingData
-    feature_schema: FeatureSchema
-    user_tower: TowerSpec
-    item_tower: TowerSpec
-    embedding_dim: int
-    similarity: Similarity
-    """How scores are made of vectors. Vectors of "cosine" are stored with length 1, so that both are a dot product."""
-    index: IndexSpec
-    metrics: Mapping[str, float]
-    """Offline metrics by name, for example "test/ndcg@10"."""
-    onnx_max_abs_difference: float
-    """Largest difference between a tower in ONNX Runtime and in PyTorch, at export."""
-    item_vocabulary_hash: str = ""
-    user_vocabulary_hash: str = ""
-    feature_schema_fingerprint: str = ""
-    format_version: int = FORMAT_VERSION
-    files: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
-    """Per file its "sha256" and "bytes"."""
-
-    def to_json(self) -> str:
-        """The manifest as it is stored."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Raises BundleCorrupt when the text is not JSON, BundleIncompatible on another format or a wrong field."""
-        try:
-            raw = json.loads(text)
-        except ValueError as error:
-            raise BundleCorrupt(f"{_MANIFEST} is not JSON: {error}") from error
-        if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
-            found = raw.get("format_version") if isinstance(raw, dict) else None
-            raise BundleIncompatible(f"{_MANIFEST}: format_version is {found}, this code reads {FORMAT_VERSION}")
-        try:
-            manifest = cls(
-                **{
-                    **raw,
-                    "training_data": TrainingData(**raw["training_data"]),
-                    "feature_schema": FeatureSchema.from_dict(raw["feature_schema"]),
-                    "user_tower": _tower_spec(raw["user_tower"]),
-                    "item_tower": _tower_spec(raw["item_tower"]),
-                    "index": IndexSpec(**raw["index"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleIncompatible(f"{_MANIFEST}: wrong or missing field: {error}") from error
-        manifest._check_fields()
-        return manifest
-
-    def _check_fields(self) -> None:
-        if not _MODEL_VERSION.fullmatch(str(self.model_version)):
-            raise BundleIncompatible(f"{_MANIFEST}: model_version {self.model_version!r} is not a plain name")
-        if self.similarity not in get_args(Similarity):
-            raise BundleIncompatible(f"{_MANIFEST}: similarity {self.similarity!r} is unknown")
-        if not isinstance(self.files, dict) or not isinstance(self.metrics, dict):
-            raise BundleIncompatible(f"{_MANIFEST}: files and metrics must be objects")
-        for name, entry in self.files.items():
-            if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys():
-                raise BundleIncompatible(f"{_MANIFEST}: {name} lacks its sha256 or bytes")
-        for tower in (self.user_tower, self.item_tower):
-            if not tower.outputs or not all(spec.shape for spec in tower.outputs):
-                raise BundleIncompatible(f"{_MANIFEST}: a tower has no output, or one without a shape")
 
 
 @dataclass(frozen=True)
@@ -270,7 +149,7 @@ def write_bundle(directory: Path, manifest: Manifest, parts: BundleParts) -> Bun
                 },
             }
         )
-        (staging / _MANIFEST).write_text(complete.to_json())
+        (staging / MANIFEST).write_text(complete.to_json())
         read_bundle(staging)
         staging.rename(directory)
     except BaseException:
@@ -281,11 +160,11 @@ def write_bundle(directory: Path, manifest: Manifest, parts: BundleParts) -> Bun
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest alone, unchecked against the files. Raises BundleCorrupt, BundleIncompatible."""
-    path = directory / _MANIFEST
+    path = directory / MANIFEST
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleCorrupt(f"{_MANIFEST} is unreadable: {error}") from error
+        raise BundleCorrupt(f"{MANIFEST} is unreadable: {error}") from error
     return Manifest.from_json(text)
 
 
@@ -348,11 +227,11 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
 def _check_files(directory: Path, manifest: Manifest, *, verify_checksums: bool) -> None:
     required = _REQUIRED | ({_USER_KEYS} if manifest.feature_schema.user_ids else set())
     if unlisted := sorted(required - manifest.files.keys()):
-        raise BundleIncompatible(f"{_MANIFEST}: files does not list {', '.join(unlisted)}")
+        raise BundleIncompatible(f"{MANIFEST}: files does not list {', '.join(unlisted)}")
     for name, expected in manifest.files.items():
         path = directory / name
         if os.path.basename(name) != name:
-            raise BundleIncompatible(f"{_MANIFEST}: {name!r} is not a file name")
+            raise BundleIncompatible(f"{MANIFEST}: {name!r} is not a file name")
         if not path.is_file():
             raise BundleCorrupt(f"{name} is missing")
         if (size := path.stat().st_size) != expected["bytes"]:
@@ -380,11 +259,11 @@ def _check_consistency(bundle: Bundle) -> None:
     if bundle.user_vocabulary and bundle.user_vocabulary.content_hash != manifest.user_vocabulary_hash:
         raise BundleIncompatible(f"{_USER_KEYS} is not the vocabulary that user_vocabulary_hash names")
     if manifest.feature_schema.fingerprint != manifest.feature_schema_fingerprint:
-        raise BundleIncompatible(f"{_MANIFEST}: feature_schema is not the one that feature_schema_fingerprint names")
+        raise BundleIncompatible(f"{MANIFEST}: feature_schema is not the one that feature_schema_fingerprint names")
     dims = {spec.shape[-1] for tower in (manifest.user_tower, manifest.item_tower) for spec in tower.outputs}
     if dims != {manifest.embedding_dim}:
         raise BundleIncompatible(
-            f"{_MANIFEST}: towers put out vectors of {dims}, embedding_dim is {manifest.embedding_dim}"
+            f"{MANIFEST}: towers put out vectors of {dims}, embedding_dim is {manifest.embedding_dim}"
         )
     if SEGMENT_ALL not in bundle.top_items:
         raise BundleIncompatible(f"{_TOP_ITEMS} lacks the segment {SEGMENT_ALL!r}")
@@ -426,13 +305,6 @@ def _read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
         except (ValueError, KeyError, TypeError, StoreValueError) as error:
             raise BundleCorrupt(f"{path.name} line {number} is unreadable: {error}") from error
     return tuple(users)
-
-
-def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
-    def specs(entries: Sequence[Mapping[str, object]]) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(str(e["name"]), str(e["dtype"]), tuple(e["shape"])) for e in entries)  # type: ignore[arg-type]
-
-    return TowerSpec(specs(raw["inputs"]), specs(raw["outputs"]))
 
 
 def _load_vocabulary(path: Path) -> Vocabulary:

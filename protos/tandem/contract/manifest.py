@@ -1,0 +1,140 @@
+"""The manifest: what a bundle says of itself. `bundle` writes it into manifest.json and checks the files against it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Final, Literal, get_args
+
+from tandem.contract.errors import BundleCorrupt, BundleIncompatible
+from tandem.contract.features import FeatureSchema
+
+FORMAT_VERSION: Final = 1
+
+MANIFEST: Final = "manifest.json"
+# A part of store keys, where "/" separates, and a folder's name in caches.
+_MODEL_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+Similarity = Literal["cosine", "dot"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a tower. A dimension that varies is named, for example ("batch", 50, 64)."""
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """Inputs and outputs of a tower, in their order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model was trained on."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 over the prepared interactions and items."""
+    num_users: int
+    num_items: int
+    num_interactions: int
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """How the index was built, and what was measured of it."""
+
+    kind: str
+    """FAISS factory string, for example "IVF32,Flat"."""
+    nprobe: int
+    """Lists to search, at which `recall_at_100` was measured."""
+    recall_at_100: float
+    """Share of the exact 100 nearest items that the index returned, mean over held-out users' vectors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says of itself."""
+
+    model_version: str
+    """Unique name of this bundle, part of the key of every vector made with it: letters, digits, ".", "_", "-"."""
+    created_at: str
+    """ISO 8601, UTC."""
+    training_data: TrainingData
+    feature_schema: FeatureSchema
+    user_tower: TowerSpec
+    item_tower: TowerSpec
+    embedding_dim: int
+    similarity: Similarity
+    """How scores are made of vectors. Vectors of "cosine" are stored with length 1, so that both are a dot product."""
+    index: IndexSpec
+    metrics: Mapping[str, float]
+    """Offline metrics by name, for example "test/ndcg@10"."""
+    onnx_max_abs_difference: float
+    """Largest difference between a tower in ONNX Runtime and in PyTorch, at export."""
+    item_vocabulary_hash: str = ""
+    user_vocabulary_hash: str = ""
+    feature_schema_fingerprint: str = ""
+    format_version: int = FORMAT_VERSION
+    files: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
+    """Per file its "sha256" and "bytes"."""
+
+    def to_json(self) -> str:
+        """The manifest as it is stored."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises BundleCorrupt when the text is not JSON, BundleIncompatible on another format or a wrong field."""
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise BundleCorrupt(f"{MANIFEST} is not JSON: {error}") from error
+        if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
+            found = raw.get("format_version") if isinstance(raw, dict) else None
+            raise BundleIncompatible(f"{MANIFEST}: format_version is {found}, this code reads {FORMAT_VERSION}")
+        try:
+            manifest = cls(
+                **{
+                    **raw,
+                    "training_data": TrainingData(**raw["training_data"]),
+                    "feature_schema": FeatureSchema.from_dict(raw["feature_schema"]),
+                    "user_tower": _tower_spec(raw["user_tower"]),
+                    "item_tower": _tower_spec(raw["item_tower"]),
+                    "index": IndexSpec(**raw["index"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleIncompatible(f"{MANIFEST}: wrong or missing field: {error}") from error
+        manifest._check_fields()
+        return manifest
+
+    def _check_fields(self) -> None:
+        if not _MODEL_VERSION.fullmatch(str(self.model_version)):
+            raise BundleIncompatible(f"{MANIFEST}: model_version {self.model_version!r} is not a plain name")
+        if self.similarity not in get_args(Similarity):
+            raise BundleIncompatible(f"{MANIFEST}: similarity {self.similarity!r} is unknown")
+        if not isinstance(self.files, dict) or not isinstance(self.metrics, dict):
+            raise BundleIncompatible(f"{MANIFEST}: files and metrics must be objects")
+        for name, entry in self.files.items():
+            if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys():
+                raise BundleIncompatible(f"{MANIFEST}: {name} lacks its sha256 or bytes")
+        for tower in (self.user_tower, self.item_tower):
+            if not tower.outputs or not all(spec.shape for spec in tower.outputs):
+                raise BundleIncompatible(f"{MANIFEST}: a tower has no output, or one without a shape")
+
+
+def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
+    def specs(entries: Sequence[Mapping[str, object]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(str(e["name"]), str(e["dtype"]), tuple(e["shape"])) for e in entries)  # type: ignore[arg-type]
+
+    return TowerSpec(specs(raw["inputs"]), specs(raw["outputs"]))
