@@ -16,11 +16,15 @@ from pathlib import Path
 
 import grpc
 
+from deploy.local.client import wait_until_serving
+from deploy.local.errors import StackError
 from deploy.local.ports import free_port
+from tandem.contract.bundle import read_manifest
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
 MAX_MEGABYTES = 600
+_READY_SECONDS = 60.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -86,12 +90,13 @@ async def _serve(python: Path, bundle: Path, folder: Path) -> None:
         )
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await wait_until_serving(f"127.0.0.1:{port}", read_manifest(bundle).model_version, _READY_SECONDS)
             stub = pb_grpc.RecommendationServiceStub(channel)
             request = pb.RecommendRequest(user_id="someone", num_items=5)
-            answer = await stub.Recommend(request, wait_for_ready=True, timeout=60)
+            answer = await stub.Recommend(request, timeout=_READY_SECONDS)
             memory = _resident_megabytes(process.pid)
-    except grpc.aio.AioRpcError as error:
-        raise SystemExit(f"{error.code()}: {error.details()}\n{log.read_text()}") from error
+    except (StackError, grpc.aio.AioRpcError) as error:
+        raise SystemExit(f"{error}\n{log.read_text()}") from error
     finally:
         process.terminate()
         status = await process.wait()
