@@ -13,9 +13,18 @@ import pytest
 
 from deploy.local.errors import ChildFailed
 from deploy.local.processes import Children
-from tests.deploy.waiting import is_running, wait_until
+from tests.support.waiting import wait_until
 
 SLEEP = "import time; time.sleep(600)"
+
+
+def is_running(pid: int) -> bool:
+    """A zombie does not run: it waits for its parent to ask, or for the init process of the container to do so."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def python(program: str, *arguments: str) -> list[str]:

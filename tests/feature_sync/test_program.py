@@ -14,15 +14,23 @@ from pathlib import Path
 import pytest
 import redis
 
+from deploy.local.ports import free_port
 from feature_sync.publish import publish
 from feature_sync.settings import Settings
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 from tests.feature_sync.conftest import ITEM_IDS, read_json_lines
 from tests.feature_sync.prepared_data import Interaction
-from tests.feature_sync.waiting import answers, free_port, wait_until
+from tests.support.waiting import wait_until
 
 Prepare = Callable[..., Path]
 NUM_USERS = 20_000
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
 
 
 def command(*arguments: str) -> list[str]:

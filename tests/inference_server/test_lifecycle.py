@@ -13,13 +13,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from deploy.local.ports import free_port
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.defects import copy_of, truncated_index
 from tests.support.serving import (
     PATIENCE_SECONDS,
     MlflowRegistry,
-    free_port,
     serve,
     server_environment,
     valkey,

@@ -12,6 +12,7 @@ import grpc
 import pytest
 import structlog
 
+from deploy.local.ports import free_port
 from inference_server.grpc_api.server import GrpcServer
 from inference_server.grpc_api.servicer import RecommendationServicer
 from inference_server.recommend import Recommender
@@ -21,7 +22,7 @@ from inference_server.statistics import Statistics
 from inference_server.store import UserStore
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
-from tests.support.serving import PATIENCE_SECONDS, free_port, valkey, wait_until
+from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
 
 
 @asynccontextmanager

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.ports import free_port
 from inference_server.degradation import Degraded
 from inference_server.statistics import Statistics
 from inference_server.store import StoreReply, UserStore
-from tests.support.serving import Valkey, free_port, valkey, wait_until
+from tests.support.serving import Valkey, valkey, wait_until
 
 
 @asynccontextmanager

@@ -9,9 +9,10 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from deploy.local.ports import free_port
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
-from tests.support.serving import Server, free_port, serve, valkey, wait_until
+from tests.support.serving import Server, serve, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
 RETRIEVED = pb.RECOMMENDATION_SOURCE_RETRIEVED

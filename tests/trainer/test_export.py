@@ -58,7 +58,7 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity) -> None:
         user_index=np.array([1, 2, 3]),
     )
     with torch.inference_mode():
-        expected = model.user_encoder(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
+        expected = model.user_tower(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
     assert OnnxTower(user_tower.path)(inputs) == pytest.approx(expected, abs=1e-4)
     if similarity == "cosine":
         assert np.linalg.norm(item_vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
@@ -77,14 +77,14 @@ def test_a_history_without_events_gives_a_finite_vector(tmp_path) -> None:
 def test_an_export_that_differs_is_refused(tmp_path) -> None:
     model = _model(BARE, "dot")
     with torch.no_grad():
-        model.user_encoder.tower.norm.weight.fill_(float("nan"))
+        model.user_tower.norm.weight.fill_(float("nan"))
     with pytest.raises(ExportError, match="differs from PyTorch"):
         export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8)
 
 
 def test_vectors_depend_on_the_events_before_alone() -> None:
     """Causality: what follows an event must not change the vector after it, or training would see its own answers."""
-    tower = _model(BARE, "dot").user_encoder.tower
+    tower = _model(BARE, "dot").user_tower
     generator = torch.Generator().manual_seed(1)
     vectors = torch.randn(1, 6, 8, generator=generator)
     codes = torch.full((1, 6), 5)

@@ -49,7 +49,7 @@ def export_item_tower(model: TwoTowerModel, item_tensors: Tensors, path: Path, *
         return tensors
 
     arguments = (names.ITEM_INDEX, names.TEXT_EMBEDDING, names.CATEGORY_CODES)
-    return _export(model.item_encoder, arguments, sample, path, _Output(names.ITEM_VECTOR, dim))
+    return _export(model.item_tower, arguments, sample, path, _Output(names.ITEM_VECTOR, dim))
 
 
 def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *, dim: int) -> ExportedTower:
@@ -83,7 +83,7 @@ def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *
         names.USER_FEATURE_CODES,
         names.USER_INDEX,
     )
-    return _export(model.user_encoder, arguments, sample, path, _Output(names.USER_VECTOR, dim))
+    return _export(model.user_tower, arguments, sample, path, _Output(names.USER_VECTOR, dim))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tandem.contract.manifest import Similarity
+from trainer.models.similarity import normalise
+
 
 class ItemTower(nn.Module):
     """Sums what is known of an item and normalises it.
@@ -15,7 +18,15 @@ class ItemTower(nn.Module):
     """
 
     def __init__(
-        self, *, num_items: int, dim: int, text_dim: int, num_categories: int, id_dropout: float, dropout: float
+        self,
+        *,
+        num_items: int,
+        dim: int,
+        text_dim: int,
+        num_categories: int,
+        id_dropout: float,
+        dropout: float,
+        similarity: Similarity,
     ) -> None:
         """`text_dim` and `num_categories` are 0 where the catalogue has no text or no categories."""
         super().__init__()
@@ -25,6 +36,7 @@ class ItemTower(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.id_dropout = id_dropout
+        self.similarity: Similarity = similarity
         nn.init.normal_(self.id_embedding.weight, std=0.02)
         if self.category_embedding is not None:
             nn.init.normal_(self.category_embedding.weight, std=0.02)
@@ -44,5 +56,4 @@ class ItemTower(nn.Module):
         if self.category_embedding is not None and category_codes is not None:
             count = (category_codes != 0).sum(dim=1, keepdim=True).clamp(min=1)
             vector = vector + self.category_embedding(category_codes).sum(dim=1) / count
-        normed: Tensor = self.dropout(self.norm(vector))
-        return normed
+        return normalise(self.dropout(self.norm(vector)), self.similarity)

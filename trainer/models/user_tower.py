@@ -12,6 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from tandem.contract.manifest import Similarity
+from trainer.models.similarity import normalise
+
 AGE_BUCKETS = 32
 """Buckets of the time between two events: bucket b holds 2^b - 1 to 2^(b+1) - 1 seconds, the last all longer times."""
 
@@ -59,9 +62,11 @@ class UserTower(nn.Module):
         dropout: float,
         feature_sizes: tuple[int, ...],
         num_users: int,
+        similarity: Similarity,
     ) -> None:
         """`feature_sizes` are the codes of each user feature; `num_users` is 0 where the tower reads no user ids."""
         super().__init__()
+        self.similarity: Similarity = similarity
         self.position_embedding = nn.Parameter(torch.randn(history_length, dim) * 0.02)
         self.event_embedding = nn.Embedding(num_event_codes, dim, padding_idx=0)
         self.dropout = nn.Dropout(dropout)
@@ -116,4 +121,4 @@ class UserTower(nn.Module):
                 vectors = vectors + embedding(user_feature_codes[:, column])[:, None]
         if self.user_embedding is not None and user_index is not None:
             vectors = vectors + self.user_embedding(user_index)[:, None]
-        return vectors
+        return normalise(vectors, self.similarity)

@@ -171,7 +171,7 @@ class _TrainingStep:
             vectors[history_places.clamp(min=0)],
             torch.zeros_like(vectors[0]),
         )
-        return self._model.user_encoder.sequence(
+        return self._model.user_tower.sequence(
             history,
             self._windows.event_codes[batch].to(self._device),
             self._windows.ages[batch].to(self._device),
@@ -184,7 +184,7 @@ def encode_items(model: TwoTowerModel, item_tensors: Mapping[str, Tensor], rows:
     """Vectors of items: rows (n,) int64 -> (n, dim) float32."""
     text = item_tensors.get(names.TEXT_EMBEDDING)
     categories = item_tensors.get(names.CATEGORY_CODES)
-    vectors: Tensor = model.item_encoder(
+    vectors: Tensor = model.item_tower(
         item_tensors[names.ITEM_INDEX][rows],
         None if text is None else text[rows],
         None if categories is None else categories[rows],

@@ -135,7 +135,7 @@ def model_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> 
         item_vectors = encode_items(model, item_tensors, rows).cpu().numpy()
 
         def user_vectors(tensors: Tensors) -> npt.NDArray[np.float32]:
-            vectors: torch.Tensor = model.user_encoder(
+            vectors: torch.Tensor = model.user_tower(
                 **{name: torch.from_numpy(array).to(device) for name, array in tensors.items()}
             )
             return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
