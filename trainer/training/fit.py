@@ -74,6 +74,8 @@ def fit(
     weights are returned; without, the last epoch's.
     """
     torch.manual_seed(config.fit.seed)
+    # Without this, threads add up gradients of repeated items in the order in which they happen to finish.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     batches = torch.Generator().manual_seed(config.fit.seed)
     model = TwoTowerModel(
         config.towers, inputs.schema, num_items=len(inputs.popularity), num_users=inputs.num_users
