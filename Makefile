@@ -9,7 +9,6 @@ DATASET ?= ml-100k
 STACK := $(basename $(notdir $(DATASET)))
 export TANDEM_DATA_DIR ?= $(CURDIR)/.tandem/$(STACK)
 export TANDEM_REGISTRY_URI ?= sqlite:///$(TANDEM_DATA_DIR)/mlflow.db
-export TANDEM_ARTIFACT_ROOT ?= $(TANDEM_DATA_DIR)/mlflow-artifacts
 STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(META),--meta $(META)) $(foreach pair,$(SET),--set $(pair))
 
 SOURCES := inference_server trainer feature_sync deploy protos tests .ci

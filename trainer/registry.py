@@ -91,7 +91,7 @@ class Registry:
         try:
             experiment = mlflow.get_experiment_by_name(self._settings.model_name)
             if experiment is None:
-                mlflow.create_experiment(self._settings.model_name, artifact_location=self._settings.artifact_root)
+                mlflow.create_experiment(self._settings.model_name, artifact_location=self._settings.artifact_location)
             mlflow.set_experiment(self._settings.model_name)
         except MlflowException as error:
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error

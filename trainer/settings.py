@@ -12,6 +12,8 @@ from tandem.contract.names import CHAMPION, REGISTERED_MODEL
 from trainer.config import describe_validation_error
 from trainer.errors import ConfigError
 
+_SQLITE = "sqlite:///"
+
 
 def _absolute_if_sqlite(uri: str) -> str:
     if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
@@ -32,14 +34,22 @@ class Settings(BaseSettings):
         default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}"
     )
     """MLflow tracking and registry URI: sqlite with an absolute path, or the address of an MLflow server."""
-    artifact_root: str = Field(default_factory=lambda: str(Path.cwd() / ".tandem" / "mlflow-artifacts"))
-    """Where MLflow keeps artifacts of an experiment this program creates. A server may have its own rule."""
+    artifact_root: str = ""
+    """Where MLflow keeps artifacts of an experiment that this program creates. Empty: the folder mlflow-artifacts
+    beside an SQLite registry; a registry behind http(s) decides for itself."""
     model_name: str = Field(default=REGISTERED_MODEL, min_length=1)
     """Name of the registered model and of the experiment. One for each data set that is served on its own."""
     model_alias: str = Field(default=CHAMPION, min_length=1)
     """Alias that is moved to a model that passes the gate."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
+
+    @property
+    def artifact_location(self) -> str | None:
+        """Where artifacts of a new experiment go; None leaves it to the registry."""
+        if self.artifact_root or not self.registry_uri.startswith(_SQLITE):
+            return self.artifact_root or None
+        return str(Path(self.registry_uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts")
 
 
 def load_settings() -> Settings:

@@ -33,7 +33,6 @@ class Stack:
             **{name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
             "TANDEM_DATA_DIR": str(self.settings.data_dir),
             "TANDEM_REGISTRY_URI": self.settings.registry_uri,
-            "TANDEM_ARTIFACT_ROOT": self.settings.artifact_root,
         }
 
     def smoke(self) -> subprocess.CompletedProcess[str]:
@@ -63,9 +62,7 @@ class Stack:
 
 def new_stack(folder: Path, *dataset: str) -> Stack:
     """A stack with a data folder, a registry and nothing in them."""
-    settings = Settings(
-        data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "artifacts")
-    )
+    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
     return Stack(settings, dataset)
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from trainer.config import load_train_config
 from trainer.errors import ConfigError
-from trainer.settings import load_settings
+from trainer.settings import Settings, load_settings
 
 
 def test_file_then_overrides(tmp_path) -> None:
@@ -38,6 +38,12 @@ def test_a_file_that_is_not_toml_is_named_with_its_line(tmp_path) -> None:
         load_train_config(path, {})
     with pytest.raises(ConfigError, match="No such file"):
         load_train_config(tmp_path / "absent.toml", {})
+
+
+def test_artifacts_lie_beside_an_sqlite_registry_and_a_server_decides_for_itself() -> None:
+    assert Settings(registry_uri="sqlite:////data/mlflow.db").artifact_location == "/data/mlflow-artifacts"
+    assert Settings(registry_uri="http://mlflow:5000").artifact_location is None
+    assert Settings(registry_uri="http://mlflow:5000", artifact_root="s3://here").artifact_location == "s3://here"
 
 
 def test_settings_have_defaults_below_the_working_folder() -> None:

@@ -29,9 +29,7 @@ SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size":
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     folder = tmp_path_factory.mktemp("trainer")
-    return Settings(
-        data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder / "artifacts")
-    )
+    return Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +116,6 @@ def test_command_line_prints_what_the_next_program_needs(first, settings, data_c
         **os.environ,
         "TANDEM_DATA_DIR": str(tmp_path / "data"),
         "TANDEM_REGISTRY_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
-        "TANDEM_ARTIFACT_ROOT": str(tmp_path / "artifacts"),
     }
     settings_of_run = [argument for key, value in SMALL.items() for argument in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "trainer", "train", "--dataset", str(config), *settings_of_run]
