@@ -86,6 +86,11 @@ class HoldOut:
     """(evaluated,) int64."""
 
 
+def history_states(dataset: Dataset, hold_out: HoldOut, users: npt.NDArray[np.int64]) -> list[UserState]:
+    """States of users, (n,) int64, as they were before their held-out item."""
+    return [dataset.user_state(int(user), int(hold_out.num_history_events[user])) for user in users]
+
+
 def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:
     """Leave-last-out: `skip` 0 holds out each user's last event (test), `skip` 1 the one before (validation).
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.vocabulary import MISSING_ROW
-from trainer.dataset import Dataset, HoldOut
+from trainer.dataset import Dataset, HoldOut, history_states
 
 UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a user tower: inputs of a batch -> (users, dim) float32."""
@@ -59,7 +59,7 @@ def two_tower_ranks(
     def score_users(places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         users = hold_out.users[places]
         tensors = encode_users(
-            [dataset.user_state(int(user), int(hold_out.num_history_events[user])) for user in users],
+            history_states(dataset, hold_out, users),
             schema=schema,
             item_vocabulary=dataset.catalogue.vocabulary,
             item_vectors=item_vectors,
@@ -93,7 +93,7 @@ def bundle_ranks(
             bundle.user_vocabulary.rows([dataset.user_ids[u] for u in users]) if bundle.user_vocabulary else None
         )
         tensors = encode_users(
-            [dataset.user_state(int(user), int(hold_out.num_history_events[user])) for user in users],
+            history_states(dataset, hold_out, users),
             schema=bundle.manifest.feature_schema,
             item_vocabulary=bundle.item_vocabulary,
             item_vectors=bundle.item_vectors,

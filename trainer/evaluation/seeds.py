@@ -14,7 +14,7 @@ from trainer.data.config import DataConfig
 from trainer.data.prepare import prepare
 from trainer.evaluation.metrics import bootstrap_mean, mean_metrics
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport
+from trainer.training.fit import unreported
 from trainer.training.train import encode, train
 
 
@@ -65,7 +65,7 @@ def evaluate_seeds(data_config: DataConfig, config: TrainConfig, settings: Setti
     for seed in seeds:
         started = time.monotonic()
         seeded = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": seed})})
-        results.append(train(encoded, seeded, on_epoch=_ignore))
+        results.append(train(encoded, seeded, on_epoch=unreported))
         seconds.append(time.monotonic() - started)
     means = [mean_metrics(result.test) for result in results]
     intervals = {name: bootstrap_mean(values) for name, values in results[0].test.items()}
@@ -79,7 +79,3 @@ def evaluate_seeds(data_config: DataConfig, config: TrainConfig, settings: Setti
         intervals={name: (interval.low, interval.high) for name, interval in intervals.items()},
         popularity=mean_metrics(results[0].test_popularity),
     )
-
-
-def _ignore(_: EpochReport) -> None:
-    """Epochs are shown by the progress bar."""

@@ -18,7 +18,7 @@ from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
-from trainer.dataset import Catalogue, Dataset, HoldOut
+from trainer.dataset import Catalogue, Dataset, HoldOut, history_states
 from trainer.export.index import build_index, exact_top
 from trainer.export.onnx import export_item_tower, export_user_tower
 from trainer.models.two_tower import TwoTowerModel
@@ -144,7 +144,7 @@ def _user_tensors(
 ) -> Tensors:
     users = inputs.hold_out.users[places]
     return encode_users(
-        [inputs.dataset.user_state(int(user), int(inputs.hold_out.num_history_events[user])) for user in users],
+        history_states(inputs.dataset, inputs.hold_out, users),
         schema=inputs.schema,
         item_vocabulary=inputs.dataset.catalogue.vocabulary,
         item_vectors=item_vectors,
@@ -154,11 +154,9 @@ def _user_tensors(
 
 def _held_out_users(inputs: ExportInputs, places: npt.NDArray[np.int64]) -> list[HeldOutUser]:
     dataset, hold_out = inputs.dataset, inputs.hold_out
+    users = hold_out.users[places]
+    states = history_states(dataset, hold_out, users)
     return [
-        HeldOutUser(
-            dataset.user_ids[hold_out.users[place]],
-            dataset.user_state(int(hold_out.users[place]), int(hold_out.num_history_events[hold_out.users[place]])),
-            dataset.catalogue.item_ids[hold_out.target_rows[place]],
-        )
-        for place in places
+        HeldOutUser(dataset.user_ids[user], state, dataset.catalogue.item_ids[target])
+        for user, state, target in zip(users, states, hold_out.target_rows[places], strict=True)
     ]

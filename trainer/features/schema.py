@@ -13,7 +13,6 @@ from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset
-from trainer.features.text import encoder_name
 
 MAX_CATEGORIES = 2_000
 """Categories with an embedding of their own: the most frequent ones."""
@@ -32,7 +31,7 @@ def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> Fea
         user_features=tuple(user_feature(name, dataset.user_features) for name in dataset.feature_names),
         item_categories=tuple(sorted(name for name, _ in categories.most_common(MAX_CATEGORIES))),
         max_item_categories=min(most_of_one_item, config.towers.max_item_categories),
-        text_encoder=encoder_name(config.text) if text_dim else "",
+        text_encoder=config.text.encoder if text_dim else "",
         text_dim=text_dim,
         user_ids=config.towers.user_ids,
     )

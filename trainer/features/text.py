@@ -49,11 +49,6 @@ def embed_texts(
     return np.stack([cached[digest] if text else no_text for digest, text in zip(digests, texts, strict=True)])
 
 
-def encoder_name(config: TextConfig) -> str:
-    """The encoder's name as the manifest says it, so that catalogue changes are encoded by the same one."""
-    return config.encoder
-
-
 def _encode(texts: Sequence[str], config: TextConfig, device: torch.device) -> npt.NDArray[np.float32]:
     # transformers takes a second to import; a run whose texts are all cached does not need it.
     from transformers import AutoModel, AutoTokenizer

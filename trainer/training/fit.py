@@ -120,6 +120,10 @@ def fit(
     return FitResult(model.eval(), best_epoch, tuple(reports))
 
 
+def unreported(_: EpochReport) -> None:
+    """For a fit whose epochs only the progress bar shows."""
+
+
 class _TrainingStep:
     """The loss of one batch of windows."""
 

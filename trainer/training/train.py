@@ -22,7 +22,7 @@ from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport, FitInputs, encode_items, fit
+from trainer.training.fit import EpochReport, FitInputs, encode_items, fit, unreported
 from trainer.training.windows import training_windows
 
 log = structlog.get_logger()
@@ -106,7 +106,7 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
             device=device,
             num_epochs=selected.best_epoch,
             validate=None,
-            on_epoch=_ignore,
+            on_epoch=unreported,
         )
     trained = Trained(
         model=final.model,
@@ -159,7 +159,3 @@ def _fit_inputs(encoded: Encoded, hold_out: HoldOut) -> FitInputs:
         popularity=dataset.popularity(hold_out.num_history_events),
         num_users=len(dataset.user_ids),
     )
-
-
-def _ignore(_: EpochReport) -> None:
-    """The refit has no validation, so its epochs say nothing that the selection's did not."""
