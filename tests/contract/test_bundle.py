@@ -223,11 +223,20 @@ class TestDamage:
 class TestMismatch:
     """A bundle whose files are intact, but do not fit this code or each other."""
 
-    @pytest.mark.parametrize("version", [0, 2, "1", None])
+    @pytest.mark.parametrize("version", [0, 3, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
         change_manifest(bundle.directory, lambda raw: raw.update(format_version=version))
         with pytest.raises(BundleIncompatible, match="format_version"):
             read_bundle(bundle.directory)
+
+    def test_format_version_1_has_neither_blend_nor_ranker(self, bundle: Bundle) -> None:
+        def as_version_1(raw: dict[str, Any]) -> None:
+            raw["format_version"] = 1
+            del raw["blend"], raw["ranker"]
+
+        change_manifest(bundle.directory, as_version_1)
+        manifest = read_bundle(bundle.directory).manifest
+        assert (manifest.blend, manifest.ranker) == (None, None)
 
     @pytest.mark.parametrize("content", ["[]", "3", "null", "{}"])
     def test_manifest_is_not_a_manifest(self, bundle: Bundle, content: str) -> None:
@@ -236,7 +245,7 @@ class TestMismatch:
             read_bundle(bundle.directory)
 
     @pytest.mark.parametrize(
-        "field", sorted({field.name for field in dataclasses.fields(Manifest)} - {"format_version"})
+        "field", sorted({field.name for field in dataclasses.fields(Manifest)} - {"format_version", "blend", "ranker"})
     )
     def test_missing_field(self, bundle: Bundle, field: str) -> None:
         change_manifest(bundle.directory, lambda raw: raw.pop(field))

@@ -7,6 +7,7 @@ who read one item is nearest to that item's neighbours.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +19,10 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, BundleParts, GoldenQueries, HeldOutUser, write_bundle
+from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_users
 from tandem.contract.items import Item, ItemTable
-from tandem.contract.manifest import IndexSpec, Manifest, TensorSpec, TowerSpec, TrainingData
+from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TensorSpec, TowerSpec, TrainingData
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Vocabulary, id_keys
 
@@ -29,6 +30,8 @@ HISTORY_LENGTH = 8
 CATEGORIES = ("drama", "comedy", "western", "noir")
 """Item i has the category i % 4; every tenth item has "rare" too."""
 RARE = "rare"
+CONTENT_DIM = 8
+_CONTENT_NEIGHBOURS = 10
 _GOLDEN_K = 10
 _TOP_ITEMS = 20
 
@@ -50,6 +53,10 @@ class TinySpec:
     user_features: tuple[UserFeature, ...] = ()
     user_ids: tuple[str, ...] = ()
     """Users whose ids the user tower reads: it adds a vector of the user's own to the history's sum. Empty: none."""
+    content_weight: float | None = None
+    """Share of content in the blend; None: the bundle has no blend. Content vectors are random, of CONTENT_DIM."""
+    attributes: Callable[[int], dict[str, str]] = lambda row: {}
+    """Attributes of item i."""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
 
     def item_id(self, row: int) -> str:
@@ -72,7 +79,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
             item_id=item_ids[row],
             title=f"Title {item_ids[row]}",
             categories=_categories(row),
-            attributes={},
+            attributes=spec.attributes(row),
             popularity=int(popularity[row]),
         )
         for row in range(spec.num_items)
@@ -107,6 +114,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
                 golden_queries=GoldenQueries(inputs, _exact(vectors, queries, _GOLDEN_K)),
                 held_out_users=[HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)],
                 user_vocabulary=Vocabulary.from_ids(spec.user_ids) if spec.user_ids else None,
+                content=_content(rng, spec) if spec.content_weight is not None else None,
             ),
         )
 
@@ -136,6 +144,15 @@ def _random_state(rng: np.random.Generator, vocabulary: Vocabulary) -> UserState
     keys = vocabulary.keys[rng.choice(len(vocabulary), size=int(rng.integers(1, HISTORY_LENGTH + 3)), replace=False)]
     codes = np.full(len(keys), names.EVENT_CODES["click"], dtype=np.uint8)
     return UserState.from_events(keys, codes, np.arange(1, len(keys) + 1, dtype=np.int64), features={})
+
+
+def _content(rng: np.random.Generator, spec: TinySpec) -> Content:
+    vectors = rng.standard_normal((spec.num_items, CONTENT_DIM), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    similarities = vectors @ vectors.T
+    np.fill_diagonal(similarities, -np.inf)
+    neighbours = np.argsort(-similarities, axis=1, kind="stable")[:, :_CONTENT_NEIGHBOURS]
+    return Content(vectors.astype(np.float16), neighbours.astype(np.int32))
 
 
 def _user_tower(spec: TinySpec) -> onnx.ModelProto:
@@ -258,5 +275,8 @@ def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manife
         similarity="cosine",
         index=IndexSpec(f"IVF{spec.num_lists},Flat", spec.nprobe, recall),
         metrics=spec.metrics,
+        blend=None
+        if spec.content_weight is None
+        else BlendSpec(spec.content_weight, Calibration(0.0, 1.0), Calibration(0.0, 1.0)),
         onnx_max_abs_difference=0.0,
     )

@@ -9,5 +9,6 @@
 | `store`      | online-store keys and value bytes                                 |
 | `items`      | the item table (Arrow)                                            |
 | `manifest`   | what a bundle says of itself                                      |
+| `ranking`    | the hybrid blend of collaborative and content scores              |
 | `bundle`     | the bundle: layout, writing, reading, checks                      |
 """

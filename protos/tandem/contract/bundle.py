@@ -13,6 +13,9 @@
     golden_queries.npz     inputs of the user tower with the answers that were right when the bundle was written
     held_out_users.jsonl   users with the item they chose next, to evaluate the bundle as served
     user_keys.npy          (users,) uint64, only where the user tower reads ids
+    content_vectors.npy    (items, content_dim) float16, only where the bundle has a blend; zero where nothing is known
+    content_neighbours.npy (items, neighbours) int32: rows nearest by content, best first, -1 where there are no more
+    ranker.onnx            only where the bundle has an ONNX ranker
 
 Reading never imports FAISS or ONNX Runtime: the contract stays light, and whoever serves opens those two in its engine.
 """
@@ -39,7 +42,7 @@ from tandem.contract.items import ItemTable
 from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import Vocabulary, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, Vocabulary, id_keys
 
 _USER_TOWER: Final = "user_tower.onnx"
 _ITEM_TOWER: Final = "item_tower.onnx"
@@ -51,6 +54,9 @@ _TOP_ITEMS: Final = "top_items.npz"
 _GOLDEN_QUERIES: Final = "golden_queries.npz"
 _HELD_OUT_USERS: Final = "held_out_users.jsonl"
 _USER_KEYS: Final = "user_keys.npy"
+_CONTENT_VECTORS: Final = "content_vectors.npy"
+_CONTENT_NEIGHBOURS: Final = "content_neighbours.npy"
+_RANKER: Final = "ranker.onnx"
 _REQUIRED: Final = frozenset(
     {
         _USER_TOWER,
@@ -86,9 +92,19 @@ class HeldOutUser:
     target_item_id: str
 
 
+@dataclass(frozen=True)
+class Content:
+    """What the catalogue's texts and categories say of items, independent of behaviour."""
+
+    vectors: npt.NDArray[np.float16]
+    """(items, content_dim) float16 of length 1, or zero where nothing is known of an item."""
+    neighbours: npt.NDArray[np.int32]
+    """(items, neighbours) int32: other rows with the highest inner product, best first; -1 where there are no more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BundleParts:
-    """What `write_bundle` puts together. The three files are copied."""
+    """What `write_bundle` puts together. Files are copied."""
 
     user_tower: Path
     item_tower: Path
@@ -100,6 +116,10 @@ class BundleParts:
     golden_queries: GoldenQueries
     held_out_users: Sequence[HeldOutUser]
     user_vocabulary: Vocabulary | None = None
+    content: Content | None = None
+    """Given exactly where the manifest has a blend."""
+    ranker: Path | None = None
+    """Given exactly where the manifest has a ranker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +140,10 @@ class Bundle:
     """Per segment, rows best first. The segment `SEGMENT_ALL` is always there."""
     golden_queries: GoldenQueries
     held_out_users: tuple[HeldOutUser, ...]
+    content: Content | None = None
+    """Mapped into memory; there exactly where the manifest has a blend."""
+    ranker: Path | None = None
+    """There exactly where the manifest has a ranker."""
 
 
 def write_bundle(directory: Path, manifest: Manifest, parts: BundleParts) -> Bundle:
@@ -198,8 +222,12 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
         top_items=_load_npz(directory / _TOP_ITEMS),
         golden_queries=_read_golden_queries(directory / _GOLDEN_QUERIES),
         held_out_users=_read_held_out_users(directory / _HELD_OUT_USERS),
+        content=_read_content(directory) if manifest.blend else None,
+        ranker=directory / _RANKER if manifest.ranker else None,
     )
     _check_consistency(bundle)
+    if bundle.content is not None:
+        _check_content(bundle.content, num_items=len(items))
     if verify_checksums:
         _check_item_ids(bundle)
     return bundle
@@ -222,10 +250,21 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
             sink.write(json.dumps(line) + "\n")
     if parts.user_vocabulary is not None:
         np.save(staging / _USER_KEYS, np.asarray(parts.user_vocabulary.keys, dtype=np.uint64))
+    if parts.content is not None:
+        np.save(staging / _CONTENT_VECTORS, np.ascontiguousarray(parts.content.vectors, dtype=np.float16))
+        np.save(staging / _CONTENT_NEIGHBOURS, np.ascontiguousarray(parts.content.neighbours, dtype=np.int32))
+    if parts.ranker is not None:
+        shutil.copyfile(parts.ranker, staging / _RANKER)
 
 
 def _check_files(directory: Path, manifest: Manifest, *, verify_checksums: bool) -> None:
-    required = _REQUIRED | ({_USER_KEYS} if manifest.feature_schema.user_ids else set())
+    required = set(_REQUIRED)
+    if manifest.feature_schema.user_ids:
+        required.add(_USER_KEYS)
+    if manifest.blend is not None:
+        required |= {_CONTENT_VECTORS, _CONTENT_NEIGHBOURS}
+    if manifest.ranker is not None:
+        required.add(_RANKER)
     if unlisted := sorted(required - manifest.files.keys()):
         raise BundleIncompatible(f"{MANIFEST}: files does not list {', '.join(unlisted)}")
     for name, expected in manifest.files.items():
@@ -278,6 +317,23 @@ def _check_consistency(bundle: Bundle) -> None:
             raise BundleIncompatible(f"{segment}: rows outside 0..{num_items - 1}")
 
 
+def _check_content(content: Content, *, num_items: int) -> None:
+    vectors, neighbours = content.vectors, content.neighbours
+    if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != num_items or vectors.shape[1] == 0:
+        raise BundleIncompatible(
+            f"{_CONTENT_VECTORS} is {vectors.dtype} {vectors.shape}, {num_items} items need float16 in 2 dimensions"
+        )
+    if not np.isfinite(vectors).all():
+        raise BundleCorrupt(f"{_CONTENT_VECTORS} holds values that are NaN or infinite")
+    if neighbours.dtype != np.int32 or neighbours.ndim != 2 or len(neighbours) != num_items:
+        raise BundleIncompatible(
+            f"{_CONTENT_NEIGHBOURS} is {neighbours.dtype} {neighbours.shape}, {num_items} items need int32 in 2 "
+            "dimensions"
+        )
+    if neighbours.size and (neighbours.min() < MISSING_ROW or neighbours.max() >= num_items):
+        raise BundleIncompatible(f"{_CONTENT_NEIGHBOURS}: rows outside -1..{num_items - 1}")
+
+
 def _check_item_ids(bundle: Bundle) -> None:
     """Row i must be the same item in the table and in the vocabulary, or every answer would name another item."""
     num_items = len(bundle.items)
@@ -305,6 +361,10 @@ def _read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
         except (ValueError, KeyError, TypeError, StoreValueError) as error:
             raise BundleCorrupt(f"{path.name} line {number} is unreadable: {error}") from error
     return tuple(users)
+
+
+def _read_content(directory: Path) -> Content:
+    return Content(_load_array(directory / _CONTENT_VECTORS), _load_array(directory / _CONTENT_NEIGHBOURS))
 
 
 def _load_vocabulary(path: Path) -> Vocabulary:

@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.features import FeatureSchema
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2})
+"""Version 1 has no `blend` and no `ranker`; both default to none."""
 
 MANIFEST: Final = "manifest.json"
 # A part of store keys, where "/" separates, and a folder's name in caches.
@@ -61,6 +63,25 @@ class IndexSpec:
     """Share of the exact 100 nearest items that the index returned, mean over held-out users' vectors."""
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Mean and standard deviation of one kind of score, measured at export: they make two kinds comparable."""
+
+    mean: float
+    std: float
+    """Greater than 0."""
+
+
+@dataclass(frozen=True)
+class BlendSpec:
+    """The hybrid blend of collaborative and content scores; `ranking.blend` applies it."""
+
+    content_weight: float
+    """Share of the content score, 0 to 1; the collaborative score has the rest."""
+    collaborative: Calibration
+    content: Calibration
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle says of itself."""
@@ -81,6 +102,10 @@ class Manifest:
     """Offline metrics by name, for example "test/ndcg@10"."""
     onnx_max_abs_difference: float
     """Largest difference between a tower in ONNX Runtime and in PyTorch, at export."""
+    blend: BlendSpec | None = None
+    """How candidates are ranked by default. The bundle then holds content vectors and content neighbours."""
+    ranker: TowerSpec | None = None
+    """Tensors of the ONNX ranker; None where the bundle has none."""
     item_vocabulary_hash: str = ""
     user_vocabulary_hash: str = ""
     feature_schema_fingerprint: str = ""
@@ -99,9 +124,10 @@ class Manifest:
             raw = json.loads(text)
         except ValueError as error:
             raise BundleCorrupt(f"{MANIFEST} is not JSON: {error}") from error
-        if not isinstance(raw, dict) or raw.get("format_version") != FORMAT_VERSION:
+        if not isinstance(raw, dict) or raw.get("format_version") not in READABLE_FORMAT_VERSIONS:
             found = raw.get("format_version") if isinstance(raw, dict) else None
-            raise BundleIncompatible(f"{MANIFEST}: format_version is {found}, this code reads {FORMAT_VERSION}")
+            readable = sorted(READABLE_FORMAT_VERSIONS)
+            raise BundleIncompatible(f"{MANIFEST}: format_version is {found}, this code reads {readable}")
         try:
             manifest = cls(
                 **{
@@ -111,6 +137,8 @@ class Manifest:
                     "user_tower": _tower_spec(raw["user_tower"]),
                     "item_tower": _tower_spec(raw["item_tower"]),
                     "index": IndexSpec(**raw["index"]),
+                    "blend": _blend_spec(raw.get("blend")),
+                    "ranker": _tower_spec(raw["ranker"]) if raw.get("ranker") else None,
                 }
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -131,6 +159,11 @@ class Manifest:
         for tower in (self.user_tower, self.item_tower):
             if not tower.outputs or not all(spec.shape for spec in tower.outputs):
                 raise BundleIncompatible(f"{MANIFEST}: a tower has no output, or one without a shape")
+        if self.blend is not None:
+            if not 0.0 <= self.blend.content_weight <= 1.0:
+                raise BundleIncompatible(f"{MANIFEST}: blend.content_weight {self.blend.content_weight} is not in 0..1")
+            if min(self.blend.collaborative.std, self.blend.content.std) <= 0.0:
+                raise BundleIncompatible(f"{MANIFEST}: blend: a standard deviation is not above 0")
 
 
 def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
@@ -138,3 +171,9 @@ def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
         return tuple(TensorSpec(str(e["name"]), str(e["dtype"]), tuple(e["shape"])) for e in entries)  # type: ignore[arg-type]
 
     return TowerSpec(specs(raw["inputs"]), specs(raw["outputs"]))
+
+
+def _blend_spec(raw: Mapping[str, Any] | None) -> BlendSpec | None:
+    if raw is None:
+        return None
+    return BlendSpec(float(raw["content_weight"]), Calibration(**raw["collaborative"]), Calibration(**raw["content"]))

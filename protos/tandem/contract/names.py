@@ -32,6 +32,17 @@ TEXT_EMBEDDING: Final = "text_embedding"
 CATEGORY_CODES: Final = "category_codes"
 ITEM_VECTOR: Final = "item_vector"
 
+# Tensors of an ONNX ranker. Each is flat over (user, candidate) pairs, so one run takes users with different numbers of
+# candidates; a ranker reads any subset of them.
+RANKER_USER_VECTOR: Final = "user_vector"
+RANKER_ITEM_VECTOR: Final = "item_vector"
+RANKER_USER_INDEX: Final = "user_index"
+RANKER_ITEM_INDEX: Final = "item_index"
+RANKER_COLLABORATIVE_SCORE: Final = "collaborative_score"
+RANKER_CONTENT_SCORE: Final = "content_score"
+RANKER_POPULARITY: Final = "popularity"
+RANKER_SCORE: Final = "ranker_score"
+
 # The registry.
 REGISTERED_MODEL: Final = "tandem"
 CHAMPION: Final = "champion"
@@ -41,7 +52,10 @@ MODEL_VERSION_TAG: Final = "tandem.model_version"
 
 # Candidate sources, as `Reason.source` names them.
 SOURCE_TWO_TOWER: Final = "two_tower"
+SOURCE_CONTENT_NEIGHBOURS: Final = "content_neighbours"
+SOURCE_TRENDING: Final = "trending"
 SOURCE_POPULAR: Final = "popular"
+SOURCE_CACHED: Final = "cached"
 
 # The segment of the top-N lists that everyone belongs to; a category's segment is CATEGORY_SEGMENT + its name.
 SEGMENT_ALL: Final = "all"

@@ -9,6 +9,7 @@ are little-endian and 8-byte aligned, so that a reader takes arrays out of the b
 | `tandem/1/state/{user_id}`                 | `UserState`   | feature_sync                  |
 | `tandem/1/vector/{model_version}/{user_id}` | `UserVector` | feature_sync                  |
 | `tandem/1/published/{model_version}`       | a fingerprint | feature_sync, when it is done |
+| `tandem/1/trending`                        | `TrendingItems` | feature_sync                |
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _PREFIX = b"tandem/1/"
 _STATE_FORMAT = 1
 _VECTOR_FORMAT = 1
 _STATE_HEADER = struct.Struct("<B7xQIIIxxxx")  # format, revision, events, seen, bytes of features
+_TRENDING_FORMAT = 1
+_TRENDING_HEADER = struct.Struct("<B3xI")  # format, items
 _VECTOR_HEADER = struct.Struct("<B3xIQ")  # format, dimension, revision of the state it was computed from
 
 _NO_KEYS: Keys = np.empty(0, dtype=np.uint64)
@@ -53,6 +56,11 @@ def user_vector_key(model_version: str, user_id: str) -> bytes:
 def published_key(model_version: str) -> bytes:
     """Key that says which data a bundle's vectors were completely published from."""
     return _PREFIX + b"published/" + model_version.encode()
+
+
+def trending_key() -> bytes:
+    """Key of the items that are trending now, for everyone."""
+    return _PREFIX + b"trending"
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,39 @@ class UserVector:
         if len(value) != _VECTOR_HEADER.size + 4 * dim:
             raise StoreValueError(f"user vector: {len(value)} bytes do not hold {dim} float32 values")
         return cls(state_revision, np.frombuffer(value, "<f4", dim, _VECTOR_HEADER.size))
+
+
+@dataclass(frozen=True)
+class TrendingItems:
+    """The items that rise most now, best first. Independent of any model."""
+
+    item_keys: Keys
+    """(n,) uint64."""
+    scores: npt.NDArray[np.float32]
+    """(n,) float32, descending."""
+
+    def to_bytes(self) -> bytes:
+        """Packs the list: header, then uint64 keys, then float32 scores."""
+        if len(self.item_keys) != len(self.scores):
+            raise ValueError("item_keys and scores must have one length")
+        return (
+            _TRENDING_HEADER.pack(_TRENDING_FORMAT, len(self.item_keys))
+            + np.asarray(self.item_keys, dtype="<u8").tobytes()
+            + np.asarray(self.scores, dtype="<f4").tobytes()
+        )
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> TrendingItems:
+        """Reads a packed list; its arrays are read-only views of `value`. Raises StoreValueError."""
+        if len(value) < _TRENDING_HEADER.size or value[0] != _TRENDING_FORMAT:
+            raise StoreValueError(f"trending items: {_describe(value)} is not format {_TRENDING_FORMAT}")
+        _, count = _TRENDING_HEADER.unpack_from(value)
+        if len(value) != _TRENDING_HEADER.size + 12 * count:
+            raise StoreValueError(f"trending items: {len(value)} bytes do not hold {count} items")
+        scores_at = _TRENDING_HEADER.size + 8 * count
+        return cls(
+            np.frombuffer(value, "<u8", count, _TRENDING_HEADER.size), np.frombuffer(value, "<f4", count, scores_at)
+        )
 
 
 def _describe(value: bytes) -> str:

@@ -26,13 +26,15 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/v1/recommendation.proto\x12\ttandem.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb8\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnum_items\x18\x02 \x01(\x05\x12\x17\n\x0frecent_item_ids\x18\x03 \x03(\t\x12*\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1a.tandem.v1.RecommendFilter\x12\x19\n\x0c\x65xclude_seen\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x42\x0f\n\r_exclude_seen\"c\n\x0fRecommendFilter\x12\x1a\n\x12include_categories\x18\x01 \x03(\t\x12\x1a\n\x12\x65xclude_categories\x18\x02 \x03(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\"\xc5\x01\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.tandem.v1.RecommendedItem\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12/\n\x06source\x18\x05 \x01(\x0e\x32\x1f.tandem.v1.RecommendationSource\x12\x18\n\x10\x64\x65graded_reasons\x18\x06 \x03(\t\"T\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12!\n\x06reason\x18\x03 \x01(\x0b\x32\x11.tandem.v1.Reason\"\xac\x01\n\x06Reason\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x18\n\x10\x62\x65\x63\x61use_item_ids\x18\x02 \x03(\t\x12\x36\n\x0bscore_parts\x18\x03 \x03(\x0b\x32!.tandem.v1.Reason.ScorePartsEntry\x12\r\n\x05title\x18\x04 \x01(\t\x1a\x31\n\x0fScorePartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x19\n\x17GetServingStatusRequest\"\xd2\x05\n\x18GetServingStatusResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x18\n\x10registry_version\x18\x03 \x01(\t\x12)\n\x08manifest\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fmodel_loaded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12K\n\x0c\x64\x65pendencies\x18\x08 \x03(\x0b\x32\x35.tandem.v1.GetServingStatusResponse.DependenciesEntry\x12S\n\x11\x61nswers_by_source\x18\t \x03(\x0b\x32\x38.tandem.v1.GetServingStatusResponse.AnswersBySourceEntry\x12U\n\x12\x64\x65graded_by_reason\x18\n \x03(\x0b\x32\x39.tandem.v1.GetServingStatusResponse.DegradedByReasonEntry\x12\x17\n\x0f\x62undles_refused\x18\x0b \x01(\x03\x12\x14\n\x0clast_refusal\x18\x0c \x01(\t\x1a\x33\n\x11\x44\x65pendenciesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x41nswersBySourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x37\n\x15\x44\x65gradedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01*\xc9\x01\n\x14RecommendationSource\x12%\n!RECOMMENDATION_SOURCE_UNSPECIFIED\x10\x00\x12 \n\x1cRECOMMENDATION_SOURCE_RANKED\x10\x01\x12#\n\x1fRECOMMENDATION_SOURCE_RETRIEVED\x10\x02\x12 \n\x1cRECOMMENDATION_SOURCE_CACHED\x10\x03\x12!\n\x1dRECOMMENDATION_SOURCE_POPULAR\x10\x04\x32\xbc\x01\n\x15RecommendationService\x12\x46\n\tRecommend\x12\x1b.tandem.v1.RecommendRequest\x1a\x1c.tandem.v1.RecommendResponse\x12[\n\x10GetServingStatus\x12\".tandem.v1.GetServingStatusRequest\x1a#.tandem.v1.GetServingStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/v1/recommendation.proto\x12\ttandem.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xef\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tnum_items\x18\x02 \x01(\x05\x12\x17\n\x0frecent_item_ids\x18\x03 \x03(\t\x12\x39\n\x07\x63ontext\x18\x04 \x03(\x0b\x32(.tandem.v1.RecommendRequest.ContextEntry\x12*\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1a.tandem.v1.RecommendFilter\x12\x19\n\x0c\x65xclude_seen\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x16\n\tdiversity\x18\x07 \x01(\x02H\x01\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12\x12\n\npage_token\x18\t \x01(\t\x12\x10\n\x08scenario\x18\n \x01(\t\x1a.\n\x0c\x43ontextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0f\n\r_exclude_seenB\x0c\n\n_diversity\"\x96\x01\n\x0fRecommendFilter\x12\x1a\n\x12include_categories\x18\x01 \x03(\t\x12\x1a\n\x12\x65xclude_categories\x18\x02 \x03(\t\x12\x18\n\x10\x65xclude_item_ids\x18\x03 \x03(\t\x12\x31\n\nattributes\x18\x04 \x03(\x0b\x32\x1d.tandem.v1.AttributePredicate\"w\n\x12\x41ttributePredicate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x61ny_of\x18\x02 \x03(\t\x12\x0f\n\x07none_of\x18\x03 \x03(\t\x12\x10\n\x03min\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max\"\xde\x01\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.tandem.v1.RecommendedItem\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12/\n\x06source\x18\x05 \x01(\x0e\x32\x1f.tandem.v1.RecommendationSource\x12\x18\n\x10\x64\x65graded_reasons\x18\x06 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\"T\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12!\n\x06reason\x18\x03 \x01(\x0b\x32\x11.tandem.v1.Reason\"\xc0\x01\n\x06Reason\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x18\n\x10\x62\x65\x63\x61use_item_ids\x18\x02 \x03(\t\x12\x36\n\x0bscore_parts\x18\x03 \x03(\x0b\x32!.tandem.v1.Reason.ScorePartsEntry\x12\r\n\x05title\x18\x04 \x01(\t\x12\x12\n\npropensity\x18\x05 \x01(\x02\x1a\x31\n\x0fScorePartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"]\n\x15RecommendBatchRequest\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x1b.tandem.v1.RecommendRequest\"\x95\x01\n\x16RecommendBatchResponse\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\x12\x30\n\x08response\x18\x02 \x01(\x0b\x32\x1c.tandem.v1.RecommendResponseH\x00\x12&\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x15.tandem.v1.BatchErrorH\x00\x42\t\n\x07outcome\":\n\nBatchError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\"w\n\x13SimilarItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x03(\t\x12\x11\n\tnum_items\x18\x02 \x01(\x05\x12*\n\x06\x66ilter\x18\x03 \x01(\x0b\x32\x1a.tandem.v1.RecommendFilter\x12\x0f\n\x07\x65xplain\x18\x04 \x01(\x08\"}\n\x14SimilarItemsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.tandem.v1.RecommendedItem\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\"\x19\n\x17GetServingStatusRequest\"\x8b\x07\n\x18GetServingStatusResponse\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x18\n\x10registry_version\x18\x03 \x01(\t\x12)\n\x08manifest\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\nstarted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fmodel_loaded_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x07 \x01(\x01\x12K\n\x0c\x64\x65pendencies\x18\x08 \x03(\x0b\x32\x35.tandem.v1.GetServingStatusResponse.DependenciesEntry\x12S\n\x11\x61nswers_by_source\x18\t \x03(\x0b\x32\x38.tandem.v1.GetServingStatusResponse.AnswersBySourceEntry\x12U\n\x12\x64\x65graded_by_reason\x18\n \x03(\x0b\x32\x39.tandem.v1.GetServingStatusResponse.DegradedByReasonEntry\x12\x17\n\x0f\x62undles_refused\x18\x0b \x01(\x03\x12\x14\n\x0clast_refusal\x18\x0c \x01(\t\x12\x43\n\x08\x62reakers\x18\r \x03(\x0b\x32\x31.tandem.v1.GetServingStatusResponse.BreakersEntry\x12\x0e\n\x06worker\x18\x0e \x01(\x05\x12\x13\n\x0bnum_workers\x18\x0f \x01(\x05\x12\x1c\n\x14policies_fingerprint\x18\x10 \x01(\t\x1a\x33\n\x11\x44\x65pendenciesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x36\n\x14\x41nswersBySourceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x37\n\x15\x44\x65gradedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a/\n\rBreakersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xc9\x01\n\x14RecommendationSource\x12%\n!RECOMMENDATION_SOURCE_UNSPECIFIED\x10\x00\x12 \n\x1cRECOMMENDATION_SOURCE_RANKED\x10\x01\x12#\n\x1fRECOMMENDATION_SOURCE_RETRIEVED\x10\x02\x12 \n\x1cRECOMMENDATION_SOURCE_CACHED\x10\x03\x12!\n\x1dRECOMMENDATION_SOURCE_POPULAR\x10\x04\x32\xe8\x02\n\x15RecommendationService\x12\x46\n\tRecommend\x12\x1b.tandem.v1.RecommendRequest\x1a\x1c.tandem.v1.RecommendResponse\x12Y\n\x0eRecommendBatch\x12 .tandem.v1.RecommendBatchRequest\x1a!.tandem.v1.RecommendBatchResponse(\x01\x30\x01\x12O\n\x0cSimilarItems\x12\x1e.tandem.v1.SimilarItemsRequest\x1a\x1f.tandem.v1.SimilarItemsResponse\x12[\n\x10GetServingStatus\x12\".tandem.v1.GetServingStatusRequest\x1a#.tandem.v1.GetServingStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.v1.recommendation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._loaded_options = None
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_options = b'8\001'
   _globals['_REASON_SCOREPARTSENTRY']._loaded_options = None
   _globals['_REASON_SCOREPARTSENTRY']._serialized_options = b'8\001'
   _globals['_GETSERVINGSTATUSRESPONSE_DEPENDENCIESENTRY']._loaded_options = None
@@ -41,30 +43,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVINGSTATUSRESPONSE_ANSWERSBYSOURCEENTRY']._serialized_options = b'8\001'
   _globals['_GETSERVINGSTATUSRESPONSE_DEGRADEDBYREASONENTRY']._loaded_options = None
   _globals['_GETSERVINGSTATUSRESPONSE_DEGRADEDBYREASONENTRY']._serialized_options = b'8\001'
-  _globals['_RECOMMENDATIONSOURCE']._serialized_start=1610
-  _globals['_RECOMMENDATIONSOURCE']._serialized_end=1811
+  _globals['_GETSERVINGSTATUSRESPONSE_BREAKERSENTRY']._loaded_options = None
+  _globals['_GETSERVINGSTATUSRESPONSE_BREAKERSENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDATIONSOURCE']._serialized_start=2751
+  _globals['_RECOMMENDATIONSOURCE']._serialized_end=2952
   _globals['_RECOMMENDREQUEST']._serialized_start=109
-  _globals['_RECOMMENDREQUEST']._serialized_end=293
-  _globals['_RECOMMENDFILTER']._serialized_start=295
-  _globals['_RECOMMENDFILTER']._serialized_end=394
-  _globals['_RECOMMENDRESPONSE']._serialized_start=397
-  _globals['_RECOMMENDRESPONSE']._serialized_end=594
-  _globals['_RECOMMENDEDITEM']._serialized_start=596
-  _globals['_RECOMMENDEDITEM']._serialized_end=680
-  _globals['_REASON']._serialized_start=683
-  _globals['_REASON']._serialized_end=855
-  _globals['_REASON_SCOREPARTSENTRY']._serialized_start=806
-  _globals['_REASON_SCOREPARTSENTRY']._serialized_end=855
-  _globals['_GETSERVINGSTATUSREQUEST']._serialized_start=857
-  _globals['_GETSERVINGSTATUSREQUEST']._serialized_end=882
-  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_start=885
-  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_end=1607
-  _globals['_GETSERVINGSTATUSRESPONSE_DEPENDENCIESENTRY']._serialized_start=1443
-  _globals['_GETSERVINGSTATUSRESPONSE_DEPENDENCIESENTRY']._serialized_end=1494
-  _globals['_GETSERVINGSTATUSRESPONSE_ANSWERSBYSOURCEENTRY']._serialized_start=1496
-  _globals['_GETSERVINGSTATUSRESPONSE_ANSWERSBYSOURCEENTRY']._serialized_end=1550
-  _globals['_GETSERVINGSTATUSRESPONSE_DEGRADEDBYREASONENTRY']._serialized_start=1552
-  _globals['_GETSERVINGSTATUSRESPONSE_DEGRADEDBYREASONENTRY']._serialized_end=1607
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1814
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=2002
+  _globals['_RECOMMENDREQUEST']._serialized_end=476
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_start=399
+  _globals['_RECOMMENDREQUEST_CONTEXTENTRY']._serialized_end=445
+  _globals['_RECOMMENDFILTER']._serialized_start=479
+  _globals['_RECOMMENDFILTER']._serialized_end=629
+  _globals['_ATTRIBUTEPREDICATE']._serialized_start=631
+  _globals['_ATTRIBUTEPREDICATE']._serialized_end=750
+  _globals['_RECOMMENDRESPONSE']._serialized_start=753
+  _globals['_RECOMMENDRESPONSE']._serialized_end=975
+  _globals['_RECOMMENDEDITEM']._serialized_start=977
+  _globals['_RECOMMENDEDITEM']._serialized_end=1061
+  _globals['_REASON']._serialized_start=1064
+  _globals['_REASON']._serialized_end=1256
+  _globals['_REASON_SCOREPARTSENTRY']._serialized_start=1207
+  _globals['_REASON_SCOREPARTSENTRY']._serialized_end=1256
+  _globals['_RECOMMENDBATCHREQUEST']._serialized_start=1258
+  _globals['_RECOMMENDBATCHREQUEST']._serialized_end=1351
+  _globals['_RECOMMENDBATCHRESPONSE']._serialized_start=1354
+  _globals['_RECOMMENDBATCHRESPONSE']._serialized_end=1503
+  _globals['_BATCHERROR']._serialized_start=1505
+  _globals['_BATCHERROR']._serialized_end=1563
+  _globals['_SIMILARITEMSREQUEST']._serialized_start=1565
+  _globals['_SIMILARITEMSREQUEST']._serialized_end=1684
+  _globals['_SIMILARITEMSRESPONSE']._serialized_start=1686
+  _globals['_SIMILARITEMSRESPONSE']._serialized_end=1811
+  _globals['_GETSERVINGSTATUSREQUEST']._serialized_start=1813
+  _globals['_GETSERVINGSTATUSREQUEST']._serialized_end=1838
+  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_start=1841
+  _globals['_GETSERVINGSTATUSRESPONSE']._serialized_end=2748
+  _globals['_GETSERVINGSTATUSRESPONSE_DEPENDENCIESENTRY']._serialized_start=2535
+  _globals['_GETSERVINGSTATUSRESPONSE_DEPENDENCIESENTRY']._serialized_end=2586
+  _globals['_GETSERVINGSTATUSRESPONSE_ANSWERSBYSOURCEENTRY']._serialized_start=2588
+  _globals['_GETSERVINGSTATUSRESPONSE_ANSWERSBYSOURCEENTRY']._serialized_end=2642
+  _globals['_GETSERVINGSTATUSRESPONSE_DEGRADEDBYREASONENTRY']._serialized_start=2644
+  _globals['_GETSERVINGSTATUSRESPONSE_DEGRADEDBYREASONENTRY']._serialized_end=2699
+  _globals['_GETSERVINGSTATUSRESPONSE_BREAKERSENTRY']._serialized_start=2701
+  _globals['_GETSERVINGSTATUSRESPONSE_BREAKERSENTRY']._serialized_end=2748
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=2955
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3315
 # @@protoc_insertion_point(module_scope)

@@ -54,23 +54,63 @@ Global___RecommendationSource: _TypeAlias = RecommendationSource  # noqa: Y015
 class RecommendRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ContextEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     USER_ID_FIELD_NUMBER: _builtins.int
     NUM_ITEMS_FIELD_NUMBER: _builtins.int
     RECENT_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCENARIO_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """External user id, at most 256 bytes of UTF-8. Empty: anonymous."""
     num_items: _builtins.int
     """How many items to return, 1 to 500. 0 or absent: 10."""
     exclude_seen: _builtins.bool
     """Leaves out items the user has interacted with, `recent_item_ids` included. Absent: true."""
+    diversity: _builtins.float
+    """How unlike each other the items shall be: 0 not at all, the order by score, to 1, as unlike as possible. Absent: what
+    the scenario's policy says.
+    """
     explain: _builtins.bool
     """Fills `RecommendedItem.reason`."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before; everything else but `num_items`, `recent_item_ids`, `context` and `explain` must
+    be as it was there. Empty: the first page.
+    """
+    scenario: _builtins.str
+    """Name of a configured policy. Empty: the default policy."""
     @_builtins.property
     def recent_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Session context that the online store does not have yet, newest last, at most 1,000 ids. Unknown ids are ignored."""
+
+    @_builtins.property
+    def context(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is known of the moment: device, country, ... Written to the impression log; at most 32 entries, keys and values
+        of at most 256 bytes.
+        """
 
     @_builtins.property
     def filter(self) -> Global___RecommendFilter:
@@ -82,16 +122,25 @@ class RecommendRequest(_message.Message):
         user_id: _builtins.str = ...,
         num_items: _builtins.int = ...,
         recent_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        context: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         filter: Global___RecommendFilter | None = ...,
         exclude_seen: _builtins.bool | None = ...,
+        diversity: _builtins.float | None = ...,
         explain: _builtins.bool = ...,
+        page_token: _builtins.str = ...,
+        scenario: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "num_items", b"num_items", "recent_item_ids", b"recent_item_ids", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_exclude_seen", b"_exclude_seen", "context", b"context", "diversity", b"diversity", "exclude_seen", b"exclude_seen", "explain", b"explain", "filter", b"filter", "num_items", b"num_items", "page_token", b"page_token", "recent_item_ids", b"recent_item_ids", "scenario", b"scenario", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exclude_seen) -> _WhichOneofReturnType__exclude_seen | None: ...
 
 Global___RecommendRequest: _TypeAlias = RecommendRequest  # noqa: Y015
@@ -103,6 +152,7 @@ class RecommendFilter(_message.Message):
     INCLUDE_CATEGORIES_FIELD_NUMBER: _builtins.int
     EXCLUDE_CATEGORIES_FIELD_NUMBER: _builtins.int
     EXCLUDE_ITEM_IDS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def include_categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only items with at least one of these categories. Empty: any."""
@@ -113,7 +163,11 @@ class RecommendFilter(_message.Message):
 
     @_builtins.property
     def exclude_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Never these items, at most 1,000 ids. Unknown ids are ignored."""
+        """Never these items, at most 10,000 ids. Unknown ids are ignored."""
+
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributePredicate]:
+        """Only items that meet every one of these, at most 32."""
 
     def __init__(
         self,
@@ -121,14 +175,64 @@ class RecommendFilter(_message.Message):
         include_categories: _abc.Iterable[_builtins.str] | None = ...,
         exclude_categories: _abc.Iterable[_builtins.str] | None = ...,
         exclude_item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Iterable[Global___AttributePredicate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude_categories", b"exclude_categories", "exclude_item_ids", b"exclude_item_ids", "include_categories", b"include_categories"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "exclude_categories", b"exclude_categories", "exclude_item_ids", b"exclude_item_ids", "include_categories", b"include_categories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendFilter: _TypeAlias = RecommendFilter  # noqa: Y015
+
+@_typing.final
+class AttributePredicate(_message.Message):
+    """A condition on one attribute. All that is set must hold. An item without the attribute meets `none_of` alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    NONE_OF_FIELD_NUMBER: _builtins.int
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the attribute, as the catalogue writes it."""
+    min: _builtins.float
+    """The value is a number of at least this. Only for attributes whose values are numbers."""
+    max: _builtins.float
+    """The value is a number of at most this. Only for attributes whose values are numbers."""
+    @_builtins.property
+    def any_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The value is one of these, at most 1,000. Empty: any."""
+
+    @_builtins.property
+    def none_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The value is none of these, at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        any_of: _abc.Iterable[_builtins.str] | None = ...,
+        none_of: _abc.Iterable[_builtins.str] | None = ...,
+        min: _builtins.float | None = ...,
+        max: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "max", b"max", "min", b"min"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "any_of", b"any_of", "max", b"max", "min", b"min", "name", b"name", "none_of", b"none_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
+    _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
+    _WhichOneofReturnType__min: _TypeAlias = _typing.Literal["min"]  # noqa: Y015
+    _WhichOneofArgType__min: _TypeAlias = _typing.Literal["_min", b"_min"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max) -> _WhichOneofReturnType__max | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min) -> _WhichOneofReturnType__min | None: ...
+
+Global___AttributePredicate: _TypeAlias = AttributePredicate  # noqa: Y015
 
 @_typing.final
 class RecommendResponse(_message.Message):
@@ -140,6 +244,7 @@ class RecommendResponse(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names this answer in logs and, later, in events."""
     model_version: _builtins.str
@@ -148,6 +253,10 @@ class RecommendResponse(_message.Message):
     """The registry alias that the bundle was served under. Empty when the server serves a bundle folder without a registry."""
     source: Global___RecommendationSource.ValueType
     """How the answer was made."""
+    next_page_token: _builtins.str
+    """Gets the next items with `RecommendRequest.page_token`. Empty where there are none, or no more than a token can
+    remember. Valid while the bundle is served.
+    """
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
         """Best first, without repeats."""
@@ -165,10 +274,11 @@ class RecommendResponse(_message.Message):
         variant: _builtins.str = ...,
         source: Global___RecommendationSource.ValueType = ...,
         degraded_reasons: _abc.Iterable[_builtins.str] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_reasons", b"degraded_reasons", "items", b"items", "model_version", b"model_version", "request_id", b"request_id", "source", b"source", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_reasons", b"degraded_reasons", "items", b"items", "model_version", b"model_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "source", b"source", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -231,10 +341,15 @@ class Reason(_message.Message):
     BECAUSE_ITEM_IDS_FIELD_NUMBER: _builtins.int
     SCORE_PARTS_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    PROPENSITY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """The candidate source that proposed the item, for example `two_tower` or `popular`."""
+    """The candidate source that proposed the item: `two_tower`, `content_neighbours`, `trending`, `popular` or `cached`."""
     title: _builtins.str
     """Display title of the item, where the catalogue has one."""
+    propensity: _builtins.float
+    """Probability with which the policy showed this item at this place, given the places before it; below 1 only where the
+    policy explores.
+    """
     @_builtins.property
     def because_item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Items of the user's history that are nearest to this one in the model's space, nearest first."""
@@ -250,14 +365,164 @@ class Reason(_message.Message):
         because_item_ids: _abc.Iterable[_builtins.str] | None = ...,
         score_parts: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         title: _builtins.str = ...,
+        propensity: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["because_item_ids", b"because_item_ids", "score_parts", b"score_parts", "source", b"source", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because_item_ids", b"because_item_ids", "propensity", b"propensity", "score_parts", b"score_parts", "source", b"source", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
+
+@_typing.final
+class RecommendBatchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    correlation_id: _builtins.str
+    """Chosen by the caller, comes back with the answer. At most 256 bytes."""
+    @_builtins.property
+    def request(self) -> Global___RecommendRequest: ...
+    def __init__(
+        self,
+        *,
+        correlation_id: _builtins.str = ...,
+        request: Global___RecommendRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecommendBatchRequest: _TypeAlias = RecommendBatchRequest  # noqa: Y015
+
+@_typing.final
+class RecommendBatchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    correlation_id: _builtins.str
+    @_builtins.property
+    def response(self) -> Global___RecommendResponse: ...
+    @_builtins.property
+    def error(self) -> Global___BatchError: ...
+    def __init__(
+        self,
+        *,
+        correlation_id: _builtins.str = ...,
+        response: Global___RecommendResponse | None = ...,
+        error: Global___BatchError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "error", b"error", "outcome", b"outcome", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___RecommendBatchResponse: _TypeAlias = RecommendBatchResponse  # noqa: Y015
+
+@_typing.final
+class BatchError(_message.Message):
+    """Why one entry of a batch got no answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """Number of the gRPC status code that a `Recommend` call would have ended with."""
+    message: _builtins.str
+    field: _builtins.str
+    """The field that is wrong, where the code is INVALID_ARGUMENT."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchError: _TypeAlias = BatchError  # noqa: Y015
+
+@_typing.final
+class SimilarItemsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEM_IDS_FIELD_NUMBER: _builtins.int
+    NUM_ITEMS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    num_items: _builtins.int
+    """How many items to return, 1 to 500. 0 or absent: 10."""
+    explain: _builtins.bool
+    """Fills `RecommendedItem.reason`."""
+    @_builtins.property
+    def item_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The items to be near to, 1 to 1,000. One that the catalogue does not hold is an error."""
+
+    @_builtins.property
+    def filter(self) -> Global___RecommendFilter:
+        """What may be returned. The items asked about never are."""
+
+    def __init__(
+        self,
+        *,
+        item_ids: _abc.Iterable[_builtins.str] | None = ...,
+        num_items: _builtins.int = ...,
+        filter: Global___RecommendFilter | None = ...,
+        explain: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "filter", b"filter", "item_ids", b"item_ids", "num_items", b"num_items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarItemsRequest: _TypeAlias = SimilarItemsRequest  # noqa: Y015
+
+@_typing.final
+class SimilarItemsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    model_version: _builtins.str
+    variant: _builtins.str
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
+        """Best first, without repeats."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        items: _abc.Iterable[Global___RecommendedItem] | None = ...,
+        model_version: _builtins.str = ...,
+        variant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model_version", b"model_version", "request_id", b"request_id", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarItemsResponse: _TypeAlias = SimilarItemsResponse  # noqa: Y015
 
 @_typing.final
 class GetServingStatusRequest(_message.Message):
@@ -338,6 +603,26 @@ class GetServingStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BreakersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     REGISTRY_VERSION_FIELD_NUMBER: _builtins.int
@@ -350,6 +635,10 @@ class GetServingStatusResponse(_message.Message):
     DEGRADED_BY_REASON_FIELD_NUMBER: _builtins.int
     BUNDLES_REFUSED_FIELD_NUMBER: _builtins.int
     LAST_REFUSAL_FIELD_NUMBER: _builtins.int
+    BREAKERS_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    NUM_WORKERS_FIELD_NUMBER: _builtins.int
+    POLICIES_FINGERPRINT_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
     variant: _builtins.str
@@ -360,6 +649,11 @@ class GetServingStatusResponse(_message.Message):
     """Bundles refused since the start."""
     last_refusal: _builtins.str
     """Why the newest refused bundle was refused; empty when none was."""
+    worker: _builtins.int
+    """The worker that answers this call, of so many; counts above are this worker's own."""
+    num_workers: _builtins.int
+    policies_fingerprint: _builtins.str
+    """SHA-256 of the policies in force, hex; empty while the built-in policy alone is."""
     @_builtins.property
     def manifest(self) -> _struct_pb2.Struct:
         """The manifest without its list of files: data, dimensions, metrics, index recall."""
@@ -380,6 +674,10 @@ class GetServingStatusResponse(_message.Message):
     def degraded_by_reason(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Degraded answers since the start, by reason."""
 
+    @_builtins.property
+    def breakers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """State of every circuit breaker: `closed` (used), `open` (not asked any more) or `half_open` (tried again), by name."""
+
     def __init__(
         self,
         *,
@@ -395,10 +693,14 @@ class GetServingStatusResponse(_message.Message):
         degraded_by_reason: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         bundles_refused: _builtins.int = ...,
         last_refusal: _builtins.str = ...,
+        breakers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        worker: _builtins.int = ...,
+        num_workers: _builtins.int = ...,
+        policies_fingerprint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,16 @@ class RecommendationServiceStub:
                 request_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendBatch = channel.stream_stream(
+                '/tandem.v1.RecommendationService/RecommendBatch',
+                request_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendBatchRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendBatchResponse.FromString,
+                _registered_method=True)
+        self.SimilarItems = channel.unary_unary(
+                '/tandem.v1.RecommendationService/SimilarItems',
+                request_serializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsResponse.FromString,
+                _registered_method=True)
         self.GetServingStatus = channel.unary_unary(
                 '/tandem.v1.RecommendationService/GetServingStatus',
                 request_serializer=tandem_dot_v1_dot_recommendation__pb2.GetServingStatusRequest.SerializeToString,
@@ -53,6 +63,21 @@ class RecommendationServiceServicer:
 
     def Recommend(self, request, context):
         """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendBatch(self, request_iterator, context):
+        """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
+        any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimilarItems(self, request, context):
+        """Items near one or several items, in the model's space.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -72,6 +97,16 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendBatch': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecommendBatch,
+                    request_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendBatchRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendBatchResponse.SerializeToString,
+            ),
+            'SimilarItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimilarItems,
+                    request_deserializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsResponse.SerializeToString,
             ),
             'GetServingStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServingStatus,
@@ -107,6 +142,60 @@ class RecommendationService:
             '/tandem.v1.RecommendationService/Recommend',
             tandem_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
             tandem_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendBatch(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tandem.v1.RecommendationService/RecommendBatch',
+            tandem_dot_v1_dot_recommendation__pb2.RecommendBatchRequest.SerializeToString,
+            tandem_dot_v1_dot_recommendation__pb2.RecommendBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimilarItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RecommendationService/SimilarItems',
+            tandem_dot_v1_dot_recommendation__pb2.SimilarItemsRequest.SerializeToString,
+            tandem_dot_v1_dot_recommendation__pb2.SimilarItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,12 @@ class RecommendationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RecommendationServiceAsyncStub: ...
     Recommend: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
+    RecommendBatch: _grpc.StreamStreamMultiCallable[_recommendation_pb2.RecommendBatchRequest, _recommendation_pb2.RecommendBatchResponse]
+    """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
+    any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+    """
+    SimilarItems: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.SimilarItemsRequest, _recommendation_pb2.SimilarItemsResponse]
+    """Items near one or several items, in the model's space."""
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.GetServingStatusRequest, _recommendation_pb2.GetServingStatusResponse]
     """What is being served, since when, and what has been degraded."""
 
@@ -45,6 +51,12 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Recommend: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]  # type: ignore[assignment]
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
+    RecommendBatch: _aio.StreamStreamMultiCallable[_recommendation_pb2.RecommendBatchRequest, _recommendation_pb2.RecommendBatchResponse]  # type: ignore[assignment]
+    """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
+    any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+    """
+    SimilarItems: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.SimilarItemsRequest, _recommendation_pb2.SimilarItemsResponse]  # type: ignore[assignment]
+    """Items near one or several items, in the model's space."""
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.GetServingStatusRequest, _recommendation_pb2.GetServingStatusResponse]  # type: ignore[assignment]
     """What is being served, since when, and what has been degraded."""
 
@@ -58,6 +70,24 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommendation_pb2.RecommendResponse, _abc.Awaitable[_recommendation_pb2.RecommendResponse]]:
         """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
+
+    @_abc_1.abstractmethod
+    def RecommendBatch(
+        self,
+        request_iterator: _MaybeAsyncIterator[_recommendation_pb2.RecommendBatchRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_recommendation_pb2.RecommendBatchResponse], _abc.AsyncIterator[_recommendation_pb2.RecommendBatchResponse]]:
+        """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
+        any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+        """
+
+    @_abc_1.abstractmethod
+    def SimilarItems(
+        self,
+        request: _recommendation_pb2.SimilarItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommendation_pb2.SimilarItemsResponse, _abc.Awaitable[_recommendation_pb2.SimilarItemsResponse]]:
+        """Items near one or several items, in the model's space."""
 
     @_abc_1.abstractmethod
     def GetServingStatus(
