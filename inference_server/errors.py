@@ -6,6 +6,8 @@ InferenceServerError
 |   +-- DeadlineTooShort       no answer of any kind fits into the time the caller leaves
 |   +-- OverCapacity           more requests at once than the server takes; worth a retry
 |   +-- NoModel                nothing to answer with yet
+|   +-- UnknownItem            SimilarItems names an item that the catalogue does not hold
+|   +-- Unauthenticated        credentials are missing or wrong, and authentication is on
 +-- OperationError             never reaches a caller: logged, counted, or the end of a process
     +-- SettingsError          a setting that cannot be used
     +-- RegistryUnavailable    the registry or its artifacts cannot be read now
@@ -54,6 +56,14 @@ class OverCapacity(RequestError):
 
 class NoModel(RequestError):
     """The server has not opened a bundle yet."""
+
+
+class UnknownItem(RequestError):
+    """An item that the request is about is not in the catalogue."""
+
+
+class Unauthenticated(RequestError):
+    """Missing or wrong credentials. The message never says which part was wrong."""
 
 
 class OperationError(InferenceServerError):

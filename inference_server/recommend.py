@@ -6,7 +6,8 @@ from concurrent.futures import Executor
 
 import structlog
 
-from inference_server.stages.admit import Admission, Query
+from inference_server.query import Query
+from inference_server.stages.admit import Admission
 from inference_server.stages.answer import Answer, answer
 from inference_server.stages.encode_user import encode_user
 from inference_server.stages.fallback import popular_items

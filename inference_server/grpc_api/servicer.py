@@ -11,14 +11,12 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from inference_server.degradation import Source
 from inference_server.errors import RequestError
 from inference_server.grpc_api.status import STATUS_OF, abort
 from inference_server.recommend import Recommender
 from inference_server.serving_model import ModelSlot
-from inference_server.stages.admit import Query
-from inference_server.stages.answer import Answer
 from inference_server.statistics import Statistics
+from inference_server.wire import WIRE_SOURCES, to_query, to_response
 from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -28,10 +26,6 @@ _log = structlog.get_logger()
 _OK: Final = grpc.StatusCode.OK.name
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
 _INTERNAL: Final = grpc.StatusCode.INTERNAL.name
-
-_WIRE_SOURCES: Final = {
-    source: pb.RecommendationSource.Value(f"RECOMMENDATION_SOURCE_{source.value}") for source in Source
-}
 
 # grpc.aio types its contexts by request and response; here the two make no difference.
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -52,8 +46,8 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         started = time.perf_counter()
         code = _INTERNAL
         try:
-            answer = await self._recommender.recommend(_to_query(request), context.time_remaining())
-            response = _to_response(answer)
+            answer = await self._recommender.recommend(to_query(request), context.time_remaining())
+            response = to_response(answer)
             code = _OK
             return response
         except RequestError as error:
@@ -81,7 +75,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             uptime_seconds=time.time() - statistics.started_at_seconds,
             dependencies={name: "up" if up else "down" for name, up in statistics.dependencies_up.items()},
             answers_by_source={
-                pb.RecommendationSource.Name(_WIRE_SOURCES[source]): count
+                pb.RecommendationSource.Name(WIRE_SOURCES[source]): count
                 for source, count in statistics.answers_by_source.items()
             },
             degraded_by_reason={str(reason): n for reason, n in statistics.degraded_by_reason.items() if n},
@@ -97,46 +91,6 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             response.model_loaded_at.FromNanoseconds(int(model.loaded_at_seconds * 1e9))
             response.manifest.update(_summary(model.bundle.manifest))
         return response
-
-
-def _to_query(request: pb.RecommendRequest) -> Query:
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    exclude_item_ids: tuple[str, ...] = ()
-    if request.HasField("filter"):
-        include = tuple(request.filter.include_categories)
-        exclude = tuple(request.filter.exclude_categories)
-        exclude_item_ids = tuple(request.filter.exclude_item_ids)
-    return Query(
-        user_id=request.user_id,
-        num_items=request.num_items,
-        recent_item_ids=tuple(request.recent_item_ids),
-        include_categories=include,
-        exclude_categories=exclude,
-        exclude_item_ids=exclude_item_ids,
-        exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
-        explain=request.explain,
-    )
-
-
-def _to_response(answer: Answer) -> pb.RecommendResponse:
-    response = pb.RecommendResponse(
-        request_id=answer.request_id,
-        model_version=answer.model_version,
-        variant=answer.variant,
-        source=_WIRE_SOURCES[answer.source],
-        degraded_reasons=answer.degraded_reasons,
-    )
-    add_item = response.items.add
-    for item_id, score in zip(answer.item_ids, answer.scores, strict=True):
-        add_item(item_id=item_id, score=score)
-    if answer.reasons is not None:
-        for item, reason in zip(response.items, answer.reasons, strict=True):
-            item.reason.source = reason.source
-            item.reason.because_item_ids.extend(reason.because_item_ids)
-            item.reason.score_parts.update(reason.score_parts)
-            item.reason.title = reason.title
-    return response
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

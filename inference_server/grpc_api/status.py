@@ -10,13 +10,23 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from inference_server.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity, RequestError
+from inference_server.errors import (
+    DeadlineTooShort,
+    InvalidRequest,
+    NoModel,
+    OverCapacity,
+    RequestError,
+    Unauthenticated,
+    UnknownItem,
+)
 
 STATUS_OF: Final[Mapping[type[RequestError], grpc.StatusCode]] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
     OverCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
     NoModel: grpc.StatusCode.UNAVAILABLE,
+    UnknownItem: grpc.StatusCode.NOT_FOUND,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
 }
 """Every class under RequestError; a test fails when one is missing."""
 

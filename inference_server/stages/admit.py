@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from inference_server.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity
+from inference_server.query import Query
 from inference_server.serving_model import ModelSlot, ServingModel
 from tandem.contract.store import MAX_ID_BYTES
 
@@ -25,23 +26,6 @@ MIN_BUDGET_SECONDS: Final = 0.001
 """Least time in which even the list of popular items can be put on the wire."""
 RETRY_AFTER_SECONDS: Final = 0.1
 """What a refused caller is told to wait: a few times as long as the requests in flight may still take."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Query:
-    """What a caller asks for, as the API defines it."""
-
-    user_id: str
-    """External id; empty: anonymous."""
-    num_items: int
-    """0: the default."""
-    recent_item_ids: tuple[str, ...] = ()
-    """Newest last."""
-    include_categories: tuple[str, ...] = ()
-    exclude_categories: tuple[str, ...] = ()
-    exclude_item_ids: tuple[str, ...] = ()
-    exclude_seen: bool = True
-    explain: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,12 +101,13 @@ def _validate(query: Query) -> None:
         raise InvalidRequest("user_id", f"must have at most {MAX_ID_BYTES} bytes of UTF-8")
     if query.recent_item_ids:
         _validate_list("recent_item_ids", query.recent_item_ids, MAX_IDS)
-    if query.exclude_item_ids:
-        _validate_list("filter.exclude_item_ids", query.exclude_item_ids, MAX_IDS)
-    if query.include_categories:
-        _validate_list("filter.include_categories", query.include_categories, MAX_CATEGORIES)
-    if query.exclude_categories:
-        _validate_list("filter.exclude_categories", query.exclude_categories, MAX_CATEGORIES)
+    item_filter = query.filter
+    if item_filter.exclude_item_ids:
+        _validate_list("filter.exclude_item_ids", item_filter.exclude_item_ids, MAX_IDS)
+    if item_filter.include_categories:
+        _validate_list("filter.include_categories", item_filter.include_categories, MAX_CATEGORIES)
+    if item_filter.exclude_categories:
+        _validate_list("filter.exclude_categories", item_filter.exclude_categories, MAX_CATEGORIES)
 
 
 def _validate_list(field: str, values: tuple[str, ...], max_values: int) -> None:

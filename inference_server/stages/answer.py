@@ -25,6 +25,8 @@ class Reason:
     """Items of the user's history that are nearest to this one, nearest first."""
     score_parts: Mapping[str, float]
     title: str
+    propensity: float = 1.0
+    """Probability with which the policy showed the item at its place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,8 @@ class Answer:
     variant: str
     source: Source
     degraded_reasons: tuple[Degraded, ...]
+    next_page_token: str = ""
+    """Empty: there is no further page."""
 
 
 def answer(selection: Selection) -> Answer:

@@ -29,10 +29,11 @@ def allowed_items(encoded: Encoded) -> Bitmap:
     """The items that the request's filter, and `exclude_seen`, leave. The result may be shared: read only."""
     query = encoded.admitted.query
     model = encoded.admitted.model
-    allowed = model.catalogue.allowed(query.include_categories, query.exclude_categories)
+    item_filter = query.filter
+    allowed = model.catalogue.allowed(item_filter.include_categories, item_filter.exclude_categories)
     if query.exclude_seen and len(encoded.seen_rows):
         allowed = without_rows(allowed, encoded.seen_rows)
-    if query.exclude_item_ids:
-        rows = model.bundle.item_vocabulary.rows(query.exclude_item_ids)
+    if item_filter.exclude_item_ids:
+        rows = model.bundle.item_vocabulary.rows(item_filter.exclude_item_ids)
         allowed = without_rows(allowed, rows[rows != MISSING_ROW])
     return allowed

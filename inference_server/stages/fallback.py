@@ -16,7 +16,7 @@ def popular_items(encoded: Encoded) -> Candidates:
     catalogue = admitted.model.catalogue
     allowed = allowed_items(encoded)
     found = np.empty(0, dtype=np.int64)
-    for rows in catalogue.popular_rows(admitted.query.include_categories):
+    for rows in catalogue.popular_rows(admitted.query.filter.include_categories):
         found = np.concatenate([found, rows[rows_in(allowed, rows)]])[: admitted.num_items]
         if len(found) == admitted.num_items:
             break

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from inference_server.serving_model import ServingModel
-from inference_server.stages.admit import Admitted, Query
+from inference_server.query import ItemFilter, Query
+from inference_server.stages.admit import Admitted
 from inference_server.stages.encode_user import Encoded
 from tandem.contract.store import UserState
 
 
+_FILTER_FIELDS = {field.name for field in dataclasses.fields(ItemFilter)}
+
+
 def query(**fields: object) -> Query:
-    return Query(**{"user_id": "u", "num_items": 10, **fields})  # type: ignore[arg-type]
+    """A query; fields of its filter are given beside its own."""
+    of_filter = {name: value for name, value in fields.items() if name in _FILTER_FIELDS}
+    own = {name: value for name, value in fields.items() if name not in _FILTER_FIELDS}
+    item_filter = ItemFilter(**of_filter)  # type: ignore[arg-type]
+    return Query(**{"user_id": "u", "num_items": 10, "filter": item_filter, **own})  # type: ignore[arg-type]
 
 
 def admitted(model: ServingModel, *, seconds: float = 60.0, **fields: object) -> Admitted:

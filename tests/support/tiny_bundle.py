@@ -55,7 +55,7 @@ class TinySpec:
     """Users whose ids the user tower reads: it adds a vector of the user's own to the history's sum. Empty: none."""
     content_weight: float | None = None
     """Share of content in the blend; None: the bundle has no blend. Content vectors are random, of CONTENT_DIM."""
-    attributes: Callable[[int], dict[str, str]] = lambda row: {}
+    attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
 

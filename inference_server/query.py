@@ -1,0 +1,65 @@
+"""What callers ask for, as the API defines it, whatever protocol it came over. Checked by `stages.admit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttributePredicate:
+    """A condition on one attribute; all that is set must hold."""
+
+    name: str
+    any_of: tuple[str, ...] = ()
+    """Empty: any value."""
+    none_of: tuple[str, ...] = ()
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemFilter:
+    """What may be recommended."""
+
+    include_categories: tuple[str, ...] = ()
+    """Empty: any."""
+    exclude_categories: tuple[str, ...] = ()
+    exclude_item_ids: tuple[str, ...] = ()
+    attributes: tuple[AttributePredicate, ...] = ()
+
+
+NO_FILTER = ItemFilter()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """A request for recommendations."""
+
+    user_id: str
+    """External id; empty: anonymous."""
+    num_items: int
+    """0: the default."""
+    recent_item_ids: tuple[str, ...] = ()
+    """Newest last."""
+    context: Mapping[str, str] = field(default_factory=dict)
+    filter: ItemFilter = NO_FILTER
+    exclude_seen: bool = True
+    diversity: float | None = None
+    """0 to 1; None: what the policy says."""
+    explain: bool = False
+    page_token: str = ""
+    """Empty: the first page."""
+    scenario: str = ""
+    """Empty: the default policy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimilarQuery:
+    """A request for items near others."""
+
+    item_ids: tuple[str, ...]
+    num_items: int
+    """0: the default."""
+    filter: ItemFilter = NO_FILTER
+    explain: bool = False
