@@ -1,46 +1,126 @@
-"""What the stages ask of a bundle's catalogue besides vectors: which rows have a category, and which are popular."""
+"""What the stages ask of a bundle's catalogue besides vectors: which rows pass a filter, and which are popular."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from inference_server.bitmap import Bitmap, bitmap_of_mask
+from inference_server.bitmap import Bitmap, bitmap_of_mask, without_rows
+from inference_server.errors import InvalidRequest
+from inference_server.query import AttributePredicate
 from tandem.contract.bundle import Bundle
+from tandem.contract.items import AttributeColumn
 from tandem.contract.names import CATEGORY_SEGMENT, SEGMENT_ALL
-from tandem.contract.vocabulary import Rows
+from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _MAX_CACHED_FILTERS: Final = 64
-"""Category filters kept as bitmaps; at a million items these are 8 MB."""
+"""Filters kept as bitmaps; at a million items these are 8 MB."""
+_MAX_CACHED_LISTS: Final = 64
+"""Long exclude lists kept as rows; of 10,000 ids each they are 5 MB."""
 _ROWS_PER_CHUNK: Final = 4096
+FEW_ROWS: Final = 4_000
+"""A filter that leaves no more items than this is answered by scoring these: the lists of an index that hold them are too
+many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One set of conditions on items; a request's filter is one, and a policy's rules are another."""
+
+    include_categories: tuple[str, ...] = ()
+    """At least one of these; empty: any."""
+    exclude_categories: tuple[str, ...] = ()
+    attributes: tuple[AttributePredicate, ...] = ()
+
+    @property
+    def demands_nothing(self) -> bool:
+        """Whether every item meets it."""
+        return not (self.include_categories or self.exclude_categories or self.attributes)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMask:
+    """A filter as rows. Shared between requests: read only."""
+
+    bitmap: Bitmap
+    num_items: int
+    """How many rows pass."""
+    rows: Rows | None
+    """(num_items,) int64, ascending; None where there are more than FEW_ROWS."""
+
+    @classmethod
+    def of_bitmap(cls, bitmap: Bitmap, num_items: int) -> ItemMask:
+        """A mask over `num_items` items."""
+        count = int(np.bitwise_count(bitmap).sum())
+        rows = np.flatnonzero(np.unpackbits(bitmap, count=num_items, bitorder="little")) if count <= FEW_ROWS else None
+        bitmap.flags.writeable = False
+        return cls(bitmap, count, rows)
 
 
 class Catalogue:
-    """Category filters and popularity order of one bundle."""
+    """Filters and popularity order of one bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.popularity = bundle.items.popularity
         """(items,) int64, interactions in the training data."""
+        self._bundle = bundle
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
         self._rows_by_category = bundle.items.rows_by_category()
-        self._rows_by_popularity: Rows = np.argsort(-self.popularity, kind="stable")
-        self._filters: dict[tuple[tuple[str, ...], tuple[str, ...]], Bitmap] = {}
+        self._rows_by_popularity: npt.NDArray[np.int32] | None = None
+        self._attributes: dict[str, AttributeColumn | None] = {}
+        self._masks: OrderedDict[tuple[Clause, ...], ItemMask] = OrderedDict()
+        self._lists: OrderedDict[bytes, Rows] = OrderedDict()
+        self._masks_with_lists: OrderedDict[tuple[tuple[Clause, ...], bytes], ItemMask] = OrderedDict()
 
-    def allowed(self, include_categories: tuple[str, ...], exclude_categories: tuple[str, ...]) -> Bitmap:
-        """Rows with at least one of the included categories (none given: any) and none of the excluded ones.
+    @property
+    def num_items(self) -> int:
+        """Items in the catalogue."""
+        return len(self.popularity)
 
-        The bitmap is kept for the next request and must not be written.
-        """
-        key = (include_categories, exclude_categories)
-        bitmap = self._filters.get(key)
-        if bitmap is None:
-            bitmap = self._make_filter(include_categories, exclude_categories)
-            if len(self._filters) >= _MAX_CACHED_FILTERS:
-                self._filters.clear()
-            self._filters[key] = bitmap
-        return bitmap
+    def mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
+        """Rows that meet every clause. Raises InvalidRequest for a predicate that an attribute cannot have."""
+        mask = self._masks.get(clauses)
+        if mask is None:
+            mask = _remember(self._masks, clauses, self._make_mask(clauses), _MAX_CACHED_FILTERS)
+        return mask
+
+    def mask_without(self, clauses: tuple[Clause, ...], digest: bytes, rows: Rows) -> ItemMask:
+        """As `mask`, less the rows of the long list with this digest."""
+        mask = self._masks_with_lists.get((clauses, digest))
+        if mask is None:
+            bitmap = without_rows(self.mask(clauses).bitmap, rows)
+            mask = ItemMask.of_bitmap(bitmap, self.num_items)
+            _remember(self._masks_with_lists, (clauses, digest), mask, _MAX_CACHED_FILTERS)
+        return mask
+
+    def known_list(self, digest: bytes) -> Rows | None:
+        """The rows of a long exclude list that came before; None where it is new."""
+        return self._lists.get(digest)
+
+    def remember_list(self, digest: bytes, rows: Rows) -> None:
+        """Keeps the rows of a long exclude list."""
+        _remember(self._lists, digest, rows, _MAX_CACHED_LISTS)
+
+    def rows_of_category(self, category: str) -> Rows:
+        """(n,) int64, ascending."""
+        return self._rows_by_category.get(category, _NO_ROWS)
+
+    def category_codes_of(self, rows: Rows) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """Categories of some rows, (n,) int64, as codes padded with -1: (n, most) int64; code i is names[i]."""
+        known: dict[str, int] = {}
+        codes = [
+            [known.setdefault(name, len(known)) for name in of_item]
+            for of_item in self._bundle.items.categories_of(rows)
+        ]
+        padded = np.full((len(rows), max(map(len, codes), default=0)), -1, dtype=np.int64)
+        for place, of_item in enumerate(codes):
+            padded[place, : len(of_item)] = of_item
+        return list(known), padded
 
     def popular_rows(self, include_categories: tuple[str, ...]) -> Iterator[Rows]:
         """All rows in chunks, most popular first: the bundle's list for the segment, then the whole catalogue.
@@ -50,18 +130,79 @@ class Catalogue:
         """
         segment = CATEGORY_SEGMENT + include_categories[0] if len(include_categories) == 1 else SEGMENT_ALL
         yield self._top_items.get(segment, self._top_items[SEGMENT_ALL])
-        for start in range(0, len(self._rows_by_popularity), _ROWS_PER_CHUNK):
-            yield self._rows_by_popularity[start : start + _ROWS_PER_CHUNK]
+        # The order of the whole catalogue is made when it is first needed, which in most workers is never.
+        if self._rows_by_popularity is None:
+            self._rows_by_popularity = np.argsort(-self.popularity, kind="stable").astype(np.int32)
+        for start in range(0, self.num_items, _ROWS_PER_CHUNK):
+            yield self._rows_by_popularity[start : start + _ROWS_PER_CHUNK].astype(np.int64)
 
-    def _make_filter(self, include_categories: tuple[str, ...], exclude_categories: tuple[str, ...]) -> Bitmap:
-        mask = np.full(len(self.popularity), not include_categories)
-        for category in include_categories:
-            mask[self._rows_by_category.get(category, _NO_ROWS)] = True
-        for category in exclude_categories:
-            mask[self._rows_by_category.get(category, _NO_ROWS)] = False
-        bitmap = bitmap_of_mask(mask)
-        bitmap.flags.writeable = False
-        return bitmap
+    def top_rows(self, count: int) -> Rows:
+        """The first rows of everyone's list of popular items: (n,) int64, n <= count."""
+        return self._top_items[SEGMENT_ALL][:count]
+
+    def meets(self, predicate: AttributePredicate, *, field: str) -> npt.NDArray[np.bool_]:
+        """Which items meet a predicate: (items,) bool. Raises InvalidRequest that names `field`."""
+        column = self._attribute(predicate.name)
+        if column is None:
+            lacking = predicate.any_of or predicate.min is not None or predicate.max is not None
+            return np.full(self.num_items, not lacking)
+        met = np.ones(len(column.values) + 1, dtype=np.bool_)  # the last one stands for items without the attribute
+        if predicate.any_of:
+            met[:-1] &= np.isin(column.values, predicate.any_of)
+            met[-1] = False
+        if predicate.none_of:
+            met[:-1] &= ~np.isin(column.values, predicate.none_of)
+        if predicate.min is not None or predicate.max is not None:
+            if column.numbers is None:
+                bound = "min" if predicate.min is not None else "max"
+                raise InvalidRequest(f"{field}.{bound}", f"values of {predicate.name!r} are not numbers")
+            met[-1] = False
+            if predicate.min is not None:
+                met[:-1] &= column.numbers >= predicate.min
+            if predicate.max is not None:
+                met[:-1] &= column.numbers <= predicate.max
+        by_item: npt.NDArray[np.bool_] = met[column.codes]
+        return by_item
+
+    def _attribute(self, name: str) -> AttributeColumn | None:
+        if name not in self._attributes:
+            column = self._bundle.items.attribute(name)
+            if column is None:
+                return None  # not kept: callers could fill the memory with names that do not exist
+            self._attributes[name] = column
+        return self._attributes[name]
+
+    def _make_mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
+        mask = np.ones(self.num_items, dtype=np.bool_)
+        for clause in clauses:
+            if clause.include_categories:
+                included = np.zeros(self.num_items, dtype=np.bool_)
+                for category in clause.include_categories:
+                    included[self.rows_of_category(category)] = True
+                mask &= included
+            for category in clause.exclude_categories:
+                mask[self.rows_of_category(category)] = False
+            for place, predicate in enumerate(clause.attributes):
+                mask &= self.meets(predicate, field=f"filter.attributes[{place}]")
+        return ItemMask.of_bitmap(bitmap_of_mask(mask), self.num_items)
+
+    def rows_of_ids(self, item_ids: Sequence[str]) -> Rows:
+        """Rows of the ids that the catalogue holds: (n,) int64."""
+        rows = self._bundle.item_vocabulary.rows(item_ids)
+        known: Rows = rows[rows != MISSING_ROW]
+        return known
+
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> _V:
+    """The newest `most` are kept."""
+    cache[key] = value
+    if len(cache) > most:
+        cache.popitem(last=False)
+    return value
 
 
 def _without_repeats(rows: Rows) -> Rows:

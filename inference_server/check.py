@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 
 from inference_server.errors import BundleRefused, RefusalKind
-from inference_server.serving_model import ServingModel, open_model
+from inference_server.engine.search import Allowed
+from inference_server.serving_model import NO_ROWS, ServingModel, open_model
 from tandem.contract.bundle import GoldenQueries
 from tandem.contract.errors import BundleError
 
@@ -92,10 +93,10 @@ def describe(report: CheckReport) -> str:
 def _recall(
     model: ServingModel, vectors: np.typing.NDArray[np.float32], golden: GoldenQueries, *, exhaustive: bool
 ) -> float:
-    everything = model.everything()
+    everything = [Allowed(None, NO_ROWS)]
     k = golden.expected_rows.shape[1]
     found = 0
     for vector, expected in zip(vectors, golden.expected_rows, strict=True):
-        rows, _ = model.index.nearest(vector, k, everything, exhaustive=exhaustive)
+        rows = model.index.nearest(vector.reshape(1, -1), k, everything, exhaustive=exhaustive).rows
         found += len(np.intersect1d(rows, expected))
     return found / golden.expected_rows.size

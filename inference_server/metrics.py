@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from inference_server.breaker import BreakerState
 from inference_server.errors import PortUnavailable
 from inference_server.serving_model import ModelSlot
 from inference_server.statistics import Histogram, Statistics
@@ -32,7 +33,13 @@ class StatisticsCollector(Collector):
         yield _histogram("tandem_stage_seconds", "Time of a request's stages.", statistics.stage_seconds, "stage")
         yield _counter("tandem_answers", "Answers by how they were made.", "source", statistics.answers_by_source)
         yield _counter("tandem_degraded", "Degraded answers by reason.", "reason", statistics.degraded_by_reason)
-        yield _histogram("tandem_store_batch_users", "Users in one store read.", {"": statistics.store_batch_users})
+        yield _histogram("tandem_batch_requests", "Requests in one micro-batch.", {"": statistics.batch_requests})
+        yield _histogram("tandem_queue_seconds", "Wait for a micro-batch.", {"": statistics.queue_seconds})
+        yield GaugeMetricFamily("tandem_queue_requests", "Requests that wait for a batch.", statistics.queue_requests)
+        yield CounterMetricFamily(
+            "tandem_dropped_requests", "Requests dropped because the caller had gone.", statistics.dropped_requests
+        )
+        yield self._breakers()
         yield CounterMetricFamily("tandem_user_tower_runs", "User vectors computed.", statistics.user_tower_runs)
         yield CounterMetricFamily("tandem_bundle_swaps", "Bundles opened to serve.", statistics.bundle_swaps)
         yield _counter(
@@ -40,6 +47,15 @@ class StatisticsCollector(Collector):
         )
         yield _gauge("tandem_dependency_up", "Whether a dependency answers.", "dependency", statistics.dependencies_up)
         yield self._model_info()
+
+    def _breakers(self) -> Metric:
+        family = GaugeMetricFamily(
+            "tandem_breaker_state", "1 for the state of each circuit breaker.", labels=("breaker", "state")
+        )
+        for name, breaker in dict(self._statistics.breakers).items():
+            for state in BreakerState:
+                family.add_metric((name, state), float(breaker.state is state))
+        return family
 
     def _model_info(self) -> Metric:
         info = GaugeMetricFamily(

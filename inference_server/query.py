@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -25,7 +25,9 @@ class ItemFilter:
     include_categories: tuple[str, ...] = ()
     """Empty: any."""
     exclude_categories: tuple[str, ...] = ()
-    exclude_item_ids: tuple[str, ...] = ()
+    exclude_item_ids: Sequence[str] = ()
+    exclude_digest: bytes = b""
+    """Digest of a long `exclude_item_ids`, so that a list that comes again is looked up only once; empty for short ones."""
     attributes: tuple[AttributePredicate, ...] = ()
 
 

@@ -1,60 +1,170 @@
-"""One request, read downwards. Every line of `Recommender.recommend` is a stage; a module of `stages` holds each."""
+"""One request, read downwards. Every line of `Recommender._answer` is a stage; a module of `stages` holds each.
+
+A request is admitted alone and then shares a micro-batch with those that arrive with it: stages take a batch.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
-import structlog
-
-from inference_server.query import Query
-from inference_server.stages.admit import Admission
+from inference_server.breaker import Breaker
+from inference_server.degradation import Degraded
+from inference_server.errors import DeadlineTooShort
+from inference_server.ladder import SECONDS_TO_ANSWER, Ladder, Rung
+from inference_server.micro_batches import MicroBatches
+from inference_server.query import NO_FILTER, Query, SimilarQuery
+from inference_server.recent_lists import RecentLists
+from inference_server.similar import similar_items
+from inference_server.stages.admit import Admission, Admitted
 from inference_server.stages.answer import Answer, answer
-from inference_server.stages.encode_user import encode_user
-from inference_server.stages.fallback import popular_items
-from inference_server.stages.hydrate import hydrate
+from inference_server.stages.candidates import Ranked
+from inference_server.stages.encode_user import User, encode_users
+from inference_server.stages.fallback import fallback
+from inference_server.stages.filter_items import check_filter, filter_items, look_up_long_list
+from inference_server.stages.hydrate import Hydrated, hydrate
+from inference_server.stages.rank import rank
 from inference_server.stages.retrieve import retrieve
-from inference_server.stages.select import select
+from inference_server.stages.select import Chosen, select
 from inference_server.statistics import StageClock, Statistics
 from inference_server.store import UserStore
-
-_log = structlog.get_logger()
-
+from inference_server.trending import TrendingList
+from tandem.contract.store import UserState
 
 class Recommender:
     """Answers queries, over whatever protocol they came."""
 
-    def __init__(self, *, admission: Admission, store: UserStore, threads: Executor, statistics: Statistics) -> None:
+    def __init__(
+        self, *, admission: Admission, store: UserStore, threads: Executor, statistics: Statistics
+    ) -> None:
         """`threads` run the calls that are too long for the event loop."""
         self._admission = admission
         self._store = store
         self._threads = threads
         self._statistics = statistics
+        self._trending = TrendingList(store)
+        self._recent_lists = RecentLists()
+        self._ladder = Ladder()
+        self._ranker_breaker = statistics.breakers["ranker"] = Breaker("ranker")
+        self._batches = MicroBatches(self._answer_batch, statistics)
 
     async def recommend(self, query: Query, time_remaining_seconds: float | None) -> Answer:
         """Answers one query within `time_remaining_seconds` (None: the caller set no deadline).
 
         Raises RequestError. A dependency that fails raises nothing: the answer is degraded.
         """
-        clock = StageClock(self._statistics)
         admitted = self._admission.admit(query, time_remaining_seconds)
         try:
-            clock.lap("admit")
-            hydrated = await hydrate(admitted, self._store)
-            clock.lap("hydrate")
-            encoded = await encode_user(hydrated, self._threads, self._statistics)
-            clock.lap("encode_user")
-            if encoded.vector is not None:
-                candidates = await retrieve(encoded, encoded.vector, self._threads)
-                clock.lap("retrieve")
-            else:
-                candidates = popular_items(encoded)
-                clock.lap("fallback")
-            selection = select(candidates)
-            clock.lap("select")
-            result = answer(selection)
-            clock.lap("answer")
+            return await self._in_time(admitted, self._batches.join)
         finally:
             self._admission.release()
+
+    async def recommend_bulk(self, query: Query) -> Answer:
+        """As `recommend`, for bulk: waits for its turn instead of being refused, and yields to all others."""
+        admitted = await self._admission.admit_bulk(query)
+        try:
+            return await self._in_time(admitted, self._batches.join_bulk)
+        finally:
+            self._admission.release_bulk()
+
+    async def similar_items(self, query: SimilarQuery, time_remaining_seconds: float | None) -> Answer:
+        """Items near others. Raises RequestError."""
+        self._admission.take_permit()
+        try:
+            seconds = self._admission.seconds_allowed(time_remaining_seconds)
+            async with asyncio.timeout(seconds):
+                return await similar_items(query, self._admission.model(), self._threads)
+        except TimeoutError as error:
+            raise DeadlineTooShort("no answer was found in time") from error
+        finally:
+            self._admission.release()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a batch."""
+        return self._batches.num_waiting
+
+    async def start(self) -> None:
+        """Begins to follow what is trending."""
+        self._following = asyncio.create_task(self._trending.run(), name="trending")
+
+    async def close(self) -> None:
+        """Ends what runs in the background."""
+        self._following.cancel()
+        await asyncio.gather(self._following, return_exceptions=True)
+        await self._batches.close()
+
+    async def _answer(self, hydrated: Hydrated, clock: StageClock) -> None:
+        """The stages of a batch."""
+        encoded, others = await encode_users(hydrated, self._threads, self._ladder, self._statistics)
+        clock.lap("encode_user")
+        if others:
+            self._deliver(fallback(others, filter_items(others, others[0].admitted.model), self._recent_lists))
+            clock.lap("fallback")
+        for of_rung in encoded:
+            allowed = filter_items(of_rung.users, of_rung.model)
+            clock.lap("filter")
+            candidates = await retrieve(of_rung, allowed, self._trending, self._threads, self._ladder)
+            clock.lap("retrieve")
+            ranked = await rank(candidates, self._threads, self._ladder, self._ranker_breaker)
+            clock.lap("rank")
+            self._deliver(ranked)
+            clock.lap("answer")
+
+    def _deliver(self, ranked: Sequence[Ranked]) -> None:
+        for of_ranker in ranked:
+            selection = select(of_ranker)
+            for chosen, result in zip(selection.chosen, answer(selection), strict=True):
+                self._remember(chosen, of_ranker)
+                chosen.user.admitted.caller.deliver(result)
+
+    async def _answer_batch(self, batch: Sequence[Admitted]) -> None:
+        clock = StageClock(self._statistics, len(batch))
+        async for hydrated in hydrate(batch, self._store):
+            clock.lap("hydrate")
+            await self._answer(hydrated, clock)
+
+    async def _in_time(self, admitted: Admitted, join: Callable[[Admitted], None]) -> Answer:
+        """Has a request answered by its batch, or from memory when its time is nearly over."""
+        await look_up_long_list(admitted)
+        check_filter(admitted.query.filter, admitted.model)
+        caller = admitted.caller
+        last_moment_seconds = max(admitted.deadline - SECONDS_TO_ANSWER - time.monotonic(), 0.0)
+        timer = asyncio.get_running_loop().call_later(last_moment_seconds, caller.deliver, None)
+        try:
+            join(admitted)
+            result = await caller.wait()
+        finally:
+            timer.cancel()
+        if result is None:
+            result = self._from_memory(admitted)
         self._statistics.count_answer(result.source, result.degraded_reasons)
-        _log.debug("answered", request_id=result.request_id, user_id=query.user_id, source=result.source)
         return result
+
+    def _from_memory(self, admitted: Admitted) -> Answer:
+        user = User(
+            admitted=admitted,
+            state=UserState(),
+            is_extended=False,
+            rung=Rung.FROM_MEMORY,
+            degraded_reasons=(Degraded.DEADLINE,),
+        )
+        (ranked,) = fallback([user], filter_items([user], admitted.model), self._recent_lists)
+        return answer(select(ranked))[0]
+
+    def _remember(self, chosen: Chosen, ranked: Ranked) -> None:
+        """Keeps a whole answer for a moment when there is no time for one."""
+        admitted = chosen.user.admitted
+        query = admitted.query
+        if (
+            not query.user_id
+            or ranked.is_ordered
+            or chosen.user.degraded_reasons
+            or query.filter is not NO_FILTER
+            or query.page_token
+            or query.scenario
+        ):
+            return
+        self._recent_lists.put(query.user_id, admitted.model.version, chosen.list_rows, chosen.list_scores)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.bitmap import Bitmap
 from inference_server.catalogue import Catalogue
+from inference_server.engine.exact import ExactSearch
 from inference_server.engine.index import ItemIndex
+from inference_server.engine.ranker import BlendRanker, ContentScorer, OnnxRanker, Pairs
+from inference_server.engine.search import EXACT_MAX_ITEMS, Allowed, ItemSearch
 from inference_server.engine.towers import UserTower
+from inference_server.page_token import PageTokens, tokens_of_bundle
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleIncompatible
 from tandem.contract.features import encode_index, encode_users
+from tandem.contract.manifest import MANIFEST
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
 
 _WARM_UP_ITEMS = 10
+NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +35,14 @@ class ServingModel:
     bundle: Bundle
     catalogue: Catalogue
     index: ItemIndex
+    """The bundle's FAISS index."""
+    search: ItemSearch
+    """What requests are answered with: the index, or exact search where the catalogue is small."""
     user_tower: UserTower
+    content: ContentScorer | None
+    blend: BlendRanker | None
+    onnx_ranker: OnnxRanker | None
+    page_tokens: PageTokens
     variant: str
     """The alias it is served under; empty without a registry."""
     registry_version: str
@@ -48,22 +61,21 @@ class ServingModel:
         known: Rows = rows[rows != MISSING_ROW]
         return known
 
-    def encode_user(self, user_id: str, state: UserState) -> npt.NDArray[np.float32]:
-        """The user tower's vector of one user: (dim,) float32. Runs the tower, so it belongs into a thread."""
+    def user_index(self, user_ids: list[str]) -> npt.NDArray[np.int64] | None:
+        """Inputs of an embedding of user ids: (users,) int64; None where the bundle has none."""
         users = self.bundle.user_vocabulary
+        return None if users is None else encode_index(users.rows(user_ids))
+
+    def encode_users(self, user_ids: list[str], states: list[UserState]) -> npt.NDArray[np.float32]:
+        """The user tower's vectors: (users, dim) float32. Runs the tower, so it belongs into a thread."""
         tensors = encode_users(
-            [state],
+            states,
             schema=self.bundle.manifest.feature_schema,
             item_vocabulary=self.bundle.item_vocabulary,
             item_vectors=self.bundle.item_vectors,
-            user_index=None if users is None else encode_index(users.rows([user_id])),
+            user_index=self.user_index(user_ids),
         )
-        vector: npt.NDArray[np.float32] = self.user_tower.encode(tensors)[0]
-        return vector
-
-    def everything(self) -> Bitmap:
-        """The filter that allows every item."""
-        return self.catalogue.allowed((), ())
+        return self.user_tower.encode(tensors)
 
 
 def open_model(
@@ -75,13 +87,18 @@ def open_model(
     """
     bundle = read_bundle(directory, verify_checksums=verify_checksums)
     manifest = bundle.manifest
+    index = ItemIndex(bundle.index, item_vectors=bundle.item_vectors, nprobe=manifest.index.nprobe)
+    exact = len(bundle.items) <= EXACT_MAX_ITEMS
     model = ServingModel(
         bundle=bundle,
         catalogue=Catalogue(bundle),
-        index=ItemIndex(
-            bundle.index, num_items=len(bundle.items), dim=manifest.embedding_dim, nprobe=manifest.index.nprobe
-        ),
+        index=index,
+        search=ExactSearch(bundle.item_vectors) if exact else index,
         user_tower=UserTower(bundle.user_tower, manifest.feature_schema),
+        content=ContentScorer(bundle.content) if bundle.content is not None else None,
+        blend=BlendRanker(manifest.blend) if manifest.blend is not None else None,
+        onnx_ranker=OnnxRanker(bundle) if bundle.ranker is not None else None,
+        page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes(), len(bundle.items)),
         variant=variant,
         registry_version=registry_version,
         loaded_at_seconds=time.time(),
@@ -92,13 +109,27 @@ def open_model(
 
 def _warm_up(model: ServingModel) -> None:
     try:
-        vector = model.encode_user("", UserState())
+        vectors = model.encode_users([""], [UserState()])
     except Exception as error:  # ONNX Runtime raises many kinds for inputs a tower cannot take; each means the same
         raise BundleIncompatible(f"{model.bundle.user_tower.name} fails on a user's tensors: {error}") from error
     dim = model.bundle.manifest.embedding_dim
-    if vector.shape != (dim,):
-        raise BundleIncompatible(f"{model.bundle.user_tower.name} makes vectors of shape {vector.shape}, not ({dim},)")
-    model.index.nearest(model.bundle.item_vectors[0], _WARM_UP_ITEMS, model.everything())
+    if vectors.shape != (1, dim):
+        raise BundleIncompatible(f"{model.bundle.user_tower.name} makes vectors of shape {vectors.shape}, not (1, {dim})")
+    queries = np.asarray(model.bundle.item_vectors[:1])
+    for search in (model.search, model.index):
+        found = search.nearest(queries, _WARM_UP_ITEMS, [Allowed(None, NO_ROWS)])
+    if model.onnx_ranker is not None:
+        pairs = Pairs(
+            user_vectors=queries,
+            user_index=model.user_index([""]),
+            rows=np.maximum(found.rows, 0),
+            collaborative=found.scores,
+            content=np.zeros_like(found.scores),
+        )
+        try:
+            model.onnx_ranker.score(pairs)
+        except Exception as error:  # as above
+            raise BundleIncompatible(f"the ranker fails on candidates: {error}") from error
 
 
 class ModelSlot:

@@ -39,6 +39,12 @@ def _existing_directory(path: Path | None) -> Path | None:
     return path
 
 
+def _existing_file(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    return path
+
+
 class Settings(BaseSettings):
     """What can be set. A docstring under each says its unit, its effect and when to change it."""
 
@@ -84,6 +90,9 @@ class Settings(BaseSettings):
     deadline_ms: float = Field(default=50.0, ge=1, le=60_000)
     """Milliseconds an answer may take, also when the caller allows more. Raise it where full answers matter more than
     fast ones."""
+
+    policies_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
+    """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within seconds."""
 
     max_concurrent_requests: int = Field(default=256, ge=1, le=100_000)
     """Requests answered at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency grows under

@@ -11,14 +11,15 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Final
 
+from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded, Source
 
 SECONDS_BOUNDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Upper bounds of the latency buckets, in seconds: whole requests take 0.5 ms to 1 s, single stages less."""
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Upper bounds of the store's batch sizes, in users."""
+"""Upper bounds of the sizes of micro-batches, in requests."""
 
-STAGES: Final = ("admit", "hydrate", "encode_user", "retrieve", "fallback", "select", "answer")
+STAGES: Final = ("hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "answer")
 STORE: Final = "store"
 REGISTRY: Final = "registry"
 
@@ -33,10 +34,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Adds one observation."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Adds an observation, made so many times."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     @property
     def count(self) -> int:
@@ -54,7 +55,11 @@ class Statistics:
         self.stage_seconds = {stage: Histogram(SECONDS_BOUNDS) for stage in STAGES}
         self.answers_by_source: Counter[Source] = Counter(dict.fromkeys(Source, 0))
         self.degraded_by_reason: Counter[Degraded] = Counter(dict.fromkeys(Degraded, 0))
-        self.store_batch_users = Histogram(BATCH_BOUNDS)
+        self.batch_requests = Histogram(BATCH_BOUNDS)
+        self.queue_seconds = Histogram(SECONDS_BOUNDS)
+        self.queue_requests = 0
+        self.dropped_requests = 0
+        self.breakers: dict[str, Breaker] = {}
         self.user_tower_runs = 0
         self.bundle_swaps = 0
         self.refusals_by_kind: Counter[str] = Counter()
@@ -74,16 +79,17 @@ class Statistics:
 
 
 class StageClock:
-    """Measures the stages of one request: each `lap` is the time since the one before."""
+    """Measures the stages of one batch: each `lap` is the time since the one before, for every request in it."""
 
-    __slots__ = ("_lap_at", "_statistics")
+    __slots__ = ("_lap_at", "_requests", "_statistics")
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: Statistics, requests: int) -> None:
         self._statistics = statistics
+        self._requests = requests
         self._lap_at = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         """Ends the stage that ran until now."""
         now = time.perf_counter()
-        self._statistics.stage_seconds[stage].observe(now - self._lap_at)
+        self._statistics.stage_seconds[stage].observe(now - self._lap_at, self._requests)
         self._lap_at = now

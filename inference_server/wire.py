@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 from inference_server.degradation import Source
@@ -9,6 +11,8 @@ from inference_server.query import NO_FILTER, AttributePredicate, ItemFilter, Qu
 from inference_server.stages.answer import Answer
 from tandem.v1 import recommendation_pb2 as pb
 
+LONG_LIST: Final = 256
+"""Exclude lists longer than this are looked up once and remembered by their digest."""
 WIRE_SOURCES: Final = {
     source: pb.RecommendationSource.Value(f"RECOMMENDATION_SOURCE_{source.value}") for source in Source
 }
@@ -77,10 +81,16 @@ def _add_items(response: pb.RecommendResponse | pb.SimilarItemsResponse, answer:
 
 
 def _to_filter(wire: pb.RecommendFilter) -> ItemFilter:
+    excluded: Sequence[str] = wire.exclude_item_ids
+    digest = b""
+    if len(excluded) > LONG_LIST:
+        # A list of thousands stays as it was parsed: making strings of it costs as much as the rest of the request.
+        digest = hashlib.blake2b(wire.SerializeToString(), digest_size=16).digest()
     return ItemFilter(
         include_categories=tuple(wire.include_categories),
         exclude_categories=tuple(wire.exclude_categories),
-        exclude_item_ids=tuple(wire.exclude_item_ids),
+        exclude_item_ids=excluded if digest else tuple(excluded),
+        exclude_digest=digest,
         attributes=tuple(
             AttributePredicate(
                 name=predicate.name,

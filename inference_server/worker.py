@@ -26,6 +26,7 @@ from inference_server.errors import RefusalKind
 from inference_server.grpc_api.server import GrpcServer
 from inference_server.grpc_api.servicer import RecommendationServicer
 from inference_server.metrics import MetricsServer, StatisticsCollector
+from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
 from inference_server.serving_model import ModelSlot, open_model
 from inference_server.settings import Settings
@@ -52,16 +53,18 @@ class Worker:
         self._statistics = Statistics()
         self._store = UserStore(settings.store_url, self._statistics)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
+        self._policies = PolicyFile(settings.policies_file)
         self._admission = Admission(
             self._models,
+            self._policies,
             max_concurrent_requests=settings.max_concurrent_requests,
             max_seconds=settings.deadline_ms * 1e-3,
         )
-        recommender = Recommender(
+        self._recommender = Recommender(
             admission=self._admission, store=self._store, threads=self._threads, statistics=self._statistics
         )
         self._grpc = GrpcServer(
-            RecommendationServicer(recommender, self._models, self._statistics),
+            RecommendationServicer(self._recommender, self._models, self._policies, self._statistics),
             host=settings.host,
             port=settings.grpc_port,
             reflection_enabled=settings.reflection,
@@ -78,6 +81,8 @@ class Worker:
         # Ctrl-C reaches the whole process group; the supervisor decides what it means.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         await self._store.start()
+        await self._recommender.start()
+        reloading = asyncio.create_task(self._policies.run(), name="policies")
         await self._grpc.start()
         await self._channel.send(Listening(grpc_port=self._grpc.port, metrics_port=self._metrics.port))
         obeying = asyncio.create_task(self._obey(), name="control")
@@ -87,7 +92,9 @@ class Worker:
         await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
         obeying.cancel()
         stopping.cancel()
-        await asyncio.gather(obeying, stopping, return_exceptions=True)
+        reloading.cancel()
+        await asyncio.gather(obeying, stopping, reloading, return_exceptions=True)
+        await self._recommender.close()
         await self._store.close()
         self._metrics.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

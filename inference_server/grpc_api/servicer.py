@@ -6,17 +6,20 @@ import asyncio
 import json
 import os
 import time
-from typing import Any, Final
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Final, TypeVar
 
 import grpc
 import structlog
 
 from inference_server.errors import RequestError
+from inference_server.grpc_api.bulk import recommend_batch
 from inference_server.grpc_api.status import STATUS_OF, abort
+from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
 from inference_server.serving_model import ModelSlot
 from inference_server.statistics import Statistics
-from inference_server.wire import WIRE_SOURCES, to_query, to_response
+from inference_server.wire import WIRE_SOURCES, to_query, to_response, to_similar_query, to_similar_response
 from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -28,14 +31,18 @@ _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
 _INTERNAL: Final = grpc.StatusCode.INTERNAL.name
 
 # grpc.aio types its contexts by request and response; here the two make no difference.
+_Response = TypeVar("_Response")
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     """Serves the public API."""
 
-    def __init__(self, recommender: Recommender, models: ModelSlot, statistics: Statistics) -> None:
+    def __init__(
+        self, recommender: Recommender, models: ModelSlot, policies: PolicyFile, statistics: Statistics
+    ) -> None:
         self._recommender = recommender
+        self._policies = policies
         self._models = models
         self._statistics = statistics
 
@@ -43,11 +50,37 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         self, request: pb.RecommendRequest, context: _Context
     ) -> pb.RecommendResponse:
         """Answers one query; every outcome is counted by its status."""
+
+        async def answer() -> pb.RecommendResponse:
+            return to_response(await self._recommender.recommend(to_query(request), context.time_remaining()))
+
+        return await self._counted(answer(), context)
+
+    async def SimilarItems(  # noqa: N802 - named by the service definition
+        self, request: pb.SimilarItemsRequest, context: _Context
+    ) -> pb.SimilarItemsResponse:
+        """Finds items near others; counted as Recommend calls are."""
+
+        async def answer() -> pb.SimilarItemsResponse:
+            query = to_similar_query(request)
+            return to_similar_response(await self._recommender.similar_items(query, context.time_remaining()))
+
+        return await self._counted(answer(), context)
+
+    async def RecommendBatch(  # noqa: N802 - named by the service definition
+        self,
+        request_iterator: AsyncIterator[pb.RecommendBatchRequest],
+        context: _Context,  # noqa: ARG002 - entries carry their own errors
+    ) -> AsyncIterator[pb.RecommendBatchResponse]:
+        """Answers a stream of queries."""
+        async for response in recommend_batch(request_iterator, self._recommender):
+            yield response
+
+    async def _counted(self, answering: Coroutine[Any, Any, _Response], context: _Context) -> _Response:
         started = time.perf_counter()
         code = _INTERNAL
         try:
-            answer = await self._recommender.recommend(to_query(request), context.time_remaining())
-            response = to_response(answer)
+            response = await answering
             code = _OK
             return response
         except RequestError as error:
@@ -58,7 +91,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             raise
         except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
             request_id = os.urandom(16).hex()
-            _log.exception("request_failed", request_id=request_id, user_id=request.user_id)
+            _log.exception("request_failed", request_id=request_id)
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error, request_id {request_id}")
         finally:
             self._statistics.requests_by_code[code] += 1
@@ -81,6 +114,8 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             degraded_by_reason={str(reason): n for reason, n in statistics.degraded_by_reason.items() if n},
             bundles_refused=statistics.refusals_by_kind.total(),
             last_refusal=statistics.last_refusal,
+            breakers={name: str(breaker.state) for name, breaker in statistics.breakers.items()},
+            policies_fingerprint=self._policies.current.fingerprint,
         )
         response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
         model = self._models.current

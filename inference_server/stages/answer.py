@@ -1,16 +1,17 @@
-"""The answer: ids instead of rows, and the reasons where they were asked for."""
+"""The answer: ids instead of rows, the next page's token, and the reasons where they were asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from inference_server.degradation import Degraded, Source
-from inference_server.stages.select import Selection
-from tandem.contract import names
+from inference_server.query import Query
+from inference_server.stages.select import Chosen, Selection
+from tandem.contract.names import SOURCE_POPULAR
 
 MAX_BECAUSE_ITEMS: Final = 3
 _POPULARITY: Final = "popularity"
@@ -43,48 +44,94 @@ class Answer:
     degraded_reasons: tuple[Degraded, ...]
     next_page_token: str = ""
     """Empty: there is no further page."""
+    propensities: list[float] | None = None
+    """For the impression log; None: 1 everywhere."""
+    sources: list[str] | None = None
+    """For the impression log: the candidate source of each item; None where nobody asked."""
 
 
-def answer(selection: Selection) -> Answer:
-    """Puts the answer together."""
-    encoded = selection.encoded
-    admitted = encoded.admitted
-    model = admitted.model
-    return Answer(
-        request_id=admitted.request_id,
-        item_ids=model.bundle.items.item_ids(selection.rows),
-        scores=selection.scores,
-        reasons=_explain(selection) if admitted.query.explain else None,
-        model_version=model.version,
-        variant=model.variant,
-        source=selection.source,
-        degraded_reasons=encoded.degraded_reasons,
-    )
-
-
-def _explain(selection: Selection) -> list[Reason]:
-    items = selection.encoded.admitted.model.bundle.items
-    popular = selection.source is Source.POPULAR
-    because = [[] for _ in selection.rows] if popular else _nearest_history(selection)
-    return [
-        Reason(
-            source=names.SOURCE_POPULAR if popular else names.SOURCE_TWO_TOWER,
-            because_item_ids=tuple(items.item_ids(because_rows)),
-            score_parts={_POPULARITY if popular else names.SOURCE_TWO_TOWER: score},
-            title=items.title(row),
+def answer(selection: Selection, *, log_sources: bool = False) -> list[Answer]:
+    """Puts the answers of a batch together, in the order of its users."""
+    ranked = selection.ranked
+    model = ranked.model
+    # One look-up of ids for the whole batch.
+    item_ids = model.bundle.items.item_ids(np.concatenate([chosen.rows for chosen in selection.chosen]))
+    answers = []
+    start = 0
+    for place, chosen in enumerate(selection.chosen):
+        admitted = chosen.user.admitted
+        stop = start + len(chosen.rows)
+        query: Query = admitted.query
+        answers.append(
+            Answer(
+                request_id=admitted.request_id,
+                item_ids=item_ids[start:stop],
+                scores=chosen.scores.tolist(),
+                reasons=_explain(selection, place) if query.explain else None,
+                model_version=model.version,
+                variant=model.variant,
+                source=ranked.source,
+                degraded_reasons=chosen.user.degraded_reasons,
+                next_page_token=_next_page(chosen),
+                propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
+                sources=_sources(selection, chosen) if log_sources or query.explain else None,
+            )
         )
-        for row, score, because_rows in zip(selection.rows, selection.scores, because, strict=True)
-    ]
+        start = stop
+    return answers
 
 
-def _nearest_history(selection: Selection) -> list[list[int]]:
-    """For every selected item the rows of the user's events that are nearest to it, the item itself left out."""
-    model = selection.encoded.admitted.model
-    vectors = model.bundle.item_vectors
-    history = np.unique(model.known_rows(selection.encoded.state.event_item_keys))
-    similarities = vectors[selection.rows] @ vectors[history].T  # (selected, history) float32
+def _next_page(chosen: Chosen) -> str:
+    """A token that leaves out what was shown until now; none after a page that could not be filled."""
+    admitted = chosen.user.admitted
+    if len(chosen.rows) < admitted.num_items:
+        return ""
+    shown = np.concatenate([admitted.shown_rows, chosen.rows]) if len(admitted.shown_rows) else chosen.rows
+    return admitted.model.page_tokens.issue(shown, admitted.fingerprint)
+
+
+def _sources(selection: Selection, chosen: Chosen) -> list[str]:
+    columns = selection.ranked.columns
+    starts = [column.start for column in columns]
+    return [columns[int(at)].source for at in np.searchsorted(starts, chosen.places, side="right") - 1]
+
+
+def _explain(selection: Selection, place: int) -> list[Reason]:
+    ranked, chosen = selection.ranked, selection.chosen[place]
+    items = ranked.model.bundle.items
+    because = _nearest_history(ranked.model.bundle.item_vectors, chosen)
+    reasons = []
+    for number, (row, column, source) in enumerate(
+        zip(chosen.rows.tolist(), chosen.places.tolist(), _sources(selection, chosen), strict=True)
+    ):
+        score = float(chosen.scores[number])
+        if ranked.is_ordered:
+            score_parts = {_POPULARITY if source == SOURCE_POPULAR else source: score}
+        else:
+            score_parts = {name: float(part[place, column]) for name, part in ranked.parts}
+            if boost := score - float(ranked.scores[place, column]):
+                score_parts["boost"] = boost
+        reasons.append(
+            Reason(
+                source=source,
+                because_item_ids=tuple(items.item_ids(because[number])),
+                score_parts=score_parts,
+                title=items.title(row),
+                propensity=1.0 if chosen.propensities is None else float(chosen.propensities[number]),
+            )
+        )
+    return reasons
+
+
+def _nearest_history(vectors: np.typing.NDArray[np.float32], chosen: Chosen) -> Sequence[Sequence[int]]:
+    """For every shown item the rows of the user's events that are nearest to it, the item itself left out."""
+    user = chosen.user
+    history = np.unique(user.admitted.model.known_rows(user.state.event_item_keys))
+    if not len(history):
+        return [[] for _ in chosen.rows]
+    similarities = vectors[chosen.rows] @ vectors[history].T  # (shown, history) float32
     nearest = history[np.argsort(-similarities, axis=1, kind="stable")[:, : MAX_BECAUSE_ITEMS + 1]]
     return [
         [int(candidate) for candidate in candidates if candidate != row][:MAX_BECAUSE_ITEMS]
-        for row, candidates in zip(selection.rows, nearest, strict=True)
+        for row, candidates in zip(chosen.rows, nearest, strict=True)
     ]

@@ -1,7 +1,7 @@
-"""The user's vector: the stored one where it is up to date, else the user tower's.
+"""The users' vectors: the stored ones where they are up to date, else the user tower's, in one run for a batch.
 
-The stored vector is a cache of what the tower makes of the stored state. It does not know of `recent_item_ids`, so a
-request that brings any known item is encoded anew: a click changes the next answer.
+A stored vector is a cache of what the tower makes of the stored state. It does not know of `recent_item_ids`, so a request
+that brings any known item is encoded anew: a click changes the next answer.
 """
 
 from __future__ import annotations
@@ -9,66 +9,131 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from inference_server.degradation import Degraded
+from inference_server.ladder import Ladder, Rung
 from inference_server.serving_model import ServingModel
 from inference_server.stages.admit import Admitted
-from inference_server.stages.hydrate import Hydrated
+from inference_server.stages.hydrate import Hydrated, Known
 from inference_server.statistics import Statistics
 from tandem.contract.features import with_recent_items
 from tandem.contract.names import EVENT_CODES
+from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState, UserVector
-from tandem.contract.vocabulary import Rows
-
-SECONDS_TO_ENCODE: Final = 0.002
-"""Least time left with which the user tower is begun: it takes 0.1 ms, and up to this where the machine is busy."""
-SECONDS_TO_FALL_BACK: Final = 0.001
-"""Time kept back from the tower for a fallback answer."""
+from tandem.contract.vocabulary import MISSING_ROW
 
 _CLICK: Final = EVENT_CODES["click"]
-_NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
+_NOTHING_KNOWN: Final = UserState()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class User:
+    """One request with what is known of its user."""
+
+    admitted: Admitted
+    state: UserState
+    """The stored state with the recent items as its newest events; empty for a user of whom nothing is known."""
+    is_extended: bool
+    """Whether the state has recent items that no stored vector knows of."""
+    rung: Rung
+    degraded_reasons: tuple[Degraded, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """A request with its user's vector."""
+    """Requests of one rung with their users' vectors."""
 
-    admitted: Admitted
-    vector: npt.NDArray[np.float32] | None
-    """(dim,) float32; None where there is no personal answer."""
-    state: UserState
-    """The stored state with the recent items as its newest events; empty for a user of whom nothing is known."""
-    seen_rows: Rows
-    """(n,) int64: items of the catalogue that the user has interacted with, the recent ones included."""
-    degraded_reasons: tuple[Degraded, ...]
+    model: ServingModel
+    users: Sequence[User]
+    vectors: npt.NDArray[np.float32]
+    """(users, dim) float32."""
+    history_rows: npt.NDArray[np.int64]
+    """(users, n) int64, n at most PROFILE_EVENTS: the newest known events, newest last; MISSING_ROW in front."""
 
 
-async def encode_user(hydrated: Hydrated, threads: Executor, statistics: Statistics) -> Encoded:
-    """Finds or computes the user's vector. A user without any event on a known item has none."""
-    admitted = hydrated.admitted
-    model = admitted.model
-    recent_item_ids = admitted.query.recent_item_ids
-    stored_vector = hydrated.stored_vector
-    state = hydrated.state or UserState()
-    if recent_item_ids:
-        with_recent = with_recent_items(state, recent_item_ids, _CLICK)
-        if len(model.known_rows(with_recent.event_item_keys[-len(recent_item_ids) :])):
-            state, stored_vector = with_recent, None
-    seen_rows = model.known_rows(state.seen_item_keys)
-    vector: npt.NDArray[np.float32] | None = None
-    reasons = hydrated.degraded_reasons
-    if len(seen_rows):
-        vector = _fresh(stored_vector, state, model)
-        if vector is None:
-            vector, reason = await _run_tower(admitted, state, threads, statistics)
-            reasons = reasons if reason is None else (*reasons, reason)
-    return Encoded(admitted=admitted, vector=vector, state=state, seen_rows=seen_rows, degraded_reasons=reasons)
+async def encode_users(
+    hydrated: Hydrated, threads: Executor, ladder: Ladder, statistics: Statistics
+) -> tuple[list[Encoded], list[User]]:
+    """Finds or computes the users' vectors, and chooses their rungs.
+
+    Returns the users with a vector by rung, the most urgent first, and those without one: nothing is known of them, or no
+    time is left.
+    """
+    if not hydrated.requests:
+        return [], []
+    model = hydrated.requests[0].model
+    now = time.monotonic()
+    users = [
+        _user(admitted, known, ladder.rung(admitted.deadline - now))
+        for admitted, known in zip(hydrated.requests, hydrated.known, strict=True)
+    ]
+    history_rows = _history_rows([user.state for user in users], model)
+    behaving = history_rows[:, -1] != MISSING_ROW
+    vectors: list[npt.NDArray[np.float32] | None] = [None] * len(users)
+    to_run: list[int] = []
+    for place, (user, known) in enumerate(zip(users, hydrated.known, strict=True)):
+        if behaving[place] and user.rung is not Rung.FROM_MEMORY:
+            vectors[place] = None if user.is_extended else _fresh(known.stored_vector, user.state, model)
+            if vectors[place] is None:
+                to_run.append(place)
+    if to_run:
+        await _run_tower(users, vectors, to_run, threads, statistics)
+    others = [user for user, vector in zip(users, vectors, strict=True) if vector is None]
+    encoded = []
+    for rung in sorted({user.rung for user in users}, reverse=True):
+        places = [n for n, user in enumerate(users) if user.rung is rung and vectors[n] is not None]
+        if places:
+            of_rung = Encoded(
+                model=model,
+                users=[users[n] for n in places],
+                vectors=np.stack([vectors[n] for n in places]),  # type: ignore[arg-type]  # none of these is None
+                history_rows=history_rows[places],
+            )
+            encoded.append(of_rung)
+    return encoded, others
+
+
+def _user(admitted: Admitted, known: Known, rung: Rung) -> User:
+    state = known.state or _NOTHING_KNOWN
+    reasons = known.degraded_reasons
+    is_extended = False
+    if admitted.query.recent_item_ids:
+        with_recent = with_recent_items(state, admitted.query.recent_item_ids, _CLICK)
+        count = len(admitted.query.recent_item_ids)
+        if len(admitted.model.known_rows(with_recent.event_item_keys[-count:])):
+            state, is_extended = with_recent, True
+    if rung is Rung.FROM_MEMORY:
+        reasons = (*reasons, Degraded.DEADLINE)
+    return User(admitted=admitted, state=state, is_extended=is_extended, rung=rung, degraded_reasons=reasons)
+
+
+def _history_rows(states: Sequence[UserState], model: ServingModel) -> npt.NDArray[np.int64]:
+    """See `Encoded.history_rows`."""
+    width = min(PROFILE_EVENTS, model.bundle.manifest.feature_schema.history_length)
+    keys = np.zeros((len(states), width), dtype=np.uint64)
+    counts = np.zeros(len(states), dtype=np.int64)
+    for place, state in enumerate(states):
+        newest = state.event_item_keys[-width:]
+        counts[place] = len(newest)
+        if len(newest):
+            keys[place, -len(newest) :] = newest
+    rows = model.bundle.item_vocabulary.rows_of_keys(keys.reshape(-1)).reshape(keys.shape)
+    events = np.arange(width) >= width - counts[:, None]
+    rows[~events] = MISSING_ROW
+    for place in np.flatnonzero(((rows == MISSING_ROW) & events).any(axis=1)):
+        # Some of the newest events are on items that this catalogue does not hold: older ones take their place.
+        known = model.known_rows(states[place].event_item_keys)[-width:]
+        rows[place] = MISSING_ROW
+        if len(known):
+            rows[place, -len(known) :] = known
+    return rows
 
 
 def _fresh(stored: UserVector | None, state: UserState, model: ServingModel) -> npt.NDArray[np.float32] | None:
@@ -81,24 +146,28 @@ def _fresh(stored: UserVector | None, state: UserState, model: ServingModel) -> 
 
 
 async def _run_tower(
-    admitted: Admitted, state: UserState, threads: Executor, statistics: Statistics
-) -> tuple[npt.NDArray[np.float32] | None, Degraded | None]:
-    if not len(admitted.model.known_rows(state.event_item_keys)):
-        return None, None
-    seconds_left = admitted.deadline - SECONDS_TO_FALL_BACK - time.monotonic()
-    if seconds_left < SECONDS_TO_ENCODE:
-        return None, Degraded.DEADLINE
-    statistics.user_tower_runs += 1
-    try:
-        # In a thread, because the tower is matrix products that release the GIL while the event loop goes on; the
-        # timeout also takes the call out of the threads' queue when they are too busy to begin it.
-        async with asyncio.timeout(seconds_left):
-            vector = await asyncio.get_running_loop().run_in_executor(
-                threads, admitted.model.encode_user, admitted.query.user_id, state
-            )
-    except TimeoutError:
-        return None, Degraded.DEADLINE
-    return (vector, None) if _is_finite(vector) else (None, Degraded.USER_VECTOR_NOT_FINITE)
+    users: list[User],
+    vectors: list[npt.NDArray[np.float32] | None],
+    places: list[int],
+    threads: Executor,
+    statistics: Statistics,
+) -> None:
+    """Fills in the vectors of these users; where one is not finite, the reason instead."""
+    statistics.user_tower_runs += len(places)
+    model = users[places[0]].admitted.model
+    # In a thread, because the tower is matrix products that release the GIL while the event loop goes on.
+    computed = await asyncio.get_running_loop().run_in_executor(
+        threads,
+        model.encode_users,
+        [users[place].admitted.query.user_id for place in places],
+        [users[place].state for place in places],
+    )
+    for place, vector in zip(places, computed, strict=True):
+        if _is_finite(vector):
+            vectors[place] = vector
+        else:
+            reasons = (*users[place].degraded_reasons, Degraded.USER_VECTOR_NOT_FINITE)
+            users[place] = replace(users[place], degraded_reasons=reasons)
 
 
 def _is_finite(vector: npt.NDArray[np.float32]) -> bool:

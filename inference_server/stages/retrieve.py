@@ -1,31 +1,155 @@
-"""Retrieval: the items nearest to the user's vector, filtered inside the search."""
+"""Retrieval: candidates from every source that the policy names, filtered inside the search, merged with the source kept.
+
+An item that several sources propose belongs to the first of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.degradation import Source
-from inference_server.stages.candidates import Candidates, allowed_items
-from inference_server.stages.encode_user import Encoded
+from inference_server.bitmap import rows_in
+from inference_server.degradation import Degraded
+from inference_server.engine.search import Allowed, Found
+from inference_server.ladder import Ladder, Rung
+from inference_server.policies import Sources
+from inference_server.stages.candidates import Candidates, Columns
+from inference_server.stages.encode_user import Encoded, User
+from inference_server.trending import TrendingList
+from tandem.contract import names
+from tandem.contract.vocabulary import MISSING_ROW
 
 INLINE_SEARCH_MAX_ITEMS: Final = 50_000
 """Largest catalogue that is searched on the event loop itself. A hop to a thread and back costs about 50 microseconds
-there; at this size and 64 dimensions a search takes 15 (8 lists of 256), or 300 where a filter makes it search all."""
+there, and larger searches would keep others waiting."""
+_NEIGHBOURS_OF: Final = 3
+"""Newest items whose content neighbours are proposed."""
+_FEW: Final = 2_000
+"""Excluded rows up to which each is compared with each candidate; more of them are sorted first."""
 
 
-async def retrieve(encoded: Encoded, vector: npt.NDArray[np.float32], threads: Executor) -> Candidates:
-    """As many items as were asked for, whenever the filter leaves that many. `vector` is the user's, (dim,) float32."""
-    index = encoded.admitted.model.index
-    num_items = encoded.admitted.num_items
-    allowed = allowed_items(encoded)
-    if index.num_items <= INLINE_SEARCH_MAX_ITEMS:
-        rows, scores = index.nearest(vector, num_items, allowed)
+async def retrieve(
+    encoded: Encoded, allowed: Sequence[Allowed], trending: TrendingList, threads: Executor, ladder: Ladder
+) -> Candidates:
+    """As many candidates as were asked for, whenever the filter leaves that many, and as the policies take."""
+    started = time.perf_counter()
+    most = max(max(user.admitted.num_items, user.admitted.policy.sources.two_tower) for user in encoded.users)
+    search = encoded.model.search
+    if encoded.model.catalogue.num_items <= INLINE_SEARCH_MAX_ITEMS:
+        found = search.nearest(encoded.vectors, most, list(allowed))
     else:
         loop = asyncio.get_running_loop()
-        rows, scores = await loop.run_in_executor(threads, index.nearest, vector, num_items, allowed)
-    return Candidates(encoded=encoded, source=Source.RETRIEVED, rows=rows, scores=scores)
+        found = await loop.run_in_executor(threads, search.nearest, encoded.vectors, most, list(allowed))
+    searched = time.perf_counter()
+    ladder.observe(retrieve=searched - started)
+    users, extra = _extra_sources(encoded, trending)
+    if not extra:
+        columns = (Columns(names.SOURCE_TWO_TOWER, 0, found.rows.shape[1]),)
+        return Candidates(
+            encoded=encoded,
+            allowed=allowed,
+            rows=found.rows,
+            collaborative=found.scores,
+            columns=columns,
+            users=users,
+        )
+    merged = _merge(encoded, allowed, found, extra, users)
+    ladder.observe(sources=time.perf_counter() - searched)
+    return merged
+
+
+def _extra_sources(
+    encoded: Encoded, trending: TrendingList
+) -> tuple[Sequence[User], list[tuple[str, npt.NDArray[np.int64]]]]:
+    """What the sources beside the two towers propose: (users, n) int64 each, MISSING_ROW where there is nothing."""
+    users = encoded.users
+    wanted = [user.admitted.policy.sources for user in users]
+    if users[0].rung >= Rung.NO_EXTRA_SOURCES:
+        skipped = [
+            replace(user, degraded_reasons=(*user.degraded_reasons, Degraded.SOURCES_SKIPPED))
+            if _names_extra(of_user)
+            else user
+            for user, of_user in zip(users, wanted, strict=True)
+        ]
+        return skipped, []
+    model = encoded.model
+    extra = []
+    if model.content is not None and (most := max(of_user.content_neighbours for of_user in wanted)):
+        recent = encoded.history_rows[:, -_NEIGHBOURS_OF:]
+        each = -(-most // recent.shape[1])
+        neighbours = model.content.neighbours[np.maximum(recent, 0), :each].astype(np.int64)  # (users, recent, each)
+        neighbours[recent == MISSING_ROW] = MISSING_ROW
+        extra.append((names.SOURCE_CONTENT_NEIGHBOURS, neighbours.reshape(len(users), -1)))
+    if most := max(of_user.trending for of_user in wanted):
+        rows = trending.rows(model)
+        if rows is None:
+            users = [
+                replace(user, degraded_reasons=(*user.degraded_reasons, Degraded.TRENDING_UNAVAILABLE))
+                if of_user.trending
+                else user
+                for user, of_user in zip(users, wanted, strict=True)
+            ]
+        else:
+            extra.append((names.SOURCE_TRENDING, np.tile(rows[:most], (len(users), 1))))
+    if most := max(of_user.popular for of_user in wanted):
+        extra.append((names.SOURCE_POPULAR, np.tile(model.catalogue.top_rows(most), (len(users), 1))))
+    for source, rows in extra:
+        for place, of_user in enumerate(wanted):
+            rows[place, getattr(of_user, source) :] = MISSING_ROW
+    return users, extra
+
+
+def _names_extra(sources: Sources) -> bool:
+    return bool(sources.content_neighbours or sources.trending or sources.popular)
+
+
+def _merge(
+    encoded: Encoded,
+    allowed: Sequence[Allowed],
+    found: Found,
+    extra: list[tuple[str, npt.NDArray[np.int64]]],
+    users: Sequence[User],
+) -> Candidates:
+    columns = [Columns(names.SOURCE_TWO_TOWER, 0, found.rows.shape[1])]
+    for source, of_source in extra:
+        columns.append(Columns(source, columns[-1].stop, columns[-1].stop + of_source.shape[1]))
+    rows = np.concatenate([found.rows, *(of_source for _, of_source in extra)], axis=1)
+    own = found.rows.shape[1]
+    for of_user, one in zip(rows, allowed, strict=True):
+        _drop_forbidden(of_user[own:], one)
+    # Equal rows lie side by side once sorted, in the order of their columns: all but the first of them are dropped.
+    order = np.argsort(rows, axis=1, kind="stable")
+    in_order = np.take_along_axis(rows, order, axis=1)
+    repeats = np.zeros(rows.shape, dtype=np.bool_)
+    np.put_along_axis(repeats, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], axis=1)
+    rows[repeats] = MISSING_ROW
+    new = rows[:, own:]
+    vectors = encoded.model.bundle.item_vectors[np.maximum(new, 0)]  # (users, new, dim)
+    scores = np.matmul(vectors, encoded.vectors[:, :, None])[:, :, 0]
+    scores[new == MISSING_ROW] = -np.inf
+    return Candidates(
+        encoded=encoded,
+        allowed=allowed,
+        rows=rows,
+        collaborative=np.concatenate([found.scores, scores], axis=1),
+        columns=columns,
+        users=users,
+    )
+
+
+def _drop_forbidden(rows: npt.NDArray[np.int64], allowed: Allowed) -> None:
+    """Overwrites rows that may not be shown with MISSING_ROW."""
+    if allowed.mask is not None:
+        rows[~rows_in(allowed.mask.bitmap, np.maximum(rows, 0))] = MISSING_ROW
+    excluded = allowed.excluded
+    if len(excluded) > _FEW:
+        rows[np.isin(rows, excluded)] = MISSING_ROW
+    elif len(excluded):
+        rows[(rows[:, None] == excluded).any(axis=1)] = MISSING_ROW

@@ -1,39 +1,137 @@
-"""Selection: which candidates are shown, and in which order."""
+"""Selection: which candidates are shown, and in which order.
+
+    boosts -> order by score -> diversity (MMR) -> category caps -> exploration
+
+Equal scores are ordered by row, so that one request has one answer. Exploration comes last, so that the logged propensity
+is that of what is shown; caps are applied to the whole pool that it draws from, so that it cannot break them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from inference_server.degradation import Source
-from inference_server.stages.candidates import Candidates
-from inference_server.stages.encode_user import Encoded
+from inference_server.bitmap import rows_in
+from inference_server.catalogue import Clause
+from inference_server.policies import Boost, Policy
+from inference_server.query import AttributePredicate
+from inference_server.selection.caps import apply_caps
+from inference_server.selection.exploration import explore, rng_for
+from inference_server.selection.mmr import diversify
+from inference_server.serving_model import ServingModel
+from inference_server.stages.candidates import Ranked
+from inference_server.stages.encode_user import User
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """What one user is shown. Arrays go together, best first."""
+
+    user: User
+    rows: npt.NDArray[np.int64]
+    """(n,) int64."""
+    scores: npt.NDArray[np.float32]
+    """(n,) float32, boosts included."""
+    places: npt.NDArray[np.int64]
+    """(n,) int64, columns of the table of candidates."""
+    propensities: npt.NDArray[np.float32] | None
+    """(n,) float32; None: 1 everywhere, because nothing was left to chance."""
+    list_rows: npt.NDArray[np.int64]
+    """(m,) int64: all candidates in their order, what exploration showed instead left out of account."""
+    list_scores: npt.NDArray[np.float32]
+    """(m,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What is shown, best first."""
+    """What the users of a batch are shown."""
 
-    encoded: Encoded
-    source: Source
-    rows: list[int]
-    scores: list[float]
+    ranked: Ranked
+    chosen: Sequence[Chosen]
 
 
-def select(candidates: Candidates) -> Selection:
-    """The best candidates. Equal scores are ordered by row, so that one request has one answer.
+def select(ranked: Ranked) -> Selection:
+    """Chooses for every user."""
+    scores = ranked.scores
+    if any(user.admitted.policy.boosts for user in ranked.users):
+        scores = scores.copy()
+        for place, user in enumerate(ranked.users):
+            _boost(scores[place], ranked.rows[place], user.admitted.policy.boosts, ranked.model)
+    if ranked.is_ordered:
+        order = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    else:
+        order = np.lexsort((ranked.rows, -scores), axis=-1)
+    counts = np.count_nonzero(scores > -np.inf, axis=1).tolist()
+    chosen = [
+        _choose(user, ranked.rows[place], scores[place], order[place, : counts[place]], ranked.model)
+        for place, user in enumerate(ranked.users)
+    ]
+    return Selection(ranked=ranked, chosen=chosen)
 
-    Popular items keep the order in which the bundle lists them.
-    """
-    rows, scores = candidates.rows, candidates.scores
-    if candidates.source is Source.RETRIEVED:
-        order = np.lexsort((rows, -scores))
-        rows, scores = rows[order], scores[order]
-    num_items = candidates.encoded.admitted.num_items
-    return Selection(
-        encoded=candidates.encoded,
-        source=candidates.source,
-        rows=rows[:num_items].tolist(),
-        scores=scores[:num_items].tolist(),
+
+def _choose(
+    user: User,
+    rows: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    order: npt.NDArray[np.int64],
+    model: ServingModel,
+) -> Chosen:
+    admitted = user.admitted
+    policy, num_items = admitted.policy, admitted.num_items
+    diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
+    propensities = None
+    if diversity > 0.0 and len(order) > 1:
+        vectors = model.bundle.item_vectors[rows[order]]
+        order = order[diversify(scores[order], vectors, diversity=diversity, num_items=len(order))]
+    if policy.max_per_category or policy.category_caps:
+        order = _cap(order, rows, policy, model)
+    shown = order[:num_items]
+    if policy.exploration > 0.0:
+        shown, propensities = explore(
+            order, num_items=num_items, exploration=policy.exploration, rng=rng_for(admitted.request_id)
+        )
+    return Chosen(
+        user=user,
+        rows=rows[shown],
+        scores=scores[shown],
+        places=shown,
+        propensities=propensities,
+        list_rows=rows[order],
+        list_scores=scores[order],
     )
+
+
+def _boost(
+    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], boosts: Sequence[Boost], model: ServingModel
+) -> None:
+    """Adds to the scores of boosted items, in units of the standard deviation of this user's candidates."""
+    present = np.flatnonzero(scores > -np.inf)
+    if not len(present):
+        return
+    unit = scores[present].std() or np.float32(1.0)
+    for boost in boosts:
+        mask = model.catalogue.mask((_clause(boost),))
+        scores[present[rows_in(mask.bitmap, rows[present])]] += np.float32(boost.add) * unit
+
+
+def _clause(boost: Boost) -> Clause:
+    if boost.category:
+        return Clause(include_categories=(boost.category,))
+    return Clause(
+        attributes=(AttributePredicate(name=boost.attribute, any_of=boost.any_of, min=boost.min, max=boost.max),)
+    )
+
+
+def _cap(
+    order: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], policy: Policy, model: ServingModel
+) -> npt.NDArray[np.int64]:
+    """The order without items of a category that has had its share."""
+    names, codes = model.catalogue.category_codes_of(rows[order])
+    caps = {code: policy.category_caps[name] for code, name in enumerate(names) if name in policy.category_caps}
+    kept, _ = apply_caps(
+        np.arange(len(order)), codes, caps, default_cap=policy.max_per_category, num_items=len(order)
+    )
+    return order[kept]

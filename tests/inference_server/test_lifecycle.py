@@ -134,7 +134,7 @@ async def until_in_flight(metrics_port: int) -> None:
         text = (await reader.read()).decode()
         writer.close()
         await writer.wait_closed()
-        return "tandem_store_batch_users_count 1.0" in text
+        return "tandem_batch_requests_count 1.0" in text
 
     await wait_until(sent, "the request waits for the store")
 

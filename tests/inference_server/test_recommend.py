@@ -209,7 +209,7 @@ class TestErrors:
             ("user_id", {"user_id": "x" * 257}),
             ("recent_item_ids", {"recent_item_ids": ["a"] * 1001}),
             ("recent_item_ids", {"recent_item_ids": [""]}),
-            ("filter.exclude_item_ids", {"filter": pb.RecommendFilter(exclude_item_ids=["a"] * 1001)}),
+            ("filter.exclude_item_ids", {"filter": pb.RecommendFilter(exclude_item_ids=["a"] * 10_001)}),
             ("filter.exclude_item_ids", {"filter": pb.RecommendFilter(exclude_item_ids=["ü" * 129])}),
             ("filter.include_categories", {"filter": pb.RecommendFilter(include_categories=["a"] * 101)}),
             ("filter.exclude_categories", {"filter": pb.RecommendFilter(exclude_categories=["x" * 257])}),
@@ -277,7 +277,7 @@ class TestStatusAndMetrics:
         assert 'tandem_model_info{model_version="tiny-1",registry_version="",variant=""} 1.0' in text
         assert 'tandem_stage_seconds_count{stage="retrieve"}' in text
         assert "tandem_request_seconds_bucket" in text
-        assert "tandem_store_batch_users_count" in text
+        assert "tandem_batch_requests_count" in text
         assert "tandem_user_tower_runs_total" in text
         assert "tandem_bundle_swaps_total 1.0" in text
         assert "process_resident_memory_bytes" in text

@@ -142,7 +142,7 @@ async def test_a_request_in_flight_finishes_on_the_model_it_began_with(
         call = asyncio.create_task(server.recommend(user_id="u"))
 
         async def waits_for_the_store() -> bool:
-            return "tandem_store_batch_users_count 1.0" in await server.metrics()
+            return "tandem_batch_requests_count 1.0" in await server.metrics()
 
         await wait_until(waits_for_the_store, "the request waits for the store")
         registry.register(second.directory, model_name=model_name, model_version="two", alias=ALIAS)

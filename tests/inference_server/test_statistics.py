@@ -28,12 +28,12 @@ def test_a_bound_belongs_to_its_bucket() -> None:
 def test_buckets_are_shown_cumulatively() -> None:
     statistics = Statistics()
     for users in (1, 3, 1000):
-        statistics.store_batch_users.observe(users)
+        statistics.batch_requests.observe(users)
     text = exposed(statistics)
-    assert 'tandem_store_batch_users_bucket{le="1"} 1.0' in text
-    assert 'tandem_store_batch_users_bucket{le="4"} 2.0' in text
-    assert 'tandem_store_batch_users_bucket{le="+Inf"} 3.0' in text
-    assert "tandem_store_batch_users_sum 1004.0" in text
+    assert 'tandem_batch_requests_bucket{le="1"} 1.0' in text
+    assert 'tandem_batch_requests_bucket{le="4"} 2.0' in text
+    assert 'tandem_batch_requests_bucket{le="+Inf"} 3.0' in text
+    assert "tandem_batch_requests_sum 1004.0" in text
 
 
 def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:

@@ -46,8 +46,8 @@ async def test_everyone_gets_their_own_values_over_few_reads(tmp_path: Path) -> 
         for name, reply in zip(names[:-1], replies[:-1], strict=True):
             assert reply == StoreReply(f"vector {name}".encode(), f"state {name}".encode())
         assert replies[-1] == StoreReply(None, None)
-        assert statistics.store_batch_users.count <= 3
-        assert statistics.store_batch_users.total == len(names)
+        assert statistics.batch_requests.count <= 3
+        assert statistics.batch_requests.total == len(names)
 
 
 async def test_one_batch_is_one_mget_of_two_keys_per_user(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ async def test_callers_who_have_gone_are_not_asked_for(tmp_path: Path) -> None:
         leading = []
         for number in range(2):
             leading.append(asyncio.create_task(fetch(store, f"first {number}")))
-            await wait_until(lambda sent=number: statistics.store_batch_users.count == sent + 1, "the batch is sent")
+            await wait_until(lambda sent=number: statistics.batch_requests.count == sent + 1, "the batch is sent")
         waiting = [asyncio.create_task(fetch(store, str(number))) for number in range(10)]
         await asyncio.sleep(0)
         for task in waiting[:9]:
@@ -74,7 +74,7 @@ async def test_callers_who_have_gone_are_not_asked_for(tmp_path: Path) -> None:
         await asyncio.gather(*waiting[:9], return_exceptions=True)
         server.resume()
         await asyncio.gather(*leading, waiting[9])
-        assert statistics.store_batch_users.total == 3
+        assert statistics.batch_requests.total == 3
 
 
 async def test_a_store_that_hangs_is_waited_for_no_longer_than_allowed(tmp_path: Path) -> None:

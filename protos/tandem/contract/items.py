@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tandem.contract import names
 from tandem.contract.errors import BundleCorrupt
@@ -37,6 +38,17 @@ class Item:
     attributes: Mapping[str, str]
     popularity: int
     """Interactions in the training data."""
+
+
+@dataclass(frozen=True)
+class AttributeColumn:
+    """One attribute of all items."""
+
+    codes: npt.NDArray[np.int32]
+    """(items,) int32: place in `values`; -1 where the item has no such attribute."""
+    values: tuple[str, ...]
+    numbers: npt.NDArray[np.float64] | None
+    """(values,) float64; None unless every value is a number."""
 
 
 class ItemTable:
@@ -84,8 +96,8 @@ class ItemTable:
 
     def item_ids(self, rows: Iterable[int]) -> list[str]:
         """Ids of rows."""
-        ids = self._ids
-        return [ids[row].as_py() for row in rows]
+        ids: list[str] = self._ids.take(pa.array(rows, type=pa.int64())).to_pylist()
+        return ids
 
     def title(self, row: int) -> str:
         """Title of a row; empty where the catalogue has none."""
@@ -119,9 +131,37 @@ class ItemTable:
         groups = np.split(rows[np.argsort(codes, kind="stable")], ends)
         return {name: np.unique(group) for name, group in zip(flat.dictionary.to_pylist(), groups, strict=True)}
 
+    def attribute(self, name: str) -> AttributeColumn | None:
+        """One attribute of all items; None where no item has it."""
+        attributes = _column(self._table, names.ATTRIBUTES)
+        lengths = np.diff(np.asarray(attributes.offsets))
+        rows = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
+        first, last = (attributes.offsets[0].as_py(), attributes.offsets[-1].as_py()) if len(self) else (0, 0)
+        named = np.asarray(pc.equal(attributes.keys.slice(first, last - first), name).to_numpy(zero_copy_only=False))
+        if not named.any():
+            return None
+        values = attributes.items.slice(first, last - first).filter(pa.array(named)).dictionary_encode()
+        codes = np.full(len(self), -1, dtype=np.int32)
+        codes[rows[named]] = np.asarray(values.indices)
+        texts = tuple(values.dictionary.to_pylist())
+        return AttributeColumn(codes, texts, _numbers(texts))
+
+    def categories_of(self, rows: npt.NDArray[np.int64]) -> list[list[str]]:
+        """Categories of some rows, (n,) int64."""
+        taken: list[list[str]] = _column(self._table, names.CATEGORIES).take(pa.array(rows)).to_pylist()
+        return taken
+
     def categories(self) -> Sequence[Sequence[str]]:
         """Categories of every row."""
         return list(_column(self._table, names.CATEGORIES).to_pylist())
+
+
+def _numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:
+    try:
+        numbers = np.array([float(text) for text in texts])
+    except ValueError:
+        return None
+    return None if np.isnan(numbers).any() else numbers
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

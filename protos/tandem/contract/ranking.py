@@ -7,7 +7,7 @@ offline orders items exactly as serving does.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,10 @@ PROFILE_EVENTS: Final = 10
 """Newest known events of a user whose content makes the content profile."""
 
 
-def content_profiles(content_vectors: npt.NDArray[np.float16], history_rows: Rows) -> npt.NDArray[np.float32]:
+def content_profiles(content_vectors: npt.NDArray[np.floating[Any]], history_rows: Rows) -> npt.NDArray[np.float32]:
     """Mean content vector of each user's newest items.
 
-    `content_vectors` is (items, content_dim) float16; `history_rows` (users, n) int64, oldest first, MISSING_ROW where
+    `content_vectors` is (items, content_dim), float16 as stored or float32; `history_rows` (users, n) int64, oldest first, MISSING_ROW where
     there is no event, of which the last PROFILE_EVENTS columns are read. Returns (users, content_dim) float32, zero for
     a user without events.
     """

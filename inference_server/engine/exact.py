@@ -1,0 +1,43 @@
+"""Exact search of a small catalogue: every item is scored, for a batch of users in one matrix product."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.engine.search import Allowed, Found
+from tandem.contract.vocabulary import MISSING_ROW
+
+
+class ExactSearch:
+    """Scores all items. Safe to call from several threads."""
+
+    def __init__(self, item_vectors: npt.NDArray[np.float32]) -> None:
+        """`item_vectors` is (items, dim) float32; a transposed copy of it is kept."""
+        self._by_dim = np.ascontiguousarray(item_vectors.T)
+
+    def nearest(
+        self,
+        vectors: npt.NDArray[np.float32],
+        num_items: int,
+        allowed: list[Allowed],
+        *,
+        exhaustive: bool = False,  # noqa: ARG002 - it always is
+    ) -> Found:
+        """See `ItemSearch.nearest`."""
+        scores = vectors @ self._by_dim  # (users, items)
+        for of_user, one in zip(scores, allowed, strict=True):
+            if one.mask is not None:
+                passes = np.unpackbits(one.mask.bitmap, count=len(of_user), bitorder="little")
+                np.copyto(of_user, -np.inf, where=passes == 0)
+            of_user[one.excluded] = -np.inf
+        num_items = min(num_items, scores.shape[1])
+        if num_items < scores.shape[1]:
+            rows = np.argpartition(scores, scores.shape[1] - num_items, axis=1)[:, -num_items:]
+        else:
+            rows = np.broadcast_to(np.arange(num_items), scores.shape)
+        found = np.take_along_axis(scores, rows, axis=1)
+        order = np.argsort(-found, axis=1)
+        rows = np.take_along_axis(rows, order, axis=1)
+        found = np.take_along_axis(found, order, axis=1)
+        return Found(np.where(found > -np.inf, rows, MISSING_ROW), found)

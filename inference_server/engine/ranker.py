@@ -1,0 +1,141 @@
+"""Rankers: what orders the candidates of a batch. The bundle's hybrid blend, or its ONNX ranker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.engine.onnx import open_session
+from tandem.contract import names
+from tandem.contract.bundle import Bundle, Content
+from tandem.contract.errors import BundleIncompatible
+from tandem.contract.features import encode_index
+from tandem.contract.manifest import BlendSpec
+from tandem.contract.ranking import blend, content_profiles
+from tandem.contract.vocabulary import Rows
+
+DENSE_MAX_ITEMS = 12_000
+"""Largest catalogue whose content vectors are held as float32 and multiplied in full; for larger ones the candidates'
+are looked up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """Users and their candidates, for a ranker. Cells without a candidate hold any valid row and are ignored after."""
+
+    user_vectors: npt.NDArray[np.float32]
+    """(users, dim) float32."""
+    user_index: npt.NDArray[np.int64] | None
+    """(users,) int64 as `features.encode_index` makes it; None where the bundle has no user ids."""
+    rows: npt.NDArray[np.int64]
+    """(users, candidates) int64."""
+    collaborative: npt.NDArray[np.float32]
+    """(users, candidates) float32, inner products of the two towers."""
+    content: npt.NDArray[np.float32]
+    """(users, candidates) float32, inner products of content profile and content vector; 0 without content."""
+
+
+class Ranker(Protocol):
+    """Orders candidates."""
+
+    def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """(users, candidates) float32; higher is better."""
+        ...
+
+
+class ContentScorer:
+    """Content scores of candidates, from the bundle's content vectors."""
+
+    def __init__(self, content: Content) -> None:
+        self._vectors = np.asarray(content.vectors)
+        self.neighbours = np.asarray(content.neighbours)
+        """(items, neighbours) int32, -1 where there are no more."""
+        few = len(self._vectors) <= DENSE_MAX_ITEMS
+        self._dense = self._vectors.astype(np.float32) if few else None
+
+    def score(self, history_rows: Rows, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Profile times content vector. (users, n) and (users, candidates) int64 -> (users, candidates) float32."""
+        if self._dense is not None:
+            profiles = content_profiles(self._dense, history_rows)
+            return np.take_along_axis(profiles @ self._dense.T, rows, axis=1)
+        profiles = content_profiles(self._vectors, history_rows)
+        candidates = self._vectors[rows].astype(np.float32)  # (users, candidates, content_dim)
+        scores: npt.NDArray[np.float32] = np.matmul(candidates, profiles[:, :, None])[:, :, 0]
+        return scores
+
+
+class BlendRanker:
+    """The hybrid blend of the bundle, or of a policy that weighs content otherwise."""
+
+    def __init__(self, spec: BlendSpec) -> None:
+        self._spec = spec
+        self._by_weight: dict[float, BlendRanker] = {}
+
+    def with_content_weight(self, content_weight: float) -> BlendRanker:
+        """The same calibration with another weight; one weight gives one object."""
+        ranker = self._by_weight.get(content_weight)
+        if ranker is None:
+            ranker = BlendRanker(BlendSpec(content_weight, self._spec.collaborative, self._spec.content))
+            self._by_weight[content_weight] = ranker
+        return ranker
+
+    def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """See `Ranker.score`."""
+        return blend(pairs.collaborative, pairs.content, self._spec)
+
+
+class OnnxRanker:
+    """An ONNX model over (user, candidate) pairs; reads any of the tensors RANKER_* of the contract."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BundleCorrupt when ONNX Runtime cannot open it, BundleIncompatible when its tensors are unknown."""
+        assert bundle.ranker is not None
+        self._name = bundle.ranker.name
+        self._session = open_session(bundle.ranker)
+        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._item_vectors = np.asarray(bundle.item_vectors)
+        self._popularity = bundle.items.popularity.astype(np.float32)
+        known = {
+            names.RANKER_USER_VECTOR,
+            names.RANKER_ITEM_VECTOR,
+            names.RANKER_ITEM_INDEX,
+            names.RANKER_COLLABORATIVE_SCORE,
+            names.RANKER_CONTENT_SCORE,
+            names.RANKER_POPULARITY,
+        }
+        if bundle.user_vocabulary is not None:
+            known.add(names.RANKER_USER_INDEX)
+        if unknown := sorted(set(self._inputs) - known):
+            raise BundleIncompatible(f"{self._name} reads {', '.join(unknown)}, which this bundle does not make")
+        if names.RANKER_SCORE not in [tensor.name for tensor in self._session.get_outputs()]:
+            raise BundleIncompatible(f"{self._name} does not put out {names.RANKER_SCORE}")
+
+    def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
+        """See `Ranker.score`. Runs the model, so it belongs into a thread."""
+        num_users, num_candidates = pairs.rows.shape
+        flat = pairs.rows.reshape(-1)
+        feeds = {name: self._tensor(name, pairs, flat) for name in self._inputs}
+        scores: npt.NDArray[np.float32] = self._session.run([names.RANKER_SCORE], feeds)[0]
+        return scores.reshape(num_users, num_candidates)
+
+    def _tensor(self, name: str, pairs: Pairs, flat: Rows) -> npt.NDArray[np.generic]:
+        num_candidates = pairs.rows.shape[1]
+        match name:
+            case names.RANKER_USER_VECTOR:
+                return np.repeat(pairs.user_vectors, num_candidates, axis=0)
+            case names.RANKER_ITEM_VECTOR:
+                return self._item_vectors[flat]
+            case names.RANKER_USER_INDEX:
+                assert pairs.user_index is not None
+                return np.repeat(pairs.user_index, num_candidates)
+            case names.RANKER_ITEM_INDEX:
+                return encode_index(flat)
+            case names.RANKER_COLLABORATIVE_SCORE:
+                return pairs.collaborative.reshape(-1)
+            case names.RANKER_CONTENT_SCORE:
+                return pairs.content.reshape(-1)
+            case _:
+                return self._popularity[flat]

@@ -1,0 +1,52 @@
+"""The lists that users were last answered with: what answers them when there is no time, or no store, for a new one.
+
+In the worker's memory, not in the online store: it has to be there when the store is not.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_USERS: Final = 10_000
+"""Users whose list is kept, the latest ones; with 100 items each these are 10 MB."""
+MAX_ITEMS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class RecentList:
+    """One user's candidates in the order in which they were chosen from."""
+
+    model_version: str
+    rows: npt.NDArray[np.int32]
+    """(n,) int32, best first."""
+    scores: npt.NDArray[np.float32]
+    """(n,) float32."""
+
+
+class RecentLists:
+    """Lists by user, those asked for longest ago dropped first."""
+
+    def __init__(self) -> None:
+        self._lists: OrderedDict[str, RecentList] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def put(
+        self, user_id: str, model_version: str, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
+    ) -> None:
+        """Keeps a user's list, best first: (n,) int64 and (n,) float32, of which the first MAX_ITEMS are kept."""
+        self._lists[user_id] = RecentList(model_version, rows[:MAX_ITEMS].astype(np.int32), scores[:MAX_ITEMS].copy())
+        self._lists.move_to_end(user_id)
+        if len(self._lists) > MAX_USERS:
+            self._lists.popitem(last=False)
+
+    def get(self, user_id: str, model_version: str) -> RecentList | None:
+        """A user's list, if it was made by this model: rows of another one are other items."""
+        found = self._lists.get(user_id)
+        return found if found is not None and found.model_version == model_version else None

@@ -1,0 +1,2 @@
+def explore(*a,**k): raise 1
+def rng_for(x): pass

@@ -1,0 +1,1 @@
+def diversify(*a,**k): raise 1

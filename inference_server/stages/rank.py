@@ -1,0 +1,152 @@
+"""Ranking: the ranker that the policy and the bundle agree on orders the candidates of a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from inference_server.breaker import Breaker
+from inference_server.degradation import Degraded, Source
+from inference_server.engine.ranker import BlendRanker, OnnxRanker, Pairs
+from inference_server.ladder import Ladder, Rung
+from inference_server.policies import Policy
+from inference_server.serving_model import ServingModel
+from inference_server.stages.candidates import Candidates, Ranked
+from inference_server.stages.encode_user import User
+from tandem.contract import names
+
+_log = structlog.get_logger()
+
+_RANKER = "ranker"
+_CONTENT = "content"
+
+
+async def rank(candidates: Candidates, threads: Executor, ladder: Ladder, breaker: Breaker) -> Sequence[Ranked]:
+    """Scores the candidates. Users of one batch whose policies take different rankers are told apart; mostly it is one.
+
+    Without a ranker, and where it fails, the two-tower score orders.
+    """
+    model = candidates.encoded.model
+    users = candidates.users
+    rankers = [ranker_of(user.admitted.policy, model) for user in users]
+    if candidates.users[0].rung >= Rung.NO_RANKER:
+        skipped = [
+            user if ranker is None else _with_reason(user, Degraded.RANKER_SKIPPED)
+            for user, ranker in zip(users, rankers, strict=True)
+        ]
+        return [_by_two_tower(candidates, skipped, slice(None))]
+    started = time.perf_counter()
+    if all(ranker is rankers[0] for ranker in rankers):
+        ranked = [await _rank_part(candidates, users, slice(None), rankers[0], threads, breaker)]
+    else:
+        order = sorted(range(len(users)), key=lambda place: id(rankers[place]))
+        ranked = []
+        for _, places in groupby(order, key=lambda place: id(rankers[place])):
+            part = list(places)
+            own = [users[place] for place in part]
+            ranked.append(await _rank_part(candidates, own, part, rankers[part[0]], threads, breaker))
+    ladder.observe(rank=time.perf_counter() - started)
+    return ranked
+
+
+def ranker_of(policy: Policy, model: ServingModel) -> BlendRanker | OnnxRanker | None:
+    """The ranker that a policy takes; None where it takes none, or the bundle has not the one that it asks for."""
+    if policy.ranker == "none":
+        return None
+    if policy.ranker in {"auto", "onnx"} and model.onnx_ranker is not None:
+        return model.onnx_ranker
+    if policy.ranker in {"auto", "blend"} and model.blend is not None:
+        return model.blend if policy.content_weight is None else model.blend.with_content_weight(policy.content_weight)
+    return None
+
+
+async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
+    candidates: Candidates,
+    users: Sequence[User],
+    part: slice | list[int],
+    ranker: BlendRanker | OnnxRanker | None,
+    threads: Executor,
+    breaker: Breaker,
+) -> Ranked:
+    if ranker is None:
+        return _by_two_tower(candidates, users, part)
+    encoded = candidates.encoded
+    rows = candidates.rows[part]
+    collaborative = candidates.collaborative[part]
+    missing = np.isneginf(collaborative)
+    valid_rows = np.maximum(rows, 0)
+    content = np.zeros(rows.shape, dtype=np.float32)
+    if encoded.model.content is not None:
+        content = encoded.model.content.score(encoded.history_rows[part], valid_rows)
+    pairs = Pairs(
+        user_vectors=encoded.vectors[part],
+        user_index=encoded.model.user_index([user.admitted.query.user_id for user in users])
+        if isinstance(ranker, OnnxRanker)
+        else None,
+        rows=valid_rows,
+        collaborative=np.where(missing, np.float32(0.0), collaborative),
+        content=content,
+    )
+    scores = await _scores(ranker, pairs, threads, breaker)
+    if scores is None:
+        failed = [_with_reason(user, Degraded.RANKER_FAILED) for user in users]
+        return _by_two_tower(candidates, failed, part)
+    scores[missing] = -np.inf
+    parts = ((names.SOURCE_TWO_TOWER, collaborative), (_CONTENT, content))
+    if isinstance(ranker, OnnxRanker):
+        parts = (*parts, (_RANKER, scores))
+    return Ranked(
+        model=encoded.model,
+        users=users,
+        source=Source.RANKED,
+        rows=rows,
+        scores=scores,
+        columns=candidates.columns,
+        parts=parts,
+    )
+
+
+async def _scores(
+    ranker: BlendRanker | OnnxRanker, pairs: Pairs, threads: Executor, breaker: Breaker
+) -> npt.NDArray[np.float32] | None:
+    """None where the ranker failed, or is not asked because it has failed lately."""
+    if isinstance(ranker, BlendRanker):
+        return ranker.score(pairs)
+    if not breaker.allows():
+        return None
+    try:
+        scores = await asyncio.get_running_loop().run_in_executor(threads, ranker.score, pairs)
+    except Exception as error:  # ONNX Runtime raises many kinds; each means that this model cannot rank this batch
+        _log.warning("ranker_failed", reason=repr(error))
+        breaker.failed()
+        return None
+    if not np.isfinite(scores).all():
+        breaker.failed()
+        return None
+    breaker.succeeded()
+    return scores
+
+
+def _by_two_tower(candidates: Candidates, users: Sequence[User], part: slice | list[int]) -> Ranked:
+    collaborative = candidates.collaborative[part]
+    return Ranked(
+        model=candidates.encoded.model,
+        users=users,
+        source=Source.RETRIEVED,
+        rows=candidates.rows[part],
+        scores=collaborative,
+        columns=candidates.columns,
+        parts=((names.SOURCE_TWO_TOWER, collaborative),),
+    )
+
+
+def _with_reason(user: User, reason: Degraded) -> User:
+    return replace(user, degraded_reasons=(*user.degraded_reasons, reason))
