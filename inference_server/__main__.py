@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 from pathlib import Path
@@ -40,6 +41,9 @@ def _serve(_: argparse.Namespace, settings: Settings) -> int:
 
 
 def _worker(arguments: argparse.Namespace, settings: Settings) -> int:
+    # One thread for each matrix product: batches are small, and workers share the cores between them. Read by numpy
+    # when it is imported, so set before it is.
+    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     import uvloop
 
     from inference_server.worker import run_worker

@@ -24,8 +24,8 @@ _MAX_CACHED_LISTS: Final = 64
 """Long exclude lists kept as rows; of 10,000 ids each they are 5 MB."""
 _ROWS_PER_CHUNK: Final = 4096
 FEW_ROWS: Final = 4_000
-"""A filter that leaves no more items than this is answered by scoring these: the lists of an index that hold them are too
-many."""
+"""A filter that leaves no more items than this is answered by scoring these: the lists of an index that hold them are
+too many."""
 
 
 @dataclass(frozen=True, slots=True)

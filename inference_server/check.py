@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from inference_server.errors import BundleRefused, RefusalKind
 from inference_server.engine.search import Allowed
+from inference_server.errors import BundleRefused, RefusalKind
 from inference_server.serving_model import NO_ROWS, ServingModel, open_model
 from tandem.contract.bundle import GoldenQueries
 from tandem.contract.errors import BundleError

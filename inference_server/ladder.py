@@ -34,7 +34,9 @@ class Rung(IntEnum):
 class Ladder:
     """Chooses rungs. One for a worker."""
 
-    def __init__(self, *, retrieve_seconds: float = 0.001, sources_seconds: float = 0.0005, rank_seconds: float = 0.001):
+    def __init__(
+        self, *, retrieve_seconds: float = 0.001, sources_seconds: float = 0.0005, rank_seconds: float = 0.001
+    ):
         """Begins with these costs of the stages."""
         self.retrieve_seconds = retrieve_seconds
         self.sources_seconds = sources_seconds
@@ -55,7 +57,9 @@ class Ladder:
             return Rung.NO_RANKER
         return Rung.FULL
 
-    def observe(self, *, retrieve: float | None = None, sources: float | None = None, rank: float | None = None) -> None:
+    def observe(
+        self, *, retrieve: float | None = None, sources: float | None = None, rank: float | None = None
+    ) -> None:
         """Takes in what a batch's stages took, in seconds."""
         if retrieve is not None:
             self.retrieve_seconds += _MEMORY * (retrieve - self.retrieve_seconds)

@@ -1,8 +1,8 @@
 """Micro-batches: requests that arrive together travel through the stages together.
 
-What a request costs this process is mostly Python and calls into libraries, not arithmetic; shared by a batch, one MGET,
-one run of the user tower, one search and one ranking serve everyone in it. While requests are rare a batch leaves at
-once, so that nobody waits for company.
+What a request costs this process is mostly Python and calls into libraries, not arithmetic; shared by a batch, one
+MGET, one run of the user tower, one search and one ranking serve everyone in it. While requests are rare a batch leaves
+at once, so that nobody waits for company.
 """
 
 from __future__ import annotations

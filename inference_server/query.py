@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +28,13 @@ class ItemFilter:
     exclude_categories: tuple[str, ...] = ()
     exclude_item_ids: Sequence[str] = ()
     exclude_digest: bytes = b""
-    """Digest of a long `exclude_item_ids`, so that a list that comes again is looked up only once; empty for short ones."""
+    """Digest of a long `exclude_item_ids`, so that a list that comes again is looked up only once; empty for short
+    ones."""
     attributes: tuple[AttributePredicate, ...] = ()
 
 
 NO_FILTER = ItemFilter()
+NO_CONTEXT: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +47,7 @@ class Query:
     """0: the default."""
     recent_item_ids: tuple[str, ...] = ()
     """Newest last."""
-    context: Mapping[str, str] = field(default_factory=dict)
+    context: Mapping[str, str] = field(default_factory=lambda: NO_CONTEXT)
     filter: ItemFilter = NO_FILTER
     exclude_seen: bool = True
     diversity: float | None = None

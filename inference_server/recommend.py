@@ -33,12 +33,11 @@ from inference_server.store import UserStore
 from inference_server.trending import TrendingList
 from tandem.contract.store import UserState
 
+
 class Recommender:
     """Answers queries, over whatever protocol they came."""
 
-    def __init__(
-        self, *, admission: Admission, store: UserStore, threads: Executor, statistics: Statistics
-    ) -> None:
+    def __init__(self, *, admission: Admission, store: UserStore, threads: Executor, statistics: Statistics) -> None:
         """`threads` run the calls that are too long for the event loop."""
         self._admission = admission
         self._store = store

@@ -114,7 +114,9 @@ def _warm_up(model: ServingModel) -> None:
         raise BundleIncompatible(f"{model.bundle.user_tower.name} fails on a user's tensors: {error}") from error
     dim = model.bundle.manifest.embedding_dim
     if vectors.shape != (1, dim):
-        raise BundleIncompatible(f"{model.bundle.user_tower.name} makes vectors of shape {vectors.shape}, not (1, {dim})")
+        raise BundleIncompatible(
+            f"{model.bundle.user_tower.name} makes vectors of shape {vectors.shape}, not (1, {dim})"
+        )
     queries = np.asarray(model.bundle.item_vectors[:1])
     for search in (model.search, model.index):
         found = search.nearest(queries, _WARM_UP_ITEMS, [Allowed(None, NO_ROWS)])

@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     fast ones."""
 
     policies_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
-    """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within seconds."""
+    """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
+    seconds."""
 
     max_concurrent_requests: int = Field(default=256, ge=1, le=100_000)
     """Requests answered at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency grows under

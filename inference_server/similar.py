@@ -63,7 +63,9 @@ async def similar_items(query: SimilarQuery, model: ServingModel, threads: Execu
     )
 
 
-def _explain(near: list[int], scores: list[float], rows: np.typing.NDArray[np.int64], model: ServingModel) -> list[Reason]:
+def _explain(
+    near: list[int], scores: list[float], rows: np.typing.NDArray[np.int64], model: ServingModel
+) -> list[Reason]:
     items, vectors = model.bundle.items, model.bundle.item_vectors
     named = np.unique(rows)
     similarities = vectors[near] @ vectors[named].T

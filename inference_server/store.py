@@ -1,7 +1,7 @@
 """The online store. The only module that imports redis.
 
-A read is ONE MGET for all keys of a micro-batch (see `micro_batches`): a command costs this process about as much time as
-the rest of a request does, so it has to be shared.
+A read is ONE MGET for all keys of a micro-batch (see `micro_batches`): a command costs this process about as much time
+as the rest of a request does, so it has to be shared.
 
 It speaks over `redis.asyncio` connections directly rather than through `redis.asyncio.Redis`: the client checks a
 connection for stray bytes before every command, and its retry policy would wait longer than a request may take.
@@ -25,8 +25,8 @@ from inference_server.statistics import STORE, Statistics
 _log = structlog.get_logger()
 
 _MIN_PATIENCE_SECONDS: Final = 0.25
-"""How long a read at least waits for its reply, even if all its callers give up sooner: a caller with a tiny deadline must
-not cost the others a healthy connection."""
+"""How long a read at least waits for its reply, even if all its callers give up sooner: a caller with a tiny deadline
+must not cost the others a healthy connection."""
 _PROBE_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0
 _MAX_OPEN_SECONDS: Final = 1.0
@@ -74,7 +74,8 @@ class UserStore:
         self._free_connections.clear()
 
     def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
-        """Begins to read the values of some keys, and gives up after a time. The task raises StoreFailed, and nothing else.
+        """Begins to read the values of some keys, and gives up after a time. The task raises StoreFailed, and nothing
+        else.
 
         Whoever has waited long enough leaves the task alone: it ends by itself, and its connection stays of use.
         """

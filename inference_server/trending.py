@@ -33,8 +33,7 @@ class TrendingList:
     def rows(self, model: ServingModel) -> npt.NDArray[np.int64] | None:
         """Rows of the items that this model's catalogue holds, best first: (n,) int64. None where no list is known."""
         keys = self._keys
-        if keys is None or time.monotonic() - self._read_at > _PATIENCE_SECONDS: Final = 1.0
-_MAX_AGE_SECONDS:
+        if keys is None or time.monotonic() - self._read_at > _MAX_AGE_SECONDS:
             return None
         if self._rows is None or self._rows[0] != model.version or self._rows[1] is not keys:
             self._rows = (model.version, keys, model.known_rows(keys))

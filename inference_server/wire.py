@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from inference_server.degradation import Source
-from inference_server.query import NO_FILTER, AttributePredicate, ItemFilter, Query, SimilarQuery
+from inference_server.query import NO_CONTEXT, NO_FILTER, AttributePredicate, ItemFilter, Query, SimilarQuery
 from inference_server.stages.answer import Answer
 from tandem.v1 import recommendation_pb2 as pb
 
@@ -20,11 +20,12 @@ WIRE_SOURCES: Final = {
 
 def to_query(request: pb.RecommendRequest) -> Query:
     """What a Recommend request asks for."""
+    context = request.context
     return Query(
         user_id=request.user_id,
         num_items=request.num_items,
         recent_item_ids=tuple(request.recent_item_ids),
-        context=dict(request.context),
+        context=dict(context) if context else NO_CONTEXT,
         filter=_to_filter(request.filter) if request.HasField("filter") else NO_FILTER,
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
         diversity=request.diversity if request.HasField("diversity") else None,

@@ -35,9 +35,11 @@ class ExactSearch:
         if num_items < scores.shape[1]:
             rows = np.argpartition(scores, scores.shape[1] - num_items, axis=1)[:, -num_items:]
         else:
-            rows = np.broadcast_to(np.arange(num_items), scores.shape)
-        found = np.take_along_axis(scores, rows, axis=1)
+            rows = np.tile(np.arange(num_items), (len(scores), 1))
+        users = np.arange(len(scores))[:, None]
+        found = scores[users, rows]
         order = np.argsort(-found, axis=1)
-        rows = np.take_along_axis(rows, order, axis=1)
-        found = np.take_along_axis(found, order, axis=1)
-        return Found(np.where(found > -np.inf, rows, MISSING_ROW), found)
+        rows, found = rows[users, order], found[users, order]
+        scores[users, rows] = -np.inf
+        rows[np.isneginf(found)] = MISSING_ROW
+        return Found(rows, found, scores)

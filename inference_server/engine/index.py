@@ -18,8 +18,8 @@ from tandem.contract.vocabulary import Rows
 faiss.omp_set_num_threads(1)
 
 MAX_EXTRA: Final = 400
-"""Most excluded items for which more are fetched and the excluded ones dropped: users of one batch then share one search.
-With more of them a search with a bitmap is faster."""
+"""Most excluded items for which more are fetched and the excluded ones dropped: users of one batch then share one
+search. With more of them a search with a bitmap is faster."""
 _MARGIN: Final = 4
 """A filtered search looks at so many lists that they hold this many times the items asked for, if the allowed ones are
 spread evenly; where they are not, the search widens."""
@@ -88,15 +88,15 @@ class ItemIndex:
         most = min(num_items + extra, self.num_items)
         nprobe = self._index.nlist if exhaustive else self._nprobe
         queries = vectors if len(places) == len(vectors) else vectors[places]
-        scores, rows = self._index.search(queries, most, params=faiss.SearchParametersIVF(nprobe=nprobe))
+        scores, rows = self._index.search(queries, most, params=_parameters(nprobe))
         short = []
         for place, of_rows, of_scores in zip(places, rows, scores, strict=True):
             excluded = allowed[place].excluded
             if len(excluded):
                 kept = np.flatnonzero(self._without(of_rows, excluded))[:num_items]
-                of_rows, of_scores = of_rows[kept], of_scores[kept]  # noqa: PLW2901 - the same, less what is excluded
+                of_rows, of_scores = of_rows[kept], of_scores[kept]
             else:
-                of_rows, of_scores = of_rows[:num_items], of_scores[:num_items]  # noqa: PLW2901
+                of_rows, of_scores = of_rows[:num_items], of_scores[:num_items]
             # FAISS fills up with row -1 and the lowest score where it found fewer.
             count = int(np.count_nonzero(of_rows >= 0))
             found.rows[place, :count] = of_rows[:count]
@@ -108,7 +108,8 @@ class ItemIndex:
     def _search_alone(
         self, vector: npt.NDArray[np.float32], num_items: int, allowed: Allowed, *, exhaustive: bool
     ) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """One user with a filter: exact where few items pass it, else with a bitmap in the search, widened as needed."""
+        """One user with a filter: exact where few items pass it, else with a bitmap in the search, widened as
+        needed."""
         mask = allowed.mask
         if mask is not None and mask.rows is not None:
             return self._score(vector, num_items, mask.rows[self._without(mask.rows, allowed.excluded)])
@@ -120,19 +121,19 @@ class ItemIndex:
         evenly = -(-_MARGIN * num_items * num_lists // num_allowed)
         nprobe = num_lists if exhaustive else min(max(self._nprobe, evenly), num_lists)
         query = vector.reshape(1, -1)
-        # FAISS keeps a bare pointer to the bits, and its parameters keep one to the selector: both live until the return.
+        # FAISS keeps a bare pointer to the bits, and its parameters keep one to the selector: both live until the
+        # return.
         selector = faiss.IDSelectorBitmap(len(bitmap), faiss.swig_ptr(bitmap))
         while True:
-            # FAISS' stubs do not know the keywords that its Python layer adds to the constructor.
-            parameters = faiss.SearchParametersIVF(sel=selector, nprobe=nprobe)  # type: ignore[call-arg]
-            scores, rows = self._index.search(query, num_items, params=parameters)
+            scores, rows = self._index.search(query, num_items, params=_parameters(nprobe, selector))
             count = int(np.count_nonzero(rows[0] >= 0))
             if count == num_items or nprobe == num_lists:
                 return rows[0][:count], scores[0][:count]
             nprobe = min(nprobe * _WIDENING, num_lists)
 
     def _without(self, rows: Rows, excluded: Rows) -> npt.NDArray[np.bool_]:
-        """Which rows are not excluded: (n,) bool. A flag for each item of the catalogue is 30 times as fast as np.isin."""
+        """Which rows are not excluded: (n,) bool. A flag for each item of the catalogue is 30 times as fast as
+        np.isin."""
         try:
             flags = self._free_scratch.pop()
         except IndexError:
@@ -149,3 +150,8 @@ class ItemIndex:
         scores = self._item_vectors[rows] @ vector
         order = np.argsort(-scores, kind="stable")[:num_items]
         return rows[order], scores[order]
+
+
+def _parameters(nprobe: int, selector: faiss.IDSelector | None = None) -> faiss.SearchParametersIVF:
+    # FAISS' stubs do not know the keywords that its Python layer adds to the constructor.
+    return faiss.SearchParametersIVF(sel=selector, nprobe=nprobe)  # type: ignore[call-arg]

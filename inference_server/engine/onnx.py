@@ -24,8 +24,8 @@ _OPEN_ERRORS = (
 def open_session(path: Path) -> onnxruntime.InferenceSession:
     """Opens a model; its runs release the GIL and are safe from several threads. Raises BundleCorrupt."""
     options = onnxruntime.SessionOptions()
-    # A batch is one small matrix product: a thread pool inside the session only costs, and a spinning one burns the core
-    # that the event loop needs.
+    # A batch is one small matrix product: a thread pool inside the session only costs, and a spinning one burns the
+    # core that the event loop needs.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

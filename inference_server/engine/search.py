@@ -16,9 +16,9 @@ from inference_server.catalogue import ItemMask
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 EXACT_MAX_ITEMS: Final = 12_000
-"""Largest catalogue that is scored in full. One matrix product for a batch and a partial sort take 16 microseconds a user
-at 3,700 items and 64 dimensions, an IVF index that also has to skip what the user has seen takes 30 to 130; the two meet
-at about this size (docs/decisions/0015-small-catalogues-are-scored-in-full.md)."""
+"""Largest catalogue that is scored in full. One matrix product for a batch and a partial sort take 16 microseconds a
+user at 3,700 items and 64 dimensions, an IVF index that also has to skip what the user has seen takes 30 to 130; the
+two meet at about this size (docs/decisions/0015-small-catalogues-are-scored-in-full.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,9 @@ class Found:
     """(users, most) int64, MISSING_ROW behind the last one found."""
     scores: npt.NDArray[np.float32]
     """(users, most) float32 inner products, -inf behind the last one."""
+    others: npt.NDArray[np.float32] | None = None
+    """(users, items) float32: the scores of all items, -inf for those that are not allowed and those that were found;
+    None where the index does not know them."""
 
 
 class ItemSearch(Protocol):

@@ -12,6 +12,7 @@ from tandem.contract import names
 from tandem.contract.errors import BundleIncompatible
 from tandem.contract.features import FeatureSchema, Tensors
 
+
 class UserTower:
     """User state as tensors -> user vector. Safe to call from several threads; the call releases the GIL."""
 

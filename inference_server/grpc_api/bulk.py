@@ -1,5 +1,5 @@
-"""RecommendBatch: one stream of requests, answered as they are ready. A bounded number of them is worked on at once; while
-so many are, the stream is not read, and HTTP/2's flow control holds the caller back."""
+"""RecommendBatch: one stream of requests, answered as they are ready. A bounded number of them is worked on at once;
+while so many are, the stream is not read, and HTTP/2's flow control holds the caller back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
 async def recommend_batch(
     requests: AsyncIterable[pb.RecommendBatchRequest], recommender: Recommender
 ) -> AsyncIterator[pb.RecommendBatchResponse]:
-    """Answers entries in the order in which they are ready. Ends when the caller's side has ended and all are answered."""
+    """Answers entries in the order in which they are ready. Ends when the caller's side has ended and all are
+    answered."""
     answers: asyncio.Queue[pb.RecommendBatchResponse | None] = asyncio.Queue()
     room = asyncio.Semaphore(IN_FLIGHT)
 

@@ -1,1 +1,2 @@
-def apply_caps(*a,**k): raise 1
+def apply_caps(*a, **k):
+    raise 1

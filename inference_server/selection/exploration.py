@@ -1,2 +1,6 @@
-def explore(*a,**k): raise 1
-def rng_for(x): pass
+def explore(*a, **k):
+    raise 1
+
+
+def rng_for(x):
+    pass

@@ -1,1 +1,2 @@
-def diversify(*a,**k): raise 1
+def diversify(*a, **k):
+    raise 1

@@ -1,7 +1,8 @@
 """Admission: is the request well-formed, is there room for it, what answers it, and by when.
 
-Refusing costs as little as possible and happens before anything else: a permit is never waited for by a `Recommend` call.
-Bulk entries wait for one, may hold a part of them only, and so never take the place of a call that a person waits for.
+Refusing costs as little as possible and happens before anything else: a permit is never waited for by a `Recommend`
+call. Bulk entries wait for one, may hold a part of them only, and so never take the place of a call that a person waits
+for.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Candidates:
     encoded: Encoded
     allowed: Sequence[Allowed]
     rows: npt.NDArray[np.int64]
-    """(users, candidates) int64, MISSING_ROW where there is none."""
+    """(users, candidates) int64; any row where `collaborative` is -inf."""
     collaborative: npt.NDArray[np.float32]
     """(users, candidates) float32 inner products of the two towers, -inf where there is no candidate."""
     columns: Sequence[Columns]
@@ -47,7 +47,7 @@ class Ranked:
     users: Sequence[User]
     source: Source
     rows: npt.NDArray[np.int64]
-    """(users, candidates) int64, MISSING_ROW where there is none."""
+    """(users, candidates) int64; any row where `scores` is -inf."""
     scores: npt.NDArray[np.float32]
     """(users, candidates) float32, -inf where there is no candidate."""
     columns: Sequence[Columns]

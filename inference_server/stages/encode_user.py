@@ -1,7 +1,7 @@
 """The users' vectors: the stored ones where they are up to date, else the user tower's, in one run for a batch.
 
-A stored vector is a cache of what the tower makes of the stored state. It does not know of `recent_item_ids`, so a request
-that brings any known item is encoded anew: a click changes the next answer.
+A stored vector is a cache of what the tower makes of the stored state. It does not know of `recent_item_ids`, so a
+request that brings any known item is encoded anew: a click changes the next answer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from tandem.contract.vocabulary import MISSING_ROW
 
 _CLICK: Final = EVENT_CODES["click"]
 _NOTHING_KNOWN: Final = UserState()
+Vectors = list[npt.NDArray[np.float32] | None]
+"""By user; None where there is none (yet)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +65,8 @@ async def encode_users(
 ) -> tuple[list[Encoded], list[User]]:
     """Finds or computes the users' vectors, and chooses their rungs.
 
-    Returns the users with a vector by rung, the most urgent first, and those without one: nothing is known of them, or no
-    time is left.
+    Returns the users with a vector by rung, the most urgent first, and those without one: nothing is known of them, or
+    no time is left.
     """
     if not hydrated.requests:
         return [], []
@@ -76,7 +78,7 @@ async def encode_users(
     ]
     history_rows = _history_rows([user.state for user in users], model)
     behaving = history_rows[:, -1] != MISSING_ROW
-    vectors: list[npt.NDArray[np.float32] | None] = [None] * len(users)
+    vectors: Vectors = [None] * len(users)
     to_run: list[int] = []
     for place, (user, known) in enumerate(zip(users, hydrated.known, strict=True)):
         if behaving[place] and user.rung is not Rung.FROM_MEMORY:
@@ -93,7 +95,7 @@ async def encode_users(
             of_rung = Encoded(
                 model=model,
                 users=[users[n] for n in places],
-                vectors=np.stack([vectors[n] for n in places]),  # type: ignore[arg-type]  # none of these is None
+                vectors=np.stack([vector for n in places if (vector := vectors[n]) is not None]),
                 history_rows=history_rows[places],
             )
             encoded.append(of_rung)
@@ -127,12 +129,12 @@ def _history_rows(states: Sequence[UserState], model: ServingModel) -> npt.NDArr
     rows = model.bundle.item_vocabulary.rows_of_keys(keys.reshape(-1)).reshape(keys.shape)
     events = np.arange(width) >= width - counts[:, None]
     rows[~events] = MISSING_ROW
-    for place in np.flatnonzero(((rows == MISSING_ROW) & events).any(axis=1)):
+    for unknown in np.flatnonzero(((rows == MISSING_ROW) & events).any(axis=1)).tolist():
         # Some of the newest events are on items that this catalogue does not hold: older ones take their place.
-        known = model.known_rows(states[place].event_item_keys)[-width:]
-        rows[place] = MISSING_ROW
+        known = model.known_rows(states[unknown].event_item_keys)[-width:]
+        rows[unknown] = MISSING_ROW
         if len(known):
-            rows[place, -len(known) :] = known
+            rows[unknown, -len(known) :] = known
     return rows
 
 
@@ -147,7 +149,7 @@ def _fresh(stored: UserVector | None, state: UserState, model: ServingModel) -> 
 
 async def _run_tower(
     users: list[User],
-    vectors: list[npt.NDArray[np.float32] | None],
+    vectors: Vectors,
     places: list[int],
     threads: Executor,
     statistics: Statistics,

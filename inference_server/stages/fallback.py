@@ -30,7 +30,9 @@ def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     admitted = user.admitted
     model = admitted.model
     catalogue = model.catalogue
-    bitmap = bitmap_of_mask(np.ones(catalogue.num_items, dtype=np.bool_)) if allowed.mask is None else allowed.mask.bitmap
+    bitmap = (
+        bitmap_of_mask(np.ones(catalogue.num_items, dtype=np.bool_)) if allowed.mask is None else allowed.mask.bitmap
+    )
     bitmap = without_rows(bitmap, allowed.excluded)
     capped = admitted.policy.max_per_category or admitted.policy.category_caps
     wanted = admitted.num_items * (_SPARE if capped else 1)

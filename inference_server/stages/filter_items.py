@@ -1,6 +1,7 @@
 """Filters: what each user may be shown, put so that the search itself can apply it.
 
-The stage comes before retrieval, not after it: filtering what was retrieved would return fewer items than were asked for.
+The stage comes before retrieval, not after it: filtering what was retrieved would return fewer items than were asked
+for.
 """
 
 from __future__ import annotations

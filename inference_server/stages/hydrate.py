@@ -18,7 +18,6 @@ STORE_SHARE: Final = 0.5
 """Share of a request's time that the store may take; the rest is for the user tower, the search and the answer."""
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
     """What is stored of one user."""

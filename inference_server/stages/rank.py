@@ -100,9 +100,9 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
         failed = [_with_reason(user, Degraded.RANKER_FAILED) for user in users]
         return _by_two_tower(candidates, failed, part)
     scores[missing] = -np.inf
-    parts = ((names.SOURCE_TWO_TOWER, collaborative), (_CONTENT, content))
+    parts = [(names.SOURCE_TWO_TOWER, collaborative), (_CONTENT, content)]
     if isinstance(ranker, OnnxRanker):
-        parts = (*parts, (_RANKER, scores))
+        parts.append((_RANKER, scores))
     return Ranked(
         model=encoded.model,
         users=users,
@@ -110,7 +110,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
         rows=rows,
         scores=scores,
         columns=candidates.columns,
-        parts=parts,
+        parts=tuple(parts),
     )
 
 

@@ -1,4 +1,5 @@
-"""Retrieval: candidates from every source that the policy names, filtered inside the search, merged with the source kept.
+"""Retrieval: candidates from every source that the policy names, filtered inside the search, merged with the source
+kept.
 
 An item that several sources propose belongs to the first of them.
 """
@@ -120,24 +121,27 @@ def _merge(
     columns = [Columns(names.SOURCE_TWO_TOWER, 0, found.rows.shape[1])]
     for source, of_source in extra:
         columns.append(Columns(source, columns[-1].stop, columns[-1].stop + of_source.shape[1]))
-    rows = np.concatenate([found.rows, *(of_source for _, of_source in extra)], axis=1)
-    own = found.rows.shape[1]
-    for of_user, one in zip(rows, allowed, strict=True):
-        _drop_forbidden(of_user[own:], one)
-    # Equal rows lie side by side once sorted, in the order of their columns: all but the first of them are dropped.
-    order = np.argsort(rows, axis=1, kind="stable")
-    in_order = np.take_along_axis(rows, order, axis=1)
-    repeats = np.zeros(rows.shape, dtype=np.bool_)
-    np.put_along_axis(repeats, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], axis=1)
-    rows[repeats] = MISSING_ROW
-    new = rows[:, own:]
-    vectors = encoded.model.bundle.item_vectors[np.maximum(new, 0)]  # (users, new, dim)
-    scores = np.matmul(vectors, encoded.vectors[:, :, None])[:, :, 0]
+    new = extra[0][1] if len(extra) == 1 else np.concatenate([of_source for _, of_source in extra], axis=1)
+    if new.shape[1] > 1:
+        # Equal rows lie side by side once sorted, in the order of their columns: all but the first of them are dropped.
+        each = np.arange(len(new))[:, None]
+        order = np.argsort(new, axis=1, kind="stable")
+        in_order = new[each, order]
+        in_order[:, 1:][in_order[:, 1:] == in_order[:, :-1]] = MISSING_ROW
+        new[each, order] = in_order
+    if found.others is not None:
+        scores = found.others[np.arange(len(new))[:, None], new]
+    else:
+        new[(new[:, :, None] == found.rows[:, None, :]).any(axis=2)] = MISSING_ROW
+        for of_user, one in zip(new, allowed, strict=True):
+            _drop_forbidden(of_user, one)
+        vectors = np.asarray(encoded.model.bundle.item_vectors)[np.maximum(new, 0)]  # (users, new, dim)
+        scores = np.matmul(vectors, encoded.vectors[:, :, None])[:, :, 0]
     scores[new == MISSING_ROW] = -np.inf
     return Candidates(
         encoded=encoded,
         allowed=allowed,
-        rows=rows,
+        rows=np.concatenate([found.rows, new], axis=1),
         collaborative=np.concatenate([found.scores, scores], axis=1),
         columns=columns,
         users=users,

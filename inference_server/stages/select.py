@@ -2,8 +2,9 @@
 
     boosts -> order by score -> diversity (MMR) -> category caps -> exploration
 
-Equal scores are ordered by row, so that one request has one answer. Exploration comes last, so that the logged propensity
-is that of what is shown; caps are applied to the whole pool that it draws from, so that it cannot break them.
+Equal scores are ordered by row, so that one request has one answer. Exploration comes last, so that the logged
+propensity is that of what is shown; caps are applied to the whole pool that it draws from, so that it cannot break
+them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from inference_server.bitmap import rows_in
 from inference_server.catalogue import Clause
 from inference_server.policies import Boost, Policy
 from inference_server.query import AttributePredicate
+from inference_server.recent_lists import MAX_ITEMS
 from inference_server.selection.caps import apply_caps
 from inference_server.selection.exploration import explore, rng_for
 from inference_server.selection.mmr import diversify
@@ -40,7 +42,8 @@ class Chosen:
     propensities: npt.NDArray[np.float32] | None
     """(n,) float32; None: 1 everywhere, because nothing was left to chance."""
     list_rows: npt.NDArray[np.int64]
-    """(m,) int64: all candidates in their order, what exploration showed instead left out of account."""
+    """(m,) int64: the best candidates in their order, at most recent_lists.MAX_ITEMS, exploration left out of
+    account."""
     list_scores: npt.NDArray[np.float32]
     """(m,) float32."""
 
@@ -63,13 +66,24 @@ def select(ranked: Ranked) -> Selection:
     if ranked.is_ordered:
         order = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     else:
-        order = np.lexsort((ranked.rows, -scores), axis=-1)
+        order = _best_first(scores, ranked.rows)
     counts = np.count_nonzero(scores > -np.inf, axis=1).tolist()
     chosen = [
         _choose(user, ranked.rows[place], scores[place], order[place, : counts[place]], ranked.model)
         for place, user in enumerate(ranked.users)
     ]
     return Selection(ranked=ranked, chosen=chosen)
+
+
+def _best_first(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Columns by falling score, equal ones by row: (users, candidates) int64."""
+    order = np.argsort(-scores, axis=1)
+    in_order = np.take_along_axis(scores, order, axis=1)
+    # Two sort keys cost twice as much as one, and equal scores are rare.
+    equal = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] > -np.inf)
+    for place in np.flatnonzero(equal.any(axis=1)):
+        order[place] = np.lexsort((rows[place], -scores[place]))
+    return order
 
 
 def _choose(
@@ -99,8 +113,8 @@ def _choose(
         scores=scores[shown],
         places=shown,
         propensities=propensities,
-        list_rows=rows[order],
-        list_scores=scores[order],
+        list_rows=rows[order[:MAX_ITEMS]],
+        list_scores=scores[order[:MAX_ITEMS]],
     )
 
 
@@ -131,7 +145,5 @@ def _cap(
     """The order without items of a category that has had its share."""
     names, codes = model.catalogue.category_codes_of(rows[order])
     caps = {code: policy.category_caps[name] for code, name in enumerate(names) if name in policy.category_caps}
-    kept, _ = apply_caps(
-        np.arange(len(order)), codes, caps, default_cap=policy.max_per_category, num_items=len(order)
-    )
+    kept, _ = apply_caps(np.arange(len(order)), codes, caps, default_cap=policy.max_per_category, num_items=len(order))
     return order[kept]
