@@ -45,6 +45,9 @@ class Policy(_M):
     exclude_seen: bool | None = None
 
     @cached_property
+    def is_choosy(self):
+        return bool(self.max_per_category or self.category_caps or self.exploration)
+    @cached_property
     def rules(self):
         from inference_server.catalogue import Clause
 

@@ -41,7 +41,7 @@ class RecentLists:
         self, user_id: str, model_version: str, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
     ) -> None:
         """Keeps a user's list, best first: (n,) int64 and (n,) float32, n <= MAX_ITEMS."""
-        self._lists[user_id] = RecentList(model_version, rows.astype(np.int32), scores)
+        self._lists[user_id] = RecentList(model_version, rows.astype(np.int32), scores.copy())
         self._lists.move_to_end(user_id)
         if len(self._lists) > MAX_USERS:
             self._lists.popitem(last=False)

@@ -63,14 +63,15 @@ def select(ranked: Ranked) -> Selection:
         scores = scores.copy()
         for place, user in enumerate(ranked.users):
             _boost(scores[place], ranked.rows[place], user.admitted.policy.boosts, ranked.model)
-    if ranked.is_ordered:
-        order = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    else:
-        order = _best_first(scores, ranked.rows)
+    rows, places = ranked.rows, np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    if not ranked.is_ordered:
+        users = np.arange(len(scores))[:, None]
+        places = _best_first(scores, rows)
+        rows, scores = rows[users, places], scores[users, places]
     counts = np.count_nonzero(scores > -np.inf, axis=1).tolist()
     chosen = [
-        _choose(user, ranked.rows[place], scores[place], order[place, : counts[place]], ranked.model)
-        for place, user in enumerate(ranked.users)
+        _choose(user, rows[n, : counts[n]], scores[n, : counts[n]], places[n, : counts[n]])
+        for n, user in enumerate(ranked.users)
     ]
     return Selection(ranked=ranked, chosen=chosen)
 
@@ -87,34 +88,37 @@ def _best_first(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) ->
 
 
 def _choose(
-    user: User,
-    rows: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
-    order: npt.NDArray[np.int64],
-    model: ServingModel,
+    user: User, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
 ) -> Chosen:
+    """Chooses from one user's candidates, best first."""
     admitted = user.admitted
     policy, num_items = admitted.policy, admitted.num_items
     diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
     propensities = None
-    if diversity > 0.0 and len(order) > 1:
-        vectors = model.bundle.item_vectors[rows[order]]
-        order = order[diversify(scores[order], vectors, diversity=diversity, num_items=len(order))]
-    if policy.max_per_category or policy.category_caps:
-        order = _cap(order, rows, policy, model)
-    shown = order[:num_items]
-    if policy.exploration > 0.0:
-        shown, propensities = explore(
-            order, num_items=num_items, exploration=policy.exploration, rng=rng_for(admitted.request_id)
-        )
+    shown = slice(num_items)
+    if diversity > 0.0 or policy.is_choosy:
+        order = np.arange(len(rows))
+        if diversity > 0.0 and len(order) > 1:
+            vectors = admitted.model.bundle.item_vectors[rows]
+            order = diversify(scores, vectors, diversity=diversity, num_items=len(order))
+        if policy.max_per_category or policy.category_caps:
+            order = _cap(order, rows, policy, admitted.model)
+        rows, scores, places = rows[order], scores[order], places[order]
+        if policy.exploration > 0.0:
+            shown, propensities = explore(
+                np.arange(len(rows)),
+                num_items=num_items,
+                exploration=policy.exploration,
+                rng=rng_for(admitted.request_id),
+            )
     return Chosen(
         user=user,
         rows=rows[shown],
         scores=scores[shown],
-        places=shown,
+        places=places[shown],
         propensities=propensities,
-        list_rows=rows[order[:MAX_ITEMS]],
-        list_scores=scores[order[:MAX_ITEMS]],
+        list_rows=rows[:MAX_ITEMS],
+        list_scores=scores[:MAX_ITEMS],
     )
 
 
