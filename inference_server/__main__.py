@@ -1,6 +1,7 @@
 """`python -m inference_server`: parse, read the settings, run one command, end with its status.
 
-Exit status: 0 done; 1 a refused bundle, a worker that ended, a port that is taken; 2 wrong arguments or settings.
+Exit status: 0 done; 1 a refused bundle or policy file, a worker that ended, a port that is taken; 2 wrong arguments
+or settings.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from inference_server.errors import BundleRefused, OperationError, SettingsError
+from inference_server.errors import BundleRefused, OperationError, PoliciesInvalid, SettingsError
 from inference_server.logs import configure_logging
 from inference_server.settings import Settings, settings_help
 
@@ -68,6 +69,18 @@ def _check(arguments: argparse.Namespace, _: Settings) -> int:
     return 0
 
 
+def _check_policies(arguments: argparse.Namespace, _: Settings) -> int:
+    from inference_server.policies import describe_policies, load_policies
+
+    try:
+        policies = load_policies(arguments.file)
+    except PoliciesInvalid as refused:
+        print("\n".join(refused.problems))
+        return 1
+    print(describe_policies(policies))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m inference_server",
@@ -94,6 +107,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("directory", type=Path, metavar="DIR", help="the bundle folder")
     check.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     check.set_defaults(run=_check, process="check")
+    check_policies = commands.add_parser(
+        "check-policies",
+        help="check a file of policies as it is checked before it is in force",
+        description="Reads a file of policies as the server reads it. Exit status 0: it would be in force, and its "
+        "policies are shown in full; 1: it would be refused, and each line of the output says file, line, key and why.",
+    )
+    check_policies.add_argument("file", type=Path, metavar="FILE", help="the YAML file")
+    check_policies.set_defaults(run=_check_policies, process="check")
     worker = commands.add_parser(
         "worker",
         help="internal: what `serve` starts to answer requests",

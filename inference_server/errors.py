@@ -13,6 +13,8 @@ InferenceServerError
     +-- RegistryUnavailable    the registry or its artifacts cannot be read now
     +-- BundleRefused          a bundle that must not serve, with the kind of reason
     +-- PortUnavailable        an address that the server cannot listen on
+    +-- PoliciesInvalid        a file of policies that cannot be used
+    +-- UnknownScenario        a policy that is not configured; the caller gets InvalidRequest
 
 A dependency that fails during a request is no exception: the answer is degraded (see `degradation`).
 """
@@ -108,3 +110,16 @@ class BundleRefused(OperationError):
 
 class PortUnavailable(OperationError):
     """An address that the server cannot listen on."""
+
+
+class PoliciesInvalid(OperationError):
+    """A file of policies that cannot be used. The message names file, line and key of everything that is wrong."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        """`problems` has at least one entry, each "file:line: key: what is wrong"."""
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class UnknownScenario(OperationError, LookupError):
+    """A scenario that the file of policies does not name. The message follows on "scenario"."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inference_server.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity
+from inference_server.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity, UnknownScenario
 from inference_server.page_token import request_fingerprint
-from inference_server.policies import Policy, PolicyFile, UnknownScenario
+from inference_server.policies import PolicyFile
+from inference_server.policy import Policy
 from inference_server.query import NO_FILTER, AttributePredicate, ItemFilter, Query
 from inference_server.serving_model import ModelSlot, ServingModel
 from tandem.contract.store import MAX_ID_BYTES

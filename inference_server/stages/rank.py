@@ -17,7 +17,7 @@ from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded, Source
 from inference_server.engine.ranker import BlendRanker, OnnxRanker, Pairs
 from inference_server.ladder import Ladder, Rung
-from inference_server.policies import Policy
+from inference_server.policy import Policy
 from inference_server.serving_model import ServingModel
 from inference_server.stages.candidates import Candidates, Ranked
 from inference_server.stages.encode_user import User

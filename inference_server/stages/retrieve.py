@@ -20,7 +20,7 @@ from inference_server.bitmap import rows_in
 from inference_server.degradation import Degraded
 from inference_server.engine.search import Allowed, Found
 from inference_server.ladder import Ladder, Rung
-from inference_server.policies import Sources
+from inference_server.policy import Sources
 from inference_server.stages.candidates import Candidates, Columns
 from inference_server.stages.encode_user import Encoded, User
 from inference_server.trending import TrendingList

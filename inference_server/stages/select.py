@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from inference_server.bitmap import rows_in
 from inference_server.catalogue import Clause
-from inference_server.policies import Boost, Policy
+from inference_server.policy import Boost, Policy
 from inference_server.query import AttributePredicate
 from inference_server.recent_lists import MAX_ITEMS
 from inference_server.selection.caps import apply_caps
@@ -96,7 +96,7 @@ def _choose(
     diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
     propensities = None
     shown = slice(num_items)
-    if diversity > 0.0 or policy.is_choosy:
+    if diversity > 0.0 or not policy.is_plain:
         order = np.arange(len(rows))
         if diversity > 0.0 and len(order) > 1:
             vectors = admitted.model.bundle.item_vectors[rows]
