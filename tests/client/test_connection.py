@@ -45,7 +45,9 @@ def test_plaintext_is_asked_for(address: str, insecure: bool, plaintext: bool) -
     assert (reached(address, insecure=insecure).credentials is None) is plaintext
 
 
-@pytest.mark.parametrize("address", ["", "recommender", "http://recommender:1", "grpc://a:1/path", "a b:1", "grpc://:1"])
+@pytest.mark.parametrize(
+    "address", ["", "recommender", "http://recommender:1", "grpc://a:1/path", "a b:1", "grpc://:1"]
+)
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(ValueError, match=r"^address: "):
         TandemClient(address)
@@ -128,9 +130,7 @@ async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
     credentials = grpc.ssl_server_credentials([(theirs.key, theirs.certificate)])
     async with (
         scripted(answers(), credentials=credentials) as server,
-        connected(
-            kind, f"127.0.0.1:{server.port}", root_certificates=Authority("ours").certificate
-        ) as client,
+        connected(kind, f"127.0.0.1:{server.port}", root_certificates=Authority("ours").certificate) as client,
     ):
         with pytest.raises(Unavailable):
             await client.recommend("u")

@@ -44,7 +44,9 @@ def test_details_that_say_nothing(metadata: tuple[tuple[str, str | bytes], ...] 
 
 
 def test_an_entry_of_a_batch_is_told_as_a_call_is() -> None:
-    wire = pb.BatchError(code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="num_items: too many", field="num_items")
+    wire = pb.BatchError(
+        code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="num_items: too many", field="num_items"
+    )
     error = error_of(batch_failure_of(wire))
     assert isinstance(error, errors.InvalidRequest)
     assert (error.field, error.description, str(error)) == ("num_items", "too many", "num_items: too many")

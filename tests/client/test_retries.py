@@ -36,7 +36,7 @@ async def test_two_failures_and_an_answer_are_an_answer(kind: str) -> None:
 
 async def test_attempts_are_bounded_and_the_error_counts_them(kind: str) -> None:
     async with scripted(UNAVAILABLE) as server, connected(kind, server.address) as client:
-        with pytest.raises(Unavailable, match="^as scripted$") as caught:
+        with pytest.raises(Unavailable, match=r"^as scripted$") as caught:
             await client.recommend("u")
         assert caught.value.num_attempts == len(server.attempts) == 3
 
@@ -52,7 +52,7 @@ async def test_the_policy_may_forbid_retries(kind: str) -> None:
 @pytest.mark.parametrize("code", ENDS_AT_ONCE, ids=lambda code: code.name)
 async def test_what_would_end_alike_is_not_tried_again(kind: str, code: grpc.StatusCode) -> None:
     async with scripted(fails(code)) as server, connected(kind, server.address) as client:
-        with pytest.raises(EXCEPTION_OF[code], match="^as scripted$") as caught:
+        with pytest.raises(EXCEPTION_OF[code], match=r"^as scripted$") as caught:
             await client.recommend("u")
         assert caught.value.code is code
         assert len(server.attempts) == 1
@@ -164,7 +164,7 @@ async def test_hedges_come_out_of_the_budget(kind: str) -> None:
 async def test_a_refused_field_is_named(kind: str) -> None:
     step = fails(grpc.StatusCode.INVALID_ARGUMENT, "num_items: is wrong", field="num_items")
     async with scripted(step) as server, connected(kind, server.address) as client:
-        with pytest.raises(InvalidRequest, match="^num_items: is wrong$") as caught:
+        with pytest.raises(InvalidRequest, match=r"^num_items: is wrong$") as caught:
             await client.recommend("u", num_items=501)
         assert (caught.value.field, caught.value.description) == ("num_items", "is wrong")
         assert not isinstance(caught.value, PageExpired)
@@ -210,6 +210,17 @@ async def test_closing_ends_calls_in_flight_and_refuses_new_ones(kind: str) -> N
             await call
         with pytest.raises(RuntimeError, match="closed"):
             await client.recommend("u")
+
+
+async def test_closing_during_a_pause_ends_the_call(kind: str) -> None:
+    later = fails(grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.5)
+    async with scripted(later) as server, connected(kind, server.address) as client:
+        call = asyncio.create_task(client.recommend("u"))
+        await wait_until(lambda: server.attempts, "the first attempt")
+        await client.close()
+        with pytest.raises(Cancelled):
+            await call
+        assert len(server.attempts) == 1
 
 
 async def test_a_cancelled_task_cancels_its_attempts() -> None:

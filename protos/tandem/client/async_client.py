@@ -23,6 +23,7 @@ from tandem.client.core import (
     PreparedCall,
     ResultT,
     batch_outcome,
+    closed_meanwhile,
     to_bytes,
 )
 from tandem.client.errors import TandemError, error_of, failure_of
@@ -120,9 +121,9 @@ class AsyncTandemClient(ClientCore):
     ) -> AsyncIterator[tuple[str, Recommendations | TandemError]]:
         """Answers any number of (correlation id, query) pairs on one stream, in any order, as they are ready.
 
-        An entry that is refused comes back with its exception, and the others go on. `requests` is never read more than
-        `max_in_flight` ahead of the answers. `deadline_ms` is the time of the whole batch. Nothing is tried again: what
-        was not answered when TandemError is raised can be sent as a new batch.
+        An entry that is refused comes back with its exception, and the others go on. `requests` is read in the event
+        loop, never more than `max_in_flight` ahead of the answers. `deadline_ms` is the time of the whole batch.
+        Nothing is tried again: what was not answered when TandemError is raised can be sent as a new batch.
         """
         self._check_open()
         progress = BatchProgress(max_in_flight=max_in_flight, deadline_ms=deadline_ms)
@@ -150,7 +151,7 @@ class AsyncTandemClient(ClientCore):
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):  # the stream was cancelled, not its reader
-                raise error_of(failure_of(grpc.StatusCode.CANCELLED, "the client was closed", None)) from None
+                raise closed_meanwhile() from None
             raise
         finally:
             call.cancel()
@@ -186,6 +187,7 @@ class AsyncTandemClient(ClientCore):
             step = next(call.plan)
             while True:
                 if isinstance(step, Start):
+                    self._check_not_closed_meanwhile()
                     attempt = method(call.request, timeout=step.timeout_seconds, metadata=self._metadata)
                     started.append(attempt)
                     attempt.add_done_callback(ended.put_nowait)

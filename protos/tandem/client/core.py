@@ -170,6 +170,16 @@ class ClientCore(ABC):
         if self._closed:
             raise RuntimeError("the client is closed")
 
+    def _check_not_closed_meanwhile(self) -> None:
+        """For a call that has begun: a closed channel would raise something of its own."""
+        if self._closed:
+            raise closed_meanwhile()
+
+
+def closed_meanwhile() -> TandemError:
+    """The error of a call whose client was closed before it ended."""
+    return error_of(Failure(code=grpc.StatusCode.CANCELLED, message="the client was closed"))
+
 
 def batch_outcome(response: pb.RecommendBatchResponse) -> tuple[str, Recommendations | TandemError]:
     """One entry's correlation id, and its answer or why it has none."""

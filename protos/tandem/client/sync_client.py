@@ -189,6 +189,7 @@ class TandemClient(ClientCore):
             step = next(call.plan)
             while True:
                 if isinstance(step, Start):
+                    self._check_not_closed_meanwhile()
                     attempt = method.future(call.request, timeout=step.timeout_seconds, metadata=self._metadata)
                     started.append(attempt)
                     attempt.add_done_callback(ended.put)
