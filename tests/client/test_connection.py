@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from tests.support.serving import wait_until
 
 def reached(address: str, **changes: Any) -> Endpoint:
     nothing = dict.fromkeys(("api_key", "root_certificates", "client_certificate", "client_key"))
-    return endpoint(address, **{**nothing, "insecure": False, **changes})
+    return endpoint(address, **{**nothing, "insecure": False, "keepalive_seconds": 20.0, **changes})
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,7 @@ def test_an_address_that_is_none(address: str) -> None:
         ("grpc://a:1", {"deadline_ms": 0}, "deadline_ms: "),
         ("grpc://a:1", {"deadline_ms": float("nan")}, "deadline_ms: "),
         ("grpc://a:1", {"hedge_after_ms": -1}, "hedge_after_ms: "),
+        ("grpc://a:1", {"keepalive_seconds": 0}, "keepalive_seconds: "),
     ],
 )
 def test_settings_that_cannot_be_meant_are_named(address: str, settings: dict[str, Any], message: str) -> None:
@@ -135,6 +139,55 @@ async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
         with pytest.raises(Unavailable):
             await client.recommend("u")
         assert server.attempts == []
+
+
+async def test_a_connection_that_has_died_in_silence_is_replaced(kind: str) -> None:
+    async with (
+        scripted(answers()) as server,
+        way_to(server.port) as way,
+        connected(kind, f"grpc://127.0.0.1:{way.port}", keepalive_seconds=1) as client,
+    ):
+        await client.recommend("before")
+        way.swallow()
+        await client.recommend("after")
+        assert [attempt.request.user_id for attempt in server.attempts] == ["before", "after"]
+
+
+class Way:
+    """A TCP proxy whose connections can be made to swallow everything, as those to a machine that is gone."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        self._target_port = target_port
+        self._num_swallows = 0
+
+    def swallow(self) -> None:
+        """From now on nothing passes on the connections that exist; new ones work."""
+        self._num_swallows += 1
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            await asyncio.gather(self._copy(reader, target_writer), self._copy(target_reader, writer))
+        finally:
+            writer.close()
+            target_writer.close()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened_at = self._num_swallows
+        while data := await reader.read(1 << 16):
+            if self._num_swallows == opened_at:
+                writer.write(data)
+        writer.close()
+
+
+@asynccontextmanager
+async def way_to(port: int) -> AsyncIterator[Way]:
+    way = Way(port)
+    proxy = await asyncio.start_server(way.carry, "127.0.0.1", 0)
+    way.port = proxy.sockets[0].getsockname()[1]
+    async with proxy:
+        yield way
 
 
 async def test_every_address_gets_its_share(kind: str) -> None:

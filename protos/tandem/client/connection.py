@@ -21,17 +21,8 @@ _GRPC_SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:")
 """Targets that gRPC understands by itself and that are left as they are."""
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s/:@\[\]]+):\d{1,5}")
 
-CHANNEL_OPTIONS: Final = (
-    # Every address that a headless service resolves to gets its share of the calls; the default would use one only.
-    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    # A connection on which nothing comes back is given up after 20 s + 5 s while calls are made. On Linux the same
-    # options make the kernel give up on packets that nobody acknowledges for 5 s (TCP_USER_TIMEOUT, gRFC A18).
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    # A server that comes back is found within a second or two, not after gRPC's two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
+_SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+"""Every address that a headless service resolves to gets its share; gRPC's default would use one of them."""
 
 PemSource = bytes | str | Path
 """PEM itself as bytes, or the path of a file that holds it."""
@@ -43,6 +34,8 @@ class Endpoint:
 
     target: str
     """As gRPC takes it, for example dns:///recommender:50051."""
+    options: tuple[tuple[str, str | int], ...]
+    """Of the channel."""
     credentials: grpc.ChannelCredentials | None
     """None: plaintext."""
     metadata: tuple[tuple[str, str], ...] = field(repr=False)
@@ -57,6 +50,7 @@ def endpoint(
     root_certificates: PemSource | None,
     client_certificate: PemSource | None,
     client_key: PemSource | None,
+    keepalive_seconds: float,
 ) -> Endpoint:
     """Reads an address and credentials. Raises ValueError, naming the argument, and OSError for a file not read."""
     certificates = (root_certificates, client_certificate, client_key)
@@ -76,8 +70,26 @@ def endpoint(
         credentials = grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
     return Endpoint(
         target=_target(address),
+        options=_options(keepalive_seconds),
         credentials=credentials,
         metadata=(("authorization", f"Bearer {api_key}"),) if api_key is not None else (),
+    )
+
+
+def _options(keepalive_seconds: float) -> tuple[tuple[str, str | int], ...]:
+    keepalive_ms = max(1, round(keepalive_seconds * 1e3))
+    timeout_ms = max(1, keepalive_ms // 4)
+    return (
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        # On Linux also the time after which the kernel gives up on what nobody acknowledges (gRFC A18).
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # Measured with grpcio 1.85.1: without this one, a server that acknowledges in its kernel and does not answer
+        # pings is waited for for a minute and longer, whatever the option above says.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        # A server that comes back is found within a second or two, not after gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
     )
 
 

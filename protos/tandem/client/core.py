@@ -34,6 +34,8 @@ DEADLINE_MS: Final = 100.0
 """Time of a call unless told otherwise."""
 BATCH_DEADLINE_MS: Final = 60_000.0
 """Time of a whole batch unless told otherwise."""
+KEEPALIVE_SECONDS: Final = 20.0
+"""Silence after which a connection is tried, unless told otherwise."""
 MAX_PAGES: Final = 10
 """Pages that `pages` asks for unless told otherwise."""
 READY_SECONDS: Final = 30.0
@@ -87,6 +89,7 @@ class ClientCore(ABC):
         deadline_ms: float = DEADLINE_MS,
         retry: RetryPolicy | None = None,
         hedge_after_ms: float | None = None,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
         """A client of the server at `address`; nothing is sent yet.
 
@@ -94,7 +97,9 @@ class ClientCore(ABC):
         `insecure`. Every address that the host resolves to gets its share of the calls. `api_key` is sent as a bearer
         token. The certificates are PEM as bytes, or paths of PEM files: `root_certificates` instead of those that gRPC
         brings, `client_certificate` and `client_key` where the server asks for one. `deadline_ms` is the time of a
-        call, all attempts together; `hedge_after_ms` asks a second time when no answer came by then, None never.
+        call, all attempts together; `hedge_after_ms` asks a second time when no answer came by then, None never. A
+        connection on which calls wait and nothing comes for `keepalive_seconds` and a quarter is given up; the server
+        must allow pings as often.
 
         Raises ValueError, naming the argument.
         """
@@ -105,6 +110,7 @@ class ClientCore(ABC):
             root_certificates=root_certificates,
             client_certificate=client_certificate,
             client_key=client_key,
+            keepalive_seconds=_seconds("keepalive_seconds", keepalive_seconds, unit_seconds=1.0),
         )
         self._deadline_ms = deadline_ms
         _seconds("deadline_ms", deadline_ms)

@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 import grpc
 
 from tandem.client.attempts import Answered, Outcome, Start
-from tandem.client.connection import CHANNEL_OPTIONS, Endpoint
+from tandem.client.connection import Endpoint
 from tandem.client.core import (
     BATCH_DEADLINE_MS,
     MAX_IN_FLIGHT,
@@ -41,9 +41,9 @@ class TandemClient(ClientCore):
 
     def _open(self, endpoint: Endpoint) -> None:
         if endpoint.credentials is None:
-            self._channel = grpc.insecure_channel(endpoint.target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(endpoint.target, options=endpoint.options)
         else:
-            self._channel = grpc.secure_channel(endpoint.target, endpoint.credentials, options=CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(endpoint.target, endpoint.credentials, options=endpoint.options)
         self._methods = {
             method: self._channel.unary_unary(method, to_bytes, read) for method, read in UNARY_RESPONSES.items()
         }
