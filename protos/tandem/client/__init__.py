@@ -1,0 +1,54 @@
+"""The Python client: `TandemClient` for threads, `AsyncTandemClient` for asyncio, with the same calls and one policy.
+
+    with TandemClient("grpc://localhost:50051") as client:
+        for item in client.recommend("196", num_items=5).items:
+            print(item.item_id, item.score)
+
+Needs grpc and protobuf alone (the extra `client`), so that it can live inside any service. Read `core` for what a call
+is made of, `attempts` for deadline, retries and hedging, `errors` for what can go wrong.
+"""
+
+from tandem.client.async_client import AsyncTandemClient
+from tandem.client.attempts import RetryPolicy
+from tandem.client.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Failure,
+    InvalidRequest,
+    NotFound,
+    OverCapacity,
+    PageExpired,
+    ServerError,
+    TandemError,
+    Unauthenticated,
+    Unavailable,
+)
+from tandem.client.query import AttributePredicate, Filter, Query
+from tandem.client.results import Reason, Recommendations, RecommendedItem, ServingStatus, SimilarItems, Source
+from tandem.client.sync_client import TandemClient
+
+__all__ = [
+    "AsyncTandemClient",
+    "AttributePredicate",
+    "Cancelled",
+    "DeadlineExceeded",
+    "Failure",
+    "Filter",
+    "InvalidRequest",
+    "NotFound",
+    "OverCapacity",
+    "PageExpired",
+    "Query",
+    "Reason",
+    "Recommendations",
+    "RecommendedItem",
+    "RetryPolicy",
+    "ServerError",
+    "ServingStatus",
+    "SimilarItems",
+    "Source",
+    "TandemClient",
+    "TandemError",
+    "Unauthenticated",
+    "Unavailable",
+]

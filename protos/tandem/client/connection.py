@@ -1,0 +1,108 @@
+"""Where the server is, and how it is spoken to: target, credentials, channel options.
+
+Plaintext is never a default: it takes `insecure=True` or an address that begins with grpc://. The API key is sent as
+metadata rather than as gRPC call credentials, because gRPC refuses those on a plaintext channel, and a cluster whose
+network is encrypted otherwise (a mesh) is a good reason for one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+_PLAINTEXT: Final = "grpc://"
+_TLS: Final = "grpcs://"
+_GRPC_SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:")
+"""Targets that gRPC understands by itself and that are left as they are."""
+_HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s/:@\[\]]+):\d{1,5}")
+
+_SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+"""Every address that a headless service resolves to gets its share; gRPC's default would use one of them."""
+
+PemSource = bytes | str | Path
+"""PEM itself as bytes, or the path of a file that holds it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """What a channel is made from."""
+
+    target: str
+    """As gRPC takes it, for example dns:///recommender:50051."""
+    options: tuple[tuple[str, str | int], ...]
+    """Of the channel."""
+    credentials: grpc.ChannelCredentials | None
+    """None: plaintext."""
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
+    """Sent with every call. Not in the repr: it holds the API key."""
+
+
+def endpoint(
+    address: str,
+    *,
+    api_key: str | None,
+    insecure: bool,
+    root_certificates: PemSource | None,
+    client_certificate: PemSource | None,
+    client_key: PemSource | None,
+    keepalive_seconds: float,
+) -> Endpoint:
+    """Reads an address and credentials. Raises ValueError, naming the argument, and OSError for a file not read."""
+    certificates = (root_certificates, client_certificate, client_key)
+    if address.startswith(_PLAINTEXT):
+        insecure = True
+    elif address.startswith(_TLS) and insecure:
+        raise ValueError(f"insecure: contradicts the address {address}")
+    if insecure and any(certificate is not None for certificate in certificates):
+        raise ValueError("root_certificates, client_certificate, client_key: of no use on a plaintext connection")
+    if (client_certificate is None) != (client_key is None):
+        raise ValueError("client_certificate and client_key: both or neither")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+        raise ValueError("api_key: printable ASCII, not empty")
+    credentials = None
+    if not insecure:
+        roots, chain, key = (_pem(certificate) for certificate in certificates)
+        credentials = grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
+    return Endpoint(
+        target=_target(address),
+        options=_options(keepalive_seconds),
+        credentials=credentials,
+        metadata=(("authorization", f"Bearer {api_key}"),) if api_key is not None else (),
+    )
+
+
+def _options(keepalive_seconds: float) -> tuple[tuple[str, str | int], ...]:
+    keepalive_ms = max(1, round(keepalive_seconds * 1e3))
+    timeout_ms = max(1, keepalive_ms // 4)
+    return (
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        # On Linux also the time after which the kernel gives up on what nobody acknowledges (gRFC A18).
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # Measured with grpcio 1.85.1: without this one, a server that acknowledges in its kernel and does not answer
+        # pings is waited for for a minute and longer, whatever the option above says.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        # A server that comes back is found within a second or two, not after gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    )
+
+
+def _target(address: str) -> str:
+    place = address.removeprefix(_PLAINTEXT).removeprefix(_TLS)
+    if place.startswith(_GRPC_SCHEMES):
+        return place
+    if not _HOST_AND_PORT.fullmatch(place):
+        raise ValueError(
+            f"address: host:port, grpc://host:port (plaintext) or grpcs://host:port (TLS), not {address!r}"
+        )
+    return f"dns:///{place}"
+
+
+def _pem(source: PemSource | None) -> bytes | None:
+    return source if source is None or isinstance(source, bytes) else Path(source).read_bytes()

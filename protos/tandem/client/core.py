@@ -1,0 +1,230 @@
+"""What the sync and the async client share: everything but carrying out a plan on a channel."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from tandem.client.attempts import Plan, RetryBudget, RetryPolicy, attempts, until_ready
+from tandem.client.connection import Endpoint, PemSource, endpoint
+from tandem.client.errors import Failure, TandemError, batch_failure_of, error_of
+from tandem.client.query import Filter, Query, recommend_request, similar_items_request
+from tandem.client.results import (
+    Recommendations,
+    ServingStatus,
+    SimilarItems,
+    recommendations_of,
+    serving_status_of,
+    similar_items_of,
+)
+from tandem.v1 import recommendation_pb2 as pb
+
+ResultT = TypeVar("ResultT")
+
+_SERVICE: Final = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+
+DEADLINE_MS: Final = 100.0
+"""Time of a call unless told otherwise."""
+BATCH_DEADLINE_MS: Final = 60_000.0
+"""Time of a whole batch unless told otherwise."""
+KEEPALIVE_SECONDS: Final = 20.0
+"""Silence after which a connection is tried, unless told otherwise."""
+MAX_PAGES: Final = 10
+"""Pages that `pages` asks for unless told otherwise."""
+READY_SECONDS: Final = 30.0
+"""Time to become ready unless told otherwise."""
+MAX_IN_FLIGHT: Final = 64
+"""Requests of a batch that may be sent and not answered."""
+
+Method = str
+"""Path of a method, as HTTP/2 carries it."""
+RECOMMEND: Final = f"/{_SERVICE}/Recommend"
+RECOMMEND_BATCH: Final = f"/{_SERVICE}/RecommendBatch"
+SIMILAR_ITEMS: Final = f"/{_SERVICE}/SimilarItems"
+GET_SERVING_STATUS: Final = f"/{_SERVICE}/GetServingStatus"
+HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+
+UNARY_RESPONSES: Final[Mapping[Method, Callable[[bytes], Message]]] = {
+    RECOMMEND: pb.RecommendResponse.FromString,
+    SIMILAR_ITEMS: pb.SimilarItemsResponse.FromString,
+    GET_SERVING_STATUS: pb.GetServingStatusResponse.FromString,
+    HEALTH_CHECK: health_pb2.HealthCheckResponse.FromString,
+}
+"""How the response of every unary method is read."""
+
+HEDGEABLE: Final = frozenset({RECOMMEND, SIMILAR_ITEMS, GET_SERVING_STATUS})
+"""Methods that may be asked twice at once: reads alone. A method that writes must never be in here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCall(Generic[ResultT]):
+    """One unary call, ready to be carried out once."""
+
+    method: Method
+    request: Message
+    plan: Plan
+    read: Callable[[Any], ResultT]
+    """Makes the result of the wire message."""
+
+
+class ClientCore(ABC):
+    """Settings, retry budget and the making of calls."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        api_key: str | None = None,
+        insecure: bool = False,
+        root_certificates: PemSource | None = None,
+        client_certificate: PemSource | None = None,
+        client_key: PemSource | None = None,
+        deadline_ms: float = DEADLINE_MS,
+        retry: RetryPolicy | None = None,
+        hedge_after_ms: float | None = None,
+        keepalive_seconds: float = KEEPALIVE_SECONDS,
+    ) -> None:
+        """A client of the server at `address`; nothing is sent yet.
+
+        `address` is grpc://host:port (plaintext), grpcs://host:port (TLS), or host:port, which is TLS unless
+        `insecure`. Every address that the host resolves to gets its share of the calls. `api_key` is sent as a bearer
+        token. The certificates are PEM as bytes, or paths of PEM files: `root_certificates` instead of those that gRPC
+        brings, `client_certificate` and `client_key` where the server asks for one. `deadline_ms` is the time of a
+        call, all attempts together; `hedge_after_ms` asks a second time when no answer came by then, None never. A
+        connection on which calls wait and nothing comes for `keepalive_seconds` and a quarter is given up; the server
+        must allow pings as often.
+
+        Raises ValueError, naming the argument.
+        """
+        reached = endpoint(
+            address,
+            api_key=api_key,
+            insecure=insecure,
+            root_certificates=root_certificates,
+            client_certificate=client_certificate,
+            client_key=client_key,
+            keepalive_seconds=_seconds("keepalive_seconds", keepalive_seconds, unit_seconds=1.0),
+        )
+        self._deadline_ms = deadline_ms
+        _seconds("deadline_ms", deadline_ms)
+        self._hedge_after_seconds = None if hedge_after_ms is None else _seconds("hedge_after_ms", hedge_after_ms)
+        self._policy = retry or RetryPolicy()
+        self._budget = RetryBudget(self._policy)
+        self._closed = False
+        self._metadata = reached.metadata
+        self._open(reached)
+
+    @abstractmethod
+    def _open(self, endpoint: Endpoint) -> None:
+        """Makes the channel and its methods; called once, at the end of the constructor."""
+
+    def _recommend_call(self, query: Query, deadline_ms: float | None) -> PreparedCall[Recommendations]:
+        return PreparedCall(
+            method=RECOMMEND,
+            request=recommend_request(query),
+            # A page is bound to a bundle; two servers in the middle of a rollout need not agree on which.
+            plan=self._attempts(RECOMMEND, deadline_ms, hedged=not query.page_token),
+            read=recommendations_of,
+        )
+
+    def _similar_items_call(
+        self, item_ids: Sequence[str], *, num_items: int, filter: Filter, explain: bool, deadline_ms: float | None
+    ) -> PreparedCall[SimilarItems]:
+        return PreparedCall(
+            method=SIMILAR_ITEMS,
+            request=similar_items_request(item_ids, num_items=num_items, filter=filter, explain=explain),
+            plan=self._attempts(SIMILAR_ITEMS, deadline_ms),
+            read=similar_items_of,
+        )
+
+    def _status_call(self, deadline_ms: float | None) -> PreparedCall[ServingStatus]:
+        return PreparedCall(
+            method=GET_SERVING_STATUS,
+            request=pb.GetServingStatusRequest(),
+            plan=self._attempts(GET_SERVING_STATUS, deadline_ms),
+            read=serving_status_of,
+        )
+
+    def _ready_call(self, timeout_seconds: float) -> PreparedCall[None]:
+        return PreparedCall(
+            method=HEALTH_CHECK,
+            request=health_pb2.HealthCheckRequest(service=_SERVICE),
+            plan=until_ready(
+                lambda response: bool(response.status == health_pb2.HealthCheckResponse.SERVING),
+                timeout_seconds=_seconds("timeout_seconds", timeout_seconds, unit_seconds=1.0),
+            ),
+            read=lambda _: None,
+        )
+
+    def _attempts(self, method: Method, deadline_ms: float | None, *, hedged: bool = True) -> Plan:
+        self._check_open()
+        return attempts(
+            self._policy,
+            self._budget,
+            deadline_seconds=_seconds("deadline_ms", self._deadline_ms if deadline_ms is None else deadline_ms),
+            hedge_after_seconds=self._hedge_after_seconds if hedged and method in HEDGEABLE else None,
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the client is closed")
+
+    def _check_not_closed_meanwhile(self) -> None:
+        """For a call that has begun: a closed channel would raise something of its own."""
+        if self._closed:
+            raise closed_meanwhile()
+
+
+def closed_meanwhile() -> TandemError:
+    """The error of a call whose client was closed before it ended."""
+    return error_of(Failure(code=grpc.StatusCode.CANCELLED, message="the client was closed"))
+
+
+def batch_outcome(response: pb.RecommendBatchResponse) -> tuple[str, Recommendations | TandemError]:
+    """One entry's correlation id, and its answer or why it has none."""
+    outcome = response.WhichOneof("outcome")
+    if outcome == "response":
+        return response.correlation_id, recommendations_of(response.response)
+    return response.correlation_id, error_of(batch_failure_of(response.error))
+
+
+class BatchProgress:
+    """How far a batch has come. Written by the one who feeds it and by the one who takes the answers."""
+
+    def __init__(self, *, max_in_flight: int, deadline_ms: float) -> None:
+        """Raises ValueError, naming the argument."""
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight: at least 1, not {max_in_flight}")
+        self.deadline_seconds = _seconds("deadline_ms", deadline_ms)
+        self.num_sent = 0
+        self.num_answered = 0
+        self.ended = False
+        """Nobody takes answers any more."""
+        self.feed_error: Exception | None = None
+        """What the caller's iterable of requests raised."""
+
+    def check_complete(self) -> None:
+        """Raises what ended the requests early, and ServerError when the server left some of them unanswered."""
+        if self.feed_error is not None:
+            raise self.feed_error
+        if self.num_answered < self.num_sent:
+            message = f"the server ended the batch with {self.num_sent - self.num_answered} requests unanswered"
+            raise error_of(Failure(code=grpc.StatusCode.INTERNAL, message=message))
+
+
+def to_bytes(request: Message) -> bytes:
+    """The request as the wire has it."""
+    return request.SerializeToString()
+
+
+def _seconds(name: str, value: float, *, unit_seconds: float = 1e-3) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: more than 0 and finite, not {value}")
+    return value * unit_seconds

@@ -1,0 +1,147 @@
+"""What can be asked for, and the wire messages that ask for it.
+
+Limits (how many items, how long an id) are the server's to check, so that they are written once; what is checked here
+is what would be sent as something else than meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self, TypedDict
+
+from tandem.v1 import recommendation_pb2 as pb
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributePredicate:
+    """A condition on one attribute. All that is set must hold. An item without the attribute meets `none_of` alone."""
+
+    name: str
+    """Name of the attribute, as the catalogue writes it."""
+    any_of: Sequence[str] = ()
+    """The value is one of these. Empty: any."""
+    none_of: Sequence[str] = ()
+    """The value is none of these."""
+    min: float | None = None
+    """The value is a number of at least this."""
+    max: float | None = None
+    """The value is a number of at most this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """What may be recommended. Everything that is set must hold."""
+
+    include_categories: Sequence[str] = ()
+    """Only items with at least one of these. Empty: any."""
+    exclude_categories: Sequence[str] = ()
+    """No items with any of these."""
+    exclude_item_ids: Sequence[str] = ()
+    """Never these items. Unknown ids are ignored."""
+    attributes: Sequence[AttributePredicate] = ()
+    """Only items that meet every one of these."""
+
+
+NO_FILTER = Filter()
+"""Everything may be recommended."""
+
+
+class QueryOptions(TypedDict, total=False):
+    """The fields of `Query` that `pages` takes by name: all but the user and the page. A test keeps both alike."""
+
+    num_items: int
+    recent_item_ids: Sequence[str]
+    filter: Filter
+    exclude_seen: bool
+    diversity: float | None
+    explain: bool
+    scenario: str
+    context: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One request for recommendations."""
+
+    user_id: str = ""
+    """External id. Empty: anonymous."""
+    num_items: int = 10
+    """How many items to return, 1 to 500."""
+    recent_item_ids: Sequence[str] = ()
+    """What the user did just now and the store does not have yet, newest last. Unknown ids are ignored."""
+    filter: Filter = NO_FILTER
+    """What may be recommended."""
+    exclude_seen: bool = True
+    """Leaves out items the user has interacted with, `recent_item_ids` included."""
+    diversity: float | None = None
+    """How unlike each other the items shall be, 0 to 1. None: what the scenario's policy says."""
+    explain: bool = False
+    """Fills `RecommendedItem.reason`."""
+    scenario: str = ""
+    """Name of a configured policy. Empty: the default policy."""
+    page_token: str = ""
+    """`next_page_token` of the page before. Empty: the first page."""
+    context: Mapping[str, str] = field(default_factory=dict)
+    """What is known of the moment: device, country, ... For the impression log."""
+
+    def following(self, page_token: str) -> Self:
+        """The same query for the page that this token gets."""
+        return replace(self, page_token=page_token)
+
+
+def recommend_request(query: Query) -> pb.RecommendRequest:
+    """The wire message of a query. Raises TypeError where a text stands for a list of texts."""
+    return pb.RecommendRequest(
+        user_id=query.user_id,
+        num_items=query.num_items,
+        recent_item_ids=_texts("recent_item_ids", query.recent_item_ids),
+        context=query.context,
+        filter=_filter(query.filter),
+        exclude_seen=query.exclude_seen,
+        diversity=query.diversity,
+        explain=query.explain,
+        page_token=query.page_token,
+        scenario=query.scenario,
+    )
+
+
+def similar_items_request(
+    item_ids: Sequence[str], *, num_items: int, filter: Filter, explain: bool
+) -> pb.SimilarItemsRequest:
+    """The wire message that asks for items near these. Raises TypeError where a text stands for a list of texts."""
+    return pb.SimilarItemsRequest(
+        item_ids=_texts("item_ids", item_ids), num_items=num_items, filter=_filter(filter), explain=explain
+    )
+
+
+def batch_request(correlation_id: str, query: Query) -> pb.RecommendBatchRequest:
+    """The wire message of one entry of a batch."""
+    return pb.RecommendBatchRequest(correlation_id=correlation_id, request=recommend_request(query))
+
+
+def _filter(filter: Filter) -> pb.RecommendFilter | None:
+    if filter == NO_FILTER:
+        return None
+    return pb.RecommendFilter(
+        include_categories=_texts("filter.include_categories", filter.include_categories),
+        exclude_categories=_texts("filter.exclude_categories", filter.exclude_categories),
+        exclude_item_ids=_texts("filter.exclude_item_ids", filter.exclude_item_ids),
+        attributes=[
+            pb.AttributePredicate(
+                name=predicate.name,
+                any_of=_texts("filter.attributes.any_of", predicate.any_of),
+                none_of=_texts("filter.attributes.none_of", predicate.none_of),
+                min=predicate.min,
+                max=predicate.max,
+            )
+            for predicate in filter.attributes
+        ],
+    )
+
+
+def _texts(name: str, values: Iterable[str]) -> Iterable[str]:
+    """`values`. A text is a sequence of texts as well, and would be sent as one id per letter."""
+    if isinstance(values, str):
+        raise TypeError(f"{name}: a list of texts, not the text {values!r}")
+    return values

@@ -1,0 +1,202 @@
+"""What callers get: frozen dataclasses instead of wire messages, so that nobody depends on protobuf by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tandem.v1 import recommendation_pb2 as pb
+
+
+class Source(StrEnum):
+    """How an answer was made; named as in the API's `RecommendationSource`."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """A way that this client does not know: the server is newer."""
+    RANKED = "RANKED"
+    """Retrieved and then ordered by a ranker."""
+    RETRIEVED = "RETRIEVED"
+    """Ordered by the two-tower score."""
+    CACHED = "CACHED"
+    """A list stored earlier for this user."""
+    POPULAR = "POPULAR"
+    """The bundle's list of popular items."""
+
+
+_SOURCES: Final[Mapping[int, Source]] = {
+    pb.RECOMMENDATION_SOURCE_RANKED: Source.RANKED,
+    pb.RECOMMENDATION_SOURCE_RETRIEVED: Source.RETRIEVED,
+    pb.RECOMMENDATION_SOURCE_CACHED: Source.CACHED,
+    pb.RECOMMENDATION_SOURCE_POPULAR: Source.POPULAR,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why an item was recommended."""
+
+    source: str
+    """The candidate source that proposed the item."""
+    because_item_ids: tuple[str, ...]
+    """Items of the user's history that are nearest to this one in the model's space, nearest first."""
+    score_parts: Mapping[str, float]
+    """What the score was made of, by name."""
+    title: str
+    """Display title of the item; empty where the catalogue has none."""
+    propensity: float
+    """Probability with which the policy showed this item at this place, given the places before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendedItem:
+    """One item of an answer."""
+
+    item_id: str
+    score: float
+    """Higher is better; comparable within one answer only."""
+    reason: Reason | None
+    """None unless `explain` was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendations:
+    """The answer to one query, or one page of it."""
+
+    request_id: str
+    """Names this answer in logs and, later, in events."""
+    items: tuple[RecommendedItem, ...]
+    """Best first, without repeats."""
+    model_version: str
+    """The bundle that answered."""
+    variant: str
+    """The registry alias that the bundle was served under; empty without a registry."""
+    source: Source
+    """How the answer was made."""
+    degraded_reasons: tuple[str, ...]
+    """What was skipped and why; empty when nothing was."""
+    next_page_token: str
+    """Gets the next page; empty where there is none."""
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """Ids of the items, best first."""
+        return tuple(item.item_id for item in self.items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarItems:
+    """Items near other items."""
+
+    request_id: str
+    items: tuple[RecommendedItem, ...]
+    """Nearest first, without repeats."""
+    model_version: str
+    variant: str
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """Ids of the items, nearest first."""
+        return tuple(item.item_id for item in self.items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingStatus:
+    """What one worker of the server serves, and how that goes. Counts are the worker's own, since its start."""
+
+    model_version: str
+    """The bundle that answers now; empty before the first one."""
+    variant: str
+    registry_version: str
+    manifest: Mapping[str, Any]
+    """The bundle's manifest without its list of files."""
+    started_at: datetime | None
+    """In UTC, as all times here."""
+    model_loaded_at: datetime | None
+    """None before the first bundle."""
+    uptime_seconds: float
+    dependencies: Mapping[str, str]
+    """`up` or `down`, by name."""
+    answers_by_source: Mapping[str, int]
+    """By the API's name of the source, for example RECOMMENDATION_SOURCE_POPULAR."""
+    degraded_by_reason: Mapping[str, int]
+    bundles_refused: int
+    last_refusal: str
+    """Why the newest refused bundle was refused; empty when none was."""
+    breakers: Mapping[str, str]
+    """`closed`, `open` or `half_open`, by name."""
+    worker: int
+    """The worker that answered, of `num_workers`."""
+    num_workers: int
+    policies_fingerprint: str
+    """SHA-256 of the policies in force, hex; empty while the built-in policy alone is."""
+
+
+def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
+    """The answer in a wire message."""
+    return Recommendations(
+        request_id=wire.request_id,
+        items=_items(wire.items),
+        model_version=wire.model_version,
+        variant=wire.variant,
+        source=_SOURCES.get(wire.source, Source.UNSPECIFIED),
+        degraded_reasons=tuple(wire.degraded_reasons),
+        next_page_token=wire.next_page_token,
+    )
+
+
+def similar_items_of(wire: pb.SimilarItemsResponse) -> SimilarItems:
+    """The answer in a wire message."""
+    return SimilarItems(
+        request_id=wire.request_id, items=_items(wire.items), model_version=wire.model_version, variant=wire.variant
+    )
+
+
+def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
+    """The status in a wire message."""
+    return ServingStatus(
+        model_version=wire.model_version,
+        variant=wire.variant,
+        registry_version=wire.registry_version,
+        manifest=MessageToDict(wire.manifest),
+        started_at=_time(wire.started_at) if wire.HasField("started_at") else None,
+        model_loaded_at=_time(wire.model_loaded_at) if wire.HasField("model_loaded_at") else None,
+        uptime_seconds=wire.uptime_seconds,
+        dependencies=dict(wire.dependencies),
+        answers_by_source=dict(wire.answers_by_source),
+        degraded_by_reason=dict(wire.degraded_by_reason),
+        bundles_refused=wire.bundles_refused,
+        last_refusal=wire.last_refusal,
+        breakers=dict(wire.breakers),
+        worker=wire.worker,
+        num_workers=wire.num_workers,
+        policies_fingerprint=wire.policies_fingerprint,
+    )
+
+
+def _items(wire: Iterable[pb.RecommendedItem]) -> tuple[RecommendedItem, ...]:
+    return tuple(
+        RecommendedItem(
+            item_id=item.item_id, score=item.score, reason=_reason(item.reason) if item.HasField("reason") else None
+        )
+        for item in wire
+    )
+
+
+def _reason(wire: pb.Reason) -> Reason:
+    return Reason(
+        source=wire.source,
+        because_item_ids=tuple(wire.because_item_ids),
+        score_parts=dict(wire.score_parts),
+        title=wire.title,
+        propensity=wire.propensity,
+    )
+
+
+def _time(wire: Timestamp) -> datetime:
+    return wire.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,215 @@
+"""The client for programs without an event loop.
+
+Every attempt is a gRPC future whose end is put on a queue, so that waiting for an attempt, for a hedge's moment and for
+a pause are one and the same wait, and Ctrl-C gets through all of them.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+
+from tandem.client.attempts import Answered, Outcome, Start
+from tandem.client.connection import Endpoint
+from tandem.client.core import (
+    BATCH_DEADLINE_MS,
+    MAX_IN_FLIGHT,
+    MAX_PAGES,
+    READY_SECONDS,
+    RECOMMEND_BATCH,
+    UNARY_RESPONSES,
+    BatchProgress,
+    ClientCore,
+    PreparedCall,
+    ResultT,
+    batch_outcome,
+    to_bytes,
+)
+from tandem.client.errors import TandemError, error_of, failure_of
+from tandem.client.query import NO_FILTER, Filter, Query, QueryOptions, batch_request
+from tandem.client.results import Recommendations, ServingStatus, SimilarItems
+from tandem.v1 import recommendation_pb2 as pb
+
+
+class TandemClient(ClientCore):
+    """Asks a Tandem server. One client serves any number of threads; make one per process and keep it."""
+
+    def _open(self, endpoint: Endpoint) -> None:
+        if endpoint.credentials is None:
+            self._channel = grpc.insecure_channel(endpoint.target, options=endpoint.options)
+        else:
+            self._channel = grpc.secure_channel(endpoint.target, endpoint.credentials, options=endpoint.options)
+        self._methods = {
+            method: self._channel.unary_unary(method, to_bytes, read) for method, read in UNARY_RESPONSES.items()
+        }
+        self._batch = self._channel.stream_stream(RECOMMEND_BATCH, to_bytes, pb.RecommendBatchResponse.FromString)
+
+    def recommend(
+        self,
+        user_id: str = "",
+        *,
+        num_items: int = 10,
+        recent_item_ids: Sequence[str] = (),
+        filter: Filter = NO_FILTER,
+        exclude_seen: bool = True,
+        diversity: float | None = None,
+        explain: bool = False,
+        scenario: str = "",
+        page_token: str = "",
+        context: Mapping[str, str] | None = None,
+        deadline_ms: float | None = None,
+    ) -> Recommendations:
+        """Items for one user; `Query` says what the arguments mean. Raises TandemError."""
+        query = Query(
+            user_id=user_id,
+            num_items=num_items,
+            recent_item_ids=recent_item_ids,
+            filter=filter,
+            exclude_seen=exclude_seen,
+            diversity=diversity,
+            explain=explain,
+            scenario=scenario,
+            page_token=page_token,
+            context=context or {},
+        )
+        return self._carry_out(self._recommend_call(query, deadline_ms))
+
+    def pages(
+        self,
+        user_id: str = "",
+        *,
+        max_pages: int = MAX_PAGES,
+        deadline_ms: float | None = None,
+        **options: Unpack[QueryOptions],
+    ) -> Iterator[Recommendations]:
+        """The first page and those that follow, asked for one by one as they are taken, `max_pages` at most.
+
+        `deadline_ms` is the time of each page. Raises TandemError; PageExpired when the bundle changed between pages.
+        """
+        query = Query(user_id=user_id, **options)
+        for _ in range(max_pages):
+            page = self._carry_out(self._recommend_call(query, deadline_ms))
+            yield page
+            if not page.next_page_token:
+                return
+            query = query.following(page.next_page_token)
+
+    def similar_items(
+        self,
+        item_ids: Sequence[str],
+        *,
+        num_items: int = 10,
+        filter: Filter = NO_FILTER,
+        explain: bool = False,
+        deadline_ms: float | None = None,
+    ) -> SimilarItems:
+        """Items near one or several items, without these. Raises TandemError; NotFound for an unknown item."""
+        return self._carry_out(
+            self._similar_items_call(
+                item_ids, num_items=num_items, filter=filter, explain=explain, deadline_ms=deadline_ms
+            )
+        )
+
+    def recommend_many(
+        self,
+        requests: Iterable[tuple[str, Query]],
+        *,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        deadline_ms: float = BATCH_DEADLINE_MS,
+    ) -> Iterator[tuple[str, Recommendations | TandemError]]:
+        """Answers any number of (correlation id, query) pairs on one stream, in any order, as they are ready.
+
+        An entry that is refused comes back with its exception, and the others go on. `requests` is read in a thread of
+        gRPC's, never more than `max_in_flight` ahead of the answers. `deadline_ms` is the time of the whole batch.
+        Nothing is tried again: what was not answered when TandemError is raised can be sent as a new batch.
+        """
+        self._check_open()
+        progress = BatchProgress(max_in_flight=max_in_flight, deadline_ms=deadline_ms)
+        window = threading.Semaphore(max_in_flight)
+
+        def feed() -> Iterator[pb.RecommendBatchRequest]:
+            try:
+                for correlation_id, query in requests:
+                    window.acquire()
+                    if progress.ended:
+                        return
+                    request = batch_request(correlation_id, query)
+                    progress.num_sent += 1
+                    yield request
+            except Exception as error:  # gRPC would log it and say only "exception iterating requests"
+                progress.feed_error = error
+
+        call = self._batch(feed(), timeout=progress.deadline_seconds, metadata=self._metadata)
+        try:
+            for response in call:
+                progress.num_answered += 1
+                window.release()
+                yield batch_outcome(response)
+            progress.check_complete()
+        except grpc.RpcError as error:
+            raise error_of(failure_of(call.code(), call.details(), call.trailing_metadata())) from error
+        finally:
+            progress.ended = True
+            window.release()  # lets `feed` see it
+            call.cancel()
+
+    def status(self, *, deadline_ms: float | None = None) -> ServingStatus:
+        """What is served, by the worker that happens to answer. Raises TandemError."""
+        return self._carry_out(self._status_call(deadline_ms))
+
+    def wait_until_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
+        """Returns once the server has a model: health SERVING. Raises Unavailable when the time is over first."""
+        self._carry_out(self._ready_call(timeout_seconds))
+
+    def close(self) -> None:
+        """Closes the connections; calls in other threads end in Cancelled."""
+        self._closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _carry_out(self, call: PreparedCall[ResultT]) -> ResultT:
+        """Does what the call's plan says. Attempts that are no longer wanted are cancelled."""
+        method = self._methods[call.method]
+        ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        started: list[Any] = []
+        outcome: Outcome = None
+        try:
+            step = next(call.plan)
+            while True:
+                if isinstance(step, Start):
+                    self._check_not_closed_meanwhile()
+                    attempt = method.future(call.request, timeout=step.timeout_seconds, metadata=self._metadata)
+                    started.append(attempt)
+                    attempt.add_done_callback(ended.put)
+                    outcome = None
+                else:
+                    outcome = _next_end(ended, step.timeout_seconds)
+                step = call.plan.send(outcome)
+        except StopIteration as end:
+            return call.read(end.value)
+        finally:
+            for attempt in started:
+                attempt.cancel()
+
+
+def _next_end(ended: queue.SimpleQueue[Any], timeout_seconds: float | None) -> Outcome:
+    """How the next attempt ends; None when none does in time."""
+    try:
+        attempt = ended.get(timeout=timeout_seconds)
+    except queue.Empty:
+        return None
+    if attempt.code() is grpc.StatusCode.OK:
+        return Answered(attempt.result())
+    return failure_of(attempt.code(), attempt.details(), attempt.trailing_metadata())
