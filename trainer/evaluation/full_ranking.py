@@ -26,20 +26,19 @@ def ranks_of_targets(
     *,
     num_rankings: int = 1,
     seed: int = 0,
-) -> npt.NDArray[np.int64]:
+) -> list[npt.NDArray[np.int64]]:
     """0-based rank of every held-out item; ties are broken at random, never in favour of the held-out item.
 
     `score_users` takes places in `hold_out.users`, (n,) int64, and gives (n, items) float32 for each ranking, one after
-    the other; higher is better. The scores of one ranking may be overwritten. Returns (num_rankings, evaluated users)
-    int64.
+    the other; higher is better. The scores it gives are overwritten. Returns (evaluated users,) int64 for each ranking.
     """
     generators = [np.random.default_rng(seed) for _ in range(num_rankings)]
-    ranks = np.empty((num_rankings, len(hold_out.users)), dtype=np.int64)
+    ranks = [np.empty(len(hold_out.users), dtype=np.int64) for _ in range(num_rankings)]
     batch_users = max(1, min(BATCH_USERS, BATCH_PAIRS // len(dataset.catalogue)))
     for start in range(0, len(hold_out.users), batch_users):
         places = np.arange(start, min(start + batch_users, len(hold_out.users)))
         for ranking, scores in enumerate(score_users(places)):
-            ranks[ranking, places] = _ranks_of_batch(dataset, hold_out, places, scores, generators[ranking])
+            ranks[ranking][places] = _ranks_of_batch(dataset, hold_out, places, scores, generators[ranking])
     return ranks
 
 
@@ -63,11 +62,11 @@ def _ranks_of_batch(
 
 def model_ranks(
     dataset: Dataset, hold_out: HoldOut, model: ScoringModel, blends: Sequence[BlendSpec | None]
-) -> npt.NDArray[np.int64]:
+) -> list[npt.NDArray[np.int64]]:
     """Ranks under a model for each of several blends, where None is the two towers alone; one pass scores for all.
 
     The model may be older than the data: an item it does not know comes after all it knows. Blends other than None need
-    a model with content. Returns (blends, evaluated users) int64.
+    a model with content. Returns (evaluated users,) int64 for each blend.
     """
     model_rows = model.item_vocabulary.rows_of_keys(dataset.catalogue.vocabulary.keys)
     known = np.flatnonzero(model_rows != MISSING_ROW)
