@@ -70,6 +70,7 @@ def _train(options: argparse.Namespace, data_config: DataConfig, config: TrainCo
                 "model_version": result.version.model_version,
                 "registry_version": result.version.number,
                 "trained": result.trained,
+                "content_weight": result.content_weight,
                 "promoted": result.decision.promoted if result.decision else True,
                 "sample_user_id": result.sample_user_id,
             }

@@ -8,9 +8,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tandem.contract.manifest import Similarity
 from tandem.contract.store import MAX_RECENT_EVENTS
@@ -107,6 +107,38 @@ class IndexConfig(_Section):
     """Catalogues of at least this size store 8-bit vectors in the index, a quarter of the memory."""
 
 
+class ContentConfig(_Section):
+    """Content vectors of items, from texts and categories; a data set with neither has none, and no blend."""
+
+    dim: int = Field(default=64, ge=1, le=1024)
+    """Greatest width of content vectors. Raise it for catalogues with hundreds of categories and little text."""
+    category_weight: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of categories in the similarity of two items that have text and categories; text has the rest."""
+    num_neighbours: int = Field(default=20, ge=1, le=200)
+    """Most similar items stored with each item, from which serving takes candidates."""
+
+
+def _split(raw: object) -> object:
+    """An override on the command line is text: "0.1,0.3"."""
+    return raw.split(",") if isinstance(raw, str) else raw
+
+
+def _ascending(weights: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(sorted(set(weights)))
+
+
+class RankerConfig(_Section):
+    """How candidates are ranked: by the blend of collaborative and content scores."""
+
+    content_weights: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
+        Field(min_length=1),
+        BeforeValidator(_split),
+        AfterValidator(_ascending),
+    ] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
+    """Shares of content among which validation chooses. One alone is taken as it is: "0.3" is the usual 70/30."""
+
+
 class TrainConfig(_Section):
     """Everything a training run can be told."""
 
@@ -114,6 +146,8 @@ class TrainConfig(_Section):
     text: TextConfig = TextConfig()
     fit: FitConfig = FitConfig()
     index: IndexConfig = IndexConfig()
+    content: ContentConfig = ContentConfig()
+    ranker: RankerConfig = RankerConfig()
 
 
 def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:

@@ -91,6 +91,11 @@ def history_states(dataset: Dataset, hold_out: HoldOut, users: npt.NDArray[np.in
     return [dataset.user_state(int(user), int(hold_out.num_history_events[user])) for user in users]
 
 
+def sample_places(hold_out: HoldOut, num_users: int) -> npt.NDArray[np.int64]:
+    """Places in `hold_out.users` of at most `num_users` of them, drawn with a fixed seed; ascending, (n,) int64."""
+    return np.sort(np.random.default_rng(0).permutation(len(hold_out.users))[:num_users])
+
+
 def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:
     """Leave-last-out: `skip` 0 holds out each user's last event (test), `skip` 1 the one before (validation).
 

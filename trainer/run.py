@@ -1,4 +1,4 @@
-"""One training run, read downwards: prepare, encode, select, refit, test, export, register, gate."""
+"""One training run, read downwards: prepare, encode, select, blend, refit, test, export, register, gate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from trainer.config import TrainConfig
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.dataset import Dataset, first_user_id, leave_last_out
+from trainer.evaluation.blending import CHOICE_METRIC
 from trainer.evaluation.full_ranking import bundle_ranks
 from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
@@ -40,6 +41,8 @@ class RunResult:
     """False when the champion was already trained from these data and this configuration."""
     decision: GateDecision | None
     """None where nothing was trained."""
+    content_weight: float | None
+    """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
 
     @property
     def sample_user_id(self) -> str:
@@ -57,7 +60,7 @@ def train_and_register(
     champion = registry.champion()
     if if_needed and champion is not None and champion.training_fingerprint == fingerprint:
         log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
-        return RunResult(prepared=prepared, version=champion, trained=False, decision=None)
+        return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)
     model_version = new_model_version(fingerprint)
     encoded = encode(prepared, config, settings)
     # What is exported lives in the registry; a copy here would be one more for every night.
@@ -67,6 +70,7 @@ def train_and_register(
         trained = train(encoded, config, on_epoch=_log_epoch(run))
         inputs = _export_inputs(trained, encoded, prepared, model_version)
         bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
+        run.log_params(_blend_params(bundle))
         run.log_metrics(_run_metrics(trained, bundle))
         source = run.log_bundle(bundle.directory)
         version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
@@ -87,10 +91,13 @@ def train_and_register(
         registry_version=version.number,
         model_version=model_version,
         promoted=decision.promoted,
+        content_weight=trained.content_weight,
         index=asdict(bundle.manifest.index),
         onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
-    return RunResult(prepared=prepared, version=version, trained=True, decision=decision)
+    return RunResult(
+        prepared=prepared, version=version, trained=True, decision=decision, content_weight=trained.content_weight
+    )
 
 
 def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle) -> ChampionComparison:
@@ -128,12 +135,32 @@ def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, m
         ),
         model_version=model_version,
         metrics=trained.metrics(),
+        content_vectors=encoded.content_vectors,
+        content_weight=trained.content_weight,
     )
+
+
+def _blend_params(bundle: Bundle) -> dict[str, object]:
+    """The blend as it is served; "none" for a bundle without content."""
+    blend = bundle.manifest.blend
+    if blend is None:
+        return {"blend": "none"}
+    return {
+        "blend.content_weight": blend.content_weight,
+        "blend.collaborative.mean": blend.collaborative.mean,
+        "blend.collaborative.std": blend.collaborative.std,
+        "blend.content.mean": blend.content.mean,
+        "blend.content.std": blend.content.std,
+    }
 
 
 def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
     return {
         **trained.metrics(),
+        **{
+            f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
+            for weight, value in trained.validation_by_content_weight.items()
+        },
         "best_epoch": float(trained.best_epoch),
         "index_recall_at_100": bundle.manifest.index.recall_at_100,
         "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,

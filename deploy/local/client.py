@@ -71,6 +71,7 @@ def check_answer(answer_json: str, num_items: int) -> None:
         raise NotReady(f"the answer has {len(answer.items)} items, not {num_items}")
     if answer.degraded_reasons:
         raise NotReady(f"the answer is degraded: {', '.join(answer.degraded_reasons)}")
-    if answer.source != pb.RECOMMENDATION_SOURCE_RETRIEVED:
+    # A bundle with a blend ranks what it retrieved; one without it answers in the order of retrieval.
+    if answer.source not in (pb.RECOMMENDATION_SOURCE_RANKED, pb.RECOMMENDATION_SOURCE_RETRIEVED):
         source = pb.RecommendationSource.Name(answer.source)
         raise NotReady(f"the answer's source is {source}")

@@ -34,6 +34,10 @@ def test_a_right_answer_passes_in_both_spellings(id_field: str) -> None:
     check_answer(json.dumps({**RIGHT_ANSWER, "items": [{id_field: str(n)} for n in range(10)]}), 10)
 
 
+def test_a_ranked_answer_is_right_too() -> None:
+    check_answer(json.dumps({**RIGHT_ANSWER, "source": "RECOMMENDATION_SOURCE_RANKED"}), 10)
+
+
 @pytest.mark.parametrize(
     ("difference", "complaint"),
     [

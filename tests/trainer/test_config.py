@@ -22,6 +22,9 @@ def test_file_then_overrides(tmp_path) -> None:
         ({"towers.similarity": "euclid"}, "'cosine'"),
         ({"towers.num_heads": "3"}, "does not divide"),
         ({"towers.history_length": "201"}, "history_length"),
+        ({"content.dim": "0"}, "content.dim"),
+        ({"ranker.content_weights": "0.1,1.5"}, "ranker.content_weights"),
+        ({"ranker.content_weights": "much"}, "ranker.content_weights"),
         ({"seed": "3"}, "SECTION.NAME"),
         ({"nothing.seed": "3"}, "nothing"),
     ],
@@ -29,6 +32,17 @@ def test_file_then_overrides(tmp_path) -> None:
 def test_a_wrong_key_is_named(overrides, message) -> None:
     with pytest.raises(ConfigError, match=message):
         load_train_config(None, overrides)
+
+
+def test_content_weights_are_a_list_in_a_file_and_text_in_an_override(tmp_path) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text("[ranker]\ncontent_weights = [0.4, 0, 0.2, 0.4]\n")
+    assert load_train_config(path, {}).ranker.content_weights == (0.0, 0.2, 0.4)
+    assert load_train_config(path, {"ranker.content_weights": "0.3"}).ranker.content_weights == (0.3,)
+    assert load_train_config(None, {"ranker.content_weights": "0.2,0.1"}).ranker.content_weights == (0.1, 0.2)
+    path.write_text("[ranker]\ncontent_weights = []\n")
+    with pytest.raises(ConfigError, match="content_weights"):
+        load_train_config(path, {})
 
 
 def test_a_file_that_is_not_toml_is_named_with_its_line(tmp_path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from trainer.config import IndexConfig
 from trainer.errors import ExportError
-from trainer.export.index import build_index, exact_top, recall_of
+from trainer.export.index import build_index, exact_top, nearest_items, recall_of
 
 
 def _vectors(count, dim, seed):
@@ -33,3 +33,35 @@ def test_a_quantised_index_that_misses_its_recall_is_refused(tmp_path) -> None:
     config = IndexConfig(min_recall_at_100=1.0, quantise_from_items=1)
     with pytest.raises(ExportError, match="recall@100"):
         build_index(items, _vectors(64, 16, 1), config, tmp_path / "index.faiss")
+
+
+def test_neighbours_are_brute_force() -> None:
+    items = _vectors(150, 8, 4)
+    items[[3, 77]] = 0.0  # nothing is known of them
+    similar = items @ items.T
+    np.fill_diagonal(similar, -np.inf)
+    similar[:, [3, 77]] = -np.inf
+    expected = np.argsort(-similar, axis=1)[:, :20]
+    expected[[3, 77]] = -1
+    found = nearest_items(items, 20)
+    assert found.dtype == np.int32
+    assert found.tolist() == expected.tolist()
+
+
+def test_neighbours_of_few_items_end_with_no_item() -> None:
+    items = np.array([[1, 0], [0.8, 0.6], [0, 0], [0, 1]], dtype=np.float32)
+    assert nearest_items(items, 4).tolist() == [[1, 3, -1, -1], [0, 3, -1, -1], [-1] * 4, [1, 0, -1, -1]]
+    assert nearest_items(np.zeros((2, 3), np.float32), 2).tolist() == [[-1, -1]] * 2
+
+
+def test_items_with_many_equals_are_never_their_own_neighbours() -> None:
+    found = nearest_items(np.ones((40, 4), np.float32), 5)
+    assert (found >= 0).all()
+    assert (found != np.arange(40)[:, None]).all()
+
+
+def test_neighbours_in_lists_find_most_of_the_exact_ones() -> None:
+    items = _vectors(4_000, 16, 5)
+    exact, found = nearest_items(items, 10), nearest_items(items, 10, max_exact_items=1_000)
+    assert (found != np.arange(4_000)[:, None]).all()
+    assert recall_of(found.astype(np.int64), exact.astype(np.int64)) > 0.6  # random vectors: the hardest case

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from tandem.contract.bundle import read_bundle
+from tandem.contract.features import encode_users
 from tests.support.checkerboard import write_checkerboard
-from trainer.config import load_train_config
+from trainer.config import TrainConfig, load_train_config
 from trainer.data.config import load_data_config
 from trainer.dataset import leave_last_out, load_dataset
 from trainer.evaluation.full_ranking import bundle_ranks
@@ -59,6 +61,40 @@ def test_every_users_withheld_item_comes_first(first, settings, tmp_path) -> Non
     assert len(bundle.held_out_users) == 60
 
 
+def test_the_bundle_holds_the_blend_calibrated_on_what_is_served(first, settings, tmp_path) -> None:
+    registry = Registry(settings)
+    bundle = read_bundle(registry.download(registry.champion(), tmp_path))
+    vectors = bundle.content.vectors.astype(np.float32)
+    assert len(vectors) == 24
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-2)
+    colours = [bundle.items.item(row).categories for row in range(24)]
+    assert bundle.content.neighbours.shape == (24, 20)
+    for row, neighbours in enumerate(bundle.content.neighbours):
+        assert row not in neighbours
+        assert all(colours[near] == colours[row] for near in neighbours[:11])
+    states = [user.state for user in bundle.held_out_users]
+    inputs = encode_users(
+        states,
+        schema=bundle.manifest.feature_schema,
+        item_vocabulary=bundle.item_vocabulary,
+        item_vectors=bundle.item_vectors,
+    )
+    collaborative = OnnxTower(bundle.user_tower)(inputs) @ bundle.item_vectors.T
+    read = [bundle.item_vocabulary.rows_of_keys(state.event_item_keys)[-10:] for state in states]
+    content = np.stack([vectors[rows].mean(axis=0) for rows in read]) @ vectors.T
+    blend = bundle.manifest.blend
+    for measured, scores in ((blend.collaborative, collaborative), (blend.content, content)):
+        assert measured.mean == pytest.approx(scores.mean(), abs=1e-4)
+        assert measured.std == pytest.approx(scores.std(), rel=1e-3)
+    assert blend.content_weight in TrainConfig().ranker.content_weights
+    assert blend.content_weight == first.content_weight
+    assert {
+        "test/recall@10",
+        "test/two_tower/recall@10",
+        "validation/two_tower/ndcg@10",
+    } <= bundle.manifest.metrics.keys()
+
+
 def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     assert first.trained
     assert first.decision.promoted
@@ -68,6 +104,9 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     run = client.get_run(version.run_id)
     assert run.data.params["towers.embedding_dim"] == "16"
     assert run.data.params["data"] == "checkerboard"
+    assert float(run.data.params["blend.content_weight"]) == first.content_weight
+    assert float(run.data.params["blend.content.std"]) > 0
+    assert "validation/content_weight_0.3/ndcg_at_10" in run.data.metrics
     history = client.get_metric_history(version.run_id, "epoch/recall_at_10")
     assert len({point.step for point in history}) == len(client.get_metric_history(version.run_id, "epoch/loss")) > 1
     assert {artifact.path for artifact in client.list_artifacts(version.run_id)} == {
@@ -80,11 +119,14 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
 def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) -> None:
     again = train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
     assert not again.trained
+    assert again.content_weight is None
     assert again.version == first.version
 
 
 def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_config) -> None:
-    untrained = load_train_config(None, {**SMALL, "fit.max_epochs": "1", "fit.learning_rate": "1e-9"})
+    # Content alone knows the answer here, so the worse model has to do without.
+    worse = {"fit.max_epochs": "1", "fit.learning_rate": "1e-9", "ranker.content_weights": "0"}
+    untrained = load_train_config(None, {**SMALL, **worse})
     result = train_and_register(data_config, untrained, settings, if_needed=True)
     assert result.trained
     assert not result.decision.promoted
@@ -94,10 +136,27 @@ def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_conf
     assert {str(found.version) for found in client.search_model_versions(f"name='{settings.model_name}'")} == {"1", "2"}
 
 
+def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
+    toml = write_checkerboard(tmp_path).read_text().split("[items]")[0]
+    bare = tmp_path / "bare.toml"
+    bare.write_text(toml)
+    settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    config = load_train_config(None, {**SMALL, "fit.max_epochs": "2"})
+    result = train_and_register(load_data_config(str(bare), {}), config, settings, if_needed=False)
+    bundle = read_bundle(Path(result.version.source))
+    assert result.content_weight is None
+    assert bundle.manifest.blend is None
+    assert bundle.content is None
+    assert bundle.manifest.metrics["test/ndcg@10"] == bundle.manifest.metrics["test/two_tower/ndcg@10"]
+    (run_id,) = [version.run_id for version in _client(settings).search_model_versions("")]
+    assert _client(settings).get_run(run_id).data.params["blend"] == "none"
+
+
 def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "3"})
     runs = [evaluate_seeds(data_config, config, settings, num_seeds=2) for _ in range(2)]
     assert runs[0].metrics == runs[1].metrics
+    assert runs[0].content_weights == runs[1].content_weights
     assert len(runs[0].metrics["recall@10"]) == 2
     assert "| recall@10 |" in runs[0].to_text()
 
@@ -123,6 +182,7 @@ def test_command_line_prints_what_the_next_program_needs(first, settings, data_c
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["trained"]
     assert answer["promoted"]
+    assert answer["content_weight"] in TrainConfig().ranker.content_weights
     assert answer["sample_user_id"].startswith("user-")
     assert (Path(answer["prepared"]) / "interactions.parquet").is_file()
 

@@ -1,4 +1,4 @@
-"""Puts a trained model together as a bundle: towers, vectors, index, item table, lists, golden queries."""
+"""Puts a trained model together as a bundle: towers, vectors, index, item table, lists, golden queries, content."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, BundleParts, GoldenQueries, HeldOutUser, write_bundle
+from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.items import Item, ItemTable
-from tandem.contract.manifest import Manifest, TrainingData
+from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
-from trainer.dataset import Catalogue, Dataset, HoldOut, history_states
-from trainer.export.index import build_index, exact_top
+from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_places
+from trainer.evaluation.blending import blend_spec, sample_user_side
+from trainer.evaluation.scoring import ScoringModel
+from trainer.export.index import build_index, exact_top, nearest_items
 from trainer.export.onnx import export_item_tower, export_user_tower
 from trainer.models.two_tower import TwoTowerModel
 from trainer.onnx_runtime import OnnxTower
@@ -45,6 +47,10 @@ class ExportInputs:
     training_data: TrainingData
     model_version: str
     metrics: Mapping[str, float]
+    content_vectors: npt.NDArray[np.float16] | None = None
+    """(items, content_dim) float16; None leaves the bundle without content and blend."""
+    content_weight: float | None = None
+    """Share of content in the blend; given exactly where there are content vectors."""
 
 
 def new_model_version(fingerprint: str) -> str:
@@ -65,9 +71,11 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
         user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
         # Vectors are made by the towers that will be served, not by the model they were exported from.
         item_vectors = run_item_tower(OnnxTower(item_tower.path), inputs.item_tensors)
-        held_out = _sample(inputs.hold_out.users)
+        user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
+        served_user_tower = OnnxTower(user_tower.path)
+        held_out = sample_places(inputs.hold_out, HELD_OUT_USERS)
         tensors = _user_tensors(inputs, held_out, item_vectors)
-        user_vectors = OnnxTower(user_tower.path)(tensors)
+        user_vectors = served_user_tower(tensors)
         index = build_index(item_vectors, user_vectors, config.index, Path(scratch, "index.faiss"))
         golden = {name: array[:GOLDEN_USERS] for name, array in tensors.items()}
         popularity = inputs.dataset.popularity(inputs.hold_out.num_history_events)
@@ -84,6 +92,17 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             index=index.spec,
             metrics=inputs.metrics,
             onnx_max_abs_difference=max(item_tower.max_abs_difference, user_tower.max_abs_difference),
+            blend=_blend(
+                inputs,
+                ScoringModel(
+                    schema=inputs.schema,
+                    item_vocabulary=inputs.dataset.catalogue.vocabulary,
+                    user_vocabulary=user_vocabulary,
+                    item_vectors=item_vectors,
+                    user_vectors=served_user_tower,
+                    content_vectors=inputs.content_vectors,
+                ),
+            ),
         )
         parts = BundleParts(
             user_tower=user_tower.path,
@@ -97,7 +116,8 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
                 golden, exact_top(user_vectors[:GOLDEN_USERS], item_vectors, min(GOLDEN_K, len(items)))
             ),
             held_out_users=_held_out_users(inputs, held_out),
-            user_vocabulary=Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None,
+            user_vocabulary=user_vocabulary,
+            content=_content(inputs, config.content.num_neighbours),
         )
         return write_bundle(directory, manifest, parts)
 
@@ -134,9 +154,18 @@ def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, 
     return lists
 
 
-def _sample(users: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Places of at most HELD_OUT_USERS evaluated users, drawn with a fixed seed."""
-    return np.sort(np.random.default_rng(0).permutation(len(users))[:HELD_OUT_USERS])
+def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
+    """The chosen weight, calibrated on the vectors that will be served."""
+    if inputs.content_weight is None:
+        return None
+    return blend_spec(model, sample_user_side(inputs.dataset, inputs.hold_out, model), inputs.content_weight)
+
+
+def _content(inputs: ExportInputs, num_neighbours: int) -> Content | None:
+    if inputs.content_vectors is None:
+        return None
+    neighbours = nearest_items(inputs.content_vectors.astype(np.float32), num_neighbours)
+    return Content(inputs.content_vectors, neighbours)
 
 
 def _user_tensors(

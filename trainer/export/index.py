@@ -1,4 +1,7 @@
-"""The FAISS IVF index over item vectors, and its measured recall. The only module of the trainer that imports FAISS."""
+"""The FAISS IVF index over item vectors, its measured recall, and nearest neighbours among items.
+
+The only module of the trainer that imports FAISS.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.manifest import IndexSpec
+from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import IndexConfig
 from trainer.errors import ExportError
 
 RECALL_AT = 100
+MAX_EXACT_NEIGHBOUR_ITEMS = 50_000
+"""Largest catalogue whose content neighbours are found exactly: the cost grows with its square."""
+_NEIGHBOUR_NPROBE = 32
 _MIN_VECTORS_PER_LIST = 39  # below this FAISS warns that its k-means has too little to learn from
 
 
@@ -57,6 +64,35 @@ def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.flo
     flat.add(item_vectors)
     rows: npt.NDArray[np.int64] = flat.search(queries, k)[1]
     return rows
+
+
+def nearest_items(
+    vectors: npt.NDArray[np.float32], k: int, *, max_exact_items: int = MAX_EXACT_NEIGHBOUR_ITEMS
+) -> npt.NDArray[np.int32]:
+    """Rows of the k other items with the largest inner product for each item of (items, dim), best first.
+
+    An item whose vector is zero has no neighbours and is nobody's. Above `max_exact_items` the search reads the lists
+    nearest to each item alone and may miss some. Returns (items, k) int32, MISSING_ROW where there are no more.
+    """
+    neighbours = np.full((len(vectors), k), MISSING_ROW, dtype=np.int32)
+    known = np.flatnonzero(vectors.any(axis=1))
+    if len(known) == 0:
+        return neighbours
+    known_vectors = np.ascontiguousarray(vectors[known])
+    index: Any = faiss.IndexFlatIP(vectors.shape[1])
+    if len(known) > max_exact_items:
+        num_lists = max(1, min(round(4 * math.sqrt(len(known))), len(known) // _MIN_VECTORS_PER_LIST))
+        index = faiss.index_factory(vectors.shape[1], f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        _train(index, known_vectors)
+        index.nprobe = _NEIGHBOUR_NPROBE
+    index.add(known_vectors)
+    found: npt.NDArray[np.int64] = index.search(known_vectors, k + 1)[1]
+    found[found == np.arange(len(known))[:, None]] = MISSING_ROW
+    # Itself an item finds anywhere among its equals, so its place is closed up instead of cutting off the first.
+    order = np.argsort(found == MISSING_ROW, axis=1, kind="stable")[:, :k]
+    places = np.take_along_axis(found, order, axis=1)
+    neighbours[known] = np.where(places == MISSING_ROW, MISSING_ROW, known[places])
+    return neighbours
 
 
 def recall_of(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:

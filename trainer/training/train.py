@@ -1,4 +1,4 @@
-"""Trains one model: encode, select on validation, refit, score the test items once."""
+"""Trains one model: encode, select on validation, choose the blend there, refit, score the test items once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ import structlog
 import torch
 
 from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.data.prepare import PreparedData
 from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.full_ranking import popularity_ranks, two_tower_ranks
+from trainer.evaluation.blending import blend_spec, choose_content_weight, sample_user_side
+from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
+from trainer.evaluation.scoring import ScoringModel
+from trainer.features.content import content_vectors
 from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
 from trainer.models.two_tower import TwoTowerModel
@@ -35,6 +39,8 @@ class Encoded:
     dataset: Dataset
     schema: FeatureSchema
     item_tensors: Tensors
+    content_vectors: npt.NDArray[np.float16] | None
+    """(items, content_dim) float16; None for a catalogue that says nothing of its items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +49,28 @@ class Trained:
 
     model: TwoTowerModel
     best_epoch: int
+    content_weight: float | None
+    """Chosen on validation; None without content, where nothing is blended."""
+    validation_by_content_weight: Mapping[float, float]
+    """Validation NDCG@10 of every weight tried."""
     validation: Mapping[str, PerUser]
-    """Of the model that was selected on validation, which the refit replaces."""
+    """Of the model that was selected on validation, which the refit replaces, ranked as served."""
+    validation_two_tower: Mapping[str, PerUser]
+    """Of the same model's two towers alone."""
     validation_popularity: Mapping[str, PerUser]
     test: Mapping[str, PerUser]
+    """Ranked as served: by the blend where there is one."""
+    test_two_tower: Mapping[str, PerUser]
     test_popularity: Mapping[str, PerUser]
 
     def metrics(self) -> dict[str, float]:
         """Means by name, for the manifest and the registry."""
         parts = {
             "validation": self.validation,
+            "validation/two_tower": self.validation_two_tower,
             "validation/popularity": self.validation_popularity,
             "test": self.test,
+            "test/two_tower": self.test_two_tower,
             "test/popularity": self.test_popularity,
         }
         return {f"{part}/{name}": mean for part, values in parts.items() for name, mean in mean_metrics(values).items()}
@@ -70,7 +86,14 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
     schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
     popularity = dataset.popularity(leave_last_out(dataset, skip=0).num_history_events)
     item_tensors = item_inputs(dataset.catalogue, schema, text_embeddings=embeddings, popularity=popularity)
-    return Encoded(dataset=dataset, schema=schema, item_tensors=item_tensors)
+    return Encoded(
+        dataset=dataset,
+        schema=schema,
+        item_tensors=item_tensors,
+        content_vectors=content_vectors(
+            dataset.catalogue.categories, schema.item_categories, embeddings, config.content
+        ),
+    )
 
 
 def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:
@@ -95,9 +118,18 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
         config,
         device=device,
         num_epochs=config.fit.max_epochs,
-        validate=lambda model: mean_metrics(model_metrics(model, encoded, validation)),
+        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
         on_epoch=on_epoch,
     )
+    choice = choose_content_weight(
+        encoded.dataset, validation, scoring_model(selected.model, encoded), config.ranker.content_weights
+    )
+    if choice.content_weight is not None:
+        log.info(
+            "content_weight_chosen",
+            content_weight=choice.content_weight,
+            validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
+        )
     final = selected
     if config.fit.refit:
         final = fit(
@@ -108,25 +140,37 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
             validate=None,
             on_epoch=unreported,
         )
+    test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
     trained = Trained(
         model=final.model,
         best_epoch=selected.best_epoch,
-        validation=model_metrics(selected.model, encoded, validation),
+        content_weight=choice.content_weight,
+        validation_by_content_weight=choice.by_weight,
+        validation=choice.metrics,
+        validation_two_tower=choice.two_tower,
         validation_popularity=metrics_per_user(popularity_ranks(encoded.dataset, validation)),
-        test=model_metrics(final.model, encoded, test),
+        test=test_served,
+        test_two_tower=test_two_tower,
         test_popularity=metrics_per_user(popularity_ranks(encoded.dataset, test)),
     )
     log.info(
         "model_evaluated",
         best_epoch=trained.best_epoch,
+        content_weight=trained.content_weight,
         **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
+        **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
         **{f"popularity_{name}": str(bootstrap_mean(values)) for name, values in trained.test_popularity.items()},
     )
     return trained
 
 
-def model_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:
-    """Metrics of each held-out user under a model in PyTorch, by full ranking."""
+def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:
+    """Metrics of each held-out user under the two towers alone, by full ranking."""
+    return metrics_per_user(model_ranks(encoded.dataset, hold_out, scoring_model(model, encoded), [None])[0])
+
+
+def scoring_model(model: TwoTowerModel, encoded: Encoded) -> ScoringModel:
+    """A model in PyTorch as it would score once exported."""
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -134,20 +178,33 @@ def model_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> 
         rows = torch.arange(len(encoded.dataset.catalogue), device=device)
         item_vectors = encode_items(model, item_tensors, rows).cpu().numpy()
 
-        def user_vectors(tensors: Tensors) -> npt.NDArray[np.float32]:
+    def user_vectors(tensors: Tensors) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
             vectors: torch.Tensor = model.user_tower(
                 **{name: torch.from_numpy(array).to(device) for name, array in tensors.items()}
             )
             return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
 
-        ranks = two_tower_ranks(
-            encoded.dataset,
-            hold_out,
-            schema=encoded.schema,
-            item_vectors=item_vectors,
-            user_vectors=user_vectors,
-        )
-    return metrics_per_user(ranks)
+    return ScoringModel(
+        schema=encoded.schema,
+        item_vocabulary=encoded.dataset.catalogue.vocabulary,
+        user_vocabulary=Vocabulary.from_ids(encoded.dataset.user_ids) if encoded.schema.user_ids else None,
+        item_vectors=item_vectors,
+        user_vectors=user_vectors,
+        content_vectors=encoded.content_vectors,
+    )
+
+
+def _test_metrics(
+    model: TwoTowerModel, encoded: Encoded, test: HoldOut, content_weight: float | None
+) -> tuple[dict[str, PerUser], dict[str, PerUser]]:
+    """Metrics of each test user ranked as served, and by the two towers alone."""
+    scoring = scoring_model(model, encoded)
+    spec = None
+    if content_weight is not None:
+        spec = blend_spec(scoring, sample_user_side(encoded.dataset, test, scoring), content_weight)
+    served, two_tower = map(metrics_per_user, model_ranks(encoded.dataset, test, scoring, [spec, None]))
+    return served, two_tower
 
 
 def _fit_inputs(encoded: Encoded, hold_out: HoldOut) -> FitInputs:

@@ -1,0 +1,222 @@
+"""Calibration, choice of the weight and blended ranks, against data with known answers and slow computations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tandem.contract import names
+from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.manifest import BlendSpec, Calibration
+from tandem.contract.vocabulary import Vocabulary
+from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
+from tests.trainer.small_dataset import dataset_of
+from trainer.dataset import Dataset, leave_last_out
+from trainer.evaluation.blending import blend_spec, calibration, choose_content_weight, sample_user_side
+from trainer.evaluation.full_ranking import bundle_ranks, model_ranks
+from trainer.evaluation.metrics import metrics_per_user
+from trainer.evaluation.scoring import ScoringModel
+from trainer.gate import GATE_METRIC
+from trainer.onnx_runtime import OnnxTower
+from trainer.run import compare_with_champion
+
+NUM_ITEMS = 120
+NUM_GROUPS = 6
+GRID = (0.0, 0.1, 0.3, 0.6)
+GENERATOR = np.random.default_rng(0)
+
+
+def _unit(count: int, dim: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+GROUPS = np.arange(NUM_ITEMS) % NUM_GROUPS
+BY_GROUP = _unit(NUM_GROUPS, 8, 1)[GROUPS] + 0.3 * _unit(NUM_ITEMS, 8, 2)
+NOISE = _unit(NUM_ITEMS, 8, 3)
+
+
+def _mean_of_history(tensors: Tensors) -> np.ndarray:
+    """A user tower that can be followed by hand."""
+    vectors = tensors[names.HISTORY_VECTORS]
+    count = np.maximum((tensors[names.HISTORY_EVENT_CODES] > 0).sum(axis=1), 1)
+    return np.asarray(vectors.sum(axis=1) / count[:, None], dtype=np.float32)
+
+
+def _loyal_users(num_users: int = 150, num_events: int = 14) -> Dataset:
+    """Users who stay in one group of items."""
+    generator = np.random.default_rng(4)
+    histories = [
+        generator.permutation(np.flatnonzero(user % NUM_GROUPS == GROUPS))[:num_events].tolist()
+        for user in range(num_users)
+    ]
+    return dataset_of(histories, num_items=NUM_ITEMS)
+
+
+def _model(dataset: Dataset, item_vectors: np.ndarray, content: np.ndarray | None) -> ScoringModel:
+    return ScoringModel(
+        schema=FeatureSchema(history_length=20),
+        item_vocabulary=dataset.catalogue.vocabulary,
+        user_vocabulary=None,
+        item_vectors=item_vectors,
+        user_vectors=_mean_of_history,
+        content_vectors=None if content is None else content.astype(np.float16),
+    )
+
+
+def test_calibration_is_that_of_every_pair() -> None:
+    users, items = GENERATOR.normal(0.5, 1.0, (70, 8)).astype(np.float32), NOISE
+    scores = users @ items.T
+    measured = calibration(users, items)
+    assert measured.mean == pytest.approx(scores.mean(), abs=1e-5)
+    assert measured.std == pytest.approx(scores.std(), rel=1e-5)
+
+
+def test_equal_scores_have_a_deviation_that_can_be_divided_by() -> None:
+    same = np.full((5, 3), 0.7, np.float32)
+    assert calibration(same, same).std == 1.0
+    assert calibration(np.zeros((5, 3), np.float32), same) == Calibration(0.0, 1.0)
+
+
+def test_validation_takes_content_where_only_content_knows() -> None:
+    dataset = _loyal_users()
+    choice = choose_content_weight(dataset, leave_last_out(dataset, skip=1), _model(dataset, NOISE, BY_GROUP), GRID)
+    assert choice.content_weight == max(GRID)
+    assert choice.by_weight[0.6] > 2 * choice.by_weight[0.0]
+    assert choice.metrics["ndcg@10"].mean() == choice.by_weight[0.6]
+    assert choice.two_tower["ndcg@10"].mean() == pytest.approx(choice.by_weight[0.0])
+
+
+def test_validation_takes_no_content_where_it_knows_nothing() -> None:
+    dataset = _loyal_users()
+    grid = (0.0, 0.3, 0.6)
+    choice = choose_content_weight(dataset, leave_last_out(dataset, skip=1), _model(dataset, BY_GROUP, NOISE), grid)
+    assert choice.content_weight == 0.0
+    assert choice.by_weight[0.0] > choice.by_weight[0.6]
+
+
+def test_equally_good_weights_give_the_lower_one() -> None:
+    dataset = _loyal_users()
+    model = _model(dataset, BY_GROUP, BY_GROUP[:, :1] * 0.0)
+    choice = choose_content_weight(dataset, leave_last_out(dataset, skip=1), model, GRID)
+    assert len(set(choice.by_weight.values())) == 1
+    assert choice.content_weight == 0.0
+
+
+def test_one_weight_is_taken_as_it_is_and_no_content_leaves_nothing_to_choose() -> None:
+    dataset = _loyal_users()
+    validation = leave_last_out(dataset, skip=1)
+    assert choose_content_weight(dataset, validation, _model(dataset, BY_GROUP, NOISE), [0.3]).content_weight == 0.3
+    without = choose_content_weight(dataset, validation, _model(dataset, BY_GROUP, None), GRID)
+    assert without.content_weight is None
+    assert without.by_weight == {}
+    assert without.metrics["ndcg@10"].tolist() == without.two_tower["ndcg@10"].tolist()
+
+
+def test_a_weight_of_zero_is_the_order_of_the_two_towers() -> None:
+    dataset = _loyal_users()
+    test = leave_last_out(dataset, skip=0)
+    model = _model(dataset, NOISE, BY_GROUP)
+    spec = blend_spec(model, sample_user_side(dataset, test, model), 0.0)
+    alone, blended = model_ranks(dataset, test, model, [None, spec])
+    assert alone.tolist() == blended.tolist()
+
+
+def test_batches_do_not_change_ranks(monkeypatch) -> None:
+    dataset = _loyal_users()
+    test = leave_last_out(dataset, skip=0)
+    model = _model(dataset, NOISE, BY_GROUP)
+    spec = blend_spec(model, sample_user_side(dataset, test, model), 0.3)
+    whole = model_ranks(dataset, test, model, [spec])[0]
+    monkeypatch.setattr("trainer.evaluation.full_ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
+    assert model_ranks(dataset, test, model, [spec])[0].tolist() == whole.tolist()
+
+
+def test_blended_ranks_are_those_of_a_slow_computation() -> None:
+    dataset = _loyal_users(num_users=40, num_events=16)
+    test = leave_last_out(dataset, skip=0)
+    content = BY_GROUP + 0.2 * _unit(NUM_ITEMS, 8, 5)
+    model = _model(dataset, NOISE, content)
+    stored = content.astype(np.float16).astype(np.float64)
+    collaborative, similar = np.empty((40, NUM_ITEMS)), np.empty((40, NUM_ITEMS))
+    histories = []
+    for user in range(40):
+        start, end = dataset.offsets[user], dataset.offsets[user + 1] - 1
+        history = dataset.item_rows[start:end].tolist()
+        histories.append(history)
+        for item in range(NUM_ITEMS):
+            collaborative[user, item] = np.mean([NOISE[row] for row in history], axis=0) @ NOISE[item]
+            similar[user, item] = np.mean([stored[row] for row in history[-10:]], axis=0) @ stored[item]
+    spec = blend_spec(model, sample_user_side(dataset, test, model), 0.3)
+    assert spec.collaborative.mean == pytest.approx(collaborative.mean(), abs=1e-5)
+    assert spec.content.std == pytest.approx(similar.std(), rel=1e-4)
+    scores = 0.7 * (collaborative - collaborative.mean()) / collaborative.std()
+    scores += 0.3 * (similar - similar.mean()) / similar.std()
+    expected = []
+    for user, history in enumerate(histories):
+        candidates = [item for item in range(NUM_ITEMS) if item not in history]
+        ranked = sorted(candidates, key=lambda item: -scores[user, item])
+        expected.append(ranked.index(int(test.target_rows[user])))
+    assert model_ranks(dataset, test, model, [spec])[0].tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """The same vectors, with a blend and as an older bundle without one."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return [
+        build_tiny_bundle(folder / name, TinySpec(num_items=60, model_version=name, content_weight=weight))
+        for name, weight in (("blended", 0.4), ("older", None))
+    ]
+
+
+@pytest.fixture(scope="module")
+def newer_data() -> Dataset:
+    """Data with 5 items that the bundles do not know, among the histories and among the targets."""
+    generator = np.random.default_rng(6)
+    dataset = dataset_of([generator.permutation(65)[:15].tolist() for _ in range(50)], num_items=65)
+    ids = [f"item-{row}" for row in range(65)]
+    return replace(dataset, catalogue=replace(dataset.catalogue, item_ids=ids, vocabulary=Vocabulary.from_ids(ids)))
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["blended", "older"])
+def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
+    bundle = bundles[which]
+    test = leave_last_out(newer_data, skip=0)
+    ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
+    for place, user in enumerate(test.users):
+        history = newer_data.item_rows[newer_data.offsets[user] : newer_data.offsets[user + 1] - 1].tolist()
+        read = [row for row in history if row < 60][-HISTORY_LENGTH:]
+        scores = bundle.item_vectors @ mean_vector(bundle, [f"item-{row}" for row in read])
+        if bundle.content is not None:
+            vectors = bundle.content.vectors.astype(np.float32)
+            scores = 0.6 * scores + 0.4 * (vectors @ vectors[read].mean(axis=0))  # the tiny blend has mean 0, std 1
+        ranked = [int(row) for row in np.argsort(-scores) if row not in history]
+        target = int(test.target_rows[place])
+        if target < 60:
+            assert ranks[place] == ranked.index(target)
+        else:
+            assert ranks[place] >= len(ranked)
+
+
+def test_the_gate_compares_both_as_served(bundles, newer_data) -> None:
+    blended, older = bundles
+    comparison = compare_with_champion(newer_data, blended, older)
+    test = leave_last_out(newer_data, skip=0)
+    for bundle, seen in ((blended, comparison.candidate), (older, comparison.champion)):
+        ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
+        assert seen.tolist() == metrics_per_user(ranks)[GATE_METRIC].tolist()
+    assert comparison.candidate.tolist() != comparison.champion.tolist()
+
+
+def test_a_model_without_content_is_not_blended() -> None:
+    dataset = _loyal_users(num_users=6)
+    test = leave_last_out(dataset, skip=0)
+    model = _model(dataset, NOISE, None)
+    spec = BlendSpec(0.3, Calibration(0.0, 1.0), Calibration(0.0, 1.0))
+    with pytest.raises(ValueError, match="without content"):
+        model_ranks(dataset, test, model, [spec])
+    with pytest.raises(ValueError, match="without content"):
+        blend_spec(model, sample_user_side(dataset, test, model), 0.3)
