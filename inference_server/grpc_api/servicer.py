@@ -9,19 +9,18 @@ import time
 from typing import Any, Final
 
 import grpc
-import structlog
 
 from inference_server.errors import RequestError
 from inference_server.grpc_api.status import STATUS_OF, abort
+from inference_server.logs import log_failed
 from inference_server.recommend import Recommender
+from inference_server.security.api_keys import current_caller
 from inference_server.serving_model import ModelSlot
 from inference_server.statistics import Statistics
 from inference_server.wire import WIRE_SOURCES, to_query, to_response
 from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
-
-_log = structlog.get_logger()
 
 _OK: Final = grpc.StatusCode.OK.name
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
@@ -58,7 +57,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             raise
         except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
             request_id = os.urandom(16).hex()
-            _log.exception("request_failed", request_id=request_id, user_id=request.user_id)
+            log_failed(request_id=request_id, user_id=request.user_id, caller=current_caller.get())
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error, request_id {request_id}")
         finally:
             self._statistics.requests_by_code[code] += 1
