@@ -71,7 +71,7 @@ class Impression:
                 for position, (item_id, source, score, propensity) in enumerate(columns, start=self.first_position)
             ],
         }
-        return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 class ImpressionLog:
@@ -84,6 +84,7 @@ class ImpressionLog:
         self._num_not_queued = 0
         self._num_not_written = 0
         self._failing = False
+        self._given_up = False
         # A daemon: a disk that hangs must not hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         self._thread.start()
@@ -106,9 +107,10 @@ class ImpressionLog:
         with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_seconds)
         self._thread.join(max(0.0, give_up_at - time.monotonic()))
+        self._given_up = True
 
     def _run(self) -> None:
-        while (impressions := self._queue.get()) is not None:
+        while not self._given_up and (impressions := self._queue.get()) is not None:
             try:
                 self._file.append(b"".join(impression.to_line() for impression in impressions))
             except Exception as error:  # a full disk, or a value that is no JSON: the thread must go on

@@ -189,10 +189,12 @@ class _Sender:
         )
         self._success = SpanExportResult.SUCCESS
         self._reasons = _LastMessage()
-        logging.getLogger(f"{_EXPORTER}.exporter").addFilter(self._reasons)
+        self._exporter_log = logging.getLogger(f"{_EXPORTER}.exporter")
+        self._exporter_log.addFilter(self._reasons)
         self._queue = waiting
         self._num_not_queued = num_not_queued
         self._log_again_at = 0.0
+        self._given_up = False
         self.num_not_sent = 0
         # A daemon: a collector that hangs must not hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -203,16 +205,18 @@ class _Sender:
         with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_seconds)
         self._thread.join(max(0.0, give_up_at - time.monotonic()))
+        self._given_up = True
         self._exporter.shutdown()
 
     def _run(self) -> None:
         ended = False
-        while not ended:
+        while not ended and not self._given_up:
             batch, ended = self._next_batch()
             for traced in batch:
                 self._make_spans(traced)
             if batch:
                 self._send(len(batch))
+        self._exporter_log.removeFilter(self._reasons)
 
     def _next_batch(self) -> tuple[list[_Traced], bool]:
         """Waits for a request to trace, and a little for more; and whether there will be no more."""

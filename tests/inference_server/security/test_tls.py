@@ -99,7 +99,7 @@ async def test_a_server_on_the_standard_librarys_ssl_can_follow(files: TlsFiles,
         client = ssl.create_default_context(cadata=authority.certificate.decode())
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client)
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        writer.close()
+        writer.transport.abort()
         return common_name(certificate)
 
     async with await asyncio.start_server(close, "127.0.0.1", 0, ssl=context) as server:
