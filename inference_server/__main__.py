@@ -31,12 +31,23 @@ def main() -> int:
         print(f"inference_server: {error}", file=sys.stderr)
         return 2
     configure_logging(settings.log_level, process=arguments.process)
-    status: int = arguments.run(arguments, settings)
+    try:
+        status: int = arguments.run(arguments, settings)
+    except SettingsError as error:
+        print(f"inference_server: {error}", file=sys.stderr)
+        return 2
     return status
 
 
 def _serve(_: argparse.Namespace, settings: Settings) -> int:
+    from inference_server.security.files import Security
     from inference_server.supervisor import supervise
+    from inference_server.tracing import require_extra
+
+    # Workers read them again; here, before there is any, a mistake ends with one line.
+    Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
+    if settings.otlp_endpoint:
+        require_extra()
 
     return asyncio.run(supervise(settings))
 
@@ -81,6 +92,21 @@ def _check_policies(arguments: argparse.Namespace, _: Settings) -> int:
     return 0
 
 
+def _hash_key(arguments: argparse.Namespace, _: Settings) -> int:
+    from inference_server.security.api_keys import generate_key, key_line
+
+    key = generate_key() if arguments.generate else sys.stdin.readline().rstrip("\r\n")
+    try:
+        line = key_line(arguments.name, key)
+    except ValueError as error:
+        print(f"inference_server: {error}", file=sys.stderr)
+        return 2
+    print(line)
+    if arguments.generate:
+        print(f"key: {key}", file=sys.stderr)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m inference_server",
@@ -115,6 +141,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     check_policies.add_argument("file", type=Path, metavar="FILE", help="the YAML file")
     check_policies.set_defaults(run=_check_policies, process="check")
+    hash_key = commands.add_parser(
+        "hash-key",
+        help="the line of TANDEM_API_KEYS_FILE for an API key",
+        description="Reads a key from standard input and prints its line for TANDEM_API_KEYS_FILE, which does not hold "
+        "the key itself. With --generate it makes a key and writes it to standard error, where it is seen only once.",
+    )
+    hash_key.add_argument("name", nargs="?", default="default", metavar="NAME", help="name of the caller, for the logs")
+    hash_key.add_argument("--generate", action="store_true", help="make a new key")
+    hash_key.set_defaults(run=_hash_key, process="hash-key")
     worker = commands.add_parser(
         "worker",
         help="internal: what `serve` starts to answer requests",

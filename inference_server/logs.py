@@ -1,14 +1,24 @@
 """Logs: one JSON object a line on stderr, from this code and from the libraries under it.
 
 This is the only module that configures structlog and the standard library's logging.
+
+Every line about one request has its `request_id`, the one that the caller has too; it is passed to each line by name
+and not bound to a context, which would cost every request and not only those that are logged. Users' ids are personal
+data and stand in no line: `user_digest` takes their place. It is a pseudonym, not anonymous: who has a list of users
+can find theirs, which is also how an operator looks for the lines of one user. Nothing else of a request's content is
+logged.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
+from collections.abc import Sequence
 
 import structlog
+
+_log = structlog.get_logger()
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -44,3 +54,35 @@ def configure_logging(level: str, *, process: str) -> None:
     )
     # Libraries log at warning: alembic and MLflow tell of every migration and download at info.
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
+
+
+def user_digest(user_id: str) -> str:
+    """What stands for a user in the logs: `printf %s USER_ID | sha256sum | cut -c1-16`. Empty: an anonymous visitor."""
+    return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:16] if user_id else ""
+
+
+def log_answered(
+    *,
+    request_id: str,
+    user_id: str,
+    source: str,
+    degraded_reasons: Sequence[str],
+    milliseconds: float,
+    caller: str = "",
+) -> None:
+    """One line for one answer, at debug; costs next to nothing at other levels. `caller` is the name of its API key."""
+    if _log.is_enabled_for(logging.DEBUG):
+        _log.debug(
+            "answered",
+            request_id=request_id,
+            user=user_digest(user_id),
+            source=source,
+            degraded_reasons=list(degraded_reasons),
+            milliseconds=round(milliseconds, 3),
+            caller=caller,
+        )
+
+
+def log_failed(*, request_id: str, user_id: str, caller: str = "") -> None:
+    """The exception at work, with its stack trace: a bug of ours. The caller is told `request_id` and no more."""
+    _log.exception("request_failed", request_id=request_id, user=user_digest(user_id), caller=caller)

@@ -46,6 +46,13 @@ class StatisticsCollector(Collector):
             "tandem_bundle_refused", "Bundles refused by kind of reason.", "reason_kind", statistics.refusals_by_kind
         )
         yield _gauge("tandem_dependency_up", "Whether a dependency answers.", "dependency", statistics.dependencies_up)
+        yield CounterMetricFamily(
+            "tandem_unauthenticated", "Calls without valid credentials.", statistics.num_unauthenticated()
+        )
+        yield _counter("tandem_files_reloaded", "Changed files taken into use.", "what", statistics.files_reloaded)
+        yield _counter("tandem_files_refused", "Changed files that cannot be used.", "what", statistics.files_refused)
+        dropped = {what: number() for what, number in dict(statistics.num_dropped).items()}
+        yield _counter("tandem_dropped", "Traces and impressions that could not be kept.", "what", dropped)
         yield self._model_info()
 
     def _breakers(self) -> Metric:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_server.errors import SettingsError
+from inference_server.security.tls import TlsFiles
 from tandem.contract import names
 
 ENV_PREFIX: Final = "TANDEM_"
@@ -30,6 +31,12 @@ def _usable_registry_uri(uri: str) -> str:
 def _usable_store_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
+    return url
+
+
+def _usable_otlp_endpoint(url: str) -> str:
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
     return url
 
 
@@ -63,6 +70,32 @@ class Settings(BaseSettings):
 
     reflection: bool = True
     """Whether gRPC reflection is served, which grpcurl needs. Off where the API is nobody's business."""
+
+    channelz: bool = True
+    """Whether gRPC's channelz is served, which shows connections and calls. Off where the API is nobody's business."""
+
+    max_request_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 26)
+    """Largest request taken, in bytes; larger ones are refused before they are read. The longest lists that the API
+    allows need half of the default."""
+
+    max_streams_per_connection: int = Field(default=64, ge=1, le=100_000)
+    """Calls at once on one HTTP/2 connection; a client keeps further ones back. Raise it for a proxy that sends the
+    calls of many over one connection."""
+
+    tls_certificate: Path | None = None
+    """File with the server's certificate and its chain, in PEM; empty: plaintext. Reloaded when it changes."""
+
+    tls_key: Path | None = Field(default=None, validate_default=True)
+    """File with the certificate's private key, in PEM, unencrypted. Reloaded when it changes."""
+
+    tls_client_ca: Path | None = Field(default=None, validate_default=True)
+    """File with the certificates, in PEM, of whoever signs clients' certificates; with it every client must present
+    one. Empty: clients need none. Reloaded when it changes."""
+
+    api_keys_file: Path | None = None
+    """File with one line `name:sha256` for each API key, as `python -m inference_server hash-key` prints it; empty:
+    everybody may call. With it callers send `authorization: Bearer KEY` or `x-api-key: KEY`; health checks need none.
+    Reloaded when it changes; a file without keys lets nobody in."""
 
     bundle_path: Annotated[Path | None, AfterValidator(_existing_directory)] = None
     """Bundle folder to serve without any registry; empty: follow the registry. For debugging and air-gapped hosts."""
@@ -102,8 +135,40 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(default=10.0, ge=0, le=600)
     """Seconds that requests in flight get to finish at shutdown before they are cancelled."""
 
+    otlp_endpoint: Annotated[str, AfterValidator(_usable_otlp_endpoint)] = ""
+    """OpenTelemetry collector for traces of requests, such as http://127.0.0.1:4317 (gRPC; https for TLS); empty: no
+    traces. Needs the extra `tracing`."""
+
+    trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
+    """Share of the requests that are traced. A caller that sends a W3C traceparent decides for its request itself."""
+
+    impression_log: Path | None = None
+    """File to which every answer is appended as one line of JSON, written after the answer was sent; each worker adds
+    .worker-N to the name. Empty: none. It holds user ids and what they were shown: personal data."""
+
+    impression_log_max_bytes: int = Field(default=1 << 28, ge=1 << 12)
+    """Size in bytes at which an impression log is set aside and begun anew; the five newest are kept."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe level that is logged; debug logs every request."""
+    """Least severe level that is logged; debug logs every request, with a digest instead of the user's id."""
+
+    @field_validator("tls_key", "tls_client_ca")
+    @classmethod
+    def _go_with_a_certificate(cls, path: Path | None, others: ValidationInfo) -> Path | None:
+        certificate = others.data.get("tls_certificate")
+        if path is not None and certificate is None:
+            raise ValueError("needs TANDEM_TLS_CERTIFICATE too")
+        if path is None and certificate is not None and others.field_name == "tls_key":
+            raise ValueError("is needed with TANDEM_TLS_CERTIFICATE")
+        return path
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS; None: plaintext. That they can be used is checked where they are read: a bundle is checked
+        with these settings too, and must not be refused because a certificate is being replaced."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(certificate=self.tls_certificate, key=self.tls_key, client_ca=self.tls_client_ca)
 
     @classmethod
     def load(cls) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from inference_server.breaker import Breaker
@@ -65,6 +66,11 @@ class Statistics:
         self.refusals_by_kind: Counter[str] = Counter()
         self.last_refusal = ""
         self.dependencies_up: dict[str, bool] = {}
+        self.files_reloaded: Counter[str] = Counter()
+        self.files_refused: Counter[str] = Counter()
+        # Counted by their owners, some of them in other threads, and asked for when they are shown.
+        self.num_unauthenticated: Callable[[], int] = int
+        self.num_dropped: dict[str, Callable[[], int]] = {}
 
     def count_answer(self, source: Source, degraded_reasons: tuple[Degraded, ...]) -> None:
         """Counts one answer."""

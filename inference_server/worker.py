@@ -23,16 +23,18 @@ from inference_server.control import (
     OpenBundle,
 )
 from inference_server.errors import RefusalKind
-from inference_server.grpc_api.server import GrpcServer
+from inference_server.grpc_api.server import GrpcServer, Limits
 from inference_server.grpc_api.servicer import RecommendationServicer
 from inference_server.metrics import MetricsServer, StatisticsCollector
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
+from inference_server.security.files import Security
 from inference_server.serving_model import ModelSlot, open_model
 from inference_server.settings import Settings
 from inference_server.stages.admit import Admission
 from inference_server.statistics import Statistics
 from inference_server.store import UserStore
+from inference_server.tracing import Tracing
 from tandem.contract.errors import BundleError
 
 _log = structlog.get_logger()
@@ -41,12 +43,15 @@ _ENGINE_THREADS: Final = 2
 """Threads for user towers and for searches of large catalogues: one call at work and one ready to follow. More would
 take the core from the event loop."""
 
+_FLUSH_SECONDS: Final = 1.0
+"""What traces and impressions that wait may take at shutdown."""
+
 
 class Worker:
     """Everything one worker process is made of."""
 
     def __init__(self, settings: Settings, channel: ControlChannel) -> None:
-        """Binds the ports. Raises PortUnavailable."""
+        """Binds the ports. Raises PortUnavailable, and SettingsError when a file cannot be used."""
         self._settings = settings
         self._channel = channel
         self._models = ModelSlot()
@@ -63,11 +68,20 @@ class Worker:
         self._recommender = Recommender(
             admission=self._admission, store=self._store, threads=self._threads, statistics=self._statistics
         )
+        self._security = Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
+        self._statistics.num_unauthenticated = lambda: self._security.num_unauthenticated
+        self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
+        self._statistics.num_dropped["traces"] = lambda: self._tracing.num_dropped
         self._grpc = GrpcServer(
             RecommendationServicer(self._recommender, self._models, self._policies, self._statistics),
             host=settings.host,
             port=settings.grpc_port,
             reflection_enabled=settings.reflection,
+            channelz_enabled=settings.channelz,
+            limits=Limits(
+                max_request_bytes=settings.max_request_bytes, max_streams=settings.max_streams_per_connection
+            ),
+            security=self._security,
         )
         self._metrics = MetricsServer(
             StatisticsCollector(self._statistics, self._models), host=settings.host, port=settings.metrics_port
@@ -87,6 +101,7 @@ class Worker:
         await self._channel.send(Listening(grpc_port=self._grpc.port, metrics_port=self._metrics.port))
         obeying = asyncio.create_task(self._obey(), name="control")
         stopping = asyncio.create_task(stop_requested.wait(), name="stop")
+        reloading = asyncio.create_task(self._security.keep_current(self._statistics), name="reload")
         await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("draining", requests_in_flight=self._admission.in_flight)
         await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
@@ -95,6 +110,7 @@ class Worker:
         reloading.cancel()
         await asyncio.gather(obeying, stopping, reloading, return_exceptions=True)
         await self._recommender.close()
+        await asyncio.to_thread(self._tracing.close, timeout_seconds=_FLUSH_SECONDS)
         await self._store.close()
         self._metrics.close()
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -10,21 +10,20 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, Final, TypeVar
 
 import grpc
-import structlog
 
 from inference_server.errors import RequestError
 from inference_server.grpc_api.bulk import recommend_batch
 from inference_server.grpc_api.status import STATUS_OF, abort
+from inference_server.logs import log_failed
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
+from inference_server.security.api_keys import current_caller
 from inference_server.serving_model import ModelSlot
 from inference_server.statistics import Statistics
 from inference_server.wire import WIRE_SOURCES, to_query, to_response, to_similar_query, to_similar_response
 from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
-
-_log = structlog.get_logger()
 
 _OK: Final = grpc.StatusCode.OK.name
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
@@ -54,7 +53,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         async def answer() -> pb.RecommendResponse:
             return to_response(await self._recommender.recommend(to_query(request), context.time_remaining()))
 
-        return await self._counted(answer(), context)
+        return await self._counted(answer(), context, request.user_id)
 
     async def SimilarItems(  # noqa: N802 - named by the service definition
         self, request: pb.SimilarItemsRequest, context: _Context
@@ -76,7 +75,9 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         async for response in recommend_batch(request_iterator, self._recommender):
             yield response
 
-    async def _counted(self, answering: Coroutine[Any, Any, _Response], context: _Context) -> _Response:
+    async def _counted(
+        self, answering: Coroutine[Any, Any, _Response], context: _Context, user_id: str = ""
+    ) -> _Response:
         started = time.perf_counter()
         code = _INTERNAL
         try:
@@ -91,7 +92,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             raise
         except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
             request_id = os.urandom(16).hex()
-            _log.exception("request_failed", request_id=request_id)
+            log_failed(request_id=request_id, user_id=user_id, caller=current_caller.get())
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error, request_id {request_id}")
         finally:
             self._statistics.requests_by_code[code] += 1

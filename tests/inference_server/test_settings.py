@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference_server.errors import SettingsError
+from inference_server.security.tls import TlsFiles
 from inference_server.settings import Settings, settings_help
 
 
@@ -34,6 +35,14 @@ BAD = [
     ("TANDEM_BUNDLE_PATH", "/no/such/folder"),
     ("TANDEM_LOG_LEVEL", "loud"),
     ("TANDEM_REFLECTION", "perhaps"),
+    ("TANDEM_CHANNELZ", "perhaps"),
+    ("TANDEM_MAX_REQUEST_BYTES", "100"),
+    ("TANDEM_MAX_STREAMS_PER_CONNECTION", "0"),
+    ("TANDEM_TLS_KEY", "/key/without/certificate"),
+    ("TANDEM_TLS_CLIENT_CA", "/ca/without/certificate"),
+    ("TANDEM_OTLP_ENDPOINT", "collector:4317"),
+    ("TANDEM_TRACE_SAMPLE_RATIO", "1.5"),
+    ("TANDEM_IMPRESSION_LOG_MAX_BYTES", "1"),
 ]
 
 
@@ -43,6 +52,23 @@ def test_bad_settings_name_the_variable(monkeypatch: pytest.MonkeyPatch, variabl
     with pytest.raises(SettingsError, match=f"^{variable}: ") as caught:
         Settings.load()
     assert "\n" not in str(caught.value)
+
+
+def test_a_certificate_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_TLS_CERTIFICATE", "/tls.crt")
+    with pytest.raises(SettingsError, match=r"^TANDEM_TLS_KEY: is needed with TANDEM_TLS_CERTIFICATE"):
+        Settings.load()
+    monkeypatch.setenv("TANDEM_TLS_KEY", "/tls.key")
+    assert Settings.load().tls == TlsFiles(certificate=Path("/tls.crt"), key=Path("/tls.key"))
+
+
+def test_everything_of_security_is_off_by_default() -> None:
+    settings = Settings.load()
+    assert settings.tls is None
+    assert settings.api_keys_file is None
+    assert settings.otlp_endpoint == ""
+    assert settings.impression_log is None
+    assert (settings.max_request_bytes, settings.max_streams_per_connection) == (1 << 20, 64)
 
 
 def test_defaults_are_the_agreed_ones() -> None:

@@ -1,0 +1,182 @@
+"""The impression log: what was shown to whom, one line of JSON for each answer, for training and for measuring
+policies.
+
+Lines are written by a thread of their own after the answer was sent; a disk that is slow or full loses lines, counted,
+and never delays or fails a request. Lines are not forced to the disk one by one: the end of the machine, not of the
+process, loses the last seconds. The file holds user ids and what they were shown, which is personal data: it is off by
+default.
+
+A module of its own rather than `logging`: a handler of the standard library formats and writes in the caller's thread,
+and prints a stack trace when the disk is full.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+_log = structlog.get_logger()
+
+NUM_KEPT: Final = 5
+"""Files set aside that are kept: `<name>.1` is the newest."""
+
+_MAX_WAITING: Final = 1024
+"""Calls of `write` that wait for the disk."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Impression:
+    """One answer as it was sent. The sequences go together, in the order of the answer."""
+
+    request_id: str
+    user_id: str
+    """Empty: an anonymous visitor."""
+    scenario: str
+    variant: str
+    model_version: str
+    at_seconds: float
+    """When it was answered, in seconds since 1970."""
+    context: Mapping[str, str]
+    item_ids: Sequence[str]
+    sources: Sequence[str]
+    scores: Sequence[float]
+    propensities: Sequence[float]
+    first_position: int = 0
+    """Position of the first item: 0, or more on a later page."""
+
+    def to_line(self) -> bytes:
+        """One line of JSON, with its end; `at` in UTC as ISO 8601."""
+        columns = zip(self.item_ids, self.sources, self.scores, self.propensities, strict=True)
+        line = {
+            "request_id": self.request_id,
+            "user_id": self.user_id,
+            "scenario": self.scenario,
+            "variant": self.variant,
+            "model_version": self.model_version,
+            "at": datetime.fromtimestamp(self.at_seconds, UTC).isoformat(timespec="milliseconds"),
+            "context": dict(self.context),
+            "items": [
+                {"item_id": item_id, "position": position, "source": source, "score": score, "propensity": propensity}
+                for position, (item_id, source, score, propensity) in enumerate(columns, start=self.first_position)
+            ],
+        }
+        return json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+
+class ImpressionLog:
+    """Appends impressions to a file of this process's own."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        """The file is opened when there is something to write, so that a missing folder is no reason not to start."""
+        self._file = _RotatedFile(path, max_bytes=max_bytes)
+        self._queue: queue.Queue[Sequence[Impression] | None] = queue.Queue(_MAX_WAITING)
+        self._num_not_queued = 0
+        self._num_not_written = 0
+        self._failing = False
+        self._given_up = False
+        # A daemon: a disk that hangs must not hold up the end of the process.
+        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_dropped(self) -> int:
+        """Impressions that are in no file."""
+        return self._num_not_queued + self._num_not_written
+
+    def write(self, lines: Sequence[Impression]) -> None:
+        """Has the impressions written soon. Never blocks and raises nothing."""
+        try:
+            self._queue.put_nowait(lines)
+        except queue.Full:
+            self._num_not_queued += len(lines)
+
+    def close(self, *, timeout_seconds: float) -> None:
+        """Writes what waits, for at most about `timeout_seconds`. Blocks. Nothing is written afterwards."""
+        give_up_at = time.monotonic() + timeout_seconds
+        with suppress(queue.Full):
+            self._queue.put(None, timeout=timeout_seconds)
+        self._thread.join(max(0.0, give_up_at - time.monotonic()))
+        self._given_up = True
+
+    def _run(self) -> None:
+        while not self._given_up and (impressions := self._queue.get()) is not None:
+            try:
+                self._file.append(b"".join(impression.to_line() for impression in impressions))
+            except Exception as error:  # a full disk, or a value that is no JSON: the thread must go on
+                self._num_not_written += len(impressions)
+                if not self._failing:
+                    _log.error("impressions_not_written", path=str(self._file.path), reason=str(error))
+                self._failing = True
+            else:
+                if self._failing:
+                    _log.info("impressions_written_again", num_dropped=self.num_dropped)
+                self._failing = False
+        self._file.close()
+
+
+def worker_path(path: Path, worker: int) -> Path:
+    """The file of one of several workers: lines of two processes in one file could mix."""
+    return path.with_name(f"{path.name}.worker-{worker}")
+
+
+class _RotatedFile:
+    """A file that is appended to in whole lines, and set aside when it has its size."""
+
+    def __init__(self, path: Path, *, max_bytes: int) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._descriptor: int | None = None
+        self._num_bytes = 0
+
+    def append(self, lines: bytes) -> None:
+        """Appends all of it or nothing. Raises OSError."""
+        if self._descriptor is not None and self._num_bytes + len(lines) > self._max_bytes and self._num_bytes:
+            self.close()
+            self._set_aside()
+        try:
+            descriptor = self._opened()
+            written = 0
+            while written < len(lines):
+                written += os.write(descriptor, lines[written:])
+        except OSError:
+            # Half a line would spoil the next one. A device cannot be cut, and holds no lines to spoil.
+            if self._descriptor is not None:
+                with suppress(OSError):
+                    os.ftruncate(self._descriptor, self._num_bytes)
+            self.close()
+            raise
+        self._num_bytes += len(lines)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            # Readable by the owner alone: it holds personal data.
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._num_bytes = os.fstat(self._descriptor).st_size
+            if self._num_bytes and os.pread(self._descriptor, 1, self._num_bytes - 1) != b"\n":
+                self._num_bytes += os.write(self._descriptor, b"\n")  # a process was killed within its last line
+        return self._descriptor
+
+    def _set_aside(self) -> None:
+        for number in range(NUM_KEPT - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                self._numbered(number).rename(self._numbered(number + 1))
+        self.path.rename(self._numbered(1))
+
+    def _numbered(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")

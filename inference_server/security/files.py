@@ -1,0 +1,39 @@
+"""All files of security in one: loaded at start, kept current while the server runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_server.security.api_keys import ApiKeys
+from inference_server.security.tls import Certificates, TlsFiles
+from inference_server.security.watched_files import POLL_SECONDS, keep_current
+from inference_server.statistics import Statistics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Security:
+    """What the servers of one process ask of their callers."""
+
+    certificates: Certificates | None = None
+    """None: plaintext."""
+    api_keys: ApiKeys | None = None
+    """None: everybody may call."""
+
+    @classmethod
+    def load(cls, *, tls: TlsFiles | None, api_keys_file: Path | None) -> Security:
+        """Reads the files. Raises SettingsError, one line that names the variable."""
+        return cls(
+            certificates=None if tls is None else Certificates(tls),
+            api_keys=None if api_keys_file is None else ApiKeys.load(api_keys_file),
+        )
+
+    @property
+    def num_unauthenticated(self) -> int:
+        """Calls that were refused since the start, over all protocols."""
+        return 0 if self.api_keys is None else self.api_keys.num_refused
+
+    async def keep_current(self, statistics: Statistics, *, poll_seconds: float = POLL_SECONDS) -> None:
+        """Follows changes of the files, for ever; ends at once where there are none to follow."""
+        sources = [source for source in (self.certificates, self.api_keys) if source is not None]
+        await keep_current(sources, statistics, poll_seconds=poll_seconds)

@@ -1,0 +1,100 @@
+"""TLS: which files, whether they can be used, and their replacement while the server runs.
+
+Checked with the standard library's ssl, which gRPC's own TLS agrees with in all that matters here: gRPC itself says
+nothing of a bad pair at start and fails every handshake later.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_server.errors import SettingsError
+from inference_server.security.watched_files import WatchedFiles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsMaterial:
+    """What the files hold, in PEM."""
+
+    certificate: bytes
+    """The server's certificate, followed by the intermediate ones."""
+    key: bytes
+    client_ca: bytes | None
+    """Certificates that sign those of clients; None: clients need none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsFiles:
+    """The files that the settings name."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def read(self) -> TlsMaterial:
+        """Reads and checks them. Raises SettingsError that names the variable of the file that is wrong."""
+        certificate = _bytes("TANDEM_TLS_CERTIFICATE", self.certificate)
+        _require_certificates("TANDEM_TLS_CERTIFICATE", self.certificate, certificate)
+        key = _bytes("TANDEM_TLS_KEY", self.key)
+        try:
+            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        except ssl.SSLError as error:
+            mismatch = error.reason == "KEY_VALUES_MISMATCH"
+            reason = (
+                f"does not belong to {self.certificate}" if mismatch else "is not an unencrypted private key in PEM"
+            )
+            raise SettingsError(f"TANDEM_TLS_KEY: {self.key} {reason}") from error
+        client_ca = None
+        if self.client_ca is not None:
+            client_ca = _bytes("TANDEM_TLS_CLIENT_CA", self.client_ca)
+            _require_certificates("TANDEM_TLS_CLIENT_CA", self.client_ca, client_ca)
+        return TlsMaterial(certificate=certificate, key=key, client_ca=client_ca)
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Gives the certificate and its key to a context. Raises ssl.SSLError."""
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(self.certificate, self.key, password="")
+
+
+class Certificates:
+    """What is in use of `TlsFiles` now."""
+
+    what = "tls_certificates"
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Raises SettingsError."""
+        self.files = files
+        self._watched = WatchedFiles(*(path for path in (files.certificate, files.key, files.client_ca) if path))
+        self._contexts: list[ssl.SSLContext] = []
+        self.current = files.read()
+
+    def follow(self, context: ssl.SSLContext) -> None:
+        """Gives every new certificate to this context too: a server on the standard library's ssl uses it for the
+        connections that follow. Clients' certificates are checked against the CA of the start."""
+        self._contexts.append(context)
+
+    def reload_if_changed(self) -> bool:
+        """See `Reloadable`."""
+        if not self._watched.changed():
+            return False
+        self.current = self.files.read()
+        for context in self._contexts:
+            self.files.load_into(context)
+        return True
+
+
+def _bytes(variable: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{variable}: {path}: {error.strerror}") from error
+
+
+def _require_certificates(variable: str, path: Path, content: bytes) -> None:
+    """Raises SettingsError unless the content is certificates in PEM."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=content.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise SettingsError(f"{variable}: {path} holds no certificate in PEM") from error

@@ -1,0 +1,75 @@
+"""Files that may be replaced while the server runs: certificates and keys.
+
+Their metadata is polled. A watch by the kernel (inotify) sees neither network file systems nor the swapped links by
+which Kubernetes replaces a mounted secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+
+from inference_server.errors import SettingsError
+from inference_server.statistics import Statistics
+
+_log = structlog.get_logger()
+
+POLL_SECONDS: Final = 1.0
+
+
+class WatchedFiles:
+    """Tells whether files are others than they were when it was asked last."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        """Whether any of them has been written, replaced or removed since the last call."""
+        # Remembered before the files are read: what is written meanwhile is a change for the next call.
+        seen, self._seen = self._seen, self._look()
+        return seen != self._seen
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_identity(path) for path in self._paths)
+
+
+class Reloadable(Protocol):
+    """Something that was read from files and can be read again."""
+
+    what: str
+    """Name in logs and metrics."""
+
+    def reload_if_changed(self) -> bool:
+        """True: the files have changed and are in use now. Raises SettingsError: they have changed and cannot be used,
+        and the old ones go on. Called from a thread, never twice at once."""
+
+
+async def keep_current(
+    sources: Iterable[Reloadable], statistics: Statistics, *, poll_seconds: float = POLL_SECONDS
+) -> None:
+    """Reloads what has changed, for ever. A file that cannot be used is logged and counted once for each change."""
+    sources = tuple(sources)
+    while sources:
+        await asyncio.sleep(poll_seconds)
+        for source in sources:
+            try:
+                # In a thread, because a file system may hang.
+                if await asyncio.to_thread(source.reload_if_changed):
+                    statistics.files_reloaded[source.what] += 1
+                    _log.info("files_reloaded", what=source.what)
+            except SettingsError as error:
+                statistics.files_refused[source.what] += 1
+                _log.error("files_refused", what=source.what, reason=str(error))
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

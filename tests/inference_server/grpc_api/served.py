@@ -1,0 +1,107 @@
+"""The gRPC server in this process around a servicer that a test controls, and the parts of HTTP/2 that gRPC hides."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from inference_server.grpc_api.server import GrpcServer
+from inference_server.security.api_keys import current_caller
+from tandem.v1 import recommendation_pb2 as pb
+from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+from tests.support.serving import PATIENCE_SECONDS
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = 0x4
+MAX_CONCURRENT_STREAMS = 0x3
+
+
+class Servicer(pb_grpc.RecommendationServiceServicer):
+    """Answers with the caller's name as request_id, while `released`."""
+
+    def __init__(self) -> None:
+        self.num_started = 0
+        self.released = asyncio.Event()
+        self.released.set()
+
+    async def Recommend(self, _: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802, ARG002
+        self.num_started += 1
+        await self.released.wait()
+        return pb.RecommendResponse(request_id=current_caller.get())
+
+    async def RecommendBatch(  # noqa: N802
+        self,
+        requests: AsyncIterator[pb.RecommendRequest],
+        context: Any,  # noqa: ARG002
+    ) -> AsyncIterator[pb.RecommendResponse]:
+        async for request in requests:
+            yield pb.RecommendResponse(request_id=request.user_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    server: GrpcServer
+    servicer: Servicer
+    address: str
+    port: int
+
+
+@asynccontextmanager
+async def served(**options: Any) -> AsyncIterator[Served]:
+    """A running server with these options of `GrpcServer`."""
+    servicer = Servicer()
+    server = GrpcServer(servicer, host="127.0.0.1", port=0, **{"reflection_enabled": False, **options})
+    await server.start()
+    try:
+        yield Served(server=server, servicer=servicer, address=f"127.0.0.1:{server.port}", port=server.port)
+    finally:
+        servicer.released.set()
+        await server.stop(grace_seconds=0)
+
+
+@asynccontextmanager
+async def stub_of(
+    address: str, credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[pb_grpc.RecommendationServiceStub]:
+    """A stub on a connection of its own."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    if credentials is None:
+        channel = grpc.aio.insecure_channel(address, options=options)
+    else:
+        channel = grpc.aio.secure_channel(address, credentials, options=options)
+    async with channel:
+        yield pb_grpc.RecommendationServiceStub(channel)
+
+
+@asynccontextmanager
+async def connection(port: int) -> AsyncIterator[asyncio.StreamReader]:
+    """A peer that opens an HTTP/2 connection, and says nothing ever after."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(PREFACE + _settings_frame() + _settings_frame(acknowledge=True))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield reader
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Type and payload of the next HTTP/2 frame. Raises IncompleteReadError at the end of the connection."""
+    header = await reader.readexactly(9)
+    return header[3], await reader.readexactly(int.from_bytes(header[:3], "big"))
+
+
+def _settings_frame(*, acknowledge: bool = False) -> bytes:
+    return struct.pack(">I", 0)[1:] + bytes([SETTINGS, int(acknowledge)]) + struct.pack(">I", 0)
+
+
+def settings_of(payload: bytes) -> dict[int, int]:
+    return dict(struct.iter_unpack(">HI", payload))
