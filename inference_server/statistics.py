@@ -51,6 +51,8 @@ class Statistics:
         self.started_at_seconds = time.time()
         self.requests_by_code: Counter[str] = Counter()
         self.request_seconds = Histogram(SECONDS_BOUNDS)
+        self.http_requests_by_status: Counter[str] = Counter()
+        self.http_request_seconds = Histogram(SECONDS_BOUNDS)
         self.stage_seconds = {stage: Histogram(SECONDS_BOUNDS) for stage in STAGES}
         self.answers_by_source: Counter[Source] = Counter(dict.fromkeys(Source, 0))
         self.degraded_by_reason: Counter[Degraded] = Counter(dict.fromkeys(Degraded, 0))

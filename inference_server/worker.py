@@ -25,6 +25,8 @@ from inference_server.control import (
 from inference_server.errors import RefusalKind
 from inference_server.grpc_api.server import GrpcServer
 from inference_server.grpc_api.servicer import RecommendationServicer
+from inference_server.http_api.app import create_app
+from inference_server.http_api.server import HttpServer
 from inference_server.metrics import MetricsServer, StatisticsCollector
 from inference_server.recommend import Recommender
 from inference_server.serving_model import ModelSlot, open_model
@@ -66,6 +68,10 @@ class Worker:
             port=settings.grpc_port,
             reflection_enabled=settings.reflection,
         )
+        self._http: HttpServer | None = None
+        if settings.http_enabled:
+            app = create_app(recommender, self._models, self._statistics, api_keys=None)
+            self._http = HttpServer(app, host=settings.host, port=settings.http_port)
         self._metrics = MetricsServer(
             StatisticsCollector(self._statistics, self._models), host=settings.host, port=settings.metrics_port
         )
@@ -79,12 +85,21 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         await self._store.start()
         await self._grpc.start()
-        await self._channel.send(Listening(grpc_port=self._grpc.port, metrics_port=self._metrics.port))
+        if self._http is not None:
+            await self._http.start()
+        http_port = 0 if self._http is None else self._http.port
+        await self._channel.send(
+            Listening(grpc_port=self._grpc.port, http_port=http_port, metrics_port=self._metrics.port)
+        )
         obeying = asyncio.create_task(self._obey(), name="control")
         stopping = asyncio.create_task(stop_requested.wait(), name="stop")
         await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("draining", requests_in_flight=self._admission.in_flight)
-        await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
+        grace_seconds = self._settings.shutdown_grace_seconds
+        stops = [self._grpc.stop(grace_seconds=grace_seconds)]
+        if self._http is not None:
+            stops.append(self._http.stop(grace_seconds=grace_seconds))
+        await asyncio.gather(*stops)
         obeying.cancel()
         stopping.cancel()
         await asyncio.gather(obeying, stopping, return_exceptions=True)

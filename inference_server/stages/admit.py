@@ -21,6 +21,14 @@ MAX_IDS: Final = 1000
 """Longest list of item ids in a request."""
 MAX_CATEGORIES: Final = 100
 """Longest list of categories in a request."""
+MAX_EXCLUDED_IDS: Final = 10_000
+"""Longest list of items that a request excludes."""
+MAX_ATTRIBUTES: Final = 32
+"""Most conditions on attributes in a request."""
+MAX_ATTRIBUTE_VALUES: Final = 1000
+"""Longest list of values in one of them."""
+MAX_CONTEXT_ENTRIES: Final = 32
+"""Most entries of a request's context."""
 
 MIN_BUDGET_SECONDS: Final = 0.001
 """Least time in which even the list of popular items can be put on the wire."""
