@@ -20,10 +20,11 @@ from google.protobuf.message import Message
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest, RequestError
 from inference_server.http_api import openapi
-from inference_server.http_api.body import read_json, timeout_seconds
+from inference_server.http_api.body import header, read_json, timeout_seconds
 from inference_server.http_api.errors import (
     ClientGone,
     HttpRefusal,
@@ -58,10 +59,19 @@ class ApiKeys(Protocol):
 
 
 class _PlainRoute(APIRoute):
-    """Calls the endpoint with the request, without FastAPI's dependencies: they would be a third of a request."""
+    """A route that OpenAPI describes, and that calls its endpoint with the request and nothing around it.
 
-    def get_route_handler(self) -> _Endpoint:
-        return self.endpoint
+    What FastAPI puts around it, for dependencies that no endpoint here has, takes 40 of 180 microseconds.
+    """
+
+    def __init__(self, path: str, endpoint: _Endpoint, **description: Any) -> None:
+        super().__init__(path, endpoint, **description)
+
+        async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = plain
 
 
 def create_app(
@@ -76,6 +86,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Asking OpenTelemetry whether anybody listens takes a tenth of a whole request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         exception_handlers={HTTPException: api.no_route},
     )
     app.router.route_class = _PlainRoute
@@ -196,10 +208,10 @@ class _Api:
 
 def _presented_key(request: Request) -> str | None:
     """The key in `authorization: Bearer KEY`, or else in `x-api-key: KEY`."""
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    scheme, _, key = (header(request, "authorization") or "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip()
-    return request.headers.get("x-api-key")
+    return header(request, "x-api-key")
 
 
 _Request = TypeVar("_Request", bound=Message)
