@@ -53,6 +53,8 @@ class Listening:
     """The worker's ports."""
 
     grpc_port: int
+    http_port: int
+    """0: HTTP is not served."""
     metrics_port: int
 
 

@@ -53,6 +53,8 @@ class Statistics:
         self.started_at_seconds = time.time()
         self.requests_by_code: Counter[str] = Counter()
         self.request_seconds = Histogram(SECONDS_BOUNDS)
+        self.http_requests_by_status: Counter[str] = Counter()
+        self.http_request_seconds = Histogram(SECONDS_BOUNDS)
         self.stage_seconds = {stage: Histogram(SECONDS_BOUNDS) for stage in STAGES}
         self.answers_by_source: Counter[Source] = Counter(dict.fromkeys(Source, 0))
         self.degraded_by_reason: Counter[Degraded] = Counter(dict.fromkeys(Degraded, 0))
@@ -70,6 +72,7 @@ class Statistics:
         self.files_refused: Counter[str] = Counter()
         # Counted by their owners, some of them in other threads, and asked for when they are shown.
         self.num_unauthenticated: Callable[[], int] = int
+        self.policies_fingerprint: Callable[[], str] = str
         self.num_dropped: dict[str, Callable[[], int]] = {}
 
     def count_answer(self, source: Source, degraded_reasons: tuple[Degraded, ...]) -> None:

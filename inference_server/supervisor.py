@@ -54,7 +54,11 @@ async def _serve(settings: Settings, worker: WorkerProcess) -> None:
     """Keeps the worker on the right bundle. Raises BundleRefused when the one folder to serve is refused."""
     listening = await worker.listening()
     _log.info(
-        "server_listening", host=settings.host, grpc_port=listening.grpc_port, metrics_port=listening.metrics_port
+        "server_listening",
+        host=settings.host,
+        grpc_port=listening.grpc_port,
+        http_port=listening.http_port,
+        metrics_port=listening.metrics_port,
     )
     if settings.bundle_path is not None:
         await serve_folder(settings.bundle_path, worker)

@@ -25,6 +25,8 @@ from inference_server.control import (
 from inference_server.errors import RefusalKind
 from inference_server.grpc_api.server import GrpcServer, Limits
 from inference_server.grpc_api.servicer import RecommendationServicer
+from inference_server.http_api.app import create_app
+from inference_server.http_api.server import HttpServer
 from inference_server.metrics import MetricsServer, StatisticsCollector
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
@@ -59,6 +61,7 @@ class Worker:
         self._store = UserStore(settings.store_url, self._statistics)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._policies = PolicyFile(settings.policies_file)
+        self._statistics.policies_fingerprint = lambda: self._policies.current.fingerprint
         self._admission = Admission(
             self._models,
             self._policies,
@@ -73,7 +76,7 @@ class Worker:
         self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
         self._statistics.num_dropped["traces"] = lambda: self._tracing.num_dropped
         self._grpc = GrpcServer(
-            RecommendationServicer(self._recommender, self._models, self._policies, self._statistics),
+            RecommendationServicer(self._recommender, self._models, self._statistics),
             host=settings.host,
             port=settings.grpc_port,
             reflection_enabled=settings.reflection,
@@ -83,6 +86,10 @@ class Worker:
             ),
             security=self._security,
         )
+        self._http: HttpServer | None = None
+        if settings.http_enabled:
+            app = create_app(self._recommender, self._models, self._statistics, api_keys=self._security.api_keys)
+            self._http = HttpServer(app, host=settings.host, port=settings.http_port)
         self._metrics = MetricsServer(
             StatisticsCollector(self._statistics, self._models), host=settings.host, port=settings.metrics_port
         )
@@ -96,19 +103,31 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         await self._store.start()
         await self._recommender.start()
-        reloading = asyncio.create_task(self._policies.run(), name="policies")
+        reloading = [
+            asyncio.create_task(self._policies.run(), name="policies"),
+            asyncio.create_task(self._security.keep_current(self._statistics), name="security"),
+        ]
         await self._grpc.start()
-        await self._channel.send(Listening(grpc_port=self._grpc.port, metrics_port=self._metrics.port))
+        if self._http is not None:
+            await self._http.start()
+        http_port = 0 if self._http is None else self._http.port
+        await self._channel.send(
+            Listening(grpc_port=self._grpc.port, http_port=http_port, metrics_port=self._metrics.port)
+        )
         obeying = asyncio.create_task(self._obey(), name="control")
         stopping = asyncio.create_task(stop_requested.wait(), name="stop")
-        reloading = asyncio.create_task(self._security.keep_current(self._statistics), name="reload")
         await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("draining", requests_in_flight=self._admission.in_flight)
-        await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
+        grace_seconds = self._settings.shutdown_grace_seconds
+        stops = [self._grpc.stop(grace_seconds=grace_seconds)]
+        if self._http is not None:
+            stops.append(self._http.stop(grace_seconds=grace_seconds))
+        await asyncio.gather(*stops)
         obeying.cancel()
         stopping.cancel()
-        reloading.cancel()
-        await asyncio.gather(obeying, stopping, reloading, return_exceptions=True)
+        for task in reloading:
+            task.cancel()
+        await asyncio.gather(obeying, stopping, *reloading, return_exceptions=True)
         await self._recommender.close()
         await asyncio.to_thread(self._tracing.close, timeout_seconds=_FLUSH_SECONDS)
         await self._store.close()

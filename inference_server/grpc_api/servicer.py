@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -15,13 +14,12 @@ from inference_server.errors import RequestError
 from inference_server.grpc_api.bulk import recommend_batch
 from inference_server.grpc_api.status import STATUS_OF, abort
 from inference_server.logs import log_failed
-from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
 from inference_server.security.api_keys import current_caller
 from inference_server.serving_model import ModelSlot
 from inference_server.statistics import Statistics
-from inference_server.wire import WIRE_SOURCES, to_query, to_response, to_similar_query, to_similar_response
-from tandem.contract.manifest import Manifest
+from inference_server.status import serving_status
+from inference_server.wire import to_query, to_response, to_similar_query, to_similar_response
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
@@ -37,11 +35,8 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     """Serves the public API."""
 
-    def __init__(
-        self, recommender: Recommender, models: ModelSlot, policies: PolicyFile, statistics: Statistics
-    ) -> None:
+    def __init__(self, recommender: Recommender, models: ModelSlot, statistics: Statistics) -> None:
         self._recommender = recommender
-        self._policies = policies
         self._models = models
         self._statistics = statistics
 
@@ -104,33 +99,4 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         context: _Context,  # noqa: ARG002
     ) -> pb.GetServingStatusResponse:
         """Says what is served and how that goes."""
-        statistics = self._statistics
-        response = pb.GetServingStatusResponse(
-            uptime_seconds=time.time() - statistics.started_at_seconds,
-            dependencies={name: "up" if up else "down" for name, up in statistics.dependencies_up.items()},
-            answers_by_source={
-                pb.RecommendationSource.Name(WIRE_SOURCES[source]): count
-                for source, count in statistics.answers_by_source.items()
-            },
-            degraded_by_reason={str(reason): n for reason, n in statistics.degraded_by_reason.items() if n},
-            bundles_refused=statistics.refusals_by_kind.total(),
-            last_refusal=statistics.last_refusal,
-            breakers={name: str(breaker.state) for name, breaker in statistics.breakers.items()},
-            policies_fingerprint=self._policies.current.fingerprint,
-        )
-        response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
-        model = self._models.current
-        if model is not None:
-            response.model_version = model.version
-            response.variant = model.variant
-            response.registry_version = model.registry_version
-            response.model_loaded_at.FromNanoseconds(int(model.loaded_at_seconds * 1e9))
-            response.manifest.update(_summary(model.bundle.manifest))
-        return response
-
-
-def _summary(manifest: Manifest) -> dict[str, Any]:
-    """The manifest without its list of files."""
-    summary: dict[str, Any] = json.loads(manifest.to_json())
-    del summary["files"]
-    return summary
+        return serving_status(self._statistics, self._models)

@@ -22,7 +22,7 @@ MESSAGES = [
     OpenBundle(directory="/a b/ü", registry_version="3", variant="champion"),
     DependencyChanged(dependency="registry", up=False),
     BundleRefused(registry_version="4", reason_kind="corrupt", reason="line one\nline two"),
-    Listening(grpc_port=1, metrics_port=2),
+    Listening(grpc_port=1, http_port=3, metrics_port=2),
     BundleOpened(registry_version="3", model_version="m"),
 ]
 

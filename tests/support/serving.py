@@ -155,6 +155,7 @@ class Server:
         self.unparsed: list[str] = []
         self._reading = asyncio.create_task(self._read())
         self.grpc_port = 0
+        self.http_port = 0
         self.metrics_port = 0
         self.channel: grpc.aio.Channel
         self.stub: pb_grpc.RecommendationServiceAsyncStub
@@ -163,6 +164,7 @@ class Server:
     async def connect(self) -> None:
         listening = await self.log("server_listening")
         self.grpc_port, self.metrics_port = listening["grpc_port"], listening["metrics_port"]
+        self.http_port = listening["http_port"]
         # Channels of one process would share a connection, and with it the fate of another test's server.
         self.channel = grpc.aio.insecure_channel(
             f"127.0.0.1:{self.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
@@ -249,7 +251,7 @@ def server_environment(directory: Path, **settings: object) -> dict[str, str]:
 
     `settings` are TANDEM_* variables in lower case without the prefix.
     """
-    defaults = {"grpc_port": 0, "metrics_port": 0, "data_dir": directory, "deadline_ms": 5000}
+    defaults = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "data_dir": directory, "deadline_ms": 5000}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
     for name, value in {**defaults, "registry_poll_seconds": 0.1, **settings}.items():
         environment[f"TANDEM_{name.upper()}"] = str(value)

@@ -1,0 +1,65 @@
+"""The HTTP server in this process, around the parts of a worker: for what a server process cannot be made to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+
+from deploy.local.ports import free_port
+from inference_server.http_api.app import ApiKeys, create_app
+from inference_server.http_api.server import HttpServer, TlsFiles
+from inference_server.recommend import Recommender
+from inference_server.serving_model import ModelSlot
+from inference_server.stages.admit import Admission
+from inference_server.statistics import Statistics
+from inference_server.store import UserStore
+from tests.support.serving import PATIENCE_SECONDS
+
+RECOMMEND = "/v1/recommend"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    server: HttpServer
+    client: httpx.AsyncClient
+    statistics: Statistics
+    admission: Admission
+    threads: ThreadPoolExecutor
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.server.port
+
+
+@asynccontextmanager
+async def served(
+    models: ModelSlot,
+    *,
+    store_url: str | None = None,
+    max_seconds: float = PATIENCE_SECONDS,
+    max_concurrent_requests: int = 10,
+    api_keys: ApiKeys | None = None,
+    tls: TlsFiles | None = None,
+) -> AsyncIterator[Served]:
+    """The worker's object graph with HTTP alone; without `store_url` the store is down."""
+    statistics = Statistics()
+    admission = Admission(models, max_concurrent_requests=max_concurrent_requests, max_seconds=max_seconds)
+    store = UserStore(store_url or f"redis://127.0.0.1:{free_port()}/0", statistics)
+    with ThreadPoolExecutor(1) as threads:
+        recommender = Recommender(admission=admission, store=store, threads=threads, statistics=statistics)
+        app = create_app(recommender, models, statistics, api_keys=api_keys)
+        server = HttpServer(app, host="127.0.0.1", port=0, tls=tls)
+        await store.start()
+        await server.start()
+        try:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{server.port}", timeout=PATIENCE_SECONDS
+            ) as client:
+                yield Served(server=server, client=client, statistics=statistics, admission=admission, threads=threads)
+        finally:
+            await server.stop(grace_seconds=0)
+            await store.close()

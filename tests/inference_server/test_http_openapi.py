@@ -1,0 +1,78 @@
+"""Schemathesis reads /openapi.json of a real server and tries, with its own requests, whether the document is true."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from schemathesis import Case, GenerationMode, HookContext
+from schemathesis.engine import Status, events, from_schema
+
+from tandem.contract.bundle import Bundle
+from tests.support.serving import serve, valkey
+
+_OPERATIONS = 7
+_CONFIG = {
+    "seed": 0,
+    "generation": {
+        "max-examples": 40,
+        "deterministic": True,
+        "database": "none",
+        # Lengths are counted in characters by schemas and in bytes by the server: in ASCII the two are one.
+        "codec": "ascii",
+    },
+    # A deadline that is too short is a request that the document allows, and 504 the answer that it promises.
+    "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", 504]}},
+}
+
+
+@pytest.fixture(autouse=True)
+def sensible_requests() -> Iterator[None]:
+    schemathesis.hook("before_call")(_leave_out_what_no_schema_can_say)
+    yield
+    schemathesis.hooks.unregister(_leave_out_what_no_schema_can_say)
+
+
+def _leave_out_what_no_schema_can_say(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
+    """Takes the names that the server must know out of good requests: tokens, policies, attributes."""
+    if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(case.body, dict):
+        return
+    case.body = {name: value for name, value in case.body.items() if name not in {"page_token", "scenario"}}
+    if isinstance(item_filter := case.body.get("filter"), dict):
+        case.body["filter"] = {name: value for name, value in item_filter.items() if name != "attributes"}
+
+
+async def test_the_document_is_true(tmp_path: Path, bundle: Bundle) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(tmp_path, bundle_path=bundle.directory, store_url=store.url) as server,
+    ):
+        findings, tried = await asyncio.to_thread(_try, f"http://127.0.0.1:{server.http_port}")
+    assert findings == []
+    assert len(tried) == _OPERATIONS
+
+
+def _try(address: str) -> tuple[list[str], set[str]]:
+    """What Schemathesis finds wrong, and the operations that it tried."""
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json", config=schemathesis.Config.from_dict(_CONFIG))
+    findings: list[str] = []
+    tried: set[str] = set()
+    for event in from_schema(schema).execute():
+        if isinstance(event, events.ScenarioFinished):
+            tried.add(str(event.label))
+            for case_id, checks in event.recorder.checks.items():
+                case = event.recorder.cases[case_id].value
+                findings += [
+                    f"{case.as_curl_command()}: {check.name}: {check.failure_info}"
+                    for check in checks
+                    if check.status is Status.FAILURE
+                ]
+        elif isinstance(event, events.NonFatalError):
+            findings.append(f"{event.label}: {event.value!r}")
+        elif isinstance(event, events.FatalError):
+            raise event.exception
+    return findings, tried
