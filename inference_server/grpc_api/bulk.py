@@ -33,10 +33,7 @@ async def recommend_batch(
     room = asyncio.Semaphore(IN_FLIGHT)
 
     async def answer_one(request: pb.RecommendBatchRequest) -> None:
-        try:
-            answers.put_nowait(await _answer(request, recommender))
-        finally:
-            room.release()
+        answers.put_nowait(await _answer(request, recommender))
 
     async def read() -> None:
         try:
@@ -51,6 +48,8 @@ async def recommend_batch(
     try:
         while (response := await answers.get()) is not None:
             yield response
+            # Only now: a caller who does not read the answers is held back too.
+            room.release()
         await reading
     finally:
         reading.cancel()
