@@ -4,7 +4,7 @@ while so many are, the stream is not read, and HTTP/2's flow control holds the c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Final
 
 import structlog
@@ -26,7 +26,7 @@ _INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
 
 async def recommend_batch(
     requests: AsyncIterable[pb.RecommendBatchRequest], recommender: Recommender
-) -> AsyncIterator[pb.RecommendBatchResponse]:
+) -> AsyncGenerator[pb.RecommendBatchResponse, None]:
     """Answers entries in the order in which they are ready. Ends when the caller's side has ended and all are
     answered."""
     answers: asyncio.Queue[pb.RecommendBatchResponse | None] = asyncio.Queue()
