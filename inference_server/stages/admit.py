@@ -155,7 +155,12 @@ class Admission:
         while self._bulk_in_flight >= self._max_bulk or self._free_permits <= self._max_concurrent_requests // 2:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._bulk_waiting.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._wake_one()  # this turn was given and is not taken: it is the next one's
+                raise
         self._free_permits -= 1
         self._bulk_in_flight += 1
         try:
