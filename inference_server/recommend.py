@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from inference_server.breaker import Breaker
-from inference_server.degradation import Degraded
 from inference_server.errors import DeadlineTooShort
 from inference_server.ladder import SECONDS_TO_ANSWER, Ladder, Rung
 from inference_server.micro_batches import MicroBatches
@@ -21,17 +20,16 @@ from inference_server.similar import similar_items
 from inference_server.stages.admit import Admission, Admitted
 from inference_server.stages.answer import Answer, answer
 from inference_server.stages.candidates import Ranked
-from inference_server.stages.encode_user import User, encode_users
+from inference_server.stages.encode_user import encode_users, user_of
 from inference_server.stages.fallback import fallback
 from inference_server.stages.filter_items import check_filter, filter_items, look_up_long_list
-from inference_server.stages.hydrate import Hydrated, hydrate
+from inference_server.stages.hydrate import Hydrated, Known, hydrate
 from inference_server.stages.rank import rank
 from inference_server.stages.retrieve import retrieve
 from inference_server.stages.select import Chosen, select
 from inference_server.statistics import StageClock, Statistics
 from inference_server.store import UserStore
 from inference_server.trending import TrendingList
-from tandem.contract.store import UserState
 
 
 class Recommender:
@@ -143,13 +141,7 @@ class Recommender:
         return result
 
     def _from_memory(self, admitted: Admitted) -> Answer:
-        user = User(
-            admitted=admitted,
-            state=UserState(),
-            is_extended=False,
-            rung=Rung.FROM_MEMORY,
-            degraded_reasons=(Degraded.DEADLINE,),
-        )
+        user = user_of(admitted, Known(), Rung.FROM_MEMORY)
         (ranked,) = fallback([user], filter_items([user], admitted.model), self._recent_lists)
         return answer(select(ranked))[0]
 
