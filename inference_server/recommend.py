@@ -156,6 +156,7 @@ class Recommender:
             or query.filter is not NO_FILTER
             or query.page_token
             or query.scenario
+            or not query.exclude_seen
         ):
             return
         self._recent_lists.put(query.user_id, admitted.model.version, chosen.list_rows, chosen.list_scores)
