@@ -125,7 +125,7 @@ class Recommender:
 
     async def _in_time(self, admitted: Admitted, join: Callable[[Admitted], None]) -> Answer:
         """Has a request answered by its batch, or from memory when its time is nearly over."""
-        await look_up_long_list(admitted)
+        await look_up_long_list(admitted.query.filter, admitted.model)
         check_filter(admitted.query.filter, admitted.model)
         caller = admitted.caller
         last_moment_seconds = max(admitted.deadline - SECONDS_TO_ANSWER - time.monotonic(), 0.0)

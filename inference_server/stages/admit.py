@@ -241,11 +241,14 @@ def validate_num_items(num_items: int) -> None:
         raise InvalidRequest("num_items", f"must be in 0..{MAX_NUM_ITEMS}, is {num_items}")
 
 
-def validate_list(field_path: str, values: Sequence[str], max_values: int) -> None:
-    """Raises InvalidRequest for a list that is too long, or has an entry that is empty or too long."""
+def validate_list(field_path: str, values: Sequence[str], max_values: int, *, first: int = 0) -> None:
+    """Raises InvalidRequest for a list that is too long, or has an entry that is empty or too long.
+
+    `first` is the place of the first value, where these are a part of a list.
+    """
     if len(values) > max_values:
         raise InvalidRequest(field_path, f"must have at most {max_values} entries, has {len(values)}")
-    for place, value in enumerate(values):
+    for place, value in enumerate(values, start=first):
         if not value:
             raise InvalidRequest(field_path, f"entry {place} is empty")
         if _is_too_long(value):
