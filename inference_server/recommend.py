@@ -35,15 +35,23 @@ from inference_server.trending import TrendingList
 class Recommender:
     """Answers queries, over whatever protocol they came."""
 
-    def __init__(self, *, admission: Admission, store: UserStore, threads: Executor, statistics: Statistics) -> None:
-        """`threads` run the calls that are too long for the event loop."""
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        store: UserStore,
+        threads: Executor,
+        statistics: Statistics,
+        ladder: Ladder | None = None,
+    ) -> None:
+        """`threads` run the calls that are too long for the event loop; `ladder` None: a new one."""
         self._admission = admission
         self._store = store
         self._threads = threads
         self._statistics = statistics
         self._trending = TrendingList(store)
         self._recent_lists = RecentLists()
-        self._ladder = Ladder()
+        self._ladder = ladder or Ladder()
         self._ranker_breaker = statistics.breakers["ranker"] = Breaker("ranker")
         self._batches = MicroBatches(self._answer_batch, statistics)
 
