@@ -79,7 +79,7 @@ queries = st.fixed_dictionaries(
         "exclude_seen": st.booleans(),
     }
 )
-MODEL_IS_SHARED = hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+MODEL_IS_SHARED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class TestRetrieve:
