@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     """Port of the HTTP API; 0 takes any free one and the log says which."""
 
     http_enabled: bool = True
-    """Whether the HTTP API is served. Off where all callers use gRPC: it saves a worker 30 MB."""
+    """Whether the HTTP API is served. Off where all callers use gRPC."""
 
     metrics_port: _Port = 9100
     """Port of the Prometheus endpoint /metrics; 0 takes any free one and the log says which."""

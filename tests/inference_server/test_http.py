@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 from inference_server.http_api.body import MAX_BODY_BYTES
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
+from tests.inference_server.test_lifecycle import until_in_flight
 from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey
 from tests.support.tiny_bundle import CATEGORIES, RARE, state_of
 
@@ -320,6 +321,44 @@ async def test_http_can_be_switched_off(tmp_path: Path, bundle: Bundle) -> None:
     async with serve(tmp_path, bundle_path=bundle.directory, http_enabled=False) as server:
         assert server.http_port == 0
         assert await server.stop() == 0
+
+
+async def test_a_request_in_flight_is_finished_at_shutdown(tmp_path: Path, bundle: Bundle) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(
+            tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=PATIENCE_SECONDS * 1e3
+        ) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_SECONDS) as client,
+    ):
+        store.pause()
+        call = asyncio.create_task(client.post(RECOMMEND, json={"user_id": "u"}))
+        await until_in_flight(server.metrics_port)
+        stopping = asyncio.create_task(server.stop())
+        await server.log("draining", requests_in_flight=1)
+        assert not call.done()
+        store.resume()
+        assert (await call).json()["degraded_reasons"] == []
+        assert await stopping == 0
+
+
+async def test_a_request_that_outlasts_the_grace_period_is_told(tmp_path: Path, bundle: Bundle) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(
+            tmp_path / "server",
+            bundle_path=bundle.directory,
+            store_url=store.url,
+            deadline_ms=PATIENCE_SECONDS * 1e3,
+            shutdown_grace_seconds=0.2,
+        ) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_SECONDS) as client,
+    ):
+        store.pause()
+        call = asyncio.create_task(client.post(RECOMMEND, json={"user_id": "u"}))
+        await until_in_flight(server.metrics_port)
+        assert await server.stop() == 0
+        assert (await call).status_code == 503
 
 
 async def test_an_idle_connection_does_not_hold_up_the_end(tmp_path: Path, bundle: Bundle) -> None:
