@@ -1,47 +1,144 @@
+"""Circuit breakers: a dependency that fails is left alone for a while, so that nobody waits for it.
+
+    if not breaker.allows():
+        return the degraded answer
+    try:
+        value = await ask()
+    except asyncio.CancelledError:
+        breaker.abandoned()
+        raise
+    except ConnectionError:
+        breaker.failed()
+    else:
+        breaker.succeeded()
+
+Three calls and not a wrapper around one: what is guarded here is a batch that many requests share, and some failures
+are replies, not exceptions. Why no library: docs/decisions/0013-circuit-breakers.md.
+"""
+
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
 
 
 class BreakerState(StrEnum):
+    """What a breaker lets through, in the words that metrics and GetServingStatus use."""
+
     CLOSED = "closed"
+    """Everything."""
     OPEN = "open"
+    """Nothing, until some time has passed and somebody asks."""
     HALF_OPEN = "half_open"
+    """One call, the probe; what becomes of it decides."""
+
+
+_CLOSED, _OPEN, _HALF_OPEN = BreakerState
 
 
 class Breaker:
-    def __init__(self, name, *, failures_to_open=3, open_seconds=0.5, max_open_seconds=5.0, clock=time.monotonic):
+    """The breaker of one dependency. For one thread: nothing is locked."""
+
+    __slots__ = (
+        "_clock",
+        "_failures",
+        "_failures_to_open",
+        "_first_open_seconds",
+        "_max_open_seconds",
+        "_on_change",
+        "_open_seconds",
+        "_probe_seconds",
+        "_state",
+        "_wait_until",
+        "name",
+        "opened_total",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        failures_to_open: int = 3,
+        open_seconds: float = 0.5,
+        max_open_seconds: float = 5.0,
+        probe_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[Breaker], None] | None = None,
+    ) -> None:
+        """Closed at first.
+
+        `failures_to_open` failures without a success between them open it, for `open_seconds` at first and for twice as
+        long after every probe that fails, up to `max_open_seconds`: once the dependency is back, the next call after at
+        most that long goes through. A probe that has not reported after `probe_seconds` is taken for lost, and the next
+        caller becomes the probe. `on_change` is called after every change of state. Raises ValueError.
+        """
+        if failures_to_open < 1 or not 0.0 < open_seconds <= max_open_seconds or probe_seconds <= 0.0:
+            raise ValueError(
+                f"breaker {name}: needs failures_to_open >= 1, 0 < open_seconds <= max_open_seconds, probe_seconds > 0"
+            )
         self.name = name
-        self.state = BreakerState.CLOSED
-        self._f = 0
-        self._n = failures_to_open
-        self._o = open_seconds
-        self._m = max_open_seconds
-        self._clock = clock
-        self._until = 0.0
-        self._cur = open_seconds
         self.opened_total = 0
+        """How often it opened from closed; probes that failed are not counted."""
+        self._failures_to_open = failures_to_open
+        self._first_open_seconds = open_seconds
+        self._max_open_seconds = max_open_seconds
+        self._probe_seconds = probe_seconds
+        self._clock = clock
+        self._on_change = on_change
+        self._state = _CLOSED
+        self._failures = 0
+        self._open_seconds = open_seconds
+        self._wait_until = 0.0
+        """Open: when a probe may go. Half-open: when the probe is taken for lost."""
 
-    def allows(self):
-        if self.state is BreakerState.CLOSED:
+    @property
+    def state(self) -> BreakerState:
+        """What it lets through now. It stays open until somebody asks, however long ago it opened."""
+        return self._state
+
+    def allows(self) -> bool:
+        """Whether the caller may call the dependency. Who may must report: `succeeded`, `failed` or `abandoned`."""
+        if self._state is _CLOSED:
             return True
-        if self._clock() >= self._until:
-            self.state = BreakerState.HALF_OPEN
-            self._until = self._clock() + 1
-            return True
-        return False
+        now = self._clock()
+        if now < self._wait_until:
+            return False
+        self._wait_until = now + self._probe_seconds
+        self._change_to(_HALF_OPEN)
+        return True
 
-    def succeeded(self):
-        self._f = 0
-        self.state = BreakerState.CLOSED
-        self._cur = self._o
+    def succeeded(self) -> None:
+        """The dependency answered. Closes in any state: who got through does not matter, only that somebody did."""
+        self._failures = 0
+        if self._state is not _CLOSED:
+            self._open_seconds = self._first_open_seconds
+            self._change_to(_CLOSED)
 
-    def failed(self):
-        self._f += 1
-        if self.state is BreakerState.HALF_OPEN or self._f >= self._n:
-            if self.state is BreakerState.HALF_OPEN:
-                self._cur = min(self._cur * 2, self._m)
-            self.state = BreakerState.OPEN
-            self._until = self._clock() + self._cur
+    def failed(self) -> None:
+        """The dependency failed, or did not answer in time."""
+        if self._state is _OPEN:
+            # Called before it opened: what this tells is known already.
+            return
+        if self._state is _HALF_OPEN:
+            self._open_seconds = min(self._open_seconds * 2.0, self._max_open_seconds)
+        else:
+            self._failures += 1
+            if self._failures < self._failures_to_open:
+                return
             self.opened_total += 1
+        self._failures = 0
+        self._wait_until = self._clock() + self._open_seconds
+        self._change_to(_OPEN)
+
+    def abandoned(self) -> None:
+        """The caller gave up before there was a result. The next caller may be the probe at once."""
+        if self._state is _HALF_OPEN:
+            self._wait_until = self._clock()
+
+    def _change_to(self, state: BreakerState) -> None:
+        if state is self._state:
+            return
+        self._state = state
+        if self._on_change is not None:
+            self._on_change(self)

@@ -1,0 +1,273 @@
+"""Circuit breakers: when they open, whom they let through, and that they never stay open once a dependency is back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from inference_server.breaker import Breaker, BreakerState
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def opened(clock: Clock, **options: float) -> Breaker:
+    breaker = Breaker("store", clock=clock, **options)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert breaker.allows()
+        breaker.failed()
+    assert breaker.state is BreakerState.OPEN
+    return breaker
+
+
+def test_states_are_the_words_of_the_api() -> None:
+    assert [str(state) for state in BreakerState] == ["closed", "open", "half_open"]
+
+
+def test_only_failures_in_a_row_open_it() -> None:
+    breaker = Breaker("store", failures_to_open=3)
+    for report in (breaker.failed, breaker.failed, breaker.succeeded, breaker.failed, breaker.failed):
+        report()
+    assert breaker.state is BreakerState.CLOSED
+    assert breaker.allows()
+    breaker.failed()
+    assert breaker.state is BreakerState.OPEN
+    assert not breaker.allows()
+    assert breaker.opened_total == 1
+
+
+def test_one_caller_probes_when_the_time_has_passed() -> None:
+    clock = Clock()
+    breaker = opened(clock, open_seconds=0.5)
+    clock.now += 0.49
+    assert not breaker.allows()
+    assert breaker.state is BreakerState.OPEN
+    clock.now += 0.02
+    assert [breaker.allows() for _ in range(5)] == [True, False, False, False, False]
+    assert breaker.state is BreakerState.HALF_OPEN
+    breaker.succeeded()
+    assert breaker.state is BreakerState.CLOSED
+    assert [breaker.allows() for _ in range(5)] == [True] * 5
+
+
+def test_each_failed_probe_doubles_the_time_up_to_the_longest() -> None:
+    clock = Clock()
+    breaker = opened(clock, open_seconds=0.5, max_open_seconds=3.0)
+    for open_seconds in (0.5, 1.0, 2.0, 3.0, 3.0):
+        clock.now += open_seconds - 0.01
+        assert not breaker.allows()
+        clock.now += 0.02
+        assert breaker.allows()
+        breaker.failed()
+        assert breaker.state is BreakerState.OPEN
+    assert breaker.opened_total == 1
+
+
+def test_the_time_starts_anew_after_a_success() -> None:
+    clock = Clock()
+    breaker = opened(clock, open_seconds=0.5)
+    clock.now += 0.5
+    assert breaker.allows()
+    breaker.failed()
+    clock.now += 1.0
+    assert breaker.allows()
+    breaker.succeeded()
+    for _ in range(3):
+        breaker.failed()
+    clock.now += 0.5
+    assert breaker.allows()
+    assert breaker.opened_total == 2
+
+
+def test_a_probe_that_is_cancelled_makes_room_for_the_next() -> None:
+    clock = Clock()
+    breaker = opened(clock)
+    clock.now += 0.5
+    assert breaker.allows()
+    breaker.abandoned()
+    assert breaker.state is BreakerState.HALF_OPEN
+    assert [breaker.allows() for _ in range(2)] == [True, False]
+
+
+def test_a_probe_that_never_reports_is_taken_for_lost() -> None:
+    clock = Clock()
+    breaker = opened(clock, probe_seconds=0.25)
+    clock.now += 0.5
+    assert breaker.allows()
+    clock.now += 0.24
+    assert not breaker.allows()
+    clock.now += 0.02
+    assert [breaker.allows() for _ in range(2)] == [True, False]
+
+
+def test_a_cancelled_call_says_nothing_while_it_is_closed_or_open() -> None:
+    clock = Clock()
+    breaker = Breaker("store", clock=clock)
+    breaker.abandoned()
+    assert breaker.allows()
+    breaker = opened(clock)
+    breaker.abandoned()
+    assert not breaker.allows()
+
+
+def test_late_reports_of_calls_that_began_before_it_opened() -> None:
+    clock = Clock()
+    breaker = opened(clock, open_seconds=0.5)
+    clock.now += 0.4
+    breaker.failed()
+    clock.now += 0.1
+    assert breaker.allows()
+
+    breaker = opened(clock)
+    breaker.succeeded()
+    assert breaker.state is BreakerState.CLOSED
+
+
+def test_every_change_of_state_is_told() -> None:
+    clock = Clock()
+    told: list[str] = []
+    breaker = Breaker(
+        "store", clock=clock, failures_to_open=1, on_change=lambda it: told.append(f"{it.name} {it.state}")
+    )
+    breaker.succeeded()
+    breaker.failed()
+    breaker.failed()
+    clock.now += 0.5
+    breaker.allows()
+    breaker.abandoned()
+    breaker.allows()
+    breaker.failed()
+    clock.now += 1.0
+    breaker.allows()
+    breaker.succeeded()
+    breaker.succeeded()
+    assert told == [f"store {state}" for state in ("open", "half_open", "open", "half_open", "closed")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"failures_to_open": 0}, {"open_seconds": 0.0}, {"open_seconds": 6.0}, {"probe_seconds": 0.0}],
+)
+def test_options_that_make_no_sense(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"^breaker store: needs "):
+        Breaker("store", **options)  # type: ignore[arg-type]
+
+
+@given(
+    outage_seconds=st.floats(0.0, 30.0),
+    every_seconds=st.floats(0.001, 0.1),
+    max_open_seconds=st.floats(0.5, 2.0),
+    takes_seconds=st.floats(0.0, 0.3),
+)
+def test_it_closes_soon_after_the_dependency_is_back(
+    outage_seconds: float, every_seconds: float, max_open_seconds: float, takes_seconds: float
+) -> None:
+    """One caller after the other: the worst is a probe that left just before the dependency was back."""
+    clock = Clock()
+    breaker = Breaker("store", clock=clock, max_open_seconds=max_open_seconds)
+    back_at = clock.now + outage_seconds
+    while not (clock.now >= back_at and breaker.state is BreakerState.CLOSED):
+        if breaker.allows():
+            is_up = clock.now >= back_at
+            clock.now += takes_seconds
+            if is_up:
+                breaker.succeeded()
+            else:
+                breaker.failed()
+        clock.now += every_seconds
+        assert clock.now < back_at + max_open_seconds + 2 * takes_seconds + 3 * every_seconds
+
+
+class BreakerMachine(RuleBasedStateMachine):
+    """Any order of calls, reports and pauses, against what may never happen."""
+
+    FAILURES_TO_OPEN = 2
+    MAX_OPEN_SECONDS = 4.0
+    PROBE_SECONDS = 1.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.told: list[BreakerState] = []
+        self.breaker = Breaker(
+            "store",
+            failures_to_open=self.FAILURES_TO_OPEN,
+            open_seconds=1.0,
+            max_open_seconds=self.MAX_OPEN_SECONDS,
+            probe_seconds=self.PROBE_SECONDS,
+            clock=self.clock,
+            on_change=lambda breaker: self.told.append(breaker.state),
+        )
+        self.failures_in_a_row = 0
+        self.times_opened = 0
+        self.probe_since: float | None = None
+        self.refused_since: float | None = None
+
+    @rule(seconds=st.sampled_from([0.0, 0.25, 1.0, 2.0, 5.0]))
+    def pause(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    @rule()
+    def ask(self) -> None:
+        state = self.breaker.state
+        allowed = self.breaker.allows()
+        if state is BreakerState.CLOSED:
+            assert allowed
+        elif allowed:
+            assert self.probe_since is None or self.clock.now - self.probe_since >= self.PROBE_SECONDS
+            self.probe_since = self.clock.now
+        if allowed:
+            self.refused_since = None
+        else:
+            self.refused_since = self.clock.now if self.refused_since is None else self.refused_since
+            assert self.clock.now - self.refused_since < self.MAX_OPEN_SECONDS + self.PROBE_SECONDS
+
+    @rule()
+    def succeed(self) -> None:
+        self.breaker.succeeded()
+        self.failures_in_a_row = 0
+        self.probe_since = None
+        assert self.breaker.state is BreakerState.CLOSED
+
+    @rule()
+    def fail(self) -> None:
+        state = self.breaker.state
+        self.breaker.failed()
+        if state is BreakerState.CLOSED:
+            self.failures_in_a_row += 1
+            opens = self.failures_in_a_row == self.FAILURES_TO_OPEN
+            assert self.breaker.state is (BreakerState.OPEN if opens else BreakerState.CLOSED)
+            if opens:
+                self.failures_in_a_row = 0
+                self.times_opened += 1
+        else:
+            self.refused_since = None if state is BreakerState.HALF_OPEN else self.refused_since
+            assert self.breaker.state is BreakerState.OPEN
+        self.probe_since = None
+
+    @rule()
+    @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
+    def abandon(self) -> None:
+        self.breaker.abandoned()
+        self.probe_since = None
+        assert self.breaker.allows()
+        self.probe_since = self.clock.now
+        self.refused_since = None
+
+    @invariant()
+    def what_is_told_is_what_is(self) -> None:
+        assert self.breaker.state is (self.told[-1] if self.told else BreakerState.CLOSED)
+        assert all(one is not other for one, other in zip(self.told, self.told[1:], strict=False))
+        assert self.breaker.opened_total == self.times_opened
+
+
+TestBreakerMachine = BreakerMachine.TestCase
