@@ -83,7 +83,7 @@ class Catalogue:
         return len(self.popularity)
 
     def mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
-        """Rows that meet every clause. Raises InvalidRequest for a predicate that an attribute cannot have."""
+        """Rows that meet every clause."""
         mask = self._masks.get(clauses)
         if mask is None:
             mask = _remember(self._masks, clauses, self._make_mask(clauses), _MAX_CACHED_FILTERS)
@@ -140,8 +140,19 @@ class Catalogue:
         """The first rows of everyone's list of popular items: (n,) int64, n <= count."""
         return self._top_items[SEGMENT_ALL][:count]
 
-    def meets(self, predicate: AttributePredicate, *, field: str) -> npt.NDArray[np.bool_]:
-        """Which items meet a predicate: (items,) bool. Raises InvalidRequest that names `field`."""
+    def check(self, predicates: Sequence[AttributePredicate], *, field: str) -> None:
+        """Raises InvalidRequest, which names the entry of `field`, for a predicate that an attribute cannot have."""
+        for place, predicate in enumerate(predicates):
+            if predicate.min is None and predicate.max is None:
+                continue
+            column = self._attribute(predicate.name)
+            if column is not None and column.numbers is None:
+                bound = "min" if predicate.min is not None else "max"
+                raise InvalidRequest(f"{field}[{place}].{bound}", f"values of {predicate.name!r} are not numbers")
+
+    def meets(self, predicate: AttributePredicate) -> npt.NDArray[np.bool_]:
+        """Which items meet a predicate: (items,) bool. A text meets no bound: an operator's rule may name one that this
+        catalogue has no numbers for, and no caller is to blame."""
         column = self._attribute(predicate.name)
         if column is None:
             lacking = predicate.any_of or predicate.min is not None or predicate.max is not None
@@ -153,14 +164,14 @@ class Catalogue:
         if predicate.none_of:
             met[:-1] &= ~np.isin(column.values, predicate.none_of)
         if predicate.min is not None or predicate.max is not None:
-            if column.numbers is None:
-                bound = "min" if predicate.min is not None else "max"
-                raise InvalidRequest(f"{field}.{bound}", f"values of {predicate.name!r} are not numbers")
             met[-1] = False
-            if predicate.min is not None:
-                met[:-1] &= column.numbers >= predicate.min
-            if predicate.max is not None:
-                met[:-1] &= column.numbers <= predicate.max
+            if column.numbers is None:
+                met[:] = False
+            else:
+                if predicate.min is not None:
+                    met[:-1] &= column.numbers >= predicate.min
+                if predicate.max is not None:
+                    met[:-1] &= column.numbers <= predicate.max
         by_item: npt.NDArray[np.bool_] = met[column.codes]
         return by_item
 
@@ -182,8 +193,8 @@ class Catalogue:
                 mask &= included
             for category in clause.exclude_categories:
                 mask[self.rows_of_category(category)] = False
-            for place, predicate in enumerate(clause.attributes):
-                mask &= self.meets(predicate, field=f"filter.attributes[{place}]")
+            for predicate in clause.attributes:
+                mask &= self.meets(predicate)
         return ItemMask.of_bitmap(bitmap_of_mask(mask), self.num_items)
 
     def rows_of_ids(self, item_ids: Sequence[str]) -> Rows:

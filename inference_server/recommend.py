@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from inference_server.breaker import Breaker
-from inference_server.degradation import Degraded
 from inference_server.errors import DeadlineTooShort
 from inference_server.journal import Journal
 from inference_server.ladder import SECONDS_TO_ANSWER, Ladder, Rung
@@ -22,34 +21,42 @@ from inference_server.similar import similar_items
 from inference_server.stages.admit import Admission, Admitted
 from inference_server.stages.answer import Answer, answer
 from inference_server.stages.candidates import Ranked
-from inference_server.stages.encode_user import User, encode_users
+from inference_server.stages.encode_user import encode_users, user_of
 from inference_server.stages.fallback import fallback
 from inference_server.stages.filter_items import check_filter, filter_items, look_up_long_list
-from inference_server.stages.hydrate import Hydrated, hydrate
+from inference_server.stages.hydrate import Hydrated, Known, hydrate
 from inference_server.stages.rank import rank
 from inference_server.stages.retrieve import retrieve
 from inference_server.stages.select import Chosen, Selection, select
 from inference_server.statistics import StageClock, Statistics
 from inference_server.store import UserStore
+from inference_server.tracing import Tracing
 from inference_server.trending import TrendingList
-from tandem.contract.store import UserState
 
 
 class Recommender:
     """Answers queries, over whatever protocol they came."""
 
     def __init__(
-        self, *, admission: Admission, store: UserStore, threads: Executor, statistics: Statistics, journal: Journal
+        self,
+        *,
+        admission: Admission,
+        store: UserStore,
+        threads: Executor,
+        statistics: Statistics,
+        journal: Journal | None = None,
+        ladder: Ladder | None = None,
     ) -> None:
-        """`threads` run the calls that are too long for the event loop."""
+        """`threads` run the calls that are too long for the event loop. `journal` None: nothing is written of answers;
+        `ladder` None: a new one."""
         self._admission = admission
         self._store = store
         self._threads = threads
         self._statistics = statistics
-        self._journal = journal
+        self._journal = journal or Journal(Tracing("", sample_ratio=0.0), None)
         self._trending = TrendingList(store)
         self._recent_lists = RecentLists()
-        self._ladder = Ladder()
+        self._ladder = ladder or Ladder()
         self._ranker_breaker = statistics.breakers["ranker"] = Breaker("ranker")
         self._batches = MicroBatches(self._answer_batch, statistics)
 
@@ -145,7 +152,7 @@ class Recommender:
 
     async def _in_time(self, admitted: Admitted, join: Callable[[Admitted], None]) -> Answer:
         """Has a request answered by its batch, or from memory when its time is nearly over."""
-        await look_up_long_list(admitted)
+        await look_up_long_list(admitted.query.filter, admitted.model)
         check_filter(admitted.query.filter, admitted.model)
         caller = admitted.caller
         last_moment_seconds = max(admitted.deadline - SECONDS_TO_ANSWER - time.monotonic(), 0.0)
@@ -161,13 +168,7 @@ class Recommender:
         return result
 
     def _from_memory(self, admitted: Admitted) -> Answer:
-        user = User(
-            admitted=admitted,
-            state=UserState(),
-            is_extended=False,
-            rung=Rung.FROM_MEMORY,
-            degraded_reasons=(Degraded.DEADLINE,),
-        )
+        user = user_of(admitted, Known(), Rung.FROM_MEMORY)
         (ranked,) = fallback([user], filter_items([user], admitted.model), self._recent_lists)
         return self._answers(select(ranked))[0]
 
@@ -185,6 +186,7 @@ class Recommender:
             or query.filter is not NO_FILTER
             or query.page_token
             or query.scenario
+            or not query.exclude_seen
         ):
             return
         self._recent_lists.put(query.user_id, admitted.model.version, chosen.list_rows, chosen.list_scores)

@@ -20,7 +20,7 @@ from inference_server.stages.admit import (
     validate_num_items,
 )
 from inference_server.stages.answer import MAX_BECAUSE_ITEMS, Answer, Reason
-from inference_server.stages.filter_items import allowed_by_filter
+from inference_server.stages.filter_items import allowed_by_filter, check_filter, look_up_long_list
 from tandem.contract import names
 from tandem.contract.vocabulary import MISSING_ROW
 
@@ -35,6 +35,8 @@ async def similar_items(query: SimilarQuery, model: ServingModel, threads: Execu
         raise InvalidRequest("item_ids", "is empty")
     validate_list("item_ids", query.item_ids, MAX_IDS)
     validate_filter(query.filter)
+    check_filter(query.filter, model)
+    await look_up_long_list(query.filter, model)
     rows = model.bundle.item_vocabulary.rows(query.item_ids)
     for item_id, row in zip(query.item_ids, rows.tolist(), strict=True):
         if row == MISSING_ROW:

@@ -4,7 +4,7 @@ while so many are, the stream is not read, and HTTP/2's flow control holds the c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Final
 
 import structlog
@@ -26,17 +26,14 @@ _INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
 
 async def recommend_batch(
     requests: AsyncIterable[pb.RecommendBatchRequest], recommender: Recommender
-) -> AsyncIterator[pb.RecommendBatchResponse]:
+) -> AsyncGenerator[pb.RecommendBatchResponse, None]:
     """Answers entries in the order in which they are ready. Ends when the caller's side has ended and all are
     answered."""
     answers: asyncio.Queue[pb.RecommendBatchResponse | None] = asyncio.Queue()
     room = asyncio.Semaphore(IN_FLIGHT)
 
     async def answer_one(request: pb.RecommendBatchRequest) -> None:
-        try:
-            answers.put_nowait(await _answer(request, recommender))
-        finally:
-            room.release()
+        answers.put_nowait(await _answer(request, recommender))
 
     async def read() -> None:
         try:
@@ -51,6 +48,8 @@ async def recommend_batch(
     try:
         while (response := await answers.get()) is not None:
             yield response
+            # Only now: a caller who does not read the answers is held back too.
+            room.release()
         await reading
     finally:
         reading.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -71,8 +72,9 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         context: _Context,  # noqa: ARG002 - entries carry their own errors
     ) -> AsyncIterator[pb.RecommendBatchResponse]:
         """Answers a stream of queries."""
-        async for response in recommend_batch(request_iterator, self._recommender):
-            yield response
+        async with aclosing(recommend_batch(request_iterator, self._recommender)) as responses:
+            async for response in responses:
+                yield response
 
     async def _counted(
         self, answering: Coroutine[Any, Any, _Response], context: _Context, user_id: str = ""

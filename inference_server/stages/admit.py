@@ -162,7 +162,12 @@ class Admission:
         while self._bulk_in_flight >= self._max_bulk or self._free_permits <= self._max_concurrent_requests // 2:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._bulk_waiting.append(turn)
-            await turn
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._wake_one()  # this turn was given and is not taken: it is the next one's
+                raise
         self._free_permits -= 1
         self._bulk_in_flight += 1
         try:
@@ -243,11 +248,14 @@ def validate_num_items(num_items: int) -> None:
         raise InvalidRequest("num_items", f"must be in 0..{MAX_NUM_ITEMS}, is {num_items}")
 
 
-def validate_list(field_path: str, values: Sequence[str], max_values: int) -> None:
-    """Raises InvalidRequest for a list that is too long, or has an entry that is empty or too long."""
+def validate_list(field_path: str, values: Sequence[str], max_values: int, *, first: int = 0) -> None:
+    """Raises InvalidRequest for a list that is too long, or has an entry that is empty or too long.
+
+    `first` is the place of the first value, where these are a part of a list.
+    """
     if len(values) > max_values:
         raise InvalidRequest(field_path, f"must have at most {max_values} entries, has {len(values)}")
-    for place, value in enumerate(values):
+    for place, value in enumerate(values, start=first):
         if not value:
             raise InvalidRequest(field_path, f"entry {place} is empty")
         if _is_too_long(value):

@@ -73,7 +73,7 @@ async def encode_users(
     model = hydrated.requests[0].model
     now = time.monotonic()
     users = [
-        _user(admitted, known, ladder.rung(admitted.deadline - now))
+        user_of(admitted, known, ladder.rung(admitted.deadline - now))
         for admitted, known in zip(hydrated.requests, hydrated.known, strict=True)
     ]
     history_rows = _history_rows([user.state for user in users], model)
@@ -102,7 +102,8 @@ async def encode_users(
     return encoded, others
 
 
-def _user(admitted: Admitted, known: Known, rung: Rung) -> User:
+def user_of(admitted: Admitted, known: Known, rung: Rung) -> User:
+    """What is known of a user, from the store and from the request."""
     state = known.state or _NOTHING_KNOWN
     reasons = known.degraded_reasons
     is_extended = False

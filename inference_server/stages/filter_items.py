@@ -24,24 +24,23 @@ _IDS_AT_ONCE = 1_000
 
 
 def filter_items(users: Sequence[User], model: ServingModel) -> list[Allowed]:
-    """What each of these users may be shown. Raises InvalidRequest for a predicate that an attribute cannot have."""
+    """What each of these users may be shown."""
     seen = _seen_rows(users, model)
     return [_allowed(user.admitted, seen_rows) for user, seen_rows in zip(users, seen, strict=True)]
 
 
-async def look_up_long_list(admitted: Admitted) -> None:
+async def look_up_long_list(item_filter: ItemFilter, model: ServingModel) -> None:
     """Looks up the rows of a long exclude list, unless it came before; other requests have their turns meanwhile.
 
     Raises InvalidRequest for an id that is empty or too long.
     """
-    item_filter = admitted.query.filter
-    catalogue = admitted.model.catalogue
+    catalogue = model.catalogue
     if not item_filter.exclude_digest or catalogue.known_list(item_filter.exclude_digest) is not None:
         return
     found = []
     for start in range(0, len(item_filter.exclude_item_ids), _IDS_AT_ONCE):
         part = item_filter.exclude_item_ids[start : start + _IDS_AT_ONCE]
-        validate_list("filter.exclude_item_ids", part, _IDS_AT_ONCE)
+        validate_list("filter.exclude_item_ids", part, _IDS_AT_ONCE, first=start)
         found.append(catalogue.rows_of_ids(part))
         await asyncio.sleep(0)
     catalogue.remember_list(item_filter.exclude_digest, np.concatenate(found))
@@ -50,7 +49,7 @@ async def look_up_long_list(admitted: Admitted) -> None:
 def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
     """Raises InvalidRequest for a predicate that an attribute cannot have, before the request joins a batch."""
     if item_filter.attributes:
-        model.catalogue.mask((_clause(item_filter),))
+        model.catalogue.check(item_filter.attributes, field="filter.attributes")
 
 
 def allowed_by_filter(item_filter: ItemFilter, model: ServingModel, excluded: Rows) -> Allowed:

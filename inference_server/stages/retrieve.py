@@ -21,6 +21,7 @@ from inference_server.degradation import Degraded
 from inference_server.engine.search import Allowed, Found
 from inference_server.ladder import Ladder, Rung
 from inference_server.policy import Sources
+from inference_server.serving_model import ServingModel
 from inference_server.stages.candidates import Candidates, Columns
 from inference_server.stages.encode_user import Encoded, User
 from inference_server.trending import TrendingList
@@ -41,13 +42,16 @@ async def retrieve(
 ) -> Candidates:
     """As many candidates as were asked for, whenever the filter leaves that many, and as the policies take."""
     started = time.perf_counter()
-    most = max(max(user.admitted.num_items, user.admitted.policy.sources.two_tower) for user in encoded.users)
+    wanted = [max(user.admitted.num_items, user.admitted.policy.sources.two_tower) for user in encoded.users]
+    most = max(wanted)
     search = encoded.model.search
     if encoded.model.catalogue.num_items <= INLINE_SEARCH_MAX_ITEMS:
         found = search.nearest(encoded.vectors, most, list(allowed))
     else:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(threads, search.nearest, encoded.vectors, most, list(allowed))
+    if min(wanted) < most:
+        _trim(found, wanted)
     searched = time.perf_counter()
     ladder.observe(retrieve=searched - started)
     users, extra = _extra_sources(encoded, trending)
@@ -70,24 +74,24 @@ def _extra_sources(
     encoded: Encoded, trending: TrendingList
 ) -> tuple[Sequence[User], list[tuple[str, npt.NDArray[np.int64]]]]:
     """What the sources beside the two towers propose: (users, n) int64 each, MISSING_ROW where there is nothing."""
-    users = encoded.users
+    users, model = encoded.users, encoded.model
     wanted = [user.admitted.policy.sources for user in users]
     if users[0].rung >= Rung.NO_EXTRA_SOURCES:
         skipped = [
             replace(user, degraded_reasons=(*user.degraded_reasons, Degraded.SOURCES_SKIPPED))
-            if _names_extra(of_user)
+            if _names_extra(of_user, model)
             else user
             for user, of_user in zip(users, wanted, strict=True)
         ]
         return skipped, []
-    model = encoded.model
     extra = []
     if model.content is not None and (most := max(of_user.content_neighbours for of_user in wanted)):
-        recent = encoded.history_rows[:, -_NEIGHBOURS_OF:]
+        recent = encoded.history_rows[:, : -_NEIGHBOURS_OF - 1 : -1]  # newest first
         each = -(-most // recent.shape[1])
         neighbours = model.content.neighbours[np.maximum(recent, 0), :each].astype(np.int64)  # (users, recent, each)
         neighbours[recent == MISSING_ROW] = MISSING_ROW
-        extra.append((names.SOURCE_CONTENT_NEIGHBOURS, neighbours.reshape(len(users), -1)))
+        # The nearest of each item first, so that a user's share is the same whatever others of the batch take.
+        extra.append((names.SOURCE_CONTENT_NEIGHBOURS, neighbours.transpose(0, 2, 1).reshape(len(users), -1)))
     if most := max(of_user.trending for of_user in wanted):
         rows = trending.rows(model)
         if rows is None:
@@ -107,8 +111,20 @@ def _extra_sources(
     return users, extra
 
 
-def _names_extra(sources: Sources) -> bool:
-    return bool(sources.content_neighbours or sources.trending or sources.popular)
+def _names_extra(sources: Sources, model: ServingModel) -> bool:
+    has_neighbours = sources.content_neighbours and model.content is not None
+    return bool(has_neighbours or sources.trending or sources.popular)
+
+
+def _trim(found: Found, wanted: Sequence[int]) -> None:
+    """Drops what was found for others of the batch alone: nobody's answer depends on the company it was made in."""
+    for place, num_items in enumerate(wanted):
+        rows, scores = found.rows[place, num_items:], found.scores[place, num_items:]
+        if found.others is not None:
+            held = rows != MISSING_ROW
+            found.others[place, rows[held]] = scores[held]
+        rows[:] = MISSING_ROW
+        scores[:] = -np.inf
 
 
 def _merge(

@@ -12,6 +12,7 @@ import httpx
 from deploy.local.ports import free_port
 from inference_server.http_api.app import ApiKeys, create_app
 from inference_server.http_api.server import HttpServer, TlsFiles
+from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
 from inference_server.serving_model import ModelSlot
 from inference_server.stages.admit import Admission
@@ -47,7 +48,9 @@ async def served(
 ) -> AsyncIterator[Served]:
     """The worker's object graph with HTTP alone; without `store_url` the store is down."""
     statistics = Statistics()
-    admission = Admission(models, max_concurrent_requests=max_concurrent_requests, max_seconds=max_seconds)
+    admission = Admission(
+        models, PolicyFile(None), max_concurrent_requests=max_concurrent_requests, max_seconds=max_seconds
+    )
     store = UserStore(store_url or f"redis://127.0.0.1:{free_port()}/0", statistics)
     with ThreadPoolExecutor(1) as threads:
         recommender = Recommender(admission=admission, store=store, threads=threads, statistics=statistics)

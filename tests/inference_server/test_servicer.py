@@ -15,6 +15,7 @@ import structlog
 from deploy.local.ports import free_port
 from inference_server.grpc_api.server import GrpcServer
 from inference_server.grpc_api.servicer import RecommendationServicer
+from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
 from inference_server.serving_model import ModelSlot
 from inference_server.stages.admit import Admission
@@ -31,7 +32,7 @@ async def served(
 ) -> AsyncIterator[tuple[pb_grpc.RecommendationServiceStub, Statistics, Admission]]:
     """The worker's object graph around these parts, in this process."""
     statistics = Statistics()
-    admission = Admission(models, max_concurrent_requests=10, max_seconds=max_seconds)
+    admission = Admission(models, PolicyFile(None), max_concurrent_requests=10, max_seconds=max_seconds)
     store = UserStore(store_url, statistics)
     recommender = Recommender(admission=admission, store=store, threads=threads, statistics=statistics)
     servicer = RecommendationServicer(recommender, models, statistics)
