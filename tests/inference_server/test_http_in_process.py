@@ -196,11 +196,17 @@ class TestPorts:
         await first.stop(grace_seconds=0)
         await second.stop(grace_seconds=0)
 
-    def test_tls_files_that_cannot_be_read_are_a_wrong_setting(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").touch()
-        for path in (tmp_path / "empty", tmp_path / "missing"):
-            with pytest.raises(SettingsError, match="TLS files"):
-                HttpServer(_nothing, host="127.0.0.1", port=0, tls=TlsFiles(certificate=path, private_key=path))
+
+class TestTls:
+    async def test_https_with_the_certificate_of_the_settings(self, models: ModelSlot, tmp_path: Path) -> None:
+        authority = Authority()
+        files = authority.write_server_files(tmp_path)
+        async with (
+            served(models, certificates=Certificates(files)) as running,
+            httpx.AsyncClient(verify=authority.client_context()) as client,
+        ):
+            response = await client.get(f"https://localhost:{running.server.port}/healthz")
+        assert response.status_code == 200
 
 
 async def _nothing(scope: object, receive: object, send: object) -> None:
