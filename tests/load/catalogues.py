@@ -1,9 +1,7 @@
 """Synthetic catalogues as real bundles, from 1,700 to a million items, built once and kept.
 
-Items lie in clusters, and clusters in groups, because the recall of an IVF index at some nprobe means nothing on random
-vectors; popularity is Zipf's. Everything large is a numpy or Arrow column: a million `Item` objects would take minutes
-and gigabytes. Content neighbours are exact inside a cluster of content and never outside of one, because all pairs of a
-million items are too many.
+What they hold is drawn by `synthesis`; nprobe is the smallest one with the recall asked for, measured on vectors of
+users that the index has not seen, and stands in the manifest like that of a trained bundle.
 """
 
 from __future__ import annotations
@@ -16,17 +14,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from tandem.contract import items as contract_items
 from tandem.contract import names
 from tandem.contract.bundle import (
     Bundle,
@@ -40,28 +35,20 @@ from tandem.contract.bundle import (
 )
 from tandem.contract.errors import BundleError
 from tandem.contract.features import FeatureSchema, encode_users
-from tandem.contract.items import ItemTable
 from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TrainingData
-from tandem.contract.vocabulary import Rows, Vocabulary
+from tandem.contract.vocabulary import Vocabulary
 from tests.load import onnx_models
+from tests.load.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
+from tests.load.synthesis import clustered, content_of, item_table, top_items, zipf_popularity
 from tests.load.users import Users, draw_users
 
 HISTORY_LENGTH: Final = 50
 NUM_CATEGORIES: Final = 40
-NUM_BRANDS: Final = 200
-BRAND: Final = "brand"
-PRICE: Final = "price"
 RECALL_AT: Final = 100
 
 _BUILDER_VERSION: Final = 1
 """Part of the fingerprint: raise it when what is built changes."""
-_GOLDEN_QUERIES: Final = 16
-_GOLDEN_K: Final = 10
-_TOP_ITEMS: Final = 500
-_CHUNK: Final = 100_000
 _RECALL_QUERIES: Final = 500
-_NOISE: Final = 0.8
-"""Length of an item's distance from its cluster's centre, whose length is 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +143,13 @@ def renamed(bundle: Bundle, directory: Path, model_version: str) -> Bundle:
 def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> tuple[Bundle, Users]:
     rng = np.random.default_rng(spec.seed)
     clusters = rng.integers(spec.num_clusters, size=spec.num_items)
-    vectors = _clustered(rng, clusters, spec.num_clusters, spec.dim)
-    popularity = _zipf_popularity(rng, spec.num_items)
+    vectors = clustered(rng, clusters, spec.num_clusters, spec.dim)
+    popularity = zipf_popularity(rng, spec.num_items)
     item_ids = [f"item-{row}" for row in range(spec.num_items)]
     vocabulary = Vocabulary.from_ids(item_ids)
     categories = [f"category-{number}" for number in range(NUM_CATEGORIES)]
     own_categories = clusters % NUM_CATEGORIES
-    items = _item_table(rng, item_ids, own_categories, categories, popularity)
+    items = item_table(rng, item_ids, own_categories, categories, popularity)
     del item_ids
     schema = FeatureSchema(history_length=HISTORY_LENGTH, item_categories=tuple(categories), max_item_categories=2)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
@@ -175,20 +162,35 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
         )
         users = drawn.with_vectors(_encode(drawn, vocabulary, vectors, schema, user_tower))
         log(f"  {spec.name}: items and users are drawn")
-        index = _train_index(spec, vectors)
+        index = build_index(spec.index, vectors, seed=spec.seed)
         log(f"  {spec.name}: the index is trained and filled")
         queries = users.vectors[spec.num_users :]
-        exact = _exact_top(vectors, queries, min(RECALL_AT, spec.num_items))
+        exact = exact_top(vectors, queries, min(RECALL_AT, spec.num_items))
         nprobe, recall = smallest_nprobe(index, queries, exact, spec.min_recall)
         log(f"  {spec.name}: recall@{RECALL_AT} {recall:.4f} at nprobe {nprobe} of {index.nlist}")
-        golden = _golden_users(index, queries, exact)
+        golden = golden_queries(index, queries, exact)
         faiss.write_index(index, str(index_file))
         del index
         golden_states = [users.state(spec.num_users + int(place), vocabulary) for place in golden]
-        content = _content(rng, spec, clusters) if spec.content_weight is not None else None
+        content = None
+        if spec.content_weight is not None:
+            content = content_of(
+                rng,
+                clusters,
+                num_clusters=spec.num_clusters,
+                dim=spec.content_dim,
+                num_neighbours=spec.content_neighbours,
+            )
         bundle = write_bundle(
             directory,
-            _manifest(spec, schema, vectors, content, users, IndexSpec(spec.index, nprobe, recall)),
+            _manifest(
+                spec,
+                schema=schema,
+                vectors=vectors,
+                content=content,
+                users=users,
+                index=IndexSpec(spec.index, nprobe, recall),
+            ),
             BundleParts(
                 user_tower=user_tower,
                 item_tower=item_tower,
@@ -196,10 +198,10 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
                 item_vectors=vectors,
                 items=items,
                 item_vocabulary=vocabulary,
-                top_items=_top_items(popularity, own_categories, categories),
+                top_items=top_items(popularity, own_categories, categories),
                 golden_queries=GoldenQueries(
                     encode_users(golden_states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors),
-                    exact[golden][:, :_GOLDEN_K],
+                    exact[golden][:, :GOLDEN_K],
                 ),
                 held_out_users=[
                     HeldOutUser(f"held-out-{place}", state, f"item-{exact[golden[place], 0]}")
@@ -209,69 +211,6 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
             ),
         )
     return bundle, users.first(spec.num_users)
-
-
-def _clustered(rng: np.random.Generator, clusters: Rows, num_clusters: int, dim: int) -> npt.NDArray[np.float32]:
-    """(items, dim) float32 of length 1 around their clusters' centres, which lie around the centres of their groups."""
-    num_groups = max(4, num_clusters // 60)
-    groups = _directions(rng, num_groups, dim)
-    centres = groups[rng.integers(num_groups, size=num_clusters)] + _directions(rng, num_clusters, dim)
-    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    vectors = np.empty((len(clusters), dim), dtype=np.float32)
-    for start in range(0, len(clusters), _CHUNK):
-        chunk = clusters[start : start + _CHUNK]
-        part = centres[chunk] + _NOISE * _directions(rng, len(chunk), dim)
-        vectors[start : start + len(chunk)] = part / np.linalg.norm(part, axis=1, keepdims=True)
-    return vectors
-
-
-def _directions(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[np.float32]:
-    drawn = rng.standard_normal((count, dim), dtype=np.float32)
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    return drawn
-
-
-def _zipf_popularity(rng: np.random.Generator, num_items: int) -> npt.NDArray[np.int64]:
-    """(items,) int64, at least 1: interactions that fall with the rank; ranks are dealt at random."""
-    ranks = rng.permutation(num_items)
-    weights = 1.0 / (ranks + 10.0)
-    total = 20.0 * num_items
-    return np.maximum(1, (weights / weights.sum() * total)).astype(np.int64)
-
-
-def _item_table(
-    rng: np.random.Generator,
-    item_ids: list[str],
-    own_categories: Rows,
-    categories: list[str],
-    popularity: npt.NDArray[np.int64],
-) -> ItemTable:
-    """Every item has its cluster's category and, one in two, a second one; a brand (text) and a price (a number)."""
-    num_items = len(item_ids)
-    ids = pa.array(item_ids, pa.string())
-    second = np.where(rng.random(num_items) < 0.5, rng.integers(len(categories), size=num_items), -1)
-    second[second == own_categories] = -1
-    pairs = np.stack([own_categories, second], axis=1).ravel()
-    offsets = np.concatenate([[0], np.cumsum(1 + (second >= 0))]).astype(np.int32)
-    flat = pa.array(categories, pa.string()).take(pa.array(pairs[pairs >= 0]))
-    brand_numbers = np.minimum(rng.zipf(1.4, size=num_items), NUM_BRANDS) - 1
-    brands = pa.array([f"brand-{number}" for number in range(NUM_BRANDS)], pa.string()).take(pa.array(brand_numbers))
-    prices = pc.cast(pa.array(np.round(rng.lognormal(3.0, 1.0, size=num_items), 2)), pa.string())
-    # Brand and price of an item lie side by side, as a map's entries do.
-    values = pa.concat_arrays([brands, prices]).take(
-        pa.array(np.stack([np.arange(num_items), np.arange(num_items) + num_items], axis=1).ravel())
-    )
-    keys = pa.array([BRAND, PRICE], pa.string()).take(pa.array(np.tile([0, 1], num_items)))
-    map_offsets = pa.array(np.arange(0, 2 * num_items + 1, 2, dtype=np.int32))
-    columns: dict[str, Any] = {
-        names.ITEM_ID: ids,
-        names.TITLE: pc.binary_join_element_wise(pa.scalar("Title of"), ids, " "),
-        names.CATEGORIES: pa.ListArray.from_arrays(pa.array(offsets), flat),
-        names.ATTRIBUTES: pa.MapArray.from_arrays(map_offsets, keys, values),
-        names.POPULARITY: pa.array(popularity, pa.int64()),
-    }
-    arrays = [columns[name] for name in contract_items.SCHEMA.names]
-    return ItemTable(pa.Table.from_arrays(arrays, schema=contract_items.SCHEMA))
 
 
 def _encode(
@@ -287,92 +226,9 @@ def _encode(
     return np.concatenate(parts)
 
 
-def _train_index(spec: CatalogueSpec, vectors: npt.NDArray[np.float32]) -> faiss.IndexIVF:
-    index: Any = faiss.index_factory(spec.dim, spec.index, faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1  # a tiny catalogue is no mistake here, so no warning
-    index.cp.max_points_per_centroid = 64
-    rng = np.random.default_rng(spec.seed)
-    sample = rng.permutation(len(vectors))[: 64 * index.nlist]
-    index.train(vectors[np.sort(sample)])
-    for start in range(0, len(vectors), _CHUNK):
-        index.add(vectors[start : start + _CHUNK])
-    return index
-
-
-def _exact_top(vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], k: int) -> Rows:
-    flat = faiss.IndexFlatIP(vectors.shape[1])
-    flat.add(vectors)
-    rows: Rows = flat.search(queries, k)[1]
-    return rows
-
-
-def smallest_nprobe(
-    index: faiss.IndexIVF, queries: npt.NDArray[np.float32], exact: Rows, min_recall: float
-) -> tuple[int, float]:
-    """The smallest nprobe at which the index finds `min_recall` of the exact rows (queries, k), and what it finds.
-
-    Recall grows with nprobe, so the range is halved. Raises ValueError when even all lists do not have it.
-    """
-
-    def recall(nprobe: int) -> float:
-        _, found = index.search(queries, exact.shape[1], params=faiss.SearchParametersIVF(nprobe=nprobe))
-        hits = sum(len(np.intersect1d(ours, truth)) for ours, truth in zip(found, exact, strict=True))
-        return hits / exact.size
-
-    high, best = 1, recall(1)
-    while best < min_recall:
-        if high == index.nlist:
-            raise ValueError(f"all lists together have recall {best:.4f}, {min_recall} asked for")
-        high = min(2 * high, index.nlist)
-        best = recall(high)
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if (found := recall(middle)) >= min_recall:
-            high, best = middle, found
-        else:
-            low = middle
-    return high, best
-
-
-def _golden_users(index: faiss.IndexIVF, queries: npt.NDArray[np.float32], exact: Rows) -> Rows:
-    """The queries whose first answers the index finds most completely when it searches all lists.
-
-    The server refuses a bundle whose index misses one golden answer in a hundred, and a quantised index does miss some.
-    """
-    k = min(_GOLDEN_K, exact.shape[1])
-    num_queries = min(4 * _GOLDEN_QUERIES, len(queries))
-    all_lists = faiss.SearchParametersIVF(nprobe=index.nlist)
-    _, found = index.search(queries[:num_queries], k, params=all_lists)
-    hits = [len(np.intersect1d(found[place], exact[place, :k])) for place in range(num_queries)]
-    return np.argsort(-np.array(hits), kind="stable")[:_GOLDEN_QUERIES]
-
-
-def _content(rng: np.random.Generator, spec: CatalogueSpec, clusters: Rows) -> Content:
-    vectors = _clustered(rng, clusters, spec.num_clusters, spec.content_dim)
-    neighbours = np.full((spec.num_items, spec.content_neighbours), -1, dtype=np.int32)
-    order = np.argsort(clusters, kind="stable")
-    for rows in np.split(order, np.cumsum(np.bincount(clusters, minlength=spec.num_clusters))[:-1]):
-        similarities = vectors[rows] @ vectors[rows].T  # (members, members) float32
-        np.fill_diagonal(similarities, -np.inf)
-        k = min(spec.content_neighbours, len(rows) - 1)
-        if k > 0:
-            neighbours[rows, :k] = rows[np.argsort(-similarities, axis=1)[:, :k]]
-    return Content(vectors.astype(np.float16), neighbours)
-
-
-def _top_items(
-    popularity: npt.NDArray[np.int64], own_categories: Rows, categories: list[str]
-) -> dict[str, npt.NDArray[np.int64]]:
-    order = np.argsort(-popularity, kind="stable")
-    segments = {names.SEGMENT_ALL: order[:_TOP_ITEMS]}
-    for code, category in enumerate(categories):
-        segments[names.CATEGORY_SEGMENT + category] = order[own_categories[order] == code][:_TOP_ITEMS]
-    return segments
-
-
 def _manifest(
     spec: CatalogueSpec,
+    *,
     schema: FeatureSchema,
     vectors: npt.NDArray[np.float32],
     content: Content | None,
