@@ -7,11 +7,11 @@ What is measured, per request, from h2load's log (start of sending, microseconds
 
 - `from_send`: the log's own number. A request that waited inside h2load because the server was slow is not charged for
   that, which is called coordinated omission.
-- `from_schedule`: from the moment the request was due. h2load releases the k-th request of a client k / rate seconds
-  after its first, in ticks of 1 / rate but at least 10 ms, and catches up after a delay. The moments due are therefore
-  the line of that slope that touches the earliest request; no request starts before it. This charges the server also
-  for h2load's own lateness: up to 1 ms of timer resolution, more where its core is busy, up to 10 ms where a client
-  sends more than 100 requests a second.
+- `from_schedule`: from the moment the request was due. A client of h2load releases the k-th request k / rate seconds
+  after its first, at ticks of 1 / rate but at least 10 ms, rounded, and catches up after a delay. So its lateness
+  against that line wanders within a tick on a healthy server: up to 1.5 ticks are taken for h2load's own, and the
+  request counts from when it was sent. A request that is later than that was held up (no free stream, or a busy core
+  of the load), and counts from the line, all of its lateness included. The line touches the earliest request.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.v1 import recommendation_pb2 as pb
+from tests.load.metrics import Scrape
 
 RATE_PER_CLIENT: Final = 100
-"""Most requests per second of a client whose requests are due one by one, see above."""
+"""Requests per second of a client, at which its ticks are as short as they get."""
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
 _METHOD: Final = "/tandem.v1.RecommendationService/Recommend"
-_REQUESTS: Final = re.compile(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed")
+_REQUESTS: Final = re.compile(r"requests: \d+ total, .* (\d+) failed, (\d+) errored, \d+ timeout")
 _MAX_PROCESSES: Final = 32
+_MIN_TICK_SECONDS: Final = 0.01
+_OWN_TICKS: Final = 1.5
 _GIVE_UP_SECONDS: Final = 30.0
+_SHORTEST_RUN_SECONDS: Final = 0.1
 Seconds = npt.NDArray[np.float64]
 
 
@@ -87,7 +91,8 @@ class Load:
 
     seconds: float
     warm_up_seconds: float = 1.0
-    """Sent like the rest, and not in the log."""
+    """Sent like the rest, and left out of the latencies. h2load's own warm-up is not logged, so what is sent in it
+    could not be counted against what the server has seen."""
     rate: float | None = None
     """Requests per second of all together, whether or not they are answered; None: as soon as the last was answered."""
     processes: int = 8
@@ -95,13 +100,16 @@ class Load:
     """Connections of one process. They tick together, so their requests come in bunches of this size."""
     streams_per_client: int = 16
     """Most requests in flight on a connection. HTTP/1.1 has 1 in any case."""
+    reconnect_seconds: float | None = None
+    """Every so often each process ends and a new one begins. For loads whose server dies: h2load keeps quiet for the
+    rest of its time once it has lost its connection. None: never."""
 
     @classmethod
     def at_rate(
         cls, rate: float, *, seconds: float, warm_up_seconds: float = 1.0, streams_per_client: int = 100
     ) -> Load:
-        """An open loop of as many processes as keep every client below RATE_PER_CLIENT."""
-        processes = min(_MAX_PROCESSES, max(8, math.ceil(rate / RATE_PER_CLIENT)))
+        """An open loop of as many processes, of one connection each, as keep every one below RATE_PER_CLIENT."""
+        processes = min(_MAX_PROCESSES, max(2, math.ceil(rate / RATE_PER_CLIENT)))
         return cls(
             seconds=seconds,
             warm_up_seconds=warm_up_seconds,
@@ -132,10 +140,11 @@ class LoadResult:
     from_send: Seconds
     from_schedule: Seconds
     """Equal to `from_send` in a closed loop, which has no schedule."""
+    total_answers: int
+    """HTTP answers of status 200, those in the warm-up included. What gRPC says of them is counted by the server, see
+    `metrics`; what its transport refuses before the server sees it is not, and is the difference between the two."""
     failed: int
-    """Requests without an HTTP answer of status 200. What gRPC says is counted by the server: `metrics`."""
-    restarts: int = 0
-    """Times a process ended early because it lost its connection, and was started again."""
+    """Requests that ended otherwise, those in flight on a lost connection among them."""
     ends: Seconds = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +154,11 @@ class LoadResult:
     def rate(self) -> float:
         """Answers per second."""
         return len(self.starts) / self.load.seconds
+
+    def full_share(self, counted: Scrape) -> float:
+        """Share of the answers that were full ones, by what the server counted from before the load to after it."""
+        requests = counted.answered + counted.refused + counted.errors
+        return min(1.0, (counted.answered - counted.degraded) / max(1.0, requests, self.total_answers))
 
     def summary(self) -> dict[str, Any]:
         """For the report."""
@@ -158,8 +172,6 @@ class LoadResult:
         if self.load.rate is not None:
             result["offered_per_second"] = round(self.load.rate, 1)
             result["from_schedule_ms"] = quantiles_ms(self.from_schedule)
-        if self.restarts:
-            result["restarts"] = self.restarts
         return result
 
 
@@ -186,15 +198,17 @@ def due_times(starts: Seconds, *, rate: float, clients: int) -> Seconds:
 
     The clients of a process tick together, so `clients` requests are due at a time. See the module's docstring.
     """
-    line = np.arange(len(starts)) // clients * (clients / rate)
-    return line + (starts - line).min(initial=np.inf)
+    every = clients / rate
+    line = np.arange(len(starts)) // clients * every
+    line += (starts - line).min(initial=np.inf)
+    return np.where(starts - line > _OWN_TICKS * max(_MIN_TICK_SECONDS, every), line, starts)
 
 
-async def run_load(target: Target, load: Load, *, restart: bool = False) -> LoadResult:
-    """Sends the load and returns what was measured. `restart` starts a process again that lost its server."""
+async def run_load(target: Target, load: Load) -> LoadResult:
+    """Sends the load and returns what was measured."""
     with tempfile.TemporaryDirectory(prefix="tandem-h2load-") as name:
         folder = Path(name)
-        runs = [_run_process(target, load, folder, place, restart=restart) for place in range(load.processes)]
+        runs = [_run_process(target, load, folder, place) for place in range(load.processes)]
         parts = await asyncio.gather(*runs)
     starts, from_send, from_schedule = (
         np.concatenate([getattr(part, column) for part in parts]) for column in ("starts", "from_send", "from_schedule")
@@ -205,8 +219,8 @@ async def run_load(target: Target, load: Load, *, restart: bool = False) -> Load
         starts=starts[order],
         from_send=from_send[order],
         from_schedule=from_schedule[order],
+        total_answers=sum(part.total_answers for part in parts),
         failed=sum(part.failed for part in parts),
-        restarts=sum(part.runs - 1 for part in parts),
     )
 
 
@@ -217,51 +231,46 @@ class _Part:
     starts: Seconds
     from_send: Seconds
     from_schedule: Seconds
+    total_answers: int
     failed: int
-    runs: int
 
 
-async def _run_process(target: Target, load: Load, folder: Path, place: int, *, restart: bool) -> _Part:
+async def _run_process(target: Target, load: Load, folder: Path, place: int) -> _Part:
     body = folder / f"body-{place}"
     body.write_bytes(target.bodies[place % len(target.bodies)])
     ends_at = time.monotonic() + load.warm_up_seconds + load.seconds
     columns: list[tuple[Seconds, Seconds, Seconds]] = []
-    failed, runs, warm_up_seconds = 0, 0, load.warm_up_seconds
-    while True:
-        left = ends_at - time.monotonic() - warm_up_seconds if runs else load.seconds
-        log = folder / f"log-{place}-{runs}"
-        output = await _h2load(target, load, body, log, seconds=left, warm_up_seconds=warm_up_seconds)
-        runs += 1
+    failed = 0
+    while not columns or ends_at - time.monotonic() > _SHORTEST_RUN_SECONDS:
+        log = folder / f"log-{place}-{len(columns)}"
+        left = ends_at - time.monotonic()
+        output = await _h2load(target, load, body, log, seconds=min(left, load.reconnect_seconds or left))
         found = _REQUESTS.search(output)
         if found is None:
             raise RuntimeError(f"h2load failed:\n{output}")
+        failed += int(found[1]) + int(found[2])
         starts, statuses, seconds = parse_log(log.read_text())
-        failed += int(found[3])
-        if load.rate is None:
-            due = starts
-        else:
+        due = starts
+        if load.rate is not None:
             due = due_times(starts, rate=load.rate / load.processes, clients=load.clients_per_process)
         good = statuses == 200
         columns.append((starts[good], seconds[good], (starts + seconds - due)[good]))
-        warm_up_seconds = 0.0
-        if not restart or ends_at - time.monotonic() < 0.5:
-            break
-        await asyncio.sleep(0.05)
+    starts, from_send, from_schedule = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    measured = starts >= starts.min(initial=np.inf) + load.warm_up_seconds
     return _Part(
-        starts=np.concatenate([column[0] for column in columns]),
-        from_send=np.concatenate([column[1] for column in columns]),
-        from_schedule=np.concatenate([column[2] for column in columns]),
+        starts=starts[measured],
+        from_send=from_send[measured],
+        from_schedule=from_schedule[measured],
+        total_answers=len(starts),
         failed=failed,
-        runs=runs,
     )
 
 
-async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds: float, warm_up_seconds: float) -> str:
+async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds: float) -> str:
     process = await asyncio.create_subprocess_exec(
         require_h2load(),
         *(f"--clients={load.clients_per_process}", f"--max-concurrent-streams={load.streams_per_client}"),
         *(f"--duration={math.ceil(1e3 * seconds)}ms", f"--data={body}", f"--log-file={log}"),
-        *([f"--warm-up-time={math.ceil(1e3 * warm_up_seconds)}ms"] if warm_up_seconds else []),
         *([f"--rps={load.rate / load.processes / load.clients_per_process}"] if load.rate is not None else []),
         *(["--h1"] if target.http1 else []),
         *(f"--header={name}: {value}" for name, value in target.headers.items()),
@@ -270,7 +279,7 @@ async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds:
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(seconds + warm_up_seconds + _GIVE_UP_SECONDS):
+        async with asyncio.timeout(seconds + _GIVE_UP_SECONDS):
             return (await process.communicate())[0].decode()
     finally:
         if process.returncode is None:

@@ -25,10 +25,7 @@ async def latency(bench: Bench) -> dict[str, Any]:
                 before = await tandem.scrape()
                 result = await run_load(target, Load.at_rate(rate, seconds=bench.seconds(6)))
                 counted = (await tandem.scrape()).since(before)
-                # The scrapes bracket the warm-up too, so shares are compared, not counts.
-                requests = counted.answered + counted.refused + counted.errors
-                full_share = (counted.answered - counted.degraded) / max(1.0, requests)
-                saturated = result.rate * full_share < _SATURATED_SHARE * rate
+                saturated = result.rate * result.full_share(counted) < _SATURATED_SHARE * rate
                 points.append({**result.summary(), "server": counted.summary(), "saturated": saturated})
                 say(f"  {size} at {rate}/s: {result.rate:,.0f}/s, {points[-1]['from_schedule_ms']}")
                 if saturated:

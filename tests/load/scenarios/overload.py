@@ -96,10 +96,13 @@ async def _flood(bench: Bench, tandem: Tandem, target: Target, *, rate: float, c
     calm = np.array([s.seconds for s in prober.samples if s.due < flood_begins - 0.5])
     calm_p99_ms = quantiles_ms(calm)["p99"] or 0.0
     during = [s for s in prober.samples if flood_begins <= s.due < flood_ends]
+    # h2load takes any HTTP answer for one: what it got beyond what the server's code has seen, gRPC's core has refused.
+    ended_by_transport = result.total_answers - (counted.answered + counted.refused + counted.errors - len(during))
     total = int(np.ceil(time.time() - begin))
     return {
         "load": result.summary(),
-        "offered_and_sent_per_second": round((counted.answered + counted.refused + counted.errors) / elapsed, 1),
+        "reached_server_per_second": round((counted.answered + counted.refused + counted.errors) / elapsed, 1),
+        "ended_by_transport_per_second": round(max(0.0, ended_by_transport) / elapsed, 1),
         "goodput_per_second": round(counted.answered / elapsed, 1),
         "full_answers_per_second": round((counted.answered - counted.degraded) / elapsed, 1),
         "refused_per_second": round(counted.refused / elapsed, 1),

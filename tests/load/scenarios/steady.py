@@ -12,8 +12,8 @@ from tests.load.probe import probing
 
 RATE: Final = 1000
 _CATALOGUE: Final = "ml-1m"
-_HTTP_PROCESSES: Final = 32
-"""A connection of HTTP/1.1 has one request in flight: at 1,000 requests a second, 32 of them can be 32 ms late."""
+_HTTP_PROCESSES: Final = 16
+"""A connection of HTTP/1.1 has one request in flight: of 16, each is asked every 16 ms."""
 _PROBES_PER_SECOND: Final = 20
 
 

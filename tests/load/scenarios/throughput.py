@@ -117,8 +117,7 @@ async def _measure(arm: Arm, in_flight: int, seconds: float) -> dict[str, Any]:
         counted = (await arm.tandem.scrape()).since(before)
         point["server"] = counted.summary()
         point["server"]["share_within_50_ms"] = round(counted.request_seconds.share_within(0.05), 5)
-        requests = counted.answered + counted.refused + counted.errors
-        full_share = (counted.answered - counted.degraded) / requests if requests else 0.0
+        full_share = result.full_share(counted)
     point["full_answers_per_second"] = round(full_share * result.rate, 1)
     fast = p99_ms is not None and p99_ms < MAX_P99_MS
     point["within_limits"] = fast and not result.failed and full_share >= 1 - MAX_DEGRADED_SHARE
