@@ -55,7 +55,7 @@ async def throughput(bench: Bench) -> dict[str, Any]:
             rates = ", ".join(f"{name} {point['full_answers_per_second']:,.0f}" for name, point in points.items())
             say(f"  round {number + 1}: {rates}")
     faiss = []
-    for size in _SIZES:
+    for size in _sizes(bench):
         folder = (await bench.catalogue(size)).bundle.directory.parent
         for k in _FAISS_K:
             run = await bench.output("tests.load.faiss_loop", str(folder), str(k), str(bench.seconds(3)))
@@ -69,11 +69,15 @@ async def throughput(bench: Bench) -> dict[str, Any]:
     }
 
 
+def _sizes(bench: Bench) -> Sequence[str]:
+    return _SIZES[:1] if bench.quick else _SIZES
+
+
 async def _start(bench: Bench, stack: AsyncExitStack) -> list[Arm]:
     """All servers, idle on one core until it is their turn."""
     arms: list[Arm] = []
     naive: list[Arm] = []
-    for size in _SIZES:
+    for size in _sizes(bench):
         catalogue = await bench.catalogue(size)
         requests = bench.requests(catalogue)
         tandem = await stack.enter_async_context(bench.tandem(catalogue))
