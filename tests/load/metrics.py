@@ -9,8 +9,8 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ CANCELLED: Final = "CANCELLED"
 """In flight when a load generator's time was over and it hung up."""
 REFUSED: Final = "RESOURCE_EXHAUSTED"
 
+_HTTP_CODES: Final = {"200": OK, "429": REFUSED}
+_Name = TypeVar("_Name", str, float)
 _SAMPLE: Final = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)", re.MULTILINE)
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -33,6 +35,10 @@ class BucketCounts:
     @property
     def total(self) -> float:
         return sum(self.counts.values())
+
+    def since(self, before: BucketCounts) -> BucketCounts:
+        """What was observed after an earlier reading of the same histogram."""
+        return BucketCounts(_difference(self.counts, before.counts))
 
     def share_within(self, bound: float) -> float:
         """Share of the observations that are at most `bound`, which must be a bucket's; 1 where there are none."""
@@ -68,6 +74,8 @@ class Scrape:
     answers_by_source: Mapping[str, float]
     degraded_by_reason: Mapping[str, float]
     request_seconds: BucketCounts
+    http_requests_by_status: Mapping[str, float] = field(default_factory=dict)
+    http_request_seconds: BucketCounts = field(default_factory=lambda: BucketCounts({}))
 
     @classmethod
     def parse(cls, text: str) -> Scrape:
@@ -77,19 +85,25 @@ class Scrape:
             answers_by_source=_counts(text, "tandem_answers_total", "source"),
             degraded_by_reason=_counts(text, "tandem_degraded_total", "reason"),
             request_seconds=_buckets(text, "tandem_request_seconds_bucket"),
+            http_requests_by_status=_counts(text, "tandem_http_requests_total", "status"),
+            http_request_seconds=_buckets(text, "tandem_http_request_seconds_bucket"),
         )
 
     def since(self, before: Scrape) -> Scrape:
         """What happened between an earlier scrape and this one. A restarted worker's lost counts are not negative."""
-        counts = before.request_seconds.counts
         return Scrape(
             requests_by_code=_difference(self.requests_by_code, before.requests_by_code),
             answers_by_source=_difference(self.answers_by_source, before.answers_by_source),
             degraded_by_reason=_difference(self.degraded_by_reason, before.degraded_by_reason),
-            request_seconds=BucketCounts(
-                {bound: max(0.0, n - counts.get(bound, 0.0)) for bound, n in self.request_seconds.counts.items()}
-            ),
+            request_seconds=self.request_seconds.since(before.request_seconds),
+            http_requests_by_status=_difference(self.http_requests_by_status, before.http_requests_by_status),
+            http_request_seconds=self.http_request_seconds.since(before.http_request_seconds),
         )
+
+    def over_http(self) -> Scrape:
+        """The same with what came over HTTP as its requests. Answers and degraded ones are of both protocols."""
+        codes = {_HTTP_CODES.get(status, f"HTTP_{status}"): n for status, n in self.http_requests_by_status.items()}
+        return replace(self, requests_by_code=codes, request_seconds=self.http_request_seconds)
 
     @property
     def answered(self) -> float:
@@ -160,5 +174,5 @@ def _buckets(text: str, name: str) -> BucketCounts:
     return BucketCounts({bound: cumulated[bound] - less for bound, less in zip(bounds, below, strict=False)})
 
 
-def _difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+def _difference(after: Mapping[_Name, float], before: Mapping[_Name, float]) -> dict[_Name, float]:
     return {name: max(0.0, count - before.get(name, 0.0)) for name, count in after.items()}

@@ -20,6 +20,10 @@ tandem_request_seconds_bucket{{le="0.01"}} {refused}
 tandem_request_seconds_bucket{{le="0.05"}} {ok}
 tandem_request_seconds_bucket{{le="+Inf"}} {ok}
 tandem_request_seconds_count {ok}
+tandem_http_requests_total{{status="200"}} {ok}
+tandem_http_requests_total{{status="429"}} {refused}
+tandem_http_requests_total{{status="503"}} {refused}
+tandem_http_request_seconds_bucket{{le="+Inf"}} {ok}
 process_resident_memory_bytes 1.5e+08
 """
 
@@ -31,6 +35,13 @@ def test_counts_are_summed_over_workers_and_subtracted() -> None:
     assert (counted.answered, counted.refused, counted.errors, counted.degraded) == (100.0, 10.0, 0.0, 0.0)
     assert counted.request_seconds.counts == {0.01: 10.0, 0.05: 90.0, math.inf: 0.0}
     assert counted.summary()["answers_by_source"] == {"RETRIEVED": 100}
+
+
+def test_requests_over_http_are_counted_alike() -> None:
+    before, after = Scrape.parse(TEXT.format(ok=10.0, refused=4.0)), Scrape.parse(TEXT.format(ok=110.0, refused=14.0))
+    counted = after.since(before).over_http()
+    assert (counted.answered, counted.refused, counted.errors) == (100.0, 10.0, 10.0)
+    assert counted.request_seconds.counts == {math.inf: 100.0}
 
 
 def test_a_restarted_workers_lost_counts_are_not_negative() -> None:

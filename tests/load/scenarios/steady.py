@@ -47,6 +47,8 @@ async def _run(tandem: Tandem, target: Target, load: Load, bench: Bench) -> dict
     async with probing(tandem.grpc_port, bench.requests(catalogue), _PROBES_PER_SECOND) as prober:
         result = await run_load(target, load)
     counted = (await tandem.scrape()).since(before)
+    if target.http1:
+        counted = counted.over_http()
     say(f"  {result.rate:,.0f}/s, {result.summary()['from_schedule_ms']}")
     return {
         **result.summary(),
