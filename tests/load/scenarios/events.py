@@ -255,7 +255,7 @@ async def worker_killed(bench: Bench) -> dict[str, Any]:
             event_at_seconds=bench.seconds(10, 2),
             reconnect_seconds=1.0,
         )
-    failed = [sample for sample in observed.samples if sample.code != OK]
+    failed = [sample.due for sample in observed.samples if sample.code != OK]
     return {
         **observed.summary(),
         "killed_second": round(times["killed"] - observed.begin, 2),
@@ -263,7 +263,7 @@ async def worker_killed(bench: Bench) -> dict[str, Any]:
             0, round(bench.seconds(RATE, 200) * observed.result.load.seconds) - len(observed.result.starts)
         ),
         "new_worker_started_second": round(times["started"] - observed.begin, 2),
-        "probe_errors_until_second": round(max((s.due for s in failed), default=times["killed"]) - observed.begin, 2),
+        "probe_errors_until_second": round(max(failed) - observed.begin, 2) if failed else None,
     }
 
 
