@@ -97,8 +97,14 @@ class Worker:
         )
         self._http: HttpServer | None = None
         if settings.http_enabled:
-            app = create_app(self._recommender, self._models, self._statistics, api_keys=self._security.api_keys,
-            max_body_bytes=settings.max_request_bytes) self._http = HttpServer(
+            app = create_app(
+                self._recommender,
+                self._models,
+                self._statistics,
+                api_keys=self._security.api_keys,
+                max_body_bytes=settings.max_request_bytes,
+            )
+            self._http = HttpServer(
                 app, host=settings.host, port=settings.http_port, certificates=self._security.certificates
             )
         self._metrics = MetricsServer(

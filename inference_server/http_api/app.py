@@ -137,8 +137,10 @@ class _Api:
         """POST /v1/recommend."""
         started = time.perf_counter()
         timeout = timeout_seconds(request)
-        query = to_query(_to_message(pb.RecommendRequest, self._recommend_check, await read_json(request,
-        self._max_body_bytes))) parent = header(request, "traceparent") if self._recommender.traces else None
+        query = to_query(
+            _to_message(pb.RecommendRequest, self._recommend_check, await read_json(request, self._max_body_bytes))
+        )
+        parent = header(request, "traceparent") if self._recommender.traces else None
         answering = self._recommender.recommend(query, _remaining(timeout, started), traceparent=parent)
         return json_response(recommend_payload(await _while_connected(request, answering)))
 
@@ -146,9 +148,11 @@ class _Api:
         """POST /v1/similar-items."""
         started = time.perf_counter()
         timeout = timeout_seconds(request)
-        message = _to_message(pb.SimilarItemsRequest, self._similar_items_check, await read_json(request,
-        self._max_body_bytes)) answering = self._recommender.similar_items(to_similar_query(message),
-        _remaining(timeout, started)) return json_response(similar_items_payload(await _while_connected(request, answering)))
+        message = _to_message(
+            pb.SimilarItemsRequest, self._similar_items_check, await read_json(request, self._max_body_bytes)
+        )
+        answering = self._recommender.similar_items(to_similar_query(message), _remaining(timeout, started))
+        return json_response(similar_items_payload(await _while_connected(request, answering)))
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002 - every endpoint takes it
         """GET /v1/status."""
