@@ -13,7 +13,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos tests .ci
 
-.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench show-user mlflow-ui clean
+.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,8 +57,11 @@ static-checks: lint types imports protos-check ## all checks that run no test
 quality: $(VENV)/.local ## train with 3 seeds and write the metrics to docs/benchmarks/
 	$(BIN)/python -m trainer evaluate $(STACK_ARGS) --seeds 3 --output docs/benchmarks/quality-$(STACK)
 
-bench: $(VENV)/.local ## throughput of one worker against an empty handler; writes docs/benchmarks/ (needs h2load)
-	$(BIN)/python -m tests.load.throughput
+bench: $(VENV)/.dev ## the load benchmark: writes docs/benchmarks/request-path.* (needs h2load; 20 minutes)
+	@$(BIN)/python -m tests.load
+
+bench-quick: $(VENV)/.dev ## seconds of every scenario on a tiny catalogue, to see that the benchmark works; writes nothing
+	@$(BIN)/python -m tests.load --quick
 
 show-user: $(VENV)/.local ## what the online store holds of one user: USER_ID=...
 	@$(BIN)/python -m feature_sync show $(USER_ID)

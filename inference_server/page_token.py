@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -123,7 +124,8 @@ def _filter_bytes(item_filter: ItemFilter) -> bytes:
     parts = [
         *_texts(item_filter.include_categories),
         *_texts(item_filter.exclude_categories),
-        *_texts(item_filter.exclude_item_ids),
+        *_texts(() if item_filter.exclude_digest else item_filter.exclude_item_ids),
+        item_filter.exclude_digest,
         _LENGTH.pack(len(item_filter.attributes)),
     ]
     for predicate in item_filter.attributes:
@@ -134,7 +136,7 @@ def _filter_bytes(item_filter: ItemFilter) -> bytes:
     return b"".join(parts)
 
 
-def _texts(texts: tuple[str, ...]) -> list[bytes]:
+def _texts(texts: Sequence[str]) -> list[bytes]:
     parts = [_LENGTH.pack(len(texts))]
     for text in map(_utf8, texts):
         parts += (_LENGTH.pack(len(text)), text)

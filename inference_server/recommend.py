@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 
 from inference_server.breaker import Breaker
 from inference_server.errors import DeadlineTooShort
+from inference_server.journal import Journal
 from inference_server.ladder import SECONDS_TO_ANSWER, Ladder, Rung
 from inference_server.micro_batches import MicroBatches
 from inference_server.query import NO_FILTER, Query, SimilarQuery
@@ -26,9 +27,10 @@ from inference_server.stages.filter_items import check_filter, filter_items, loo
 from inference_server.stages.hydrate import Hydrated, Known, hydrate
 from inference_server.stages.rank import rank
 from inference_server.stages.retrieve import retrieve
-from inference_server.stages.select import Chosen, select
+from inference_server.stages.select import Chosen, Selection, select
 from inference_server.statistics import StageClock, Statistics
 from inference_server.store import UserStore
+from inference_server.tracing import Tracing
 from inference_server.trending import TrendingList
 
 
@@ -42,27 +44,36 @@ class Recommender:
         store: UserStore,
         threads: Executor,
         statistics: Statistics,
+        journal: Journal | None = None,
         ladder: Ladder | None = None,
     ) -> None:
-        """`threads` run the calls that are too long for the event loop; `ladder` None: a new one."""
+        """`threads` run the calls that are too long for the event loop. `journal` None: nothing is written of answers;
+        `ladder` None: a new one."""
         self._admission = admission
         self._store = store
         self._threads = threads
         self._statistics = statistics
+        self._journal = journal or Journal(Tracing("", sample_ratio=0.0), None)
         self._trending = TrendingList(store)
         self._recent_lists = RecentLists()
         self._ladder = ladder or Ladder()
         self._ranker_breaker = statistics.breakers["ranker"] = Breaker("ranker")
         self._batches = MicroBatches(self._answer_batch, statistics)
 
-    async def recommend(self, query: Query, time_remaining_seconds: float | None) -> Answer:
+    async def recommend(
+        self, query: Query, time_remaining_seconds: float | None, *, traceparent: str | None = None
+    ) -> Answer:
         """Answers one query within `time_remaining_seconds` (None: the caller set no deadline).
+
+        `traceparent` is the caller's W3C header, where it sent one.
 
         Raises RequestError. A dependency that fails raises nothing: the answer is degraded.
         """
-        admitted = self._admission.admit(query, time_remaining_seconds)
+        admitted = self._admission.admit(query, time_remaining_seconds, traced=self._journal.traces)
         try:
-            return await self._in_time(admitted, self._batches.join)
+            result = await self._in_time(admitted, self._batches.join)
+            self._journal.write(admitted, result, traceparent)
+            return result
         finally:
             self._admission.release()
 
@@ -70,7 +81,9 @@ class Recommender:
         """As `recommend`, for bulk: waits for its turn instead of being refused, and yields to all others."""
         admitted = await self._admission.admit_bulk(query)
         try:
-            return await self._in_time(admitted, self._batches.join_bulk)
+            result = await self._in_time(admitted, self._batches.join_bulk)
+            self._journal.write(admitted, result, None)
+            return result
         finally:
             self._admission.release_bulk()
 
@@ -85,6 +98,11 @@ class Recommender:
             raise DeadlineTooShort("no answer was found in time") from error
         finally:
             self._admission.release()
+
+    @property
+    def traces(self) -> bool:
+        """Whether requests are traced, and so whether a caller's traceparent is of use."""
+        return self._journal.traces
 
     @property
     def num_waiting(self) -> int:
@@ -121,12 +139,13 @@ class Recommender:
     def _deliver(self, ranked: Sequence[Ranked]) -> None:
         for of_ranker in ranked:
             selection = select(of_ranker)
-            for chosen, result in zip(selection.chosen, answer(selection), strict=True):
+            for chosen, result in zip(selection.chosen, self._answers(selection), strict=True):
                 self._remember(chosen, of_ranker)
                 chosen.user.admitted.caller.deliver(result)
 
     async def _answer_batch(self, batch: Sequence[Admitted]) -> None:
-        clock = StageClock(self._statistics, len(batch))
+        traced = [admitted.laps for admitted in batch if admitted.laps is not None]
+        clock = StageClock(self._statistics, len(batch), traced)
         async for hydrated in hydrate(batch, self._store):
             clock.lap("hydrate")
             await self._answer(hydrated, clock)
@@ -151,7 +170,10 @@ class Recommender:
     def _from_memory(self, admitted: Admitted) -> Answer:
         user = user_of(admitted, Known(), Rung.FROM_MEMORY)
         (ranked,) = fallback([user], filter_items([user], admitted.model), self._recent_lists)
-        return answer(select(ranked))[0]
+        return self._answers(select(ranked))[0]
+
+    def _answers(self, selection: Selection) -> list[Answer]:
+        return answer(selection, with_sources=self._journal.keeps_impressions)
 
     def _remember(self, chosen: Chosen, ranked: Ranked) -> None:
         """Keeps a whole answer for a moment when there is no time for one."""

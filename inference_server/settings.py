@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     """Port of the HTTP API; 0 takes any free one and the log says which."""
 
     http_enabled: bool = True
-    """Whether the HTTP API is served. Off where all callers use gRPC: it saves a worker 30 MB."""
+    """Whether the HTTP API is served. Off where all callers use gRPC."""
 
     metrics_port: _Port = 9100
     """Port of the Prometheus endpoint /metrics; 0 takes any free one and the log says which."""
@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     """Largest request taken, in bytes; larger ones are refused before they are read. The longest lists that the API
     allows need half of the default."""
 
-    max_streams_per_connection: int = Field(default=64, ge=1, le=100_000)
+    max_streams_per_connection: int = Field(default=16, ge=1, le=100_000)
     """Calls at once on one HTTP/2 connection; a client keeps further ones back. Raise it for a proxy that sends the
     calls of many over one connection."""
 
@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
     seconds."""
 
-    max_concurrent_requests: int = Field(default=256, ge=1, le=100_000)
+    max_concurrent_requests: int = Field(default=128, ge=1, le=100_000)
     """Requests answered at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency grows under
     load."""
 

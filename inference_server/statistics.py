@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from inference_server.breaker import Breaker
@@ -90,15 +90,24 @@ class Statistics:
 class StageClock:
     """Measures the stages of one batch: each `lap` is the time since the one before, for every request in it."""
 
-    __slots__ = ("_lap_at", "_requests", "_statistics")
+    __slots__ = ("_lap_at", "_requests", "_statistics", "_traced")
 
-    def __init__(self, statistics: Statistics, requests: int) -> None:
+    def __init__(
+        self, statistics: Statistics, requests: int, traced: Sequence[list[tuple[str, int, int]]] = ()
+    ) -> None:
+        """`traced` are the lists to which every stage is added: its name, start and end in nanoseconds since 1970."""
         self._statistics = statistics
         self._requests = requests
+        self._traced = traced
         self._lap_at = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         """Ends the stage that ran until now."""
         now = time.perf_counter()
         self._statistics.stage_seconds[stage].observe(now - self._lap_at, self._requests)
+        if self._traced:
+            ended_at_ns = time.time_ns()
+            lap = (stage, ended_at_ns - int((now - self._lap_at) * 1e9), ended_at_ns)
+            for laps in self._traced:
+                laps.append(lap)
         self._lap_at = now

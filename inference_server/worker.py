@@ -27,6 +27,8 @@ from inference_server.grpc_api.server import GrpcServer, Limits
 from inference_server.grpc_api.servicer import RecommendationServicer
 from inference_server.http_api.app import create_app
 from inference_server.http_api.server import HttpServer
+from inference_server.impressions import ImpressionLog
+from inference_server.journal import Journal
 from inference_server.metrics import MetricsServer, StatisticsCollector
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
@@ -68,13 +70,20 @@ class Worker:
             max_concurrent_requests=settings.max_concurrent_requests,
             max_seconds=settings.deadline_ms * 1e-3,
         )
-        self._recommender = Recommender(
-            admission=self._admission, store=self._store, threads=self._threads, statistics=self._statistics
-        )
         self._security = Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
         self._statistics.num_unauthenticated = lambda: self._security.num_unauthenticated
         self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
         self._statistics.num_dropped["traces"] = lambda: self._tracing.num_dropped
+        self._impressions = impressions = _impression_log(settings)
+        if impressions is not None:
+            self._statistics.num_dropped["impressions"] = lambda: impressions.num_dropped
+        self._recommender = Recommender(
+            admission=self._admission,
+            store=self._store,
+            threads=self._threads,
+            statistics=self._statistics,
+            journal=Journal(self._tracing, self._impressions),
+        )
         self._grpc = GrpcServer(
             RecommendationServicer(self._recommender, self._models, self._statistics),
             host=settings.host,
@@ -88,8 +97,16 @@ class Worker:
         )
         self._http: HttpServer | None = None
         if settings.http_enabled:
-            app = create_app(self._recommender, self._models, self._statistics, api_keys=self._security.api_keys)
-            self._http = HttpServer(app, host=settings.host, port=settings.http_port)
+            app = create_app(
+                self._recommender,
+                self._models,
+                self._statistics,
+                api_keys=self._security.api_keys,
+                max_body_bytes=settings.max_request_bytes,
+            )
+            self._http = HttpServer(
+                app, host=settings.host, port=settings.http_port, certificates=self._security.certificates
+            )
         self._metrics = MetricsServer(
             StatisticsCollector(self._statistics, self._models), host=settings.host, port=settings.metrics_port
         )
@@ -130,6 +147,8 @@ class Worker:
         await asyncio.gather(obeying, stopping, *reloading, return_exceptions=True)
         await self._recommender.close()
         await asyncio.to_thread(self._tracing.close, timeout_seconds=_FLUSH_SECONDS)
+        if self._impressions is not None:
+            await asyncio.to_thread(self._impressions.close, timeout_seconds=_FLUSH_SECONDS)
         await self._store.close()
         self._metrics.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -166,6 +185,12 @@ class Worker:
         await self._grpc.set_serving()
         _log.info("model_opened", model_version=model.version, registry_version=model.registry_version)
         await self._channel.send(BundleOpened(registry_version=message.registry_version, model_version=model.version))
+
+
+def _impression_log(settings: Settings) -> ImpressionLog | None:
+    if settings.impression_log is None:
+        return None
+    return ImpressionLog(settings.impression_log, max_bytes=settings.impression_log_max_bytes)
 
 
 async def run_worker(settings: Settings, control: socket.socket) -> None:

@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     grpc_port: int = Field(default=50051, ge=0, le=65535)
     """Port of the gRPC server on 127.0.0.1; 0 picks a free one."""
 
+    http_port: int = Field(default=8080, ge=0, le=65535)
+    """Port of the HTTP API on 127.0.0.1; 0 picks a free one."""
+
     metrics_port: int = Field(default=9100, ge=0, le=65535)
     """Port of Prometheus metrics on 127.0.0.1; 0 picks a free one."""
 

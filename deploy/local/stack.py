@@ -46,6 +46,7 @@ class Plan:
     store_data_dir: Path
     log_dir: Path
     grpc_port: int
+    http_port: int
     metrics_port: int
 
     @property
@@ -63,6 +64,7 @@ class Plan:
             "TANDEM_STORE_URL": self.store_url,
             "TANDEM_HOST": HOST,
             "TANDEM_GRPC_PORT": str(self.grpc_port),
+            "TANDEM_HTTP_PORT": str(self.http_port),
             "TANDEM_METRICS_PORT": str(self.metrics_port),
         }
 
@@ -87,6 +89,7 @@ def run(settings: Settings, train_arguments: tuple[str, ...]) -> int:
         store_data_dir=settings.data_dir,
         log_dir=settings.data_dir / "logs",
         grpc_port=require_free(settings.grpc_port, "TANDEM_GRPC_PORT"),
+        http_port=require_free(settings.http_port, "TANDEM_HTTP_PORT"),
         metrics_port=require_free(settings.metrics_port, "TANDEM_METRICS_PORT"),
     )
 
@@ -114,6 +117,7 @@ def smoke(settings: Settings, train_arguments: tuple[str, ...]) -> int:
             store_data_dir=Path(folder),
             log_dir=settings.data_dir / "logs" / "smoke",
             grpc_port=free_port(),
+            http_port=free_port(),
             metrics_port=free_port(),
         )
 
@@ -184,7 +188,8 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
             await children.start("server", serve, environment)
         await wait_until_serving(plan.address, model_version, _READY_SECONDS)
     print(
-        f"READY grpc={plan.address} metrics=http://{HOST}:{plan.metrics_port}/metrics "
+        f"READY grpc={plan.address} http=http://{HOST}:{plan.http_port} "
+        f"metrics=http://{HOST}:{plan.metrics_port}/metrics "
         f"model={model_version} in {time.monotonic() - started:.0f} s",
         flush=True,
     )

@@ -82,6 +82,7 @@ async def _serve(python: Path, bundle: Path, folder: Path) -> None:
                 "TANDEM_BUNDLE_PATH": str(bundle),
                 "TANDEM_DATA_DIR": str(folder / "data"),
                 "TANDEM_GRPC_PORT": str(port),
+                "TANDEM_HTTP_PORT": "0",
                 "TANDEM_METRICS_PORT": "0",
                 "TANDEM_DEADLINE_MS": "5000",
                 "TANDEM_STORE_URL": "redis://127.0.0.1:1/0",

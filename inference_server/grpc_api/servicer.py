@@ -13,6 +13,7 @@ import grpc
 
 from inference_server.errors import RequestError
 from inference_server.grpc_api.bulk import recommend_batch
+from inference_server.grpc_api.metadata import traceparent
 from inference_server.grpc_api.status import STATUS_OF, abort
 from inference_server.logs import log_failed
 from inference_server.recommend import Recommender
@@ -38,6 +39,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
 
     def __init__(self, recommender: Recommender, models: ModelSlot, statistics: Statistics) -> None:
         self._recommender = recommender
+        self._traces = recommender.traces
         self._models = models
         self._statistics = statistics
 
@@ -47,7 +49,9 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         """Answers one query; every outcome is counted by its status."""
 
         async def answer() -> pb.RecommendResponse:
-            return to_response(await self._recommender.recommend(to_query(request), context.time_remaining()))
+            parent = traceparent(context.invocation_metadata() or ()) if self._traces else None
+            query = to_query(request)
+            return to_response(await self._recommender.recommend(query, context.time_remaining(), traceparent=parent))
 
         return await self._counted(answer(), context, request.user_id)
 

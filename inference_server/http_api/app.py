@@ -36,6 +36,7 @@ from inference_server.http_api.responses import json_response, recommend_payload
 from inference_server.http_api.schemas import components, schema_documents
 from inference_server.http_api.validation import BODY, PayloadCheck
 from inference_server.recommend import Recommender
+from inference_server.security.api_keys import current_caller
 from inference_server.serving_model import ModelSlot
 from inference_server.statistics import Statistics
 from inference_server.status import serving_status
@@ -54,7 +55,7 @@ _Result = TypeVar("_Result")
 class ApiKeys(Protocol):
     """Knows who may ask."""
 
-    def check(self, presented: str | None) -> None:
+    def check(self, presented: str | None) -> str:
         """Raises Unauthenticated unless the key presented is one that is known; None: there was none."""
 
 
@@ -75,10 +76,15 @@ class _PlainRoute(APIRoute):
 
 
 def create_app(
-    recommender: Recommender, models: ModelSlot, statistics: Statistics, *, api_keys: ApiKeys | None
+    recommender: Recommender,
+    models: ModelSlot,
+    statistics: Statistics,
+    *,
+    api_keys: ApiKeys | None,
+    max_body_bytes: int = 1 << 20,
 ) -> FastAPI:
-    """The application. With `api_keys`, everything but the two probes needs a key."""
-    api = _Api(recommender, models, statistics, api_keys)
+    """The application. With `api_keys`, everything but the two probes needs a key; a body may have `max_body_bytes`."""
+    api = _Api(recommender, models, statistics, api_keys=api_keys, max_body_bytes=max_body_bytes)
     app = FastAPI(
         **openapi.ABOUT,
         # All served by endpoints of ours: FastAPI's own would need no key, and the pages load scripts from elsewhere.
@@ -109,12 +115,19 @@ class _Api:
     """The endpoints, and what all of them have in common."""
 
     def __init__(
-        self, recommender: Recommender, models: ModelSlot, statistics: Statistics, api_keys: ApiKeys | None
+        self,
+        recommender: Recommender,
+        models: ModelSlot,
+        statistics: Statistics,
+        *,
+        api_keys: ApiKeys | None,
+        max_body_bytes: int,
     ) -> None:
         self._recommender = recommender
         self._models = models
         self._statistics = statistics
         self._api_keys = api_keys
+        self._max_body_bytes = max_body_bytes
         self._schemas = schema_documents()
         self._recommend_check = PayloadCheck(self._schemas["recommend-request"])
         self._similar_items_check = PayloadCheck(self._schemas["similar-items-request"])
@@ -124,15 +137,20 @@ class _Api:
         """POST /v1/recommend."""
         started = time.perf_counter()
         timeout = timeout_seconds(request)
-        query = to_query(_to_message(pb.RecommendRequest, self._recommend_check, await read_json(request)))
-        answering = self._recommender.recommend(query, _remaining(timeout, started))
+        query = to_query(
+            _to_message(pb.RecommendRequest, self._recommend_check, await read_json(request, self._max_body_bytes))
+        )
+        parent = header(request, "traceparent") if self._recommender.traces else None
+        answering = self._recommender.recommend(query, _remaining(timeout, started), traceparent=parent)
         return json_response(recommend_payload(await _while_connected(request, answering)))
 
     async def similar_items(self, request: Request) -> Response:
         """POST /v1/similar-items."""
         started = time.perf_counter()
         timeout = timeout_seconds(request)
-        message = _to_message(pb.SimilarItemsRequest, self._similar_items_check, await read_json(request))
+        message = _to_message(
+            pb.SimilarItemsRequest, self._similar_items_check, await read_json(request, self._max_body_bytes)
+        )
         answering = self._recommender.similar_items(to_similar_query(message), _remaining(timeout, started))
         return json_response(similar_items_payload(await _while_connected(request, answering)))
 
@@ -189,7 +207,7 @@ class _Api:
     async def _outcome(self, endpoint: _Endpoint, request: Request) -> Response:
         try:
             if self._api_keys is not None:
-                self._api_keys.check(_presented_key(request))
+                current_caller.set(self._api_keys.check(_presented_key(request)))
             return await endpoint(request)
         except RequestError as error:
             return error_response(error)

@@ -15,8 +15,6 @@ from inference_server.http_api.errors import ClientGone, HttpRefusal
 from inference_server.http_api.responses import JSON_MEDIA_TYPE
 from inference_server.http_api.validation import BODY
 
-MAX_BODY_BYTES: Final = 1 << 20
-"""Largest body taken; gRPC takes messages of the same size."""
 TIMEOUT_HEADER: Final = "x-timeout-ms"
 """The caller's deadline, as `grpc-timeout` is for gRPC: milliseconds from now, a positive integer."""
 MAX_TIMEOUT_MS: Final = 86_400_000
@@ -48,7 +46,7 @@ def timeout_seconds(request: Request) -> float | None:
     return int(text) * 1e-3
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request, max_bytes: int) -> Any:
     """The body, parsed.
 
     Raises HttpRefusal when it is not said to be JSON or is too large, InvalidRequest when it is not JSON, ClientGone.
@@ -56,7 +54,7 @@ async def read_json(request: Request) -> Any:
     media_type = (header(request, "content-type") or "").partition(";")[0].strip().lower()
     if media_type != JSON_MEDIA_TYPE:
         raise HttpRefusal(415, f"the content type must be {JSON_MEDIA_TYPE}")
-    body = await _read(request)
+    body = await _read(request, max_bytes)
     try:
         return _decode(body.decode())
     except RecursionError:
@@ -65,24 +63,24 @@ async def read_json(request: Request) -> Any:
         raise InvalidRequest(BODY, f"is not JSON: {error}") from None
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, max_bytes: int) -> bytes:
     declared = header(request, "content-length")
-    if declared is not None and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
+    if declared is not None and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
     body, more = await _next_part(request)
     if not more:
-        _refuse_too_large(body)
+        _refuse_too_large(body, max_bytes)
         return body
     parts = bytearray(body)
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             while more:
-                _refuse_too_large(parts)
+                _refuse_too_large(parts, max_bytes)
                 body, more = await _next_part(request)
                 parts += body
     except TimeoutError:
         raise HttpRefusal(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
-    _refuse_too_large(parts)
+    _refuse_too_large(parts, max_bytes)
     return bytes(parts)
 
 
@@ -93,13 +91,13 @@ async def _next_part(request: Request) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-def _refuse_too_large(body: bytes | bytearray) -> None:
-    if len(body) > MAX_BODY_BYTES:
-        raise _too_large()
+def _refuse_too_large(body: bytes | bytearray, max_bytes: int) -> None:
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
 
 
-def _too_large() -> HttpRefusal:
-    return HttpRefusal(413, f"the body must have at most {MAX_BODY_BYTES} bytes")
+def _too_large(max_bytes: int) -> HttpRefusal:
+    return HttpRefusal(413, f"the body must have at most {max_bytes} bytes")
 
 
 def _number(text: str) -> float | int:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from inference_server.http_api.body import MAX_BODY_BYTES, MAX_TIMEOUT_MS, TIMEOUT_HEADER
+from inference_server.http_api.body import MAX_TIMEOUT_MS, TIMEOUT_HEADER
 from inference_server.http_api.schemas import ERROR, JsonSchema, schema_documents
 
 ABOUT: Final[dict[str, Any]] = {
@@ -33,7 +33,7 @@ _ERRORS: Final = {
     401: "Credentials are missing or wrong.",
     404: "Nothing has this name.",
     408: "The body did not arrive in time.",
-    413: f"The body has more than {MAX_BODY_BYTES} bytes.",
+    413: "The body is larger than the server takes (TANDEM_MAX_REQUEST_BYTES).",
     415: "The content type is not application/json.",
     429: "More requests at once than the server takes.",
     500: "A bug of the server's; its log knows the `request_id`.",

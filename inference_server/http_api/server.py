@@ -7,13 +7,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
 
-from inference_server.errors import PortUnavailable, SettingsError
+from inference_server.errors import PortUnavailable
+from inference_server.security.tls import Certificates
 
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_SECONDS: Final = 75
@@ -21,16 +20,6 @@ _KEEP_ALIVE_SECONDS: Final = 75
 or a request that crosses the close is lost."""
 _CLOSING_SECONDS: Final = 1.0
 """What requests that were cancelled get to tell their callers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TlsFiles:
-    """PEM files of a server that speaks TLS."""
-
-    certificate: Path
-    private_key: Path
-    client_ca: Path | None = None
-    """Callers must present a certificate that this authority has signed; None: they need none."""
 
 
 class HttpServer:
@@ -43,11 +32,11 @@ class HttpServer:
         host: str,
         port: int,
         reuse_port: bool = False,
-        tls: TlsFiles | None = None,
+        certificates: Certificates | None = None,
     ) -> None:
         """Binds the port; 0 takes any free one. With `reuse_port`, several workers share it.
 
-        Raises PortUnavailable, and SettingsError for TLS files that cannot be used.
+        With `certificates` it speaks TLS, and new connections get the newest certificate. Raises PortUnavailable.
         """
         self._config = uvicorn.Config(
             app,
@@ -64,12 +53,11 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             backlog=_BACKLOG,
-            **_ssl_options(tls),
+            **_ssl_options(certificates),
         )
-        try:
-            self._config.load()
-        except OSError as error:  # ssl.SSLError is one too
-            raise SettingsError(f"the TLS files cannot be used for HTTP: {error}") from error
+        self._config.load()
+        if certificates is not None and self._config.ssl is not None:
+            certificates.follow(self._config.ssl)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
@@ -103,12 +91,14 @@ class HttpServer:
             connection.transport.abort()
 
 
-def _ssl_options(tls: TlsFiles | None) -> dict[str, Any]:
-    if tls is None:
+def _ssl_options(certificates: Certificates | None) -> dict[str, Any]:
+    if certificates is None:
         return {}
+    files = certificates.files
     return {
-        "ssl_certfile": tls.certificate,
-        "ssl_keyfile": tls.private_key,
-        "ssl_ca_certs": tls.client_ca,
-        "ssl_cert_reqs": ssl.CERT_NONE if tls.client_ca is None else ssl.CERT_REQUIRED,
+        "ssl_certfile": files.certificate,
+        "ssl_keyfile": files.key,
+        "ssl_keyfile_password": "",
+        "ssl_ca_certs": files.client_ca,
+        "ssl_cert_reqs": ssl.CERT_NONE if files.client_ca is None else ssl.CERT_REQUIRED,
     }

@@ -46,8 +46,12 @@ MIN_BUDGET_SECONDS: Final = 0.001
 """Least time in which even the list of popular items can be put on the wire."""
 RETRY_AFTER_SECONDS: Final = 0.1
 """What a refused caller is told to wait: a few times as long as the requests in flight may still take."""
+_BULK_PATIENCE: Final = 20.0
+"""A bulk entry may take so many times as long as a call: it lets others pass, and nobody watches."""
 _BULK_SHARE: Final = 0.25
 """Share of the permits that bulk entries may hold together."""
+Lap = tuple[str, int, int]
+"""A stage, its start and its end, in nanoseconds since 1970."""
 _NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
 
 
@@ -98,6 +102,8 @@ class Admitted:
     """What a page token is bound to."""
     shown_rows: Rows = field(default_factory=_NO_ROWS.copy)
     """(n,) int64: what earlier pages showed."""
+    laps: list[Lap] | None = None
+    """The stages that the request went through, in their order; None where nobody wants to know."""
 
 
 class Admission:
@@ -112,6 +118,7 @@ class Admission:
         self._free_permits = max_concurrent_requests
         self._max_concurrent_requests = max_concurrent_requests
         self._max_seconds = max_seconds
+        self._max_bulk_seconds = _BULK_PATIENCE * max_seconds
         self._max_bulk = max(1, int(_BULK_SHARE * max_concurrent_requests))
         self._bulk_in_flight = 0
         self._bulk_waiting: deque[asyncio.Future[None]] = deque()
@@ -133,7 +140,7 @@ class Admission:
             raise NoModel("no model has been loaded yet")
         return model
 
-    def admit(self, query: Query, time_remaining_seconds: float | None) -> Admitted:
+    def admit(self, query: Query, time_remaining_seconds: float | None, *, traced: bool = False) -> Admitted:
         """Takes a permit for a request, to be given back with `release`. Takes none when it raises.
 
         `time_remaining_seconds` is what the caller's deadline leaves; None where there is no deadline.
@@ -142,7 +149,7 @@ class Admission:
         """
         self.take_permit()
         try:
-            return self._admitted(query, time_remaining_seconds)
+            return self._admitted(query, self.seconds_allowed(time_remaining_seconds), traced=traced)
         except BaseException:
             self.release()
             raise
@@ -164,7 +171,7 @@ class Admission:
         self._free_permits -= 1
         self._bulk_in_flight += 1
         try:
-            return self._admitted(query, None)
+            return self._admitted(query, self._max_bulk_seconds, traced=False)
         except BaseException:
             self.release_bulk()
             raise
@@ -205,14 +212,13 @@ class Admission:
                 turn.set_result(None)
                 return
 
-    def _admitted(self, query: Query, time_remaining_seconds: float | None) -> Admitted:
+    def _admitted(self, query: Query, seconds: float, *, traced: bool) -> Admitted:
         _validate(query)
         model = self.model()
         try:
             policy = self._policies.current.policy(query.scenario)
         except UnknownScenario as error:
             raise InvalidRequest("scenario", str(error)) from error
-        budget_seconds = self.seconds_allowed(time_remaining_seconds)
         fingerprint = request_fingerprint(query)
         shown_rows = model.page_tokens.open(query.page_token, fingerprint) if query.page_token else _NO_ROWS
         now = time.monotonic()
@@ -224,9 +230,10 @@ class Admission:
             model=model,
             caller=Caller(asyncio.get_running_loop()),
             admitted_at=now,
-            deadline=now + budget_seconds,
+            deadline=now + seconds,
             fingerprint=fingerprint,
             shown_rows=shown_rows,
+            laps=[] if traced else None,
         )
 
 

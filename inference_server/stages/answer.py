@@ -46,12 +46,12 @@ class Answer:
     """Empty: there is no further page."""
     propensities: list[float] | None = None
     """For the impression log; None: 1 everywhere."""
-    sources: list[str] | None = None
-    """For the impression log: the candidate source of each item; None where nobody asked."""
+    sources: Sequence[str] = ()
+    """For the impression log: the candidate source of each item; empty where nobody keeps one."""
 
 
-def answer(selection: Selection, *, log_sources: bool = False) -> list[Answer]:
-    """Puts the answers of a batch together, in the order of its users."""
+def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
+    """Puts the answers of a batch together, in the order of its users. `with_sources` fills `Answer.sources`."""
     ranked = selection.ranked
     model = ranked.model
     # One look-up of ids for the whole batch.
@@ -74,7 +74,7 @@ def answer(selection: Selection, *, log_sources: bool = False) -> list[Answer]:
                 degraded_reasons=chosen.user.degraded_reasons,
                 next_page_token=_next_page(chosen),
                 propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
-                sources=_sources(selection, chosen) if log_sources or query.explain else None,
+                sources=_sources(selection, chosen) if with_sources else [],
             )
         )
         start = stop

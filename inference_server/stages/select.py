@@ -95,12 +95,14 @@ def _choose(
     policy, num_items = admitted.policy, admitted.num_items
     diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
     propensities = None
-    shown = slice(num_items)
+    shown: slice | npt.NDArray[np.int64] = slice(num_items)
     if diversity > 0.0 or not policy.is_plain:
         order = np.arange(len(rows))
         if diversity > 0.0 and len(order) > 1:
             vectors = admitted.model.bundle.item_vectors[rows]
-            order = diversify(scores, vectors, diversity=diversity, num_items=len(order))
+            # All of the pool only where a later step may need more than what is shown.
+            wanted = num_items if policy.is_plain else len(order)
+            order = diversify(scores, vectors, diversity=diversity, num_items=wanted)
         if policy.max_per_category or policy.category_caps:
             order = _cap(order, rows, policy, admitted.model)
         rows, scores, places = rows[order], scores[order], places[order]
@@ -149,5 +151,7 @@ def _cap(
     """The order without items of a category that has had its share."""
     names, codes = model.catalogue.category_codes_of(rows[order])
     caps = {code: policy.category_caps[name] for code, name in enumerate(names) if name in policy.category_caps}
-    kept, _ = apply_caps(np.arange(len(order)), codes, caps, default_cap=policy.max_per_category, num_items=len(order))
+    kept, _ = apply_caps(
+        np.arange(len(order)), codes, caps=caps, default_cap=policy.max_per_category, num_items=len(order)
+    )
     return order[kept]

@@ -148,6 +148,7 @@ class TestServer:
         ports = {port["name"]: str(port["containerPort"]) for port in server.spec["ports"]}
         assert ports == {
             "grpc": server.environment["TANDEM_GRPC_PORT"],
+            "http": server.environment["TANDEM_HTTP_PORT"],
             "metrics": server.environment["TANDEM_METRICS_PORT"],
         }
         assert server.environment["TANDEM_HOST"] == "0.0.0.0"

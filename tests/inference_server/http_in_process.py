@@ -11,9 +11,10 @@ import httpx
 
 from deploy.local.ports import free_port
 from inference_server.http_api.app import ApiKeys, create_app
-from inference_server.http_api.server import HttpServer, TlsFiles
+from inference_server.http_api.server import HttpServer
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
+from inference_server.security.tls import Certificates
 from inference_server.serving_model import ModelSlot
 from inference_server.stages.admit import Admission
 from inference_server.statistics import Statistics
@@ -44,7 +45,7 @@ async def served(
     max_seconds: float = PATIENCE_SECONDS,
     max_concurrent_requests: int = 10,
     api_keys: ApiKeys | None = None,
-    tls: TlsFiles | None = None,
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Served]:
     """The worker's object graph with HTTP alone; without `store_url` the store is down."""
     statistics = Statistics()
@@ -55,7 +56,7 @@ async def served(
     with ThreadPoolExecutor(1) as threads:
         recommender = Recommender(admission=admission, store=store, threads=threads, statistics=statistics)
         app = create_app(recommender, models, statistics, api_keys=api_keys)
-        server = HttpServer(app, host="127.0.0.1", port=0, tls=tls)
+        server = HttpServer(app, host="127.0.0.1", port=0, certificates=certificates)
         await store.start()
         await recommender.start()
         await server.start()

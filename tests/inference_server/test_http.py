@@ -17,9 +17,9 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from inference_server.http_api.body import MAX_BODY_BYTES
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
+from tests.inference_server.test_lifecycle import until_in_flight
 from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey
 from tests.support.tiny_bundle import CATEGORIES, RARE, state_of
 
@@ -250,7 +250,7 @@ class TestRefusals:
 
 class TestBodyLimit:
     async def test_the_largest_body_is_read(self, client: httpx.AsyncClient) -> None:
-        response = await client.post(RECOMMEND, content=b"{}".ljust(MAX_BODY_BYTES), headers=JSON)
+        response = await client.post(RECOMMEND, content=b"{}".ljust(1 << 20), headers=JSON)
         assert response.status_code == 200
 
     async def test_a_declared_body_is_refused_before_it_is_sent(self, server: Server) -> None:
@@ -320,6 +320,44 @@ async def test_http_can_be_switched_off(tmp_path: Path, bundle: Bundle) -> None:
     async with serve(tmp_path, bundle_path=bundle.directory, http_enabled=False) as server:
         assert server.http_port == 0
         assert await server.stop() == 0
+
+
+async def test_a_request_in_flight_is_finished_at_shutdown(tmp_path: Path, bundle: Bundle) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(
+            tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=PATIENCE_SECONDS * 1e3
+        ) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_SECONDS) as client,
+    ):
+        store.pause()
+        call = asyncio.create_task(client.post(RECOMMEND, json={"user_id": "u"}))
+        await until_in_flight(server.metrics_port)
+        stopping = asyncio.create_task(server.stop())
+        await server.log("draining", requests_in_flight=1)
+        assert not call.done()
+        store.resume()
+        assert (await call).json()["degraded_reasons"] == []
+        assert await stopping == 0
+
+
+async def test_a_request_that_outlasts_the_grace_period_is_told(tmp_path: Path, bundle: Bundle) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(
+            tmp_path / "server",
+            bundle_path=bundle.directory,
+            store_url=store.url,
+            deadline_ms=PATIENCE_SECONDS * 1e3,
+            shutdown_grace_seconds=0.2,
+        ) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_SECONDS) as client,
+    ):
+        store.pause()
+        call = asyncio.create_task(client.post(RECOMMEND, json={"user_id": "u"}))
+        await until_in_flight(server.metrics_port)
+        assert await server.stop() == 0
+        assert (await call).status_code == 503
 
 
 async def test_an_idle_connection_does_not_hold_up_the_end(tmp_path: Path, bundle: Bundle) -> None:

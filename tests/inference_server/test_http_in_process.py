@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 
+import httpx
 import pytest
 import structlog
 
-from inference_server.errors import PortUnavailable, SettingsError, Unauthenticated
+from inference_server.errors import PortUnavailable, Unauthenticated
 from inference_server.http_api import body
-from inference_server.http_api.server import HttpServer, TlsFiles
+from inference_server.http_api.server import HttpServer
+from inference_server.security.tls import Certificates, TlsFiles
 from inference_server.serving_model import ModelSlot
 from tests.inference_server.http_in_process import RECOMMEND, served
+from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
 
 
@@ -196,11 +200,18 @@ class TestPorts:
         await first.stop(grace_seconds=0)
         await second.stop(grace_seconds=0)
 
-    def test_tls_files_that_cannot_be_read_are_a_wrong_setting(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").touch()
-        for path in (tmp_path / "empty", tmp_path / "missing"):
-            with pytest.raises(SettingsError, match="TLS files"):
-                HttpServer(_nothing, host="127.0.0.1", port=0, tls=TlsFiles(certificate=path, private_key=path))
+
+class TestTls:
+    async def test_https_with_the_certificate_of_the_settings(self, models: ModelSlot, tmp_path: Path) -> None:
+        authority = Authority()
+        certificate, key = authority.issue().write(tmp_path)
+        context = ssl.create_default_context(cadata=authority.certificate.decode())
+        async with (
+            served(models, certificates=Certificates(TlsFiles(certificate=certificate, key=key))) as running,
+            httpx.AsyncClient(verify=context) as client,
+        ):
+            response = await client.get(f"https://127.0.0.1:{running.server.port}/healthz")
+        assert response.status_code == 200
 
 
 async def _nothing(scope: object, receive: object, send: object) -> None:

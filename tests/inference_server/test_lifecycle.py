@@ -160,7 +160,7 @@ async def test_a_request_that_outlasts_the_grace_period_is_cancelled(tmp_path: P
 
 async def test_a_taken_port_ends_the_server_with_a_clear_line(tmp_path: Path, bundle: Bundle) -> None:
     async with serve(tmp_path / "first", bundle_path=bundle.directory, store_url=NO_STORE) as first:
-        for setting in ("grpc_port", "metrics_port"):
+        for setting in ("grpc_port", "http_port", "metrics_port"):
             environment = server_environment(
                 tmp_path / "second",
                 bundle_path=bundle.directory,

@@ -22,9 +22,9 @@ PROFILE_EVENTS: Final = 10
 def content_profiles(content_vectors: npt.NDArray[np.floating[Any]], history_rows: Rows) -> npt.NDArray[np.float32]:
     """Mean content vector of each user's newest items.
 
-    `content_vectors` is (items, content_dim), float16 as stored or float32; `history_rows` (users, n) int64, oldest first, MISSING_ROW where
-    there is no event, of which the last PROFILE_EVENTS columns are read. Returns (users, content_dim) float32, zero for
-    a user without events.
+    `content_vectors` is (items, content_dim), float16 as stored or float32; `history_rows` (users, n) int64, oldest
+    first, MISSING_ROW where there is no event, of which the last PROFILE_EVENTS columns are read. Returns (users,
+    content_dim) float32, zero for a user without events.
     """
     rows = history_rows[:, -PROFILE_EVENTS:]
     present = rows != MISSING_ROW
