@@ -111,9 +111,10 @@ async def test_recent_items_may_change_between_pages(parts: Parts) -> None:
     assert "item-77" not in ids(second)
 
 
-class TestTokensOfOthers:
-    FIELDS = {"user_id": "u", "filter": pb.RecommendFilter(exclude_categories=["noir"])}
+FIELDS: dict[str, Any] = {"user_id": "u", "filter": pb.RecommendFilter(exclude_categories=["noir"])}
 
+
+class TestTokensOfOthers:
     @pytest.mark.parametrize(
         "changed",
         [
@@ -127,27 +128,27 @@ class TestTokensOfOthers:
         ids=["user", "anonymous", "filter", "no filter", "seen", "diversity"],
     )
     async def test_what_was_asked_for_must_be_as_it_was(self, parts: Parts, changed: dict[str, Any]) -> None:
-        token = (await page(parts, **self.FIELDS)).next_page_token
+        token = (await page(parts, **FIELDS)).next_page_token
         assert token
-        call = parts.stub.Recommend(pb.RecommendRequest(**{**self.FIELDS, **changed}, page_token=token))
+        call = parts.stub.Recommend(pb.RecommendRequest(**{**FIELDS, **changed}, page_token=token))
         assert await refused_field(call) == "page_token"
         assert parts.admission.in_flight == 0
 
     async def test_a_changed_token_is_refused(self, parts: Parts) -> None:
-        token = (await page(parts, **self.FIELDS)).next_page_token
+        token = (await page(parts, **FIELDS)).next_page_token
         middle = len(token) // 2
         other = "A" if token[middle] != "A" else "B"
         for changed in (token[:middle] + other + token[middle + 1 :], token[:-4], token + "AAAA", "x", "é"):
-            call = parts.stub.Recommend(pb.RecommendRequest(**self.FIELDS, page_token=changed))
+            call = parts.stub.Recommend(pb.RecommendRequest(**FIELDS, page_token=changed))
             assert await refused_field(call) == "page_token"
 
     async def test_a_token_of_another_bundle_is_refused(self, parts: Parts, tmp_path: Path) -> None:
-        token = (await page(parts, **self.FIELDS)).next_page_token
+        token = (await page(parts, **FIELDS)).next_page_token
         served = parts.models.current
         parts.models.current = open_model(build(tmp_path / "other", model_version="tiny-2").directory)
         try:
-            call = parts.stub.Recommend(pb.RecommendRequest(**self.FIELDS, page_token=token))
+            call = parts.stub.Recommend(pb.RecommendRequest(**FIELDS, page_token=token))
             assert await refused_field(call) == "page_token"
         finally:
             parts.models.current = served
-        assert ids(await page(parts, **self.FIELDS, page_token=token)), "the bundle it belongs to takes it"
+        assert ids(await page(parts, **FIELDS, page_token=token)), "the bundle it belongs to takes it"

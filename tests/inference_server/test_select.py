@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,12 @@ HISTORY = state_of(["item-20", "item-21", "item-22", "item-23", "gone"])
 def ranked(
     model: ServingModel,
     users: list[User],
-    rows: list[int] | None = None,
-    scores: list[float] | None = None,
+    rows: Sequence[int] = (9, 4, 7, 2),
+    scores: Sequence[float] = (0.5, 0.9, 0.5, 0.5),
     source: Source = Source.RETRIEVED,
 ) -> Ranked:
     """Candidates of which three have one score."""
-    rows = rows or [9, 4, 7, 2]
-    table = np.tile(np.array(scores or [0.5, 0.9, 0.5, 0.5], dtype=np.float32), (len(users), 1))
+    table = np.tile(np.array(scores, dtype=np.float32), (len(users), 1))
     name = "popular" if source is Source.POPULAR else "two_tower"
     return Ranked(
         model=model,
@@ -103,8 +103,8 @@ class TestBoosts:
 
 
 class TestCaps:
-    ROWS = [0, 4, 8, 1, 5, 2, 3]  # three dramas, two comedies, a western, a noir
-    SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
+    ROWS = (0, 4, 8, 1, 5, 2, 3)  # three dramas, two comedies, a western, a noir
+    SCORES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
     async def test_most_per_category(self, model: ServingModel) -> None:
         assert shown(one(model, self.ROWS, self.SCORES, policy=Policy(max_per_category=1))) == [0, 1, 2, 3]
@@ -140,8 +140,8 @@ class TestDiversity:
 
 
 class TestExploration:
-    ROWS = list(range(60))
-    SCORES = np.linspace(1, 0, 60).tolist()
+    ROWS = tuple(range(60))
+    SCORES = tuple(np.linspace(1, 0, 60).tolist())
 
     async def test_one_request_has_one_answer_with_propensities(self, model: ServingModel) -> None:
         policy = Policy(exploration=0.5)
@@ -168,7 +168,7 @@ class TestExploration:
 
     async def test_the_kept_list_is_the_order_before_exploration(self, model: ServingModel) -> None:
         chosen = one(model, self.ROWS, self.SCORES, policy=Policy(exploration=0.5)).chosen[0]
-        assert chosen.list_rows.tolist() == self.ROWS
+        assert chosen.list_rows.tolist() == list(self.ROWS)
 
 
 class TestAnswer:

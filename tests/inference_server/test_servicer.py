@@ -43,6 +43,26 @@ async def test_a_caller_who_goes_is_counted_and_gives_the_permit_back(models: Mo
         store.resume()
 
 
+async def test_callers_who_go_while_they_wait_are_dropped(models: ModelSlot, tmp_path: Path) -> None:
+    async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:
+        store.pause()
+        batches = parts.statistics.batch_requests
+        leading = []
+        for number in range(2):
+            leading.append(asyncio.ensure_future(parts.stub.Recommend(pb.RecommendRequest(user_id="u"))))
+            await wait_until(lambda sent=number: batches.count == sent + 1, "the batch is on its way")
+        waiting = [parts.stub.Recommend(pb.RecommendRequest(user_id="v")) for _ in range(6)]
+        await wait_until(lambda: parts.recommender.num_waiting == 6, "they wait")
+        for call in waiting:
+            call.cancel()
+        await wait_until(lambda: parts.statistics.requests_by_code == {"CANCELLED": 6}, "they are known to have gone")
+        assert parts.admission.in_flight == 2
+        store.resume()
+        await asyncio.gather(*leading)
+        await wait_until(lambda: parts.statistics.dropped_requests == 6, "no work is done for them")
+        assert batches.total == 2
+
+
 async def test_a_deadline_too_short_for_any_answer_is_said_by_the_server(models: ModelSlot) -> None:
     async with in_process(models, max_seconds=0.0005) as parts:
         with pytest.raises(grpc.aio.AioRpcError) as caught:

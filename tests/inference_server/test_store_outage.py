@@ -16,6 +16,7 @@ from tests.support.serving import Server, serve, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
 RETRIEVED = pb.RECOMMENDATION_SOURCE_RETRIEVED
+CACHED = pb.RECOMMENDATION_SOURCE_CACHED
 POPULAR = pb.RECOMMENDATION_SOURCE_POPULAR
 
 
@@ -36,11 +37,15 @@ async def test_a_killed_store_degrades_and_its_return_is_noticed_without_a_resta
     ):
         await store.put("u", state_of(["item-1"]))
         await until_personal(server)
+        known = await server.recommend(user_id="u", num_items=20)
         await store.kill()
         for _ in range(3):
-            response = await server.recommend(user_id="u")
-            assert (response.source, list(response.degraded_reasons)) == (POPULAR, ["store_unavailable"])
-            assert len(response.items) == 10
+            response = await server.recommend(user_id="u", num_items=20)
+            assert (response.source, list(response.degraded_reasons)) == (CACHED, ["store_unavailable"])
+            assert [item.item_id for item in response.items] == [item.item_id for item in known.items]
+        response = await server.recommend(user_id="never answered before")
+        assert (response.source, list(response.degraded_reasons)) == (POPULAR, ["store_unavailable"])
+        assert len(response.items) == 10
 
         response = await server.recommend(user_id="u", recent_item_ids=["item-1"])
         assert (response.source, list(response.degraded_reasons)) == (RETRIEVED, ["store_unavailable"])
@@ -51,9 +56,10 @@ async def test_a_killed_store_degrades_and_its_return_is_noticed_without_a_resta
 
         status = await server.status()
         assert status.dependencies["store"] == "down"
-        assert status.degraded_by_reason["store_unavailable"] == 4
+        assert status.degraded_by_reason["store_unavailable"] == 5
+        assert status.answers_by_source["RECOMMENDATION_SOURCE_CACHED"] == 3
         assert await server.serving_status() == "SERVING"
-        assert 'tandem_degraded_total{reason="store_unavailable"} 4.0' in await server.metrics()
+        assert 'tandem_degraded_total{reason="store_unavailable"} 5.0' in await server.metrics()
 
         await store.start()
         await until_personal(server)
@@ -85,6 +91,67 @@ async def test_a_store_that_hangs_costs_its_share_of_the_deadline_alone(tmp_path
         store.resume()
         await store.put("u", state_of(["item-1"]))
         await until_personal(server)
+
+
+async def test_the_breaker_opens_while_the_store_is_down_and_closes_when_it_is_back(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(tmp_path / "server", bundle_path=bundle.directory, store_url=store.url) as server,
+    ):
+        await store.put("u", state_of(["item-1"]))
+        await until_personal(server)
+        assert (await server.status()).breakers["store"] == "closed"
+        assert 'tandem_breaker_state{breaker="store",state="closed"} 1.0' in await server.metrics()
+        await store.kill()
+
+        async def opened() -> bool:
+            await server.recommend(user_id="u")
+            return (await server.status()).breakers["store"] == "open"
+
+        await wait_until(opened, "the breaker opens")
+        await store.start()
+
+        async def closed() -> bool:
+            return (await server.status()).breakers["store"] == "closed"
+
+        await wait_until(closed, "the breaker closes, with nobody asking")
+        assert 'tandem_breaker_state{breaker="store",state="open"} 0.0' in await server.metrics()
+        await until_personal(server)
+
+
+async def test_a_hanging_store_opens_the_breaker_and_everyone_is_answered_within_their_deadline(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    async with (
+        valkey(tmp_path / "valkey") as store,
+        serve(tmp_path / "server", bundle_path=bundle.directory, store_url=store.url) as server,
+    ):
+        await store.put("u", state_of(["item-1"]))
+        await until_personal(server)
+        store.pause()
+        # A call that misses its deadline raises.
+        soon = [server.stub.Recommend(pb.RecommendRequest(user_id="u"), timeout=0.2) for _ in range(5)]
+        later = [server.stub.Recommend(pb.RecommendRequest(user_id=f"v{number}"), timeout=2.0) for number in range(5)]
+        responses = await asyncio.gather(*soon, *later)
+        assert all(len(response.items) == 10 for response in responses)
+        assert all(
+            list(response.degraded_reasons) in (["store_timeout"], ["store_unavailable"], ["deadline"])
+            for response in responses
+        )
+        assert {response.source for response in responses[:5]} == {CACHED}
+        assert {response.source for response in responses[5:]} == {POPULAR}
+
+        async def opened() -> bool:
+            response = await server.recommend(user_id="u")
+            return list(response.degraded_reasons) == ["store_unavailable"]
+
+        await wait_until(opened, "the store is not asked any more")
+        assert (await server.status()).breakers["store"] != "closed"
+        store.resume()
+        await until_personal(server)
+        assert (await server.status()).breakers["store"] == "closed"
 
 
 async def test_a_full_server_refuses_at_once_with_retry_info(tmp_path: Path, bundle: Bundle) -> None:
