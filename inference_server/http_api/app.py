@@ -54,7 +54,7 @@ _Result = TypeVar("_Result")
 class ApiKeys(Protocol):
     """Knows who may ask."""
 
-    def check(self, presented: str | None) -> None:
+    def check(self, presented: str | None) -> object:
         """Raises Unauthenticated unless the key presented is one that is known; None: there was none."""
 
 

@@ -7,9 +7,8 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvicorn
 
@@ -23,14 +22,20 @@ _CLOSING_SECONDS: Final = 1.0
 """What requests that were cancelled get to tell their callers."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TlsFiles:
+class TlsFiles(Protocol):
     """PEM files of a server that speaks TLS."""
 
-    certificate: Path
-    private_key: Path
-    client_ca: Path | None = None
-    """Callers must present a certificate that this authority has signed; None: they need none."""
+    @property
+    def certificate(self) -> Path:
+        """The server's certificate, followed by the intermediate ones."""
+
+    @property
+    def key(self) -> Path:
+        """Its private key, not encrypted."""
+
+    @property
+    def client_ca(self) -> Path | None:
+        """Callers must present a certificate that one of these authorities has signed; None: they need none."""
 
 
 class HttpServer:
@@ -49,6 +54,8 @@ class HttpServer:
 
         Raises PortUnavailable, and SettingsError for TLS files that cannot be used.
         """
+        context = self.ssl_context = None if tls is None else _context_of(tls)
+        """What connections begin with; None: they are not encrypted. Certificates may be replaced in it."""
         self._config = uvicorn.Config(
             app,
             loop="none",
@@ -64,12 +71,9 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             backlog=_BACKLOG,
-            **_ssl_options(tls),
+            ssl_context_factory=None if context is None else lambda *_: context,
         )
-        try:
-            self._config.load()
-        except OSError as error:  # ssl.SSLError is one too
-            raise SettingsError(f"the TLS files cannot be used for HTTP: {error}") from error
+        self._config.load()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
@@ -103,12 +107,14 @@ class HttpServer:
             connection.transport.abort()
 
 
-def _ssl_options(tls: TlsFiles | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    return {
-        "ssl_certfile": tls.certificate,
-        "ssl_keyfile": tls.private_key,
-        "ssl_ca_certs": tls.client_ca,
-        "ssl_cert_reqs": ssl.CERT_NONE if tls.client_ca is None else ssl.CERT_REQUIRED,
-    }
+def _context_of(tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password OpenSSL would ask for one at the terminal.
+        context.load_cert_chain(tls.certificate, tls.key, password="")
+        if tls.client_ca is not None:
+            context.load_verify_locations(tls.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # ssl.SSLError is one too
+        raise SettingsError(f"the TLS files cannot be used for HTTP: {error}") from error
+    return context

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
+import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from inference_server.errors import PortUnavailable, SettingsError, Unauthenticated
 from inference_server.http_api import body
-from inference_server.http_api.server import HttpServer, TlsFiles
+from inference_server.http_api.server import HttpServer
 from inference_server.serving_model import ModelSlot
 from tests.inference_server.http_in_process import RECOMMEND, served
 from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
@@ -196,11 +205,56 @@ class TestPorts:
         await first.stop(grace_seconds=0)
         await second.stop(grace_seconds=0)
 
+    async def test_tls_is_spoken_to_callers_with_a_certificate(self, models: ModelSlot, tmp_path: Path) -> None:
+        files = self_signed(tmp_path)
+        async with served(models, tls=files) as running:
+            known = ssl.create_default_context(cafile=files.certificate)
+            unknown = ssl.create_default_context(cafile=files.certificate)
+            known.load_cert_chain(files.certificate, files.key)
+            url = f"https://127.0.0.1:{running.server.port}/healthz"
+            async with httpx.AsyncClient(verify=known) as client:
+                assert (await client.get(url)).status_code == 200
+            async with httpx.AsyncClient(verify=unknown) as client:
+                with pytest.raises(httpx.TransportError):
+                    await client.get(url)
+
     def test_tls_files_that_cannot_be_read_are_a_wrong_setting(self, tmp_path: Path) -> None:
         (tmp_path / "empty").touch()
         for path in (tmp_path / "empty", tmp_path / "missing"):
             with pytest.raises(SettingsError, match="TLS files"):
-                HttpServer(_nothing, host="127.0.0.1", port=0, tls=TlsFiles(certificate=path, private_key=path))
+                HttpServer(_nothing, host="127.0.0.1", port=0, tls=Files(certificate=path, key=path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+def self_signed(directory: Path) -> Files:
+    """A certificate for 127.0.0.1 that is its own authority, for the server and for its callers."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    files = Files(certificate=directory / "tls.crt", key=directory / "tls.key", client_ca=directory / "tls.crt")
+    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
 
 
 async def _nothing(scope: object, receive: object, send: object) -> None:
