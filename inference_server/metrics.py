@@ -29,9 +29,7 @@ class StatisticsCollector(Collector):
         statistics = self._statistics
         yield _counter("tandem_requests", "Recommend calls by gRPC status.", "code", statistics.requests_by_code)
         yield _histogram("tandem_request_seconds", "Time of whole Recommend calls.", {"": statistics.request_seconds})
-        yield _counter(
-            "tandem_http_requests", "HTTP requests by status.", "status", statistics.http_requests_by_status
-        )
+        yield _counter("tandem_http_requests", "HTTP requests by status.", "status", statistics.http_requests_by_status)
         yield _histogram("tandem_http_request_seconds", "Time of HTTP requests.", {"": statistics.http_request_seconds})
         yield _histogram("tandem_stage_seconds", "Time of a request's stages.", statistics.stage_seconds, "stage")
         yield _counter("tandem_answers", "Answers by how they were made.", "source", statistics.answers_by_source)
