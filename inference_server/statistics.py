@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
+from dataclasses import dataclass
 from typing import Final
 
 from inference_server.degradation import Degraded, Source
@@ -44,10 +45,20 @@ class Histogram:
         return sum(self.counts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerIdentity:
+    """Which worker counts."""
+
+    worker: int = 1
+    """1 to `num_workers`; a restarted worker has the number of the one before."""
+    num_workers: int = 1
+
+
 class Statistics:
     """Everything counted since the worker's start."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: WorkerIdentity | None = None) -> None:
+        self.identity = identity or WorkerIdentity()
         self.started_at_seconds = time.time()
         self.requests_by_code: Counter[str] = Counter()
         self.request_seconds = Histogram(SECONDS_BOUNDS)

@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
+from collections import Counter
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -15,22 +18,32 @@ from typing import Final
 import structlog
 
 from inference_server.control import (
-    BundleOpened,
+    BundleReady,
     BundleRefused,
+    BundleServing,
+    CloseBundle,
     ControlChannel,
     DependencyChanged,
+    Listen,
     Listening,
+    Message,
     OpenBundle,
+    RefusalsCounted,
+    ServeBundle,
+    StatisticsReported,
+    StatisticsRequested,
+    WorkerFailed,
 )
-from inference_server.errors import RefusalKind
+from inference_server.errors import OperationError, RefusalKind
 from inference_server.grpc_api.server import GrpcServer
 from inference_server.grpc_api.servicer import RecommendationServicer
-from inference_server.metrics import MetricsServer, StatisticsCollector
+from inference_server.opening import open_beside
 from inference_server.recommend import Recommender
-from inference_server.serving_model import ModelSlot, open_model
+from inference_server.serving_model import ModelSlot, ServingModel
 from inference_server.settings import Settings
+from inference_server.snapshot import to_plain
 from inference_server.stages.admit import Admission
-from inference_server.statistics import Statistics
+from inference_server.statistics import Statistics, WorkerIdentity
 from inference_server.store import UserStore
 from tandem.contract.errors import BundleError
 
@@ -44,12 +57,14 @@ take the core from the event loop."""
 class Worker:
     """Everything one worker process is made of."""
 
-    def __init__(self, settings: Settings, channel: ControlChannel) -> None:
-        """Binds the ports. Raises PortUnavailable."""
+    def __init__(self, settings: Settings, identity: WorkerIdentity, channel: ControlChannel) -> None:
         self._settings = settings
         self._channel = channel
         self._models = ModelSlot()
-        self._statistics = Statistics()
+        self._open_models: dict[int, ServingModel] = {}
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._statistics = Statistics(identity)
         self._store = UserStore(settings.store_url, self._statistics)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._admission = Admission(
@@ -57,76 +72,107 @@ class Worker:
             max_concurrent_requests=settings.max_concurrent_requests,
             max_seconds=settings.deadline_ms * 1e-3,
         )
-        recommender = Recommender(
+        self._recommender = Recommender(
             admission=self._admission, store=self._store, threads=self._threads, statistics=self._statistics
         )
-        self._grpc = GrpcServer(
-            RecommendationServicer(recommender, self._models, self._statistics),
-            host=settings.host,
-            port=settings.grpc_port,
-            reflection_enabled=settings.reflection,
-        )
-        self._metrics = MetricsServer(
-            StatisticsCollector(self._statistics, self._models), host=settings.host, port=settings.metrics_port
-        )
+        self._grpc: GrpcServer | None = None
 
     async def run(self) -> None:
-        """Answers requests until SIGTERM or until the supervisor is gone, then shuts down gracefully."""
+        """Answers requests until SIGTERM or until the supervisor is gone, then shuts down gracefully.
+
+        Raises PortUnavailable.
+        """
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop_requested.set)
         # Ctrl-C reaches the whole process group; the supervisor decides what it means.
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         await self._store.start()
-        await self._grpc.start()
-        await self._channel.send(Listening(grpc_port=self._grpc.port, metrics_port=self._metrics.port))
         obeying = asyncio.create_task(self._obey(), name="control")
         stopping = asyncio.create_task(stop_requested.wait(), name="stop")
         await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
         _log.info("draining", requests_in_flight=self._admission.in_flight)
-        await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
-        obeying.cancel()
-        stopping.cancel()
-        await asyncio.gather(obeying, stopping, return_exceptions=True)
+        if self._grpc is not None:
+            await self._grpc.stop(grace_seconds=self._settings.shutdown_grace_seconds)
+        tasks = (obeying, stopping, *self._tasks)
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
         await self._store.close()
-        self._metrics.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if isinstance(results[0], OperationError):
+            await self._channel.send(WorkerFailed(reason=str(results[0])))
+            raise results[0]
         await self._channel.close()
 
     async def _obey(self) -> None:
-        """Does what the supervisor says, until it is gone."""
+        """Does what the supervisor says, until it is gone. Raises PortUnavailable."""
         while (message := await self._channel.receive()) is not None:
-            if isinstance(message, OpenBundle):
-                await self._open(message)
-            elif isinstance(message, BundleRefused):
-                self._statistics.count_refusal(message.reason_kind, message.reason)
-            elif isinstance(message, DependencyChanged):
-                self._statistics.dependencies_up[message.dependency] = message.up
+            if isinstance(message, Listen):
+                await self._listen(message)
+            elif isinstance(message, OpenBundle):
+                # Opening takes seconds: a switch to what is open already must not wait for it.
+                self._start(self._open(message))
+            elif isinstance(message, ServeBundle):
+                await self._serve(message)
+            else:
+                self._note(message)
+
+    def _note(self, message: Message) -> None:
+        if isinstance(message, CloseBundle):
+            self._open_models.pop(message.bundle, None)
+        elif isinstance(message, RefusalsCounted):
+            self._statistics.refusals_by_kind = Counter(message.by_kind)
+            self._statistics.last_refusal = message.last
+        elif isinstance(message, DependencyChanged):
+            self._statistics.dependencies_up[message.dependency] = message.up
+        elif isinstance(message, StatisticsRequested):
+            self._channel.post(StatisticsReported(request=message.request, statistics=to_plain(self._statistics)))
+
+    async def _listen(self, message: Listen) -> None:
+        """Binds the shared ports. Not before: the kernel gives a share of the callers to whoever has bound."""
+        self._grpc = GrpcServer(
+            RecommendationServicer(self._recommender, self._models, self._statistics),
+            host=self._settings.host,
+            port=message.grpc_port,
+            reflection_enabled=self._settings.reflection,
+        )
+        await self._grpc.start()
+        if self._models.current is not None:
+            await self._grpc.set_serving()
+        await self._channel.send(Listening(grpc_port=self._grpc.port))
 
     async def _open(self, message: OpenBundle) -> None:
-        """Opens and warms a bundle off the event loop, then moves the one pointer."""
-        try:
-            model = await asyncio.to_thread(
-                open_model,
-                Path(message.directory),
-                variant=message.variant,
-                registry_version=message.registry_version,
-                verify_checksums=False,
-            )
-        except BundleError as error:
-            kind = RefusalKind.of(error)
-            await self._channel.send(
-                BundleRefused(registry_version=message.registry_version, reason_kind=kind, reason=str(error))
-            )
-            return
+        """Phase one: opens and warms a bundle off the event loop."""
+        async with self._opening:
+            try:
+                model = await open_beside(
+                    Path(message.directory), variant=message.variant, registry_version=message.registry_version
+                )
+            except BundleError as error:
+                kind = RefusalKind.of(error)
+                await self._channel.send(BundleRefused(bundle=message.bundle, reason_kind=kind, reason=str(error)))
+                return
+        self._open_models[message.bundle] = model
+        await self._channel.send(BundleReady(bundle=message.bundle))
+
+    async def _serve(self, message: ServeBundle) -> None:
+        """Phase two: moves the one pointer."""
+        model = self._open_models[message.bundle]
         self._models.current = model
-        self._statistics.bundle_swaps += 1
-        await self._grpc.set_serving()
+        switched_at_seconds = time.monotonic()
+        await self._channel.send(BundleServing(bundle=message.bundle, switched_at_seconds=switched_at_seconds))
         _log.info("model_opened", model_version=model.version, registry_version=model.registry_version)
-        await self._channel.send(BundleOpened(registry_version=message.registry_version, model_version=model.version))
+        if self._grpc is not None:
+            await self._grpc.set_serving()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="opening")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
-async def run_worker(settings: Settings, control: socket.socket) -> None:
+async def run_worker(settings: Settings, identity: WorkerIdentity, control: socket.socket) -> None:
     """Runs a worker that is controlled over `control`. Raises PortUnavailable."""
-    worker = Worker(settings, await ControlChannel.over(control))
+    worker = Worker(settings, identity, await ControlChannel.over(control))
     await worker.run()

@@ -55,8 +55,8 @@ class GrpcServer:
         """Binds the port; 0 takes any free one. Raises PortUnavailable."""
         self._server = grpc.aio.server(
             options=(
-                # Two servers that share a port by accident split its callers between them; it must fail instead.
-                ("grpc.so_reuseport", 0),
+                # The supervisor holds the port, so that nobody but its workers shares it (see `ports`).
+                ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
                 ("grpc.enable_channelz", 1),
             )

@@ -81,6 +81,8 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             degraded_by_reason={str(reason): n for reason, n in statistics.degraded_by_reason.items() if n},
             bundles_refused=statistics.refusals_by_kind.total(),
             last_refusal=statistics.last_refusal,
+            worker=statistics.identity.worker,
+            num_workers=statistics.identity.num_workers,
         )
         response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
         model = self._models.current
