@@ -57,7 +57,8 @@ class Recommender:
         self._trending = TrendingList(store)
         self._recent_lists = RecentLists()
         self._ladder = ladder or Ladder()
-        self._ranker_breaker = statistics.breakers["ranker"] = Breaker("ranker")
+        self._ranker_breaker = Breaker("ranker", on_change=statistics.watch)
+        statistics.watch(self._ranker_breaker)
         self._batches = MicroBatches(self._answer_batch, statistics)
 
     async def recommend(
