@@ -58,6 +58,7 @@ async def served(
         app = create_app(recommender, models, statistics, api_keys=api_keys)
         server = HttpServer(app, host="127.0.0.1", port=0, certificates=certificates)
         await store.start()
+        await recommender.start()
         await server.start()
         try:
             async with httpx.AsyncClient(
@@ -66,4 +67,5 @@ async def served(
                 yield Served(server=server, client=client, statistics=statistics, admission=admission, threads=threads)
         finally:
             await server.stop(grace_seconds=0)
+            await recommender.close()
             await store.close()

@@ -2,40 +2,75 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
+from collections.abc import Sequence
 
-from inference_server.query import ItemFilter, Query
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.ladder import Rung
+from inference_server.page_token import request_fingerprint
+from inference_server.policy import Policy
+from inference_server.query import NO_FILTER, ItemFilter, Query
 from inference_server.serving_model import ServingModel
-from inference_server.stages.admit import Admitted
-from inference_server.stages.encode_user import Encoded
+from inference_server.stages.admit import Admitted, Caller
+from inference_server.stages.encode_user import Encoded, User
+from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState
+from tandem.contract.vocabulary import MISSING_ROW
 
 _FILTER_FIELDS = {field.name for field in dataclasses.fields(ItemFilter)}
+DEFAULT_POLICY = Policy()
 
 
 def query(**fields: object) -> Query:
     """A query; fields of its filter are given beside its own."""
     of_filter = {name: value for name, value in fields.items() if name in _FILTER_FIELDS}
     own = {name: value for name, value in fields.items() if name not in _FILTER_FIELDS}
-    item_filter = ItemFilter(**of_filter)  # type: ignore[arg-type]
+    item_filter = ItemFilter(**of_filter) if of_filter else NO_FILTER  # type: ignore[arg-type]
     return Query(**{"user_id": "u", "num_items": 10, "filter": item_filter, **own})  # type: ignore[arg-type]
 
 
-def admitted(model: ServingModel, *, seconds: float = 60.0, **fields: object) -> Admitted:
+def admitted(
+    model: ServingModel, *, seconds: float = 60.0, policy: Policy = DEFAULT_POLICY, **fields: object
+) -> Admitted:
+    """A request of `query`'s fields. Needs a running event loop, as admission does."""
     asked = query(**fields)
     now = time.monotonic()
     return Admitted(
-        request_id="r", query=asked, num_items=asked.num_items, model=model, admitted_at=now, deadline=now + seconds
+        request_id="r",
+        query=asked,
+        num_items=asked.num_items,
+        policy=policy,
+        model=model,
+        caller=Caller(asyncio.get_running_loop()),
+        admitted_at=now,
+        deadline=now + seconds,
+        fingerprint=request_fingerprint(asked),
     )
 
 
-def encoded_with(model: ServingModel, state: UserState | None = None, **fields: object) -> Encoded:
-    state = state or UserState()
-    return Encoded(
-        admitted=admitted(model, **fields),
-        vector=None,
-        state=state,
-        seen_rows=model.known_rows(state.seen_item_keys),
-        degraded_reasons=(),
+def user_with(
+    request: Admitted, state: UserState | None = None, *, rung: Rung = Rung.FULL, degraded_reasons: tuple = ()
+) -> User:
+    """A user of whom a state is known."""
+    return User(
+        admitted=request,
+        state=state or UserState(),
+        is_extended=False,
+        rung=rung,
+        degraded_reasons=degraded_reasons,
     )
+
+
+def encoded_with(users: Sequence[User], vectors: Sequence[npt.NDArray[np.float32]]) -> Encoded:
+    """Users of one model with these vectors."""
+    model = users[0].admitted.model
+    history_rows = np.full((len(users), PROFILE_EVENTS), MISSING_ROW, dtype=np.int64)
+    for place, user in enumerate(users):
+        known = model.known_rows(user.state.event_item_keys)[-PROFILE_EVENTS:]
+        if len(known):
+            history_rows[place, -len(known) :] = known
+    return Encoded(model=model, users=users, vectors=np.stack(vectors).astype(np.float32), history_rows=history_rows)

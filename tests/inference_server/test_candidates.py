@@ -1,4 +1,4 @@
-"""Retrieval, fallback, selection and answer, on a real model."""
+"""Retrieval and fallback, on a real model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +14,22 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from inference_server.degradation import Source
-from inference_server.query import Query
+from deploy.local.ports import free_port
+from inference_server.degradation import Degraded, Source
+from inference_server.ladder import Ladder, Rung
+from inference_server.policy import Policy, Sources
+from inference_server.recent_lists import RecentLists
 from inference_server.serving_model import ServingModel, open_model
-from inference_server.stages.answer import answer
-from inference_server.stages.candidates import Candidates
-from inference_server.stages.fallback import popular_items
+from inference_server.stages.candidates import Candidates, Ranked
+from inference_server.stages.encode_user import User
+from inference_server.stages.fallback import fallback
+from inference_server.stages.filter_items import filter_items
 from inference_server.stages.retrieve import INLINE_SEARCH_MAX_ITEMS, retrieve
-from inference_server.stages.select import select
+from inference_server.statistics import Statistics
+from inference_server.store import UserStore
+from inference_server.trending import TrendingList
 from tests.inference_server.conftest import build
-from tests.inference_server.requests_at_stages import encoded_with
+from tests.inference_server.requests_at_stages import admitted, encoded_with, user_with
 from tests.support.tiny_bundle import CATEGORIES, RARE, state_of
 
 
@@ -32,15 +39,30 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def expected_mask(model: ServingModel, asked: Query, seen_rows: list[int]) -> np.ndarray:
+async def candidates_of(
+    users: list[User], vectors: list[np.ndarray], threads: ThreadPoolExecutor, ladder: Ladder | None = None
+) -> Candidates:
+    trending = TrendingList(UserStore(f"redis://127.0.0.1:{free_port()}/0", Statistics()))
+    encoded = encoded_with(users, vectors)
+    return await retrieve(encoded, filter_items(users, encoded.model), trending, threads, ladder or Ladder())
+
+
+def rows_of(found: Candidates | Ranked, place: int = 0) -> np.ndarray:
+    """The candidates of one user, in the order of their columns."""
+    scores = found.collaborative if isinstance(found, Candidates) else found.scores
+    return found.rows[place][scores[place] > -np.inf]
+
+
+def expected_mask(model: ServingModel, fields: dict[str, Any], seen_rows: list[int]) -> np.ndarray:
     """The filter once more, item by item."""
     items = [model.bundle.items.item(row) for row in range(len(model.bundle.items))]
+    include, exclude = set(fields["include_categories"]), set(fields["exclude_categories"])
     return np.array(
         [
-            (not asked.include_categories or bool(set(item.categories) & set(asked.include_categories)))
-            and not set(item.categories) & set(asked.exclude_categories)
-            and item.item_id not in asked.exclude_item_ids
-            and not (asked.exclude_seen and row in seen_rows)
+            (not include or bool(set(item.categories) & include))
+            and not set(item.categories) & exclude
+            and item.item_id not in fields["exclude_item_ids"]
+            and not (fields["exclude_seen"] and row in seen_rows)
             for row, item in enumerate(items)
         ]
     )
@@ -48,44 +70,47 @@ def expected_mask(model: ServingModel, asked: Query, seen_rows: list[int]) -> np
 
 categories = st.lists(st.sampled_from([*CATEGORIES, RARE, "no such"]), max_size=2, unique=True).map(tuple)
 item_ids = st.lists(st.integers(0, 220).map(lambda row: f"item-{row}"), max_size=30, unique=True).map(tuple)
-queries = st.builds(
-    Query,
-    user_id=st.just("u"),
-    num_items=st.sampled_from([1, 10, 50, 500]),
-    include_categories=categories,
-    exclude_categories=categories,
-    exclude_item_ids=item_ids,
-    exclude_seen=st.booleans(),
+queries = st.fixed_dictionaries(
+    {
+        "num_items": st.sampled_from([1, 10, 50, 500]),
+        "include_categories": categories,
+        "exclude_categories": categories,
+        "exclude_item_ids": item_ids,
+        "exclude_seen": st.booleans(),
+    }
 )
-MODEL_IS_SHARED = hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+MODEL_IS_SHARED = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-class TestRetrieveAndFallback:
+class TestRetrieve:
     @given(asked=queries, seen=item_ids)
     @MODEL_IS_SHARED
-    async def test_what_was_asked_for_is_returned_whenever_it_exists(
-        self, model: ServingModel, threads: ThreadPoolExecutor, asked: Query, seen: tuple[str, ...]
+    async def test_what_was_asked_for_is_there_whenever_it_exists(
+        self, model: ServingModel, threads: ThreadPoolExecutor, asked: dict[str, Any], seen: tuple[str, ...]
     ) -> None:
-        encoded = encoded_with(model, state_of(list(seen)), **dataclasses.asdict(asked))
-        allowed = expected_mask(model, asked, encoded.seen_rows.tolist())
-        for candidates in (
-            await retrieve(encoded, model.bundle.item_vectors[3], threads),
-            popular_items(encoded),
-        ):
-            rows = candidates.rows
-            assert allowed[rows].all()
-            assert len(set(rows.tolist())) == len(rows)
-            assert len(rows) == min(asked.num_items, int(allowed.sum()))
+        state = state_of(list(seen))
+        user = user_with(admitted(model, **asked), state)
+        allowed = expected_mask(model, asked, model.known_rows(state.seen_item_keys).tolist())
+        rows = rows_of(await candidates_of([user], [model.bundle.item_vectors[3]], threads))
+        assert allowed[rows].all()
+        assert len(set(rows.tolist())) == len(rows)
+        assert len(rows) == min(max(asked["num_items"], user.admitted.policy.sources.two_tower), int(allowed.sum()))
 
-    @given(asked=queries)
+    @given(batch=st.lists(queries, min_size=2, max_size=4), popular=st.sampled_from([0, 7, 40]))
     @MODEL_IS_SHARED
-    def test_popular_items_are_the_most_popular_allowed_ones(self, model: ServingModel, asked: Query) -> None:
-        found = popular_items(encoded_with(model, **dataclasses.asdict(asked)))
-        popularity = np.where(expected_mask(model, asked, []), model.bundle.items.popularity, 0)
-        best = np.argsort(-popularity, kind="stable")[: len(found.rows)]
-        assert found.rows.tolist() == best.tolist()
-        assert found.scores.tolist() == popularity[best].tolist()
-        assert found.source is Source.POPULAR
+    async def test_nobodys_candidates_depend_on_the_others_of_the_batch(
+        self, model: ServingModel, threads: ThreadPoolExecutor, batch: list[dict[str, Any]], popular: int
+    ) -> None:
+        policies = [Policy(sources=Sources(two_tower=20, popular=popular)), Policy(sources=Sources(two_tower=1))]
+        users = [
+            user_with(admitted(model, policy=policies[number % 2], **asked), state_of([f"item-{number}"]))
+            for number, asked in enumerate(batch)
+        ]
+        vectors = [model.bundle.item_vectors[number] for number in range(len(users))]
+        together = await candidates_of(users, vectors, threads)
+        for place, (user, vector) in enumerate(zip(users, vectors, strict=True)):
+            alone = await candidates_of([user], [vector], threads)
+            assert set(rows_of(together, place).tolist()) == set(rows_of(alone).tolist())
 
     async def test_a_large_catalogue_is_searched_in_a_thread_with_the_same_result(
         self, tmp_path: Path, threads: ThreadPoolExecutor
@@ -96,55 +121,88 @@ class TestRetrieveAndFallback:
             verify_checksums=False,
         )
         vector = large.bundle.item_vectors[5]
-        found = await retrieve(encoded_with(large, include_categories=(RARE,)), vector, threads)
+        request = admitted(large, include_categories=(RARE,), policy=Policy(sources=Sources(two_tower=10)))
+        found = await candidates_of([user_with(request)], [vector], threads)
         rare = np.arange(0, num_items, 10)
         best = rare[np.argsort(-(large.bundle.item_vectors[rare] @ vector), kind="stable")[:10]]
-        assert set(found.rows.tolist()) == set(best.tolist())
+        assert set(rows_of(found).tolist()) == set(best.tolist())
+
+    async def test_skipped_sources_are_a_reason_only_where_the_bundle_has_them(
+        self, model: ServingModel, threads: ThreadPoolExecutor
+    ) -> None:
+        vector = model.bundle.item_vectors[3]
+        for policy, reasons in (
+            (Policy(), ()),  # content neighbours, of a bundle that has none
+            (Policy(sources=Sources(popular=5)), (Degraded.SOURCES_SKIPPED,)),
+        ):
+            user = user_with(admitted(model, policy=policy), rung=Rung.NO_EXTRA_SOURCES)
+            found = await candidates_of([user], [vector], threads)
+            assert found.users[0].degraded_reasons == reasons
+            assert [column.source for column in found.columns] == ["two_tower"]
 
 
-class TestSelectAndAnswer:
-    def candidates(self, model: ServingModel, source: Source = Source.RETRIEVED, **fields: object) -> Candidates:
-        return Candidates(
-            encoded=encoded_with(model, state_of(["item-20", "item-21", "item-22", "item-23", "gone"]), **fields),
-            source=source,
-            rows=np.array([9, 4, 7, 2]),
-            scores=np.array([0.5, 0.9, 0.5, 0.5], dtype=np.float32),
-        )
+class TestFallback:
+    @given(asked=queries, seen=item_ids)
+    @MODEL_IS_SHARED
+    async def test_popular_items_are_the_most_popular_allowed_ones(
+        self, model: ServingModel, asked: dict[str, Any], seen: tuple[str, ...]
+    ) -> None:
+        state = state_of(list(seen))
+        users = [user_with(admitted(model, **asked), state)]
+        (found,) = fallback(users, filter_items(users, model), RecentLists())
+        allowed = expected_mask(model, asked, model.known_rows(state.seen_item_keys).tolist())
+        popularity = np.where(allowed, model.bundle.items.popularity, 0)
+        num_items = min(asked["num_items"], int(allowed.sum()))
+        best = np.argsort(-popularity, kind="stable")[:num_items]
+        assert found.rows[0].tolist() == best.tolist()
+        assert found.scores[0].tolist() == popularity[best].tolist()
+        assert found.source is Source.POPULAR
+        assert found.is_ordered
 
-    def test_equal_scores_are_ordered_by_row(self, model: ServingModel) -> None:
-        selection = select(self.candidates(model))
-        assert selection.rows == [4, 2, 7, 9]
-        assert selection.scores == pytest.approx([0.9, 0.5, 0.5, 0.5])
+    @given(asked=queries, kept=st.lists(st.integers(0, 199), min_size=1, max_size=30, unique=True))
+    @MODEL_IS_SHARED
+    async def test_a_kept_list_comes_first_filtered_and_popular_items_fill_it_up(
+        self, model: ServingModel, asked: dict[str, Any], kept: list[int]
+    ) -> None:
+        lists = RecentLists()
+        scores = np.linspace(1, 0, len(kept), dtype=np.float32)
+        lists.put("u", model.version, np.array(kept), scores)
+        users = [user_with(admitted(model, **asked), degraded_reasons=(Degraded.STORE_UNAVAILABLE,))]
+        (found,) = fallback(users, filter_items(users, model), lists)
+        allowed = expected_mask(model, asked, [])
+        first = [row for row in kept if allowed[row]][: asked["num_items"]]
+        rows = found.rows[0].tolist()
+        assert rows[: len(first)] == first
+        assert found.scores[0][: len(first)].tolist() == [scores[kept.index(row)] for row in first]
+        assert len(rows) == min(asked["num_items"], int(allowed.sum()))
+        assert allowed[rows].all()
+        assert len(set(rows)) == len(rows)
+        assert found.source is (Source.CACHED if first else Source.POPULAR)
 
-    def test_popular_items_keep_their_order(self, model: ServingModel) -> None:
-        assert select(self.candidates(model, Source.POPULAR)).rows == [9, 4, 7, 2]
+    async def test_a_list_of_another_model_is_not_used_and_none_without_need(self, model: ServingModel) -> None:
+        lists = RecentLists()
+        lists.put("u", "another", np.array([5]), np.ones(1, dtype=np.float32))
+        lists.put("v", model.version, np.array([5]), np.ones(1, dtype=np.float32))
+        failed = (Degraded.STORE_UNAVAILABLE,)
+        users = [
+            user_with(admitted(model, user_id="u"), degraded_reasons=failed),
+            user_with(admitted(model, user_id="v")),
+            user_with(admitted(model, user_id="v"), degraded_reasons=failed),
+        ]
+        found = fallback(users, filter_items(users, model), lists)
+        assert [one.source for one in found] == [Source.POPULAR, Source.POPULAR, Source.CACHED]
 
-    def test_no_more_than_asked_for(self, model: ServingModel) -> None:
-        assert select(self.candidates(model, num_items=2)).rows == [4, 2]
+    async def test_a_policy_that_caps_categories_has_more_to_choose_from(self, model: ServingModel) -> None:
+        users = [user_with(admitted(model, policy=Policy(max_per_category=2)))]
+        (found,) = fallback(users, filter_items(users, model), RecentLists())
+        assert found.rows.shape[1] > users[0].admitted.num_items
 
-    def test_an_answer_names_items_model_and_variant(self, model: ServingModel) -> None:
-        given_answer = answer(select(self.candidates(model)))
-        assert given_answer.item_ids == ["item-4", "item-2", "item-7", "item-9"]
-        assert given_answer.model_version == "tiny-1"
-        assert given_answer.variant == "champion"
-        assert given_answer.request_id == "r"
-        assert given_answer.reasons is None
 
-    def test_reasons_name_the_nearest_of_the_history(self, model: ServingModel) -> None:
-        given_answer = answer(select(self.candidates(model, explain=True)))
-        assert given_answer.reasons is not None
-        vectors = model.bundle.item_vectors
-        history = np.array([20, 21, 22, 23])
-        for row, reason in zip([4, 2, 7, 9], given_answer.reasons, strict=True):
-            nearest = history[np.argsort(-(vectors[history] @ vectors[row]))][:3]
-            assert reason.because_item_ids == tuple(f"item-{near}" for near in nearest)
-            assert reason.source == "two_tower"
-            assert reason.title == f"Title item-{row}"
-        assert given_answer.reasons[0].score_parts == {"two_tower": pytest.approx(0.9)}
-
-    def test_reasons_of_popular_items_are_their_popularity(self, model: ServingModel) -> None:
-        given_answer = answer(select(popular_items(encoded_with(model, explain=True))))
-        assert given_answer.reasons is not None
-        assert given_answer.reasons[0].source == "popular"
-        assert given_answer.reasons[0].score_parts == {"popularity": 200.0}
-        assert given_answer.reasons[0].because_item_ids == ()
+async def test_what_was_shown_is_left_out_of_both(model: ServingModel, threads: ThreadPoolExecutor) -> None:
+    shown = np.arange(0, 150)
+    request = dataclasses.replace(admitted(model, num_items=50), shown_rows=shown)
+    users = [user_with(request)]
+    expected = set(range(150, 200))
+    assert set(rows_of(await candidates_of(users, [model.bundle.item_vectors[3]], threads)).tolist()) == expected
+    (popular,) = fallback(users, filter_items(users, model), RecentLists())
+    assert set(popular.rows[0].tolist()) == expected

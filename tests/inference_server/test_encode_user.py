@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from inference_server.degradation import Degraded
+from inference_server.ladder import Ladder
 from inference_server.serving_model import ServingModel, open_model
-from inference_server.stages.encode_user import Encoded, encode_user
-from inference_server.stages.hydrate import Hydrated
+from inference_server.stages.encode_user import User, encode_users
+from inference_server.stages.hydrate import Hydrated, Known
 from inference_server.statistics import Statistics
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, UserVector
+from tandem.contract.vocabulary import MISSING_ROW
 from tests.inference_server.conftest import build
 from tests.inference_server.defects import copy_of, nan_user_vectors
 from tests.inference_server.requests_at_stages import admitted
@@ -29,18 +31,41 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-class TestEncodeUser:
+@dataclass(frozen=True)
+class One:
+    """The only user of a batch."""
+
+    user: User
+    vector: np.ndarray | None
+
+    @property
+    def degraded_reasons(self) -> tuple[Degraded, ...]:
+        return self.user.degraded_reasons
+
+
+class TestEncodeUsers:
     async def encode(
-        self, model: ServingModel, threads: ThreadPoolExecutor, *, seconds: float = 60.0, **fields: object
-    ) -> tuple[Encoded, Statistics]:
-        state, vector = fields.pop("state", None), fields.pop("stored_vector", None)
+        self,
+        model: ServingModel,
+        threads: ThreadPoolExecutor,
+        *,
+        seconds: float = 60.0,
+        state: UserState | None = None,
+        stored_vector: UserVector | None = None,
+        **fields: object,
+    ) -> tuple[One, Statistics]:
+        """A batch of one."""
         statistics = Statistics()
         hydrated = Hydrated(
-            admitted=admitted(model, seconds=seconds, **fields),
-            state=state,  # type: ignore[arg-type]
-            stored_vector=vector,  # type: ignore[arg-type]
+            requests=[admitted(model, seconds=seconds, **fields)],
+            known=[Known(state=state, stored_vector=stored_vector)],
         )
-        return await encode_user(hydrated, threads, statistics), statistics
+        encoded, others = await encode_users(hydrated, threads, Ladder(), statistics)
+        assert len(encoded) + len(others) == 1
+        if others:
+            return One(others[0], None), statistics
+        (user,) = encoded[0].users
+        return One(user, encoded[0].vectors[0]), statistics
 
     async def test_a_fresh_stored_vector_is_used_as_it_is(
         self, model: ServingModel, threads: ThreadPoolExecutor
@@ -48,7 +73,7 @@ class TestEncodeUser:
         stored = UserVector(7, np.arange(16, dtype=np.float32))
         state = state_of(["item-1"], revision=7)
         encoded, statistics = await self.encode(model, threads, state=state, stored_vector=stored)
-        assert encoded.vector is stored.values
+        np.testing.assert_array_equal(encoded.vector, stored.values)
         assert statistics.user_tower_runs == 0
 
     @pytest.mark.parametrize(
@@ -84,7 +109,7 @@ class TestEncodeUser:
         )
         assert encoded.vector is not None
         np.testing.assert_allclose(encoded.vector, mean_vector(bundle, ["item-1", "item-5"]), atol=1e-6)
-        assert sorted(encoded.seen_rows.tolist()) == [1, 5]
+        assert sorted(model.known_rows(encoded.user.state.seen_item_keys).tolist()) == [1, 5]
 
     async def test_unknown_recent_items_leave_the_stored_vector(
         self, model: ServingModel, threads: ThreadPoolExecutor
@@ -93,7 +118,7 @@ class TestEncodeUser:
         encoded, statistics = await self.encode(
             model, threads, state=state_of(["item-1"]), stored_vector=stored, recent_item_ids=("nobody knows this",)
         )
-        assert encoded.vector is stored.values
+        np.testing.assert_array_equal(encoded.vector, stored.values)
         assert statistics.user_tower_runs == 0
 
     @pytest.mark.parametrize("state", [None, UserState(), state_of(["gone-1", "gone-2"])])
@@ -111,14 +136,62 @@ class TestEncodeUser:
         assert encoded.degraded_reasons == (Degraded.DEADLINE,)
         assert statistics.user_tower_runs == 0
 
-    async def test_busy_threads_are_not_waited_for_longer_than_the_deadline(self, model: ServingModel) -> None:
-        released = threading.Event()
-        with ThreadPoolExecutor(1) as busy:
-            busy.submit(released.wait, 60)
-            encoded, _ = await self.encode(model, busy, seconds=0.1, state=state_of(["item-1"]))
-            released.set()
-        assert encoded.vector is None
-        assert encoded.degraded_reasons == (Degraded.DEADLINE,)
+    async def test_a_batch_is_one_run_and_everyone_gets_their_own(
+        self, model: ServingModel, threads: ThreadPoolExecutor, bundle: Bundle
+    ) -> None:
+        histories = [[f"item-{row}", f"item-{2 * row + 1}"] for row in range(20)]
+        stored = {3: UserVector(1, np.arange(16, dtype=np.float32)), 8: UserVector(2, np.ones(16, dtype=np.float32))}
+        hydrated = Hydrated(
+            requests=[admitted(model, user_id=str(number)) for number in range(22)],
+            known=[
+                *(
+                    Known(state=state_of(history, revision=1), stored_vector=stored.get(number))
+                    for number, history in enumerate(histories)
+                ),
+                Known(),
+                Known(degraded_reasons=(Degraded.STORE_VALUE_UNREADABLE,)),
+            ],
+        )
+        statistics = Statistics()
+        (encoded,), others = await encode_users(hydrated, threads, Ladder(), statistics)
+        assert statistics.user_tower_runs == 19, "user 3 has a fresh vector, the last two have no behaviour"
+        for number, (user, vector) in enumerate(zip(encoded.users, encoded.vectors, strict=True)):
+            assert user.admitted.query.user_id == str(number)
+            expected = stored[3].values if number == 3 else mean_vector(bundle, histories[number])
+            np.testing.assert_allclose(vector, expected, atol=1e-6)
+            assert encoded.history_rows[number, -2:].tolist() == [number, 2 * number + 1]
+            assert (encoded.history_rows[number, :-2] == MISSING_ROW).all()
+        assert [user.admitted.query.user_id for user in others] == ["20", "21"]
+        assert [user.degraded_reasons for user in others] == [(), (Degraded.STORE_VALUE_UNREADABLE,)]
+
+    async def test_rungs_are_told_apart_and_the_most_urgent_comes_first(
+        self, model: ServingModel, threads: ThreadPoolExecutor
+    ) -> None:
+        ladder = Ladder(retrieve_seconds=5.0, sources_seconds=5.0, rank_seconds=5.0)
+        seconds = {"full": 60.0, "no ranker": 25.0, "no sources": 15.0, "memory": 5.0}
+        hydrated = Hydrated(
+            requests=[admitted(model, user_id=name, seconds=left) for name, left in seconds.items()],
+            known=[Known(state=state_of(["item-1"]))] * 4,
+        )
+        encoded, others = await encode_users(hydrated, threads, ladder, Statistics())
+        assert [[user.admitted.query.user_id for user in one.users] for one in encoded] == [
+            ["no sources"],
+            ["no ranker"],
+            ["full"],
+        ]
+        assert [user.admitted.query.user_id for user in others] == ["memory"]
+        assert others[0].degraded_reasons == (Degraded.DEADLINE,)
+
+    async def test_events_on_unknown_items_make_room_for_older_ones(
+        self, model: ServingModel, threads: ThreadPoolExecutor
+    ) -> None:
+        state = state_of(["item-7", *(f"gone-{number}" for number in range(30)), "item-9", "gone-30"])
+        hydrated = Hydrated(requests=[admitted(model)], known=[Known(state=state)])
+        stored = Known(state=state, stored_vector=UserVector(1, np.ones(16, dtype=np.float32)))
+        (encoded,), _ = await encode_users(
+            Hydrated(requests=hydrated.requests, known=[stored]), threads, Ladder(), Statistics()
+        )
+        assert encoded.history_rows[0, -2:].tolist() == [7, 9]
 
     async def test_a_vector_that_is_not_finite_is_a_reason(
         self, bundle: Bundle, threads: ThreadPoolExecutor, tmp_path: Path

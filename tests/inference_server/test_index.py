@@ -1,7 +1,8 @@
-"""Filters inside the search: never an excluded item, never short, and exact where all lists are searched."""
+"""The item index alone: files that it refuses, filters that do not leak. What it finds: test_filtered_retrieval."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faiss
@@ -11,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_server.bitmap import bitmap_of_mask, count_rows, rows_in, without_rows
+from inference_server.catalogue import ItemMask
 from inference_server.engine.index import ItemIndex
+from inference_server.engine.search import Allowed
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
+from tandem.contract.vocabulary import MISSING_ROW
 
 NUM_ITEMS, DIM = 331, 12
 VECTORS = np.random.default_rng(7).standard_normal((NUM_ITEMS, DIM), dtype=np.float32)
@@ -31,7 +35,7 @@ def index_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(index_file: Path) -> ItemIndex:
-    return ItemIndex(index_file, num_items=NUM_ITEMS, dim=DIM, nprobe=2)
+    return ItemIndex(index_file, item_vectors=VECTORS, nprobe=2)
 
 
 masks = st.builds(
@@ -39,26 +43,6 @@ masks = st.builds(
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 0.003, 0.02, 0.2, 0.7, 1.0]),
 )
-queries = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).standard_normal(DIM).astype("f4"))
-counts = st.sampled_from([1, 5, 10, 100, 331, 500])
-
-
-@given(mask=masks, query=queries, k=counts)
-def test_all_lists_give_what_brute_force_gives(index: ItemIndex, mask: np.ndarray, query: np.ndarray, k: int) -> None:
-    allowed = np.flatnonzero(mask)
-    best = allowed[np.argsort(-(VECTORS[allowed] @ query), kind="stable")][:k]
-    rows, scores = index.nearest(query, k, bitmap_of_mask(mask), exhaustive=True)
-    assert set(rows.tolist()) == set(best.tolist())
-    np.testing.assert_allclose(scores, np.sort(VECTORS[best] @ query)[::-1], rtol=1e-4, atol=1e-4)
-
-
-@given(mask=masks, query=queries, k=counts)
-def test_never_excluded_never_twice_never_short(index: ItemIndex, mask: np.ndarray, query: np.ndarray, k: int) -> None:
-    rows, scores = index.nearest(query, k, bitmap_of_mask(mask))
-    assert mask[rows].all()
-    assert len(set(rows.tolist())) == len(rows)
-    assert len(rows) == min(k, int(mask.sum()))
-    assert (np.diff(scores) <= 0).all()
 
 
 @given(mask=masks, rows=st.lists(st.integers(0, NUM_ITEMS - 1), max_size=40))
@@ -72,28 +56,34 @@ def test_bitmaps_are_sets_of_rows(mask: np.ndarray, rows: list[int]) -> None:
     assert (bitmap == bitmap_of_mask(mask)).all(), "the original is left alone"
 
 
-def test_a_search_does_not_change_the_callers_bitmap(index: ItemIndex) -> None:
-    allowed = bitmap_of_mask(np.ones(NUM_ITEMS, dtype=bool))
-    allowed.flags.writeable = False
-    first = index.nearest(VECTORS[3], 5, allowed)
-    second = index.nearest(VECTORS[3], 5, allowed)
-    assert first[0].tolist() == second[0].tolist()
+def allowed_by(mask: np.ndarray, excluded: list[int] | None = None) -> Allowed:
+    return Allowed(ItemMask.of_bitmap(bitmap_of_mask(mask), NUM_ITEMS), np.array(excluded or [], dtype=np.int64))
+
+
+def test_a_search_does_not_change_the_callers_filter(index: ItemIndex) -> None:
+    allowed = allowed_by(np.ones(NUM_ITEMS, dtype=bool), [1, 2])
+    before = allowed.mask.bitmap.copy() if allowed.mask else None
+    first = index.nearest(VECTORS[3:4], 5, [allowed])
+    second = index.nearest(VECTORS[3:4], 5, [allowed])
+    assert first.rows.tolist() == second.rows.tolist()
+    assert allowed.mask is not None
+    assert (allowed.mask.bitmap == before).all()
 
 
 def test_the_filter_of_one_search_does_not_leak_into_the_next(index: ItemIndex) -> None:
-    everything = bitmap_of_mask(np.ones(NUM_ITEMS, dtype=bool))
-    only_one = bitmap_of_mask(np.arange(NUM_ITEMS) == 17)
-    assert index.nearest(VECTORS[0], 10, only_one)[0].tolist() == [17]
-    assert len(index.nearest(VECTORS[0], 10, everything)[0]) == 10
-    assert index.nearest(VECTORS[0], 10, without_rows(only_one, np.array([17])))[0].tolist() == []
+    only_one = np.arange(NUM_ITEMS) == 17
+    users = [allowed_by(only_one), Allowed(None, np.empty(0, dtype=np.int64)), allowed_by(only_one, [17])]
+    found = index.nearest(VECTORS[[0, 0, 0]], 10, users)
+    assert found.rows[0].tolist() == [17] + [MISSING_ROW] * 9
+    assert (found.rows[1] != MISSING_ROW).all()
+    assert (found.rows[2] == MISSING_ROW).all()
 
 
 def test_threads_may_search_at_once(index: ItemIndex) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     def search(row: int) -> list[int]:
-        allowed = bitmap_of_mask(np.arange(NUM_ITEMS) % 7 == row % 7)
-        return index.nearest(VECTORS[row], 20, allowed, exhaustive=True)[0].tolist()
+        allowed = allowed_by(np.arange(NUM_ITEMS) % 7 == row % 7, [row, (row + 7) % NUM_ITEMS])
+        found: list[int] = index.nearest(VECTORS[row : row + 1], 20, [allowed], exhaustive=True).rows[0].tolist()
+        return found
 
     alone = [search(row) for row in range(100)]
     with ThreadPoolExecutor(4) as pool:
@@ -104,7 +94,7 @@ def test_a_truncated_file_is_corrupt(index_file: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "index.faiss"
     truncated.write_bytes(index_file.read_bytes()[:1000])
     with pytest.raises(BundleCorrupt, match=r"index\.faiss"):
-        ItemIndex(truncated, num_items=NUM_ITEMS, dim=DIM, nprobe=2)
+        ItemIndex(truncated, item_vectors=VECTORS, nprobe=2)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +102,7 @@ def test_a_truncated_file_is_corrupt(index_file: Path, tmp_path: Path) -> None:
 )
 def test_an_index_of_another_catalogue_is_incompatible(index_file: Path, num_items: int, dim: int, said: str) -> None:
     with pytest.raises(BundleIncompatible, match=said):
-        ItemIndex(index_file, num_items=num_items, dim=dim, nprobe=2)
+        ItemIndex(index_file, item_vectors=np.zeros((num_items, dim), dtype=np.float32), nprobe=2)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +115,4 @@ def test_another_kind_of_index_is_incompatible(tmp_path: Path, factory: str, met
     index.add(VECTORS)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     with pytest.raises(BundleIncompatible, match=said):
-        ItemIndex(tmp_path / "index.faiss", num_items=NUM_ITEMS, dim=DIM, nprobe=2)
+        ItemIndex(tmp_path / "index.faiss", item_vectors=VECTORS, nprobe=2)

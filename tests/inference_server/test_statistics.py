@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded, Source
 from inference_server.metrics import StatisticsCollector
 from inference_server.serving_model import ModelSlot
@@ -41,6 +42,9 @@ def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:
     statistics.count_answer(Source.POPULAR, (Degraded.STORE_TIMEOUT, Degraded.DEADLINE))
     statistics.count_refusal("corrupt", "index.faiss is short")
     statistics.dependencies_up["store"] = False
+    statistics.dropped_requests = 7
+    statistics.breakers["store"] = breaker = Breaker("store", failures_to_open=1)
+    breaker.failed()
     text = exposed(statistics)
     assert 'tandem_answers_total{source="POPULAR"} 1.0' in text
     assert 'tandem_answers_total{source="RETRIEVED"} 0.0' in text
@@ -48,6 +52,9 @@ def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:
     assert 'tandem_degraded_total{reason="deadline"} 1.0' in text
     assert 'tandem_bundle_refused_total{reason_kind="corrupt"} 1.0' in text
     assert 'tandem_dependency_up{dependency="store"} 0.0' in text
+    assert "tandem_dropped_requests_total 7.0" in text
+    assert 'tandem_breaker_state{breaker="store",state="open"} 1.0' in text
+    assert 'tandem_breaker_state{breaker="store",state="closed"} 0.0' in text
     assert statistics.last_refusal == "corrupt: index.faiss is short"
 
 
@@ -58,8 +65,8 @@ def test_the_model_is_shown(models: ModelSlot) -> None:
 
 def test_a_lap_is_counted_for_its_stage_alone() -> None:
     statistics = Statistics()
-    clock = StageClock(statistics)
-    clock.lap("admit")
+    clock = StageClock(statistics, 3)
     clock.lap("hydrate")
+    clock.lap("rank")
     counts = {stage: histogram.count for stage, histogram in statistics.stage_seconds.items() if histogram.count}
-    assert counts == {"admit": 1, "hydrate": 1}
+    assert counts == {"hydrate": 3, "rank": 3}, "once for every request of the batch"

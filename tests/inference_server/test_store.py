@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from deploy.local.ports import free_port
+from inference_server.breaker import BreakerState
 from inference_server.degradation import Degraded
 from inference_server.statistics import Statistics
-from inference_server.store import StoreReply, UserStore
+from inference_server.store import StoreFailed, UserStore
 from tests.support.serving import Valkey, valkey, wait_until
 
 
@@ -28,8 +29,32 @@ async def user_store(url: str) -> AsyncIterator[tuple[UserStore, Statistics]]:
         await store.close()
 
 
-async def fetch(store: UserStore, name: str, *, seconds: float = 30.0) -> StoreReply:
-    return await store.fetch(f"v{name}".encode(), f"s{name}".encode(), give_up_at=time.monotonic() + seconds)
+@dataclass(frozen=True)
+class Reply:
+    """What a read of one user's two keys brought."""
+
+    vector: bytes | None = None
+    state: bytes | None = None
+    failure: Degraded | None = None
+
+
+async def fetch(store: UserStore, name: str, *, seconds: float = 30.0) -> Reply:
+    """Reads two keys, and gives up as a caller does: the read goes on alone."""
+    reading = store.read([f"v{name}".encode(), f"s{name}".encode()], seconds)
+    await asyncio.wait([reading], timeout=seconds)
+    if not reading.done():
+        return Reply(failure=Degraded.STORE_TIMEOUT)
+    try:
+        return Reply(*reading.result())
+    except StoreFailed as error:
+        return Reply(failure=error.reason)
+
+
+async def until_answered(store: UserStore, name: str) -> None:
+    async def answered() -> bool:
+        return (await fetch(store, name)).failure is None
+
+    await wait_until(answered, "the store answers")
 
 
 async def fill(server: Valkey, count: int) -> None:
@@ -38,43 +63,52 @@ async def fill(server: Valkey, count: int) -> None:
         await client.mset({f"s{number}": f"state {number}" for number in range(count)})
 
 
-async def test_everyone_gets_their_own_values_over_few_reads(tmp_path: Path) -> None:
-    async with valkey(tmp_path) as server, user_store(server.url) as (store, statistics):
+async def test_everyone_gets_their_own_values(tmp_path: Path) -> None:
+    async with valkey(tmp_path) as server, user_store(server.url) as (store, _):
         await fill(server, 100)
         names = [*map(str, range(100)), "7", "7", "nobody"]
         replies = await asyncio.gather(*(fetch(store, name) for name in names))
         for name, reply in zip(names[:-1], replies[:-1], strict=True):
-            assert reply == StoreReply(f"vector {name}".encode(), f"state {name}".encode())
-        assert replies[-1] == StoreReply(None, None)
-        assert statistics.batch_requests.count <= 3
-        assert statistics.batch_requests.total == len(names)
+            assert reply == Reply(f"vector {name}".encode(), f"state {name}".encode())
+        assert replies[-1] == Reply(None, None)
 
 
-async def test_one_batch_is_one_mget_of_two_keys_per_user(tmp_path: Path) -> None:
+async def test_one_read_is_one_mget(tmp_path: Path) -> None:
     async with valkey(tmp_path) as server, user_store(server.url) as (store, _), server.client() as client:
+        await fill(server, 20)
         await client.config_resetstat()
-        await asyncio.gather(*(fetch(store, str(number)) for number in range(20)))
+        values = await store.read([f"v{number}".encode() for number in range(20)], 30.0)
+        assert values == [f"vector {number}".encode() for number in range(20)]
         commands = await client.info("commandstats")
-        assert commands["cmdstat_mget"]["calls"] <= 2
+        assert commands["cmdstat_mget"]["calls"] == 1
         assert "cmdstat_get" not in commands
 
 
-async def test_callers_who_have_gone_are_not_asked_for(tmp_path: Path) -> None:
+async def test_a_caller_who_gives_up_soon_costs_no_healthy_connection(tmp_path: Path) -> None:
+    async with valkey(tmp_path) as server, user_store(server.url) as (store, statistics), server.client() as client:
+        await fill(server, 1)
+        assert (await fetch(store, "0")).failure is None
+        connections = (await client.info("clients"))["connected_clients"]
+        for _ in range(10):
+            impatient = store.read([b"v0"], 0.0)
+            assert await impatient == [b"vector 0"], "it is waited for a little all the same"
+        assert (await client.info("clients"))["connected_clients"] == connections
+        assert statistics.dependencies_up["store"]
+
+
+async def test_the_breaker_opens_when_reads_fail_and_closes_when_the_store_is_back(tmp_path: Path) -> None:
     async with valkey(tmp_path) as server, user_store(server.url) as (store, statistics):
-        server.pause()
-        # Both connections wait for the paused store, so these callers wait for a batch.
-        leading = []
-        for number in range(2):
-            leading.append(asyncio.create_task(fetch(store, f"first {number}")))
-            await wait_until(lambda sent=number: statistics.batch_requests.count == sent + 1, "the batch is sent")
-        waiting = [asyncio.create_task(fetch(store, str(number))) for number in range(10)]
-        await asyncio.sleep(0)
-        for task in waiting[:9]:
-            task.cancel()
-        await asyncio.gather(*waiting[:9], return_exceptions=True)
-        server.resume()
-        await asyncio.gather(*leading, waiting[9])
-        assert statistics.batch_requests.total == 3
+        await server.kill()
+
+        async def opened() -> bool:
+            await fetch(store, "1")
+            return statistics.breakers["store"].state is BreakerState.OPEN
+
+        await wait_until(opened, "the breaker opens")
+        assert (await fetch(store, "1")).failure is Degraded.STORE_UNAVAILABLE
+        await server.start()
+        await wait_until(lambda: statistics.breakers["store"].state is BreakerState.CLOSED, "the breaker closes")
+        assert (await fetch(store, "1")).failure is None
 
 
 async def test_a_store_that_hangs_is_waited_for_no_longer_than_allowed(tmp_path: Path) -> None:
@@ -84,21 +118,24 @@ async def test_a_store_that_hangs_is_waited_for_no_longer_than_allowed(tmp_path:
         assert reply.failure is Degraded.STORE_TIMEOUT
         await wait_until(lambda: not statistics.dependencies_up["store"], "the store is seen to be down")
         server.resume()
-        await wait_until(lambda: statistics.dependencies_up["store"], "the store is seen to be up")
-        assert (await fetch(store, "1")).failure is None
+        await until_answered(store, "1")
+        assert statistics.dependencies_up["store"]
 
 
 async def test_replies_never_reach_the_wrong_caller_after_a_timeout(tmp_path: Path) -> None:
-    async with valkey(tmp_path) as server, user_store(server.url) as (store, _):
+    async with valkey(tmp_path) as server, user_store(server.url) as (store, statistics):
         await fill(server, 50)
         for round_number in range(3):
             server.pause()
             late = await asyncio.gather(*(fetch(store, str(number), seconds=0.02) for number in range(25)))
-            assert {reply.failure for reply in late} == {Degraded.STORE_TIMEOUT}
+            assert {reply.failure for reply in late} == {Degraded.STORE_TIMEOUT}, round_number
+            # Long enough for the reads that were given up to time out, and for the breaker to open.
+            await wait_until(lambda: not statistics.dependencies_up["store"], "the reads have timed out")
             server.resume()
+            await until_answered(store, "1")
             for number in range(25, 50):
                 reply = await fetch(store, str(number))
-                assert reply == StoreReply(f"vector {number}".encode(), f"state {number}".encode()), round_number
+                assert reply == Reply(f"vector {number}".encode(), f"state {number}".encode()), round_number
 
 
 async def test_a_killed_store_is_a_reply_and_its_return_is_noticed(tmp_path: Path) -> None:
@@ -131,7 +168,7 @@ async def test_a_store_that_refuses_us_is_a_reply(tmp_path: Path) -> None:
         async with user_store(server.url) as (store, _):
             assert (await fetch(store, "1")).failure is Degraded.STORE_UNAVAILABLE
         async with user_store(server.url.replace("127.0.0.1", ":secret@127.0.0.1")) as (store, _):
-            assert (await fetch(store, "1")).failure is None
+            await until_answered(store, "1")
 
 
 def test_an_url_that_cannot_be_parsed_is_refused() -> None:

@@ -35,6 +35,7 @@ _CONTENT_NEIGHBOURS = 10
 _GOLDEN_K = 10
 _TOP_ITEMS = 20
 _LARGE = 100_000
+_OUT = names.RANKER_SCORE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class TinySpec:
     """Share of content in the blend; None: the bundle has no blend. Content vectors are random, of CONTENT_DIM."""
     attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
+    ranker: Callable[[], onnx.ModelProto] | None = None
+    """Makes the bundle's ONNX ranker; None: it has none."""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
 
     def item_id(self, row: int) -> str:
@@ -100,6 +103,10 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
         user_tower, item_tower, index_file = (Path(scratch, name) for name in ("user.onnx", "item.onnx", "index"))
         onnx.save(_user_tower(spec), str(user_tower))
         onnx.save(_item_tower(vectors), str(item_tower))
+        ranker_file = None
+        if spec.ranker is not None:
+            ranker_file = Path(scratch, "ranker.onnx")
+            onnx.save(spec.ranker(), str(ranker_file))
         index = _index(vectors, spec)
         faiss.write_index(index, str(index_file))
         queries = _run(user_tower, inputs)
@@ -118,6 +125,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
                 held_out_users=[HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)],
                 user_vocabulary=Vocabulary.from_ids(spec.user_ids) if spec.user_ids else None,
                 content=_content(rng, spec) if spec.content_weight is not None else None,
+                ranker=ranker_file,
             ),
         )
 
@@ -136,6 +144,71 @@ def mean_vector(bundle: Bundle, item_ids: list[str]) -> npt.NDArray[np.float32]:
     total = bundle.item_vectors[rows].sum(axis=0)
     vector: npt.NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
     return vector
+
+
+def difference_ranker() -> onnx.ModelProto:
+    """A ranker whose score is content less collaborative: an order that no other part of the server makes."""
+    return _pair_ranker(
+        [helper.make_node("Sub", [names.RANKER_CONTENT_SCORE, names.RANKER_COLLABORATIVE_SCORE], [_OUT])]
+    )
+
+
+def nan_ranker() -> onnx.ModelProto:
+    """A ranker that is sound and makes NaN of everything."""
+    nodes = [
+        helper.make_node("Sub", [names.RANKER_CONTENT_SCORE, names.RANKER_COLLABORATIVE_SCORE], ["difference"]),
+        helper.make_node("Mul", ["difference", "nan"], [_OUT]),
+    ]
+    return _pair_ranker(nodes, {"nan": np.array(np.nan, np.float32)})
+
+
+def vector_ranker() -> onnx.ModelProto:
+    """A ranker that reads all but the two scores: popularity, plus the index, plus the product of the vectors."""
+    flat = [
+        helper.make_tensor_value_info(names.RANKER_POPULARITY, TensorProto.FLOAT, ("pairs",)),
+        helper.make_tensor_value_info(names.RANKER_ITEM_INDEX, TensorProto.INT64, ("pairs",)),
+    ]
+    vectors = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("pairs", "dim"))
+        for name in (names.RANKER_USER_VECTOR, names.RANKER_ITEM_VECTOR)
+    ]
+    nodes = [
+        helper.make_node("Mul", [names.RANKER_USER_VECTOR, names.RANKER_ITEM_VECTOR], ["products"]),
+        helper.make_node("ReduceSum", ["products", "last"], ["similarity"], keepdims=0),
+        helper.make_node("Cast", [names.RANKER_ITEM_INDEX], ["index"], to=TensorProto.FLOAT),
+        helper.make_node("Add", [names.RANKER_POPULARITY, "index"], ["of_item"]),
+        helper.make_node("Add", ["of_item", "similarity"], [_OUT]),
+    ]
+    output = helper.make_tensor_value_info(_OUT, TensorProto.FLOAT, ("pairs",))
+    return _model(nodes, [*flat, *vectors], output, {"last": np.array([1], np.int64)})
+
+
+def strange_ranker() -> onnx.ModelProto:
+    """A ranker that reads a tensor that no bundle makes."""
+    inputs = [helper.make_tensor_value_info("weather", TensorProto.FLOAT, ("pairs",))]
+    output = helper.make_tensor_value_info(_OUT, TensorProto.FLOAT, ("pairs",))
+    return _model([helper.make_node("Identity", ["weather"], [_OUT])], inputs, output, {})
+
+
+def _pair_ranker(
+    nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[np.generic]] | None = None
+) -> onnx.ModelProto:
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("pairs",))
+        for name in (names.RANKER_CONTENT_SCORE, names.RANKER_COLLABORATIVE_SCORE)
+    ]
+    output = helper.make_tensor_value_info(_OUT, TensorProto.FLOAT, ("pairs",))
+    return _model(nodes, inputs, output, constants or {})
+
+
+def _ranker_spec(model: onnx.ModelProto) -> TowerSpec:
+    return TowerSpec(tuple(map(_tensor_spec, model.graph.input)), tuple(map(_tensor_spec, model.graph.output)))
+
+
+def _tensor_spec(tensor: onnx.ValueInfoProto) -> TensorSpec:
+    kind = tensor.type.tensor_type
+    dtype = "float32" if kind.elem_type == TensorProto.FLOAT else "int64"
+    return TensorSpec(tensor.name, dtype, tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim))
 
 
 def _categories(row: int) -> tuple[str, ...]:
@@ -283,5 +356,6 @@ def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manife
         blend=None
         if spec.content_weight is None
         else BlendSpec(spec.content_weight, Calibration(0.0, 1.0), Calibration(0.0, 1.0)),
+        ranker=None if spec.ranker is None else _ranker_spec(spec.ranker()),
         onnx_max_abs_difference=0.0,
     )

@@ -1,0 +1,88 @@
+"""A worker's parts in this process, for what a server process cannot be made to do: planted costs, bugs, callers who
+go."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from deploy.local.ports import free_port
+from inference_server.grpc_api.server import GrpcServer
+from inference_server.grpc_api.servicer import RecommendationServicer
+from inference_server.ladder import Ladder
+from inference_server.policies import PolicyFile
+from inference_server.recommend import Recommender
+from inference_server.serving_model import ModelSlot
+from inference_server.stages.admit import Admission
+from inference_server.statistics import Statistics
+from inference_server.store import UserStore
+from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+from tests.support.serving import PATIENCE_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a worker is made of, and a stub that calls it over gRPC."""
+
+    stub: pb_grpc.RecommendationServiceStub
+    recommender: Recommender
+    admission: Admission
+    statistics: Statistics
+    models: ModelSlot
+
+
+def no_store() -> str:
+    """The address of a store that is not there."""
+    return f"redis://127.0.0.1:{free_port()}/0"
+
+
+@asynccontextmanager
+async def in_process(
+    models: ModelSlot,
+    *,
+    store_url: str | None = None,
+    threads: Executor | None = None,
+    policies_file: Path | None = None,
+    max_seconds: float = PATIENCE_SECONDS,
+    max_concurrent_requests: int = 64,
+    ladder: Ladder | None = None,
+) -> AsyncIterator[Parts]:
+    """The worker's object graph, served on a free port; without `store_url` the store is down."""
+    statistics = Statistics()
+    admission = Admission(
+        models,
+        PolicyFile(policies_file),
+        max_concurrent_requests=max_concurrent_requests,
+        max_seconds=max_seconds,
+    )
+    store = UserStore(store_url or no_store(), statistics)
+    own_threads = ThreadPoolExecutor(2)
+    recommender = Recommender(
+        admission=admission, store=store, threads=threads or own_threads, statistics=statistics, ladder=ladder
+    )
+    servicer = RecommendationServicer(recommender, models, statistics)
+    server = GrpcServer(servicer, host="127.0.0.1", port=0, reflection_enabled=False)
+    await store.start()
+    await recommender.start()
+    await server.start()
+    try:
+        # Channels of one process would share a connection, and with it the fate of another test's server.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+            yield Parts(
+                stub=pb_grpc.RecommendationServiceStub(channel),
+                recommender=recommender,
+                admission=admission,
+                statistics=statistics,
+                models=models,
+            )
+    finally:
+        await server.stop(grace_seconds=0)
+        await recommender.close()
+        await store.close()
+        own_threads.shutdown(wait=False, cancel_futures=True)
