@@ -215,7 +215,7 @@ def _statuses(metrics: str) -> dict[str, int]:
 
 def _resident_bytes(metrics: str) -> float:
     """Resident memory of the worker, from the text of /metrics."""
-    found = re.search(r"^process_resident_memory_bytes (\S+)$", metrics, re.MULTILINE)
+    found = re.search(r"^tandem_worker_resident_memory_bytes{worker=\"1\"} (\S+)$", metrics, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
