@@ -67,6 +67,9 @@ def _worker(arguments: argparse.Namespace, settings: Settings) -> int:
     except OperationError as error:
         structlog.get_logger().error("worker_failed", reason=str(error))
         return 1
+    except Exception:  # one line of JSON, as everything else that is logged
+        structlog.get_logger().exception("worker_failed")
+        return 1
     return 0
 
 

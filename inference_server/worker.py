@@ -102,7 +102,7 @@ class Worker:
     async def run(self) -> None:
         """Answers requests until SIGTERM or until the supervisor is gone, then shuts down gracefully.
 
-        Raises PortUnavailable.
+        Raises PortUnavailable, and whatever else may go wrong with the supervisor's orders.
         """
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -130,10 +130,8 @@ class Worker:
             await asyncio.to_thread(self._impressions.close, timeout_seconds=_FLUSH_SECONDS)
         await self._store.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if isinstance(results[0], OperationError):
-            await self._channel.send(WorkerFailed(reason=str(results[0])))
+        if isinstance(results[0], Exception):
             raise results[0]
-        await self._channel.close()
 
     async def _obey(self) -> None:
         """Does what the supervisor says, until it is gone. Raises PortUnavailable."""
@@ -241,6 +239,12 @@ def _impression_log(settings: Settings, identity: WorkerIdentity) -> ImpressionL
 
 
 async def run_worker(settings: Settings, identity: WorkerIdentity, control: socket.socket) -> None:
-    """Runs a worker that is controlled over `control`. Raises PortUnavailable."""
-    worker = Worker(settings, identity, await ControlChannel.over(control))
-    await worker.run()
+    """Runs a worker that is controlled over `control`. Raises what ends it, after it has told the supervisor."""
+    channel = await ControlChannel.over(control)
+    try:
+        await Worker(settings, identity, channel).run()
+    except Exception as error:
+        await channel.send(WorkerFailed(reason=str(error) if isinstance(error, OperationError) else repr(error)))
+        raise
+    finally:
+        await channel.close()

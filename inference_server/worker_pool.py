@@ -35,6 +35,8 @@ _STEADY_SECONDS: Final = 10.0
 """A worker that answered for so long ended for a reason of its own: the next one is started at once."""
 _FIRST_DELAY_SECONDS: Final = 0.5
 _LONGEST_DELAY_SECONDS: Final = 30.0
+_FAILED_START_SECONDS: Final = 5.0
+"""What a worker that could not start gets to end by itself."""
 _STATISTICS_SECONDS: Final = 0.5
 """How long a scrape waits for a worker's statistics. One that hangs is shown with its last ones."""
 
@@ -232,8 +234,9 @@ class WorkerPool:
         slot.tried.set()
         if answered_at is None:
             # It may live on, unable to open what serves: another one may be able to.
-            worker.kill()
-        status = await worker.end()
+            status = await worker.stop(grace_seconds=_FAILED_START_SECONDS)
+        else:
+            status = await worker.end()
         slot.answers = slot.joined = False
         slot.worker = None
         steady = answered_at is not None and time.monotonic() - answered_at >= _STEADY_SECONDS

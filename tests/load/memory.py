@@ -90,9 +90,7 @@ def build(directory: Path) -> None:
     """Builds the synthetic bundle. Takes some minutes and 4 GB."""
     build_tiny_bundle(
         directory,
-        TinySpec(
-            model_version="million", num_items=1_000_000, dim=128, num_lists=4096, nprobe=64, quantiser="SQ8"
-        ),
+        TinySpec(model_version="million", num_items=1_000_000, dim=128, num_lists=4096, nprobe=64, quantiser="SQ8"),
     )
 
 
