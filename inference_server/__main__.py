@@ -1,7 +1,7 @@
 """`python -m inference_server`: parse, read the settings, run one command, end with its status.
 
-Exit status: 0 done; 1 a refused bundle or policy file, workers that do not come up, a port that is taken, a command that
-could not be done in full; 2 wrong arguments or settings.
+Exit status: 0 done; 1 a refused bundle or policy file, workers that do not come up, a port that is taken, a command
+that could not be done in full; 2 wrong arguments or settings.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ SECONDS_BOUNDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the sizes of micro-batches, in requests."""
 
-STAGES: Final = ("hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "answer")
+STAGES: Final = ("admit", "hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "select", "answer")
 STORE: Final = "store"
 REGISTRY: Final = "registry"
 

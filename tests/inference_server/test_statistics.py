@@ -57,7 +57,8 @@ def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:
     statistics.count_refusal("corrupt", "index.faiss is short")
     statistics.dependencies_up["store"] = False
     statistics.dropped_requests = 7
-    statistics.breakers["store"] = breaker = Breaker("store", failures_to_open=1)
+    breaker = Breaker("store", failures_to_open=1, on_change=statistics.watch)
+    statistics.watch(breaker)
     breaker.failed()
     text = exposed(statistics)
     assert 'tandem_answers_total{source="POPULAR"} 1.0' in text
