@@ -1,7 +1,7 @@
 """`python -m inference_server`: parse, read the settings, run one command, end with its status.
 
-Exit status: 0 done; 1 a refused bundle or policy file, a worker that ended, a port that is taken; 2 wrong arguments
-or settings.
+Exit status: 0 done; 1 a refused bundle or policy file, workers that do not come up, a port that is taken, a command
+that could not be done in full; 2 wrong arguments or settings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from inference_server.errors import BundleRefused, OperationError, PoliciesInval
 from inference_server.logs import configure_logging
 from inference_server.settings import Settings, settings_help
 
-# Each command imports what it needs: the supervisor no engine, the worker no registry, --help neither.
+# Each command imports what it needs: the supervisor no engine, the worker no registry and no metrics, --help none.
 
 
 def main() -> int:
@@ -58,21 +58,33 @@ def _worker(arguments: argparse.Namespace, settings: Settings) -> int:
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     import uvloop
 
+    from inference_server.statistics import WorkerIdentity
     from inference_server.worker import run_worker
 
+    identity = WorkerIdentity(worker=arguments.worker, num_workers=arguments.num_workers)
     try:
-        uvloop.run(run_worker(settings, socket.socket(fileno=arguments.control_fd)))
+        uvloop.run(run_worker(settings, identity, socket.socket(fileno=arguments.control_fd)))
     except OperationError as error:
         structlog.get_logger().error("worker_failed", reason=str(error))
+        return 1
+    except Exception:  # one line of JSON, as everything else that is logged
+        structlog.get_logger().exception("worker_failed")
         return 1
     return 0
 
 
-def _check(arguments: argparse.Namespace, _: Settings) -> int:
+def _command(arguments: argparse.Namespace, settings: Settings) -> int:
+    from inference_server.operator_commands import run_command
+    from inference_server.operator_socket import Command
+
+    return asyncio.run(run_command(settings, Command(name=arguments.command, to=arguments.to)))
+
+
+def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     from inference_server.check import check_bundle, describe, report_json
 
     try:
-        report = check_bundle(arguments.directory)
+        report = check_bundle(arguments.directory, previous=arguments.previous, min_overlap=settings.min_swap_overlap)
     except BundleRefused as refused:
         print(report_json(refused) if arguments.json else f"refused: {refused}")
         return 1
@@ -118,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve, and follow the registry's alias",
-        description="Starts the worker that answers requests, and keeps it on the bundle that the registry's alias "
-        "names (or on TANDEM_BUNDLE_PATH). SIGTERM and SIGINT stop it gracefully.",
+        description="Starts the workers that answer requests, and keeps them on the bundle that the registry's alias "
+        "names (or on TANDEM_BUNDLE_PATH). SIGTERM and SIGINT stop them gracefully.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Settings (environment variables):\n{settings_help()}",
     )
@@ -131,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "Exit status 0: it may serve; 1: it is refused, and the output says why.",
     )
     check.add_argument("directory", type=Path, metavar="DIR", help="the bundle folder")
+    check.add_argument("--previous", type=Path, metavar="DIR", help="compare with the bundle in this folder")
     check.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     check.set_defaults(run=_check, process="check")
     check_policies = commands.add_parser(
@@ -150,12 +163,31 @@ def _parser() -> argparse.ArgumentParser:
     hash_key.add_argument("name", nargs="?", default="default", metavar="NAME", help="name of the caller, for the logs")
     hash_key.add_argument("--generate", action="store_true", help="make a new key")
     hash_key.set_defaults(run=_hash_key, process="hash-key")
+    rollback = commands.add_parser(
+        "rollback",
+        help="go back to the version that served before, at once",
+        description="Has the running server of TANDEM_DATA_DIR answer with the version that served before, which it "
+        "has still open, and moves the registry's alias there, so that every other server follows. A second rollback "
+        "undoes the first. Without a running server the alias alone is moved. Exit status 1: not everything could be "
+        "done; what could not is said on stderr.",
+    )
+    rollback.add_argument("--to", metavar="VERSION", help="registry version to go to (default: the one before)")
+    rollback.set_defaults(run=_command, process="rollback")
+    forget = commands.add_parser(
+        "forget-refusals",
+        help="let a version that failed its check be tried again",
+        description="A version that failed its check is not tried again, also after a restart, until the alias has "
+        "named another one. This forgets it: for refusals whose reason was on this machine.",
+    )
+    forget.set_defaults(run=_command, process="forget-refusals", to=None)
     worker = commands.add_parser(
         "worker",
         help="internal: what `serve` starts to answer requests",
         description="Answers requests, controlled by a supervisor. Not to be started by hand: use `serve`.",
     )
     worker.add_argument("--control-fd", type=int, required=True, metavar="FD", help="socket to the supervisor")
+    worker.add_argument("--worker", type=int, default=1, metavar="N", help="which worker it is, from 1")
+    worker.add_argument("--num-workers", type=int, default=1, metavar="N", help="how many there are")
     worker.set_defaults(run=_worker, process="worker")
     return parser
 

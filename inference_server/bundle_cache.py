@@ -1,4 +1,4 @@
-"""Bundles on this machine: `<data dir>/bundles/<registry version>/`, and which one served last.
+"""Bundles on this machine: `<data dir>/bundles/<registry version>/`, and which ones served last.
 
 A folder appears complete or not at all. What is in here has been checked before but is checked again before it serves:
 disks fail too.
@@ -6,7 +6,6 @@ disks fail too.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from inference_server.errors import RegistryUnavailable
+from inference_server.records import read_json, version_of, write_json
 from inference_server.registry import RegisteredVersion, Registry
 from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
@@ -72,17 +72,21 @@ class BundleCache:
             if other_version or abandoned:
                 shutil.rmtree(entry, ignore_errors=True)
 
-    def record_served(self, version: RegisteredVersion) -> None:
-        """Remembers what serves, for a start without a registry."""
-        staging = self._directory / f"{_RECORD}.{os.getpid()}"
-        staging.write_text(json.dumps({**self._followed, "version": asdict(version)}))
-        staging.replace(self._directory / _RECORD)
+    def record_served(self, version: RegisteredVersion, previous: RegisteredVersion | None) -> None:
+        """Remembers what serves and what served before it, for a start without a registry and for a way back."""
+        record = {**self._followed, "version": asdict(version), "previous": asdict(previous) if previous else None}
+        write_json(self._directory / _RECORD, record)
 
     def last_served(self) -> RegisteredVersion | None:
-        """What served last under this name and alias, if it is still here."""
-        try:
-            record = json.loads((self._directory / _RECORD).read_text())
-            version = RegisteredVersion(**record.pop("version"))
-        except (OSError, ValueError, KeyError, TypeError):
+        """What served last under this name and alias."""
+        return self._recorded("version")
+
+    def served_before(self) -> RegisteredVersion | None:
+        """What served before `last_served`."""
+        return self._recorded("previous")
+
+    def _recorded(self, which: str) -> RegisteredVersion | None:
+        record = read_json(self._directory / _RECORD)
+        if any(record.get(name) != value for name, value in self._followed.items()):
             return None
-        return version if record == self._followed else None
+        return version_of(record.get(which))

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from inference_server.check_report import CheckReport
 from inference_server.errors import BundleRefused, RefusalKind
 
 _log = structlog.get_logger()
@@ -20,10 +21,11 @@ _log = structlog.get_logger()
 _CHECK_TIMEOUT_SECONDS: Final = 600.0
 
 
-async def check_in_child(directory: Path) -> str:
-    """Checks a bundle and returns its model version. Raises BundleRefused, also when the checking process crashes."""
+async def check_in_child(directory: Path, *, previous: Path | None = None) -> CheckReport:
+    """Checks a bundle, and compares it with the one that serves. Raises BundleRefused, also when the child crashes."""
+    compared = () if previous is None else ("--previous", str(previous))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "inference_server", "check", str(directory), "--json"),
+        *(sys.executable, "-m", "inference_server", "check", str(directory), "--json", *compared),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -45,4 +47,4 @@ async def check_in_child(directory: Path) -> str:
     if "reason_kind" in result:
         raise BundleRefused(RefusalKind(result["reason_kind"]), result["reason"])
     _log.info("bundle_checked", directory=str(directory), **result)
-    return str(result["model_version"])
+    return CheckReport(**result)

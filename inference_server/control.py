@@ -1,12 +1,20 @@
 """What supervisor and worker say to each other: JSON lines over a Unix socket pair that the worker inherits.
 
-| message           | from       | means                                                              |
-| ----------------- | ---------- | ------------------------------------------------------------------ |
-| OpenBundle        | supervisor | this folder was checked: open it and serve it                      |
-| DependencyChanged | supervisor | a dependency that only the supervisor sees went up or down         |
-| BundleRefused     | both       | a bundle was refused: by the check (count it) or while opening it  |
-| Listening         | worker     | the ports are bound                                                |
-| BundleOpened      | worker     | every request admitted from now on is answered by this bundle      |
+| message             | from       | means                                                              |
+| ------------------- | ---------- | ------------------------------------------------------------------ |
+| Listen              | supervisor | begin to answer on these ports                                     |
+| Listening           | worker     | the ports are bound, calls are answered                            |
+| OpenBundle          | supervisor | phase one: this folder was checked, open and warm it, serve it not |
+| BundleReady         | worker     | it is open and warm                                                |
+| BundleRefused       | worker     | it cannot be opened, and why                                       |
+| ServeBundle         | supervisor | phase two: answer with this open bundle from now on                |
+| BundleServing       | worker     | every request admitted from now on is answered by this bundle      |
+| CloseBundle         | supervisor | this bundle will not be asked for again                            |
+| RefusalsCounted     | supervisor | all refusals so far, for GetServingStatus                          |
+| DependencyChanged   | supervisor | a dependency that only the supervisor sees went up or down         |
+| StatisticsRequested | supervisor | say what was counted                                               |
+| StatisticsReported  | worker     | this was counted since the worker's start                          |
+| WorkerFailed        | worker     | the reason for which it is about to end                            |
 
 The end of the stream is a message too: the worker stops when its supervisor is gone.
 """
@@ -16,19 +24,90 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
+
+_MAX_LINE_BYTES: Final = 1 << 22
+"""Longest message; a worker's statistics are some 10 KB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listen:
+    """Bind these ports, which the supervisor holds for its workers, and answer."""
+
+    grpc_port: int
+    http_port: int = 0
+    """0: HTTP is not served."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """The worker answers on these ports."""
+
+    grpc_port: int
+    http_port: int = 0
+    """0: HTTP is not served."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenBundle:
-    """Open and serve a checked bundle."""
+    """Open and warm a checked bundle."""
 
+    bundle: int
+    """The supervisor's number of an opening, the same in all workers."""
     directory: str
     registry_version: str
     """The registry's number of the bundle; empty without a registry."""
     variant: str
     """The alias it is served under; empty without a registry."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleReady:
+    """The worker could serve this bundle now."""
+
+    bundle: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleRefused:
+    """The worker cannot open a bundle."""
+
+    bundle: int
+    reason_kind: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeBundle:
+    """Answer with this bundle."""
+
+    bundle: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleServing:
+    """The worker answers with this bundle now."""
+
+    bundle: int
+    switched_at_seconds: float
+    """When the pointer moved, on the monotonic clock that all processes of a machine share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloseBundle:
+    """Forget an open bundle."""
+
+    bundle: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusalsCounted:
+    """Bundles that the server has refused since its start."""
+
+    by_kind: Mapping[str, int]
+    last: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,37 +119,44 @@ class DependencyChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BundleRefused:
-    """A bundle does not serve, and why."""
+class StatisticsRequested:
+    """Report what was counted."""
 
-    registry_version: str
-    reason_kind: str
+    request: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsReported:
+    """What was counted, as `snapshot.to_plain` writes it."""
+
+    request: int
+    statistics: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerFailed:
+    """Why the worker ends."""
+
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Listening:
-    """The worker's ports."""
+Message = (
+    Listen
+    | Listening
+    | OpenBundle
+    | BundleReady
+    | BundleRefused
+    | ServeBundle
+    | BundleServing
+    | CloseBundle
+    | RefusalsCounted
+    | DependencyChanged
+    | StatisticsRequested
+    | StatisticsReported
+    | WorkerFailed
+)
 
-    grpc_port: int
-    http_port: int
-    """0: HTTP is not served."""
-    metrics_port: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BundleOpened:
-    """The worker answers with this bundle now."""
-
-    registry_version: str
-    model_version: str
-
-
-Message = OpenBundle | DependencyChanged | BundleRefused | Listening | BundleOpened
-
-_TYPES: Final[dict[str, type[Message]]] = {
-    cls.__name__: cls for cls in (OpenBundle, DependencyChanged, BundleRefused, Listening, BundleOpened)
-}
+_TYPES: Final[dict[str, type[Message]]] = {cls.__name__: cls for cls in Message.__args__}
 
 
 def to_line(message: Message) -> bytes:
@@ -94,13 +180,21 @@ class ControlChannel:
     @classmethod
     async def over(cls, end: socket.socket) -> ControlChannel:
         """Takes over one end of a socket pair."""
-        reader, writer = await asyncio.open_unix_connection(sock=end)
+        reader, writer = await asyncio.open_unix_connection(sock=end, limit=_MAX_LINE_BYTES)
         return cls(reader, writer)
 
-    async def send(self, message: Message) -> None:
-        """Sends a message. One to an end that is gone is dropped: the receiver of EOF decides what that means."""
-        try:
+    def post(self, message: Message) -> None:
+        """Sends a message without waiting: what is posted first arrives first. One to an end that is gone is dropped.
+
+        The receiver of the end of the stream decides what that means.
+        """
+        if not self._writer.is_closing():
             self._writer.write(to_line(message))
+
+    async def send(self, message: Message) -> None:
+        """Sends a message and waits while the other end reads too slowly."""
+        self.post(message)
+        try:
             await self._writer.drain()
         except ConnectionError:
             return

@@ -15,6 +15,9 @@ InferenceServerError
     +-- PortUnavailable        an address that the server cannot listen on
     +-- PoliciesInvalid        a file of policies that cannot be used
     +-- UnknownScenario        a policy that is not configured; the caller gets InvalidRequest
+    +-- WorkerEnded            a worker is gone before it did what it was told
+    +-- WorkersFailed          workers end again and again before they answer
+    +-- CommandFailed          an operator's command that cannot be done
 
 A dependency that fails during a request is no exception: the answer is degraded (see `degradation`).
 """
@@ -89,6 +92,8 @@ class RefusalKind(StrEnum):
     """Intact, but its parts do not fit each other or this code: dimensions, counts, tensors, format version."""
     GOLDEN_QUERIES = "golden_queries"
     """It opens, but gives wrong answers."""
+    OVERLAP = "overlap"
+    """It recommends other items than the bundle that serves, more than the settings allow."""
     CHECK_FAILED = "check_failed"
     """The process that checked it crashed or did not end."""
 
@@ -123,3 +128,15 @@ class PoliciesInvalid(OperationError):
 
 class UnknownScenario(OperationError, LookupError):
     """A scenario that the file of policies does not name. The message follows on "scenario"."""
+
+
+class WorkerEnded(OperationError):
+    """A worker ended, or was ended because it did not answer, before it did what it was told."""
+
+
+class WorkersFailed(OperationError):
+    """No worker comes to answer, however often it is started."""
+
+
+class CommandFailed(OperationError):
+    """An operator's command that cannot be done. The message says why."""

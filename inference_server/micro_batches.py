@@ -83,7 +83,6 @@ class MicroBatches:
             return
         statistics = self._statistics
         statistics.batch_requests.observe(len(batch))
-        statistics.queue_requests = self.num_waiting
         for admitted in batch:
             statistics.queue_seconds.observe(now - admitted.admitted_at)
         task = asyncio.create_task(self._run(batch), name="micro-batch")

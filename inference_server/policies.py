@@ -110,17 +110,17 @@ class _Validation:
     def __init__(self, path: Path, document: Document) -> None:
         self._path = path
         self._document = document
-        self._problems: list[str] = []
+        self._problems: list[tuple[int, str]] = []
 
     def policies(self, fingerprint: str) -> Policies:
         file = self._validated(_File, self._document.value, ())
         if file is None:
-            raise PoliciesInvalid(tuple(self._problems))
+            raise self._invalid()
         default = file.default or {}
         default_policy = self._validated(Policy, default, ("default",))
         if default_policy is None:
             # Its mistakes would be told once more for every scenario.
-            raise PoliciesInvalid(tuple(self._problems))
+            raise self._invalid()
         policies: dict[str, Policy] = {}
         for name, overrides in (file.scenarios or {}).items():
             merged = _merged(default, overrides or {})
@@ -129,7 +129,7 @@ class _Validation:
         if "default" in policies:
             self._report(("scenarios", "default"), "the default policy is `default` at the top, and has no other name")
         if self._problems:
-            raise PoliciesInvalid(tuple(self._problems))
+            raise self._invalid()
         return Policies(default=default_policy, scenarios=policies, fingerprint=fingerprint)
 
     def _validated(self, model: type[_M], value: Any, at: tuple[str, ...]) -> _M | None:
@@ -143,7 +143,12 @@ class _Validation:
 
     def _report(self, path: tuple[str | int, ...], problem: str) -> None:
         keys = ".".join(str(part) for part in path)
-        self._problems.append(f"{self._path}:{self._document.line_of(path)}: {keys}{': ' if keys else ''}{problem}")
+        self._problems.append((self._document.line_of(path), f"{keys}: {problem}" if keys else problem))
+
+    def _invalid(self) -> PoliciesInvalid:
+        # By line, not in the order in which keys are declared.
+        in_order = sorted(self._problems, key=lambda problem: problem[0])
+        return PoliciesInvalid(tuple(f"{self._path}:{line}: {problem}" for line, problem in in_order))
 
 
 class PolicyFile:

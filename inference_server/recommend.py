@@ -57,7 +57,8 @@ class Recommender:
         self._trending = TrendingList(store)
         self._recent_lists = RecentLists()
         self._ladder = ladder or Ladder()
-        self._ranker_breaker = statistics.breakers["ranker"] = Breaker("ranker")
+        self._ranker_breaker = Breaker("ranker", on_change=statistics.watch)
+        statistics.watch(self._ranker_breaker)
         self._batches = MicroBatches(self._answer_batch, statistics)
 
     async def recommend(
@@ -69,7 +70,9 @@ class Recommender:
 
         Raises RequestError. A dependency that fails raises nothing: the answer is degraded.
         """
+        started = time.perf_counter()
         admitted = self._admission.admit(query, time_remaining_seconds, traced=self._journal.traces)
+        self._statistics.stage_seconds["admit"].observe(time.perf_counter() - started)
         try:
             result = await self._in_time(admitted, self._batches.join)
             self._journal.write(admitted, result, traceparent)
@@ -124,8 +127,9 @@ class Recommender:
         encoded, others = await encode_users(hydrated, self._threads, self._ladder, self._statistics)
         clock.lap("encode_user")
         if others:
-            self._deliver(fallback(others, filter_items(others, others[0].admitted.model), self._recent_lists))
+            popular = fallback(others, filter_items(others, others[0].admitted.model), self._recent_lists)
             clock.lap("fallback")
+            self._show(popular, clock)
         for of_rung in encoded:
             allowed = filter_items(of_rung.users, of_rung.model)
             clock.lap("filter")
@@ -133,13 +137,16 @@ class Recommender:
             clock.lap("retrieve")
             ranked = await rank(candidates, self._threads, self._ladder, self._ranker_breaker)
             clock.lap("rank")
-            self._deliver(ranked)
-            clock.lap("answer")
+            self._show(ranked, clock)
 
-    def _deliver(self, ranked: Sequence[Ranked]) -> None:
+    def _show(self, ranked: Sequence[Ranked], clock: StageClock) -> None:
+        """The last two stages, and the way back to the callers."""
         for of_ranker in ranked:
             selection = select(of_ranker)
-            for chosen, result in zip(selection.chosen, self._answers(selection), strict=True):
+            clock.lap("select")
+            answers = self._answers(selection)
+            clock.lap("answer")
+            for chosen, result in zip(selection.chosen, answers, strict=True):
                 self._remember(chosen, of_ranker)
                 chosen.user.admitted.caller.deliver(result)
 

@@ -47,8 +47,12 @@ class RegisteredVersion:
     """URI of the bundle's folder."""
 
 
+NO_VERSION: Final = RegisteredVersion("", "", "")
+"""What a bundle is that was given as a folder."""
+
+
 class Registry:
-    """Reads one alias of one registered model."""
+    """One alias of one registered model: read all the time, moved when an operator asks for it."""
 
     def __init__(self, uri: str, *, model_name: str, alias: str) -> None:
         self._uri = uri
@@ -59,6 +63,10 @@ class Registry:
     async def aliased_version(self) -> RegisteredVersion | None:
         """The version that the alias names; None while there is none. Raises RegistryUnavailable."""
         return await _in_thread(self._read_alias)
+
+    async def move_alias(self, number: str) -> None:
+        """Has the alias name another version. Raises RegistryUnavailable, also when there is no such version."""
+        await _in_thread(lambda: self._move_alias(number))
 
     async def download(self, version: RegisteredVersion, into: Path) -> Path:
         """Downloads a version's bundle into a new folder under `into` and returns it. Raises RegistryUnavailable."""
@@ -76,6 +84,13 @@ class Registry:
         except Exception as error:  # SQLAlchemy's, requests' and the operating system's kinds all mean the same here
             raise RegistryUnavailable(f"{self._uri}: {error!r}") from error
         return RegisteredVersion(str(version.version), version.tags.get(MODEL_VERSION_TAG, ""), version.source or "")
+
+    def _move_alias(self, number: str) -> None:
+        client = self._connect()
+        try:
+            client.set_registered_model_alias(self._model_name, self._alias, number)
+        except Exception as error:  # as many kinds as reading has; each means that the alias is where it was
+            raise RegistryUnavailable(f"{self._uri}: {error}") from error
 
     def _download(self, version: RegisteredVersion, into: Path) -> Path:
         import mlflow.artifacts

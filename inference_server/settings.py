@@ -134,9 +134,21 @@ class Settings(BaseSettings):
     """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
     seconds."""
 
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes that answer on the one port. One for each core that is there for them; 1 where another layer adds
+    servers, as in Kubernetes."""
+
+    worker_start_attempts: int = Field(default=5, ge=1, le=1000)
+    """Starts in a row that may fail before the server ends, if no other worker answers. Raise it where what workers
+    need at their start comes late."""
+
+    min_swap_overlap: float = Field(default=0.0, ge=0, le=1)
+    """Least share of recommended items that a new bundle must have in common with the one that serves, mean over its
+    held-out users; below, it is refused. 0 refuses nothing: a retrained model may well differ."""
+
     max_concurrent_requests: int = Field(default=128, ge=1, le=100_000)
-    """Requests answered at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency grows under
-    load."""
+    """Requests that one worker answers at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency
+    grows under load."""
 
     shutdown_grace_seconds: float = Field(default=10.0, ge=0, le=600)
     """Seconds that requests in flight get to finish at shutdown before they are cancelled."""

@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from inference_server.breaker import Breaker
@@ -20,7 +21,7 @@ SECONDS_BOUNDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the sizes of micro-batches, in requests."""
 
-STAGES: Final = ("hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "answer")
+STAGES: Final = ("admit", "hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "select", "answer")
 STORE: Final = "store"
 REGISTRY: Final = "registry"
 
@@ -46,10 +47,20 @@ class Histogram:
         return sum(self.counts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerIdentity:
+    """Which worker counts."""
+
+    worker: int = 1
+    """1 to `num_workers`; a restarted worker has the number of the one before."""
+    num_workers: int = 1
+
+
 class Statistics:
     """Everything counted since the worker's start."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: WorkerIdentity | None = None) -> None:
+        self.identity = identity or WorkerIdentity()
         self.started_at_seconds = time.time()
         self.requests_by_code: Counter[str] = Counter()
         self.request_seconds = Histogram(SECONDS_BOUNDS)
@@ -62,7 +73,8 @@ class Statistics:
         self.queue_seconds = Histogram(SECONDS_BOUNDS)
         self.queue_requests = 0
         self.dropped_requests = 0
-        self.breakers: dict[str, Breaker] = {}
+        self.breakers: dict[str, str] = {}
+        """States by name, see `watch`."""
         self.user_tower_runs = 0
         self.bundle_swaps = 0
         self.refusals_by_kind: Counter[str] = Counter()
@@ -70,10 +82,23 @@ class Statistics:
         self.dependencies_up: dict[str, bool] = {}
         self.files_reloaded: Counter[str] = Counter()
         self.files_refused: Counter[str] = Counter()
-        # Counted by their owners, some of them in other threads, and asked for when they are shown.
-        self.num_unauthenticated: Callable[[], int] = int
-        self.policies_fingerprint: Callable[[], str] = str
-        self.num_dropped: dict[str, Callable[[], int]] = {}
+        self.num_unauthenticated = 0
+        self.num_dropped: Counter[str] = Counter()
+        self.policies_fingerprint = ""
+        self._sources: list[Callable[[], None]] = []
+
+    def add_source(self, bring_up_to_date: Callable[[], None]) -> None:
+        """Names who brings numbers up to date that others count, some of them in other threads."""
+        self._sources.append(bring_up_to_date)
+
+    def refresh(self) -> None:
+        """Brings everything up to date. To be called before numbers are shown."""
+        for bring_up_to_date in self._sources:
+            bring_up_to_date()
+
+    def watch(self, breaker: Breaker) -> None:
+        """Takes in the state of a breaker; meant to be its `on_change` too."""
+        self.breakers[breaker.name] = str(breaker.state)
 
     def count_answer(self, source: Source, degraded_reasons: tuple[Degraded, ...]) -> None:
         """Counts one answer."""

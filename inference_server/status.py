@@ -15,6 +15,7 @@ from tandem.v1 import recommendation_pb2 as pb
 
 def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingStatusResponse:
     """The status now."""
+    statistics.refresh()
     response = pb.GetServingStatusResponse(
         uptime_seconds=time.time() - statistics.started_at_seconds,
         dependencies={name: "up" if up else "down" for name, up in statistics.dependencies_up.items()},
@@ -25,8 +26,10 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
         degraded_by_reason={str(reason): n for reason, n in statistics.degraded_by_reason.items() if n},
         bundles_refused=statistics.refusals_by_kind.total(),
         last_refusal=statistics.last_refusal,
-        breakers={name: str(breaker.state) for name, breaker in statistics.breakers.items()},
-        policies_fingerprint=statistics.policies_fingerprint(),
+        breakers=statistics.breakers,
+        policies_fingerprint=statistics.policies_fingerprint,
+        worker=statistics.identity.worker,
+        num_workers=statistics.identity.num_workers,
     )
     response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
     model = models.current

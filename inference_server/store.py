@@ -58,8 +58,8 @@ class UserStore:
         self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2)
         self._statistics = statistics
         self._statistics.dependencies_up[STORE] = False
-        self._breaker = breaker or Breaker(STORE, max_open_seconds=_MAX_OPEN_SECONDS)
-        self._statistics.breakers[STORE] = self._breaker
+        self._breaker = breaker or Breaker(STORE, max_open_seconds=_MAX_OPEN_SECONDS, on_change=statistics.watch)
+        statistics.watch(self._breaker)
         self._free_connections: list[AbstractConnection] = []
         self._reads: set[asyncio.Task[Values]] = set()
         self._probing: asyncio.Task[None] | None = None

@@ -1,77 +1,129 @@
-"""The supervisor's handle on its worker: a child process and the control channel to it."""
+"""The supervisor's handle on one worker: a child process and the control channel to it."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import sys
-from pathlib import Path
+from typing import Final, TypeVar
 
 import structlog
 
+from inference_server.bundles import CheckedBundle
 from inference_server.control import (
-    BundleOpened,
+    BundleReady,
     BundleRefused,
+    BundleServing,
+    CloseBundle,
     ControlChannel,
-    DependencyChanged,
+    Listen,
     Listening,
+    Message,
     OpenBundle,
+    ServeBundle,
+    StatisticsReported,
+    StatisticsRequested,
+    WorkerFailed,
 )
 from inference_server.errors import BundleRefused as BundleRefusedError
-from inference_server.errors import RefusalKind
+from inference_server.errors import RefusalKind, WorkerEnded
+from inference_server.snapshot import Plain
+from inference_server.statistics import WorkerIdentity
 
 _log = structlog.get_logger()
+
+_Reply = TypeVar("_Reply", bound=Message)
+
+_LISTEN_SECONDS: Final = 60.0
+_OPEN_SECONDS: Final = 300.0
+_SWITCH_SECONDS: Final = 10.0
+"""What a worker may take for each of these. One that takes longer hangs, and is killed."""
 
 
 class WorkerProcess:
     """One worker. Made by `start`."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: ControlChannel) -> None:
+    def __init__(self, identity: WorkerIdentity, process: asyncio.subprocess.Process, channel: ControlChannel) -> None:
+        self.identity: Final = identity
+        self.pid: Final = process.pid
+        self.failure = ""
+        """Why it ends, in its own words; empty when it has said nothing."""
+        self.last_statistics: Plain = {}
+        """What it reported last."""
         self._process = process
         self._channel = channel
-        self._opening: asyncio.Future[BundleOpened] | None = None
-        self._listening: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
-        self._reading = asyncio.create_task(self._read(), name="worker-messages")
-        self._dependencies: dict[str, bool] = {}
+        self._bundles: set[CheckedBundle] = set()
+        self._requests = itertools.count(1)
+        self._awaited: dict[tuple[type, int], asyncio.Future[Message]] = {}
+        self._gone = False
+        self._reading = asyncio.create_task(self._read(), name=f"worker-{identity.worker}-messages")
 
     @classmethod
-    async def start(cls) -> WorkerProcess:
+    async def start(cls, identity: WorkerIdentity) -> WorkerProcess:
         """Starts a worker with this process's environment."""
         ours, theirs = socket.socketpair()
+        numbers = ("--worker", str(identity.worker), "--num-workers", str(identity.num_workers))
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "inference_server", "worker", "--control-fd", str(theirs.fileno())),
+                *(sys.executable, "-m", "inference_server", "worker", "--control-fd", str(theirs.fileno()), *numbers),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
-        return cls(process, await ControlChannel.over(ours))
+        return cls(identity, process, await ControlChannel.over(ours))
 
-    async def listening(self) -> Listening:
-        """Waits until the ports are bound. Waits for ever when the worker ends before: see `wait`."""
-        return await self._listening
+    def has_open(self, bundle: CheckedBundle) -> bool:
+        """Whether the worker could serve a bundle at once."""
+        return bundle in self._bundles
 
     async def wait(self) -> int:
         """Waits for the end of the process and returns its exit status."""
         return await self._process.wait()
 
-    async def open_bundle(self, directory: Path, *, registry_version: str, variant: str) -> None:
-        """Has the worker open and serve a checked bundle. Raises BundleRefused when it cannot open it."""
-        self._opening = asyncio.get_running_loop().create_future()
-        message = OpenBundle(directory=str(directory), registry_version=registry_version, variant=variant)
-        await self._channel.send(message)
-        opened = await self._opening
-        _log.info("model_serving", model_version=opened.model_version, registry_version=registry_version)
+    async def listen(self, *, grpc_port: int, http_port: int) -> Listening:
+        """Has the worker answer on the shared ports. Raises WorkerEnded."""
+        return await self._ask(Listen(grpc_port=grpc_port, http_port=http_port), Listening, seconds=_LISTEN_SECONDS)
 
-    async def count_refusal(self, refused: BundleRefusedError, *, registry_version: str) -> None:
-        """Has the worker show a refused bundle in its metrics and status."""
-        kind, reason = refused.reason_kind, refused.reason
-        await self._channel.send(BundleRefused(registry_version=registry_version, reason_kind=kind, reason=reason))
+    async def open(self, bundle: CheckedBundle) -> None:
+        """Has the worker open and warm a bundle. Raises BundleRefused when it cannot, WorkerEnded when it is gone."""
+        message = OpenBundle(
+            bundle=bundle.number,
+            directory=str(bundle.directory),
+            registry_version=bundle.version.number,
+            variant=bundle.variant,
+        )
+        await self._ask(message, BundleReady, bundle.number, seconds=_OPEN_SECONDS)
+        self._bundles.add(bundle)
 
-    async def set_dependency(self, dependency: str, *, up: bool) -> None:
-        """Has the worker show the state of a dependency, if it has changed."""
-        if self._dependencies.get(dependency) != up:
-            self._dependencies[dependency] = up
-            await self._channel.send(DependencyChanged(dependency=dependency, up=up))
+    async def serve(self, bundle: CheckedBundle) -> float:
+        """Has the worker answer with an open bundle; when it began to, in monotonic seconds. Raises WorkerEnded.
+
+        The order is given before the first suspension, so that orders arrive as they were decided.
+        """
+        message = ServeBundle(bundle=bundle.number)
+        reply = await self._ask(message, BundleServing, bundle.number, seconds=_SWITCH_SECONDS)
+        return reply.switched_at_seconds
+
+    def close_bundle(self, bundle: CheckedBundle) -> None:
+        """Has the worker forget a bundle, if it has it."""
+        if bundle in self._bundles:
+            self._bundles.discard(bundle)
+            self.tell(CloseBundle(bundle=bundle.number))
+
+    def tell(self, message: Message) -> None:
+        """Sends something that has no reply."""
+        self._channel.post(message)
+
+    async def statistics(self, *, patience_seconds: float) -> bool:
+        """Renews `last_statistics`. False when the worker does not answer in time: then they stay what they were."""
+        number = next(self._requests)
+        try:
+            async with asyncio.timeout(patience_seconds):
+                reply = await self._reply(StatisticsRequested(request=number), StatisticsReported, number)
+        except (TimeoutError, WorkerEnded):
+            return False
+        self.last_statistics = reply.statistics
+        return True
 
     async def stop(self, *, grace_seconds: float) -> int:
         """Asks the worker to stop, gives it `grace_seconds`, kills it if it has not. Returns its exit status."""
@@ -81,19 +133,71 @@ class WorkerProcess:
             async with asyncio.timeout(grace_seconds):
                 return await self._process.wait()
         except TimeoutError:
-            _log.error("worker_killed", grace_seconds=grace_seconds)
-            self._process.kill()
+            _log.error("worker_killed", worker=self.identity.worker, grace_seconds=grace_seconds)
+            self.kill()
             return await self._process.wait()
         finally:
             self._reading.cancel()
 
+    async def end(self) -> int:
+        """Waits for the end of the process and lets go of it. Returns its exit status."""
+        status = await self._process.wait()
+        await self._reading
+        await self._channel.close()
+        return status
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def _ask(self, message: Message, reply: type[_Reply], number: int = 0, *, seconds: float) -> _Reply:
+        """Sends a message and waits for its reply. A worker that does not give it in time is killed."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._reply(message, reply, number)
+        except TimeoutError as error:
+            doing = type(message).__name__
+            _log.error("worker_hangs", worker=self.identity.worker, doing=doing, seconds=seconds)
+            self.kill()
+            raise WorkerEnded(f"worker {self.identity.worker} did not do {doing} in {seconds:.0f} s") from error
+
+    async def _reply(self, message: Message, reply: type[_Reply], number: int) -> _Reply:
+        if self._gone:
+            raise WorkerEnded(f"worker {self.identity.worker} has ended")
+        awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._awaited[reply, number] = awaited
+        self._channel.post(message)
+        try:
+            result = await awaited
+        finally:
+            self._awaited.pop((reply, number), None)
+        assert isinstance(result, reply)
+        return result
+
     async def _read(self) -> None:
+        """Hands every message to who waits for it; at the end of the stream, the end to everyone."""
         while (message := await self._channel.receive()) is not None:
-            if isinstance(message, Listening):
-                self._listening.set_result(message)
-            elif self._opening is not None and not self._opening.done():
-                if isinstance(message, BundleOpened):
-                    self._opening.set_result(message)
-                elif isinstance(message, BundleRefused):
-                    kind = RefusalKind(message.reason_kind)
-                    self._opening.set_exception(BundleRefusedError(kind, message.reason))
+            if isinstance(message, WorkerFailed):
+                self.failure = message.reason
+            elif isinstance(message, BundleRefused):
+                kind = RefusalKind(message.reason_kind)
+                self._settle(BundleReady, message.bundle, BundleRefusedError(kind, message.reason))
+            elif isinstance(message, Listening):
+                self._settle(Listening, 0, message)
+            elif isinstance(message, StatisticsReported):
+                self._settle(StatisticsReported, message.request, message)
+            elif isinstance(message, BundleReady | BundleServing):
+                self._settle(type(message), message.bundle, message)
+        self._gone = True
+        for reply, number in list(self._awaited):
+            self._settle(reply, number, WorkerEnded(f"worker {self.identity.worker} has ended {self.failure}".rstrip()))
+
+    def _settle(self, reply: type, number: int, result: Message | Exception) -> None:
+        awaited = self._awaited.get((reply, number))
+        if awaited is None or awaited.done():
+            return
+        if isinstance(result, Exception):
+            awaited.set_exception(result)
+        else:
+            awaited.set_result(result)

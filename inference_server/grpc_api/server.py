@@ -106,8 +106,8 @@ class GrpcServer:
         self._server = grpc.aio.server(
             interceptors=[] if security.api_keys is None else [KeyRequired(security.api_keys)],
             options=(
-                # Two servers that share a port by accident split its callers between them; it must fail instead.
-                ("grpc.so_reuseport", 0),
+                # The supervisor holds the port, so that nobody but its workers shares it (see `ports`).
+                ("grpc.so_reuseport", 1),
                 ("grpc.enable_channelz", int(channelz_enabled)),
                 *limits.options(),
             ),

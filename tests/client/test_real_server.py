@@ -9,10 +9,23 @@ import pytest
 import pytest_asyncio
 
 from deploy.local.ports import free_port
-from tandem.client import Filter, InvalidRequest, Source, Unavailable
+from inference_server.security.api_keys import key_line
+from tandem.client import (
+    Filter,
+    InvalidRequest,
+    NotFound,
+    PageExpired,
+    Query,
+    Source,
+    Unauthenticated,
+    Unavailable,
+)
 from tests.client.both_clients import KINDS, connected
+from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, Server, serve
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
+
+KEY = "the-key-of-the-shop"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -60,6 +73,46 @@ async def test_a_filter_is_kept(kind: str, server: Server) -> None:
     assert {int(item_id.removeprefix("item-")) % 10 for item_id in answer.item_ids} == {0}
 
 
+async def test_pages_do_not_repeat_items(kind: str, server: Server) -> None:
+    async with connected(kind, address(server)) as client:
+        pages = client.pages(recent_item_ids=["item-1"], num_items=20, max_pages=4)
+        item_ids = [item_id async for page in pages for item_id in page.item_ids]
+    assert len(set(item_ids)) == len(item_ids) == 80
+
+
+async def test_a_token_that_the_bundle_did_not_issue_has_expired(kind: str, server: Server) -> None:
+    async with connected(kind, address(server)) as client:
+        token = (await client.recommend(num_items=5)).next_page_token
+        assert (await client.recommend(num_items=5, page_token=token)).items
+        with pytest.raises(PageExpired):
+            await client.recommend(num_items=5, page_token=token[::-1])
+
+
+async def test_similar_items(kind: str, server: Server) -> None:
+    async with connected(kind, address(server)) as client:
+        answer = await client.similar_items(["item-1"], num_items=5, filter=Filter(exclude_categories=["rare"]))
+        with pytest.raises(NotFound, match="no-such-item"):
+            await client.similar_items(["no-such-item"])
+    assert len(answer.items) == 5
+    assert "item-1" not in answer.item_ids
+    assert all(int(item_id.removeprefix("item-")) % 10 for item_id in answer.item_ids)
+
+
+async def test_a_batch(kind: str, server: Server) -> None:
+    requests = {f"id-{n}": Query(recent_item_ids=[f"item-{n}"], num_items=n) for n in range(1, 151)}
+    requests["wrong"] = Query(num_items=501)
+    async with connected(kind, address(server)) as client:
+        outcomes = [outcome async for outcome in client.recommend_many(requests.items(), max_in_flight=100)]
+    answers = dict(outcomes)
+    refused = answers.pop("wrong")
+    assert len(outcomes) == len(requests)
+    assert isinstance(refused, InvalidRequest)
+    assert refused.field == "num_items"
+    assert refused.description
+    assert not refused.description.startswith("num_items")
+    assert {name: len(answer.items) for name, answer in answers.items()} == {f"id-{n}": n for n in range(1, 151)}
+
+
 async def test_a_refused_field_is_named(kind: str, server: Server) -> None:
     async with connected(kind, address(server)) as client:
         with pytest.raises(InvalidRequest) as caught:
@@ -78,6 +131,39 @@ async def test_status(kind: str, server: Server) -> None:
     assert status.model_loaded_at is not None
     assert status.started_at <= status.model_loaded_at
     assert status.uptime_seconds > 0
+
+
+async def test_keys_and_certificates(tmp_path: Path) -> None:
+    bundle = build_tiny_bundle(tmp_path / "bundle", TinySpec())
+    authority, keys, trusted = Authority(), tmp_path / "keys", tmp_path / "ca.crt"
+    certificate, key = authority.issue().write(tmp_path / "tls")
+    ours = authority.issue("client")
+    keys.write_text(key_line("shop", KEY))
+    trusted.write_bytes(authority.certificate)
+    async with serve(
+        tmp_path / "data",
+        until_serving=False,
+        bundle_path=bundle.directory,
+        tls_certificate=certificate,
+        tls_key=key,
+        tls_client_ca=trusted,
+        api_keys_file=keys,
+    ) as server:
+        place = f"grpcs://127.0.0.1:{server.grpc_port}"
+        pem = {"root_certificates": trusted, "client_certificate": ours.certificate, "client_key": ours.key}
+        for kind in KINDS:
+            async with connected(kind, place, api_key=KEY, **pem) as client:
+                await client.wait_until_ready(PATIENCE_SECONDS)
+                assert len((await client.recommend()).items) == 10
+            async with connected(kind, place, api_key=f"not {KEY}", **pem) as client:
+                with pytest.raises(Unauthenticated) as caught:
+                    await client.recommend()
+                assert caught.value.num_attempts == 1
+                with pytest.raises(Unauthenticated):
+                    _ = [outcome async for outcome in client.recommend_many([("id", Query())])]
+            async with connected(kind, place, api_key=KEY, root_certificates=trusted) as client:
+                with pytest.raises(Unavailable):
+                    await client.recommend()
 
 
 async def test_a_server_without_a_model_is_unavailable(tmp_path: Path) -> None:

@@ -76,22 +76,22 @@ async def test_a_delay_beyond_the_deadline_is_told_at_once(kind: str) -> None:
 
 
 async def test_all_attempts_share_the_deadline(kind: str) -> None:
-    later = fails(grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.3)
+    later = fails(grpc.StatusCode.UNAVAILABLE, retry_after_seconds=0.7)
     async with scripted(later, hangs()) as server, connected(kind, server.address) as client:
         with pytest.raises(DeadlineExceeded, match="before that UNAVAILABLE: as scripted") as caught:
-            await client.recommend("u", deadline_ms=600)
+            await client.recommend("u", deadline_ms=1500)
         assert caught.value.num_attempts == 2
         first, second = (attempt.time_remaining_seconds for attempt in server.attempts)
-        assert first <= 0.6
-        assert second <= 0.35, "what is left, as gRPC rounds it"
+        assert first <= 1.5
+        assert second <= 0.85, "what is left, as gRPC rounds it"
 
 
 async def test_the_clients_own_deadline_is_the_default(kind: str) -> None:
-    async with scripted(hangs()) as server, connected(kind, server.address, deadline_ms=50) as client:
+    async with scripted(hangs()) as server, connected(kind, server.address, deadline_ms=300) as client:
         with pytest.raises(DeadlineExceeded):
             await client.status()
-        await wait_until(lambda: server.attempts[0].cancelled, "the server is told")
-        assert server.attempts[0].time_remaining_seconds <= 0.05
+        await wait_until(lambda: server.attempts and server.attempts[0].cancelled, "the server is told")
+        assert server.attempts[0].time_remaining_seconds <= 0.3
 
 
 async def test_extra_attempts_are_a_share_of_the_answers(kind: str) -> None:

@@ -164,7 +164,7 @@ def test_options_that_make_no_sense(options: dict[str, float]) -> None:
 
 @given(
     outage_seconds=st.floats(0.0, 30.0),
-    every_seconds=st.floats(0.001, 0.1),
+    every_seconds=st.floats(0.01, 0.1),
     max_open_seconds=st.floats(0.5, 2.0),
     takes_seconds=st.floats(0.0, 0.3),
 )

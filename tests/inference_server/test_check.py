@@ -8,13 +8,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from inference_server.check import check_bundle
 from inference_server.check_process import check_in_child
 from inference_server.errors import BundleRefused, RefusalKind
 from tandem.contract.bundle import Bundle
-from tests.inference_server.defects import DEFECTS, copy_of, flipped_byte_in_index
+from tests.inference_server.conftest import build
+from tests.inference_server.defects import (
+    DEFECTS,
+    copy_of,
+    correct_checksums,
+    flipped_byte_in_index,
+    shuffled_index,
+)
 
 
 def test_a_good_bundle_passes(bundle: Bundle) -> None:
@@ -23,7 +31,54 @@ def test_a_good_bundle_passes(bundle: Bundle) -> None:
     assert report.num_items == 200
     assert report.num_golden_queries == 32
     assert report.golden_overlap == 1.0
+    assert report.exact_overlap == 1.0
     assert 0.0 < report.recall_at_nprobe <= 1.0
+    assert report.overlap_with_previous is None
+
+
+def test_recommendations_are_compared_with_those_of_the_bundle_before(bundle: Bundle, tmp_path: Path) -> None:
+    assert check_bundle(bundle.directory, previous=bundle.directory).overlap_with_previous == 1.0
+    # Other vectors for the same items, of another dimension: what is recommended has hardly anything in common.
+    other = build(tmp_path / "other", model_version="other", seed=5, dim=24)
+    overlap = check_bundle(other.directory, previous=bundle.directory).overlap_with_previous
+    assert overlap is not None
+    assert 0.0 < overlap < 0.5
+    with pytest.raises(BundleRefused, match="those of tiny-1, which serves now; TANDEM_MIN_SWAP_OVERLAP") as caught:
+        check_bundle(other.directory, previous=bundle.directory, min_overlap=0.5)
+    assert caught.value.reason_kind is RefusalKind.OVERLAP
+
+
+def test_a_bundle_before_that_is_gone_is_not_compared(bundle: Bundle, tmp_path: Path) -> None:
+    report = check_bundle(bundle.directory, previous=tmp_path / "gone", min_overlap=1.0)
+    assert report.overlap_with_previous is None
+
+
+def test_an_index_far_worse_than_its_manifest_says_is_refused(tmp_path: Path) -> None:
+    honest = build(tmp_path / "honest", num_items=2000, num_lists=32, nprobe=1)
+    assert check_bundle(honest.directory).recall_at_nprobe == pytest.approx(honest.manifest.index.recall_at_100)
+    path = honest.directory / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["index"]["recall_at_100"] = 0.99
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleRefused, match=r"as served, the index finds 0\.\d+ of the exact 100") as caught:
+        check_bundle(honest.directory)
+    assert caught.value.reason_kind is RefusalKind.GOLDEN_QUERIES
+
+
+def test_vectors_that_are_not_those_of_the_golden_answers_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """Index and vectors agree with each other, and neither with the tower."""
+    broken = copy_of(bundle.directory, tmp_path / "broken")
+    shuffled_index(broken)
+    vectors = np.load(broken / "item_vectors.npy")
+    np.save(broken / "item_vectors.npy", vectors[::-1].copy())
+    correct_checksums(broken)
+    with pytest.raises(BundleRefused, match=r"exact search finds 0\."):
+        check_bundle(broken)
+
+
+def test_a_quantised_index_passes(tmp_path: Path) -> None:
+    quantised = build(tmp_path / "quantised", num_items=2000, num_lists=8, quantiser="SQ8")
+    assert check_bundle(quantised.directory).golden_overlap > 0.9
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.__name__)
@@ -43,7 +98,8 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 
 async def test_the_child_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
-    assert await check_in_child(bundle.directory) == "tiny-1"
+    report = await check_in_child(bundle.directory, previous=bundle.directory)
+    assert (report.model_version, report.overlap_with_previous) == ("tiny-1", 1.0)
     broken = copy_of(bundle.directory, tmp_path / "broken")
     flipped_byte_in_index(broken)
     with pytest.raises(BundleRefused, match=r"index\.faiss") as caught:

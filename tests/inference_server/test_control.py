@@ -7,23 +7,41 @@ import socket
 import pytest
 
 from inference_server.control import (
-    BundleOpened,
+    BundleReady,
     BundleRefused,
+    BundleServing,
+    CloseBundle,
     ControlChannel,
     DependencyChanged,
+    Listen,
     Listening,
     Message,
     OpenBundle,
+    RefusalsCounted,
+    ServeBundle,
+    StatisticsReported,
+    StatisticsRequested,
+    WorkerFailed,
     from_line,
     to_line,
 )
+from inference_server.snapshot import to_plain
+from inference_server.statistics import Statistics
 
-MESSAGES = [
-    OpenBundle(directory="/a b/ü", registry_version="3", variant="champion"),
+MESSAGES: list[Message] = [
+    Listen(grpc_port=1, http_port=2),
+    Listening(grpc_port=1),
+    OpenBundle(bundle=1, directory="/a b/ü", registry_version="3", variant="champion"),
+    BundleReady(bundle=1),
+    BundleRefused(bundle=2, reason_kind="corrupt", reason="line one\nline two"),
+    ServeBundle(bundle=1),
+    BundleServing(bundle=1, switched_at_seconds=12.5),
+    CloseBundle(bundle=1),
+    RefusalsCounted(by_kind={"corrupt": 1}, last="corrupt: x"),
     DependencyChanged(dependency="registry", up=False),
-    BundleRefused(registry_version="4", reason_kind="corrupt", reason="line one\nline two"),
-    Listening(grpc_port=1, http_port=3, metrics_port=2),
-    BundleOpened(registry_version="3", model_version="m"),
+    StatisticsRequested(request=7),
+    StatisticsReported(request=7, statistics={"user_tower_runs": 3}),
+    WorkerFailed(reason="no port"),
 ]
 
 
@@ -32,6 +50,20 @@ def test_a_message_is_one_line_and_comes_back_equal(message: Message) -> None:
     line = to_line(message)
     assert line.count(b"\n") == 1
     assert from_line(line) == message
+
+
+async def test_statistics_of_a_worker_fit_into_a_message() -> None:
+    left, right = socket.socketpair()
+    ours, theirs = await ControlChannel.over(left), await ControlChannel.over(right)
+    statistics = Statistics()
+    for number in range(5000):
+        statistics.requests_by_code[f"code {number}"] += 1
+    await ours.send(StatisticsReported(request=1, statistics=to_plain(statistics)))
+    received = await theirs.receive()
+    assert isinstance(received, StatisticsReported)
+    assert len(received.statistics["requests_by_code"]["pairs"]) == 5000
+    await ours.close()
+    await theirs.close()
 
 
 async def test_messages_arrive_in_order_and_the_end_is_none() -> None:

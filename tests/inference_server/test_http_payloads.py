@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict, Parse
 from google.protobuf.message import Message
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from inference_server.degradation import Degraded, Source
@@ -66,6 +67,7 @@ def as_float32(value: object) -> object:
 
 class TestAnswers:
     @given(answer=answers())
+    @hypothesis_settings(deadline=None)
     def test_recommend_writes_what_the_message_would_be(self, answer: Answer) -> None:
         payload = recommend_payload(answer)
         message = to_response(answer)
@@ -74,6 +76,7 @@ class TestAnswers:
         jsonschema_rs.validate(schema_documents()["recommend-response"], payload)
 
     @given(answer=answers())
+    @hypothesis_settings(deadline=None)
     def test_similar_items_writes_what_the_message_would_be(self, answer: Answer) -> None:
         payload = similar_items_payload(answer)
         message = to_similar_response(answer)

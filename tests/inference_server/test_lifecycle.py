@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -122,7 +121,7 @@ async def test_a_request_in_flight_is_finished_at_shutdown(
         assert response.source == pb.RECOMMENDATION_SOURCE_RETRIEVED
         assert list(response.degraded_reasons) == []
         assert await stopping == 0
-        await server.log("stopped", worker_exit_status=0)
+        await server.log("stopped", worker_exit_statuses=[0])
 
 
 async def until_in_flight(metrics_port: int) -> None:
@@ -170,9 +169,8 @@ async def test_a_taken_port_ends_the_server_with_a_clear_line(tmp_path: Path, bu
             status, _, errors = await run(sys.executable, "-m", "inference_server", "serve", environment=environment)
             assert status == 1
             lines = [json.loads(line) for line in errors.splitlines() if line.startswith("{")]
-            reason = next(line["reason"] for line in lines if line["event"] == "worker_failed")
+            reason = next(line["reason"] for line in lines if line["event"] == "port_unavailable")
             assert str(getattr(first, setting)) in reason
-            assert any(line["event"] == "worker_ended" for line in lines)
 
 
 async def test_a_refused_bundle_folder_ends_the_server(tmp_path: Path, bundle: Bundle) -> None:
@@ -186,26 +184,9 @@ async def test_a_refused_bundle_folder_ends_the_server(tmp_path: Path, bundle: B
     assert any(line["event"] == "nothing_to_serve" for line in lines)
 
 
-def worker_of(supervisor: int) -> int:
-    """The process id of a supervisor's worker."""
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-    for child in children:
-        if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-            return int(child)
-    raise AssertionError(f"no worker among {children}")
-
-
-async def test_a_worker_that_dies_ends_the_server(tmp_path: Path, bundle: Bundle) -> None:
-    async with serve(tmp_path, bundle_path=bundle.directory, store_url=NO_STORE) as server:
-        os.kill(worker_of(server.process.pid), signal.SIGKILL)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            assert await server.process.wait() == 1
-        await server.log("worker_ended", exit_status=-9)
-
-
 async def test_a_worker_stops_when_its_supervisor_dies(tmp_path: Path, bundle: Bundle) -> None:
     async with serve(tmp_path, bundle_path=bundle.directory, store_url=NO_STORE) as server:
-        worker = worker_of(server.process.pid)
+        worker = await server.worker_pid(1)
         server.process.kill()
         await wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker has ended")
 
@@ -216,10 +197,12 @@ async def test_the_worker_imports_no_registry_and_the_supervisor_no_engine() -> 
 
     _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.worker"))
     assert "faiss" in output.split(), errors
-    assert not {"mlflow", "torch", "transformers", "sqlalchemy", "onnx", "pandas"} & set(output.split())
+    assert not {"prometheus_client", "mlflow", "torch", "transformers", "sqlalchemy", "onnx", "pandas"} & set(
+        output.split()
+    )
     _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.supervisor"))
     assert "structlog" in output.split(), errors
-    assert not {"faiss", "onnxruntime", "grpc", "redis", "mlflow", "torch", "prometheus_client"} & set(output.split())
+    assert not {"faiss", "onnxruntime", "grpc", "redis", "mlflow", "torch", "pyarrow"} & set(output.split())
 
 
 async def test_debug_logs_every_request(tmp_path: Path, bundle: Bundle) -> None:

@@ -67,6 +67,17 @@ class TestExample:
         assert {name: int(value) for name, value in said} == Sources().model_dump()
 
 
+class TestPage:
+    TEXT = (EXAMPLE.parents[1] / "docs/policies.md").read_text()
+
+    def test_its_example_is_a_file_of_policies(self, tmp_path: Path) -> None:
+        (example,) = re.findall(r"^```yaml\n(.*?)^```", self.TEXT, re.MULTILINE | re.DOTALL)
+        assert load_policies(written(tmp_path, example)).names == ("home", "children")
+
+    def test_it_names_every_key(self) -> None:
+        assert [name for name in Policy.model_fields if f"`{name}`" not in self.TEXT] == []
+
+
 @pytest.mark.parametrize("model", [Sources, Boost, AttributePredicateConfig, Policy])
 def test_every_key_says_what_it_does(model: type[BaseModel]) -> None:
     assert [name for name, field in model.model_fields.items() if not field.description] == []
@@ -192,11 +203,12 @@ class TestMistakes:
         assert problem.startswith(told)
 
     def test_all_are_told_at_once(self, tmp_path: Path) -> None:
-        text = "default: {}\nscenarios:\n  a:\n    diversity: 2\n    what: 1\n  b: {ranker: 1}\n"
+        text = "default: {}\nscenarios:\n  a:\n    what: 1\n    exploration: 2\n    sources: 1\n  b: {ranker: 1}\n"
         assert [problem.split(": ")[:2] for problem in problems(tmp_path, text)] == [
-            ["4", "scenarios.a.diversity"],
-            ["5", "scenarios.a.what"],
-            ["6", "scenarios.b.ranker"],
+            ["4", "scenarios.a.what"],
+            ["5", "scenarios.a.exploration"],
+            ["6", "scenarios.a.sources"],
+            ["7", "scenarios.b.ranker"],
         ]
 
     def test_a_conflict_with_what_is_inherited_names_the_scenario(self, tmp_path: Path) -> None:

@@ -130,14 +130,13 @@ class TestOnnxRanker:
         bundle = model_of(slot).bundle
         collaborative, _ = scores_of(bundle, HISTORY)
         async with in_process(slot) as parts:
-            breaker = parts.statistics.breakers["ranker"]
-            seen = [breaker.state]
+            seen = [parts.statistics.breakers["ranker"]]
             for _ in range(4):
                 response = await parts.stub.Recommend(pb.RecommendRequest(recent_item_ids=HISTORY, num_items=200))
                 assert (response.source, list(response.degraded_reasons)) == (RETRIEVED, ["ranker_failed"])
                 assert ids(response) == best_first(bundle, collaborative, without=HISTORY)
-                seen.append(breaker.state)
-            assert seen[0] is BreakerState.CLOSED
+                seen.append(parts.statistics.breakers["ranker"])
+            assert seen[0] == BreakerState.CLOSED
             assert BreakerState.OPEN in seen
             status = await parts.stub.GetServingStatus(pb.GetServingStatusRequest())
             assert status.degraded_by_reason["ranker_failed"] == 4

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, generate_latest
 
 from inference_server.breaker import Breaker
+from inference_server.bundles import CheckedBundle
+from inference_server.check_report import CheckReport
 from inference_server.degradation import Degraded, Source
 from inference_server.metrics import StatisticsCollector
-from inference_server.serving_model import ModelSlot
+from inference_server.processes import usage
+from inference_server.registry import RegisteredVersion
+from inference_server.server_view import ServerView, WorkerView
+from inference_server.snapshot import add, counts_alone, to_plain
 from inference_server.statistics import Histogram, StageClock, Statistics
 
 
-def exposed(statistics: Statistics, models: ModelSlot | None = None) -> str:
+def shown(view: ServerView) -> str:
     registry = CollectorRegistry()
-    registry.register(StatisticsCollector(statistics, models or ModelSlot()))
+    registry.register(StatisticsCollector(lambda: view))
     return generate_latest(registry).decode()
+
+
+def exposed(statistics: Statistics) -> str:
+    return shown(ServerView(statistics=statistics))
 
 
 def test_a_bound_belongs_to_its_bucket() -> None:
@@ -43,7 +57,8 @@ def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:
     statistics.count_refusal("corrupt", "index.faiss is short")
     statistics.dependencies_up["store"] = False
     statistics.dropped_requests = 7
-    statistics.breakers["store"] = breaker = Breaker("store", failures_to_open=1)
+    breaker = Breaker("store", failures_to_open=1, on_change=statistics.watch)
+    statistics.watch(breaker)
     breaker.failed()
     text = exposed(statistics)
     assert 'tandem_answers_total{source="POPULAR"} 1.0' in text
@@ -58,9 +73,83 @@ def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:
     assert statistics.last_refusal == "corrupt: index.faiss is short"
 
 
-def test_the_model_is_shown(models: ModelSlot) -> None:
-    text = exposed(Statistics(), models)
-    assert 'tandem_model_info{model_version="tiny-1",registry_version="1",variant="champion"} 1.0' in text
+def test_model_swap_and_workers_are_shown(tmp_path: Path) -> None:
+    report = CheckReport(
+        model_version="m-1",
+        num_items=1,
+        num_golden_queries=1,
+        exact_overlap=1.0,
+        golden_overlap=1.0,
+        recall_at_nprobe=0.97,
+        overlap_with_previous=0.5,
+    )
+    version = RegisteredVersion("7", "m-1", "somewhere")
+    view = ServerView(
+        statistics=Statistics(),
+        workers=[
+            WorkerView(worker=1, up=True, restarts=2, usage=usage(os.getpid())),
+            WorkerView(worker=2, up=False, restarts=1, usage=None),
+        ],
+        serving=CheckedBundle(directory=tmp_path, version=version, variant="champion", report=report),
+        swap_window_seconds=0.25,
+    )
+    text = shown(view)
+    assert 'tandem_model_info{model_version="m-1",registry_version="7",variant="champion"} 1.0' in text
+    assert "tandem_swap_window_seconds 0.25" in text
+    assert "tandem_index_recall 0.97" in text
+    assert "tandem_bundle_overlap_with_previous 0.5" in text
+    assert "tandem_worker_restarts_total 3.0" in text
+    assert 'tandem_worker_up{worker="2"} 0.0' in text
+    assert 'tandem_worker_resident_memory_bytes{worker="1"}' in text
+    assert 'tandem_worker_resident_memory_bytes{worker="2"}' not in text
+
+
+def test_before_the_first_bundle_nothing_is_made_up() -> None:
+    text = shown(ServerView(statistics=Statistics()))
+    assert "tandem_model_info{" not in text
+    assert "tandem_swap_window_seconds 0" not in text
+
+
+def test_no_process_has_no_usage() -> None:
+    assert usage(1 << 30) is None
+
+
+def test_statistics_of_workers_add_up_whatever_they_hold() -> None:
+    first, second = Statistics(), Statistics()
+    for statistics, number in ((first, 1), (second, 10)):
+        statistics.requests_by_code["OK"] += number
+        statistics.user_tower_runs += number
+        statistics.request_seconds.observe(number)
+        statistics.stage_seconds["admit"].observe(number)
+        statistics.dependencies_up["store"] = number == 1
+        statistics.count_answer(Source.POPULAR, (Degraded.DEADLINE,))
+        # Fields that another version of this code may have.
+        statistics.by_pair = Counter({("a", "b"): number})  # type: ignore[attr-defined]
+        statistics.breakers = {"store": "closed" if number == 1 else "open"}  # type: ignore[attr-defined]
+    total = Statistics()
+    total.by_pair, total.breakers = Counter(), {}  # type: ignore[attr-defined]
+    for statistics in (first, second):
+        add(total, json.loads(json.dumps(to_plain(statistics))))
+    assert total.requests_by_code == {"OK": 11}
+    assert total.user_tower_runs == 11
+    assert (total.request_seconds.count, total.request_seconds.total) == (2, 11.0)
+    assert total.stage_seconds["admit"].counts == [0] * 13 + [1, 1]
+    assert total.dependencies_up == {"store": False}
+    assert total.answers_by_source[Source.POPULAR] == 2
+    assert total.degraded_by_reason[Degraded.DEADLINE] == 2
+    assert total.by_pair == {("a", "b"): 11}  # type: ignore[attr-defined]
+    assert total.breakers == {"store": "open"}  # type: ignore[attr-defined]
+    assert total.started_at_seconds > 0
+
+
+def test_of_a_worker_that_ended_the_counts_alone_remain() -> None:
+    statistics = Statistics()
+    statistics.requests_by_code["OK"] += 3
+    statistics.dependencies_up["store"] = False
+    total = Statistics()
+    add(total, counts_alone(to_plain(statistics)))
+    assert total.requests_by_code == {"OK": 3}
+    assert total.dependencies_up == {}
 
 
 def test_a_lap_is_counted_for_its_stage_alone() -> None:

@@ -102,12 +102,12 @@ async def test_the_breaker_opens_when_reads_fail_and_closes_when_the_store_is_ba
 
         async def opened() -> bool:
             await fetch(store, "1")
-            return statistics.breakers["store"].state is BreakerState.OPEN
+            return statistics.breakers["store"] == BreakerState.OPEN
 
         await wait_until(opened, "the breaker opens")
         assert (await fetch(store, "1")).failure is Degraded.STORE_UNAVAILABLE
         await server.start()
-        await wait_until(lambda: statistics.breakers["store"].state is BreakerState.CLOSED, "the breaker closes")
+        await wait_until(lambda: statistics.breakers["store"] == BreakerState.CLOSED, "the breaker closes")
         assert (await fetch(store, "1")).failure is None
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +36,11 @@ async def run(names: list[str], *, quick: bool, catalogue_dir: Path) -> dict[str
             for scenario in names:
                 say(scenario)
                 started = time.monotonic()
-                bench.results[scenario] = await SCENARIOS[scenario](bench)
+                try:
+                    bench.results[scenario] = await SCENARIOS[scenario](bench)
+                except Exception as error:  # whatever broke one scenario, the minutes of the others shall not be lost
+                    traceback.print_exc()
+                    bench.results[scenario] = {"skipped": f"it failed: {error!r}", "failed": True}
                 seconds[scenario] = round(time.monotonic() - started, 1)
     catalogues = [
         {
@@ -81,7 +86,7 @@ def main() -> int:
     if output is not None:
         write_report(report, output)
         say(f"wrote {output}.json and {output}.md")
-    return 0
+    return 1 if any(result.get("failed") for result in report["scenarios"].values()) else 0
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ a tenth of the users have no stored vector. Latency counts from the moment a req
 def _plot(scenarios: Json, output: Path) -> dict[str, list[str]]:
     """Draws what there is to draw; returns the files' names by scenario."""
     pictures: dict[str, list[str]] = {}
+    scenarios = {name: result for name, result in scenarios.items() if "skipped" not in result}
     if "latency" in scenarios:
         path = output.with_name(f"{output.name}-latency.svg")
         plots.plot_latency(scenarios["latency"]["curves"], path)

@@ -196,3 +196,9 @@ def test_the_same_numbers_give_the_same_files(tmp_path) -> None:
         write_report(REPORT, tmp_path / name / "request-path")
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_scenario_that_failed_says_so_and_costs_the_others_nothing(tmp_path) -> None:
+    failed = {"skipped": "it failed: OSError('no')", "failed": True}
+    write_report({**REPORT, "scenarios": dict.fromkeys(RESULTS, failed)}, tmp_path / "request-path")
+    assert (tmp_path / "request-path.md").read_text().count("Not measured: it failed: OSError('no').") == len(RESULTS)

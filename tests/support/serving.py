@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,27 @@ class MlflowRegistry:
             self.move_alias(model_name, alias, str(version.version))
         return str(version.version)
 
+    def aliased(self, model_name: str, alias: str) -> str:
+        """The number of the version that the alias names."""
+        return str(self._client.get_model_version_by_alias(model_name, alias).version)
+
     def move_alias(self, model_name: str, alias: str, number: str) -> None:
         self._client.set_registered_model_alias(model_name, alias, number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """A connection to one worker."""
+
+    worker: int
+    stub: pb_grpc.RecommendationServiceAsyncStub
+
+    async def recommend(self, **fields: Any) -> pb.RecommendResponse:
+        """One Recommend call, with a deadline that only a hanging worker misses."""
+        response: pb.RecommendResponse = await self.stub.Recommend(
+            pb.RecommendRequest(**fields), timeout=PATIENCE_SECONDS
+        )
+        return response
 
 
 class Server:
@@ -185,6 +205,22 @@ class Server:
 
         result: dict[str, Any] = await wait_until(found, f"log line {event} {fields}")
         return result
+
+    async def worker_pid(self, worker: int) -> int:
+        """The process id of the newest worker with this number."""
+        await self.log("worker_listening", worker=worker)
+        lines = [line for line in self.logs if line["event"] == "worker_listening" and line["worker"] == worker]
+        return int(lines[-1]["pid"])
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of its own, which the kernel gives to one of the workers for as long as it lasts."""
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{self.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        ) as channel:
+            stub = pb_grpc.RecommendationServiceStub(channel)
+            status = await stub.GetServingStatus(pb.GetServingStatusRequest(), timeout=PATIENCE_SECONDS)
+            yield Connection(worker=status.worker, stub=stub)  # type: ignore[arg-type]
 
     async def serving_status(self, service: str = "") -> str:
         """The health service's word."""

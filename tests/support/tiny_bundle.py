@@ -34,6 +34,7 @@ CONTENT_DIM = 8
 _CONTENT_NEIGHBOURS = 10
 _GOLDEN_K = 10
 _TOP_ITEMS = 20
+_LARGE = 100_000
 _OUT = names.RANKER_SCORE
 
 
@@ -51,6 +52,8 @@ class TinySpec:
     """(num_items, dim) float32 to use instead of random ones; lengths are made 1."""
     num_lists: int = 8
     nprobe: int = 3
+    quantiser: str = "Flat"
+    """How the index stores vectors: "Flat" or "SQ8"."""
     user_features: tuple[UserFeature, ...] = ()
     user_ids: tuple[str, ...] = ()
     """Users whose ids the user tower reads: it adds a vector of the user's own to the history's sum. Empty: none."""
@@ -288,8 +291,10 @@ def _model(
 
 
 def _index(vectors: npt.NDArray[np.float32], spec: TinySpec) -> faiss.IndexIVF:
-    index = faiss.index_factory(spec.dim, f"IVF{spec.num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(spec.dim, f"IVF{spec.num_lists},{spec.quantiser}", faiss.METRIC_INNER_PRODUCT)
     index.cp.min_points_per_centroid = 1  # a tiny catalogue is no mistake here, so no warning
+    if spec.num_items > _LARGE:
+        index.cp.max_points_per_centroid, index.cp.niter = 40, 5  # where lists are only to be many, not good
     index.train(vectors)
     index.add(vectors)
     return index
@@ -346,7 +351,7 @@ def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manife
         ),
         embedding_dim=spec.dim,
         similarity="cosine",
-        index=IndexSpec(f"IVF{spec.num_lists},Flat", spec.nprobe, recall),
+        index=IndexSpec(f"IVF{spec.num_lists},{spec.quantiser}", spec.nprobe, recall),
         metrics=spec.metrics,
         blend=None
         if spec.content_weight is None

@@ -14,7 +14,7 @@ from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
 from trainer.dataset import Dataset, leave_last_out
-from trainer.evaluation.blending import blend_spec, calibration, choose_content_weight, sample_user_side
+from trainer.evaluation.blending import calibrate, calibration, choose_content_weight
 from trainer.evaluation.full_ranking import bundle_ranks, model_ranks
 from trainer.evaluation.metrics import metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
@@ -119,7 +119,7 @@ def test_a_weight_of_zero_is_the_order_of_the_two_towers() -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, BY_GROUP)
-    spec = blend_spec(model, sample_user_side(dataset, test, model), 0.0)
+    spec = replace(calibrate(dataset, test, model), content_weight=0.0)
     alone, blended = model_ranks(dataset, test, model, [None, spec])
     assert alone.tolist() == blended.tolist()
 
@@ -128,7 +128,7 @@ def test_batches_do_not_change_ranks(monkeypatch) -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, BY_GROUP)
-    spec = blend_spec(model, sample_user_side(dataset, test, model), 0.3)
+    spec = replace(calibrate(dataset, test, model), content_weight=0.3)
     whole = model_ranks(dataset, test, model, [spec])[0]
     monkeypatch.setattr("trainer.evaluation.full_ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
     assert model_ranks(dataset, test, model, [spec])[0].tolist() == whole.tolist()
@@ -149,7 +149,7 @@ def test_blended_ranks_are_those_of_a_slow_computation() -> None:
         for item in range(NUM_ITEMS):
             collaborative[user, item] = np.mean([NOISE[row] for row in history], axis=0) @ NOISE[item]
             similar[user, item] = np.mean([stored[row] for row in history[-10:]], axis=0) @ stored[item]
-    spec = blend_spec(model, sample_user_side(dataset, test, model), 0.3)
+    spec = replace(calibrate(dataset, test, model), content_weight=0.3)
     assert spec.collaborative.mean == pytest.approx(collaborative.mean(), abs=1e-5)
     assert spec.content.std == pytest.approx(similar.std(), rel=1e-4)
     scores = 0.7 * (collaborative - collaborative.mean()) / collaborative.std()
@@ -219,4 +219,6 @@ def test_a_model_without_content_is_not_blended() -> None:
     with pytest.raises(ValueError, match="without content"):
         model_ranks(dataset, test, model, [spec])
     with pytest.raises(ValueError, match="without content"):
-        blend_spec(model, sample_user_side(dataset, test, model), 0.3)
+        model.profiles_of([])
+    with pytest.raises(ValueError, match="without content"):
+        calibrate(dataset, test, model)

@@ -19,6 +19,7 @@ from trainer.config import TrainConfig, load_train_config
 from trainer.data.config import load_data_config
 from trainer.dataset import leave_last_out, load_dataset
 from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.seeds import evaluate_seeds
 from trainer.onnx_runtime import OnnxTower
 from trainer.registry import Registry
@@ -56,6 +57,8 @@ def test_every_users_withheld_item_comes_first(first, settings, tmp_path) -> Non
     ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
     assert (ranks == 0).mean() >= 0.95
     assert bundle.manifest.metrics["test/recall@10"] == 1.0
+    served = mean_metrics(metrics_per_user(ranks))
+    assert {f"test/{name}": mean for name, mean in served.items()}.items() <= bundle.manifest.metrics.items()
     assert bundle.manifest.index.recall_at_100 >= 0.95
     assert bundle.manifest.onnx_max_abs_difference < 1e-4
     assert len(bundle.held_out_users) == 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from tandem.contract.manifest import BlendSpec, Calibration
 from trainer.dataset import Dataset, HoldOut, history_states, sample_places
 from trainer.evaluation.full_ranking import model_ranks
 from trainer.evaluation.metrics import PerUser, metrics_per_user
-from trainer.evaluation.scoring import ScoringModel, UserSide
+from trainer.evaluation.scoring import ScoringModel
 
 CALIBRATION_USERS = 1_000
 """Users, with all items each, over whose scores the calibration is measured."""
@@ -39,15 +39,15 @@ class WeightChoice:
 def choose_content_weight(
     dataset: Dataset, validation: HoldOut, model: ScoringModel, content_weights: Sequence[float]
 ) -> WeightChoice:
-    """Takes the weight, ascending in `content_weights`, with the best CHOICE_METRIC on validation, the lower of equals.
+    """Takes the weight with the best CHOICE_METRIC on validation, of equally good ones the lowest.
 
     All are tried in one pass by full ranking, as they would be served.
     """
     if model.content_vectors is None:
         two_tower = metrics_per_user(model_ranks(dataset, validation, model, [None])[0])
         return WeightChoice(content_weight=None, by_weight={}, metrics=two_tower, two_tower=two_tower)
-    users = sample_user_side(dataset, validation, model)
-    blends = [blend_spec(model, users, content_weight) for content_weight in content_weights]
+    calibrated = calibrate(dataset, validation, model)
+    blends = [replace(calibrated, content_weight=weight) for weight in content_weights]
     two_tower, *blended = map(metrics_per_user, model_ranks(dataset, validation, model, [None, *blends]))
     by_weight = {
         weight: float(metrics[CHOICE_METRIC].mean()) for weight, metrics in zip(content_weights, blended, strict=True)
@@ -61,20 +61,20 @@ def choose_content_weight(
     )
 
 
-def sample_user_side(dataset: Dataset, hold_out: HoldOut, model: ScoringModel) -> UserSide:
-    """At most CALIBRATION_USERS evaluated users, as they were before their held-out item."""
-    users = hold_out.users[sample_places(hold_out, CALIBRATION_USERS)]
-    return model.user_side([dataset.user_ids[user] for user in users], history_states(dataset, hold_out, users))
+def calibrate(dataset: Dataset, hold_out: HoldOut, model: ScoringModel) -> BlendSpec:
+    """A blend without content, calibrated on the scores of at most CALIBRATION_USERS held-out users with all items.
 
-
-def blend_spec(model: ScoringModel, users: UserSide, content_weight: float) -> BlendSpec:
-    """The blend of a weight, calibrated on the scores of these users with all items of a model that has content."""
-    if model.content_vectors is None or users.profiles is None:
+    `dataclasses.replace` gives it the weight. Raises ValueError for a model without content.
+    """
+    if model.content_vectors is None:
         raise ValueError("a model without content has nothing to blend")
+    users = hold_out.users[sample_places(hold_out, CALIBRATION_USERS)]
+    states = history_states(dataset, hold_out, users)
+    vectors = model.vectors_of([dataset.user_ids[user] for user in users], states)
     return BlendSpec(
-        content_weight,
-        calibration(users.vectors, model.item_vectors),
-        calibration(users.profiles, model.content_vectors),
+        content_weight=0.0,
+        collaborative=calibration(vectors, model.item_vectors),
+        content=calibration(model.profiles_of(states), model.content_vectors),
     )
 
 

@@ -78,11 +78,8 @@ def model_ranks(
     def score_users(places: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
         users = hold_out.users[places]
         states = history_states(dataset, hold_out, users)
-        side = model.user_side([dataset.user_ids[user] for user in users], states)
-        collaborative = side.vectors @ item_vectors.T
-        content = None
-        if content_vectors is not None and side.profiles is not None:
-            content = side.profiles @ content_vectors.T
+        collaborative = model.vectors_of([dataset.user_ids[user] for user in users], states) @ item_vectors.T
+        content = None if content_vectors is None else model.profiles_of(states) @ content_vectors.T
         for spec in blends:
             scores = np.full((len(places), len(dataset.catalogue)), -np.inf, dtype=np.float32)
             if spec is None:

@@ -19,16 +19,6 @@ UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserSide:
-    """What the users of a batch bring to a score."""
-
-    vectors: npt.NDArray[np.float32]
-    """(users, dim) float32."""
-    profiles: npt.NDArray[np.float32] | None
-    """(users, content_dim) float32; None where the model has no content."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ScoringModel:
     """Vectors of items in the rows of the model's own vocabulary, and the way to vectors of users."""
 
@@ -53,8 +43,8 @@ class ScoringModel:
             content_vectors=None if bundle.content is None else bundle.content.vectors,
         )
 
-    def user_side(self, user_ids: Sequence[str], states: Sequence[UserState]) -> UserSide:
-        """What users in these states bring, made as serving makes it."""
+    def vectors_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:
+        """Vectors of users in these states, as serving makes them: (users, dim) float32."""
         tensors = encode_users(
             states,
             schema=self.schema,
@@ -62,8 +52,14 @@ class ScoringModel:
             item_vectors=self.item_vectors,
             user_index=None if self.user_vocabulary is None else encode_index(self.user_vocabulary.rows(user_ids)),
         )
-        profiles = None
-        if self.content_vectors is not None:
-            history = encode_histories(states, self.item_vocabulary, self.schema.history_length)
-            profiles = content_profiles(self.content_vectors, history.rows)
-        return UserSide(vectors=self.user_vectors(tensors), profiles=profiles)
+        return self.user_vectors(tensors)
+
+    def profiles_of(self, states: Sequence[UserState]) -> npt.NDArray[np.float32]:
+        """Content profiles of users in these states, as serving makes them: (users, content_dim) float32.
+
+        Raises ValueError for a model without content.
+        """
+        if self.content_vectors is None:
+            raise ValueError("a model without content has no content profiles")
+        history = encode_histories(states, self.item_vocabulary, self.schema.history_length)
+        return content_profiles(self.content_vectors, history.rows)

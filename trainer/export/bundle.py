@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_places
-from trainer.evaluation.blending import blend_spec, sample_user_side
+from trainer.evaluation.blending import calibrate
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import build_index, exact_top, nearest_items
 from trainer.export.onnx import export_item_tower, export_user_tower
@@ -158,7 +158,8 @@ def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
     """The chosen weight, calibrated on the vectors that will be served."""
     if inputs.content_weight is None:
         return None
-    return blend_spec(model, sample_user_side(inputs.dataset, inputs.hold_out, model), inputs.content_weight)
+    calibrated = calibrate(inputs.dataset, inputs.hold_out, model)
+    return replace(calibrated, content_weight=inputs.content_weight)
 
 
 def _content(inputs: ExportInputs, num_neighbours: int) -> Content | None:

@@ -22,7 +22,8 @@ from trainer.errors import ExportError
 RECALL_AT = 100
 MAX_EXACT_NEIGHBOUR_ITEMS = 50_000
 """Largest catalogue whose content neighbours are found exactly: the cost grows with its square."""
-_NEIGHBOUR_NPROBE = 32
+_NEIGHBOUR_NPROBE = 16
+_NEIGHBOUR_VECTORS_PER_LIST = 64  # from which k-means learns; FAISS's own 256 would take most of the time
 _MIN_VECTORS_PER_LIST = 39  # below this FAISS warns that its k-means has too little to learn from
 
 
@@ -83,6 +84,7 @@ def nearest_items(
     if len(known) > max_exact_items:
         num_lists = max(1, min(round(4 * math.sqrt(len(known))), len(known) // _MIN_VECTORS_PER_LIST))
         index = faiss.index_factory(vectors.shape[1], f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = _NEIGHBOUR_VECTORS_PER_LIST
         _train(index, known_vectors)
         index.nprobe = _NEIGHBOUR_NPROBE
     index.add(known_vectors)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from trainer.config import ContentConfig
 
-MAX_MOMENT_ITEMS = 50_000
-"""Items from which the components are learned; all of a larger catalogue would take minutes and tell nothing more."""
+MAX_MOMENT_ITEMS = 20_000
+"""Items from which the components are learned: many for each feature, while a million would take minutes."""
 _BATCH_ITEMS = 4_096
 # An item with less of its length left after the reduction is known by rounding errors alone.
 _MIN_LENGTH_LEFT = 1e-3
@@ -48,7 +48,7 @@ def content_vectors(
         return None
     vectors = np.empty((len(categories), components.shape[1]), dtype=np.float16)
     for rows in _batches(np.arange(len(categories))):
-        reduced = features.dense(rows) @ components
+        reduced = features.reduced(rows, components)
         lengths = np.linalg.norm(reduced, axis=1, keepdims=True)
         vectors[rows] = np.where(lengths < _MIN_LENGTH_LEFT, 0.0, reduced / np.maximum(lengths, _MIN_LENGTH_LEFT))
     return vectors
@@ -61,7 +61,15 @@ class _Categories:
     starts: npt.NDArray[np.int64]
     codes: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
+    """Of length 1 for each item, or zero."""
     num_codes: int
+
+    def entries(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Entries of items, (n,) int64: the place in `rows` of each, ascending, and which entry it is."""
+        counts = self.starts[rows + 1] - self.starts[rows]
+        places = np.repeat(np.arange(len(rows)), counts)
+        first_of_place = np.cumsum(counts) - counts
+        return places, np.arange(len(places)) + np.repeat(self.starts[rows] - first_of_place, counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,38 +82,58 @@ class _Features:
     category_scale: float
 
     @property
-    def width(self) -> int:
-        return int(self.text.shape[1]) + self.categories.num_codes
+    def text_dim(self) -> int:
+        return int(self.text.shape[1])
 
     def dense(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """Features of items, (n,) int64 -> (n, width) float32."""
-        text_dim = self.text.shape[1]
-        dense = np.zeros((len(rows), self.width), dtype=np.float32)
-        dense[:, :text_dim] = self.text[rows]
-        counts = self.categories.starts[rows + 1] - self.categories.starts[rows]
-        places = np.repeat(np.arange(len(rows)), counts)
-        first = np.repeat(np.cumsum(counts) - counts, counts)
-        entries = np.repeat(self.categories.starts[rows], counts) + np.arange(len(places)) - first
-        dense[places, text_dim + self.categories.codes[entries]] = self.categories.weights[entries]
-        _scale_rows(dense[:, :text_dim], self.text_scale)
-        _scale_rows(dense[:, text_dim:], self.category_scale)
+        """Features of items, (n,) int64 -> (n, text_dim + num_codes) float32."""
+        dense = np.zeros((len(rows), self.text_dim + self.categories.num_codes), dtype=np.float32)
+        dense[:, : self.text_dim] = self._scaled_text(rows)
+        places, entries = self.categories.entries(rows)
+        codes, weights = self.categories.codes[entries], self.categories.weights[entries]
+        dense[places, self.text_dim + codes] = weights * np.float32(self.category_scale)
         return dense
+
+    def reduced(self, rows: npt.NDArray[np.int64], components: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Features of items times components: the same as from `dense`, without its mostly empty columns."""
+        reduced: npt.NDArray[np.float32] = self._scaled_text(rows) @ components[: self.text_dim]
+        places, entries = self.categories.entries(rows)
+        if len(places):
+            codes, weights = self.categories.codes[entries], self.categories.weights[entries]
+            parts = components[self.text_dim + codes] * (weights * np.float32(self.category_scale))[:, None]
+            with_categories, first = np.unique(places, return_index=True)
+            reduced[with_categories] += np.add.reduceat(parts, first, axis=0)
+        return reduced
+
+    def _scaled_text(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        text = self.text[rows]
+        lengths = np.linalg.norm(text, axis=1, keepdims=True)
+        scale = self.text_scale / np.where(lengths > 0.0, lengths, 1.0)
+        return text * scale.astype(np.float32)
 
 
 def _tf_idf(categories: Sequence[Sequence[str]], known_categories: Sequence[str]) -> _Categories:
     code_of = {name: code for code, name in enumerate(known_categories)}
     per_item = [sorted({code_of[name] for name in names if name in code_of}) for names in categories]
+    counts = np.array([len(item) for item in per_item], dtype=np.int64)
     codes = np.array([code for item in per_item for code in item], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum([len(item) for item in per_item], dtype=np.int64)])
     num_items_with = np.bincount(codes, minlength=len(known_categories))
-    weights = np.log((1.0 + len(categories)) / (1.0 + num_items_with)).astype(np.float32)
-    return _Categories(starts=starts, codes=codes, weights=weights[codes], num_codes=len(known_categories))
+    weights = np.log((1.0 + len(categories)) / (1.0 + num_items_with))[codes]
+    items = np.repeat(np.arange(len(categories)), counts)
+    lengths = np.sqrt(np.bincount(items, weights=weights**2, minlength=len(categories)))[items]
+    return _Categories(
+        starts=np.concatenate([[0], np.cumsum(counts)]),
+        codes=codes,
+        weights=(weights / np.where(lengths > 0.0, lengths, 1.0)).astype(np.float32),
+        num_codes=len(known_categories),
+    )
 
 
 def _principal_components(features: _Features, dim: int) -> npt.NDArray[np.float32]:
     """The directions that hold most of the features' length: (width, at most dim) float32, best first."""
     num_items = len(features.text)
-    moment = np.zeros((features.width, features.width), dtype=np.float64)
+    width = features.text_dim + features.categories.num_codes
+    moment = np.zeros((width, width), dtype=np.float64)
     sample = np.sort(np.random.default_rng(0).permutation(num_items)[:MAX_MOMENT_ITEMS])
     for rows in _batches(sample):
         batch = features.dense(rows)
@@ -113,12 +141,6 @@ def _principal_components(features: _Features, dim: int) -> npt.NDArray[np.float
     values, directions = np.linalg.eigh(moment)  # ascending
     kept = values > _MIN_RELATIVE_EIGENVALUE * max(values.max(initial=0.0), np.finfo(np.float64).tiny)
     return np.ascontiguousarray(directions[:, kept][:, ::-1][:, :dim], dtype=np.float32)
-
-
-def _scale_rows(block: npt.NDArray[np.float32], length: float) -> None:
-    """Gives every row of a block that is not zero the same length, in place."""
-    lengths = np.linalg.norm(block, axis=1, keepdims=True)
-    np.divide(block * np.float32(length), lengths, out=block, where=lengths > 0.0)
 
 
 def _batches(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:

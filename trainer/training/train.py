@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from trainer.data.prepare import PreparedData
 from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.blending import blend_spec, choose_content_weight, sample_user_side
+from trainer.evaluation.blending import calibrate, choose_content_weight
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
@@ -202,7 +202,7 @@ def _test_metrics(
     scoring = scoring_model(model, encoded)
     spec = None
     if content_weight is not None:
-        spec = blend_spec(scoring, sample_user_side(encoded.dataset, test, scoring), content_weight)
+        spec = replace(calibrate(encoded.dataset, test, scoring), content_weight=content_weight)
     served, two_tower = map(metrics_per_user, model_ranks(encoded.dataset, test, scoring, [spec, None]))
     return served, two_tower
 

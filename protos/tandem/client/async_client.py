@@ -26,7 +26,7 @@ from tandem.client.core import (
     closed_meanwhile,
     to_bytes,
 )
-from tandem.client.errors import TandemError, error_of, failure_of
+from tandem.client.errors import TandemError, failure_of
 from tandem.client.query import NO_FILTER, Filter, Query, QueryOptions, batch_request
 from tandem.client.results import Recommendations, ServingStatus, SimilarItems
 from tandem.v1 import recommendation_pb2 as pb
@@ -147,7 +147,7 @@ class AsyncTandemClient(ClientCore):
                 yield batch_outcome(response)
             progress.check_complete()
         except grpc.aio.AioRpcError as error:
-            raise error_of(failure_of(error.code(), error.details(), error.trailing_metadata())) from error
+            raise progress.error_of(failure_of(error.code(), error.details(), error.trailing_metadata())) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and not (task and task.cancelling()):  # the stream was cancelled, not its reader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ UNARY_RESPONSES: Final[Mapping[Method, Callable[[bytes], Message]]] = {
 
 HEDGEABLE: Final = frozenset({RECOMMEND, SIMILAR_ITEMS, GET_SERVING_STATUS})
 """Methods that may be asked twice at once: reads alone. A method that writes must never be in here."""
+
+
+_LOST_STATUS: Final = (grpc.StatusCode.INTERNAL, "Internal error from Core")
+"""What grpc.aio makes of a stream that ends while a message is being written: the status it ended with is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +208,7 @@ class BatchProgress:
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight: at least 1, not {max_in_flight}")
         self.deadline_seconds = _seconds("deadline_ms", deadline_ms)
+        self._give_up_at = time.monotonic() + self.deadline_seconds
         self.num_sent = 0
         self.num_answered = 0
         self.ended = False
@@ -211,12 +217,23 @@ class BatchProgress:
         """What the caller's iterable of requests raised."""
 
     def check_complete(self) -> None:
-        """Raises what ended the requests early, and ServerError when the server left some of them unanswered."""
+        """Raises what ended the requests early, and Unavailable when the server left some of them unanswered."""
         if self.feed_error is not None:
             raise self.feed_error
         if self.num_answered < self.num_sent:
-            message = f"the server ended the batch with {self.num_sent - self.num_answered} requests unanswered"
-            raise error_of(Failure(code=grpc.StatusCode.INTERNAL, message=message))
+            raise self._ended_early()
+
+    def error_of(self, failure: Failure) -> TandemError:
+        """The exception for a stream that ended like this."""
+        if (failure.code, failure.message) == _LOST_STATUS:
+            return self._ended_early()
+        return error_of(failure)
+
+    def _ended_early(self) -> TandemError:
+        if time.monotonic() >= self._give_up_at:
+            return error_of(Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message="Deadline Exceeded"))
+        message = f"the server ended the batch with {self.num_sent - self.num_answered} requests unanswered"
+        return error_of(Failure(code=grpc.StatusCode.UNAVAILABLE, message=message))
 
 
 def to_bytes(request: Message) -> bytes:

@@ -30,7 +30,7 @@ from tandem.client.core import (
     batch_outcome,
     to_bytes,
 )
-from tandem.client.errors import TandemError, error_of, failure_of
+from tandem.client.errors import TandemError, failure_of
 from tandem.client.query import NO_FILTER, Filter, Query, QueryOptions, batch_request
 from tandem.client.results import Recommendations, ServingStatus, SimilarItems
 from tandem.v1 import recommendation_pb2 as pb
@@ -152,7 +152,7 @@ class TandemClient(ClientCore):
                 yield batch_outcome(response)
             progress.check_complete()
         except grpc.RpcError as error:
-            raise error_of(failure_of(call.code(), call.details(), call.trailing_metadata())) from error
+            raise progress.error_of(failure_of(call.code(), call.details(), call.trailing_metadata())) from error
         finally:
             progress.ended = True
             window.release()  # lets `feed` see it

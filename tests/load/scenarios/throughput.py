@@ -137,11 +137,13 @@ def _best(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _median(name: str, rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     own = [points[name] for points in rounds]
     empty = [points["empty handler"]["full_answers_per_second"] for points in rounds]
+    latencies = [point["p99_ms"] for point in own if point["p99_ms"] is not None]
     ratios = [point["full_answers_per_second"] / limit for point, limit in zip(own, empty, strict=True)]
     return {
         "in_flight": own[0]["in_flight"],
         "full_answers_per_second": statistics.median(point["full_answers_per_second"] for point in own),
-        "p99_ms": statistics.median(point["p99_ms"] for point in own),
+        # A server that answered nothing in a round has no latency there.
+        "p99_ms": statistics.median(latencies) if latencies else None,
         "within_limits": all(point["within_limits"] for point in own),
         "ratio_to_empty_handler": round(statistics.median(ratios), 4),
         "ratios_to_empty_handler": [round(ratio, 4) for ratio in ratios],

@@ -1,0 +1,23 @@
+"""What the check of a bundle says, without the engines that find it out: the supervisor reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What the check of a good bundle found."""
+
+    model_version: str
+    num_items: int
+    num_golden_queries: int
+    exact_overlap: float
+    """Share of the golden answers that exact search over the item vectors finds for the user tower's vectors."""
+    golden_overlap: float
+    """Share of the golden answers that the index finds when it searches all lists."""
+    recall_at_nprobe: float
+    """Share of the exact 100 nearest items that the index finds as it is served, mean over the golden queries."""
+    overlap_with_previous: float | None = None
+    """Share of the 10 items the bundle recommends to its held-out users that the bundle before recommends too, mean
+    over the users. None: there was none before, or it cannot be opened."""
