@@ -25,7 +25,7 @@ class Catalogue:
         """(items,) int64, interactions in the training data."""
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
         self._rows_by_category = bundle.items.rows_by_category()
-        self._rows_by_popularity: Rows = np.argsort(-self.popularity, kind="stable")
+        self._rows_by_popularity: Rows = bundle.rows_by_popularity
         self._filters: dict[tuple[tuple[str, ...], tuple[str, ...]], Bitmap] = {}
 
     def allowed(self, include_categories: tuple[str, ...], exclude_categories: tuple[str, ...]) -> Bitmap:

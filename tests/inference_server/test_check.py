@@ -54,7 +54,7 @@ def test_a_bundle_before_that_is_gone_is_not_compared(bundle: Bundle, tmp_path: 
 
 
 def test_an_index_far_worse_than_its_manifest_says_is_refused(tmp_path: Path) -> None:
-    honest = build(tmp_path / "honest", num_items=2000, num_lists=32, nprobe=1)
+    honest = build(tmp_path / "honest", num_items=2000, num_lists=8, nprobe=1)
     assert check_bundle(honest.directory).recall_at_nprobe == pytest.approx(honest.manifest.index.recall_at_100)
     path = honest.directory / "manifest.json"
     manifest = json.loads(path.read_text())

@@ -40,7 +40,11 @@ class Item:
 
 
 class ItemTable:
-    """The catalogue in row order: row i is row i of the item vectors and of the vocabulary."""
+    """The catalogue in row order: row i is row i of the item vectors and of the vocabulary.
+
+    Columns become numpy arrays by `to_numpy()`, which gives the mapped memory itself or fails: numpy's own `asarray`, and
+    pyarrow where it may copy, would import pandas if it is there, which takes 28 MB and half a second.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         """Takes a table of `SCHEMA`. Raises BundleCorrupt when its columns differ."""
@@ -105,16 +109,17 @@ class ItemTable:
     @property
     def popularity(self) -> npt.NDArray[np.int64]:
         """(items,) int64, interactions in the training data."""
-        return np.asarray(_column(self._table, names.POPULARITY).to_numpy(zero_copy_only=False), dtype=np.int64)
+        popularity: npt.NDArray[np.int64] = _column(self._table, names.POPULARITY).to_numpy()
+        return popularity
 
     def rows_by_category(self) -> dict[str, npt.NDArray[np.int64]]:
         """For every category, the ascending rows that have it: (n,) int64."""
         categories = _column(self._table, names.CATEGORIES)
         flat = categories.flatten().dictionary_encode()
-        rows = np.repeat(np.arange(len(self), dtype=np.int64), np.asarray(categories.value_lengths()))
+        rows = np.repeat(np.arange(len(self), dtype=np.int64), categories.value_lengths().to_numpy())
         if len(flat) == 0:
             return {}
-        codes = np.asarray(flat.indices)
+        codes = flat.indices.to_numpy()
         ends = np.cumsum(np.bincount(codes, minlength=len(flat.dictionary)))[:-1]
         groups = np.split(rows[np.argsort(codes, kind="stable")], ends)
         return {name: np.unique(group) for name, group in zip(flat.dictionary.to_pylist(), groups, strict=True)}
