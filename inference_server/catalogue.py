@@ -24,7 +24,7 @@ class Catalogue:
         self.popularity = bundle.items.popularity
         """(items,) int64, interactions in the training data."""
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
-        self._rows_by_category = bundle.items.rows_by_category()
+        self._rows_by_category = bundle.rows_by_category
         self._rows_by_popularity: Rows = bundle.rows_by_popularity
         self._filters: dict[tuple[tuple[str, ...], tuple[str, ...]], Bitmap] = {}
 

@@ -11,6 +11,7 @@
     sorted_item_keys.npy   (items,) uint64: its keys in ascending order
     sorted_item_rows.npy   (items,) int64: their rows
     popularity_order.npy   (items,) int64: all rows, most popular first, equal ones in row order
+    category_rows.arrow    per category the ascending rows that have it
     items.arrow            the item table
     top_items.npz          per segment the rows of its most popular items, best first
     golden_queries.npz     inputs of the user tower with the answers that were right when the bundle was written
@@ -20,8 +21,8 @@
     content_neighbours.npy (items, neighbours) int32: rows nearest by content, best first, -1 where there are no more
     ranker.onnx            only where the bundle has an ONNX ranker
 
-The sorted keys and the order by popularity follow from other files. They are files because processes that serve the same
-bundle then share them; bundles without them can be read, and each process makes them for itself.
+The sorted keys, the order by popularity and the rows of categories follow from other files. They are files because
+processes that serve the same bundle then share them; a bundle without them can be read, and each process makes its own.
 
 Reading never imports FAISS or ONNX Runtime: the contract stays light, and whoever serves opens those two in its engine.
 """
@@ -44,7 +45,7 @@ import numpy.typing as npt
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible, StoreValueError
 from tandem.contract.features import Tensors
-from tandem.contract.items import ItemTable
+from tandem.contract.items import ItemTable, read_category_rows
 from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
 from tandem.contract.store import UserState
@@ -58,6 +59,7 @@ _ITEM_KEYS: Final = "item_keys.npy"
 _SORTED_ITEM_KEYS: Final = "sorted_item_keys.npy"
 _SORTED_ITEM_ROWS: Final = "sorted_item_rows.npy"
 _POPULARITY_ORDER: Final = "popularity_order.npy"
+_CATEGORY_ROWS: Final = "category_rows.arrow"
 _ITEMS: Final = "items.arrow"
 _TOP_ITEMS: Final = "top_items.npz"
 _GOLDEN_QUERIES: Final = "golden_queries.npz"
@@ -147,6 +149,8 @@ class Bundle:
     user_vocabulary: Vocabulary | None
     rows_by_popularity: npt.NDArray[np.int64]
     """(items,) int64: all rows, most popular first, equal ones in row order. Mapped into memory."""
+    rows_by_category: Mapping[str, npt.NDArray[np.int64]]
+    """For every category, the ascending rows that have it: (n,) int64. Mapped into memory."""
     top_items: Mapping[str, npt.NDArray[np.int64]]
     """Per segment, rows best first. The segment `SEGMENT_ALL` is always there."""
     golden_queries: GoldenQueries
@@ -206,8 +210,8 @@ def read_manifest(directory: Path) -> Manifest:
 def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     """Opens a bundle after checking that it is whole and consistent.
 
-    `verify_checksums=False` skips what has to look at every byte (hashes of files, values of vectors, item ids, order of
-    keys), for a directory that this machine has verified before.
+    `verify_checksums=False` skips what has to look at every byte (hashes of files, values of vectors, item ids, orders),
+    for a directory that this machine has verified before.
 
     Raises BundleCorrupt (missing or truncated file, wrong checksum, unreadable part, vectors that are not finite) and
     BundleIncompatible (format version, dimension, vocabulary or schema that does not fit).
@@ -231,6 +235,11 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
         item_vocabulary=item_vocabulary,
         user_vocabulary=user_vocabulary,
         rows_by_popularity=_load_popularity_order(directory, manifest, items),
+        rows_by_category=(
+            read_category_rows(directory / _CATEGORY_ROWS)
+            if _CATEGORY_ROWS in manifest.files
+            else items.rows_by_category()
+        ),
         top_items=_load_npz(directory / _TOP_ITEMS),
         golden_queries=_read_golden_queries(directory / _GOLDEN_QUERIES),
         held_out_users=_read_held_out_users(directory / _HELD_OUT_USERS),
@@ -254,6 +263,7 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
     np.save(staging / _SORTED_ITEM_KEYS, parts.item_vocabulary.sorted_keys)
     np.save(staging / _SORTED_ITEM_ROWS, parts.item_vocabulary.sorted_rows)
     np.save(staging / _POPULARITY_ORDER, _popularity_order(parts.items))
+    parts.items.write_category_rows(staging / _CATEGORY_ROWS)
     parts.items.write(staging / _ITEMS)
     np.savez(staging / _TOP_ITEMS, allow_pickle=False, **dict(parts.top_items))
     golden = {f"{_GOLDEN_INPUT}{name}": array for name, array in parts.golden_queries.inputs.items()}
@@ -365,6 +375,11 @@ def _check_values(bundle: Bundle) -> None:
         raise BundleIncompatible(f"{_SORTED_ITEM_KEYS} is not {_ITEM_KEYS} in ascending order")
     if bool((np.diff(bundle.items.popularity[bundle.rows_by_popularity]) > 0).any()):
         raise BundleIncompatible(f"{_POPULARITY_ORDER} does not begin with the most popular items")
+    categories = bundle.items.rows_by_category()
+    if categories.keys() != bundle.rows_by_category.keys() or not all(
+        np.array_equal(rows, bundle.rows_by_category[name]) for name, rows in categories.items()
+    ):
+        raise BundleIncompatible(f"{_CATEGORY_ROWS} is not what {_ITEMS} says")
     if not np.array_equal(id_keys(bundle.items.item_ids(range(num_items))), bundle.item_vocabulary.keys):
         raise BundleIncompatible(f"{_ITEMS} does not hold the items of {_ITEM_KEYS} in their order")
 
