@@ -6,6 +6,7 @@ It opens folders that the supervisor had checked, and reads the online store; it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
@@ -52,6 +53,9 @@ _log = structlog.get_logger()
 _ENGINE_THREADS: Final = 2
 """Threads for user towers and for searches of large catalogues: one call at work and one ready to follow. More would
 take the core from the event loop."""
+
+_FAREWELL_SECONDS: Final = 1.0
+"""How long a worker that fails waits for its supervisor to have read why."""
 
 
 class Worker:
@@ -177,6 +181,11 @@ async def run_worker(settings: Settings, identity: WorkerIdentity, control: sock
         await Worker(settings, identity, channel).run()
     except Exception as error:
         await channel.send(WorkerFailed(reason=str(error) if isinstance(error, OperationError) else repr(error)))
+        # Orders that nobody reads any more would make the kernel drop the message on its way.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                while await channel.receive() is not None:
+                    pass
         raise
     finally:
         await channel.close()
