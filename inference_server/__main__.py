@@ -52,24 +52,28 @@ def _serve(_: argparse.Namespace, settings: Settings) -> int:
     return asyncio.run(supervise(settings))
 
 
-def _worker(arguments: argparse.Namespace, settings: Settings) -> int:
+def _template(arguments: argparse.Namespace, settings: Settings) -> int:
     # One thread for each matrix product: batches are small, and workers share the cores between them. Read by numpy
     # when it is imported, so set before it is.
     os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     import uvloop
 
     from inference_server.statistics import WorkerIdentity
+    from inference_server.template import run_template
     from inference_server.worker import run_worker
 
-    identity = WorkerIdentity(worker=arguments.worker, num_workers=arguments.num_workers)
-    try:
-        uvloop.run(run_worker(settings, identity, socket.socket(fileno=arguments.control_fd)))
-    except OperationError as error:
-        structlog.get_logger().error("worker_failed", reason=str(error))
-        return 1
-    except Exception:  # one line of JSON, as everything else that is logged
-        structlog.get_logger().exception("worker_failed")
-        return 1
+    def run(identity: WorkerIdentity, control: socket.socket) -> int:
+        try:
+            uvloop.run(run_worker(settings, identity, control))
+        except OperationError as error:
+            structlog.get_logger().error("worker_failed", reason=str(error))
+            return 1
+        except Exception:  # one line of JSON, as everything else that is logged
+            structlog.get_logger().exception("worker_failed")
+            return 1
+        return 0
+
+    run_template(socket.socket(fileno=arguments.control_fd), run)
     return 0
 
 
@@ -180,15 +184,13 @@ def _parser() -> argparse.ArgumentParser:
         "named another one. This forgets it: for refusals whose reason was on this machine.",
     )
     forget.set_defaults(run=_command, process="forget-refusals", to=None)
-    worker = commands.add_parser(
-        "worker",
-        help="internal: what `serve` starts to answer requests",
-        description="Answers requests, controlled by a supervisor. Not to be started by hand: use `serve`.",
+    template = commands.add_parser(
+        "template",
+        help="internal: what `serve` forks its workers from",
+        description="Forks workers for a supervisor. Not to be started by hand: use `serve`.",
     )
-    worker.add_argument("--control-fd", type=int, required=True, metavar="FD", help="socket to the supervisor")
-    worker.add_argument("--worker", type=int, default=1, metavar="N", help="which worker it is, from 1")
-    worker.add_argument("--num-workers", type=int, default=1, metavar="N", help="how many there are")
-    worker.set_defaults(run=_worker, process="worker")
+    template.add_argument("--control-fd", type=int, required=True, metavar="FD", help="socket to the supervisor")
+    template.set_defaults(run=_template, process="worker")
     return parser
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from inference_server.bitmap import Bitmap, bitmap_of_mask, without_rows
 from inference_server.errors import InvalidRequest
-from inference_server.query import AttributePredicate
+from inference_server.query import AttributePredicate, Clause
 from tandem.contract.bundle import Bundle
 from tandem.contract.items import AttributeColumn
 from tandem.contract.names import CATEGORY_SEGMENT, SEGMENT_ALL
@@ -26,21 +26,6 @@ _ROWS_PER_CHUNK: Final = 4096
 FEW_ROWS: Final = 4_000
 """A filter that leaves no more items than this is answered by scoring these: the lists of an index that hold them are
 too many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Clause:
-    """One set of conditions on items; a request's filter is one, and a policy's rules are another."""
-
-    include_categories: tuple[str, ...] = ()
-    """At least one of these; empty: any."""
-    exclude_categories: tuple[str, ...] = ()
-    attributes: tuple[AttributePredicate, ...] = ()
-
-    @property
-    def demands_nothing(self) -> bool:
-        """Whether every item meets it."""
-        return not (self.include_categories or self.exclude_categories or self.attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +55,8 @@ class Catalogue:
         """(items,) int64, interactions in the training data."""
         self._bundle = bundle
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
-        self._rows_by_category = bundle.items.rows_by_category()
-        self._rows_by_popularity: npt.NDArray[np.int32] | None = None
+        self._rows_by_category = bundle.rows_by_category
+        self._rows_by_popularity: Rows = bundle.rows_by_popularity
         self._attributes: dict[str, AttributeColumn | None] = {}
         self._masks: OrderedDict[tuple[Clause, ...], ItemMask] = OrderedDict()
         self._lists: OrderedDict[bytes, Rows] = OrderedDict()
@@ -130,11 +115,8 @@ class Catalogue:
         """
         segment = CATEGORY_SEGMENT + include_categories[0] if len(include_categories) == 1 else SEGMENT_ALL
         yield self._top_items.get(segment, self._top_items[SEGMENT_ALL])
-        # The order of the whole catalogue is made when it is first needed, which in most workers is never.
-        if self._rows_by_popularity is None:
-            self._rows_by_popularity = np.argsort(-self.popularity, kind="stable").astype(np.int32)
         for start in range(0, self.num_items, _ROWS_PER_CHUNK):
-            yield self._rows_by_popularity[start : start + _ROWS_PER_CHUNK].astype(np.int64)
+            yield self._rows_by_popularity[start : start + _ROWS_PER_CHUNK]
 
     def top_rows(self, count: int) -> Rows:
         """The first rows of everyone's list of popular items: (n,) int64, n <= count."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import os
 import sys
@@ -45,6 +46,7 @@ async def open_beside(directory: Path, *, variant: str, registry_version: str) -
             model = open_model(directory, variant=variant, registry_version=registry_version, verify_checksums=False)
         except BaseException as error:  # handed to the awaiting task, which raises it
             failure = error
+        _return_unused_memory()
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, model, failure)
 
@@ -57,3 +59,10 @@ async def open_beside(directory: Path, *, variant: str, registry_version: str) -
     finally:
         sys.setswitchinterval(usual_switch_seconds)
         gc.freeze()
+
+
+def _return_unused_memory() -> None:
+    """Gives what the opening needed for a moment back to the system; the C library would keep it for this process."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own; others give it back by themselves
+    if trim is not None:
+        trim(0)

@@ -7,8 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inference_server.catalogue import Clause
-from inference_server.query import AttributePredicate
+from inference_server.query import AttributePredicate, Clause
 
 _Name = Annotated[str, Field(min_length=1)]
 _NumCandidates = Annotated[int, Field(ge=0, le=1000)]

@@ -68,3 +68,18 @@ class SimilarQuery:
     """0: the default."""
     filter: ItemFilter = NO_FILTER
     explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One set of conditions on items; a request's filter is one, and a policy's rules are another."""
+
+    include_categories: tuple[str, ...] = ()
+    """At least one of these; empty: any."""
+    exclude_categories: tuple[str, ...] = ()
+    attributes: tuple[AttributePredicate, ...] = ()
+
+    @property
+    def demands_nothing(self) -> bool:
+        """Whether every item meets it."""
+        return not (self.include_categories or self.exclude_categories or self.attributes)

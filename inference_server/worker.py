@@ -6,6 +6,7 @@ It opens folders that the supervisor had checked, and reads the online store; it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import time
@@ -62,6 +63,9 @@ take the core from the event loop."""
 
 _FLUSH_SECONDS: Final = 1.0
 """What traces and impressions that wait may take at shutdown."""
+
+_FAREWELL_SECONDS: Final = 1.0
+"""How long a worker that fails waits for its supervisor to have read why."""
 
 
 class Worker:
@@ -245,6 +249,11 @@ async def run_worker(settings: Settings, identity: WorkerIdentity, control: sock
         await Worker(settings, identity, channel).run()
     except Exception as error:
         await channel.send(WorkerFailed(reason=str(error) if isinstance(error, OperationError) else repr(error)))
+        # Orders that nobody reads any more would make the kernel drop the message on its way.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                while await channel.receive() is not None:
+                    pass
         raise
     finally:
         await channel.close()

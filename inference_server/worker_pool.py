@@ -25,6 +25,7 @@ from inference_server.processes import usage
 from inference_server.server_view import ServerView, WorkerView
 from inference_server.snapshot import Plain, add, counts_alone, to_plain
 from inference_server.statistics import Statistics, WorkerIdentity
+from inference_server.template_process import WorkerTemplate
 from inference_server.worker_process import WorkerProcess
 
 _log = structlog.get_logger()
@@ -76,6 +77,7 @@ class WorkerPool:
         """What they answered with before, still open."""
         self.swap_window_seconds: float | None = None
         """From the first worker's switch to the last one's, at the newest swap."""
+        self._template = WorkerTemplate()
         self._own = Statistics()
         self._dependencies: dict[str, bool] = {}
         self._ended = Statistics()
@@ -206,7 +208,9 @@ class WorkerPool:
         """Stops all workers at once, after `run` was cancelled. Returns their exit statuses."""
         for task in self._tasks:
             task.cancel()
-        return list(await asyncio.gather(*(worker.stop(grace_seconds=grace_seconds) for worker in self._workers())))
+        statuses = await asyncio.gather(*(worker.stop(grace_seconds=grace_seconds) for worker in self._workers()))
+        await self._template.close()
+        return list(statuses)
 
     async def _keep(self, slot: Slot) -> None:
         """Starts a worker, and another one whenever it has ended."""
@@ -222,7 +226,14 @@ class WorkerPool:
     async def _run_one(self, slot: Slot) -> None:
         """The life of one worker, from its start to its end."""
         identity = WorkerIdentity(worker=slot.number, num_workers=self._num_workers)
-        worker = slot.worker = await WorkerProcess.start(identity)
+        try:
+            worker = slot.worker = await WorkerProcess.start(identity, self._template)
+        except WorkerEnded as error:
+            slot.failed_starts += 1
+            slot.quick_ends += 1
+            slot.tried.set()
+            _log.error("worker_start_failed", worker=slot.number, reason=str(error))
+            return
         answered_at: float | None = None
         try:
             await self._join(slot, worker)

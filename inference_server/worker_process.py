@@ -1,11 +1,10 @@
-"""The supervisor's handle on one worker: a child process and the control channel to it."""
+"""The supervisor's handle on one worker: a process and the control channel to it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import socket
-import sys
 from typing import Final, TypeVar
 
 import structlog
@@ -30,6 +29,7 @@ from inference_server.errors import BundleRefused as BundleRefusedError
 from inference_server.errors import RefusalKind, WorkerEnded
 from inference_server.snapshot import Plain
 from inference_server.statistics import WorkerIdentity
+from inference_server.template_process import ForkedProcess, WorkerTemplate
 
 _log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ _SWITCH_SECONDS: Final = 10.0
 class WorkerProcess:
     """One worker. Made by `start`."""
 
-    def __init__(self, identity: WorkerIdentity, process: asyncio.subprocess.Process, channel: ControlChannel) -> None:
+    def __init__(self, identity: WorkerIdentity, process: ForkedProcess, channel: ControlChannel) -> None:
         self.identity: Final = identity
         self.pid: Final = process.pid
         self.failure = ""
@@ -60,16 +60,15 @@ class WorkerProcess:
         self._reading = asyncio.create_task(self._read(), name=f"worker-{identity.worker}-messages")
 
     @classmethod
-    async def start(cls, identity: WorkerIdentity) -> WorkerProcess:
-        """Starts a worker with this process's environment."""
+    async def start(cls, identity: WorkerIdentity, template: WorkerTemplate) -> WorkerProcess:
+        """Starts a worker. Raises WorkerEnded."""
         ours, theirs = socket.socketpair()
-        numbers = ("--worker", str(identity.worker), "--num-workers", str(identity.num_workers))
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "inference_server", "worker", "--control-fd", str(theirs.fileno()), *numbers),
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-            )
+            try:
+                process = await template.fork(identity, theirs)
+            except BaseException:
+                ours.close()
+                raise
         return cls(identity, process, await ControlChannel.over(ours))
 
     def has_open(self, bundle: CheckedBundle) -> bool:
@@ -148,8 +147,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Ends the process at once."""
-        if self._process.returncode is None:
-            self._process.kill()
+        self._process.kill()
 
     async def _ask(self, message: Message, reply: type[_Reply], number: int = 0, *, seconds: float) -> _Reply:
         """Sends a message and waits for its reply. A worker that does not give it in time is killed."""
@@ -180,6 +178,7 @@ class WorkerProcess:
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, WorkerFailed):
                 self.failure = message.reason
+                self._end_waiting()
             elif isinstance(message, BundleRefused):
                 kind = RefusalKind(message.reason_kind)
                 self._settle(BundleReady, message.bundle, BundleRefusedError(kind, message.reason))
@@ -189,9 +188,13 @@ class WorkerProcess:
                 self._settle(StatisticsReported, message.request, message)
             elif isinstance(message, BundleReady | BundleServing):
                 self._settle(type(message), message.bundle, message)
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
         self._gone = True
+        reason = f": {self.failure}" if self.failure else ""
         for reply, number in list(self._awaited):
-            self._settle(reply, number, WorkerEnded(f"worker {self.identity.worker} has ended {self.failure}".rstrip()))
+            self._settle(reply, number, WorkerEnded(f"worker {self.identity.worker} has ended{reason}"))
 
     def _settle(self, reply: type, number: int, result: Message | Exception) -> None:
         awaited = self._awaited.get((reply, number))

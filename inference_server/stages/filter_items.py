@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inference_server.catalogue import Clause, ItemMask
+from inference_server.catalogue import ItemMask
 from inference_server.engine.search import Allowed
-from inference_server.query import NO_FILTER, ItemFilter
+from inference_server.query import NO_FILTER, Clause, ItemFilter
 from inference_server.serving_model import NO_ROWS, ServingModel
 from inference_server.stages.admit import Admitted, validate_list
 from inference_server.stages.encode_user import User

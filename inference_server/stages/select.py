@@ -16,9 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.bitmap import rows_in
-from inference_server.catalogue import Clause
 from inference_server.policy import Boost, Policy
-from inference_server.query import AttributePredicate
+from inference_server.query import AttributePredicate, Clause
 from inference_server.recent_lists import MAX_ITEMS
 from inference_server.selection.caps import apply_caps
 from inference_server.selection.exploration import explore, rng_for

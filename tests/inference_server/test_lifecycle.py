@@ -202,7 +202,7 @@ async def test_the_worker_imports_no_registry_and_the_supervisor_no_engine() -> 
     )
     _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.supervisor"))
     assert "structlog" in output.split(), errors
-    assert not {"faiss", "onnxruntime", "grpc", "redis", "mlflow", "torch", "pyarrow"} & set(output.split())
+    assert not {"faiss", "onnxruntime", "grpc", "redis", "mlflow", "torch"} & set(output.split())
 
 
 async def test_debug_logs_every_request(tmp_path: Path, bundle: Bundle) -> None:

@@ -68,7 +68,7 @@ def test_everything_of_security_is_off_by_default() -> None:
     assert settings.api_keys_file is None
     assert settings.otlp_endpoint == ""
     assert settings.impression_log is None
-    assert (settings.max_request_bytes, settings.max_streams_per_connection) == (1 << 20, 64)
+    assert (settings.max_request_bytes, settings.max_streams_per_connection) == (1 << 20, 16)
 
 
 def test_defaults_are_the_agreed_ones() -> None:

@@ -8,6 +8,10 @@
     index.faiss            FAISS IVF index over the item vectors; FAISS id i is row i
     item_vectors.npy       (items, dim) float32, mapped into memory
     item_keys.npy          (items,) uint64: the item vocabulary
+    sorted_item_keys.npy   (items,) uint64: its keys in ascending order
+    sorted_item_rows.npy   (items,) int64: their rows
+    popularity_order.npy   (items,) int64: all rows, most popular first, equal ones in row order
+    category_rows.arrow    per category the ascending rows that have it
     items.arrow            the item table
     top_items.npz          per segment the rows of its most popular items, best first
     golden_queries.npz     inputs of the user tower with the answers that were right when the bundle was written
@@ -16,6 +20,9 @@
     content_vectors.npy    (items, content_dim) float16, only where the bundle has a blend; zero where nothing is known
     content_neighbours.npy (items, neighbours) int32: rows nearest by content, best first, -1 where there are no more
     ranker.onnx            only where the bundle has an ONNX ranker
+
+The sorted keys, the order by popularity and the rows of categories follow from other files. They are files because
+processes that serve the same bundle then share them; a bundle without them can be read, and each process makes its own.
 
 Reading never imports FAISS or ONNX Runtime: the contract stays light, and whoever serves opens those two in its engine.
 """
@@ -38,7 +45,7 @@ import numpy.typing as npt
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible, StoreValueError
 from tandem.contract.features import Tensors
-from tandem.contract.items import ItemTable
+from tandem.contract.items import ItemTable, read_category_rows
 from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
 from tandem.contract.store import UserState
@@ -49,6 +56,10 @@ _ITEM_TOWER: Final = "item_tower.onnx"
 _INDEX: Final = "index.faiss"
 _ITEM_VECTORS: Final = "item_vectors.npy"
 _ITEM_KEYS: Final = "item_keys.npy"
+_SORTED_ITEM_KEYS: Final = "sorted_item_keys.npy"
+_SORTED_ITEM_ROWS: Final = "sorted_item_rows.npy"
+_POPULARITY_ORDER: Final = "popularity_order.npy"
+_CATEGORY_ROWS: Final = "category_rows.arrow"
 _ITEMS: Final = "items.arrow"
 _TOP_ITEMS: Final = "top_items.npz"
 _GOLDEN_QUERIES: Final = "golden_queries.npz"
@@ -136,6 +147,10 @@ class Bundle:
     items: ItemTable
     item_vocabulary: Vocabulary
     user_vocabulary: Vocabulary | None
+    rows_by_popularity: npt.NDArray[np.int64]
+    """(items,) int64: all rows, most popular first, equal ones in row order. Mapped into memory."""
+    rows_by_category: Mapping[str, npt.NDArray[np.int64]]
+    """For every category, the ascending rows that have it: (n,) int64. Mapped into memory."""
     top_items: Mapping[str, npt.NDArray[np.int64]]
     """Per segment, rows best first. The segment `SEGMENT_ALL` is always there."""
     golden_queries: GoldenQueries
@@ -195,8 +210,8 @@ def read_manifest(directory: Path) -> Manifest:
 def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     """Opens a bundle after checking that it is whole and consistent.
 
-    `verify_checksums=False` skips the hashing of files and of item ids alone, for a directory that this machine has
-    verified before.
+    `verify_checksums=False` skips what has to look at every byte (hashes of files, values of vectors, item ids,
+    orders), for a directory that this machine has verified before.
 
     Raises BundleCorrupt (missing or truncated file, wrong checksum, unreadable part, vectors that are not finite) and
     BundleIncompatible (format version, dimension, vocabulary or schema that does not fit).
@@ -205,7 +220,7 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     _check_files(directory, manifest, verify_checksums=verify_checksums)
     item_vectors = _load_array(directory / _ITEM_VECTORS)
     items = ItemTable.read(directory / _ITEMS)
-    item_vocabulary = _load_vocabulary(directory / _ITEM_KEYS)
+    item_vocabulary = _load_item_vocabulary(directory, manifest)
     user_vocabulary = None
     if manifest.feature_schema.user_ids:
         user_vocabulary = _load_vocabulary(directory / _USER_KEYS)
@@ -219,6 +234,12 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
         items=items,
         item_vocabulary=item_vocabulary,
         user_vocabulary=user_vocabulary,
+        rows_by_popularity=_load_popularity_order(directory, manifest, items),
+        rows_by_category=(
+            read_category_rows(directory / _CATEGORY_ROWS)
+            if _CATEGORY_ROWS in manifest.files
+            else items.rows_by_category()
+        ),
         top_items=_load_npz(directory / _TOP_ITEMS),
         golden_queries=_read_golden_queries(directory / _GOLDEN_QUERIES),
         held_out_users=_read_held_out_users(directory / _HELD_OUT_USERS),
@@ -229,7 +250,7 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     if bundle.content is not None:
         _check_content(bundle.content, num_items=len(items))
     if verify_checksums:
-        _check_item_ids(bundle)
+        _check_values(bundle)
     return bundle
 
 
@@ -239,6 +260,10 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
     shutil.copyfile(parts.index, staging / _INDEX)
     np.save(staging / _ITEM_VECTORS, np.ascontiguousarray(parts.item_vectors, dtype=np.float32))
     np.save(staging / _ITEM_KEYS, np.asarray(parts.item_vocabulary.keys, dtype=np.uint64))
+    np.save(staging / _SORTED_ITEM_KEYS, parts.item_vocabulary.sorted_keys)
+    np.save(staging / _SORTED_ITEM_ROWS, parts.item_vocabulary.sorted_rows)
+    np.save(staging / _POPULARITY_ORDER, _popularity_order(parts.items))
+    parts.items.write_category_rows(staging / _CATEGORY_ROWS)
     parts.items.write(staging / _ITEMS)
     np.savez(staging / _TOP_ITEMS, allow_pickle=False, **dict(parts.top_items))
     golden = {f"{_GOLDEN_INPUT}{name}": array for name, array in parts.golden_queries.inputs.items()}
@@ -287,8 +312,6 @@ def _check_consistency(bundle: Bundle) -> None:
             f"{_ITEM_VECTORS} is {bundle.item_vectors.dtype} {bundle.item_vectors.shape}, "
             f"{num_items} items of embedding_dim {manifest.embedding_dim} need float32 of that shape"
         )
-    if not np.isfinite(bundle.item_vectors).all():
-        raise BundleCorrupt(f"{_ITEM_VECTORS} holds values that are NaN or infinite")
     if num_items == 0:
         raise BundleIncompatible(f"{_ITEMS} holds no item")
     if len(bundle.item_vocabulary) != num_items:
@@ -334,9 +357,29 @@ def _check_content(content: Content, *, num_items: int) -> None:
         raise BundleIncompatible(f"{_CONTENT_NEIGHBOURS}: rows outside -1..{num_items - 1}")
 
 
-def _check_item_ids(bundle: Bundle) -> None:
-    """Row i must be the same item in the table and in the vocabulary, or every answer would name another item."""
+def _check_values(bundle: Bundle) -> None:
+    """What only a look at every value can tell.
+
+    Row i must be the same item in the table and in the vocabulary, or every answer would name another item.
+    """
     num_items = len(bundle.items)
+    if not np.isfinite(bundle.item_vectors).all():
+        raise BundleCorrupt(f"{_ITEM_VECTORS} holds values that are NaN or infinite")
+    vocabulary = bundle.item_vocabulary
+    for name, rows in ((_SORTED_ITEM_ROWS, vocabulary.sorted_rows), (_POPULARITY_ORDER, bundle.rows_by_popularity)):
+        if not np.array_equal(np.bincount(np.clip(rows, 0, num_items - 1), minlength=num_items), np.ones(num_items)):
+            raise BundleIncompatible(f"{name} does not hold every row once")
+    if not np.array_equal(vocabulary.keys[vocabulary.sorted_rows], vocabulary.sorted_keys) or not bool(
+        (vocabulary.sorted_keys[1:] > vocabulary.sorted_keys[:-1]).all()
+    ):
+        raise BundleIncompatible(f"{_SORTED_ITEM_KEYS} is not {_ITEM_KEYS} in ascending order")
+    if bool((np.diff(bundle.items.popularity[bundle.rows_by_popularity]) > 0).any()):
+        raise BundleIncompatible(f"{_POPULARITY_ORDER} does not begin with the most popular items")
+    categories = bundle.items.rows_by_category()
+    if categories.keys() != bundle.rows_by_category.keys() or not all(
+        np.array_equal(rows, bundle.rows_by_category[name]) for name, rows in categories.items()
+    ):
+        raise BundleIncompatible(f"{_CATEGORY_ROWS} is not what {_ITEMS} says")
     if not np.array_equal(id_keys(bundle.items.item_ids(range(num_items))), bundle.item_vocabulary.keys):
         raise BundleIncompatible(f"{_ITEMS} does not hold the items of {_ITEM_KEYS} in their order")
 
@@ -372,6 +415,32 @@ def _load_vocabulary(path: Path) -> Vocabulary:
     if keys.dtype != np.uint64 or keys.ndim != 1:
         raise BundleIncompatible(f"{path.name} is {keys.dtype} in {keys.ndim} dimensions, not uint64 in 1")
     return Vocabulary(keys)
+
+
+def _load_item_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary:
+    if not {_SORTED_ITEM_KEYS, _SORTED_ITEM_ROWS} <= manifest.files.keys():
+        return _load_vocabulary(directory / _ITEM_KEYS)
+    arrays: list[npt.NDArray] = []  # type: ignore[type-arg]
+    for name, dtype in ((_ITEM_KEYS, np.uint64), (_SORTED_ITEM_KEYS, np.uint64), (_SORTED_ITEM_ROWS, np.int64)):
+        array = _load_array(directory / name)
+        if array.dtype != dtype or array.ndim != 1 or (arrays and len(array) != len(arrays[0])):
+            raise BundleIncompatible(f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} for every item")
+        arrays.append(array)
+    return Vocabulary(arrays[0], (arrays[1], arrays[2]))
+
+
+def _load_popularity_order(directory: Path, manifest: Manifest, items: ItemTable) -> npt.NDArray[np.int64]:
+    if _POPULARITY_ORDER not in manifest.files:
+        return _popularity_order(items)
+    order = _load_array(directory / _POPULARITY_ORDER)
+    if order.dtype != np.int64 or order.shape != (len(items),):
+        raise BundleIncompatible(f"{_POPULARITY_ORDER} is {order.dtype} {order.shape}, not int64 for every item")
+    # Not numpy's memmap class, which makes every slice slower.
+    return np.asarray(order)
+
+
+def _popularity_order(items: ItemTable) -> npt.NDArray[np.int64]:
+    return np.argsort(-items.popularity, kind="stable")
 
 
 # numpy types what it loads as Any: the checks above are what says which arrays these are.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,14 @@ SCHEMA = pa.schema(
         pa.field(names.CATEGORIES, pa.list_(pa.string()), nullable=False),
         pa.field(names.ATTRIBUTES, pa.map_(pa.string(), pa.string()), nullable=False),
         pa.field(names.POPULARITY, pa.int64(), nullable=False),
+    ]
+)
+
+_ROWS: Final = "rows"
+_CATEGORY_ROWS: Final = pa.schema(
+    [
+        pa.field(names.CATEGORIES, pa.string(), nullable=False),
+        pa.field(_ROWS, pa.list_(pa.int64()), nullable=False),
     ]
 )
 
@@ -52,7 +61,11 @@ class AttributeColumn:
 
 
 class ItemTable:
-    """The catalogue in row order: row i is row i of the item vectors and of the vocabulary."""
+    """The catalogue in row order: row i is row i of the item vectors and of the vocabulary.
+
+    Columns of numbers become numpy arrays over the mapped memory itself: pyarrow's own conversion would import pandas
+    where it is installed, which takes 28 MB and half a second.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         """Takes a table of `SCHEMA`. Raises BundleCorrupt when its columns differ."""
@@ -117,16 +130,16 @@ class ItemTable:
     @property
     def popularity(self) -> npt.NDArray[np.int64]:
         """(items,) int64, interactions in the training data."""
-        return np.asarray(_column(self._table, names.POPULARITY).to_numpy(zero_copy_only=False), dtype=np.int64)
+        return _numbers(_column(self._table, names.POPULARITY), np.int64)
 
     def rows_by_category(self) -> dict[str, npt.NDArray[np.int64]]:
         """For every category, the ascending rows that have it: (n,) int64."""
         categories = _column(self._table, names.CATEGORIES)
         flat = categories.flatten().dictionary_encode()
-        rows = np.repeat(np.arange(len(self), dtype=np.int64), np.asarray(categories.value_lengths()))
+        rows = np.repeat(np.arange(len(self), dtype=np.int64), _numbers(categories.value_lengths(), np.int32))
         if len(flat) == 0:
             return {}
-        codes = np.asarray(flat.indices)
+        codes = _numbers(flat.indices, np.int32)
         ends = np.cumsum(np.bincount(codes, minlength=len(flat.dictionary)))[:-1]
         groups = np.split(rows[np.argsort(codes, kind="stable")], ends)
         return {name: np.unique(group) for name, group in zip(flat.dictionary.to_pylist(), groups, strict=True)}
@@ -144,24 +157,59 @@ class ItemTable:
         codes = np.full(len(self), -1, dtype=np.int32)
         codes[rows[named]] = np.asarray(values.indices)
         texts = tuple(values.dictionary.to_pylist())
-        return AttributeColumn(codes, texts, _numbers(texts))
+        return AttributeColumn(codes, texts, _parsed_numbers(texts))
 
     def categories_of(self, rows: npt.NDArray[np.int64]) -> list[list[str]]:
         """Categories of some rows, (n,) int64."""
         taken: list[list[str]] = _column(self._table, names.CATEGORIES).take(pa.array(rows)).to_pylist()
         return taken
 
+    def write_category_rows(self, path: Path) -> None:
+        """Writes `rows_by_category` as an uncompressed Arrow file, which readers can map."""
+        rows = self.rows_by_category()
+        columns = [pa.array(list(rows), pa.string()), pa.array(list(rows.values()), pa.list_(pa.int64()))]
+        table = pa.Table.from_arrays(columns, schema=_CATEGORY_ROWS)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _CATEGORY_ROWS) as writer:
+            writer.write_table(table)
+
     def categories(self) -> Sequence[Sequence[str]]:
         """Categories of every row."""
         return list(_column(self._table, names.CATEGORIES).to_pylist())
 
 
-def _numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:
+def _parsed_numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:
     try:
         numbers = np.array([float(text) for text in texts])
     except ValueError:
         return None
     return None if np.isnan(numbers).any() else numbers
+
+
+def read_category_rows(path: Path) -> dict[str, npt.NDArray[np.int64]]:
+    """Maps what `ItemTable.write_category_rows` wrote. Raises BundleCorrupt when the file is not that."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
+        raise BundleCorrupt(f"{path.name} is unreadable: {error}") from error
+    if not table.schema.equals(_CATEGORY_ROWS):
+        raise BundleCorrupt(f"{path.name}: columns {table.schema.names} with their types are not as expected")
+    table = table.combine_chunks()
+    if table.num_rows == 0:
+        return {}
+    lists = _column(table, _ROWS)
+    rows, ends = _numbers(lists.values, np.int64), _numbers(lists.offsets, np.int32)
+    categories = _column(table, names.CATEGORIES).to_pylist()
+    return {name: rows[start:end] for name, start, end in zip(categories, ends[:-1], ends[1:], strict=True)}
+
+
+def _numbers(column: pa.Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A column of numbers without nulls as an array over its own memory."""
+    values = column.buffers()[-1]
+    if values is None:
+        return np.empty(0, dtype)
+    size = np.dtype(dtype).itemsize
+    return np.frombuffer(values, dtype, count=len(column), offset=column.offset * size)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

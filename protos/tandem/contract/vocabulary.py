@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Self
 
 import numpy as np
@@ -42,12 +42,19 @@ class Vocabulary:
 
     keys: Keys
     """(n,) uint64, the key of each row."""
+    lookup: InitVar[tuple[Keys, Rows] | None] = None
+    """The keys in ascending order, (n,) uint64, and their rows, (n,) int64, where they are known already: a bundle has
+    them as files, which processes map and share. None: they are made here, and are this process's own."""
     _sorted: Keys = field(init=False, repr=False, compare=False)
     _order: Rows = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, lookup: tuple[Keys, Rows] | None) -> None:
         # Keys that are mapped from a file give results of numpy's slower memmap class, in every lookup.
         keys = np.asarray(self.keys)
+        if lookup is not None:
+            object.__setattr__(self, "_sorted", np.asarray(lookup[0]))
+            object.__setattr__(self, "_order", np.asarray(lookup[1]))
+            return
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         if len(ordered) > 1 and bool((ordered[1:] == ordered[:-1]).any()):
@@ -64,6 +71,16 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def sorted_keys(self) -> Keys:
+        """(n,) uint64, the keys in ascending order."""
+        return self._sorted
+
+    @property
+    def sorted_rows(self) -> Rows:
+        """(n,) int64, the rows of `sorted_keys`."""
+        return self._order
 
     @property
     def content_hash(self) -> str:
