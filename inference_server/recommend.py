@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import TYPE_CHECKING
 
 from inference_server.breaker import Breaker
 from inference_server.errors import DeadlineTooShort
@@ -20,7 +21,6 @@ from inference_server.recent_lists import RecentLists
 from inference_server.similar import similar_items
 from inference_server.stages.admit import Admission, Admitted
 from inference_server.stages.answer import Answer, answer
-from inference_server.stages.candidates import Ranked
 from inference_server.stages.encode_user import encode_users, user_of
 from inference_server.stages.fallback import fallback
 from inference_server.stages.filter_items import check_filter, filter_items, look_up_long_list
@@ -32,6 +32,9 @@ from inference_server.statistics import StageClock, Statistics
 from inference_server.store import UserStore
 from inference_server.tracing import Tracing
 from inference_server.trending import TrendingList
+
+if TYPE_CHECKING:
+    from inference_server.stages.candidates import Ranked
 
 
 class Recommender:
