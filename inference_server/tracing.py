@@ -41,6 +41,9 @@ _MAX_WAITING: Final = 2048
 """Traced requests that wait to be sent; about 2 KB each."""
 _MAX_BATCH: Final = 64
 """Requests in one message. Small, because making their spans takes the interpreter from the event loop."""
+_MAX_PER_SECOND: Final = 200.0
+"""Traced requests a second, whatever callers ask for by their headers: the spans of one cost about 0.2 ms of processor
+time. More wait, and are dropped when too many do."""
 _BATCH_SECONDS: Final = 0.5
 """How long a traced request waits for others to be sent with."""
 _EXPORT_SECONDS: Final = 5.0
@@ -194,6 +197,7 @@ class _Sender:
         self._queue = waiting
         self._num_not_queued = num_not_queued
         self._log_again_at = 0.0
+        self._closing = threading.Event()
         self._given_up = False
         self.num_not_sent = 0
         # A daemon: a collector that hangs must not hold up the end of the process.
@@ -202,6 +206,7 @@ class _Sender:
 
     def close(self, *, timeout_seconds: float) -> None:
         give_up_at = time.monotonic() + timeout_seconds
+        self._closing.set()
         with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_seconds)
         self._thread.join(max(0.0, give_up_at - time.monotonic()))
@@ -216,6 +221,7 @@ class _Sender:
                 self._make_spans(traced)
             if batch:
                 self._send(len(batch))
+                self._closing.wait(len(batch) / _MAX_PER_SECOND)
         self._exporter_log.removeFilter(self._reasons)
 
     def _next_batch(self) -> tuple[list[_Traced], bool]:

@@ -100,6 +100,17 @@ async def test_the_share_that_is_traced_is_the_ratio() -> None:
     assert 150 < len(received.spans) < 350
 
 
+async def test_the_end_does_not_wait_for_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing_module, "_MAX_PER_SECOND", 0.001)
+    async with collector() as received:
+        tracing = Tracing(received.url, sample_ratio=1.0)
+        record(tracing)
+        await wait_until(lambda: len(received.spans) == 3, "the first request has been sent")
+        record(tracing)
+        await close(tracing)
+        assert len(received.spans) == 6
+
+
 async def test_a_failed_request_is_an_error() -> None:
     async with collector() as received:
         tracing = Tracing(received.url, sample_ratio=1.0)
