@@ -217,10 +217,8 @@ class _Sender:
         ended = False
         while not ended and not self._given_up:
             batch, ended = self._next_batch()
-            for traced in batch:
-                self._make_spans(traced)
             if batch:
-                self._send(len(batch))
+                self._send(batch)
                 self._closing.wait(len(batch) / _MAX_PER_SECOND)
         self._exporter_log.removeFilter(self._reasons)
 
@@ -265,15 +263,17 @@ class _Sender:
         context: Context = trace.set_span_in_context(trace.NonRecordingSpan(span_context))
         return context
 
-    def _send(self, num_requests: int) -> None:
+    def _send(self, batch: list[_Traced]) -> None:
         try:
+            for traced in batch:
+                self._make_spans(traced)
             sent = self._exporter.export(self._spans) is self._success
-        except Exception as error:  # whatever a library does with a collector's answer, the thread must go on
+        except Exception as error:  # whatever a library makes of a request or of an answer, the thread must go on
             sent, self._reasons.last = False, repr(error)
         self._spans.clear()
         if sent:
             return
-        self.num_not_sent += num_requests
+        self.num_not_sent += len(batch)
         if time.monotonic() >= self._log_again_at:
             self._log_again_at = time.monotonic() + _LOG_EVERY_SECONDS
             num_dropped = self.num_not_sent + self._num_not_queued()

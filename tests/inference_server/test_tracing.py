@@ -134,6 +134,16 @@ async def test_an_unreachable_collector_costs_traces_and_one_line_of_log(monkeyp
     assert "UNAVAILABLE" in line["reason"]
 
 
+async def test_a_request_that_cannot_be_traced_is_dropped_and_the_next_is_sent() -> None:
+    async with collector() as received:
+        tracing = Tracing(received.url, sample_ratio=1.0)
+        record(tracing, stages=[("no", "times")])
+        await wait_until(lambda: tracing.num_dropped == 1, "the trace is given up")
+        record(tracing)
+        await close(tracing)
+        assert len(received.spans) == 3
+
+
 async def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing_module, "_MAX_WAITING", 10)
     async with collector() as received:
