@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import time
 
-from inference_server.query import ItemFilter, Query
 from inference_server.serving_model import ServingModel
+from inference_server.query import ItemFilter, Query
 from inference_server.stages.admit import Admitted
 from inference_server.stages.encode_user import Encoded
 from tandem.contract.store import UserState
+
 
 _FILTER_FIELDS = {field.name for field in dataclasses.fields(ItemFilter)}
 

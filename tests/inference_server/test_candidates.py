@@ -14,8 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from inference_server.degradation import Source
-from inference_server.query import Query
 from inference_server.serving_model import ServingModel, open_model
+from inference_server.query import ItemFilter, Query
 from inference_server.stages.answer import answer
 from inference_server.stages.candidates import Candidates
 from inference_server.stages.fallback import popular_items
