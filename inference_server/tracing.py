@@ -41,6 +41,9 @@ _MAX_WAITING: Final = 2048
 """Traced requests that wait to be sent; about 2 KB each."""
 _MAX_BATCH: Final = 64
 """Requests in one message. Small, because making their spans takes the interpreter from the event loop."""
+_MAX_PER_SECOND: Final = 200.0
+"""Traced requests a second, whatever callers ask for by their headers: the spans of one cost about 0.2 ms of processor
+time. More wait, and are dropped when too many do."""
 _BATCH_SECONDS: Final = 0.5
 """How long a traced request waits for others to be sent with."""
 _EXPORT_SECONDS: Final = 5.0
@@ -194,6 +197,7 @@ class _Sender:
         self._queue = waiting
         self._num_not_queued = num_not_queued
         self._log_again_at = 0.0
+        self._closing = threading.Event()
         self._given_up = False
         self.num_not_sent = 0
         # A daemon: a collector that hangs must not hold up the end of the process.
@@ -202,6 +206,7 @@ class _Sender:
 
     def close(self, *, timeout_seconds: float) -> None:
         give_up_at = time.monotonic() + timeout_seconds
+        self._closing.set()
         with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_seconds)
         self._thread.join(max(0.0, give_up_at - time.monotonic()))
@@ -212,10 +217,9 @@ class _Sender:
         ended = False
         while not ended and not self._given_up:
             batch, ended = self._next_batch()
-            for traced in batch:
-                self._make_spans(traced)
             if batch:
-                self._send(len(batch))
+                self._send(batch)
+                self._closing.wait(len(batch) / _MAX_PER_SECOND)
         self._exporter_log.removeFilter(self._reasons)
 
     def _next_batch(self) -> tuple[list[_Traced], bool]:
@@ -259,15 +263,17 @@ class _Sender:
         context: Context = trace.set_span_in_context(trace.NonRecordingSpan(span_context))
         return context
 
-    def _send(self, num_requests: int) -> None:
+    def _send(self, batch: list[_Traced]) -> None:
         try:
+            for traced in batch:
+                self._make_spans(traced)
             sent = self._exporter.export(self._spans) is self._success
-        except Exception as error:  # whatever a library does with a collector's answer, the thread must go on
+        except Exception as error:  # whatever a library makes of a request or of an answer, the thread must go on
             sent, self._reasons.last = False, repr(error)
         self._spans.clear()
         if sent:
             return
-        self.num_not_sent += num_requests
+        self.num_not_sent += len(batch)
         if time.monotonic() >= self._log_again_at:
             self._log_again_at = time.monotonic() + _LOG_EVERY_SECONDS
             num_dropped = self.num_not_sent + self._num_not_queued()

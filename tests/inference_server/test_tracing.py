@@ -100,6 +100,17 @@ async def test_the_share_that_is_traced_is_the_ratio() -> None:
     assert 150 < len(received.spans) < 350
 
 
+async def test_the_end_does_not_wait_for_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing_module, "_MAX_PER_SECOND", 0.001)
+    async with collector() as received:
+        tracing = Tracing(received.url, sample_ratio=1.0)
+        record(tracing)
+        await wait_until(lambda: len(received.spans) == 3, "the first request has been sent")
+        record(tracing)
+        await close(tracing)
+        assert len(received.spans) == 6
+
+
 async def test_a_failed_request_is_an_error() -> None:
     async with collector() as received:
         tracing = Tracing(received.url, sample_ratio=1.0)
@@ -121,6 +132,16 @@ async def test_an_unreachable_collector_costs_traces_and_one_line_of_log(monkeyp
     (line,) = logs
     assert (line["event"], line["num_dropped"]) == ("traces_not_sent", 1)
     assert "UNAVAILABLE" in line["reason"]
+
+
+async def test_a_request_that_cannot_be_traced_is_dropped_and_the_next_is_sent() -> None:
+    async with collector() as received:
+        tracing = Tracing(received.url, sample_ratio=1.0)
+        record(tracing, stages=[("no", "times")])
+        await wait_until(lambda: tracing.num_dropped == 1, "the trace is given up")
+        record(tracing)
+        await close(tracing)
+        assert len(received.spans) == 3
 
 
 async def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
