@@ -38,7 +38,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -210,8 +210,8 @@ def read_manifest(directory: Path) -> Manifest:
 def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     """Opens a bundle after checking that it is whole and consistent.
 
-    `verify_checksums=False` skips what has to look at every byte (hashes of files, values of vectors, item ids,
-    orders), for a directory that this machine has verified before.
+    `verify_checksums=False` skips what has to look at every byte (hashes of files, values of vectors, ids, orders), for
+    a directory that this machine has verified before.
 
     Raises BundleCorrupt (missing or truncated file, wrong checksum, unreadable part, vectors that are not finite) and
     BundleIncompatible (format version, dimension, vocabulary or schema that does not fit).
@@ -420,7 +420,7 @@ def _load_vocabulary(path: Path) -> Vocabulary:
 def _load_item_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary:
     if not {_SORTED_ITEM_KEYS, _SORTED_ITEM_ROWS} <= manifest.files.keys():
         return _load_vocabulary(directory / _ITEM_KEYS)
-    arrays: list[npt.NDArray] = []  # type: ignore[type-arg]
+    arrays: list[npt.NDArray[Any]] = []
     for name, dtype in ((_ITEM_KEYS, np.uint64), (_SORTED_ITEM_KEYS, np.uint64), (_SORTED_ITEM_ROWS, np.int64)):
         array = _load_array(directory / name)
         if array.dtype != dtype or array.ndim != 1 or (arrays and len(array) != len(arrays[0])):
