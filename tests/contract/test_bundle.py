@@ -37,6 +37,8 @@ FILES = (
     "user_keys.npy",
     "user_tower.onnx",
 )
+DERIVED = ("category_rows.arrow", "popularity_order.npy", "sorted_item_keys.npy", "sorted_item_rows.npy")
+"""Files that follow from others."""
 
 
 @pytest.fixture
@@ -291,7 +293,7 @@ class TestMismatch:
         with pytest.raises(BundleIncompatible, match=r"index\.faiss"):
             read_bundle(bundle.directory)
 
-    @pytest.mark.parametrize("name", FILES)
+    @pytest.mark.parametrize("name", sorted({*FILES} - {*DERIVED}))
     def test_a_required_file_is_not_listed(self, bundle: Bundle, name: str) -> None:
         change_manifest(bundle.directory, lambda raw: raw["files"].pop(name))
         with pytest.raises(BundleIncompatible, match=f"does not list {name}"):
@@ -409,3 +411,43 @@ class TestMismatch:
     ) -> None:
         with pytest.raises(BundleIncompatible, match=r"user_keys\.npy"):
             write_bundle(tmp_path / "bundle", manifest, dataclasses.replace(parts, user_vocabulary=None))
+
+
+class TestDerivedFiles:
+    def test_a_bundle_without_them_is_the_same(self, bundle: Bundle) -> None:
+        for name in DERIVED:
+            (bundle.directory / name).unlink()
+        change_manifest(bundle.directory, lambda raw: [raw["files"].pop(name) for name in DERIVED])
+        without = read_bundle(bundle.directory)
+        keys = bundle.item_vocabulary.keys
+        assert without.item_vocabulary.rows_of_keys(keys).tolist() == list(range(len(keys)))
+        assert bundle.item_vocabulary.rows_of_keys(keys).tolist() == list(range(len(keys)))
+        assert without.rows_by_popularity.tolist() == bundle.rows_by_popularity.tolist()
+        assert {name: rows.tolist() for name, rows in without.rows_by_category.items()} == {
+            name: rows.tolist() for name, rows in bundle.rows_by_category.items()
+        }
+
+    @pytest.mark.parametrize("name", [name for name in DERIVED if name.endswith(".npy")])
+    def test_one_that_does_not_follow_from_the_others_is_refused(self, bundle: Bundle, name: str) -> None:
+        path = bundle.directory / name
+        values = np.load(path)
+        values[:] = values[0]
+        np.save(path, values)
+        correct_checksum(bundle.directory, name)
+        with pytest.raises(BundleIncompatible, match=name.replace(".", r"\.") + "|sorted_item_keys"):
+            read_bundle(bundle.directory)
+
+    @pytest.mark.parametrize("name", [name for name in DERIVED if name.endswith(".npy")])
+    def test_one_of_another_length_is_refused(self, bundle: Bundle, name: str) -> None:
+        path = bundle.directory / name
+        np.save(path, np.load(path)[:-1])
+        correct_checksum(bundle.directory, name)
+        with pytest.raises(BundleIncompatible, match=name.replace(".", r"\.")):
+            read_bundle(bundle.directory)
+
+    def test_rows_of_other_categories_are_refused(self, bundle: Bundle) -> None:
+        table = ItemTable.from_items(Item(f"other-{row}", "", ("other",), {}, 0) for row in range(len(bundle.items)))
+        table.write_category_rows(bundle.directory / "category_rows.arrow")
+        correct_checksum(bundle.directory, "category_rows.arrow")
+        with pytest.raises(BundleIncompatible, match=r"category_rows\.arrow"):
+            read_bundle(bundle.directory)

@@ -85,7 +85,7 @@ class Vocabulary:
     @property
     def content_hash(self) -> str:
         """SHA-256 over the keys in row order, hex."""
-        return hashlib.sha256(np.ascontiguousarray(self.keys, dtype="<u8").tobytes()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.keys, dtype="<u8").data).hexdigest()
 
     def rows_of_keys(self, keys: Keys) -> Rows:
         """Rows of keys. (n,) uint64 -> (n,) int64, `MISSING_ROW` where the key is unknown."""
