@@ -37,7 +37,8 @@ class Ladder:
     def __init__(
         self, *, retrieve_seconds: float = 0.001, sources_seconds: float = 0.0005, rank_seconds: float = 0.001
     ):
-        """Begins with these costs of the stages."""
+        """Begins with these costs of the stages, of one batch each."""
+        self.encode_seconds = 0.0
         self.retrieve_seconds = retrieve_seconds
         self.sources_seconds = sources_seconds
         self.rank_seconds = rank_seconds
@@ -58,9 +59,16 @@ class Ladder:
         return Rung.FULL
 
     def observe(
-        self, *, retrieve: float | None = None, sources: float | None = None, rank: float | None = None
+        self,
+        *,
+        encode: float | None = None,
+        retrieve: float | None = None,
+        sources: float | None = None,
+        rank: float | None = None,
     ) -> None:
         """Takes in what a batch's stages took, in seconds."""
+        if encode is not None:
+            self.encode_seconds += _MEMORY * (encode - self.encode_seconds)
         if retrieve is not None:
             self.retrieve_seconds += _MEMORY * (retrieve - self.retrieve_seconds)
         if sources is not None:

@@ -23,11 +23,19 @@ _log = structlog.get_logger()
 
 MAX_BATCH: Final = 64
 """Requests in one batch: larger ones make everyone in them wait for the largest read."""
-_MAX_IN_FLIGHT: Final = 2
-"""Batches on their way at once: one waits for the store while another is computed."""
+_MAX_IN_FLIGHT: Final = 8
+"""Batches on their way at once: while the store answers none of them, others go on and give up in time."""
 PACE_SECONDS: Final = 0.002
-"""Least time between the starts of two batches. Measured with 32 callers in flight: without it most batches are of one
-request, because gRPC hands requests over one by one (docs/decisions/0007-store-batches-are-paced.md)."""
+"""Least time from the end of one batch to the start of the next: what gRPC needs to hand over those who have come
+meanwhile, one by one. Without it most batches are of one or two (docs/decisions/0007-store-batches-are-paced.md)."""
+_STEP_SECONDS: Final = 0.001
+_MIN_GROWTH: Final = 2
+"""A batch that grew by so many in the last step waits for another one: the server is busy, and the more share the fixed
+cost of a batch, the sooner everyone is served."""
+_ENOUGH: Final = 32
+"""A batch of so many waits no longer."""
+_MAX_WAIT_SECONDS: Final = 0.008
+"""Nor one whose first request has waited for so long."""
 
 
 class MicroBatches:
@@ -41,7 +49,8 @@ class MicroBatches:
         self._bulk: deque[Admitted] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Handle | None = None
-        self._last_start_at = 0.0
+        self._last_busy_at = 0.0
+        self._seen_waiting = 0
 
     def join(self, admitted: Admitted) -> None:
         """Puts a request into the next batch. The queue is bounded by the permits of admission."""
@@ -69,15 +78,26 @@ class MicroBatches:
         if self._starting is not None or len(self._in_flight) >= _MAX_IN_FLIGHT:
             return
         loop = asyncio.get_running_loop()
-        too_early_seconds = self._last_start_at + PACE_SECONDS - time.monotonic()
+        self._seen_waiting = 0
+        too_early_seconds = self._last_busy_at + PACE_SECONDS - time.monotonic()
         if too_early_seconds > 0.0:
-            self._starting = loop.call_later(too_early_seconds, self._start)
+            self._starting = loop.call_later(too_early_seconds, self._look)
         else:
-            self._starting = loop.call_soon(self._start)
+            self._starting = loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Starts a batch, or waits a little for more."""
+        num_waiting = len(self._waiting)
+        grew = num_waiting - self._seen_waiting >= _MIN_GROWTH
+        if grew and num_waiting < _ENOUGH and time.monotonic() - self._waiting[0].admitted_at < _MAX_WAIT_SECONDS:
+            self._seen_waiting = num_waiting
+            self._starting = asyncio.get_running_loop().call_later(_STEP_SECONDS, self._look)
+        else:
+            self._start()
 
     def _start(self) -> None:
         self._starting = None
-        self._last_start_at = now = time.monotonic()
+        self._last_busy_at = now = time.monotonic()
         batch = self._take(self._waiting) or self._take(self._bulk)
         if not batch:
             return
@@ -93,6 +113,7 @@ class MicroBatches:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
+        self._last_busy_at = time.monotonic()
         if self.num_waiting:
             self._start_soon()
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -68,6 +69,9 @@ _FAREWELL_SECONDS: Final = 1.0
 """How long a worker that fails waits for its supervisor to have read why."""
 
 
+_SWITCH_SECONDS: Final = 0.001
+
+
 class Worker:
     """Everything one worker process is made of."""
 
@@ -108,6 +112,8 @@ class Worker:
 
         Raises PortUnavailable, and whatever else may go wrong with the supervisor's orders.
         """
+        # A thread that is ready waits this long for the interpreter; 5 ms, the default, are an age beside requests.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop_requested.set)

@@ -18,8 +18,7 @@ from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.vocabulary import Rows
 
 DENSE_MAX_ITEMS = 12_000
-"""Largest catalogue whose content vectors are held as float32 and multiplied in full; for larger ones the candidates'
-are looked up."""
+"""Largest catalogue whose content vectors are held as float32 too, which spares converting those of the candidates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +57,9 @@ class ContentScorer:
 
     def score(self, history_rows: Rows, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Profile times content vector. (users, n) and (users, candidates) int64 -> (users, candidates) float32."""
-        if self._dense is not None:
-            profiles = content_profiles(self._dense, history_rows)
-            return np.take_along_axis(profiles @ self._dense.T, rows, axis=1)
-        profiles = content_profiles(self._vectors, history_rows)
-        candidates = self._vectors[rows].astype(np.float32)  # (users, candidates, content_dim)
+        vectors = self._vectors if self._dense is None else self._dense
+        profiles = content_profiles(vectors, history_rows)
+        candidates = vectors[rows].astype(np.float32, copy=False)  # (users, candidates, content_dim)
         scores: npt.NDArray[np.float32] = np.matmul(candidates, profiles[:, :, None])[:, :, 0]
         return scores
 

@@ -6,7 +6,6 @@ request that brings any known item is encoded anew: a click changes the next ans
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.degradation import Degraded
+from inference_server.engine.calls import call_engine
 from inference_server.ladder import Ladder, Rung
 from inference_server.serving_model import ServingModel
 from inference_server.stages.admit import Admitted
@@ -86,7 +86,7 @@ async def encode_users(
             if vectors[place] is None:
                 to_run.append(place)
     if to_run:
-        await _run_tower(users, vectors, to_run, threads, statistics)
+        await _run_tower(users, vectors, to_run, threads, ladder, statistics)
     others = [user for user, vector in zip(users, vectors, strict=True) if vector is None]
     encoded = []
     for rung in sorted({user.rung for user in users}, reverse=True):
@@ -148,23 +148,25 @@ def _fresh(stored: UserVector | None, state: UserState, model: ServingModel) -> 
     return stored.values
 
 
-async def _run_tower(
+async def _run_tower(  # noqa: PLR0917 - what a run needs, and where it is counted
     users: list[User],
     vectors: Vectors,
     places: list[int],
     threads: Executor,
+    ladder: Ladder,
     statistics: Statistics,
 ) -> None:
     """Fills in the vectors of these users; where one is not finite, the reason instead."""
     statistics.user_tower_runs += len(places)
     model = users[places[0]].admitted.model
-    # In a thread, because the tower is matrix products that release the GIL while the event loop goes on.
-    computed = await asyncio.get_running_loop().run_in_executor(
+    computed, seconds = await call_engine(
         threads,
+        ladder.encode_seconds,
         model.encode_users,
         [users[place].admitted.query.user_id for place in places],
         [users[place].state for place in places],
     )
+    ladder.observe(encode=seconds)
     for place, vector in zip(places, computed, strict=True):
         if _is_finite(vector):
             vectors[place] = vector

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from itertools import groupby
@@ -15,6 +14,7 @@ import structlog
 
 from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded, Source
+from inference_server.engine.calls import call_engine
 from inference_server.engine.ranker import BlendRanker, OnnxRanker, Pairs
 from inference_server.ladder import Ladder, Rung
 from inference_server.policy import Policy
@@ -24,6 +24,9 @@ from inference_server.stages.encode_user import User
 from tandem.contract import names
 
 _log = structlog.get_logger()
+
+_Scores = npt.NDArray[np.float32]
+_Run = Callable[[OnnxRanker, Pairs], Awaitable[_Scores]]
 
 _RANKER = "ranker"
 _CONTENT = "content"
@@ -44,15 +47,20 @@ async def rank(candidates: Candidates, threads: Executor, ladder: Ladder, breake
         ]
         return [_by_two_tower(candidates, skipped, slice(None))]
     started = time.perf_counter()
+
+    async def run(ranker: OnnxRanker, pairs: Pairs) -> _Scores:
+        scores, _ = await call_engine(threads, ladder.rank_seconds, ranker.score, pairs)
+        return scores
+
     if all(ranker is rankers[0] for ranker in rankers):
-        ranked = [await _rank_part(candidates, users, slice(None), rankers[0], threads, breaker)]
+        ranked = [await _rank_part(candidates, users, slice(None), rankers[0], run, breaker)]
     else:
         order = sorted(range(len(users)), key=lambda place: id(rankers[place]))
         ranked = []
         for _, places in groupby(order, key=lambda place: id(rankers[place])):
             part = list(places)
             own = [users[place] for place in part]
-            ranked.append(await _rank_part(candidates, own, part, rankers[part[0]], threads, breaker))
+            ranked.append(await _rank_part(candidates, own, part, rankers[part[0]], run, breaker))
     ladder.observe(rank=time.perf_counter() - started)
     return ranked
 
@@ -73,7 +81,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
     users: Sequence[User],
     part: slice | list[int],
     ranker: BlendRanker | OnnxRanker | None,
-    threads: Executor,
+    run: _Run,
     breaker: Breaker,
 ) -> Ranked:
     if ranker is None:
@@ -95,7 +103,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
         collaborative=np.where(missing, np.float32(0.0), collaborative),
         content=content,
     )
-    scores = await _scores(ranker, pairs, threads, breaker)
+    scores = await _scores(ranker, pairs, run, breaker)
     if scores is None:
         failed = [_with_reason(user, Degraded.RANKER_FAILED) for user in users]
         return _by_two_tower(candidates, failed, part)
@@ -115,7 +123,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
 
 
 async def _scores(
-    ranker: BlendRanker | OnnxRanker, pairs: Pairs, threads: Executor, breaker: Breaker
+    ranker: BlendRanker | OnnxRanker, pairs: Pairs, run: _Run, breaker: Breaker
 ) -> npt.NDArray[np.float32] | None:
     """None where the ranker failed, or is not asked because it has failed lately."""
     if isinstance(ranker, BlendRanker):
@@ -123,7 +131,7 @@ async def _scores(
     if not breaker.allows():
         return None
     try:
-        scores = await asyncio.get_running_loop().run_in_executor(threads, ranker.score, pairs)
+        scores = await run(ranker, pairs)
     except Exception as error:  # ONNX Runtime raises many kinds; each means that this model cannot rank this batch
         _log.warning("ranker_failed", reason=repr(error))
         breaker.failed()

@@ -6,7 +6,6 @@ An item that several sources propose belongs to the first of them.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from inference_server.bitmap import rows_in
 from inference_server.degradation import Degraded
+from inference_server.engine.calls import call_engine
 from inference_server.engine.search import Allowed, Found
 from inference_server.ladder import Ladder, Rung
 from inference_server.policy import Sources
@@ -28,9 +28,6 @@ from inference_server.trending import TrendingList
 from tandem.contract import names
 from tandem.contract.vocabulary import MISSING_ROW
 
-INLINE_SEARCH_MAX_ITEMS: Final = 50_000
-"""Largest catalogue that is searched on the event loop itself. A hop to a thread and back costs about 50 microseconds
-there, and larger searches would keep others waiting."""
 _NEIGHBOURS_OF: Final = 3
 """Newest items whose content neighbours are proposed."""
 _FEW: Final = 2_000
@@ -41,19 +38,14 @@ async def retrieve(
     encoded: Encoded, allowed: Sequence[Allowed], trending: TrendingList, threads: Executor, ladder: Ladder
 ) -> Candidates:
     """As many candidates as were asked for, whenever the filter leaves that many, and as the policies take."""
-    started = time.perf_counter()
     wanted = [max(user.admitted.num_items, user.admitted.policy.sources.two_tower) for user in encoded.users]
     most = max(wanted)
     search = encoded.model.search
-    if encoded.model.catalogue.num_items <= INLINE_SEARCH_MAX_ITEMS:
-        found = search.nearest(encoded.vectors, most, list(allowed))
-    else:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(threads, search.nearest, encoded.vectors, most, list(allowed))
-    if min(wanted) < most:
-        _trim(found, wanted)
+    found, seconds = await call_engine(
+        threads, ladder.retrieve_seconds, search.nearest, encoded.vectors, most, list(allowed)
+    )
     searched = time.perf_counter()
-    ladder.observe(retrieve=searched - started)
+    ladder.observe(retrieve=seconds)
     users, extra = _extra_sources(encoded, trending)
     if not extra:
         columns = (Columns(names.SOURCE_TWO_TOWER, 0, found.rows.shape[1]),)

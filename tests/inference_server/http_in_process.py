@@ -12,6 +12,7 @@ import httpx
 from deploy.local.ports import free_port
 from inference_server.http_api.app import ApiKeys, create_app
 from inference_server.http_api.server import HttpServer
+from inference_server.ladder import Ladder
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
 from inference_server.security.tls import Certificates
@@ -46,6 +47,7 @@ async def served(
     max_concurrent_requests: int = 10,
     api_keys: ApiKeys | None = None,
     certificates: Certificates | None = None,
+    ladder: Ladder | None = None,
 ) -> AsyncIterator[Served]:
     """The worker's object graph with HTTP alone; without `store_url` the store is down."""
     statistics = Statistics()
@@ -54,7 +56,9 @@ async def served(
     )
     store = UserStore(store_url or f"redis://127.0.0.1:{free_port()}/0", statistics)
     with ThreadPoolExecutor(1) as threads:
-        recommender = Recommender(admission=admission, store=store, threads=threads, statistics=statistics)
+        recommender = Recommender(
+            admission=admission, store=store, threads=threads, statistics=statistics, ladder=ladder
+        )
         app = create_app(recommender, models, statistics, api_keys=api_keys)
         server = HttpServer(app, host="127.0.0.1", port=0, certificates=certificates)
         await store.start()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.ladder import Rung
+from inference_server.ladder import Ladder, Rung
 from inference_server.page_token import request_fingerprint
 from inference_server.policy import Policy
 from inference_server.query import NO_FILTER, ItemFilter, Query
@@ -74,3 +74,10 @@ def encoded_with(users: Sequence[User], vectors: Sequence[npt.NDArray[np.float32
         if len(known):
             history_rows[place, -len(known) :] = known
     return Encoded(model=model, users=users, vectors=np.stack(vectors).astype(np.float32), history_rows=history_rows)
+
+
+def slow_tower() -> Ladder:
+    """A ladder that knows the user tower to take long, so that it runs in a thread."""
+    ladder = Ladder()
+    ladder.observe(encode=100.0)
+    return ladder

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from deploy.local.ports import free_port
 from inference_server.degradation import Degraded, Source
+from inference_server.engine.search import EXACT_MAX_ITEMS
 from inference_server.ladder import Ladder, Rung
 from inference_server.policy import Policy, Sources
 from inference_server.recent_lists import RecentLists
@@ -24,7 +25,7 @@ from inference_server.stages.candidates import Candidates, Ranked
 from inference_server.stages.encode_user import User
 from inference_server.stages.fallback import fallback
 from inference_server.stages.filter_items import filter_items
-from inference_server.stages.retrieve import INLINE_SEARCH_MAX_ITEMS, retrieve
+from inference_server.stages.retrieve import retrieve
 from inference_server.statistics import Statistics
 from inference_server.store import UserStore
 from inference_server.trending import TrendingList
@@ -112,10 +113,10 @@ class TestRetrieve:
             alone = await candidates_of([user], [vector], threads)
             assert set(rows_of(together, place).tolist()) == set(rows_of(alone).tolist())
 
-    async def test_a_large_catalogue_is_searched_in_a_thread_with_the_same_result(
+    async def test_a_large_catalogue_is_searched_in_its_index_with_the_same_result(
         self, tmp_path: Path, threads: ThreadPoolExecutor
     ) -> None:
-        num_items = INLINE_SEARCH_MAX_ITEMS + 1
+        num_items = EXACT_MAX_ITEMS + 1
         large = open_model(
             build(tmp_path / "large", num_items=num_items, dim=4, num_lists=8, nprobe=8).directory,
             verify_checksums=False,

@@ -16,12 +16,13 @@ from inference_server.http_api.server import HttpServer
 from inference_server.security.tls import Certificates, TlsFiles
 from inference_server.serving_model import ModelSlot
 from tests.inference_server.http_in_process import RECOMMEND, served
+from tests.inference_server.requests_at_stages import slow_tower
 from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
 
 
 async def test_a_bug_of_ours_is_500_and_told_to_the_log_alone(models: ModelSlot) -> None:
-    async with served(models) as running:
+    async with served(models, ladder=slow_tower()) as running:
         running.threads.shutdown()  # so that the stage that needs a thread raises what no stage expects
         with structlog.testing.capture_logs() as logs:
             response = await running.client.post(RECOMMEND, json={"recent_item_ids": ["item-1"]})

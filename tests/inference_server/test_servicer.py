@@ -13,13 +13,14 @@ import structlog
 from inference_server.serving_model import ModelSlot
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import in_process
+from tests.inference_server.requests_at_stages import slow_tower
 from tests.support.serving import valkey, wait_until
 
 
 async def test_a_bug_of_ours_is_internal_and_told_to_the_log_alone(models: ModelSlot) -> None:
     threads = ThreadPoolExecutor(1)
     threads.shutdown()  # so that the stage that needs a thread raises what no stage expects
-    async with in_process(models, threads=threads) as parts:
+    async with in_process(models, threads=threads, ladder=slow_tower()) as parts:
         with structlog.testing.capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
             await parts.stub.Recommend(pb.RecommendRequest(recent_item_ids=["item-1"]))
         assert caught.value.code() is grpc.StatusCode.INTERNAL
