@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 MAX_BATCH: Final = 64
 """Requests in one batch: larger ones make everyone in them wait for the largest read."""
-_MAX_IN_FLIGHT: Final = 8
+MAX_IN_FLIGHT: Final = 2
 """Batches on their way at once: while the store answers none of them, others go on and give up in time."""
 PACE_SECONDS: Final = 0.002
 """Least time from the end of one batch to the start of the next: what gRPC needs to hand over those who have come
@@ -75,7 +75,7 @@ class MicroBatches:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start_soon(self) -> None:
-        if self._starting is not None or len(self._in_flight) >= _MAX_IN_FLIGHT:
+        if self._starting is not None or len(self._in_flight) >= MAX_IN_FLIGHT:
             return
         loop = asyncio.get_running_loop()
         self._seen_waiting = 0

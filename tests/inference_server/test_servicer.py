@@ -10,6 +10,7 @@ import grpc
 import pytest
 import structlog
 
+from inference_server.micro_batches import MAX_IN_FLIGHT
 from inference_server.serving_model import ModelSlot
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import in_process
@@ -49,7 +50,7 @@ async def test_callers_who_go_while_they_wait_are_dropped(models: ModelSlot, tmp
         store.pause()
         batches = parts.statistics.batch_requests
         leading = []
-        for number in range(2):
+        for number in range(MAX_IN_FLIGHT):
             leading.append(asyncio.ensure_future(parts.stub.Recommend(pb.RecommendRequest(user_id="u"))))
             await wait_until(lambda sent=number: batches.count == sent + 1, "the batch is on its way")
         waiting = [parts.stub.Recommend(pb.RecommendRequest(user_id="v")) for _ in range(6)]
@@ -57,11 +58,11 @@ async def test_callers_who_go_while_they_wait_are_dropped(models: ModelSlot, tmp
         for call in waiting:
             call.cancel()
         await wait_until(lambda: parts.statistics.requests_by_code == {"CANCELLED": 6}, "they are known to have gone")
-        assert parts.admission.in_flight == 2
+        assert parts.admission.in_flight == MAX_IN_FLIGHT
         store.resume()
         await asyncio.gather(*leading)
         await wait_until(lambda: parts.statistics.dropped_requests == 6, "no work is done for them")
-        assert batches.total == 2
+        assert batches.total == MAX_IN_FLIGHT
 
 
 async def test_a_deadline_too_short_for_any_answer_is_said_by_the_server(models: ModelSlot) -> None:
