@@ -24,7 +24,7 @@ _log = structlog.get_logger()
 MAX_BATCH: Final = 64
 """Requests in one batch: larger ones make everyone in them wait for the largest read."""
 MAX_IN_FLIGHT: Final = 2
-"""Batches on their way at once: while the store answers none of them, others go on and give up in time."""
+"""Batches on their way at once: one waits for the store while another is computed."""
 PACE_SECONDS: Final = 0.002
 """Least time from the end of one batch to the start of the next: what gRPC needs to hand over those who have come
 meanwhile, one by one. Without it most batches are of one or two (docs/decisions/0007-store-batches-are-paced.md)."""

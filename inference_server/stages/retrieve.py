@@ -46,6 +46,8 @@ async def retrieve(
     )
     searched = time.perf_counter()
     ladder.observe(retrieve=seconds)
+    if min(wanted) < most:
+        _trim(found, wanted)
     users, extra = _extra_sources(encoded, trending)
     if not extra:
         columns = (Columns(names.SOURCE_TWO_TOWER, 0, found.rows.shape[1]),)
