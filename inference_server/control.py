@@ -12,6 +12,7 @@
 | CloseBundle         | supervisor | this bundle will not be asked for again                            |
 | RefusalsCounted     | supervisor | all refusals so far, for GetServingStatus                          |
 | DependencyChanged   | supervisor | a dependency that only the supervisor sees went up or down         |
+| BreakerChanged      | supervisor | a breaker that only the supervisor has changed its state           |
 | StatisticsRequested | supervisor | say what was counted                                               |
 | StatisticsReported  | worker     | this was counted since the worker's start                          |
 | WorkerFailed        | worker     | the reason for which it is about to end                            |
@@ -119,6 +120,14 @@ class DependencyChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BreakerChanged:
+    """A circuit breaker of the supervisor changed its state."""
+
+    name: str
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatisticsRequested:
     """Report what was counted."""
 
@@ -151,6 +160,7 @@ Message = (
     | CloseBundle
     | RefusalsCounted
     | DependencyChanged
+    | BreakerChanged
     | StatisticsRequested
     | StatisticsReported
     | WorkerFailed

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from inference_server.breaker import Breaker
 from inference_server.bundle_cache import BundleCache
 from inference_server.bundles import CheckedBundle
 from inference_server.check_process import check_in_child
@@ -25,6 +26,8 @@ from inference_server.worker_pool import WorkerPool
 
 _log = structlog.get_logger()
 
+_MAX_OPEN_POLLS: Final = 8
+"""Looks at the alias that a registry which stays away is spared at the most, one after the other."""
 _OPENINGS: Final = 2
 """How often workers may end while they open a version before the version is taken to be the reason."""
 
@@ -72,22 +75,37 @@ class AliasFollower:
     async def run(self, *, poll_seconds: float) -> None:
         """Follows the alias until it is cancelled."""
         self._show_refusal()
+        breaker = Breaker(
+            REGISTRY,
+            open_seconds=poll_seconds,
+            max_open_seconds=_MAX_OPEN_POLLS * poll_seconds,
+            on_change=self._pool.show_breaker,
+        )
+        self._pool.show_breaker(breaker)
         while True:
-            try:
-                await self._follow()
-                self._registry_is(up=True)
-            except RegistryUnavailable as error:
-                self._registry_is(up=False, problem=str(error))
+            # An operator who has moved the alias waits for no breaker.
+            if self._look_now.is_set() or breaker.allows():
+                self._look_now.clear()
+                await self._look(breaker)
             if self._pool.serving is None:
                 await self._serve_cached()
             else:
                 await self._reopen_previous()
-            self._look_now.clear()
             try:
                 async with asyncio.timeout(poll_seconds):
                     await self._look_now.wait()
             except TimeoutError:
                 continue
+
+    async def _look(self, breaker: Breaker) -> None:
+        try:
+            await self._follow()
+        except RegistryUnavailable as error:
+            breaker.failed()
+            self._registry_is(up=False, problem=str(error))
+        else:
+            breaker.succeeded()
+            self._registry_is(up=True)
 
     async def roll_back(self, to: str | None) -> AsyncIterator[str]:
         """Goes back to the version that served before, or to the version numbered `to`: here first, then the alias.

@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from inference_server.control import (
+    BreakerChanged,
     BundleReady,
     BundleRefused,
     BundleServing,
@@ -164,6 +165,8 @@ class Worker:
             self._statistics.last_refusal = message.last
         elif isinstance(message, DependencyChanged):
             self._statistics.dependencies_up[message.dependency] = message.up
+        elif isinstance(message, BreakerChanged):
+            self._statistics.breakers[message.name] = message.state
         elif isinstance(message, StatisticsRequested):
             self._channel.post(StatisticsReported(request=message.request, statistics=to_plain(self._statistics)))
 

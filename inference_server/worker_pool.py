@@ -18,8 +18,9 @@ from typing import Final
 
 import structlog
 
+from inference_server.breaker import Breaker
 from inference_server.bundles import CheckedBundle
-from inference_server.control import DependencyChanged, Message, RefusalsCounted
+from inference_server.control import BreakerChanged, DependencyChanged, Message, RefusalsCounted
 from inference_server.errors import BundleRefused, WorkerEnded, WorkersFailed
 from inference_server.processes import usage
 from inference_server.server_view import ServerView, WorkerView
@@ -163,6 +164,11 @@ class WorkerPool:
             self._dependencies[dependency] = up
             self._tell_all(DependencyChanged(dependency=dependency, up=up))
 
+    def show_breaker(self, breaker: Breaker) -> None:
+        """Has all workers show the state of a breaker of the supervisor's."""
+        self._own.watch(breaker)
+        self._tell_all(BreakerChanged(name=breaker.name, state=str(breaker.state)))
+
     def count_refusal(self, refused: BundleRefused) -> None:
         """Counts a refused bundle, once for the server, and has all workers show it in their status."""
         self._own.count_refusal(refused.reason_kind, refused.reason)
@@ -265,6 +271,8 @@ class WorkerPool:
         slot.joined = True
         for dependency, up in self._dependencies.items():
             worker.tell(DependencyChanged(dependency=dependency, up=up))
+        for name, state in self._own.breakers.items():
+            worker.tell(BreakerChanged(name=name, state=state))
         worker.tell(self._refusals())
         if bundle is not None:
             await worker.serve(bundle)

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from inference_server.control import (
+    BreakerChanged,
     BundleReady,
     BundleRefused,
     BundleServing,
@@ -39,6 +40,7 @@ MESSAGES: list[Message] = [
     CloseBundle(bundle=1),
     RefusalsCounted(by_kind={"corrupt": 1}, last="corrupt: x"),
     DependencyChanged(dependency="registry", up=False),
+    BreakerChanged(name="registry", state="open"),
     StatisticsRequested(request=7),
     StatisticsReported(request=7, statistics={"user_tower_runs": 3}),
     WorkerFailed(reason="no port"),

@@ -227,6 +227,12 @@ async def test_a_server_restarts_without_its_registry_and_finds_it_again(
             return (await server.status()).dependencies["registry"] == "down"
 
         await wait_until(down, "the registry is reported to be down")
+
+        async def breaker_is_open() -> bool:
+            return (await server.status()).breakers["registry"] == "open"
+
+        await wait_until(breaker_is_open, "the registry is spared")
+        assert 'tandem_breaker_state{breaker="registry",state="closed"} 0.0' in await server.metrics()
         assert (await server.recommend()).model_version == "one"
         assert await server.serving_status() == "SERVING"
     async with serve(tmp_path / "server", **settings) as server:
