@@ -46,7 +46,8 @@ class Tandem:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
-        return [pid for pid in children(self.server.process.pid) if "worker" in command_line(pid)]
+        templates = [pid for pid in children(self.server.process.pid) if "template" in command_line(pid)]
+        return [worker for template in templates for worker in children(template)]
 
     def resident_megabytes(self) -> float:
         """Resident memory of all workers together."""
