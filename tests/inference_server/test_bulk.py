@@ -17,6 +17,7 @@ from inference_server.grpc_api.bulk import IN_FLIGHT, recommend_batch
 from inference_server.serving_model import ModelSlot
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import Parts, in_process
+from tests.inference_server.requests_at_stages import slow_tower
 from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
@@ -106,7 +107,7 @@ async def test_without_a_model_every_entry_says_so() -> None:
 async def test_a_bug_of_ours_is_one_entrys_error_and_names_no_detail(models: ModelSlot) -> None:
     threads = ThreadPoolExecutor(1)
     threads.shutdown()  # so that the stage that needs a thread raises what no stage expects
-    async with in_process(models, threads=threads) as parts:
+    async with in_process(models, threads=threads, ladder=slow_tower()) as parts:
         with structlog.testing.capture_logs() as logs:
             responses = await batch_of(parts, [entry("personal", recent_item_ids=["item-1"]), entry("popular")])
         by_id = {response.correlation_id: response for response in responses}
