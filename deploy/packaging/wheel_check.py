@@ -24,7 +24,7 @@ from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
 MAX_MEGABYTES = 640
-"""Without HTTP it was 589: jsonschema-rs, FastAPI, uvicorn and PyYAML take 30 (docs/decisions/0010)."""
+"""Without HTTP it was 589: jsonschema-rs, FastAPI, uvicorn and PyYAML take about 20 (docs/decisions/0010)."""
 _READY_SECONDS = 60.0
 _ROOT = Path(__file__).resolve().parents[2]
 
