@@ -78,7 +78,7 @@ async def test_a_server_starts_without_its_store(tmp_path: Path, bundle: Bundle)
 async def test_a_store_that_hangs_costs_its_share_of_the_deadline_alone(tmp_path: Path, bundle: Bundle) -> None:
     async with (
         valkey(tmp_path / "valkey") as store,
-        serve(tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=3000) as server,
+        serve(tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=400) as server,
     ):
         store.pause()
         responses = await asyncio.gather(
