@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from inference_server.engine.onnx import open_session
+from inference_server.engine.search import EXACT_MAX_ITEMS
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, Content
 from tandem.contract.errors import BundleIncompatible
@@ -16,9 +16,6 @@ from tandem.contract.features import encode_index
 from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.vocabulary import Rows
-
-DENSE_MAX_ITEMS = 12_000
-"""Largest catalogue whose content vectors are held as float32 too, which spares converting those of the candidates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +34,6 @@ class Pairs:
     """(users, candidates) float32, inner products of content profile and content vector; 0 without content."""
 
 
-class Ranker(Protocol):
-    """Orders candidates."""
-
-    def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """(users, candidates) float32; higher is better."""
-        ...
-
-
 class ContentScorer:
     """Content scores of candidates, from the bundle's content vectors."""
 
@@ -52,7 +41,8 @@ class ContentScorer:
         self._vectors = np.asarray(content.vectors)
         self.neighbours = np.asarray(content.neighbours)
         """(items, neighbours) int32, -1 where there are no more."""
-        few = len(self._vectors) <= DENSE_MAX_ITEMS
+        # Floats of their own spare a small catalogue converting those of the candidates.
+        few = len(self._vectors) <= EXACT_MAX_ITEMS
         self._dense = self._vectors.astype(np.float32) if few else None
 
     def score(self, history_rows: Rows, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -80,7 +70,7 @@ class BlendRanker:
         return ranker
 
     def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """See `Ranker.score`."""
+        """(users, candidates) float32; higher is better."""
         return blend(pairs.collaborative, pairs.content, self._spec)
 
 
@@ -111,7 +101,7 @@ class OnnxRanker:
             raise BundleIncompatible(f"{self._name} does not put out {names.RANKER_SCORE}")
 
     def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
-        """See `Ranker.score`. Runs the model, so it belongs into a thread."""
+        """(users, candidates) float32; higher is better. Runs the model, whose time depends on the bundle."""
         num_users, num_candidates = pairs.rows.shape
         flat = pairs.rows.reshape(-1)
         feeds = {name: self._tensor(name, pairs, flat) for name in self._inputs}

@@ -128,11 +128,6 @@ class Admission:
         """Requests that hold a permit."""
         return self._max_concurrent_requests - self._free_permits
 
-    @property
-    def max_seconds(self) -> float:
-        """Seconds that an answer may take at the most."""
-        return self._max_seconds
-
     def model(self) -> ServingModel:
         """What answers requests admitted now. Raises NoModel."""
         model = self._models.current

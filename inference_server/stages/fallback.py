@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from inference_server.bitmap import bitmap_of_mask, rows_in, without_rows
+from inference_server.bitmap import rows_in, without_rows
 from inference_server.degradation import Source
 from inference_server.engine.search import Allowed
 from inference_server.recent_lists import RecentLists
@@ -30,10 +30,8 @@ def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     admitted = user.admitted
     model = admitted.model
     catalogue = model.catalogue
-    bitmap = (
-        bitmap_of_mask(np.ones(catalogue.num_items, dtype=np.bool_)) if allowed.mask is None else allowed.mask.bitmap
-    )
-    bitmap = without_rows(bitmap, allowed.excluded)
+    mask = catalogue.mask(()) if allowed.mask is None else allowed.mask
+    bitmap = without_rows(mask.bitmap, allowed.excluded)
     capped = admitted.policy.max_per_category or admitted.policy.category_caps
     wanted = admitted.num_items * (_SPARE if capped else 1)
     rows: Rows = np.empty(0, dtype=np.int64)
