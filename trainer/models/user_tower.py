@@ -36,7 +36,7 @@ class CausalBlock(nn.Module):
         self.attention_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Takes x (b, n, dim) and bias (b, heads, n, n) float32, added to the attention; returns (b, n, dim)."""
+        """Takes x (b, n, dim) and bias (b, heads or 1, n, n) float32, added to the attention; returns (b, n, dim)."""
         batch, length, dim = x.shape
         heads = self.query_key_value(self.attention_norm(x)).reshape(batch, length, 3, self.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # (b, heads, n, dim / heads)
@@ -99,20 +99,25 @@ class UserTower(nn.Module):
         self,
         history_vectors: Tensor,
         history_event_codes: Tensor,
-        history_ages: Tensor,
+        history_ages: Tensor | None,
         user_feature_codes: Tensor | None = None,
         user_index: Tensor | None = None,
     ) -> Tensor:
-        """Vectors after every event of the history, each seeing that event and earlier ones only: (b, n, dim)."""
+        """Vectors after every event of the history, each seeing that event and earlier ones only: (b, n, dim).
+
+        The histories may be shorter than the tower reads: they are its newest events. `history_ages` None says that all
+        ages are 0, as they are where only the order is known; the same vectors come sooner.
+        """
         length = history_vectors.shape[1]
-        x = history_vectors + self.event_embedding(history_event_codes) + self.position_embedding
+        x = history_vectors + self.event_embedding(history_event_codes) + self.position_embedding[-length:]
         x = self.dropout(x)
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
         visible = causal & (history_event_codes != 0)[:, None, None, :]
-        mask = torch.where(visible, 0.0, _MASKED)
-        between = (history_ages[:, None, :] - history_ages[:, :, None]).clamp(min=0.0)  # seconds from key to query
-        age_buckets = torch.log2(between + 1.0).long().clamp(max=AGE_BUCKETS - 1)
-        bias = self.age_bias(age_buckets).permute(0, 3, 1, 2) + mask
+        bias = torch.where(visible, 0.0, _MASKED)
+        if history_ages is not None:
+            between = (history_ages[:, None, :] - history_ages[:, :, None]).clamp(min=0.0)  # seconds from key to query
+            age_buckets = torch.log2(between + 1.0).long().clamp(max=AGE_BUCKETS - 1)
+            bias = self.age_bias(age_buckets).permute(0, 3, 1, 2) + bias
         for block in self.blocks:
             x = block(x, bias)
         vectors: Tensor = self.norm(x)

@@ -24,6 +24,7 @@ Validate = Callable[[TwoTowerModel], Mapping[str, float]]
 """Scores a model on validation users; early stopping reads STOPPING_METRIC, then TIE_METRIC."""
 STOPPING_METRIC = "recall@10"
 TIE_METRIC = "ndcg@10"
+_POOL_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def fit(
         for epoch in range(1, num_epochs + 1):
             model.train()
             losses = []
-            for windows in _shuffled(len(inputs.windows), config.fit.batch_size, batches):
+            for windows in _shuffled(inputs.windows.lengths, config.fit.batch_size, batches):
                 optimiser.zero_grad(set_to_none=True)
                 loss = step(windows)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -130,6 +131,7 @@ class _TrainingStep:
     def __init__(self, model: TwoTowerModel, inputs: FitInputs, config: FitConfig, device: torch.device) -> None:
         self._model = model
         self._windows = inputs.windows
+        self._has_ages = bool(inputs.windows.ages.any())
         self._device = device
         self._item_tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.item_tensors.items()}
         self._all_rows = torch.arange(len(inputs.popularity), device=device)
@@ -146,14 +148,16 @@ class _TrainingStep:
             )
 
     def __call__(self, batch: Tensor) -> Tensor:
-        history_rows = self._windows.history_rows[batch].to(self._device)
-        target_rows = self._windows.target_rows[batch].to(self._device)
+        # Histories lie at the right, so what is left of the longest one is padding.
+        newest = slice(-int(self._windows.lengths[batch].max()), None)
+        history_rows = self._windows.history_rows[batch, newest].to(self._device)
+        target_rows = self._windows.target_rows[batch, newest].to(self._device)
         known = target_rows != MISSING_ROW
         targets = target_rows[known]
         if self._sampler is None:
             vectors = encode_items(self._model, self._item_tensors, self._all_rows)
             user_vectors = self._user_vectors(batch, history_rows, vectors)[known]
-            return full_softmax_loss(scores(user_vectors, vectors) / self._model.temperature, targets)
+            return full_softmax_loss(scores(user_vectors / self._model.temperature, vectors), targets)
         draw = self._sampler.draw(targets)
         # Only items that this batch touches run through the tower; `place` finds an item's vector among them.
         rows = torch.unique(torch.cat([history_rows[history_rows != MISSING_ROW], targets, draw.negative_rows]))
@@ -177,10 +181,11 @@ class _TrainingStep:
             vectors[history_places.clamp(min=0)],
             torch.zeros_like(vectors[0]),
         )
+        newest = slice(-history_places.shape[1], None)
         return self._model.user_tower.sequence(
             history,
-            self._windows.event_codes[batch].to(self._device),
-            self._windows.ages[batch].to(self._device),
+            self._windows.event_codes[batch, newest].to(self._device),
+            self._windows.ages[batch, newest].to(self._device) if self._has_ages else None,
             self._windows.feature_codes[batch].to(self._device),
             self._windows.user_index[batch].to(self._device),
         )
@@ -198,6 +203,14 @@ def encode_items(model: TwoTowerModel, item_tensors: Mapping[str, Tensor], rows:
     return vectors
 
 
-def _shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of a random order of 0..count-1."""
-    yield from torch.split(torch.randperm(count, generator=generator), batch_size)
+def _shuffled(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches in random order of windows with these lengths, (windows,) int64; a batch holds similar lengths.
+
+    Windows are shuffled, sorted by length within pools of `_POOL_BATCHES` batches, and cut: padding then costs little,
+    and batches still differ from epoch to epoch.
+    """
+    batches: list[Tensor] = []
+    for pool in torch.split(torch.randperm(len(lengths), generator=generator), batch_size * _POOL_BATCHES):
+        batches += torch.split(pool[torch.argsort(lengths[pool], stable=True)], batch_size)
+    for place in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[place]

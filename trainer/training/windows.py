@@ -35,6 +35,9 @@ class Windows:
     user_index: Tensor
     """(windows,) int64."""
 
+    lengths: Tensor
+    """(windows,) int64, events of each window."""
+
     def __len__(self) -> int:
         return len(self.history_rows)
 
@@ -62,4 +65,5 @@ def training_windows(dataset: Dataset, schema: FeatureSchema, num_events: npt.ND
         torch.from_numpy(targets),
         torch.from_numpy(encode_user_feature_codes([state.features for state in states], schema)),
         torch.from_numpy(encode_index(users)),
+        torch.tensor([min(end, length) for _, end in ends], dtype=torch.int64),
     )
