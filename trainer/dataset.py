@@ -6,7 +6,7 @@ A user's events stay in their order in one flat array, so that every split is a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +50,30 @@ class Dataset:
     """(events,) uint8."""
     event_times: npt.NDArray[np.int64]
     """(events,) int64, microseconds; 0 where only the order is known."""
+    ratings: npt.NDArray[np.float32]
+    """(events,) float32 on the scale of the source, NaN where there is none."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(users,) int64, events of each user."""
         return np.diff(self.offsets)
+
+    @property
+    def user_rows(self) -> npt.NDArray[np.int64]:
+        """(events,) int64, the user of each event."""
+        return np.repeat(np.arange(len(self.user_ids)), self.lengths)
+
+    def subset(self, kept: npt.NDArray[np.bool_]) -> Dataset:
+        """The events for which `kept`, (events,) bool, holds; users and items keep their rows, also those without one."""
+        counts = np.bincount(self.user_rows[kept], minlength=len(self.user_ids))
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            item_rows=self.item_rows[kept],
+            event_codes=self.event_codes[kept],
+            event_times=self.event_times[kept],
+            ratings=self.ratings[kept],
+        )
 
     def user_state(self, user: int, num_events: int) -> UserState:
         """What the online store would hold of the user after their first `num_events` events."""
@@ -114,7 +133,8 @@ def load_dataset(directory: Path) -> Dataset:
     items = pq.read_table(directory / "items.parquet")
     users = pq.read_table(directory / "users.parquet")
     interactions = pq.read_table(
-        directory / "interactions.parquet", columns=[names.USER_ID, names.ITEM_ID, names.TIMESTAMP, names.EVENT_TYPE]
+        directory / "interactions.parquet",
+        columns=[names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE],
     )
     item_ids = items.column(names.ITEM_ID).to_pylist()
     user_ids = users.column(names.USER_ID).to_pylist()
@@ -142,6 +162,7 @@ def load_dataset(directory: Path) -> Dataset:
         item_rows=_rows_of(interactions.column(names.ITEM_ID), item_ids)[order],
         event_codes=event_codes[order].astype(np.uint8),
         event_times=interactions.column(names.TIMESTAMP).to_numpy()[order],
+        ratings=interactions.column(names.RATING).to_numpy()[order].astype(np.float32),
     )
 
 

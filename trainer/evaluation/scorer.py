@@ -1,0 +1,31 @@
+"""What is evaluated: anything that scores items for users, be it a baseline, two towers or a bundle as it is served."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.dataset import Dataset
+
+
+class Scorer(Protocol):
+    """Scores every item for users of one data set."""
+
+    def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(n,) int64, rows of users -> (n, items) float32 of its own, which the caller may overwrite; higher is better.
+
+        An item that the scorer cannot know is -inf.
+        """
+        ...
+
+
+class Baseline(Protocol):
+    """A method without towers, which the served model has to beat."""
+
+    name: str
+
+    def fit(self, known: Dataset) -> Scorer:
+        """Learns from all events of `known`; the scorer reads users' histories from there too."""
+        ...
