@@ -24,7 +24,6 @@ Validate = Callable[[TwoTowerModel], Mapping[str, float]]
 """Scores a model on validation users; early stopping reads STOPPING_METRIC, then TIE_METRIC."""
 STOPPING_METRIC = "recall@10"
 TIE_METRIC = "ndcg@10"
-_POOL_BATCHES = 16
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def fit(
         for epoch in range(1, num_epochs + 1):
             model.train()
             losses = []
-            for windows in _shuffled(inputs.windows.lengths, config.fit.batch_size, batches):
+            for windows in _shuffled(len(inputs.windows), config.fit.batch_size, batches):
                 optimiser.zero_grad(set_to_none=True)
                 loss = step(windows)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -203,14 +202,10 @@ def encode_items(model: TwoTowerModel, item_tensors: Mapping[str, Tensor], rows:
     return vectors
 
 
-def _shuffled(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches in random order of windows with these lengths, (windows,) int64; a batch holds similar lengths.
+def _shuffled(num_windows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of windows in random order, (batch_size,) int64, the last one smaller.
 
-    Windows are shuffled, sorted by length within pools of `_POOL_BATCHES` batches, and cut: padding then costs little,
-    and batches still differ from epoch to epoch.
+    Not sorted by length: the loss is a mean over the positions of a batch, so a batch of short histories would give each
+    of its positions more weight than a batch of long ones does.
     """
-    batches: list[Tensor] = []
-    for pool in torch.split(torch.randperm(len(lengths), generator=generator), batch_size * _POOL_BATCHES):
-        batches += torch.split(pool[torch.argsort(lengths[pool], stable=True)], batch_size)
-    for place in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[place]
+    yield from torch.split(torch.randperm(num_windows, generator=generator), batch_size)
