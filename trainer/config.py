@@ -86,14 +86,21 @@ class FitConfig(_Section):
     """Epochs without a better validation Recall@10 before training stops."""
     max_gradient_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are clipped to this norm."""
-    loss: Literal["auto", "full", "sampled"] = "auto"
-    """"full" softmax, "sampled" softmax with logQ correction, or "auto": full up to `full_softmax_max_items`."""
+    loss: Literal["auto", "full", "sampled", "in-batch", "mixed", "gbce"] = "auto"
+    """"full" softmax; softmax over "sampled", "in-batch" or "mixed" (in-batch and uniform) negatives with logQ
+    correction; "gbce", the generalised binary cross-entropy of gSASRec; or "auto": full up to `full_softmax_max_items`,
+    else sampled."""
     full_softmax_max_items: int = Field(default=20_000, ge=1)
     """Largest catalogue for which "auto" takes the full softmax."""
     num_negatives: int = Field(default=1024, ge=1)
-    """Negatives a step draws for the sampled softmax."""
+    """Negatives a step draws, for the losses "sampled", "mixed" and "gbce"."""
     negative_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Negatives are drawn in proportion to popularity ** alpha: 0 is uniform."""
+    """Negatives of the loss "sampled" are drawn in proportion to popularity ** alpha: 0 is uniform."""
+    correct_targets: bool = True
+    """Whether the logQ correction is applied to the target too, as Yi et al. do: popular targets then weigh more. False
+    estimates the full softmax."""
+    gbce_t: float = Field(default=0.75, ge=0.0, le=1.0)
+    """Calibration of the loss "gbce": 1 gives probabilities, 0 the plain binary cross-entropy."""
     refit: bool = True
     """Whether the model that is served is trained anew on train + validation, for the number of epochs found."""
 

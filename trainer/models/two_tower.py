@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
@@ -38,8 +37,3 @@ class TwoTowerModel(nn.Module):
             similarity=config.similarity,
         )
         self.temperature = config.temperature if config.similarity == "cosine" else 1.0
-
-
-def scores(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
-    """Dot products: (users, dim) and (items, dim) -> (users, items)."""
-    return torch.matmul(user_vectors, item_vectors.T)

@@ -16,8 +16,8 @@ from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import FitConfig, TrainConfig
-from trainer.models.losses import NegativeSampler, full_softmax_loss, sampled_softmax_loss
-from trainer.models.two_tower import TwoTowerModel, scores
+from trainer.models.losses import Scored, item_loss
+from trainer.models.two_tower import TwoTowerModel
 from trainer.training.windows import Windows
 
 Validate = Callable[[TwoTowerModel], Mapping[str, float]]
@@ -133,18 +133,7 @@ class _TrainingStep:
         self._has_ages = bool(inputs.windows.ages.any())
         self._device = device
         self._item_tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.item_tensors.items()}
-        self._all_rows = torch.arange(len(inputs.popularity), device=device)
-        use_full = config.loss == "full" or (
-            config.loss == "auto" and len(inputs.popularity) <= config.full_softmax_max_items
-        )
-        self._sampler = None
-        if not use_full:
-            self._sampler = NegativeSampler(
-                torch.from_numpy(inputs.popularity),
-                alpha=config.negative_alpha,
-                num_negatives=config.num_negatives,
-                generator=torch.Generator().manual_seed(config.seed),
-            )
+        self._loss = item_loss(config, torch.from_numpy(inputs.popularity), torch.Generator().manual_seed(config.seed))
 
     def __call__(self, batch: Tensor) -> Tensor:
         # Histories lie at the right, so what is left of the longest one is padding.
@@ -153,24 +142,20 @@ class _TrainingStep:
         target_rows = self._windows.target_rows[batch, newest].to(self._device)
         known = target_rows != MISSING_ROW
         targets = target_rows[known]
-        if self._sampler is None:
-            vectors = encode_items(self._model, self._item_tensors, self._all_rows)
-            user_vectors = self._user_vectors(batch, history_rows, vectors)[known]
-            return full_softmax_loss(scores(user_vectors / self._model.temperature, vectors), targets)
-        draw = self._sampler.draw(targets)
+        sample = self._loss.sample(targets)
         # Only items that this batch touches run through the tower; `place` finds an item's vector among them.
-        rows = torch.unique(torch.cat([history_rows[history_rows != MISSING_ROW], targets, draw.negative_rows]))
+        rows = torch.unique(torch.cat([history_rows[history_rows != MISSING_ROW], targets, sample.rows]))
         vectors = encode_items(self._model, self._item_tensors, rows)
-        place = torch.searchsorted(rows, torch.stack([history_rows.clamp(min=0), target_rows.clamp(min=0)]))
-        place = place.clamp(max=len(rows) - 1)
-        history_places = torch.where(history_rows != MISSING_ROW, place[0], MISSING_ROW)
-        user_vectors = self._user_vectors(batch, history_places, vectors)[known]
-        return sampled_softmax_loss(
-            user_vectors,
-            vectors[place[1][known]],
-            vectors[torch.searchsorted(rows, draw.negative_rows)],
-            draw,
-            self._model.temperature,
+        place = torch.searchsorted(rows, history_rows.clamp(min=0)).clamp(max=len(rows) - 1)
+        user_vectors = self._user_vectors(batch, torch.where(history_rows != MISSING_ROW, place, MISSING_ROW), vectors)
+        return self._loss(
+            Scored(
+                user_vectors=user_vectors[known] / self._model.temperature,
+                target_rows=targets,
+                target_vectors=vectors[torch.searchsorted(rows, targets)],
+                sample=sample,
+                sample_vectors=vectors[torch.searchsorted(rows, sample.rows)],
+            )
         )
 
     def _user_vectors(self, batch: Tensor, history_places: Tensor, vectors: Tensor) -> Tensor:
@@ -205,7 +190,7 @@ def encode_items(model: TwoTowerModel, item_tensors: Mapping[str, Tensor], rows:
 def _shuffled(num_windows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Batches of windows in random order, (batch_size,) int64, the last one smaller.
 
-    Not sorted by length: the loss is a mean over the positions of a batch, so a batch of short histories would give each
-    of its positions more weight than a batch of long ones does.
+    Not sorted by length: the loss is a mean over the positions of a batch, so short histories among themselves would
+    weigh more than among long ones.
     """
     yield from torch.split(torch.randperm(num_windows, generator=generator), batch_size)
