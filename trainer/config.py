@@ -28,8 +28,10 @@ class TowersConfig(_Section):
     """Width of user and item vectors. More costs memory and search time in proportion."""
     history_length: int = Field(default=50, ge=1, le=MAX_RECENT_EVENTS)
     """Newest events the user tower reads. Raise it for users with long histories, at quadratic cost."""
+    user_tower: Literal["transformer", "mean"] = "transformer"
+    """What reads the history: a causal "transformer", or the "mean" of its events and a feed-forward layer."""
     num_layers: int = Field(default=2, ge=1, le=16)
-    """Transformer blocks of the user tower."""
+    """Blocks of the transformer."""
     num_heads: int = Field(default=2, ge=1, le=16)
     """Attention heads; must divide embedding_dim."""
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
@@ -40,6 +42,8 @@ class TowersConfig(_Section):
     """Share of item ids replaced by the out-of-vocabulary row while training. Higher: new items work better."""
     user_ids: bool = False
     """Whether the user tower reads an embedding of the user's id, beside the history."""
+    history_features: bool = False
+    """Whether the user tower reads how many events a user has, and how long they were away before the newest one."""
     similarity: Similarity = "cosine"
     """"cosine", vectors of length 1, or "dot"."""
     temperature: float = Field(default=0.07, gt=0.0)

@@ -1,8 +1,8 @@
 """Losses over the next item, each behind `ItemLoss`: it names the items it scores, then turns scores into one number.
 
 The full softmax scores every item and is exact. Past some ten thousand items it no longer fits, and a loss over a
-sample takes its place. Each item is then corrected by -log(how often it is expected in the sample), so that the sum over
-the sample estimates the sum over all items (logQ correction, Bengio and Senecal, 2008; Yi et al., RecSys 2019).
+sample takes its place. Each item is then corrected by -log(how often it is expected in the sample), so that the sum
+over the sample estimates the sum over all items (logQ correction, Bengio and Senecal, 2008; Yi et al., RecSys 2019).
 """
 
 from __future__ import annotations

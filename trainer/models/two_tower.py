@@ -7,6 +7,7 @@ from torch import nn
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
 from trainer.config import TowersConfig
+from trainer.models.history_encoder import MeanEncoder, TransformerEncoder
 from trainer.models.item_tower import ItemTower
 from trainer.models.user_tower import UserTower
 
@@ -26,14 +27,23 @@ class TwoTowerModel(nn.Module):
             similarity=config.similarity,
         )
         self.user_tower = UserTower(
+            _encoder(config, schema.history_length),
             dim=config.embedding_dim,
-            history_length=schema.history_length,
             num_event_codes=len(names.EVENT_TYPES) + 1,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            dropout=config.dropout,
             feature_sizes=tuple(feature.num_codes for feature in schema.user_features),
             num_users=num_users if schema.user_ids else 0,
             similarity=config.similarity,
         )
         self.temperature = config.temperature if config.similarity == "cosine" else 1.0
+
+
+def _encoder(config: TowersConfig, history_length: int) -> TransformerEncoder | MeanEncoder:
+    if config.user_tower == "mean":
+        return MeanEncoder(dim=config.embedding_dim, dropout=config.dropout)
+    return TransformerEncoder(
+        dim=config.embedding_dim,
+        history_length=history_length,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        dropout=config.dropout,
+    )
