@@ -61,6 +61,8 @@ def _train(options: argparse.Namespace, data_config: DataConfig, config: TrainCo
     from trainer.run import train_and_register
 
     result = train_and_register(data_config, config, settings, if_needed=options.if_needed)
+    if result is None:  # a process of torchrun that helped; process 0 says what came of it
+        return 0
     if result.decision is not None:
         print(result.prepared.report.to_text(), result.decision, sep="\n", file=sys.stderr)
     print(

@@ -88,6 +88,15 @@ class FitConfig(_Section):
     """Epochs over which the learning rate rises, and in which early stopping does not count."""
     patience: int = Field(default=6, ge=1)
     """Epochs without a better validation Recall@10 before training stops."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up: "constant", or falling along a "cosine" to 0 at `max_epochs`."""
+    max_minutes: float = Field(default=0.0, ge=0.0)
+    """Training ends with the epoch in which so many minutes are over, and keeps the best epoch; 0 is no limit. The
+    refit comes on top and takes at most as long."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """"bf16" runs the towers in mixed precision, weights and loss stay in float32; "auto" does so on a GPU."""
+    resume: bool = False
+    """Whether a run goes on from the checkpoint that a stopped one with the same data and configuration left."""
     max_gradient_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are clipped to this norm."""
     loss: Literal["auto", "full", "sampled", "in-batch", "mixed", "gbce"] = "auto"
