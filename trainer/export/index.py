@@ -108,7 +108,7 @@ def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
     if not getattr(faiss, "get_num_gpus", lambda: 0)():
         index.train(vectors)
         return
-    inverted_lists = faiss.extract_index_ivf(index)
+    inverted_lists: Any = faiss.extract_index_ivf(index)
     # FAISS keeps bare pointers to both, so they live in variables until training is over.
     resources = faiss.StandardGpuResources()
     on_gpu = faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(vectors.shape[1]))
