@@ -101,8 +101,8 @@ class FitConfig(_Section):
     """Gradients are clipped to this norm."""
     loss: Literal["auto", "full", "sampled", "in-batch", "mixed", "gbce"] = "auto"
     """"full" softmax; softmax over "sampled", "in-batch" or "mixed" (in-batch and uniform) negatives with logQ
-    correction; "gbce", the generalised binary cross-entropy of gSASRec; or "auto": full up to `full_softmax_max_items`,
-    else sampled."""
+    correction; "gbce", the generalised binary cross-entropy of gSASRec, made for the similarity "dot"; or "auto": full
+    up to `full_softmax_max_items`, else sampled."""
     full_softmax_max_items: int = Field(default=20_000, ge=1)
     """Largest catalogue for which "auto" takes the full softmax."""
     num_negatives: int = Field(default=1024, ge=1)

@@ -23,7 +23,13 @@ def choose_device(requested: str) -> torch.device:
     if requested.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"fit.device: {requested!r} asked for, but PyTorch sees no GPU; use 'auto' or 'cpu'")
     if requested == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        own = int(os.environ.get("LOCAL_RANK", "0"))
+        if own >= torch.cuda.device_count():
+            raise ConfigError(
+                f"fit.device: process {own} of this machine has no GPU of its own, there are "
+                f"{torch.cuda.device_count()}; start fewer processes, or use 'cpu'"
+            )
+        return torch.device("cuda", own)
     return torch.device(requested)
 
 

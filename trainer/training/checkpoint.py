@@ -5,6 +5,7 @@ Written to another name and renamed, so that a run killed while writing leaves t
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,9 +66,9 @@ def restore(path: Path, trainee: Trainee) -> Progress:
         trainee.schedule.load_state_dict(saved["schedule"])
         reports = [EpochReport(**report) for report in saved["progress"].pop("reports")]
         progress = Progress(**saved["progress"], reports=reports)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"fit.resume: {path} is not a checkpoint of this program: {error}; delete it, or set fit.resume=false"
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(  # PyTorch's own message runs over ten lines and is chained below
+            f"fit.resume: {path} is not a checkpoint of this configuration; delete it, or set fit.resume=false"
         ) from error
     if len(random_states) != distributed.num_processes():
         raise ConfigError(

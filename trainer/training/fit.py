@@ -121,7 +121,8 @@ def fit(
                 checkpoint.save(checkpoint_path, trainee, progress)
             on_epoch(report)
             bar.update()
-            bar.set_postfix({"loss": f"{report.loss:.3f}", **{k: f"{v:.4f}" for k, v in metrics.items()}})
+            shown = {"loss": f"{report.loss:.3f}", **{name: f"{value:.4f}" for name, value in metrics.items()}}
+            bar.set_postfix({**shown, "interactions/s": f"{report.interactions_per_second:.0f}"})
     if progress.best_weights:
         model.load_state_dict(progress.best_weights)
     return FitResult(model.eval(), progress.best_epoch, tuple(progress.reports))

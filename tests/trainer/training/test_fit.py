@@ -30,9 +30,13 @@ def _equal(one: TwoTowerModel, other: TwoTowerModel) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("loss", ["full", "sampled", "in-batch", "mixed", "gbce"])
-def test_every_loss_learns_the_ring(loss) -> None:
-    config = ring_config(fit__loss=loss, fit__num_negatives="20", towers__dropout="0.1", fit__learning_rate="1e-2")
+@pytest.mark.parametrize(
+    ("loss", "similarity"),
+    [("full", "cosine"), ("sampled", "cosine"), ("in-batch", "cosine"), ("mixed", "cosine"), ("gbce", "dot")],
+)
+def test_every_loss_learns_the_ring(loss, similarity) -> None:
+    choice = {"fit__loss": loss, "towers__similarity": similarity, "towers__dropout": "0.1"}
+    config = ring_config(**choice, fit__num_negatives="20", fit__learning_rate="1e-2")
     result = fit_ring(config, num_epochs=12)
     assert max(report.metrics["recall@10"] for report in result.epochs) > 0.9
 
