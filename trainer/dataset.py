@@ -53,6 +53,8 @@ class Dataset:
     """(events,) int64, microseconds; 0 where only the order is known."""
     ratings: npt.NDArray[np.float32]
     """(events,) float32 on the scale of the source, NaN where there is none."""
+    weights: npt.NDArray[np.float32]
+    """(events,) float32, how much the event's type says, as the data set's `event_weights` have it."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -65,7 +67,7 @@ class Dataset:
         return np.repeat(np.arange(len(self.user_ids)), self.lengths)
 
     def subset(self, kept: npt.NDArray[np.bool_]) -> Dataset:
-        """The events for which `kept`, (events,) bool, holds. Users and items keep their rows, with events or without."""
+        """The events for which `kept`, (events,) bool, holds. Users and items keep their rows in any case."""
         counts = np.bincount(self.user_rows[kept], minlength=len(self.user_ids))
         return replace(
             self,
@@ -74,6 +76,7 @@ class Dataset:
             event_codes=self.event_codes[kept],
             event_times=self.event_times[kept],
             ratings=self.ratings[kept],
+            weights=self.weights[kept],
         )
 
     def user_state(self, user: int, num_events: int) -> UserState:
@@ -135,7 +138,7 @@ def load_dataset(directory: Path) -> Dataset:
     users = read_table(directory / "users.parquet")
     interactions = read_table(
         directory / "interactions.parquet",
-        columns=[names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE],
+        columns=[names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE, names.WEIGHT],
     )
     item_ids = items.column(names.ITEM_ID).to_pylist()
     user_ids = users.column(names.USER_ID).to_pylist()
@@ -164,6 +167,7 @@ def load_dataset(directory: Path) -> Dataset:
         event_codes=event_codes[order].astype(np.uint8),
         event_times=interactions.column(names.TIMESTAMP).to_numpy()[order],
         ratings=interactions.column(names.RATING).to_numpy()[order].astype(np.float32),
+        weights=interactions.column(names.WEIGHT).to_numpy()[order].astype(np.float32),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import ibis
 
 from trainer.data.config import FileConfig
-from trainer.data.engine import Engine, identifier, quoted
+from trainer.data.duckdb_engine import DuckDBEngine, identifier, quoted
 from trainer.data.line_numbers import is_gzip, lines_at, lines_of_ranks
 from trainer.errors import ConfigError, DataError
 
@@ -58,7 +58,7 @@ class Scan:
     kind: ScanKind
     rows: Any
     """Ibis table: ROW, and LINE (JSON lines) or the file's columns."""
-    engine: Engine
+    engine: DuckDBEngine
     num_header_lines: int = 0
     rejects_table: str = ""
     columns: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class Scan:
         return [ranks[row] for row in rows]
 
 
-def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
+def scan_table(engine: DuckDBEngine, path: Path, config: FileConfig) -> Scan:
     """Opens one file of a plain table. Raises ConfigError (format unknown), DataError (unreadable)."""
     kind = config.file_format if config.file_format != "auto" else _kind_of(path)
     if kind == "jsonl":
@@ -154,7 +154,7 @@ def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
     )
 
 
-def scan_lines(engine: Engine, path: Path) -> Scan:
+def scan_lines(engine: DuckDBEngine, path: Path) -> Scan:
     """Opens a file of JSON lines. Blank lines have a null LINE. Raises DataError when it is unreadable."""
     name = engine.next_name("scan")
     rows = engine.view(name, _lines_select(path, "utf-8", rejects=f"{name}_rejects"))

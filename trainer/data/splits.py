@@ -116,6 +116,10 @@ def _random_codes(dataset: Dataset, seed: int) -> Codes:
     return codes
 
 
+def _md5(text: str) -> bytes:
+    return hashlib.md5(text.encode(), usedforsecurity=False).digest()
+
+
 def _time_codes(times: npt.NDArray[np.int64]) -> Codes:
     """Oldest first; interactions of one moment stay together, in the later part."""
     if not times.any():
