@@ -54,7 +54,7 @@ def train_and_register(
     data_config: DataConfig, config: TrainConfig, settings: Settings, *, if_needed: bool
 ) -> RunResult:
     """The whole run. With `if_needed` it ends early when the champion came from the same data and configuration."""
-    prepared = prepare(data_config, settings.data_dir)
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()

@@ -16,7 +16,7 @@ import ibis
 from tandem.contract import names
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
-from trainer.data.engine import Engine, count_rows
+from trainer.data.engine import Engine, count_rows, write_counted
 from trainer.data.k_core import k_core
 from trainer.data.raw import POSITION
 from trainer.data.report import CleaningReport, FileReport
@@ -99,10 +99,8 @@ def _write_interactions(engine: Engine, staged: Staged, config: DataConfig, dire
         rows = rows.filter(rows[names.RATING] >= config.min_rating)
     num_high_enough = count_rows(engine, rows)
     order = (names.TIMESTAMP, POSITION, ROW)
-    first = engine.write(
-        _first_of(rows, (names.USER_ID, names.ITEM_ID), order), engine.work_dir / "without_repeats.parquet"
-    )
-    num_pairs = count_rows(engine, first)
+    without_repeats = _first_of(rows, (names.USER_ID, names.ITEM_ID), order)
+    first, num_pairs = write_counted(engine, without_repeats, engine.work_dir / "without_repeats.parquet")
     dropped = {
         kinds.BELOW_MIN_RATING: staged.num_good - num_high_enough,
         kinds.DUPLICATE: num_high_enough - num_pairs,
@@ -137,12 +135,10 @@ def _write_items(
     num_without_metadata = 0
     known = None
     if staged is not None:
-        known = engine.write(
-            _first_of(staged.good(engine), (names.ITEM_ID,), (ROW,)).select(*_ITEM_COLUMNS),
-            engine.work_dir / "known_items.parquet",
-        )
+        first = _first_of(staged.good(engine), (names.ITEM_ID,), (ROW,)).select(*_ITEM_COLUMNS)
+        known, num_known = write_counted(engine, first, engine.work_dir / "known_items.parquet")
         num_without_metadata = count_rows(engine, interactions.anti_join(known, names.ITEM_ID))
-        reports = (_without_repeats(staged, count_rows(engine, known), {}),)
+        reports = (_without_repeats(staged, num_known, {}),)
         bare = bare.anti_join(known, names.ITEM_ID)
     every = bare.mutate(
         ibis.literal("").name(names.TITLE),
@@ -165,11 +161,11 @@ def _write_users(
     if staged.users is None:
         _, num_users = _write(engine, users.order_by(names.USER_ID), directory / USERS_FILE, columns)
         return num_users, ()
-    known = _first_of(staged.users.good(engine), (names.USER_ID,), (ROW,)).select(*columns)
+    first = _first_of(staged.users.good(engine), (names.USER_ID,), (ROW,)).select(*columns)
+    known, num_distinct = write_counted(engine, first, engine.work_dir / "known_users.parquet")
     joined = users.left_join(known, names.USER_ID).select(*columns)
     _, num_users = _write(engine, joined.order_by(names.USER_ID), directory / USERS_FILE, columns)
     num_kept = count_rows(engine, known.semi_join(users, names.USER_ID))
-    num_distinct = count_rows(engine, known)
     report = _without_repeats(staged.users, num_distinct, {kinds.USER_WITHOUT_INTERACTIONS: num_distinct - num_kept})
     noted = occurring({kinds.USER_WITHOUT_FEATURES: num_users - num_kept})
     return num_users, (dataclasses.replace(report, noted=noted),)
@@ -184,8 +180,9 @@ def _first_of(rows: Any, group: tuple[str, ...], order: tuple[str, ...]) -> Any:
 def _write(engine: Engine, rows: Any, path: Path, columns: Mapping[str, ColumnType]) -> tuple[Any, int]:
     """(rows as a table, their number). The engine decides about the rows; the bytes of the file are ours."""
     ordered = engine.work_dir / f"ordered_{path.name}"
-    table = engine.write(rows.select(*columns), ordered)
-    return table, rewrite(ordered, path, columns)
+    table, num_written = write_counted(engine, rows.select(*columns), ordered)
+    rewrite(ordered, path, columns)
+    return table, num_written
 
 
 def _without_repeats(staged: Staged, num_distinct: int, also_dropped: Mapping[str, int]) -> FileReport:

@@ -6,7 +6,11 @@ Source files are read by DuckDB in any case (see `scan`); an engine takes over f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from trainer.parquet import num_rows
+
+EngineName = Literal["duckdb", "spark"]
 
 
 class Engine(Protocol):
@@ -27,6 +31,11 @@ class Engine(Protocol):
         """Writes an Ibis table as Parquet, in order, and returns it as a table: one file, or a folder of parts whose
         names are in order. Raises DataError when its source cannot be read."""
         ...
+
+
+def write_counted(engine: Engine, expression: Any, path: Path) -> tuple[Any, int]:
+    """(what `write` returns, its number of rows), which costs the engine no further run."""
+    return engine.write(expression, path), num_rows(path)
 
 
 def count_rows(engine: Engine, table: Any) -> int:

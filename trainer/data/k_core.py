@@ -6,7 +6,7 @@ from typing import Any
 
 from tandem.contract import names
 from trainer.data import report as kinds
-from trainer.data.engine import Engine, count_rows
+from trainer.data.engine import Engine, write_counted
 
 
 def k_core(engine: Engine, interactions: Any, num_interactions: int, k: int) -> tuple[Any, dict[str, int]]:
@@ -23,10 +23,8 @@ def k_core(engine: Engine, interactions: Any, num_interactions: int, k: int) -> 
             counts = interactions.group_by(column).agg(num_events=interactions.count())
             enough = counts.filter(counts["num_events"] >= k)
             turn += 1
-            interactions = engine.write(
-                interactions.semi_join(enough, column), engine.work_dir / f"core_{turn}.parquet"
-            )
-            left = count_rows(engine, interactions)
+            path = engine.work_dir / f"core_{turn}.parquet"
+            interactions, left = write_counted(engine, interactions.semi_join(enough, column), path)
             dropped[kind] += num_interactions - left
             num_interactions = left
         if num_interactions == before:

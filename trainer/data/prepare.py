@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,9 +24,11 @@ from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens1
 from trainer.data.defects import identified_rows, interaction_rows
 from trainer.data.download import download, file_sha256
 from trainer.data.duckdb_engine import DuckDBEngine
+from trainer.data.engine import Engine, EngineName
 from trainer.data.movielens import fetch_movielens_100k, read_movielens_100k
 from trainer.data.raw import RawData
 from trainer.data.report import CleaningReport
+from trainer.data.spark_engine import SparkEngine
 from trainer.data.stage import stage
 from trainer.data.table import read_table
 from trainer.errors import DataError, DownloadError
@@ -67,11 +70,13 @@ class PreparedData:
         return self.directory / USERS_FILE
 
 
-def prepare(config: DataConfig, data_dir: Path) -> PreparedData:
+def prepare(config: DataConfig, data_dir: Path, *, engine: EngineName = "duckdb") -> PreparedData:
     """Prepares a data set below `data_dir`, or finds it prepared there from the same configuration and content.
 
-    Raises ConfigError (a column or path that the configuration names wrongly), DataError (unreadable files, too many
-    bad lines, nothing left) and DownloadError.
+    Every engine prepares the same bytes, so what one prepared is found by the others.
+
+    Raises ConfigError (a column or path that the configuration names wrongly, an engine that is not installed),
+    DataError (unreadable files, too many bad lines, nothing left) and DownloadError.
     """
     files = _fetch(config, data_dir / "downloads")
     directory = data_dir / "prepared" / f"{config.name}-{_key(config, files)}"
@@ -82,9 +87,9 @@ def prepare(config: DataConfig, data_dir: Path) -> PreparedData:
         work_dir, staging = Path(scratch) / "work", Path(scratch) / "prepared"
         work_dir.mkdir()
         staging.mkdir()
-        with DuckDBEngine(work_dir) as reader:
+        with DuckDBEngine(work_dir) as reader, _cleaning_engine(engine, reader) as cleaning_engine:
             staged = _stage(reader, _read(reader, config, files), config)
-            cleaned = clean(reader, staged, config, staging)
+            cleaned = clean(cleaning_engine, staged, config, staging)
         _write_description(staging, config.name, cleaned, staged.feature_names)
         _move(staging, directory)
     return load_prepared(directory)
@@ -165,6 +170,10 @@ def _stage(reader: DuckDBEngine, raw: RawData, config: DataConfig) -> StagedData
         users=None if users is None else stage(reader, users, identified_rows(users.rows, names.USER_ID), config),
         feature_names=raw.feature_names,
     )
+
+
+def _cleaning_engine(name: EngineName, reader: DuckDBEngine) -> AbstractContextManager[Engine]:
+    return SparkEngine(reader.work_dir) if name == "spark" else nullcontext(reader)
 
 
 def _key(config: DataConfig, files: Mapping[str, Path]) -> str:
