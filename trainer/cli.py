@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         data_overrides, train_overrides = _overrides(options)
         data_config = load_data_config(options.dataset, data_overrides)
         if options.command == "prepare":
-            prepared = prepare(data_config, settings.data_dir)
+            prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
             print(prepared.report.to_text())
             print(prepared.directory)
             return 0

@@ -70,7 +70,7 @@ def train_and_register(
 
 
 def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, *, if_needed: bool) -> RunResult:
-    prepared = prepare(data_config, settings.data_dir)
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()
@@ -124,7 +124,7 @@ def _help(data_config: DataConfig, config: TrainConfig, settings: Settings) -> N
     """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
     if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
         return
-    prepared = prepare(data_config, settings.data_dir)
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     checkpoints = settings.data_dir / "checkpoints" / training_fingerprint(prepared, config)
     fit_towers(encode(prepared, config, settings), config, on_epoch=unreported, checkpoints=checkpoints)
 
