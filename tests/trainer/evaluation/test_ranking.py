@@ -1,32 +1,11 @@
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from tandem.contract.vocabulary import MISSING_ROW
+from tests.trainer.evaluation.parts import Table, part_of
 from tests.trainer.small_dataset import dataset_of
-from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.parts import leave_last_out_part
 from trainer.evaluation.ranking import LIST_LENGTH, order_keys, rank_part
-
-
-class Table:
-    """Scores from a table, (users, items)."""
-
-    def __init__(self, table: npt.ArrayLike) -> None:
-        self.table = np.asarray(table, dtype=np.float32)
-
-    def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        return self.table[users]
-
-
-def part_of(known: list[list[int]], targets: dict[int, list[int]], *, num_items: int) -> Part:
-    return Part(
-        name="test",
-        known=dataset_of(known, num_items=num_items),
-        users=np.array(list(targets), dtype=np.int64),
-        target_offsets=np.concatenate([[0], np.cumsum([len(rows) for rows in targets.values()])]).astype(np.int64),
-        target_rows=np.array([row for rows in targets.values() for row in rows], dtype=np.int64),
-        target_ratings=np.full(sum(map(len, targets.values())), np.nan, dtype=np.float32),
-    )
 
 
 def test_ranks_and_lists_leave_out_the_history() -> None:
