@@ -12,6 +12,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from tandem.contract import names
@@ -78,12 +79,20 @@ class Registry:
             if error.error_code in _NOT_FOUND:
                 return None
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        return RegisteredVersion(
-            str(found.version),
-            found.tags.get(names.MODEL_VERSION_TAG, ""),
-            found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
-            str(found.source),
-        )
+        return _version_of(found)
+
+    def find(self, name: str) -> RegisteredVersion:
+        """The version of that number, or else under that alias. Raises RegistryError when there is none."""
+        model = self._settings.model_name
+        try:
+            if name.isdecimal():
+                return _version_of(self._client.get_model_version(model, name))
+            return _version_of(self._client.get_model_version_by_alias(model, name))
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                kind = "version" if name.isdecimal() else "alias"
+                raise RegistryError(f"{self._settings.registry_uri}: {model} has no {kind} {name!r}") from error
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
 
     @contextmanager
     def start_run(self, name: str) -> Iterator[Run]:
@@ -123,3 +132,12 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(directory)))
         except (MlflowException, OSError) as error:
             raise RegistryError(f"bundle of version {version.number}: {error}") from error
+
+
+def _version_of(found: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        str(found.version),
+        found.tags.get(names.MODEL_VERSION_TAG, ""),
+        found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
+        str(found.source),
+    )
