@@ -20,15 +20,17 @@ _WIDTH = 100
 _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
 
 
-def config_toml(config: BaseModel) -> str:
-    """A configuration as a TOML file, with what each key does as a comment above it."""
+def config_toml(config: BaseModel, *, explained: bool = True) -> str:
+    """A configuration as a TOML file; `explained` puts what each key does as a comment above it."""
     parts = []
     for section, section_field in type(config).model_fields.items():
         values = getattr(config, section)
-        lines = [*_comment(type(values).__doc__ or section_field.description or ""), f"[{section}]"]
+        about = _comment(type(values).__doc__ or section_field.description or "") if explained else []
+        lines = [*about, f"[{section}]"]
         for name, field in type(values).model_fields.items():
             value = getattr(values, name)
-            lines += ["", *_comment(_explained(field))]
+            if explained:
+                lines += ["", *_comment(_explained(field))]
             lines.append(f"# {name} =" if value is None else f"{name} = {_toml_value(value)}")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainer.report.contents import Measured, RunReport
 from trainer.report.plots import embedding_map, learning_curves, metric_by_segment, plotly_js, recall_against_latency
 from trainer.report.rendering import render
@@ -33,6 +35,6 @@ def report_html(report: RunReport) -> str:
     )
 
 
-def metric_names(measured: tuple[Measured, ...]) -> list[str]:
+def metric_names(measured: Sequence[Measured]) -> list[str]:
     """The metrics that any of the models has, in their order."""
     return list(dict.fromkeys(name for model in measured for name in model.metrics))
