@@ -25,9 +25,9 @@ class IALS:
     num_factors: int = 64
     """Width of user and item vectors."""
     regularization: float = 1.0
-    """L2 penalty of the vectors. implicit's own default of 0.01 overfits on sparse data."""
+    """L2 penalty of the vectors. implicit's own default of 0.01 overfits sparse data."""
     alpha: float = 5.0
-    """Confidence of an interaction; that of a pair without one is 1. At implicit's own default of 1 both weigh alike."""
+    """Confidence of an interaction; that of a pair without one is 1."""
     num_iterations: int = 15
     """Sweeps over users and items."""
     recency_tau: float | None = None

@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours: cosine of the items' users, with shrinkage (Sarwar et al., WWW 2001; Bell and Koren)."""
+"""Item-based nearest neighbours: the cosine of items' users (Sarwar et al., WWW 2001), with shrinkage."""
 
 from __future__ import annotations
 

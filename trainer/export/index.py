@@ -67,6 +67,12 @@ def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.flo
     return rows
 
 
+def inner_products(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What a flat index computes, of every item instead of the best: (queries, dim), (items, dim) -> (queries, items)."""
+    products: npt.NDArray[np.float32] = faiss.pairwise_distances(queries, item_vectors, faiss.METRIC_INNER_PRODUCT)
+    return products
+
+
 def nearest_items(
     vectors: npt.NDArray[np.float32], k: int, *, max_exact_items: int = MAX_EXACT_NEIGHBOUR_ITEMS
 ) -> npt.NDArray[np.int32]:
