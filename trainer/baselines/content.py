@@ -14,17 +14,15 @@ from trainer.dataset import Dataset
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Items by their similarity to the weighted sum of the history; interactions of other users count nothing."""
+    """Items by their similarity to the sum of the history; interactions of other users count nothing."""
 
     name: str
     similarities: HistoryModel
     """Known before anything is fitted."""
-    recency_tau: float | None = 5.0
-    """Weights of the history when scoring; None: all events alike."""
 
     def fit(self, known: Dataset) -> HistoryScorer:
         """Nothing is learned."""
-        return HistoryScorer(known=known, model=self.similarities, recency_tau=self.recency_tau)
+        return HistoryScorer(known=known, model=self.similarities)
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,21 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import lapack
 
-from trainer.baselines.histories import HistoryScorer, with_recency
+from trainer.baselines.histories import HistoryScorer
 from trainer.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
+
+
+_BLOCK = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ease:
     """Each item as a weighted sum of the others in the history; the weights minimise the squared error."""
 
+    name: str = "EASE"
     l2: float = 200.0
     """Regularisation, in interactions: higher for sparse data."""
-    recency_tau: float | None = None
-    """Weights of the history when scoring; None: all events alike."""
-
-    @property
-    def name(self) -> str:
-        """Name in reports."""
-        return with_recency("EASE", self.recency_tau)
 
     def fit(self, known: Dataset) -> HistoryScorer:
         """Inverts the matrix of co-occurrences, in float64: (items, items), so 12,000 items take about 1.2 GB."""
@@ -39,7 +36,7 @@ class Ease:
         weights /= -np.diag(weights).copy()
         np.fill_diagonal(weights, 0.0)
         model = LinearItems(items, np.ascontiguousarray(weights, dtype=np.float32), len(known.catalogue))
-        return HistoryScorer(known=known, model=model, recency_tau=self.recency_tau)
+        return HistoryScorer(known=known, model=model)
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,9 @@ def _inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if failed:
         raise ValueError("not positive definite: l2 must be greater than 0")
     inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
-    upper = np.triu_indices_from(inverse, 1)
-    inverse[upper] = inverse.T[upper]
+    for first in range(0, len(inverse), _BLOCK):  # LAPACK leaves the upper half as it was
+        last = min(first + _BLOCK, len(inverse))
+        inverse[first:last, last:] = inverse[last:, first:last].T
+        block = inverse[first:last, first:last]
+        block[...] = np.tril(block) + np.tril(block, -1).T
     return inverse

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from trainer.baselines.histories import HistoryScorer, with_recency
+from trainer.baselines.histories import HistoryScorer
 from trainer.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
@@ -22,6 +22,7 @@ from trainer.features.interaction_matrix import interaction_matrix
 class IALS:
     """Users are solved for anew from their weighted histories when they are scored."""
 
+    name: str = "iALS"
     num_factors: int = 64
     """Width of user and item vectors."""
     regularization: float = 1.0
@@ -30,15 +31,8 @@ class IALS:
     """Confidence of an interaction; that of a pair without one is 1."""
     num_iterations: int = 15
     """Sweeps over users and items."""
-    recency_tau: float | None = None
-    """Weights of the history when scoring; None: all events alike."""
     seed: int = 0
     """Of the first factors."""
-
-    @property
-    def name(self) -> str:
-        """Name in reports."""
-        return with_recency("iALS", self.recency_tau)
 
     def fit(self, known: Dataset) -> HistoryScorer:
         """Factorises the binary matrix."""
@@ -55,7 +49,7 @@ class IALS:
                 random_state=self.seed,
             )
             als.fit(interaction_matrix(known), show_progress=False)
-        return HistoryScorer(known=known, model=Factors(als), recency_tau=self.recency_tau)
+        return HistoryScorer(known=known, model=Factors(als))
 
 
 @dataclass(frozen=True)

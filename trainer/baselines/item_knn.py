@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from trainer.baselines.histories import HistoryScorer, with_recency
+from trainer.baselines.histories import HistoryScorer
 from trainer.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
@@ -17,17 +17,11 @@ from trainer.features.interaction_matrix import interaction_matrix
 class ItemKNN:
     """An item scores the sum of its similarities to the history, over the neighbours that each of those keeps."""
 
+    name: str = "ItemKNN"
     num_neighbours: int = 200
     """Most similar items kept with each item."""
     shrinkage: float = 10.0
     """Added to the denominator of the cosine: similarities that rest on few users count less."""
-    recency_tau: float | None = None
-    """Weights of the history when scoring; None: all events alike."""
-
-    @property
-    def name(self) -> str:
-        """Name in reports."""
-        return with_recency("ItemKNN", self.recency_tau)
 
     def fit(self, known: Dataset) -> HistoryScorer:
         """Similarities of all pairs of items that share a user."""
@@ -39,7 +33,7 @@ class ItemKNN:
         rows = np.repeat(np.arange(len(counts)), np.diff(similarities.indptr))
         similarities.data /= np.sqrt(counts[rows] * counts[similarities.indices]) + np.float32(self.shrinkage)
         neighbours = _largest_of_rows(similarities, self.num_neighbours)
-        return HistoryScorer(known=known, model=Neighbours(neighbours), recency_tau=self.recency_tau)
+        return HistoryScorer(known=known, model=Neighbours(neighbours))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Matrix factorisation of ratings with biases ("SVD" of the Netflix prize; Koren, Bell and Volinsky, IEEE Computer 2009).
+"""Matrix factorisation of ratings with biases ("SVD" of the Netflix prize; Koren et al., IEEE Computer 2009).
 
 The only module that imports scikit-surprise. It predicts ratings, which RMSE and MAE measure; which items someone will
 choose it was never asked, so its rankings are weak.

@@ -68,7 +68,7 @@ def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.flo
 
 
 def inner_products(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What a flat index computes, of every item instead of the best: (queries, dim), (items, dim) -> (queries, items)."""
+    """What a flat index computes, for all items: (queries, dim), (items, dim) -> (queries, items) float32."""
     products: npt.NDArray[np.float32] = faiss.pairwise_distances(queries, item_vectors, faiss.METRIC_INNER_PRODUCT)
     return products
 
