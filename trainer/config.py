@@ -112,9 +112,9 @@ class ContentConfig(_Section):
     """Content vectors of items, from texts and categories; a data set with neither has none, and no blend."""
 
     dim: int = Field(default=64, ge=1, le=1024)
-    """Greatest width of content vectors. Raise it for catalogues with hundreds of categories and little text."""
-    category_weight: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of categories in the similarity of two items that have text and categories; text has the rest."""
+    """Greatest width of content vectors. More tells items apart better, and costs memory in proportion."""
+    tf_idf_weight: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of words and categories (TF-IDF) in the similarity of two items; the text encoder has the rest."""
     num_neighbours: int = Field(default=20, ge=1, le=200)
     """Most similar items stored with each item, from which serving takes candidates."""
 

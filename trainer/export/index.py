@@ -112,6 +112,12 @@ def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.flo
     return rows
 
 
+def inner_products(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """What a flat index computes, for all items: (queries, dim), (items, dim) -> (queries, items) float32."""
+    products: npt.NDArray[np.float32] = faiss.pairwise_distances(queries, item_vectors, faiss.METRIC_INNER_PRODUCT)
+    return products
+
+
 def nearest_items(
     vectors: npt.NDArray[np.float32], k: int, *, max_exact_items: int = MAX_EXACT_NEIGHBOUR_ITEMS
 ) -> npt.NDArray[np.int32]:
