@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -46,6 +47,7 @@ _COMMANDS: Mapping[str, Command] = {
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit status: 0, 1 for a run that failed, 2 for a wrong argument or setting."""
     options = build_parser().parse_args(arguments)
+    options.command_line = shlex.join(["python", "-m", "trainer", *arguments])
     try:
         settings = load_settings()
         _configure_logs(settings)

@@ -33,6 +33,8 @@ class RegisteredVersion:
     training_fingerprint: str
     """Of the data and the configuration it was trained with."""
     source: str
+    run_id: str
+    """The MLflow run that registered it."""
 
 
 class Run:
@@ -53,6 +55,10 @@ class Run:
     def log_text(self, text: str, name: str) -> None:
         """Logs a text file."""
         mlflow.log_text(text, name)
+
+    def log_directory(self, directory: Path, name: str) -> None:
+        """Logs a folder's files under a name."""
+        mlflow.log_artifacts(str(directory), name)
 
     def log_bundle(self, directory: Path) -> str:
         """Logs the bundle's files; returns their artifact URI."""
@@ -119,7 +125,7 @@ class Registry:
             run_id=run.run_id,
             tags={names.MODEL_VERSION_TAG: model_version, TRAINING_FINGERPRINT_TAG: training_fingerprint},
         )
-        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source)
+        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source, run.run_id)
 
     def promote(self, version: RegisteredVersion) -> None:
         """Moves the alias to a version."""
@@ -133,6 +139,17 @@ class Registry:
         except (MlflowException, OSError) as error:
             raise RegistryError(f"bundle of version {version.number}: {error}") from error
 
+    def download_artifacts(self, version: RegisteredVersion, name: str, directory: Path) -> Path:
+        """A copy of what the run of a version logged under a name. Raises RegistryError where it logged none."""
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            found = mlflow.artifacts.download_artifacts(
+                run_id=version.run_id, artifact_path=name, dst_path=str(directory)
+            )
+        except (MlflowException, OSError) as error:
+            raise RegistryError(f"version {version.number} has no {name}: {error}") from error
+        return Path(found)
+
 
 def _version_of(found: ModelVersion) -> RegisteredVersion:
     return RegisteredVersion(
@@ -140,4 +157,5 @@ def _version_of(found: ModelVersion) -> RegisteredVersion:
         found.tags.get(names.MODEL_VERSION_TAG, ""),
         found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
         str(found.source),
+        str(found.run_id or ""),
     )

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from trainer.baselines.content import Content, DenseContent, SparseContent
 from trainer.baselines.ease import Ease
 from trainer.baselines.histories import FitOnce, HistoryBaseline, WithRecency
-from trainer.baselines.hybrid import Hybrid
 from trainer.baselines.ials import IALS
 from trainer.baselines.item_knn import ItemKNN
 from trainer.baselines.popularity import Popularity
@@ -70,7 +69,8 @@ def all_baselines(
     content = item_content(dataset, text_embeddings)
     once = {learner: FitOnce(learner) for learner in _learners(chosen)}
     ease, ials = (
-        WithRecency(once[recency.baseline], recency.recency_tau) for recency in (chosen.ease_recency, chosen.ials_recency)
+        WithRecency(once[recency.baseline], recency.recency_tau)
+        for recency in (chosen.ease_recency, chosen.ials_recency)
     )
     baselines: list[Baseline] = [Popularity()]
     if not np.isnan(dataset.ratings).all():

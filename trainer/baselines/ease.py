@@ -13,7 +13,6 @@ from trainer.baselines.histories import HistoryScorer
 from trainer.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
-
 _BLOCK = 1_024
 
 

@@ -21,19 +21,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--if-needed", action="store_true", help="end early when the champion came from the same data and configuration"
     )
     parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="PATH",
-        help="write the run's HTML report to PATH too; it is logged to MLflow anyway",
+        "--baselines",
+        choices=("auto", "all", "popularity"),
+        default="auto",
+        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="PATH", help="write the HTML report to PATH too; it is logged to MLflow anyway"
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Trains; the last line of the output is one JSON object for the next program."""
     config_of_data, config = data_config(options), train_config(options)
-    from trainer.run import train_and_register
+    from trainer.run import RunOptions, train_and_register
 
-    result = train_and_register(config_of_data, config, settings, if_needed=options.if_needed)
+    run_options = RunOptions(
+        if_needed=options.if_needed,
+        baselines=options.baselines,
+        report_path=options.report,
+        command=options.command_line,
+    )
+    result = train_and_register(config_of_data, config, settings, run_options)
     if result.decision is not None:
         print(result.prepared.report.to_text(), result.decision, sep="\n", file=sys.stderr)
     print(

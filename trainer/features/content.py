@@ -83,7 +83,7 @@ def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> 
         return _unit(features.toarray() if sparse.issparse(features) else features)
     sample = np.sort(np.random.default_rng(0).permutation(num_items)[:MAX_FIT_ITEMS])
     svd = TruncatedSVD(dim, random_state=0).fit(features[sample])
-    vectors = np.empty((num_items, dim), dtype=np.float32)
+    vectors = np.empty((num_items, len(svd.components_)), dtype=np.float32)
     for start in range(0, num_items, _BATCH_ITEMS):
         vectors[start : start + _BATCH_ITEMS] = svd.transform(features[start : start + _BATCH_ITEMS])
     return _unit(vectors)

@@ -3,44 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from trainer.evaluation.metrics import Interval
+from trainer.evaluation.comparison import Comparison
 from trainer.export.index import IndexPoint
 from trainer.training.fit import EpochReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One model or baseline on the test items."""
-
-    name: str
-    metrics: Mapping[str, Interval]
-    """By name, as "ndcg@10"; the interval is over users, 95 %."""
-    segments: Mapping[str, Segment] = field(default_factory=dict)
-    """By name, as "users: cold"."""
-    whole_lists: Mapping[str, float] = field(default_factory=dict)
-    """What has no mean over users, by name: coverage, Gini index and the like."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """A part of the users or of the items."""
-
-    num_users: int
-    """Users that were evaluated in it."""
-    metrics: Mapping[str, Interval]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """What the model has over one baseline for the same users: a paired comparison."""
-
-    baseline: str
-    metric: str
-    interval: Interval
-    p_value: float | None = None
-    """Of the paired test; None where only the interval was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +50,10 @@ class RunReport:
     model_version: str
     created_at: str
     """ISO 8601, UTC."""
-    protocol: str
-    """How the test items were chosen and ranked, in a sentence."""
-    num_test_users: int
     facts: Mapping[str, str]
     """Of data, model and index, in the order in which they are shown."""
-    measured: tuple[Measured, ...]
-    """The model as it is served comes first."""
-    differences: tuple[Difference, ...]
+    comparison: Comparison
+    """Test metrics; the model as it is served comes first, and is compared with the best of the others."""
     epochs: tuple[EpochReport, ...]
     best_epoch: int
     index_points: tuple[IndexPoint, ...]

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from trainer.report.contents import Measured, RunReport
+from trainer.evaluation.comparison import SEGMENT_METRIC, TABLE_METRICS
+from trainer.evaluation.metrics import BOOTSTRAP_DRAWS
+from trainer.report.contents import RunReport
 from trainer.report.plots import embedding_map, learning_curves, metric_by_segment, plotly_js, recall_against_latency
 from trainer.report.rendering import render
-
-SEGMENT_METRIC = "ndcg@10"
 
 
 def report_html(report: RunReport) -> str:
     """The page. Sections of which nothing was measured are left out."""
+    comparison = report.comparison
     figures = {}
     if report.epochs:
         figures["learning"] = learning_curves(report.epochs, report.best_epoch)
-    with_segments = [model for model in report.measured if model.segments]
-    if with_segments:
-        figures["segments"] = metric_by_segment(with_segments, SEGMENT_METRIC)
+    if any(comparison.segments.values()):
+        figures["segments"] = metric_by_segment(comparison.segments, SEGMENT_METRIC)
     if report.index_points:
         figures["index"] = recall_against_latency(report.index_points, report.nprobe)
     if report.map_points:
         figures["map"] = embedding_map(report.map_points)
+    totals = {evaluation.name: evaluation.totals for evaluation in comparison.evaluations}
     return render(
         "report.html.j2",
         report=report,
-        metric_names=metric_names(report.measured),
-        whole_list_names=list(dict.fromkeys(name for model in report.measured for name in model.whole_lists)),
-        with_segments=with_segments,
+        comparison=comparison,
+        first=comparison.evaluations[0],
+        table_metrics=TABLE_METRICS,
+        all_metrics=list(next(iter(comparison.intervals.values()))),
+        totals=totals,
+        total_names=list(dict.fromkeys(name for values in totals.values() for name in values)),
         segment_metric=SEGMENT_METRIC,
+        bootstrap_draws=BOOTSTRAP_DRAWS,
         figures=figures,
         plotly_js=plotly_js(),
     )
-
-
-def metric_names(measured: Sequence[Measured]) -> list[str]:
-    """The metrics that any of the models has, in their order."""
-    return list(dict.fromkeys(name for model in measured for name in model.metrics))

@@ -6,14 +6,15 @@ Titles come from the outside, and plotly reads a little HTML in texts, so they a
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from trainer.evaluation.comparison import SegmentResult
 from trainer.evaluation.metrics import Interval
 from trainer.export.index import IndexPoint
-from trainer.report.contents import MapPoint, Measured
+from trainer.report.contents import MapPoint
 from trainer.training.fit import EpochReport
 
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "height": 380}
@@ -43,17 +44,16 @@ def learning_curves(epochs: Sequence[EpochReport], best_epoch: int) -> str:
     )
 
 
-def metric_by_segment(measured: Sequence[Measured], metric: str) -> str:
+def metric_by_segment(segments: Mapping[str, Mapping[str, SegmentResult]], metric: str) -> str:
     """One metric of every model in every segment, with intervals."""
     figure = go.Figure()
-    for model in measured:
-        named = {name: segment.metrics[metric] for name, segment in model.segments.items()}
-        intervals = list(named.values())
+    for model, results in segments.items():
+        intervals = [result.interval for result in results.values()]
         figure.add_bar(
-            x=[html.escape(name) for name in named],
+            x=[html.escape(name) for name in results],
             y=[interval.mean for interval in intervals],
             error_y=_error_bars(intervals),
-            name=html.escape(model.name),
+            name=html.escape(model),
         )
     return _json(figure, barmode="group", yaxis={"title": metric}, legend={"orientation": "h", "y": 1.15})
 

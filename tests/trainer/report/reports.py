@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from trainer.evaluation.metrics import Interval
+import numpy as np
+
+from trainer.evaluation.comparison import Comparison, compare
+from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
 from trainer.export.index import IndexPoint
-from trainer.report.contents import Difference, ExampleUser, ListedItem, MapPoint, Measured, RunReport, Segment
+from trainer.report.contents import ExampleUser, ListedItem, MapPoint, RunReport
 from trainer.training.fit import EpochReport
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 
+def small_comparison() -> Comparison:
+    """40 users with a target each: "as served" has it first for half of them, else tenth; popularity never."""
+    evaluations = [
+        Evaluation(
+            name=name,
+            protocol=FULL_RANKING,
+            part="test",
+            question="q",
+            ranks=np.array(ranks * 20),
+            target_offsets=np.arange(41),
+            num_known_events=np.array([2, 20] * 20),
+            head_targets=np.array([True, False] * 20),
+            list_metrics={"novelty@10": np.full(40, 3.0)},
+            totals=totals,
+        )
+        for name, ranks, totals in (
+            ("as served", [0, 9], {"coverage@10": 0.75}),
+            ("popularity", [70, 70], {"coverage@10": 0.1, "gini@10": 0.9}),
+        )
+    ]
+    return compare(evaluations, baseline="popularity")
+
+
 def small_report() -> RunReport:
-    segments = {
-        name: Segment(num_users=30, metrics={"ndcg@10": Interval(0.1, 0.05, 0.15)})
-        for name in ("users: cold", "users: warm")
-    }
     return RunReport(
         model_version="20260101-000000-000-abcdef12",
         created_at="2026-01-01T00:00:00+00:00",
-        protocol="Leave-last-out, full ranking.",
-        num_test_users=60,
         facts={"data set": "checkerboard", "items": "24"},
-        measured=(
-            Measured(
-                name="as served",
-                metrics={"ndcg@10": Interval(0.5, 0.4, 0.6), "recall@10": Interval(0.7, 0.6, 0.8)},
-                segments=segments,
-                whole_lists={"coverage@10": 0.75},
-            ),
-            Measured(name="popularity", metrics={"ndcg@10": Interval(0.1, 0.05, 0.15)}, segments=segments),
-        ),
-        differences=(
-            Difference(baseline="popularity", metric="ndcg@10", interval=Interval(0.4, 0.3, 0.5), p_value=0.001),
-        ),
+        comparison=small_comparison(),
         epochs=tuple(EpochReport(epoch, 3.0 / epoch, {"recall@10": epoch / 10}) for epoch in range(1, 5)),
         best_epoch=3,
         index_points=(

@@ -56,21 +56,20 @@ def page() -> str:
 
 def test_tables_and_figures_hold_the_numbers(page) -> None:
     parsed = _Page(page)
-    assert parsed.cells["metrics"][:7] == [
-        "ndcg@10",
-        "recall@10",
-        "as served",
-        "0.5000",
-        "0.4000 to 0.6000",
-        "0.7000",
-        "0.6000 to 0.8000",
-    ]
-    assert {"+0.4000", "+0.3000 to +0.5000", "0.0010"} <= set(parsed.cells["differences"])
-    assert parsed.cells["whole-lists"] == ["coverage@10", "as served", "0.7500"]
+    heads = [f"{name}@10" for name in ("precision", "recall", "hr", "map", "mrr", "ndcg")]
+    assert parsed.cells["metrics"][:8] == [*heads, "as served", "0.1000"]
+    assert "1.0000" in parsed.cells["metrics"]
+    assert parsed.cells["totals"][:4] == ["coverage@10", "gini@10", "as served", "0.7500"]
+    assert parsed.cells["totals"][4:7] == ["popularity", "0.1000", "0.9000"]
+    assert "+1.0000" in parsed.cells["differences"]
+    assert "+1.0000 to +1.0000, p 0.0001" in parsed.cells["differences"]
+    assert parsed.cells["segment-table"][:4] == ["segment", "users", "as served", "popularity"]
+    assert parsed.cells["segment-table"][4:7] == ["cold users", "20", "1.0000 [1.0000, 1.0000]"]
     assert parsed.figures.keys() == {"learning", "segments", "index", "map"}
     assert parsed.figures["learning"]["data"][0]["y"] == [3.0, 1.5, 1.0, 0.75]
     assert parsed.figures["index"]["data"][0]["x"] == [10.0, 15.0]
-    assert parsed.figures["segments"]["data"][0]["error_y"]["array"] == pytest.approx([0.05, 0.05])
+    assert parsed.figures["segments"]["data"][0]["x"] == ["cold users", "warm users", "head items", "tail items"]
+    assert parsed.figures["segments"]["data"][1]["y"] == [0.0] * 4
     assert parsed.cells["config"] == ["[fit]\nseed = 0"]
 
 
@@ -90,7 +89,7 @@ def test_the_page_needs_no_network(page) -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    bare = dataclasses.replace(small_report(), epochs=(), index_points=(), map_points=(), users=(), differences=())
+    bare = dataclasses.replace(small_report(), epochs=(), index_points=(), map_points=(), users=())
     parsed = _Page(report_html(bare))
     assert parsed.figures.keys() == {"segments"}
     assert "Example users" not in parsed.text
