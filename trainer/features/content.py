@@ -1,8 +1,8 @@
 """Content vectors: what texts and categories say of items, as short vectors whose inner product is a similarity.
 
 Words and categories are weighted by TF-IDF and reduced by a truncated SVD. Joined with the embeddings of a text
-encoder, if there is one, they are reduced once more. None of it is centred, so an item of which nothing is known stays zero.
-The only module that imports scikit-learn.
+encoder, if there is one, they are reduced once more. None of it is centred, so an item of which nothing is known stays
+zero. The only module that imports scikit-learn.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def rated_board():
 
 def test_svd_learns_ratings_of_pairs_it_has_not_seen() -> None:
     dataset = rated_board()
-    scorer = RatingSVD(num_factors=4, num_epochs=300, learning_rate=0.02).fit(dataset)
+    scorer = RatingSVD(num_factors=4, num_epochs=300, learning_rate=0.02, regularization=0.02).fit(dataset)
     users, items = (places.ravel() for places in np.meshgrid(np.arange(60), np.arange(20), indexing="ij"))
     unseen = interaction_matrix(dataset).toarray().ravel() == 0
     predicted = scorer.ratings(users[unseen], items[unseen])
