@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -10,73 +10,87 @@ import numpy.typing as npt
 from trainer.baselines.content import Content, DenseContent, SparseContent
 from trainer.baselines.ease import Ease
 from trainer.baselines.histories import FitOnce, HistoryBaseline, WithRecency
+from trainer.baselines.hybrid import Hybrid
 from trainer.baselines.ials import IALS
 from trainer.baselines.item_knn import ItemKNN
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.rating_svd import RatingSVD
-from trainer.dataset import Dataset
+from trainer.dataset import Catalogue, Dataset
 from trainer.evaluation.scorer import Baseline
 from trainer.features.content import tf_idf
+
+DEFAULT_TAU = 8.0
+"""Events: about as many of the newest count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Hyperparameters that validation may choose (see `trainer.baselines.tuning`); the defaults do without."""
+    """Hyperparameters that validation may choose (see `trainer.baselines.tuning`); the defaults do without it."""
 
-    item_knn: ItemKNN = ItemKNN()
-    item_knn_recency: WithRecency = WithRecency(ItemKNN(), 5.0)
-    ease: Ease = Ease()
-    ease_recency: WithRecency = WithRecency(Ease(), 5.0)
-    ials: IALS = IALS()
-    ials_recency: WithRecency = WithRecency(IALS(), 5.0)
-    content_tau: float = 10.0
-    """The tau of every content-based baseline."""
-    tf_idf_weight: float = 0.3
-    """Of TF-IDF in both hybrids, where EASE+recency has 1."""
-    ials_weight: float = 0.3
-    """Of iALS+recency in the hybrid of three."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ItemContent:
-    """What content-based baselines know of the items: (items, any width) float32, of length 1 or zero."""
-
-    tf_idf: HistoryBaseline | None
-    """None for a catalogue without words and categories, or where all items have the same."""
-    text: HistoryBaseline | None
-    """None without text embeddings."""
-
-
-def item_content(dataset: Dataset, text_embeddings: npt.NDArray[np.float32]) -> ItemContent:
-    """Content-based baselines; `text_embeddings` is (items, text_dim), where text_dim 0 means none."""
-    terms = tf_idf(dataset.catalogue)
-    return ItemContent(
-        tf_idf=Content(name="TF-IDF", similarities=SparseContent(terms)) if terms.nnz else None,
-        text=Content(name="Text embeddings", similarities=DenseContent(text_embeddings))
-        if text_embeddings.any()
-        else None,
-    )
+    item_knn: ItemKNN = field(default_factory=ItemKNN)
+    item_knn_recency: WithRecency = field(default_factory=lambda: WithRecency(ItemKNN(), DEFAULT_TAU))
+    ease: Ease = field(default_factory=Ease)
+    ease_recency: WithRecency = field(default_factory=lambda: WithRecency(Ease(), DEFAULT_TAU))
+    ials: IALS = field(default_factory=IALS)
+    ials_recency: WithRecency = field(default_factory=lambda: WithRecency(IALS(), DEFAULT_TAU))
+    tf_idf_tau: float = DEFAULT_TAU
+    text_tau: float = DEFAULT_TAU
+    hybrid_weight: float = 0.3
+    """Of TF-IDF beside EASE+recency, which has 1."""
+    hybrid_of_three_weights: tuple[float, float] = (0.3, 0.3)
+    """Of iALS+recency and TF-IDF beside EASE+recency, which has 1."""
 
 
 def all_baselines(
     dataset: Dataset, text_embeddings: npt.NDArray[np.float32], choices: Choices | None = None
 ) -> list[Baseline]:
-    """Every baseline that the data allow, weakest kind first; those that learn the same learn it once.
+    """Every baseline that the data allow; those that learn the same share what they learned.
 
-    Without ratings there is no SVD of ratings, without content no content-based baseline and no hybrid with it.
+    `text_embeddings` is (items, text_dim), where text_dim 0 means none. Without ratings there is no SVD of ratings,
+    without content nothing based on it.
     """
     chosen = choices or Choices()
-    content = item_content(dataset, text_embeddings)
-    once = {learner: FitOnce(learner) for learner in _learners(chosen)}
-    ease, ials = (
-        WithRecency(once[recency.baseline], recency.recency_tau)
-        for recency in (chosen.ease_recency, chosen.ials_recency)
-    )
-    baselines: list[Baseline] = [Popularity()]
+    learners: dict[HistoryBaseline, HistoryBaseline] = {}
+
+    def once(learner: HistoryBaseline) -> HistoryBaseline:
+        return learners.setdefault(learner, FitOnce(learner))
+
+    def recency_once(recency: WithRecency) -> WithRecency:
+        return WithRecency(once(recency.baseline), recency.recency_tau)
+
+    ease, ials = recency_once(chosen.ease_recency), recency_once(chosen.ials_recency)
+    baselines: list[Baseline] = [
+        Popularity(),
+        once(chosen.item_knn),
+        recency_once(chosen.item_knn_recency),
+        once(chosen.ease),
+        ease,
+        once(chosen.ials),
+        ials,
+    ]
     if not np.isnan(dataset.ratings).all():
         baselines.append(RatingSVD())
-    content_based = [
-        WithRecency(baseline, chosen.content_tau) for baseline in (content.text, content.tf_idf) if baseline is not None
-    ]
-    baselines += content_based
+    if (text := text_content(text_embeddings)) is not None:
+        baselines.append(WithRecency(text, chosen.text_tau))
+    if (words := tf_idf_content(dataset.catalogue)) is not None:
+        content = WithRecency(words, chosen.tf_idf_tau)
+        ials_weight, content_weight = chosen.hybrid_of_three_weights
+        baselines += [
+            content,
+            Hybrid(parts=((ease, 1.0), (content, chosen.hybrid_weight))),
+            Hybrid(parts=((ease, 1.0), (ials, ials_weight), (content, content_weight))),
+        ]
     return baselines
+
+
+def tf_idf_content(catalogue: Catalogue) -> Content | None:
+    """By words and categories; None where they tell no items apart."""
+    terms = tf_idf(catalogue)
+    return Content(name="TF-IDF", similarities=SparseContent(terms)) if terms.shape[1] else None
+
+
+def text_content(text_embeddings: npt.NDArray[np.float32]) -> Content | None:
+    """By text embeddings, (items, text_dim) float32; None without any."""
+    return (
+        Content(name="Text embeddings", similarities=DenseContent(text_embeddings)) if text_embeddings.any() else None
+    )

@@ -63,7 +63,7 @@ def _inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     factor, failed = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
     if failed:
         raise ValueError("not positive definite: l2 must be greater than 0")
-    inverse, _ = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    inverse: npt.NDArray[np.float64] = lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
     for first in range(0, len(inverse), _BLOCK):  # LAPACK leaves the upper half as it was
         last = min(first + _BLOCK, len(inverse))
         inverse[first:last, last:] = inverse[last:, first:last].T

@@ -23,11 +23,11 @@ class RatingSVD:
     name: str = "SVD of ratings"
     num_factors: int = 100
     """Width of user and item vectors."""
-    num_epochs: int = 20
+    num_epochs: int = 40
     """Passes over all ratings."""
-    learning_rate: float = 0.005
+    learning_rate: float = 0.01
     """Step of gradient descent."""
-    regularization: float = 0.02
+    regularization: float = 0.1
     """L2 penalty of biases and vectors."""
     seed: int = 0
     """Of the first vectors."""

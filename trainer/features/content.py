@@ -1,8 +1,8 @@
 """Content vectors: what texts and categories say of items, as short vectors whose inner product is a similarity.
 
-Words and categories are weighted by TF-IDF and reduced by a truncated SVD; joined with the embeddings of a text encoder,
-where there is one, they are reduced once more. None of it is centred, so an item of which nothing is known stays zero.
-The only module that imports scikit-learn.
+Words and categories are weighted by TF-IDF and reduced by a truncated SVD. Joined with the embeddings of a text
+encoder, if there is one, they are reduced once more. None of it is centred, so an item of which nothing is known stays
+zero. The only module that imports scikit-learn.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> 
 
     num_items, width = features.shape
     if width <= dim:
-        return _unit(features.toarray() if sparse.issparse(features) else features)
+        return _unit(features if isinstance(features, np.ndarray) else features.toarray())
     sample = np.sort(np.random.default_rng(0).permutation(num_items)[:MAX_FIT_ITEMS])
     svd = TruncatedSVD(dim, random_state=0).fit(features[sample])
     vectors = np.empty((num_items, len(svd.components_)), dtype=np.float32)
