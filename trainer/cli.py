@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from tandem.contract.errors import ContractError
-from trainer.commands import evaluate, export, features, prepare, train
+from trainer.commands import compare, evaluate, export, features, prepare, train
 from trainer.errors import ConfigError, TrainerError
 from trainer.settings import Settings, load_settings
 
@@ -40,6 +40,7 @@ _COMMANDS: Mapping[str, Command] = {
     "features": features,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "export": export,
 }
 

@@ -19,6 +19,8 @@ from tandem.contract import names
 from trainer.errors import RegistryError
 from trainer.settings import Settings
 
+EVALUATIONS = "evaluations"
+"""The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is what an unset alias raises
 

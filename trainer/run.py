@@ -22,16 +22,16 @@ from trainer.dataset import Dataset, first_user_id, leave_last_out
 from trainer.evaluation.blending import CHOICE_METRIC
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.comparison_text import comparison_text
-from trainer.evaluation.evaluation_files import save_evaluation
+from trainer.evaluation.evaluation_files import save_evaluations
 from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.evaluation.measure import BaselineChoice, baselines_for, measure
 from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.gate import GATE_METRIC, ChampionComparison, GateDecision, decide
 from trainer.onnx_runtime import OnnxTower
-from trainer.registry import RegisteredVersion, Registry, Run
+from trainer.registry import EVALUATIONS, RegisteredVersion, Registry, Run
 from trainer.report.build import build_report
 from trainer.report.html import report_html
-from trainer.report.measure import BaselineChoice, baselines_for, measure
 from trainer.report.model_card import CardContents, model_card
 from trainer.settings import Settings
 from trainer.training.fit import EpochReport
@@ -40,8 +40,7 @@ from trainer.training.train import Encoded, Trained, encode, train
 log = structlog.get_logger()
 
 REPORT_FILE = "report.html"
-EVALUATIONS = "evaluations"
-"""Names of the artifacts of a run."""
+"""Name of the report among a run's artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +215,7 @@ def _flat(config: dict[str, Any]) -> dict[str, object]:
 
 def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
     """What was measured, in full, for `compare` to put beside other runs; the table too, for people."""
-    for place, evaluation in enumerate(comparison.evaluations):
-        save_evaluation(evaluation, directory / f"{place:02d}")
+    save_evaluations(comparison.evaluations, directory)
     run.log_directory(directory, EVALUATIONS)
     run.log_text(comparison_text(comparison), "test_metrics.md")
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainConfig, load_train_config
 from trainer.config_help import config_toml, keys_text
 from trainer.data.config import DATA_FORMATS, DataConfig, load_data_config
 from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.evaluation.comparison import Comparison
 
 _DATA_PREFIX = "data."
 
@@ -45,6 +49,30 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         action=_PrintTrainConfig,
         help="print every key with its default as a TOML file that --config takes, and exit",
     )
+
+
+def add_baselines_argument(parser: argparse.ArgumentParser) -> None:
+    """Which baselines test metrics stand beside."""
+    parser.add_argument(
+        "--baselines",
+        choices=("auto", "all", "popularity"),
+        default="auto",
+        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity (default: %(default)s)",
+    )
+
+
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    """Where figures are written beside being printed."""
+    parser.add_argument("--output", type=Path, metavar="PATH", help="write PATH.json and PATH.md too")
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """What `--output` means for a comparison."""
+    from trainer.evaluation.comparison_text import comparison_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n")
+    Path(f"{path}.md").write_text(f"{comparison_text(comparison)}\n")
 
 
 def data_config(options: argparse.Namespace) -> DataConfig:

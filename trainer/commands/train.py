@@ -7,7 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.commands.arguments import add_config_arguments, add_data_arguments, data_config, train_config
+from trainer.commands.arguments import (
+    add_baselines_argument,
+    add_config_arguments,
+    add_data_arguments,
+    data_config,
+    train_config,
+)
 from trainer.settings import Settings
 
 SUMMARY = "prepare, train, export, register, and promote past the gate"
@@ -20,12 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--if-needed", action="store_true", help="end early when the champion came from the same data and configuration"
     )
-    parser.add_argument(
-        "--baselines",
-        choices=("auto", "all", "popularity"),
-        default="auto",
-        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity (default: %(default)s)",
-    )
+    add_baselines_argument(parser)
     parser.add_argument(
         "--report", type=Path, metavar="PATH", help="write the HTML report to PATH too; it is logged to MLflow anyway"
     )

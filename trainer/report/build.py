@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
+from trainer.evaluation.measure import TestResult
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import recall_and_latency
 from trainer.onnx_runtime import OnnxTower
 from trainer.report.contents import RunReport
 from trainer.report.gather import example_users, map_points
-from trainer.report.measure import TestResult
 from trainer.report.model_card import CardContents
 from trainer.training.fit import EpochReport
 

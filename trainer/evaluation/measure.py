@@ -1,4 +1,4 @@
-"""Test metrics of a trained model as it will be served, beside its two towers alone and the baselines."""
+"""Test metrics of a model as it is served, beside its two towers alone and the baselines."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tandem.contract import names
+from tandem.contract.bundle import Bundle
+from tandem.contract.manifest import BlendSpec
 from trainer.baselines.catalogue import all_baselines
 from trainer.baselines.popularity import Popularity
 from trainer.dataset import leave_last_out
@@ -19,7 +21,10 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.sampled import evaluate_sampled
 from trainer.evaluation.scorer import Baseline, Scorer
+from trainer.evaluation.scoring import ScoringModel
+from trainer.onnx_runtime import OnnxTower
 from trainer.training.train import Encoded, Trained, scoring_model
 
 BaselineChoice = Literal["auto", "all", "popularity"]
@@ -53,30 +58,42 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
 
 
 def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline]) -> TestResult:
-    """Scores the test items of leave-last-out by full ranking, once for each scorer."""
+    """The test items of leave-last-out under a model that was just trained."""
+    model = scoring_model(trained.model, encoded)
+    blend = None
+    if trained.content_weight is not None:
+        calibrated = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model)
+        blend = replace(calibrated, content_weight=trained.content_weight)
+    return _measure(model, blend, encoded, baselines, sampled=False)
+
+
+def measure_bundle(
+    bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
+) -> TestResult:
+    """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    return _measure(model, bundle.manifest.blend, encoded, baselines, sampled=sampled)
+
+
+def _measure(
+    model: ScoringModel, blend: BlendSpec | None, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool
+) -> TestResult:
     part = leave_last_out_part(encoded.dataset, skip=0)
-    scorers = _model_scorers(trained, encoded, part)
+    scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
+    if blend is not None:
+        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
     for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline"):
         scorers[baseline.name] = baseline.fit(part.known)
-    evaluations = [
-        evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors)
-        for name, scorer in tqdm(scorers.items(), desc="ranking the test items", unit="model")
-    ]
-    strongest = best_of(evaluations[1:])
-    return TestResult(part=part, comparison=compare(evaluations, baseline=strongest), scorers=scorers)
+    evaluations = []
+    for name, scorer in tqdm(scorers.items(), desc="ranking the test items", unit="model"):
+        if sampled:
+            evaluations.append(evaluate_sampled(part, scorer, encoded.dataset, name=name))
+        else:
+            evaluations.append(evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors))
+    return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
 
 
 def best_of(evaluations: Sequence[Evaluation]) -> str:
-    """The name of the evaluation with the highest SEGMENT_METRIC; the two towers are part of the model, not a rival."""
-    rivals = [evaluation for evaluation in evaluations if evaluation.name != TWO_TOWERS]
+    """The name of the evaluation with the highest SEGMENT_METRIC; the two towers are part of a model, not a rival."""
+    rivals = [evaluation for evaluation in evaluations if TWO_TOWERS not in evaluation.name]
     return max(rivals, key=lambda evaluation: evaluation.means()[SEGMENT_METRIC]).name
-
-
-def _model_scorers(trained: Trained, encoded: Encoded, part: Part) -> dict[str, Scorer]:
-    model = scoring_model(trained.model, encoded)
-    two_towers = ModelScorer(part.known, model, None)
-    if trained.content_weight is None:
-        return {SERVED: two_towers}
-    calibrated = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model)
-    blend = replace(calibrated, content_weight=trained.content_weight)
-    return {SERVED: ModelScorer(part.known, model, blend), TWO_TOWERS: two_towers}
