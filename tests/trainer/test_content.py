@@ -48,7 +48,7 @@ def test_without_reduction_similarities_are_tf_idf_cosines() -> None:
 
 
 def test_words_of_titles_count_without_an_encoder_and_are_not_categories() -> None:
-    catalogue = _catalogue([[], [], ["red"], ["red"], []], ["Red lamp", "Lamp of RED glass", "Chair", "Desk", "?"])
+    catalogue = _catalogue([[], [], ["Red"], ["Red"], []], ["Red lamp", "Lamp of RED glass", "Chair", "Desk", "?"])
     vectors = content_vectors(catalogue, np.zeros((5, 0), np.float32), ContentConfig()).astype(np.float32)
     assert vectors[0] @ vectors[1] > 0.5
     assert vectors[:2] @ vectors[2:].T == pytest.approx(0.0, abs=1e-3)

@@ -66,7 +66,7 @@ def tf_idf(catalogue: Catalogue) -> sparse.csr_matrix:
     if not vocabulary:
         return sparse.csr_matrix((len(catalogue), 0), dtype=np.float32)
     vectorizer = TfidfVectorizer(
-        analyzer=lambda row: _terms(catalogue, row), vocabulary=sorted(vocabulary), dtype=np.float32
+        analyzer=lambda row: _terms(catalogue, row), vocabulary=sorted(vocabulary), lowercase=False, dtype=np.float32
     )
     return vectorizer.fit_transform(rows)
 
