@@ -64,7 +64,7 @@ class Dataset:
         return np.repeat(np.arange(len(self.user_ids)), self.lengths)
 
     def subset(self, kept: npt.NDArray[np.bool_]) -> Dataset:
-        """The events for which `kept`, (events,) bool, holds; users and items keep their rows, also those without one."""
+        """The events where `kept`, (events,) bool, holds; users and items keep their rows, also those without one."""
         counts = np.bincount(self.user_rows[kept], minlength=len(self.user_ids))
         return replace(
             self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,12 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> None:
         "means": evaluation.means(),
     }
     (directory / _JSON).write_text(json.dumps(described, indent=2) + "\n")
+
+
+def save_evaluations(evaluations: Sequence[Evaluation], directory: Path) -> None:
+    """Writes several below one directory, numbered in their order."""
+    for place, evaluation in enumerate(evaluations):
+        save_evaluation(evaluation, directory / f"{place:02d}")
 
 
 def load_evaluation(directory: Path) -> Evaluation:

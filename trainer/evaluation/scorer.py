@@ -24,7 +24,10 @@ class Scorer(Protocol):
 class Baseline(Protocol):
     """A method without towers, which the served model has to beat."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        ...
 
     def fit(self, known: Dataset) -> Scorer:
         """Learns from all events of `known`; the scorer reads users' histories from there too."""
