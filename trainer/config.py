@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tandem.contract.manifest import Similarity
 from tandem.contract.store import MAX_RECENT_EVENTS
+from trainer.config_errors import ConfigText, describe_problems, keys_of
 from trainer.errors import ConfigError
 
 
@@ -131,9 +132,9 @@ class ContentConfig(_Section):
     """Content vectors of items, from texts and categories; a data set with neither has none, and no blend."""
 
     dim: int = Field(default=64, ge=1, le=1024)
-    """Greatest width of content vectors. Raise it for catalogues with hundreds of categories and little text."""
-    category_weight: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of categories in the similarity of two items that have text and categories; text has the rest."""
+    """Greatest width of content vectors. More tells items apart better, and costs memory in proportion."""
+    tf_idf_weight: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of words and categories (TF-IDF) in the similarity of two items; the text encoder has the rest."""
     num_neighbours: int = Field(default=20, ge=1, le=200)
     """Most similar items stored with each item, from which serving takes candidates."""
 
@@ -173,31 +174,28 @@ class TrainConfig(_Section):
 def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:
     """Defaults, then the TOML file, then overrides such as {"fit.max_epochs": "5"}.
 
-    Raises ConfigError that names the key, and the line where the file cannot be parsed.
+    Raises ConfigError that names the file, the line, the key and what is allowed.
     """
     raw: dict[str, dict[str, object]] = {}
+    text = ""
     if path is not None:
         try:
-            raw = tomllib.loads(path.read_text())
+            text = path.read_text()
+            raw = tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     for key, value in overrides.items():
         section, _, name = key.partition(".")
         if not name:
             known = ", ".join(TrainConfig.model_fields)
-            raise ConfigError(f"{key}: write SECTION.NAME=VALUE, where SECTION is one of {known}")
-        raw.setdefault(section, {})[name] = value
+            raise ConfigError(f"override {key}: write SECTION.NAME=VALUE, where SECTION is one of {known}")
+        if not isinstance(raw.setdefault(section, {}), dict):
+            raise ConfigError(f"override {key}: {section} is not a section of {path}")
+        raw[section][name] = value
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(describe_validation_error(error)) from error
-
-
-def describe_validation_error(error: ValidationError) -> str:
-    """One line for each wrong key: where, what is wrong, what was given."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']} (given: {detail['input']!r})"
-        for detail in error.errors(include_url=False)
-    )
+        written = ConfigText(label=str(path or ""), text=text, overrides=overrides.keys())
+        raise ConfigError(describe_problems(error, written, lambda steps: keys_of(TrainConfig, steps))) from error

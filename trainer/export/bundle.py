@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,6 +34,11 @@ HELD_OUT_USERS = 1_000
 ITEM_BATCH = 4_096
 
 
+def no_model_card(_: Manifest) -> str:
+    """For a bundle without a model card."""
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportInputs:
     """What an export reads."""
@@ -51,6 +56,8 @@ class ExportInputs:
     """(items, content_dim) float16; None leaves the bundle without content and blend."""
     content_weight: float | None = None
     """Share of content in the blend; given exactly where there are content vectors."""
+    model_card: Callable[[Manifest], str] = no_model_card
+    """Writes the model card, knowing what the export measured."""
 
 
 def new_model_version(fingerprint: str) -> str:
@@ -118,6 +125,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             held_out_users=_held_out_users(inputs, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
+            model_card=inputs.model_card(manifest),
         )
         return write_bundle(directory, manifest, parts)
 

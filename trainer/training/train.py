@@ -98,9 +98,7 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
         dataset=dataset,
         schema=schema,
         item_tensors=item_tensors,
-        content_vectors=content_vectors(
-            dataset.catalogue.categories, schema.item_categories, embeddings, config.content
-        ),
+        content_vectors=content_vectors(dataset.catalogue, embeddings, config.content),
     )
 
 
