@@ -80,7 +80,7 @@ def train_and_register(
     data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions
 ) -> RunResult:
     """The whole run."""
-    prepared = prepare(data_config, settings.data_dir)
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()

@@ -11,9 +11,16 @@
 | `raw`          | what a reader hands over                                                     |
 | `defects`      | which rows are bad, and why                                                  |
 | `line_numbers` | on which line of the file a row stands                                       |
+| `stage`        | one source file read once: typed rows, each with its defect                  |
 | `clean`        | what is kept, what is dropped and why                                        |
+| `k_core`       | users and items with enough interactions with each other                     |
+| `splits`       | which interactions are trained on, validate and test                         |
+| `split_files`  | splits on disk                                                               |
+| `profile`      | what a prepared data set looks like: sizes, long tail, lengths of histories  |
 | `text`         | expressions that clean text                                                  |
 | `report`       | the counts of what was dropped, and the bad lines                            |
 | `download`     | fetches http(s) files: resumed, verified                                     |
-| `engine`       | the DuckDB connection                                                        |
+| `engine`       | what cleaning asks of an engine                                              |
+| `duckdb_engine` | DuckDB: reads all files, cleans by default                                  |
+| `spark_engine` | Spark: cleans where TANDEM_ENGINE=spark                                      |
 """
