@@ -29,8 +29,10 @@ class TowersConfig(_Section):
     """Width of user and item vectors. More costs memory and search time in proportion."""
     history_length: int = Field(default=50, ge=1, le=MAX_RECENT_EVENTS)
     """Newest events the user tower reads. Raise it for users with long histories, at quadratic cost."""
+    user_tower: Literal["transformer", "mean"] = "transformer"
+    """What reads the history: a causal "transformer", or the "mean" of its events and a feed-forward layer."""
     num_layers: int = Field(default=2, ge=1, le=16)
-    """Transformer blocks of the user tower."""
+    """Blocks of the transformer."""
     num_heads: int = Field(default=2, ge=1, le=16)
     """Attention heads; must divide embedding_dim."""
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
@@ -41,6 +43,8 @@ class TowersConfig(_Section):
     """Share of item ids replaced by the out-of-vocabulary row while training. Higher: new items work better."""
     user_ids: bool = False
     """Whether the user tower reads an embedding of the user's id, beside the history."""
+    history_features: bool = False
+    """Whether the user tower reads how many events a user has, and how long they were away before the newest one."""
     similarity: Similarity = "cosine"
     """"cosine", vectors of length 1, or "dot"."""
     temperature: float = Field(default=0.07, gt=0.0)
@@ -85,16 +89,32 @@ class FitConfig(_Section):
     """Epochs over which the learning rate rises, and in which early stopping does not count."""
     patience: int = Field(default=6, ge=1)
     """Epochs without a better validation Recall@10 before training stops."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up: "constant", or falling along a "cosine" to 0 at `max_epochs`."""
+    max_minutes: float = Field(default=0.0, ge=0.0)
+    """Training ends with the epoch in which so many minutes are over, and keeps the best epoch; 0 is no limit. The
+    refit comes on top and takes at most as long."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """"bf16" runs the towers in mixed precision, weights and loss stay in float32; "auto" does so on a GPU."""
+    resume: bool = False
+    """Whether a run goes on from the checkpoint that a stopped one with the same data and configuration left."""
     max_gradient_norm: float = Field(default=1.0, gt=0.0)
     """Gradients are clipped to this norm."""
-    loss: Literal["auto", "full", "sampled"] = "auto"
-    """"full" softmax, "sampled" softmax with logQ correction, or "auto": full up to `full_softmax_max_items`."""
+    loss: Literal["auto", "full", "sampled", "in-batch", "mixed", "gbce"] = "auto"
+    """"full" softmax; softmax over "sampled", "in-batch" or "mixed" (in-batch and uniform) negatives with logQ
+    correction; "gbce", the generalised binary cross-entropy of gSASRec, made for the similarity "dot"; or "auto": full
+    up to `full_softmax_max_items`, else sampled."""
     full_softmax_max_items: int = Field(default=20_000, ge=1)
     """Largest catalogue for which "auto" takes the full softmax."""
     num_negatives: int = Field(default=1024, ge=1)
-    """Negatives a step draws for the sampled softmax."""
+    """Negatives a step draws, for the losses "sampled", "mixed" and "gbce"."""
     negative_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Negatives are drawn in proportion to popularity ** alpha: 0 is uniform."""
+    """Negatives of the loss "sampled" are drawn in proportion to popularity ** alpha: 0 is uniform."""
+    correct_targets: bool = True
+    """Whether the logQ correction is applied to the target too, as Yi et al. do: popular targets then weigh more. False
+    estimates the full softmax."""
+    gbce_t: float = Field(default=0.75, ge=0.0, le=1.0)
+    """Calibration of the loss "gbce": 1 gives probabilities, 0 the plain binary cross-entropy."""
     refit: bool = True
     """Whether the model that is served is trained anew on train + validation, for the number of epochs found."""
 

@@ -44,6 +44,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         command=options.command_line,
     )
     result = train_and_register(config_of_data, config, settings, run_options)
+    if result is None:  # a process of torchrun that helped; process 0 says what came of it
+        return 0
     if result.decision is not None:
         print(result.prepared.report.to_text(), result.decision, sep="\n", file=sys.stderr)
     print(

@@ -15,7 +15,7 @@ from trainer.onnx_runtime import OnnxTower
 from trainer.report.contents import RunReport
 from trainer.report.gather import example_users, map_points
 from trainer.report.model_card import CardContents
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 
 MAX_LATENCY_USERS = 300
 """Searches from which the latency of an index is told; every nprobe asks for all of them."""

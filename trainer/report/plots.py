@@ -15,7 +15,7 @@ from trainer.evaluation.comparison import SegmentResult
 from trainer.evaluation.metrics import Interval
 from trainer.export.index import IndexPoint
 from trainer.report.contents import MapPoint
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "height": 380}
 

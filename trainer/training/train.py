@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,10 @@ from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport, FitInputs, encode_items, fit, unreported
+from trainer.training import distributed
+from trainer.training.fit import FitInputs, FitResult, fit, unreported
+from trainer.training.progress import EpochReport
+from trainer.training.step import encode_items
 from trainer.training.windows import training_windows
 
 log = structlog.get_logger()
@@ -49,6 +53,10 @@ class Trained:
 
     model: TwoTowerModel
     best_epoch: int
+    interactions_per_second: float
+    """While the epochs were selected, without validation."""
+    peak_memory_bytes: int
+    """See `EpochReport.peak_memory_bytes`."""
     content_weight: float | None
     """Chosen on validation; None without content, where nothing is blended."""
     validation_by_content_weight: Mapping[float, float]
@@ -94,23 +102,31 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
     )
 
 
-def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:
-    """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
+@dataclass(frozen=True, kw_only=True)
+class FittedTowers:
+    """The model that validation selected, and the one that is served."""
 
-    Raises DataError when no user has enough interactions to validate on.
+    selected: FitResult
+    final: FitResult
+    """The refit; the same as `selected` without one."""
+
+
+def fit_towers(
+    encoded: Encoded,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[EpochReport], None],
+    checkpoints: Path | None = None,
+) -> FittedTowers:
+    """Selects the number of epochs on validation and refits on train + validation.
+
+    Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
+    without one there are none. Raises DataError when no user has enough interactions to validate on.
     """
     device = choose_device(config.fit.device)
     validation = leave_last_out(encoded.dataset, skip=1)
-    test = leave_last_out(encoded.dataset, skip=0)
     if len(validation.users) == 0:
         raise DataError("no user has three interactions, so nothing can be validated; bring more data")
-    log.info(
-        "training_started",
-        device=str(device),
-        users=len(encoded.dataset.user_ids),
-        items=len(encoded.dataset.catalogue),
-        interactions=len(encoded.dataset.item_rows),
-    )
     selected = fit(
         _fit_inputs(encoded, validation),
         config,
@@ -118,9 +134,46 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
         num_epochs=config.fit.max_epochs,
         validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
         on_epoch=on_epoch,
+        checkpoint_path=checkpoints and checkpoints / "selection.pt",
     )
+    if not config.fit.refit:
+        return FittedTowers(selected=selected, final=selected)
+    final = fit(
+        _fit_inputs(encoded, leave_last_out(encoded.dataset, skip=0)),
+        config,
+        device=device,
+        num_epochs=selected.best_epoch,
+        validate=None,
+        on_epoch=unreported,
+        checkpoint_path=checkpoints and checkpoints / "refit.pt",
+    )
+    return FittedTowers(selected=selected, final=final)
+
+
+def train(
+    encoded: Encoded,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[EpochReport], None],
+    checkpoints: Path | None = None,
+) -> Trained:
+    """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
+
+    See `fit_towers` for `checkpoints` and what is raised.
+    """
+    validation = leave_last_out(encoded.dataset, skip=1)
+    test = leave_last_out(encoded.dataset, skip=0)
+    log.info(
+        "training_started",
+        device=str(choose_device(config.fit.device)),
+        processes=distributed.num_processes(),
+        users=len(encoded.dataset.user_ids),
+        items=len(encoded.dataset.catalogue),
+        interactions=len(encoded.dataset.item_rows),
+    )
+    fitted = fit_towers(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
     choice = choose_content_weight(
-        encoded.dataset, validation, scoring_model(selected.model, encoded), config.ranker.content_weights
+        encoded.dataset, validation, scoring_model(fitted.selected.model, encoded), config.ranker.content_weights
     )
     if choice.content_weight is not None:
         log.info(
@@ -128,20 +181,12 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
             content_weight=choice.content_weight,
             validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
         )
-    final = selected
-    if config.fit.refit:
-        final = fit(
-            _fit_inputs(encoded, test),
-            config,
-            device=device,
-            num_epochs=selected.best_epoch,
-            validate=None,
-            on_epoch=unreported,
-        )
-    test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
+    test_served, test_two_tower = _test_metrics(fitted.final.model, encoded, test, choice.content_weight)
     trained = Trained(
-        model=final.model,
-        best_epoch=selected.best_epoch,
+        model=fitted.final.model,
+        best_epoch=fitted.selected.best_epoch,
+        interactions_per_second=fitted.selected.interactions_per_second,
+        peak_memory_bytes=max(fitted.selected.peak_memory_bytes, fitted.final.peak_memory_bytes),
         content_weight=choice.content_weight,
         validation_by_content_weight=choice.by_weight,
         validation=choice.metrics,
@@ -154,6 +199,8 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
     log.info(
         "model_evaluated",
         best_epoch=trained.best_epoch,
+        interactions_per_second=round(trained.interactions_per_second),
+        peak_memory_mib=trained.peak_memory_bytes >> 20,
         content_weight=trained.content_weight,
         **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
         **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
