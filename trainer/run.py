@@ -70,7 +70,7 @@ def train_and_register(
         trained = train(encoded, config, on_epoch=_log_epoch(run))
         inputs = _export_inputs(trained, encoded, prepared, model_version)
         bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
-        run.log_params(_blend_params(bundle))
+        run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
         run.log_metrics(_run_metrics(trained, bundle))
         source = run.log_bundle(bundle.directory)
         version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
@@ -137,6 +137,7 @@ def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, m
         metrics=trained.metrics(),
         content_vectors=encoded.content_vectors,
         content_weight=trained.content_weight,
+        ncf=trained.ncf,
     )
 
 
@@ -161,6 +162,7 @@ def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
             f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
             for weight, value in trained.validation_by_content_weight.items()
         },
+        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in trained.validation_by_ranker.items()},
         "best_epoch": float(trained.best_epoch),
         "index_recall_at_100": bundle.manifest.index.recall_at_100,
         "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,

@@ -24,8 +24,10 @@ from trainer.evaluation.scoring import ScoringModel
 from trainer.features.content import content_vectors
 from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
+from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
+from trainer.training.choose_ranker import FrozenTowers, choose_ranker
 from trainer.training.fit import EpochReport, FitInputs, encode_items, fit, unreported
 from trainer.training.windows import training_windows
 
@@ -53,13 +55,17 @@ class Trained:
     """Chosen on validation; None without content, where nothing is blended."""
     validation_by_content_weight: Mapping[float, float]
     """Validation NDCG@10 of every weight tried."""
+    ncf: NcfRanker | None
+    """What ranks in place of the blend; None where the blend does."""
+    validation_by_ranker: Mapping[str, float]
+    """Validation NDCG@10 of every kind of ranker tried."""
     validation: Mapping[str, PerUser]
     """Of the model that was selected on validation, which the refit replaces, ranked as served."""
     validation_two_tower: Mapping[str, PerUser]
     """Of the same model's two towers alone."""
     validation_popularity: Mapping[str, PerUser]
     test: Mapping[str, PerUser]
-    """Ranked as served: by the blend where there is one."""
+    """Ranked as served: by NCF or the blend where there is one."""
     test_two_tower: Mapping[str, PerUser]
     test_popularity: Mapping[str, PerUser]
 
@@ -130,6 +136,9 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
             content_weight=choice.content_weight,
             validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
         )
+    towers = FrozenTowers(encoded.dataset, scoring_model(selected.model, encoded), config, device)
+    ranker = choose_ranker(towers, validation, choice)
+    ncf = ranker.ncf
     final = selected
     if config.fit.refit:
         final = fit(
@@ -140,13 +149,20 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
             validate=None,
             on_epoch=unreported,
         )
+        towers = FrozenTowers(encoded.dataset, scoring_model(final.model, encoded), config, device)
+        if ranker.num_epochs is not None:
+            ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
     test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
+    if ncf is not None:
+        test_served = towers.ncf_metrics(test, ncf)
     trained = Trained(
         model=final.model,
         best_epoch=selected.best_epoch,
         content_weight=choice.content_weight,
         validation_by_content_weight=choice.by_weight,
-        validation=choice.metrics,
+        ncf=ncf,
+        validation_by_ranker=ranker.validation,
+        validation=ranker.metrics,
         validation_two_tower=choice.two_tower,
         validation_popularity=metrics_per_user(popularity_ranks(encoded.dataset, validation)),
         test=test_served,
@@ -157,6 +173,7 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
         "model_evaluated",
         best_epoch=trained.best_epoch,
         content_weight=trained.content_weight,
+        ranker="blend" if trained.ncf is None else "ncf",
         **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
         **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
         **{f"popularity_{name}": str(bootstrap_mean(values)) for name, values in trained.test_popularity.items()},
