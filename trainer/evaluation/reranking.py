@@ -65,7 +65,7 @@ class RankedModel:
         return cls(model=model, neighbours=neighbours, pair_scores=pair_scores)
 
     def scores_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:
-        """Scores of users in these states: (users, items) float32 in the model's rows, -inf where there is no candidate."""
+        """Scores of users in these states: (users, items) float32 in the model's rows, -inf where no candidate is."""
         scores = np.full((len(states), len(self.model.item_vectors)), -np.inf, dtype=np.float32)
         for start in range(0, len(states), BATCH_USERS):
             batch = slice(start, start + BATCH_USERS)

@@ -1,4 +1,4 @@
-"""Both towers and the ranker to ONNX with a dynamic batch, checked against PyTorch on inputs the export has not seen."""
+"""Towers and ranker to ONNX with a dynamic batch, checked against PyTorch on inputs the export has not seen."""
 
 from __future__ import annotations
 
