@@ -44,10 +44,9 @@ def _loyal_users() -> Dataset:
     """Users who stay in one group of items, of which half are much more popular."""
     generator = np.random.default_rng(4)
     weights = np.where(np.arange(NUM_ITEMS // NUM_GROUPS) % 2 == 0, 4.0, 1.0)
+    share = weights / weights.sum()
     histories = [
-        generator.choice(
-            np.flatnonzero(user % NUM_GROUPS == GROUPS), 10, replace=False, p=weights / weights.sum()
-        ).tolist()
+        generator.choice(np.flatnonzero(user % NUM_GROUPS == GROUPS), 10, replace=False, p=share).tolist()
         for user in range(150)
     ]
     return dataset_of(histories, num_items=NUM_ITEMS)
