@@ -152,16 +152,16 @@ class NcfConfig(_Section):
     """Dropout after every layer of the MLP."""
     item_id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of item ids that are hidden while training. Higher: new items are ranked better."""
-    num_hard_negatives: int = Field(default=16, ge=0, le=100)
+    num_hard_negatives: int = Field(default=24, ge=0, le=100)
     """Negatives of one example among the towers' best candidates."""
-    num_uniform_negatives: int = Field(default=16, ge=0, le=1000)
+    num_uniform_negatives: int = Field(default=8, ge=0, le=1000)
     """Negatives of one example among all items."""
-    max_examples: int = Field(default=50_000, ge=1)
+    max_examples: int = Field(default=20_000, ge=1)
     """Choices trained on, drawn among all. Each costs one run of the user tower before training."""
     batch_size: int = Field(default=256, ge=1)
     """Examples in one step."""
-    learning_rate: float = Field(default=1e-3, gt=0.0)
-    """Rate of AdamW."""
+    learning_rate: float = Field(default=2e-4, gt=0.0)
+    """Rate of AdamW. The frozen towers know their training choices by heart, so that long training misleads."""
     weight_decay: float = Field(default=1e-4, ge=0.0)
     """AdamW weight decay."""
     max_epochs: int = Field(default=20, ge=1)

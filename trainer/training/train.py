@@ -17,7 +17,7 @@ from trainer.data.prepare import PreparedData
 from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.blending import calibrate, choose_content_weight
+from trainer.evaluation.blending import WeightChoice, calibrate, choose_content_weight
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
@@ -27,8 +27,8 @@ from trainer.features.text import embed_texts
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
-from trainer.training.choose_ranker import FrozenTowers, choose_ranker
-from trainer.training.fit import EpochReport, FitInputs, encode_items, fit, unreported
+from trainer.training.choose_ranker import FrozenTowers, RankerChoice, choose_ranker
+from trainer.training.fit import EpochReport, FitInputs, FitResult, encode_items, fit, unreported
 from trainer.training.windows import training_windows
 
 log = structlog.get_logger()
@@ -102,14 +102,22 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
     )
 
 
-def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:
-    """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What validation chose, of a model that has seen the training part alone."""
 
-    Raises DataError when no user has enough interactions to validate on.
+    fit: FitResult
+    blend: WeightChoice
+    ranker: RankerChoice
+
+
+def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
+    """Trains on the training part and chooses epoch, blend and ranker on validation. Test items are not read.
+
+    What `on_epoch` raises ends the training. Raises DataError when no user has enough interactions to validate on.
     """
     device = choose_device(config.fit.device)
     validation = leave_last_out(encoded.dataset, skip=1)
-    test = leave_last_out(encoded.dataset, skip=0)
     if len(validation.users) == 0:
         raise DataError("no user has three interactions, so nothing can be validated; bring more data")
     log.info(
@@ -127,37 +135,47 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
         validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
         on_epoch=on_epoch,
     )
-    choice = choose_content_weight(
-        encoded.dataset, validation, scoring_model(selected.model, encoded), config.ranker.content_weights
-    )
+    model = scoring_model(selected.model, encoded)
+    choice = choose_content_weight(encoded.dataset, validation, model, config.ranker.content_weights)
     if choice.content_weight is not None:
         log.info(
             "content_weight_chosen",
             content_weight=choice.content_weight,
             validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
         )
-    towers = FrozenTowers(encoded.dataset, scoring_model(selected.model, encoded), config, device)
-    ranker = choose_ranker(towers, validation, choice)
-    ncf = ranker.ncf
-    final = selected
+    towers = FrozenTowers(encoded.dataset, model, config, device)
+    return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice))
+
+
+def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:
+    """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
+
+    Raises DataError when no user has enough interactions to validate on.
+    """
+    selected = select(encoded, config, on_epoch=on_epoch)
+    choice, ranker = selected.blend, selected.ranker
+    device = choose_device(config.fit.device)
+    validation = leave_last_out(encoded.dataset, skip=1)
+    test = leave_last_out(encoded.dataset, skip=0)
+    final, ncf = selected.fit, ranker.ncf
     if config.fit.refit:
         final = fit(
             _fit_inputs(encoded, test),
             config,
             device=device,
-            num_epochs=selected.best_epoch,
+            num_epochs=selected.fit.best_epoch,
             validate=None,
             on_epoch=unreported,
         )
-        towers = FrozenTowers(encoded.dataset, scoring_model(final.model, encoded), config, device)
-        if ranker.num_epochs is not None:
-            ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
+    towers = FrozenTowers(encoded.dataset, scoring_model(final.model, encoded), config, device)
+    if config.fit.refit and ranker.num_epochs is not None:
+        ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
     test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
     if ncf is not None:
         test_served = towers.ncf_metrics(test, ncf)
     trained = Trained(
         model=final.model,
-        best_epoch=selected.best_epoch,
+        best_epoch=selected.fit.best_epoch,
         content_weight=choice.content_weight,
         validation_by_content_weight=choice.by_weight,
         ncf=ncf,

@@ -25,7 +25,7 @@ _MAX_RETRIES: Final = 2
 """How often the trial of a process that died is begun anew."""
 
 
-class Pruned(Exception):  # noqa: N818 - it says what happened to the trial, and is no mistake
+class Pruned(Exception):
     """Ends a trial that promises little; raised by `Trial.report`, and to be let through."""
 
 
@@ -57,13 +57,13 @@ class Study:
     """The trials under one name in one file. The metric is maximised."""
 
     def __init__(
-        self, path: Path, name: str, *, seed: int, num_startup_trials: int, num_warmup_epochs: int, heartbeat_seconds: int
+        self, path: Path, name: str, *, num_startup_trials: int, num_warmup_epochs: int, heartbeat_seconds: int
     ) -> None:
         """Opens the study, or begins it.
 
         `num_startup_trials` trials are drawn at random and run to their end; no trial is pruned in its first
         `num_warmup_epochs`. A process that gives no sign for twice `heartbeat_seconds` counts as dead: its trial fails
-        and is queued again. `seed` is to differ between processes that share a study.
+        and is queued again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -75,17 +75,24 @@ class Study:
                 heartbeat_interval=heartbeat_seconds,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES),
             )
+        self._num_startup_trials = num_startup_trials
         self._study = optuna.create_study(
             storage=storage,
             study_name=name,
             direction="maximize",
             load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=num_startup_trials),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=num_startup_trials, n_warmup_steps=num_warmup_epochs),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=num_startup_trials, n_warmup_steps=num_warmup_epochs + 1),
         )
 
-    def run(self, space: SearchSpace, num_trials: int, objective: Callable[[Trial], float]) -> None:
-        """Runs so many trials, those first that a dead process left. What `objective` raises ends the run."""
+    def run(self, space: SearchSpace, num_trials: int, objective: Callable[[Trial], float], *, seed: int) -> None:
+        """Runs so many trials, those first that a dead process left. What `objective` raises ends the run.
+
+        `seed` is to differ between processes that share a study.
+        """
+        # A study that goes on must not propose again what it began with.
+        self._study.sampler = optuna.samplers.TPESampler(
+            seed=seed + len(self._study.get_trials(deepcopy=False)), n_startup_trials=self._num_startup_trials
+        )
 
         def of_trial(trial: optuna.Trial) -> float:
             try:

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +37,8 @@ METRIC: Final = "ndcg@10"
 _FINGERPRINT: Final = "fingerprint"
 _RUN_ID: Final = "run_id"
 _STUDY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MAX_SEED_STEP: Final = 1_000
-"""Trials and workers by which seeds of samplers are told apart."""
+_SEEDS_APART: Final = 1_000_000
+"""Between the seeds of two workers, who count on from there with every trial of the study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class TuneOptions:
     """Trials of the study, pruned ones and those of earlier calls included."""
     workers: int = 1
     """Processes that run trials, each on its share of the processors."""
-    space: SearchSpace = SEARCH_SPACE
+    space: SearchSpace = field(default_factory=lambda: SEARCH_SPACE)
     """What varies; everything else is as in the configuration given."""
     num_startup_trials: int = 5
     """Trials drawn at random, and run to their end, before values are proposed and trials pruned."""
@@ -98,7 +98,7 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
     """
     _check(options)
     prepared = prepare(data_config, settings.data_dir)
-    study = _open_study(config, settings, options, worker=0)
+    study = _open_study(config, settings, options)
     fingerprint = _fingerprint(prepared, config, options.space)
     if study.note(_FINGERPRINT) not in {"", fingerprint}:
         raise ConfigError(
@@ -119,9 +119,8 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         write_config(best_config, config_file)
         num_finished, num_pruned = study.num_trials()
         run.log_text(config_toml(best_config), "best_config.toml")
-        run.log_metrics(
-            {f"validation/{METRIC}": best.value, "best_trial": best.number, "finished": num_finished, "pruned": num_pruned}
-        )
+        run.log_metrics({f"validation/{METRIC}": best.value, "best_trial": best.number})
+        run.log_metrics({"trials_finished": num_finished, "trials_pruned": num_pruned})
     log.info("tuning_finished", study=options.study, best_trial=best.number, validation_ndcg=round(best.value, 4))
     return TuneResult(
         storage=_storage(settings, options),
@@ -199,8 +198,9 @@ def _run_trials(work: _Work, encoded: Encoded) -> None:
             raise pruned
         return metrics[METRIC]
 
-    study = _open_study(work.config, work.settings, work.options, worker=work.worker)
-    study.run(work.options.space, work.num_trials, objective)
+    study = _open_study(work.config, work.settings, work.options)
+    seed = work.config.fit.seed + _SEEDS_APART * work.worker
+    study.run(work.options.space, work.num_trials, objective, seed=seed)
 
 
 def _validation_metrics(
@@ -208,24 +208,18 @@ def _validation_metrics(
 ) -> Mapping[str, float]:
     """Means over the validation users of what is selected under a configuration, ranked as served."""
     # All that the encoded data take from what may vary.
-    schema = replace(
-        encoded.schema, history_length=config.towers.history_length, user_ids=config.towers.user_ids
-    )
+    schema = replace(encoded.schema, history_length=config.towers.history_length, user_ids=config.towers.user_ids)
     return mean_metrics(select(replace(encoded, schema=schema), config, on_epoch=on_epoch).ranker.metrics)
 
 
-def _open_study(config: TrainConfig, settings: Settings, options: TuneOptions, *, worker: int) -> Study:
-    study = Study(
+def _open_study(config: TrainConfig, settings: Settings, options: TuneOptions) -> Study:
+    return Study(
         _storage(settings, options),
         options.study,
-        seed=config.fit.seed,
         num_startup_trials=options.num_startup_trials,
         num_warmup_epochs=config.fit.warmup_epochs,
         heartbeat_seconds=options.heartbeat_seconds,
     )
-    # A resumed study, or a second worker, must not draw the same values again.
-    study.reseed(config.fit.seed + _MAX_SEED_STEP * worker + sum(study.num_trials()))
-    return study
 
 
 def _storage(settings: Settings, options: TuneOptions) -> Path:
