@@ -61,7 +61,7 @@ class Study:
     ) -> None:
         """Opens the study, or begins it.
 
-        `num_startup_trials` trials are drawn at random and run to their end; no trial is pruned in its first
+        The first `num_startup_trials` trials are drawn at random and run to their end; no trial is pruned in its first
         `num_warmup_epochs`. A process that gives no sign for twice `heartbeat_seconds` counts as dead: its trial fails
         and is queued again.
         """
@@ -81,7 +81,9 @@ class Study:
             study_name=name,
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=num_startup_trials, n_warmup_steps=num_warmup_epochs + 1),
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=num_startup_trials, n_warmup_steps=num_warmup_epochs + 1
+            ),
         )
 
     def run(self, space: SearchSpace, num_trials: int, objective: Callable[[Trial], float], *, seed: int) -> None:
@@ -131,5 +133,6 @@ def _suggest(trial: optuna.Trial, key: str, values: FloatRange | IntRange | Choi
         case IntRange():
             return trial.suggest_int(key, values.low, values.high)
         case Choices():
-            chosen: Value = trial.suggest_categorical(key, values.values)
+            chosen = trial.suggest_categorical(key, values.values)
+            assert chosen is not None
             return chosen
