@@ -58,6 +58,8 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         ranking = "ONNX ranker"
     elif manifest.blend is not None:
         ranking = f"blend, {manifest.blend.content_weight:.0%} content"
+        if manifest.blend.item_item is not None:
+            ranking += f", {manifest.blend.item_item.weight:.0%} of the rest by the item-item source"
     return {
         "written": manifest.created_at,
         "data set": data.name,
