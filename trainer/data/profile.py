@@ -19,7 +19,7 @@ from trainer.data.report import DROP_KINDS
 from trainer.dataset import Dataset, load_dataset
 
 HEAD_PERCENTS: Final = (1, 10, 20)
-"""Shares of items, most popular first, whose share of interactions is told."""
+"""Shares of the whole catalogue, most popular items first, whose share of interactions is told."""
 HISTORY_QUANTILES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _MAX_RATING_VALUES: Final = 20
 _NUM_BINS: Final = 10
