@@ -9,11 +9,12 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tandem.contract.names import CHAMPION, REGISTERED_MODEL
-from trainer.config import describe_validation_error
+from trainer.config_errors import ConfigText, describe_problems
 from trainer.data.engine import EngineName
 from trainer.errors import ConfigError
 
 _SQLITE = "sqlite:///"
+_ENVIRONMENT = ConfigText(label="", text="")
 
 
 def _absolute_if_sqlite(uri: str) -> str:
@@ -61,5 +62,5 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0]).upper()
-        raise ConfigError(f"TANDEM_{name}: {describe_validation_error(error)}") from error
+        variables = [f"TANDEM_{problem['loc'][0]}".upper() for problem in error.errors()]
+        raise ConfigError(f"{', '.join(variables)}: {describe_problems(error, _ENVIRONMENT, lambda _: ())}") from error

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tandem.contract.names import EVENT_TYPES
+from trainer.config_errors import ConfigText, describe_problems, keys_of
 from trainer.data.event_weights import EventWeights
 from trainer.errors import ConfigError
 
@@ -196,6 +197,12 @@ class MovieLens100KConfig(DataConfig):
 _ANY_CONFIG: Final[TypeAdapter[TableConfig | AmazonConfig | MovieLens100KConfig]] = TypeAdapter(
     Annotated[TableConfig | AmazonConfig | MovieLens100KConfig, Field(discriminator="format")]
 )
+DATA_FORMATS: Final[Mapping[str, type[DataConfig]]] = {
+    "table": TableConfig,
+    "amazon": AmazonConfig,
+    "movielens-100k": MovieLens100KConfig,
+}
+"""What describes a data set of each format."""
 
 
 def preset_names() -> tuple[str, ...]:
@@ -230,7 +237,12 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
     try:
         return _ANY_CONFIG.validate_python(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(dict(problem), label, text) for problem in error.errors())) from error
+        written = ConfigText(label=label, text=text, overrides=overrides.keys())
+        model = DATA_FORMATS.get(str(raw.get("format")), DataConfig)
+        problems = describe_problems(
+            error, written, lambda steps: keys_of(model, steps), skipped_steps=1, tag_key="format"
+        )
+        raise ConfigError(problems) from error
 
 
 def _presets() -> Any:
@@ -263,38 +275,3 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
             raise ConfigError(f"override {key}: {section} is not a section")
         place = inner
     place[last] = str(Path(value).resolve()) if last in _FILE_KEYS and value and not is_url(value) else value
-
-
-def _describe(problem: Mapping[str, Any], label: str, text: str) -> str:
-    """One problem in one line. The first step of a location is the reader that `format` chose."""
-    steps = [str(step) for step in problem["loc"]][1:]
-    if str(problem["type"]).startswith("union_tag"):
-        steps = ["format"]
-    key = ".".join(steps)
-    line = _line_of(text, steps)
-    place = f"{label}, line {line}" if line else label
-    match problem["type"]:
-        case "missing":
-            return f"{place}: {key}: required, and absent"
-        case "extra_forbidden":
-            return f"{place}: {key}: unknown key"
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"{place}: {key}: must be one of 'table', 'amazon', 'movielens-100k'"
-        case _:
-            found = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
-            message = str(problem["msg"]).removeprefix("Value error, ")
-            return f"{place}: {f'{key}: ' if key else ''}{message}{found}"
-
-
-def _line_of(text: str, steps: list[str]) -> int:
-    """Line on which a key stands, 0 where it does not."""
-    section: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([^\]\[]+?)\s*\]", line):
-            section = [part.strip(" \"'") for part in header[1].split(".")]
-            if section == steps:
-                return number
-        key = re.match(r"\s*[\"']?([^\s\"'=]+)[\"']?\s*=", line)
-        if key and [*section, key[1]] == steps[: len(section) + 1]:
-            return number
-    return 0

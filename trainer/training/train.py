@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,21 @@ from trainer.data.prepare import PreparedData
 from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.blending import calibrate, choose_content_weight
+from trainer.evaluation.blending import WeightChoice, calibrate, choose_content_weight
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
 from trainer.features.content import content_vectors
 from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
+from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport, FitInputs, encode_items, fit, unreported
+from trainer.training import distributed
+from trainer.training.choose_ranker import FrozenTowers, RankerChoice, choose_ranker
+from trainer.training.fit import FitInputs, FitResult, fit, unreported
+from trainer.training.progress import EpochReport
+from trainer.training.step import encode_items
 from trainer.training.windows import training_windows
 
 log = structlog.get_logger()
@@ -49,17 +55,25 @@ class Trained:
 
     model: TwoTowerModel
     best_epoch: int
+    interactions_per_second: float
+    """While the epochs were selected, without validation."""
+    peak_memory_bytes: int
+    """See `EpochReport.peak_memory_bytes`."""
     content_weight: float | None
     """Chosen on validation; None without content, where nothing is blended."""
     validation_by_content_weight: Mapping[float, float]
     """Validation NDCG@10 of every weight tried."""
+    ncf: NcfRanker | None
+    """What ranks in place of the blend; None where the blend does."""
+    validation_by_ranker: Mapping[str, float]
+    """Validation NDCG@10 of every kind of ranker tried."""
     validation: Mapping[str, PerUser]
     """Of the model that was selected on validation, which the refit replaces, ranked as served."""
     validation_two_tower: Mapping[str, PerUser]
     """Of the same model's two towers alone."""
     validation_popularity: Mapping[str, PerUser]
     test: Mapping[str, PerUser]
-    """Ranked as served: by the blend where there is one."""
+    """Ranked as served: by NCF or the blend where there is one."""
     test_two_tower: Mapping[str, PerUser]
     test_popularity: Mapping[str, PerUser]
 
@@ -90,63 +104,100 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
         dataset=dataset,
         schema=schema,
         item_tensors=item_tensors,
-        content_vectors=content_vectors(
-            dataset.catalogue.categories, schema.item_categories, embeddings, config.content
-        ),
+        content_vectors=content_vectors(dataset.catalogue, embeddings, config.content),
     )
 
 
-def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Trained:
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What validation chose, of a model that has seen the training part alone."""
+
+    fit: FitResult
+    blend: WeightChoice
+    ranker: RankerChoice
+
+
+def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
+    """Trains on the training part and chooses epoch, blend and ranker on validation. Test items are not read.
+
+    What `on_epoch` raises ends the training. Raises DataError when no user has enough interactions to validate on.
+    """
+    return _choose(encoded, config, _select_towers(encoded, config, on_epoch=on_epoch, checkpoint_path=None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTowers:
+    """The model that validation selected, and the one that is served."""
+
+    selected: FitResult
+    final: FitResult
+    """The refit; the same as `selected` without one."""
+
+
+def fit_towers(
+    encoded: Encoded,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[EpochReport], None],
+    checkpoints: Path | None = None,
+) -> FittedTowers:
+    """Selects the number of epochs on validation and refits on train + validation.
+
+    Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
+    without one there are none. Raises DataError when no user has enough interactions to validate on.
+    """
+    selected = _select_towers(
+        encoded, config, on_epoch=on_epoch, checkpoint_path=checkpoints and checkpoints / "selection.pt"
+    )
+    if not config.fit.refit:
+        return FittedTowers(selected=selected, final=selected)
+    final = fit(
+        _fit_inputs(encoded, leave_last_out(encoded.dataset, skip=0)),
+        config,
+        device=choose_device(config.fit.device),
+        num_epochs=selected.best_epoch,
+        validate=None,
+        on_epoch=unreported,
+        checkpoint_path=checkpoints and checkpoints / "refit.pt",
+    )
+    return FittedTowers(selected=selected, final=final)
+
+
+def train(
+    encoded: Encoded,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[EpochReport], None],
+    checkpoints: Path | None = None,
+) -> Trained:
     """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
 
-    Raises DataError when no user has enough interactions to validate on.
+    See `fit_towers` for `checkpoints` and what is raised.
     """
-    device = choose_device(config.fit.device)
     validation = leave_last_out(encoded.dataset, skip=1)
     test = leave_last_out(encoded.dataset, skip=0)
-    if len(validation.users) == 0:
-        raise DataError("no user has three interactions, so nothing can be validated; bring more data")
-    log.info(
-        "training_started",
-        device=str(device),
-        users=len(encoded.dataset.user_ids),
-        items=len(encoded.dataset.catalogue),
-        interactions=len(encoded.dataset.item_rows),
+    fitted = fit_towers(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
+    selected = _choose(encoded, config, fitted.selected)
+    choice, ranker = selected.blend, selected.ranker
+    final, ncf = fitted.final, ranker.ncf
+    towers = FrozenTowers(
+        encoded.dataset, scoring_model(final.model, encoded), config, choose_device(config.fit.device)
     )
-    selected = fit(
-        _fit_inputs(encoded, validation),
-        config,
-        device=device,
-        num_epochs=config.fit.max_epochs,
-        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
-        on_epoch=on_epoch,
-    )
-    choice = choose_content_weight(
-        encoded.dataset, validation, scoring_model(selected.model, encoded), config.ranker.content_weights
-    )
-    if choice.content_weight is not None:
-        log.info(
-            "content_weight_chosen",
-            content_weight=choice.content_weight,
-            validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
-        )
-    final = selected
-    if config.fit.refit:
-        final = fit(
-            _fit_inputs(encoded, test),
-            config,
-            device=device,
-            num_epochs=selected.best_epoch,
-            validate=None,
-            on_epoch=unreported,
-        )
+    if config.fit.refit and ranker.num_epochs is not None:
+        ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
     test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
+    if ncf is not None:
+        test_served = towers.ncf_metrics(test, ncf)
     trained = Trained(
         model=final.model,
-        best_epoch=selected.best_epoch,
+        best_epoch=fitted.selected.best_epoch,
+        interactions_per_second=fitted.selected.interactions_per_second,
+        peak_memory_bytes=max(fitted.selected.peak_memory_bytes, final.peak_memory_bytes),
         content_weight=choice.content_weight,
         validation_by_content_weight=choice.by_weight,
-        validation=choice.metrics,
+        ncf=ncf,
+        validation_by_ranker=ranker.validation,
+        validation=ranker.metrics,
         validation_two_tower=choice.two_tower,
         validation_popularity=metrics_per_user(popularity_ranks(encoded.dataset, validation)),
         test=test_served,
@@ -156,12 +207,56 @@ def train(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRep
     log.info(
         "model_evaluated",
         best_epoch=trained.best_epoch,
+        interactions_per_second=round(trained.interactions_per_second),
+        peak_memory_mib=trained.peak_memory_bytes >> 20,
         content_weight=trained.content_weight,
+        ranker="blend" if trained.ncf is None else "ncf",
         **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
         **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
         **{f"popularity_{name}": str(bootstrap_mean(values)) for name, values in trained.test_popularity.items()},
     )
     return trained
+
+
+def _select_towers(
+    encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoint_path: Path | None
+) -> FitResult:
+    validation = leave_last_out(encoded.dataset, skip=1)
+    if len(validation.users) == 0:
+        raise DataError("no user has three interactions, so nothing can be validated; bring more data")
+    if distributed.rank() == 0:
+        log.info(
+            "training_started",
+            device=str(choose_device(config.fit.device)),
+            processes=distributed.num_processes(),
+            users=len(encoded.dataset.user_ids),
+            items=len(encoded.dataset.catalogue),
+            interactions=len(encoded.dataset.item_rows),
+        )
+    return fit(
+        _fit_inputs(encoded, validation),
+        config,
+        device=choose_device(config.fit.device),
+        num_epochs=config.fit.max_epochs,
+        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
+        on_epoch=on_epoch,
+        checkpoint_path=checkpoint_path,
+    )
+
+
+def _choose(encoded: Encoded, config: TrainConfig, selected: FitResult) -> Selected:
+    """Chooses blend and ranker on validation."""
+    validation = leave_last_out(encoded.dataset, skip=1)
+    model = scoring_model(selected.model, encoded)
+    choice = choose_content_weight(encoded.dataset, validation, model, config.ranker.content_weights)
+    if choice.content_weight is not None:
+        log.info(
+            "content_weight_chosen",
+            content_weight=choice.content_weight,
+            validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
+        )
+    towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
+    return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice))
 
 
 def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:

@@ -20,6 +20,7 @@
     content_vectors.npy    (items, content_dim) float16, only where the bundle has a blend; zero where nothing is known
     content_neighbours.npy (items, neighbours) int32: rows nearest by content, best first, -1 where there are no more
     ranker.onnx            only where the bundle has an ONNX ranker
+    MODEL_CARD.md          for people: what the model is, how it was measured, its limits; not in older bundles
 
 The sorted keys, the order by popularity and the rows of categories follow from other files. They are files because
 processes that serve the same bundle then share them; a bundle without them can be read, and each process makes its own.
@@ -68,6 +69,7 @@ _USER_KEYS: Final = "user_keys.npy"
 _CONTENT_VECTORS: Final = "content_vectors.npy"
 _CONTENT_NEIGHBOURS: Final = "content_neighbours.npy"
 _RANKER: Final = "ranker.onnx"
+MODEL_CARD: Final = "MODEL_CARD.md"
 _REQUIRED: Final = frozenset(
     {
         _USER_TOWER,
@@ -131,6 +133,8 @@ class BundleParts:
     """Given exactly where the manifest has a blend."""
     ranker: Path | None = None
     """Given exactly where the manifest has a ranker."""
+    model_card: str = ""
+    """Markdown; empty: the bundle gets none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +284,8 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
         np.save(staging / _CONTENT_NEIGHBOURS, np.ascontiguousarray(parts.content.neighbours, dtype=np.int32))
     if parts.ranker is not None:
         shutil.copyfile(parts.ranker, staging / _RANKER)
+    if parts.model_card:
+        (staging / MODEL_CARD).write_text(parts.model_card)
 
 
 def _check_files(directory: Path, manifest: Manifest, *, verify_checksums: bool) -> None:

@@ -28,6 +28,10 @@ USER_FEATURE_CODES: Final = "user_feature_codes"
 USER_INDEX: Final = "user_index"
 USER_VECTOR: Final = "user_vector"
 
+# User features that are derived from the history; every other user feature comes with the data.
+NUM_EVENTS: Final = "history.num_events"
+DAYS_BEFORE_NEWEST: Final = "history.days_before_newest"
+
 # Tensors of the item tower.
 ITEM_INDEX: Final = "item_index"
 TEXT_EMBEDDING: Final = "text_embedding"
