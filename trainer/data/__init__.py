@@ -3,6 +3,7 @@
 | module          | what                                                                         |
 | --------------- | ---------------------------------------------------------------------------- |
 | `config`        | the description of one data set, read from TOML; `presets/` holds examples   |
+| `event_weights` | how much an event of each type says                                          |
 | `prepare`       | the stage: source files -> a folder of prepared data, reused when unchanged  |
 | `table`         | reader of plain tables, and of MovieLens-100K, which is one                  |
 | `amazon`        | reader of the official Amazon Reviews files of 2014, 2018 and 2023           |

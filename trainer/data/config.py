@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from tandem.contract.names import EVENT_TYPES
 from trainer.config_errors import ConfigText, describe_problems, keys_of
+from trainer.data.event_weights import EventWeights
 from trainer.errors import ConfigError
 
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
@@ -35,29 +36,6 @@ def is_url(path: str) -> bool:
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class EventWeights(_Section):
-    """How much an event says that someone likes the item, for methods that learn from weighted interactions.
-
-    Written beside every interaction as `weight`; nothing is dropped by it.
-    """
-
-    impression: float = Field(default=0.1, ge=0.0)
-    """The item was shown; on its own that says next to nothing."""
-    click: float = Field(default=1.0, ge=0.0)
-    """What the others are measured against."""
-    add_to_cart: float = Field(default=3.0, ge=0.0)
-    """Raise it where carts are rarely abandoned."""
-    purchase: float = Field(default=5.0, ge=0.0)
-    """Raise it where few clicks end in a purchase."""
-    rating: float = Field(default=1.0, ge=0.0)
-    """A rating of any height that `min_rating` lets through."""
-    dwell: float = Field(default=1.0, ge=0.0)
-    """Time spent with the item."""
-
-
-assert tuple(EventWeights.model_fields) == EVENT_TYPES
 
 
 def _none(raw: object) -> object:

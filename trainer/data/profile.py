@@ -17,9 +17,10 @@ from tandem.contract.names import EVENT_TYPES
 from trainer.data.prepare import PreparedData
 from trainer.data.report import DROP_KINDS
 from trainer.dataset import Dataset, load_dataset
+from trainer.evaluation.list_quality import gini_of_counts
 
 HEAD_PERCENTS: Final = (1, 10, 20)
-"""Shares of items, most popular first, whose share of interactions is told."""
+"""Shares of the whole catalogue, most popular items first, whose share of interactions is told."""
 HISTORY_QUANTILES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _MAX_RATING_VALUES: Final = 20
 _NUM_BINS: Final = 10
@@ -99,7 +100,7 @@ def profile(prepared: PreparedData) -> DataProfile:
         num_interactions=num_interactions,
         density=num_interactions / (len(lengths) * len(popularity)),
         head_shares={percent: _head_share(popularity, percent) for percent in HEAD_PERCENTS},
-        gini=gini(popularity),
+        gini=gini_of_counts(popularity),
         history_lengths={
             quantile: int(np.quantile(lengths, quantile, method="inverted_cdf")) for quantile in HISTORY_QUANTILES
         },
@@ -118,13 +119,6 @@ def profile(prepared: PreparedData) -> DataProfile:
         last_time=last_time,
         dropped={file.role: dict(file.dropped) for file in prepared.report.files if file.dropped},
     )
-
-
-def gini(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient of non-negative counts, (n,) int64, half their mean absolute difference over their mean."""
-    ascending, num = np.sort(counts), len(counts)
-    weighted = (np.arange(1, num + 1) * ascending).sum()
-    return float(2 * weighted / (num * ascending.sum()) - (num + 1) / num)
 
 
 def _head_share(descending: npt.NDArray[np.int64], percent: int) -> float:

@@ -20,15 +20,20 @@ def coverage(lists: Rows, num_items: int) -> float:
 
 
 def gini(lists: Rows, num_items: int) -> float:
-    """Gini coefficient of how often each item of the catalogue is recommended.
+    """Gini coefficient of how often each item of the catalogue is recommended; 0 where nothing is."""
+    return gini_of_counts(_times_recommended(lists, num_items))
 
-    0: all equally often; towards 1: one item alone. 0 where nothing is recommended.
+
+def gini_of_counts(counts: npt.NDArray[np.int64]) -> float:
+    """Gini coefficient of counts, (n,) int64, half their mean absolute difference over their mean.
+
+    0: all are equal; towards 1: one has all. 0 where all are 0.
     """
-    times = np.sort(_times_recommended(lists, num_items))
-    if times.sum() == 0:
+    ascending, num = np.sort(counts), len(counts)
+    if ascending.sum() == 0:
         return 0.0
-    place = np.arange(1, num_items + 1)
-    return float(((2 * place - num_items - 1) * times).sum() / (num_items * times.sum()))
+    place = np.arange(1, num + 1)
+    return float(((2 * place - num - 1) * ascending).sum() / (num * ascending.sum()))
 
 
 def novelty(lists: Rows, popularity: npt.NDArray[np.int64], num_users: int) -> PerUser:

@@ -98,7 +98,7 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
     TuningError where a worker died or no trial came to its end.
     """
     _check(options)
-    prepared = prepare(data_config, settings.data_dir)
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     study = _open_study(config, settings, options)
     fingerprint = _fingerprint(prepared, config, options.space)
     if study.note(_FINGERPRINT) not in {"", fingerprint}:

@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.trainer.data.conftest import csv_text
 from trainer.data.config import load_data_config
 from trainer.data.prepare import PreparedData, prepare
-from trainer.data.profile import gini, profile
+from trainer.data.profile import profile
 
 CONFIG = """
 name = "small"
@@ -41,6 +40,7 @@ def test_figures(write, tmp_path: Path):
     assert result.history_lengths[0.5] == 1
     assert result.history_lengths[1.0] == 10
     assert result.num_single_users == 4
+    assert result.gini == pytest.approx(0.9 * (5 - 1) / 14), "five of one and one each of nine"
     assert result.ratings == {"1": 3, "2": 3, "3": 3, "4": 3, "5": 2}
     assert result.event_types == {"rating": 14}
     assert (result.first_time, result.last_time) == ("1970-01-01T00:00:00+00:00", "1970-01-14T00:00:00+00:00")
@@ -71,10 +71,3 @@ def test_many_different_ratings_are_told_as_ranges(write, tmp_path: Path):
     ratings = profile(prepared_from(write, tmp_path, rows)).ratings
     assert len(ratings) == 10
     assert sum(ratings.values()) == 100
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"), [([3, 3, 3], 0.0), ([0, 0, 0, 8], 0.75), ([1, 2, 3, 4], 0.25), ([5], 0.0)]
-)
-def test_gini(counts: list[int], expected: float):
-    assert gini(np.array(counts)) == pytest.approx(expected)
