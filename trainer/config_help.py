@@ -30,7 +30,7 @@ def config_toml(config: BaseModel, *, explained: bool = True) -> str:
         for name, field in type(values).model_fields.items():
             value = getattr(values, name)
             if explained:
-                lines += ["", *_comment(explained(field))]
+                lines += ["", *_comment(explanation(field))]
             lines.append(f"# {name} =" if value is None else f"{name} = {_toml_value(value)}")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
@@ -49,10 +49,10 @@ def _key_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
             continue
         default = "required" if field.is_required() else f"default {_toml_value(field.get_default())}"
         yield f"{prefix}{name} ({default})"
-        yield textwrap.fill(explained(field), _WIDTH, initial_indent="    ", subsequent_indent="    ")
+        yield textwrap.fill(explanation(field), _WIDTH, initial_indent="    ", subsequent_indent="    ")
 
 
-def explained(field: FieldInfo) -> str:
+def explanation(field: FieldInfo) -> str:
     """What a key does, and what it may be where the text does not say so."""
     description = " ".join((field.description or "").split())
     allowed = _allowed(field)

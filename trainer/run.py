@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -19,6 +20,7 @@ from trainer.config_help import config_toml
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.dataset import Dataset, first_user_id, leave_last_out
+from trainer.device import choose_device
 from trainer.evaluation.blending import CHOICE_METRIC
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.comparison_text import comparison_text
@@ -34,8 +36,10 @@ from trainer.report.build import build_report
 from trainer.report.html import report_html
 from trainer.report.model_card import CardContents, model_card
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport
-from trainer.training.train import Encoded, Trained, encode, train
+from trainer.training import distributed
+from trainer.training.fit import unreported
+from trainer.training.progress import EpochReport
+from trainer.training.train import Encoded, Trained, encode, fit_towers, train
 
 log = structlog.get_logger()
 
@@ -55,6 +59,8 @@ class RunResult:
     """None where nothing was trained."""
     content_weight: float | None
     """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
+    item_item_weight: float = 0.0
+    """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
 
     @property
     def sample_user_id(self) -> str:
@@ -78,15 +84,30 @@ class RunOptions:
 
 def train_and_register(
     data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions
-) -> RunResult:
-    """The whole run."""
-    prepared = prepare(data_config, settings.data_dir)
+) -> RunResult | None:
+    """The whole run.
+
+    Under torchrun every process calls this; process 0 does the whole run, the others help it to encode and to train,
+    and return None.
+    """
+    with distributed.process_group(choose_device(config.fit.device)):
+        if distributed.rank() == 0:
+            return _run(data_config, config, settings, options)
+        _help(data_config, config, settings)
+        return None
+
+
+def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions) -> RunResult:
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()
     if options.if_needed and champion is not None and champion.training_fingerprint == fingerprint:
+        distributed.broadcast(False)
         log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
         return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)
+    distributed.broadcast(True)
+    checkpoints = settings.data_dir / "checkpoints" / fingerprint
     model_version = new_model_version(fingerprint)
     encoded = encode(prepared, config, settings)
     # What is exported lives in the registry; a copy here would be one more for every night.
@@ -94,7 +115,7 @@ def train_and_register(
         run.log_params({**_flat(config.model_dump()), "data": prepared.name, "data_fingerprint": prepared.fingerprint})
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         epochs: list[EpochReport] = []
-        trained = train(encoded, config, on_epoch=_log_epoch(run, epochs))
+        trained = train(encoded, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
         result = measure(trained, encoded, baselines_for(encoded, options.baselines))
         card = CardContents(
             cleaning=prepared.report,
@@ -111,10 +132,11 @@ def train_and_register(
             options.report_path.parent.mkdir(parents=True, exist_ok=True)
             options.report_path.write_text(report)
         _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
-        run.log_params(_blend_params(bundle))
+        run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
         run.log_metrics(_run_metrics(trained, bundle))
         source = run.log_bundle(bundle.directory)
         version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
+        shutil.rmtree(checkpoints)
         against_champion = None
         if champion is not None:
             old = read_bundle(registry.download(champion, Path(scratch, "champion")))
@@ -133,12 +155,27 @@ def train_and_register(
         model_version=model_version,
         promoted=decision.promoted,
         content_weight=trained.content_weight,
+        item_item_weight=trained.item_item_weight,
         index=asdict(bundle.manifest.index),
         onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
     return RunResult(
-        prepared=prepared, version=version, trained=True, decision=decision, content_weight=trained.content_weight
+        prepared=prepared,
+        version=version,
+        trained=True,
+        decision=decision,
+        content_weight=trained.content_weight,
+        item_item_weight=trained.item_item_weight,
     )
+
+
+def _help(data_config: DataConfig, config: TrainConfig, settings: Settings) -> None:
+    """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
+    if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
+        return
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
+    checkpoints = settings.data_dir / "checkpoints" / training_fingerprint(prepared, config)
+    fit_towers(encode(prepared, config, settings), config, on_epoch=unreported, checkpoints=checkpoints)
 
 
 def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle) -> ChampionComparison:
@@ -157,7 +194,9 @@ def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle)
 
 def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
     """SHA-256 of the prepared data's fingerprint and the configuration, hex."""
-    return hashlib.sha256(f"{prepared.fingerprint}\n{config.model_dump_json()}".encode()).hexdigest()
+    # A run that was resumed makes the same model, and has to find the checkpoints of the one before.
+    described = config.model_dump_json(exclude={"fit": {"resume"}})
+    return hashlib.sha256(f"{prepared.fingerprint}\n{described}".encode()).hexdigest()
 
 
 def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, model_version: str) -> ExportInputs:
@@ -177,22 +216,32 @@ def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, m
         model_version=model_version,
         metrics=trained.metrics(),
         content_vectors=encoded.content_vectors,
-        content_weight=trained.content_weight,
+        blend_weights=trained.blend_weights,
+        item_item=trained.item_item,
+        ncf=trained.ncf,
     )
 
 
 def _blend_params(bundle: Bundle) -> dict[str, object]:
-    """The blend as it is served; "none" for a bundle without content."""
+    """The blend as it is served; "none" for a bundle that ranks by its two towers."""
     blend = bundle.manifest.blend
     if blend is None:
         return {"blend": "none"}
-    return {
+    params: dict[str, object] = {
         "blend.content_weight": blend.content_weight,
         "blend.collaborative.mean": blend.collaborative.mean,
         "blend.collaborative.std": blend.collaborative.std,
-        "blend.content.mean": blend.content.mean,
-        "blend.content.std": blend.content.std,
     }
+    if blend.content is not None:
+        params |= {"blend.content.mean": blend.content.mean, "blend.content.std": blend.content.std}
+    if blend.item_item is not None:
+        params |= {
+            "blend.item_item.weight": blend.item_item.weight,
+            "blend.item_item.decay_events": blend.item_item.decay_events,
+            "blend.item_item.mean": blend.item_item.calibration.mean,
+            "blend.item_item.std": blend.item_item.calibration.std,
+        }
+    return params
 
 
 def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
@@ -202,7 +251,14 @@ def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
             f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
             for weight, value in trained.validation_by_content_weight.items()
         },
+        **{
+            f"validation/item_item_weight_{weight:g}/{CHOICE_METRIC}": value
+            for weight, value in trained.validation_by_item_item_weight.items()
+        },
+        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in trained.validation_by_ranker.items()},
         "best_epoch": float(trained.best_epoch),
+        "interactions_per_second": trained.interactions_per_second,
+        "peak_memory_mib": trained.peak_memory_bytes / 2**20,
         "index_recall_at_100": bundle.manifest.index.recall_at_100,
         "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,
     }
@@ -226,6 +282,11 @@ def _log_epoch(run: Run, epochs: list[EpochReport]) -> Callable[[EpochReport], N
     def log_epoch(report: EpochReport) -> None:
         epochs.append(report)
         metrics = {f"epoch/{name}": value for name, value in report.metrics.items()}
-        run.log_metrics({"epoch/loss": report.loss, **metrics}, step=report.epoch)
+        of_training = {
+            "epoch/loss": report.loss,
+            "epoch/interactions_per_second": report.interactions_per_second,
+            "epoch/peak_memory_mib": report.peak_memory_bytes / 2**20,
+        }
+        run.log_metrics({**of_training, **metrics}, step=report.epoch)
 
     return log_epoch

@@ -14,7 +14,7 @@ import feature_sync.settings
 import inference_server.settings
 import trainer.settings
 from trainer.config import TrainConfig
-from trainer.config_help import explained
+from trainer.config_help import explanation
 
 PAGE = Path("docs/settings.md")
 _PROGRAMS: tuple[tuple[str, type[BaseSettings]], ...] = (
@@ -54,7 +54,7 @@ def _training_keys() -> str:
     for section, values in TrainConfig():
         for name, field in type(values).model_fields.items():
             default = json.dumps(getattr(values, name))
-            rows.append(f"| `{section}.{name}` | `{default}` | {explained(field).replace('|', chr(92) + '|')} |")
+            rows.append(f"| `{section}.{name}` | `{default}` | {explanation(field).replace('|', chr(92) + '|')} |")
     return "\n".join(rows)
 
 

@@ -48,7 +48,7 @@ def test_the_notebook_runs(shop, tmp_path, monkeypatch) -> None:
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert "40 users, 30 items, 320 interactions" in printed
-    assert "density 26.667%, 8.0 for each user" in printed
+    assert "density: 26.6667% of all (user, item)" in printed
     assert "100.0% of the interactions have a rating" in printed
     assert "2023-11-14 to 2023-11-21, 8 days with interactions" in printed
     assert "0.0% of the events have the same time" in printed

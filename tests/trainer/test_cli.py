@@ -77,14 +77,19 @@ def test_help_data_names_every_key(capsys) -> None:
 
 
 def test_prepare_then_features(environment, capsys) -> None:
-    assert main(["prepare", "--dataset", str(environment)]) == 0
-    assert "rows kept" in capsys.readouterr().out
+    assert main(["prepare", "--dataset", str(environment), "--split", "random", "--split", "time"]) == 0
+    printed = capsys.readouterr().out
+    assert "rows kept" in printed
+    assert "checkerboard: 60 users, 24 items, 720 interactions" in printed
+    folder = Path(printed.splitlines()[-1])
+    assert (folder / "splits/random-0.parquet").is_file()
+    assert (folder / "splits/time.parquet").is_file()
     assert main(["features", "--dataset", str(environment), "--set", "text.encoder=none"]) == 0
     printed = capsys.readouterr().out
     assert "60 users x 24 items, 720 entries, density 50.0000%" in printed
     assert "text: none is read" in printed
     assert "24 items have some, 2 different ones" in printed
-    assert "content vectors: 24 items, 2 dimensions" in printed
+    assert "content vectors: 24 items, 4 dimensions" in printed
 
 
 @pytest.mark.parametrize(

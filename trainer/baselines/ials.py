@@ -25,9 +25,9 @@ class IALS:
     name: str = "iALS"
     num_factors: int = 64
     """Width of user and item vectors."""
-    regularization: float = 10.0
+    regularization: float = 30.0
     """L2 penalty of the vectors. implicit's own default of 0.01 overfits sparse data."""
-    alpha: float = 2.0
+    alpha: float = 10.0
     """Confidence of an interaction; that of a pair without one is 1."""
     num_iterations: int = 15
     """Sweeps over users and items."""

@@ -42,10 +42,10 @@ class Grids:
     ease: Sequence[Ease] = tuple(Ease(l2=l2) for l2 in (20.0, 100.0, 300.0, 1_000.0))
     ials: Sequence[IALS] = tuple(
         IALS(regularization=regularization, alpha=alpha)
-        for regularization, alpha in product((3.0, 10.0, 30.0, 100.0), (2.0, 5.0))
+        for regularization, alpha in ((3.0, 5.0), (10.0, 2.0), (10.0, 5.0), (30.0, 10.0), (50.0, 20.0), (100.0, 20.0))
     )
     taus: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 0.8)
+    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
     """Of each part of a hybrid beside EASE+recency, which has 1; 0 is tried too."""
 
 

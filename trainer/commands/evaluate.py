@@ -72,7 +72,7 @@ def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int
 
     registry = Registry(settings)
     version = registry.find(options.model)
-    encoded = encode(prepare(config_of_data, settings.data_dir), config, settings)
+    encoded = encode(prepare(config_of_data, settings.data_dir, engine=settings.engine), config, settings)
     with tempfile.TemporaryDirectory(prefix="tandem-evaluate-") as scratch:
         bundle = read_bundle(registry.download(version, Path(scratch)))
         baselines = baselines_for(encoded, options.baselines)

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from trainer.features.summary import feature_summary
     from trainer.training.train import encode
 
-    encoded = encode(prepare(config_of_data, settings.data_dir), config, settings)
+    encoded = encode(prepare(config_of_data, settings.data_dir, engine=settings.engine), config, settings)
     print(feature_summary(encoded.dataset, encoded.schema, encoded.content_vectors))
     print(settings.data_dir / "embeddings")
     return 0

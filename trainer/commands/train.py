@@ -44,6 +44,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         command=options.command_line,
     )
     result = train_and_register(config_of_data, config, settings, run_options)
+    if result is None:  # a process of torchrun that helped; process 0 says what came of it
+        return 0
     if result.decision is not None:
         print(result.prepared.report.to_text(), result.decision, sep="\n", file=sys.stderr)
     print(
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 "registry_version": result.version.number,
                 "trained": result.trained,
                 "content_weight": result.content_weight,
+                "item_item_weight": result.item_item_weight,
                 "promoted": result.decision.promoted if result.decision else True,
                 "sample_user_id": result.sample_user_id,
             }

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tandem.contract.names import EVENT_TYPES
 from trainer.config_errors import ConfigText, describe_problems, keys_of
@@ -37,6 +37,34 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class EventWeights(_Section):
+    """How much an event says that someone likes the item, for methods that learn from weighted interactions.
+
+    Written beside every interaction as `weight`; nothing is dropped by it.
+    """
+
+    impression: float = Field(default=0.1, ge=0.0)
+    """The item was shown; on its own that says next to nothing."""
+    click: float = Field(default=1.0, ge=0.0)
+    """What the others are measured against."""
+    add_to_cart: float = Field(default=3.0, ge=0.0)
+    """Raise it where carts are rarely abandoned."""
+    purchase: float = Field(default=5.0, ge=0.0)
+    """Raise it where few clicks end in a purchase."""
+    rating: float = Field(default=1.0, ge=0.0)
+    """A rating of any height that `min_rating` lets through."""
+    dwell: float = Field(default=1.0, ge=0.0)
+    """Time spent with the item."""
+
+
+assert tuple(EventWeights.model_fields) == EVENT_TYPES
+
+
+def _none(raw: object) -> object:
+    """A word for what TOML and the command line cannot say."""
+    return None if raw == "none" else raw
+
+
 class DataConfig(_Section):
     """What every data set says of itself, whichever reader reads it."""
 
@@ -44,8 +72,13 @@ class DataConfig(_Section):
     """Names the folder of the prepared data, and the data set in reports."""
     format: Literal["table", "amazon", "movielens-100k"]
     """The reader."""
-    min_rating: float | None = None
-    """Interactions rated lower are dropped, and counted as `below_min_rating`. Absent: every rating is kept."""
+    min_rating: Annotated[float | None, BeforeValidator(_none)] = None
+    """Interactions rated lower are dropped, and counted as `below_min_rating`. Absent or "none": every one is kept."""
+    k_core: int = Field(default=0, ge=0)
+    """Users and items with fewer interactions are dropped until none is left that has fewer. 0: all are kept. The items
+    file stays whole: its items are still recommended, as new ones."""
+    event_weights: EventWeights = EventWeights()
+    """Weight of each event type."""
     rating_scale_min: float = 1.0
     """Lowest rating there can be; a lower one is a bad line."""
     rating_scale_max: float = 5.0

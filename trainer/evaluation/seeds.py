@@ -41,6 +41,8 @@ class SeedRun:
     """Of selection, choice of the blend and refit."""
     content_weight: float | None
     """Share of content in the blend that validation chose; None without content."""
+    item_item_weight: float
+    """Share of the item-item source in the blend's collaborative score; 0 without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +108,13 @@ class SeedsResult:
                 str(run.best_epoch),
                 f"{run.training_seconds:.0f}",
                 "-" if run.content_weight is None else f"{run.content_weight:g}",
+                f"{run.item_item_weight:g}",
             ]
             for run in self.runs
         ]
         blocks = [
             f"{self.data}, leave-last-out.",
-            markdown_table(["seed", "best epoch", "training seconds", "content weight"], runs),
+            markdown_table(["seed", "best epoch", "training seconds", "content weight", "item-item weight"], runs),
         ]
         for found in self.protocols.values():
             label = "" if found.protocol == FULL_RANKING else f"{found.protocol}: "
@@ -159,7 +162,7 @@ def evaluate_seeds(
     baselines: BaselineChoice = "auto",
 ) -> SeedsResult:
     """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and scores the test items once for each. Registers nothing."""
-    encoded = encode(prepare(data_config, settings.data_dir), config, settings)
+    encoded = encode(prepare(data_config, settings.data_dir, engine=settings.engine), config, settings)
     part = leave_last_out_part(encoded.dataset, skip=0)
     protocols = (FULL_RANKING, SAMPLED)
     of_models: dict[str, dict[str, list[Evaluation]]] = {protocol: {} for protocol in protocols}
@@ -174,6 +177,7 @@ def evaluate_seeds(
                 best_epoch=trained.best_epoch,
                 training_seconds=time.monotonic() - started,
                 content_weight=trained.content_weight,
+                item_item_weight=trained.item_item_weight,
             )
         )
         scorers = trained_scorers(trained, encoded, part)

@@ -155,11 +155,17 @@ def recall_of(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> flo
 
 
 def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
-    """k-means of the lists; on the GPU where this build of FAISS has one. Untested on a GPU so far."""
-    if getattr(faiss, "get_num_gpus", lambda: 0)():
-        inverted_lists = faiss.extract_index_ivf(index)
-        inverted_lists.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(vectors.shape[1]))
+    """k-means of the lists, on the first GPU where this build of FAISS sees one. Not run on a GPU so far."""
+    if not getattr(faiss, "get_num_gpus", lambda: 0)():
+        index.train(vectors)
+        return
+    inverted_lists: Any = faiss.extract_index_ivf(index)
+    # FAISS keeps bare pointers to both, so they live in variables until training is over.
+    resources = faiss.StandardGpuResources()
+    on_gpu = faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(vectors.shape[1]))
+    inverted_lists.clustering_index = on_gpu
     index.train(vectors)
+    inverted_lists.clustering_index = None
 
 
 def _nprobes(num_lists: int) -> list[int]:

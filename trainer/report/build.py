@@ -15,7 +15,7 @@ from trainer.onnx_runtime import OnnxTower
 from trainer.report.contents import RunReport
 from trainer.report.gather import example_users, map_points
 from trainer.report.model_card import CardContents
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 
 MAX_LATENCY_USERS = 300
 """Searches from which the latency of an index is told; every nprobe asks for all of them."""
@@ -58,6 +58,8 @@ def _facts(bundle: Bundle) -> dict[str, str]:
         ranking = "ONNX ranker"
     elif manifest.blend is not None:
         ranking = f"blend, {manifest.blend.content_weight:.0%} content"
+        if manifest.blend.item_item is not None:
+            ranking += f", {manifest.blend.item_item.weight:.0%} of the rest by the item-item source"
     return {
         "written": manifest.created_at,
         "data set": data.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainer.evaluation.comparison import Comparison
 from trainer.export.index import IndexPoint
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 
 
 @dataclass(frozen=True, kw_only=True)

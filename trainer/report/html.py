@@ -16,7 +16,9 @@ def report_html(report: RunReport) -> str:
     if report.epochs:
         figures["learning"] = learning_curves(report.epochs, report.best_epoch)
     if any(comparison.segments.values()):
-        figures["segments"] = metric_by_segment(comparison.segments, SEGMENT_METRIC)
+        # The table beside has all models; a plot of a dozen shows none.
+        plotted = dict.fromkeys([comparison.evaluations[0].name, comparison.baseline])
+        figures["segments"] = metric_by_segment({name: comparison.segments[name] for name in plotted}, SEGMENT_METRIC)
     if report.index_points:
         figures["index"] = recall_against_latency(report.index_points, report.nprobe)
     if report.map_points:

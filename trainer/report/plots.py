@@ -15,7 +15,7 @@ from trainer.evaluation.comparison import SegmentResult
 from trainer.evaluation.metrics import Interval
 from trainer.export.index import IndexPoint
 from trainer.report.contents import MapPoint
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "height": 380}
 
@@ -71,11 +71,14 @@ def recall_against_latency(points: Sequence[IndexPoint], nprobe: int) -> str:
                 "size": [14 if point.nprobe == nprobe else 7 for point in points],
                 "symbol": ["star" if point.nprobe == nprobe else "circle" for point in points],
             },
-            error_x={"type": "data", "symmetric": False, "array": [p.p99_us - p.p50_us for p in points]},
-            name="median, bar to the 99th percentile",
+            name="median",
         )
     )
-    return _json(figure, xaxis={"title": "microseconds of one search"}, yaxis={"title": "recall@100"})
+    return _json(
+        figure,
+        xaxis={"title": "microseconds of one search, median", "rangemode": "tozero"},
+        yaxis={"title": "recall@100"},
+    )
 
 
 def embedding_map(points: Sequence[MapPoint]) -> str:

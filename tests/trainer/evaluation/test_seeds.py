@@ -23,7 +23,8 @@ def _result(num_seeds: int) -> SeedsResult:
     return SeedsResult(
         data="small",
         runs=tuple(
-            SeedRun(seed=seed, best_epoch=3, training_seconds=1.5, content_weight=None) for seed in range(num_seeds)
+            SeedRun(seed=seed, best_epoch=3, training_seconds=1.5, content_weight=None, item_item_weight=0.5)
+            for seed in range(num_seeds)
         ),
         protocols={
             of_seeds[0].protocol: SeedEvaluations(
@@ -51,7 +52,7 @@ def test_text_names_both_protocols() -> None:
     assert text.index("## full ranking") < text.index("## 1+99")
     sampled = text.split("## 1+99")[1]
     assert sampled.count("ndcg@10") == sampled.count("1+99: ndcg@10")
-    assert "| 0 | 3 | 2 | - |" in text
+    assert "| 0 | 3 | 2 | - | 0.5 |" in text
 
 
 def test_one_seed_has_no_spread() -> None:

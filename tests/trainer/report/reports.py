@@ -8,7 +8,7 @@ from trainer.evaluation.comparison import Comparison, compare
 from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
 from trainer.export.index import IndexPoint
 from trainer.report.contents import ExampleUser, ListedItem, MapPoint, RunReport
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
@@ -42,7 +42,7 @@ def small_report() -> RunReport:
         created_at="2026-01-01T00:00:00+00:00",
         facts={"data set": "checkerboard", "items": "24"},
         comparison=small_comparison(),
-        epochs=tuple(EpochReport(epoch, 3.0 / epoch, {"recall@10": epoch / 10}) for epoch in range(1, 5)),
+        epochs=tuple(_epoch(epoch) for epoch in range(1, 5)),
         best_epoch=3,
         index_points=(
             IndexPoint(nprobe=1, recall_at_100=0.8, p50_us=10.0, p99_us=20.0),
@@ -64,4 +64,15 @@ def small_report() -> RunReport:
         ),
         config_toml="[fit]\nseed = 0\n",
         command="python -m trainer train --dataset checkerboard.toml",
+    )
+
+
+def _epoch(epoch: int) -> EpochReport:
+    return EpochReport(
+        epoch=epoch,
+        loss=3.0 / epoch,
+        metrics={"recall@10": epoch / 10},
+        seconds=1.0,
+        interactions_per_second=1_000.0,
+        peak_memory_bytes=1 << 30,
     )

@@ -63,8 +63,8 @@ def test_tables_and_figures_hold_the_numbers(page) -> None:
     assert parsed.cells["totals"][4:7] == ["popularity", "0.1000", "0.9000"]
     assert "+1.0000" in parsed.cells["differences"]
     assert "+1.0000 to +1.0000, p 0.0001" in parsed.cells["differences"]
-    assert parsed.cells["segment-table"][:4] == ["segment", "users", "as served", "popularity"]
-    assert parsed.cells["segment-table"][4:7] == ["cold users", "20", "1.0000 [1.0000, 1.0000]"]
+    assert parsed.cells["segment-table"][:4] == ["cold users", "20 users", "warm users", "20 users"]
+    assert parsed.cells["segment-table"][8:11] == ["as served", "1.0000", "1.0000 to 1.0000"]
     assert parsed.figures.keys() == {"learning", "segments", "index", "map"}
     assert parsed.figures["learning"]["data"][0]["y"] == [3.0, 1.5, 1.0, 0.75]
     assert parsed.figures["index"]["data"][0]["x"] == [10.0, 15.0]
