@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from trainer.dataset import leave_last_out
 from trainer.evaluation.blending import calibrate
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.evaluation import Evaluation
+from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
 from trainer.evaluation.model_scorer import ModelScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
 from trainer.evaluation.sampled import evaluate_sampled
@@ -57,38 +57,59 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
     return all_baselines(encoded.dataset, np.asarray(embeddings, dtype=np.float32))
 
 
-def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline]) -> TestResult:
-    """The test items of leave-last-out under a model that was just trained."""
+def trained_scorers(trained: Trained, encoded: Encoded, part: Part) -> dict[str, Scorer]:
+    """A model that was just trained, as it would be served, and its two towers alone where that differs."""
     model = scoring_model(trained.model, encoded, trained.item_item)
     blend = None
     if trained.blend_weights is not None:
         blend = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model, trained.blend_weights)
-    return _measure(model, blend, encoded, baselines, sampled=False)
+    return _model_scorers(model, blend, part)
+
+
+def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline]) -> TestResult:
+    """The test items of leave-last-out under a model that was just trained."""
+    part = leave_last_out_part(encoded.dataset, skip=0)
+    scorers = {**trained_scorers(trained, encoded, part), **fitted(baselines, part)}
+    return _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
 
 
 def measure_bundle(
     bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
 ) -> TestResult:
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
-    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
-    return _measure(model, bundle.manifest.blend, encoded, baselines, sampled=sampled)
-
-
-def _measure(
-    model: ScoringModel, blend: BlendSpec | None, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool
-) -> TestResult:
     part = leave_last_out_part(encoded.dataset, skip=0)
-    scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
-    if blend is not None:
-        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
-    for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline"):
-        scorers[baseline.name] = baseline.fit(part.known)
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    scorers = {**_model_scorers(model, bundle.manifest.blend, part), **fitted(baselines, part)}
+    return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
+
+
+def fitted(baselines: Sequence[Baseline], part: Part) -> dict[str, Scorer]:
+    """Baselines by their names, fitted on what is known."""
+    return {
+        baseline.name: baseline.fit(part.known)
+        for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline")
+    }
+
+
+def evaluate_all(scorers: Mapping[str, Scorer], part: Part, encoded: Encoded, protocol: str) -> list[Evaluation]:
+    """Each scorer's evaluation by FULL_RANKING or SAMPLED, in their order."""
     evaluations = []
-    for name, scorer in tqdm(scorers.items(), desc="ranking the test items", unit="model"):
-        if sampled:
+    for name, scorer in tqdm(scorers.items(), desc=f"{part.name} items, {protocol}", unit="model"):
+        if protocol == SAMPLED:
             evaluations.append(evaluate_sampled(part, scorer, encoded.dataset, name=name))
         else:
             evaluations.append(evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors))
+    return evaluations
+
+
+def _model_scorers(model: ScoringModel, blend: BlendSpec | None, part: Part) -> dict[str, Scorer]:
+    scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
+    if blend is not None:
+        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
+    return scorers
+
+
+def _result(part: Part, scorers: dict[str, Scorer], evaluations: Sequence[Evaluation]) -> TestResult:
     return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
 
 

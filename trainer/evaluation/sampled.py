@@ -61,17 +61,18 @@ def evaluate_sampled(part: Part, scorer: Scorer, whole: Dataset, *, name: str) -
 def sampled_items(part: Part, whole: Dataset) -> Rows:
     """(evaluated, NUM_SAMPLED_ITEMS) int64, drawn uniformly without repetition from what the user never touched.
 
-    A user who left fewer items untouched has all of them, then MISSING_ROW.
+    Items of the catalogue that nobody ever touched are not drawn: published data sets do not hold them, and they would
+    make the question easier. A user who left fewer items untouched has all of them, then MISSING_ROW.
     """
-    num_items = len(whole.catalogue)
+    drawable = np.unique(whole.item_rows)
     generator = np.random.default_rng(_SEED)
     samples = np.full((len(part.users), NUM_SAMPLED_ITEMS), MISSING_ROW, dtype=np.int64)
     for place, user in enumerate(part.users):
         touched = np.unique(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]])
-        num_untouched = num_items - len(touched)
+        num_untouched = len(drawable) - len(touched)
         num_drawn = min(NUM_SAMPLED_ITEMS, num_untouched)
         drawn = generator.choice(num_untouched, num_drawn, replace=False, shuffle=False)
         # The n-th untouched item is n plus the touched items before it: no list of untouched items is made.
-        untouched_before = touched - np.arange(len(touched))
-        samples[place, :num_drawn] = drawn + np.searchsorted(untouched_before, drawn, side="right")
+        untouched_before = np.searchsorted(drawable, touched) - np.arange(len(touched))
+        samples[place, :num_drawn] = drawable[drawn + np.searchsorted(untouched_before, drawn, side="right")]
     return samples

@@ -69,5 +69,5 @@ def test_items_the_model_does_not_know_are_minus_infinity() -> None:
 
 def test_a_blend_needs_content() -> None:
     part = part_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
-    with pytest.raises(ValueError, match="nothing to blend"):
+    with pytest.raises(ValueError, match="none to blend"):
         ModelScorer(part.known, replace(_model(), content_vectors=None), BLEND)

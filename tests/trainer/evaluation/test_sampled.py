@@ -10,17 +10,21 @@ from trainer.evaluation.sampled import NUM_SAMPLED_ITEMS, evaluate_sampled, samp
 
 def test_samples_are_uniform_over_what_was_never_touched() -> None:
     num_items = 150
-    dataset = dataset_of([[0, 7, 8, 149, 20]] * 2_000, num_items=num_items)
+    everything = list(range(num_items))  # of 160 items, ten were never touched by anyone
+    dataset = dataset_of([[0, 7, 8, 149, 20]] * 2_000 + [everything], num_items=160)
     validation = leave_last_out_part(dataset, skip=1)  # item 20 is chosen later: no negative either
     samples = sampled_items(validation, dataset)
-    assert samples.shape == (2_000, NUM_SAMPLED_ITEMS)
+    assert samples.shape == (2_001, NUM_SAMPLED_ITEMS)
+    assert (samples[2_000] == MISSING_ROW).all()
+    samples = samples[:2_000]
     assert all(len(set(row)) == NUM_SAMPLED_ITEMS for row in samples.tolist())
     times = np.bincount(samples.ravel(), minlength=num_items)
+    assert len(times) == num_items
     touched = [0, 7, 8, 20, 149]
     assert times[touched].tolist() == [0] * 5
     untouched = np.delete(times, touched) / 2_000
     assert untouched == pytest.approx(np.full(num_items - 5, NUM_SAMPLED_ITEMS / (num_items - 5)), abs=0.06)
-    assert (samples == sampled_items(validation, dataset)).all()
+    assert (samples == sampled_items(validation, dataset)[:2_000]).all()
 
 
 def test_random_scores_have_the_hit_rate_of_chance() -> None:
@@ -35,9 +39,9 @@ def test_random_scores_have_the_hit_rate_of_chance() -> None:
 
 
 def test_the_label_is_never_lost() -> None:
-    dataset = dataset_of([[0, 1], [1, 2]], num_items=4)
+    dataset = dataset_of([[0, 1], [1, 2], [3]], num_items=4)
     part = leave_last_out_part(dataset, skip=0)
-    evaluation = evaluate_sampled(part, Table([[0, 3, 5, 4], [9, 9, 5, 6]]), dataset, name="table")
+    evaluation = evaluate_sampled(part, Table([[0, 3, 5, 4], [9, 9, 5, 6], [0, 0, 0, 0]]), dataset, name="table")
     assert evaluation.protocol == "1+99"
     assert all(name.startswith("1+99/") for name in evaluation.labelled_means())
     # Fewer untouched items than 99: all of them. Item 1 loses to 2 and 3; item 2 to 0 and 3.
