@@ -24,7 +24,7 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.seeds import evaluate_seeds
 from trainer.onnx_runtime import OnnxTower
 from trainer.registry import Registry
-from trainer.run import RunResult, train_and_register
+from trainer.run import RunResult, train_and_register, training_fingerprint
 from trainer.settings import Settings
 
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
@@ -154,6 +154,13 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     assert bundle.manifest.metrics["test/ndcg@10"] == bundle.manifest.metrics["test/two_tower/ndcg@10"]
     (run_id,) = [version.run_id for version in _client(settings).search_model_versions("")]
     assert _client(settings).get_run(run_id).data.params["blend"] == "none"
+
+
+def test_a_run_that_resumes_finds_the_checkpoints_of_the_one_before(first) -> None:
+    config, resumed = load_train_config(None, SMALL), load_train_config(None, {**SMALL, "fit.resume": "true"})
+    other = load_train_config(None, {**SMALL, "fit.seed": "1"})
+    assert training_fingerprint(first.prepared, resumed) == training_fingerprint(first.prepared, config)
+    assert training_fingerprint(first.prepared, other) != training_fingerprint(first.prepared, config)
 
 
 def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
