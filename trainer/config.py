@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from tandem.contract.manifest import Similarity
 from tandem.contract.store import MAX_RECENT_EVENTS
+from trainer.config_errors import ConfigText, describe_problems, keys_of
 from trainer.errors import ConfigError
 
 
@@ -130,10 +131,10 @@ class IndexConfig(_Section):
 class ContentConfig(_Section):
     """Content vectors of items, from texts and categories; a data set with neither has none, and no blend."""
 
-    dim: int = Field(default=64, ge=1, le=1024)
-    """Greatest width of content vectors. Raise it for catalogues with hundreds of categories and little text."""
-    category_weight: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Share of categories in the similarity of two items that have text and categories; text has the rest."""
+    dim: int = Field(default=256, ge=1, le=1024)
+    """Greatest width of content vectors. More tells items apart better, and costs 2 bytes an item for each."""
+    tf_idf_weight: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of words and categories (TF-IDF) in the similarity of two items; the text encoder has the rest."""
     num_neighbours: int = Field(default=20, ge=1, le=200)
     """Most similar items stored with each item, from which serving takes candidates."""
 
@@ -147,9 +148,29 @@ def _ascending(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(weights)))
 
 
-class RankerConfig(_Section):
-    """How candidates are ranked: by the blend of collaborative and content scores."""
+class ItemItemConfig(_Section):
+    """The item-item source of the blend: the strongest weights of EASE between pairs of items."""
 
+    l2: float = Field(default=300.0, gt=0.0)
+    """Regularisation, in interactions. Higher for sparse data."""
+    num_neighbours: int = Field(default=100, ge=1, le=1000)
+    """Weights kept of each item, 6 bytes each in the bundle and in every worker."""
+    max_items: int = Field(default=20_000, ge=0)
+    """Larger catalogues go without this source, because EASE costs the cube of their size; 0 turns it off."""
+    decays_events: Annotated[
+        tuple[Annotated[float, Field(gt=0.0)], ...],
+        Field(min_length=1),
+        BeforeValidator(_split),
+        AfterValidator(_ascending),
+    ] = (1.0, 2.0, 5.0, 10.0, 30.0)
+    """Decays among which validation chooses: an event that so many newer ones follow counts 1/e of the newest."""
+
+
+class RankerConfig(_Section):
+    """How candidates are ranked."""
+
+    kind: Literal["blend", "ncf", "auto"] = "blend"
+    """"blend" of collaborative and content scores, "ncf", or "auto": the one with the better validation NDCG@10."""
     content_weights: Annotated[
         tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
         Field(min_length=1),
@@ -157,6 +178,49 @@ class RankerConfig(_Section):
         AfterValidator(_ascending),
     ] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
     """Shares of content among which validation chooses. One alone is taken as it is: "0.3" is the usual 70/30."""
+    item_item_weights: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
+        Field(min_length=1),
+        BeforeValidator(_split),
+        AfterValidator(_ascending),
+    ] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    """Shares of the item-item source in the collaborative score, among which validation chooses; the two towers have
+    the rest."""
+
+
+class NcfConfig(_Section):
+    """Shape and training of the NCF ranker; read unless ranker.kind is "blend"."""
+
+    factors: int = Field(default=32, ge=1, le=512)
+    """Width of GMF and of either side of the MLP's input."""
+    hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(_split)] = (64, 32)
+    """Widths of the MLP's layers, from input to output."""
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """Dropout after every layer of the MLP."""
+    item_id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of item ids that are hidden while training. Higher: new items are ranked better."""
+    num_hard_negatives: int = Field(default=24, ge=0, le=100)
+    """Negatives of one example among the towers' best candidates."""
+    num_uniform_negatives: int = Field(default=8, ge=0, le=1000)
+    """Negatives of one example among all items."""
+    max_examples: int = Field(default=20_000, ge=1)
+    """Choices trained on, drawn among all. Each costs one run of the user tower before training."""
+    batch_size: int = Field(default=256, ge=1)
+    """Examples in one step."""
+    learning_rate: float = Field(default=2e-4, gt=0.0)
+    """Rate of AdamW. The frozen towers know their training choices by heart, so that long training misleads."""
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    """AdamW weight decay."""
+    max_epochs: int = Field(default=20, ge=1)
+    """Most epochs; early stopping usually ends sooner."""
+    patience: int = Field(default=4, ge=1)
+    """Epochs without a better validation NDCG@10 before training stops."""
+
+    @model_validator(mode="after")
+    def _some_negatives(self) -> NcfConfig:
+        if self.num_hard_negatives + self.num_uniform_negatives == 0:
+            raise ValueError("num_hard_negatives and num_uniform_negatives are both 0, so nothing is learned")
+        return self
 
 
 class TrainConfig(_Section):
@@ -167,37 +231,36 @@ class TrainConfig(_Section):
     fit: FitConfig = FitConfig()
     index: IndexConfig = IndexConfig()
     content: ContentConfig = ContentConfig()
+    item_item: ItemItemConfig = ItemItemConfig()
     ranker: RankerConfig = RankerConfig()
+    ncf: NcfConfig = NcfConfig()
 
 
 def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:
     """Defaults, then the TOML file, then overrides such as {"fit.max_epochs": "5"}.
 
-    Raises ConfigError that names the key, and the line where the file cannot be parsed.
+    Raises ConfigError that names the file, the line, the key and what is allowed.
     """
     raw: dict[str, dict[str, object]] = {}
+    text = ""
     if path is not None:
         try:
-            raw = tomllib.loads(path.read_text())
+            text = path.read_text()
+            raw = tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     for key, value in overrides.items():
         section, _, name = key.partition(".")
         if not name:
             known = ", ".join(TrainConfig.model_fields)
-            raise ConfigError(f"{key}: write SECTION.NAME=VALUE, where SECTION is one of {known}")
-        raw.setdefault(section, {})[name] = value
+            raise ConfigError(f"override {key}: write SECTION.NAME=VALUE, where SECTION is one of {known}")
+        if not isinstance(raw.setdefault(section, {}), dict):
+            raise ConfigError(f"override {key}: {section} is not a section of {path}")
+        raw[section][name] = value
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(describe_validation_error(error)) from error
-
-
-def describe_validation_error(error: ValidationError) -> str:
-    """One line for each wrong key: where, what is wrong, what was given."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']} (given: {detail['input']!r})"
-        for detail in error.errors(include_url=False)
-    )
+        written = ConfigText(label=str(path or ""), text=text, overrides=overrides.keys())
+        raise ConfigError(describe_problems(error, written, lambda steps: keys_of(TrainConfig, steps))) from error

@@ -24,7 +24,7 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.seeds import evaluate_seeds
 from trainer.onnx_runtime import OnnxTower
 from trainer.registry import Registry
-from trainer.run import RunResult, train_and_register, training_fingerprint
+from trainer.run import RunOptions, RunResult, train_and_register, training_fingerprint
 from trainer.settings import Settings
 
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
@@ -43,7 +43,7 @@ def data_config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(settings, data_config) -> RunResult:
-    return train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
+    return train_and_register(data_config, load_train_config(None, SMALL), settings, RunOptions(if_needed=True))
 
 
 def _client(settings: Settings) -> MlflowClient:
@@ -116,12 +116,15 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     assert {artifact.path for artifact in client.list_artifacts(version.run_id)} == {
         "bundle",
         "cleaning_report.txt",
+        "evaluations",
         "gate.txt",
+        "report.html",
+        "test_metrics.md",
     }
 
 
 def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) -> None:
-    again = train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
+    again = train_and_register(data_config, load_train_config(None, SMALL), settings, RunOptions(if_needed=True))
     assert not again.trained
     assert again.content_weight is None
     assert again.version == first.version
@@ -131,7 +134,7 @@ def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_conf
     # Content alone knows the answer here, so the worse model has to do without.
     worse = {"fit.max_epochs": "1", "fit.learning_rate": "1e-9", "ranker.content_weights": "0"}
     untrained = load_train_config(None, {**SMALL, **worse})
-    result = train_and_register(data_config, untrained, settings, if_needed=True)
+    result = train_and_register(data_config, untrained, settings, RunOptions(if_needed=True))
     assert result.trained
     assert not result.decision.promoted
     assert any(reason.startswith("FAILED") and "champion" in reason for reason in result.decision.reasons)
@@ -146,7 +149,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     bare.write_text(toml)
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "2"})
-    result = train_and_register(load_data_config(str(bare), {}), config, settings, if_needed=False)
+    result = train_and_register(load_data_config(str(bare), {}), config, settings, RunOptions())
     bundle = read_bundle(Path(result.version.source))
     assert result.content_weight is None
     assert bundle.manifest.blend is None
@@ -183,7 +186,7 @@ def test_every_loss_and_similarity_learns(loss, similarity, settings, data_confi
 def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_config, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     choice = {"towers.user_tower": "mean", "towers.history_features": "true", "text.encoder": "none"}
-    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, if_needed=False)
+    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, RunOptions())
     assert result is not None
     bundle = read_bundle(Registry(settings).download(result.version, tmp_path / "bundle"))
     features = [feature.name for feature in bundle.manifest.feature_schema.user_features]
