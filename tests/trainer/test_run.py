@@ -24,7 +24,7 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.seeds import evaluate_seeds
 from trainer.onnx_runtime import OnnxTower
 from trainer.registry import Registry
-from trainer.run import RunOptions, RunResult, train_and_register
+from trainer.run import RunOptions, RunResult, train_and_register, training_fingerprint
 from trainer.settings import Settings
 
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
@@ -159,6 +159,13 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     assert _client(settings).get_run(run_id).data.params["blend"] == "none"
 
 
+def test_a_run_that_resumes_finds_the_checkpoints_of_the_one_before(first) -> None:
+    config, resumed = load_train_config(None, SMALL), load_train_config(None, {**SMALL, "fit.resume": "true"})
+    other = load_train_config(None, {**SMALL, "fit.seed": "1"})
+    assert training_fingerprint(first.prepared, resumed) == training_fingerprint(first.prepared, config)
+    assert training_fingerprint(first.prepared, other) != training_fingerprint(first.prepared, config)
+
+
 def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "3"})
     runs = [evaluate_seeds(data_config, config, settings, num_seeds=2) for _ in range(2)]
@@ -185,7 +192,7 @@ def test_every_loss_and_similarity_learns(loss, similarity, settings, data_confi
 def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_config, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     choice = {"towers.user_tower": "mean", "towers.history_features": "true", "text.encoder": "none"}
-    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, if_needed=False)
+    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, RunOptions())
     assert result is not None
     bundle = read_bundle(Registry(settings).download(result.version, tmp_path / "bundle"))
     features = [feature.name for feature in bundle.manifest.feature_schema.user_features]
