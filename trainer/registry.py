@@ -12,12 +12,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from tandem.contract import names
 from trainer.errors import RegistryError
 from trainer.settings import Settings
 
+EVALUATIONS = "evaluations"
+"""The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is what an unset alias raises
 
@@ -32,6 +35,8 @@ class RegisteredVersion:
     training_fingerprint: str
     """Of the data and the configuration it was trained with."""
     source: str
+    run_id: str
+    """The MLflow run that registered it."""
 
 
 class Run:
@@ -52,6 +57,10 @@ class Run:
     def log_text(self, text: str, name: str) -> None:
         """Logs a text file."""
         mlflow.log_text(text, name)
+
+    def log_directory(self, directory: Path, name: str) -> None:
+        """Logs a folder's files under a name."""
+        mlflow.log_artifacts(str(directory), name)
 
     def log_bundle(self, directory: Path) -> str:
         """Logs the bundle's files; returns their artifact URI."""
@@ -78,12 +87,20 @@ class Registry:
             if error.error_code in _NOT_FOUND:
                 return None
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        return RegisteredVersion(
-            str(found.version),
-            found.tags.get(names.MODEL_VERSION_TAG, ""),
-            found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
-            str(found.source),
-        )
+        return _version_of(found)
+
+    def find(self, name: str) -> RegisteredVersion:
+        """The version of that number, or else under that alias. Raises RegistryError when there is none."""
+        model = self._settings.model_name
+        try:
+            if name.isdecimal():
+                return _version_of(self._client.get_model_version(model, name))
+            return _version_of(self._client.get_model_version_by_alias(model, name))
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                kind = "version" if name.isdecimal() else "alias"
+                raise RegistryError(f"{self._settings.registry_uri}: {model} has no {kind} {name!r}") from error
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
 
     @contextmanager
     def start_run(self, name: str, *, run_id: str = "", parent_run_id: str = "") -> Iterator[Run]:
@@ -126,7 +143,7 @@ class Registry:
             run_id=run.run_id,
             tags={names.MODEL_VERSION_TAG: model_version, TRAINING_FINGERPRINT_TAG: training_fingerprint},
         )
-        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source)
+        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source, run.run_id)
 
     def promote(self, version: RegisteredVersion) -> None:
         """Moves the alias to a version."""
@@ -139,3 +156,24 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(directory)))
         except (MlflowException, OSError) as error:
             raise RegistryError(f"bundle of version {version.number}: {error}") from error
+
+    def download_artifacts(self, version: RegisteredVersion, name: str, directory: Path) -> Path:
+        """A copy of what the run of a version logged under a name. Raises RegistryError where it logged none."""
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            found = mlflow.artifacts.download_artifacts(
+                run_id=version.run_id, artifact_path=name, dst_path=str(directory)
+            )
+        except (MlflowException, OSError) as error:
+            raise RegistryError(f"version {version.number} has no {name}: {error}") from error
+        return Path(found)
+
+
+def _version_of(found: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        str(found.version),
+        found.tags.get(names.MODEL_VERSION_TAG, ""),
+        found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
+        str(found.source),
+        str(found.run_id or ""),
+    )

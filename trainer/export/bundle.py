@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
+from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_places
-from trainer.evaluation.blending import calibrate
+from trainer.evaluation.blending import BlendWeights, calibrate
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import build_index, exact_top, nearest_items
 from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
@@ -33,6 +34,11 @@ GOLDEN_USERS = 32
 GOLDEN_K = 10
 HELD_OUT_USERS = 1_000
 ITEM_BATCH = 4_096
+
+
+def no_model_card(_: Manifest) -> str:
+    """For a bundle without a model card."""
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +56,12 @@ class ExportInputs:
     metrics: Mapping[str, float]
     content_vectors: npt.NDArray[np.float16] | None = None
     """(items, content_dim) float16; None leaves the bundle without content and blend."""
-    content_weight: float | None = None
-    """Share of content in the blend; given exactly where there are content vectors."""
+    blend_weights: BlendWeights | None = None
+    """Weights of the blend; None leaves the bundle without content and blend."""
+    item_item: ItemItem | None = None
+    """The item-item source; given exactly where the blend weighs it."""
+    model_card: Callable[[Manifest], str] = no_model_card
+    """Writes the model card, knowing what the export measured."""
     ncf: NcfRanker | None = None
     """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
 
@@ -108,6 +118,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
                     item_vectors=item_vectors,
                     user_vectors=served_user_tower,
                     content_vectors=inputs.content_vectors,
+                    item_item=inputs.item_item,
                 ),
             ),
         )
@@ -125,6 +136,8 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             held_out_users=_held_out_users(inputs, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
+            item_item=inputs.item_item,
+            model_card=inputs.model_card(manifest),
             ranker=None if ranker is None else ranker.path,
         )
         return write_bundle(directory, manifest, parts)
@@ -163,11 +176,10 @@ def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, 
 
 
 def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
-    """The chosen weight, calibrated on the vectors that will be served."""
-    if inputs.content_weight is None:
+    """The chosen weights, calibrated on the vectors that will be served."""
+    if inputs.blend_weights is None:
         return None
-    calibrated = calibrate(inputs.dataset, inputs.hold_out, model)
-    return replace(calibrated, content_weight=inputs.content_weight)
+    return calibrate(inputs.dataset, inputs.hold_out, model, inputs.blend_weights)
 
 
 def _content(inputs: ExportInputs, num_neighbours: int) -> Content | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
 
-from trainer.config import TrainConfig, describe_validation_error
+from trainer.config import TrainConfig
+from trainer.config_errors import ConfigText, describe_problems, keys_of
 from trainer.errors import ConfigError
 
 Value = bool | int | float | str
@@ -86,4 +88,5 @@ def with_values(config: TrainConfig, values: Mapping[str, Value]) -> TrainConfig
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(describe_validation_error(error)) from error
+        source = ConfigText(label="search space", text="")
+        raise ConfigError(describe_problems(error, source, partial(keys_of, TrainConfig))) from error

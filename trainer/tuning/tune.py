@@ -26,7 +26,7 @@ from trainer.errors import ConfigError, TuningError
 from trainer.evaluation.metrics import mean_metrics
 from trainer.registry import Registry
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport
+from trainer.training.progress import EpochReport
 from trainer.training.train import Encoded, encode, select
 from trainer.tuning.config_file import config_toml, write_config
 from trainer.tuning.search_space import SEARCH_SPACE, SearchSpace, check_space, with_values

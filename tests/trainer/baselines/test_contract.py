@@ -1,0 +1,120 @@
+"""What every baseline must do, run over all of them on data with a known answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.checkerboard import write_checkerboard
+from trainer.baselines.catalogue import all_baselines
+from trainer.baselines.popularity import Popularity
+from trainer.baselines.rating_svd import RatingSVD
+from trainer.data.config import load_data_config
+from trainer.data.prepare import prepare
+from trainer.dataset import Dataset, load_dataset
+from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.scorer import Baseline
+
+NAMES = [
+    "Popularity",
+    "ItemKNN",
+    "ItemKNN+recency",
+    "EASE",
+    "EASE+recency",
+    "iALS",
+    "iALS+recency",
+    "SVD of ratings",
+    "Text embeddings+recency",
+    "TF-IDF+recency",
+    "Hybrid EASE+recency, TF-IDF+recency",
+    "Hybrid EASE+recency, iALS+recency, TF-IDF+recency",
+]
+NEW_USER = 5
+"""A user without events in the part."""
+
+
+def colours(dataset: Dataset) -> np.ndarray:
+    """(items,) int64, 0 or 1."""
+    return np.array([names == ["black"] for names in dataset.catalogue.categories], dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory) -> Part:
+    """The checkerboard's last events as targets; all others are known, those of NEW_USER left out, all rated 5."""
+    folder = tmp_path_factory.mktemp("checkerboard")
+    prepared = prepare(load_data_config(str(write_checkerboard(folder)), {}), folder)
+    dataset = load_dataset(prepared.directory)
+    part = leave_last_out_part(replace(dataset, ratings=np.full(len(dataset.item_rows), 5, np.float32)), skip=0)
+    return replace(part, known=part.known.subset(part.known.user_rows != NEW_USER))
+
+
+@pytest.fixture(scope="module")
+def create(part: Part) -> Callable[[str], Baseline]:
+    """Makes a baseline by its name; an encoder would tell the two colours apart."""
+    embeddings = np.eye(2, dtype=np.float32)[colours(part.known)]
+    return lambda name: {baseline.name: baseline for baseline in all_baselines(part.known, embeddings)}[name]
+
+
+def test_the_catalogue_is_complete(part: Part) -> None:
+    embeddings = np.eye(2, dtype=np.float32)[colours(part.known)]
+    assert [baseline.name for baseline in all_baselines(part.known, embeddings)] == NAMES
+
+
+def test_what_the_data_do_not_allow_is_left_out(part: Part) -> None:
+    nothing = replace(part.known.catalogue, titles=[""] * 24, descriptions=[""] * 24, categories=[[]] * 24)
+    known = replace(part.known, catalogue=nothing, ratings=np.full(len(part.known.ratings), np.nan, np.float32))
+    names = [baseline.name for baseline in all_baselines(known, np.zeros((24, 0), np.float32))]
+    assert names == NAMES[:7]
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestBaseline:
+    def test_it_scores_all_items_for_the_users_asked(self, name, create, part) -> None:
+        scorer = create(name).fit(part.known)
+        users = np.array([7, 0, 30, NEW_USER])
+        scores = scorer.scores(users)
+        assert scores.shape == (4, 24)
+        assert scores.dtype == np.float32
+        assert np.isfinite(scores).all()
+        assert scorer.scores(users[1:2])[0] == pytest.approx(scores[1], abs=1e-5)
+        assert scorer.scores(users[:0]).shape == (0, 24)
+
+    def test_it_finds_what_was_withheld(self, name, create, part) -> None:
+        baseline = create(name)
+        if isinstance(baseline, (Popularity, RatingSVD)):
+            pytest.skip("popularity knows no users, and ratings that are all equal tell nothing")
+        users = np.delete(part.users, NEW_USER)
+        scores = baseline.fit(part.known).scores(users)
+        for row, user in enumerate(users):
+            scores[row, part.known.item_rows[part.known.user_rows == user]] = -np.inf
+        assert scores.argmax(axis=1).tolist() == part.target_rows[users].tolist()
+
+    def test_two_fits_score_alike(self, name, create, part) -> None:
+        users = np.arange(60)
+        first, second = (create(name).fit(part.known).scores(users) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+    def test_the_caller_may_overwrite_what_it_gets(self, name, create, part) -> None:
+        scorer = create(name).fit(part.known)
+        users = np.array([3, NEW_USER])
+        scores = scorer.scores(users)
+        expected = scores.copy()
+        scores[:] = np.nan
+        np.testing.assert_array_equal(scorer.scores(users), expected)
+
+    def test_a_user_without_history_gets_what_most_chose(self, name, create, part) -> None:
+        (scores,) = create(name).fit(part.known).scores(np.array([NEW_USER]))
+        if isinstance(create(name), RatingSVD):
+            assert np.ptp(scores) < 0.5  # the average rating, but for what the item's is
+        else:
+            order = np.argsort(-part.known.popularity(part.known.lengths), kind="stable")
+            assert np.argsort(-scores, kind="stable").tolist() == order.tolist()
+
+    def test_it_does_not_change_the_data(self, name, create, part) -> None:
+        rows, ratings = part.known.item_rows.copy(), part.known.ratings.copy()
+        create(name).fit(part.known).scores(np.arange(60))
+        np.testing.assert_array_equal(part.known.item_rows, rows)
+        np.testing.assert_array_equal(part.known.ratings, ratings)

@@ -1,0 +1,111 @@
+"""Choosing hyperparameters on data where it is known which are right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.trainer.small_dataset import dataset_of
+from trainer.baselines import tuning
+from trainer.baselines.catalogue import all_baselines
+from trainer.baselines.ease import Ease
+from trainer.baselines.ials import IALS
+from trainer.baselines.item_knn import ItemKNN
+from trainer.baselines.tuning import Grids, tune
+from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.scorer import Scorer
+
+NUM_ITEMS = 24
+GRIDS = Grids(
+    item_knn=(ItemKNN(num_neighbours=1), ItemKNN(num_neighbours=50)),
+    ease=(Ease(l2=1_000.0), Ease(l2=5.0)),
+    ials=(IALS(num_factors=4, num_iterations=3),),
+    taus=(100.0, 1.0),
+    weights=(0.5, 1.0),
+)
+
+
+def changing_tastes() -> Part:
+    """Users choose four items of one colour of three, then change to the next for good."""
+    generator = np.random.default_rng(0)
+    colours = np.arange(NUM_ITEMS).reshape(3, 8)
+    histories = []
+    for user in range(90):
+        before, after = colours[user % 3], colours[(user + 1) % 3]
+        histories.append(np.concatenate([generator.permutation(before)[:4], generator.permutation(after)[:4]]))
+    return leave_last_out_part(dataset_of(histories, num_items=NUM_ITEMS), skip=0)
+
+
+def reciprocal_rank(part: Part, scorer: Scorer) -> float:
+    scores = scorer.scores(part.users)
+    for row, user in enumerate(part.users):
+        scores[row, part.known.item_rows[part.known.user_rows == user]] = -np.inf
+    target_scores = scores[np.arange(len(part.users)), part.target_rows]
+    return float(np.mean(1.0 / (scores >= target_scores[:, None]).sum(axis=1)))
+
+
+@pytest.fixture(scope="module")
+def part() -> Part:
+    return changing_tastes()
+
+
+NO_TEXT = np.zeros((NUM_ITEMS, 0), np.float32)
+
+
+def test_it_takes_what_validation_prefers(part: Part) -> None:
+    chosen = tune(part, NO_TEXT, reciprocal_rank, GRIDS)
+    assert chosen.item_knn == ItemKNN(num_neighbours=50)
+    assert chosen.ease_recency.recency_tau == 1.0
+    assert chosen == tune(part, NO_TEXT, reciprocal_rank, GRIDS)
+
+
+def test_what_was_chosen_is_at_least_as_good_as_the_rest_of_the_grid(part: Part) -> None:
+    chosen = tune(part, NO_TEXT, reciprocal_rank, GRIDS)
+    qualities = {
+        baseline.name: reciprocal_rank(part, baseline.fit(part.known))
+        for baseline in all_baselines(part.known, NO_TEXT, chosen)
+    }
+    assert qualities["EASE"] == max(reciprocal_rank(part, ease.fit(part.known)) for ease in GRIDS.ease)
+    assert qualities["EASE+recency"] > qualities["EASE"]
+    of_two, of_three = (qualities[name] for name in qualities if name.startswith("Hybrid"))
+    # Content weight 0 was tried.
+    assert of_two >= qualities["EASE+recency"]
+    assert of_three >= of_two
+
+
+def test_hyperparameters_rest_on_a_sample_of_a_large_part(part: Part, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "MAX_USERS", 30)
+    asked = set()
+
+    def quality(sampled: Part, scorer: Scorer) -> float:
+        asked.add(tuple(sampled.users))
+        assert sampled.target_rows.tolist() == part.target_rows[sampled.users].tolist()
+        return reciprocal_rank(sampled, scorer)
+
+    tune(part, NO_TEXT, quality, GRIDS)
+    assert [len(users) for users in asked] == [30]
+
+
+def test_a_sample_keeps_all_targets_of_its_users(part: Part, monkeypatch) -> None:
+    monkeypatch.setattr(tuning, "MAX_USERS", 2)
+    offsets = np.array([0, 1, 4, 6])
+    several = replace(
+        part,
+        users=np.array([0, 5, 8]),
+        target_offsets=offsets,
+        target_rows=np.arange(6),
+        target_ratings=np.arange(6, dtype=np.float32),
+    )
+    rows_of = {
+        user: several.target_rows[offsets[place] : offsets[place + 1]].tolist() for place, user in enumerate([0, 5, 8])
+    }
+
+    def quality(sampled: Part, scorer: Scorer) -> float:
+        expected = [row for user in sampled.users.tolist() for row in rows_of[user]]
+        assert sampled.target_rows.tolist() == expected
+        assert sampled.target_offsets[-1] == len(expected) == len(sampled.target_ratings)
+        return 0.0
+
+    tune(several, NO_TEXT, quality, GRIDS)

@@ -1,0 +1,1 @@
+"""Methods without towers, which a served model has to beat, each behind `trainer.evaluation.scorer.Baseline`."""

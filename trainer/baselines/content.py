@@ -1,0 +1,53 @@
+"""What is like the user's history, by what texts and categories say of the items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from trainer.baselines.histories import HistoryModel, HistoryScorer
+from trainer.dataset import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Items by their similarity to the sum of the history; interactions of other users count nothing."""
+
+    name: str
+    similarities: HistoryModel
+    """Known before anything is fitted."""
+
+    def fit(self, known: Dataset) -> HistoryScorer:
+        """Nothing is learned."""
+        return HistoryScorer(known=known, model=self.similarities)
+
+
+@dataclass(frozen=True)
+class DenseContent:
+    """Inner products of vectors, by FAISS."""
+
+    vectors: npt.NDArray[np.float32]
+    """(items, dim) float32 of length 1, or zero where nothing is known."""
+
+    def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
+        """(n, items) -> (n, items) float32."""
+        # FAISS is loaded by the methods that need it alone.
+        from trainer.export.index import inner_products
+
+        return inner_products(np.asarray(histories @ self.vectors, dtype=np.float32), self.vectors)
+
+
+@dataclass(frozen=True)
+class SparseContent:
+    """Inner products of sparse vectors, without reducing them first."""
+
+    vectors: sparse.csr_matrix
+    """(items, terms) float32 of length 1, or zero where nothing is known."""
+
+    def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
+        """(n, items) -> (n, items) float32."""
+        scores: npt.NDArray[np.float32] = (histories @ self.vectors @ self.vectors.T).toarray()
+        return scores

@@ -1,0 +1,52 @@
+"""Several baselines together: the weighted sum of their scores, standardised for each user over all items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.dataset import Dataset
+from trainer.evaluation.scorer import Baseline, Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybrid:
+    """Baselines with their weights."""
+
+    parts: tuple[tuple[Baseline, float], ...]
+
+    @property
+    def name(self) -> str:
+        """Name in reports, with the names of the parts."""
+        return f"Hybrid {', '.join(baseline.name for baseline, _ in self.parts)}"
+
+    def fit(self, known: Dataset) -> HybridScorer:
+        """Fits each part."""
+        return HybridScorer([(baseline.fit(known), weight) for baseline, weight in self.parts])
+
+
+@dataclass(frozen=True)
+class HybridScorer:
+    """Scorers, all of whose scores are finite, with their weights."""
+
+    parts: Sequence[tuple[Scorer, float]]
+
+    def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(n,) int64 -> (n, items) float32."""
+        (first, first_weight), *others = self.parts
+        total = _standardised(first.scores(users), first_weight)
+        for scorer, weight in others:
+            if weight:
+                total += _standardised(scorer.scores(users), weight)
+        return total
+
+
+def _standardised(scores: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
+    """(n, items), overwritten: each row gets mean 0 and standard deviation `weight`; equal scores become 0."""
+    scores -= scores.mean(axis=1, keepdims=True)
+    deviations = scores.std(axis=1, keepdims=True)
+    scores *= np.float32(weight) / np.where(deviations > 0.0, deviations, np.float32(1.0))
+    return scores

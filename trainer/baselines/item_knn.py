@@ -1,0 +1,59 @@
+"""Item-based nearest neighbours: the cosine of items' users (Sarwar et al., WWW 2001), with shrinkage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from trainer.baselines.histories import HistoryScorer
+from trainer.dataset import Dataset
+from trainer.features.interaction_matrix import interaction_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemKNN:
+    """An item scores the sum of its similarities to the history, over the neighbours that each of those keeps."""
+
+    name: str = "ItemKNN"
+    num_neighbours: int = 200
+    """Most similar items kept with each item."""
+    shrinkage: float = 10.0
+    """Added to the denominator of the cosine: similarities that rest on few users count less."""
+
+    def fit(self, known: Dataset) -> HistoryScorer:
+        """Similarities of all pairs of items that share a user."""
+        matrix = interaction_matrix(known)
+        similarities = (matrix.T @ matrix).tocsr()
+        counts = similarities.diagonal()
+        similarities.setdiag(0.0)
+        similarities.eliminate_zeros()
+        rows = np.repeat(np.arange(len(counts)), np.diff(similarities.indptr))
+        similarities.data /= np.sqrt(counts[rows] * counts[similarities.indices]) + np.float32(self.shrinkage)
+        neighbours = _largest_of_rows(similarities, self.num_neighbours)
+        return HistoryScorer(known=known, model=Neighbours(neighbours))
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Similarities of items to their neighbours."""
+
+    similarities: sparse.csr_matrix
+    """(items, items) float32: row i holds the neighbours of item i."""
+
+    def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
+        """(n, items) -> (n, items) float32."""
+        scores: npt.NDArray[np.float32] = (histories @ self.similarities).toarray()
+        return scores
+
+
+def _largest_of_rows(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
+    """The k largest entries of each row; of equal ones those of the first columns."""
+    matrix.sort_indices()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    place_in_row = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
+    kept = order[place_in_row < k]
+    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

@@ -1,0 +1,133 @@
+"""Chooses the baselines' hyperparameters on validation, by small grids: a baseline nobody tuned is easily beaten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from trainer.baselines.catalogue import Choices, text_content, tf_idf_content
+from trainer.baselines.ease import Ease
+from trainer.baselines.histories import HistoryBaseline, HistoryScorer, WithRecency
+from trainer.baselines.hybrid import HybridScorer
+from trainer.baselines.ials import IALS
+from trainer.baselines.item_knn import ItemKNN
+from trainer.evaluation.parts import Part
+from trainer.evaluation.scorer import Scorer
+
+log = structlog.get_logger()
+
+MAX_USERS = 5_000
+"""Users on which the choices rest."""
+
+Learner = TypeVar("Learner", bound=HistoryBaseline)
+
+Quality = Callable[[Part, Scorer], float]
+"""How good a scorer is on a part; higher is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grids:
+    """What is tried."""
+
+    item_knn: Sequence[ItemKNN] = tuple(
+        ItemKNN(num_neighbours=neighbours, shrinkage=shrinkage)
+        for neighbours, shrinkage in product((50, 200, 1_000), (0.0, 10.0, 50.0))
+    )
+    ease: Sequence[Ease] = tuple(Ease(l2=l2) for l2 in (20.0, 100.0, 300.0, 1_000.0))
+    ials: Sequence[IALS] = tuple(
+        IALS(regularization=regularization, alpha=alpha)
+        for regularization, alpha in ((3.0, 5.0), (10.0, 2.0), (10.0, 5.0), (30.0, 10.0), (50.0, 20.0), (100.0, 20.0))
+    )
+    taus: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+    """Of each part of a hybrid beside EASE+recency, which has 1; 0 is tried too."""
+
+
+DEFAULT_GRIDS = Grids()
+
+
+def tune(
+    validation: Part, text_embeddings: npt.NDArray[np.float32], quality: Quality, grids: Grids = DEFAULT_GRIDS
+) -> Choices:
+    """The best of each grid on at most MAX_USERS of validation; of equally good ones the first.
+
+    `text_embeddings` is (items, text_dim). Learners are chosen with and without recency, each for itself. Hybrids take
+    what was chosen, and weights one after the other.
+    """
+    part = _sampled(validation, MAX_USERS)
+    item_knn, item_knn_recency, _ = _best_learner(grids.item_knn, grids.taus, part, quality)
+    ease, ease_recency, ease_scorer = _best_learner(grids.ease, grids.taus, part, quality)
+    ials, ials_recency, ials_scorer = _best_learner(grids.ials, grids.taus, part, quality)
+    chosen = Choices(
+        item_knn=item_knn,
+        item_knn_recency=item_knn_recency,
+        ease=ease,
+        ease_recency=ease_recency,
+        ials=ials,
+        ials_recency=ials_recency,
+    )
+    if (text := text_content(text_embeddings)) is not None:
+        _, recency, _ = _best_learner([text], grids.taus, part, quality)
+        chosen = replace(chosen, text_tau=recency.recency_tau)
+    if (words := tf_idf_content(part.known.catalogue)) is not None:
+        _, recency, content_scorer = _best_learner([words], grids.taus, part, quality)
+
+        def hybrid_quality(ials_weight: float, content_weight: float) -> float:
+            parts = [(ease_scorer, 1.0), (ials_scorer, ials_weight), (content_scorer, content_weight)]
+            return quality(part, HybridScorer(parts))
+
+        weights = (0.0, *grids.weights)
+        of_two = max(weights, key=lambda weight: hybrid_quality(0.0, weight))
+        of_ials = max(weights, key=lambda weight: hybrid_quality(weight, of_two))
+        of_content = max(weights, key=lambda weight: hybrid_quality(of_ials, weight))
+        chosen = replace(
+            chosen,
+            tf_idf_tau=recency.recency_tau,
+            hybrid_weight=of_two,
+            hybrid_of_three_weights=(of_ials, of_content),
+        )
+    log.info("baselines_tuned", **{name: str(value) for name, value in vars(chosen).items()})
+    return chosen
+
+
+def _best_learner(
+    learners: Iterable[Learner], taus: Sequence[float], part: Part, quality: Quality
+) -> tuple[Learner, WithRecency, HistoryScorer]:
+    """The best learner as it is, the best one with recency, and the better scorer of the two."""
+    plain: dict[float, Learner] = {}
+    with_recency: dict[float, WithRecency] = {}
+    best: tuple[float, HistoryScorer] | None = None  # one at a time: EASE on 12,000 items takes half a gigabyte
+    for learner in learners:
+        fitted = learner.fit(part.known)
+        for tau in (None, *taus):
+            scorer = replace(fitted, recency_tau=tau)
+            value = quality(part, scorer)
+            if tau is None:
+                plain.setdefault(value, learner)
+            else:
+                with_recency.setdefault(value, WithRecency(learner, tau))
+            if best is None or value > best[0]:
+                best = value, scorer
+    if best is None:
+        raise ValueError("no learner to choose from")
+    return plain[max(plain)], with_recency[max(with_recency)], best[1]
+
+
+def _sampled(part: Part, num_users: int) -> Part:
+    """A part of at most `num_users` of its users, drawn with a fixed seed."""
+    places = np.sort(np.random.default_rng(0).permutation(len(part.users))[:num_users])
+    counts = np.diff(part.target_offsets)
+    targets = np.flatnonzero(np.isin(np.repeat(np.arange(len(part.users)), counts), places))
+    return replace(
+        part,
+        users=part.users[places],
+        target_offsets=np.concatenate([[0], np.cumsum(counts[places])]),
+        target_rows=part.target_rows[targets],
+        target_ratings=part.target_ratings[targets],
+    )
