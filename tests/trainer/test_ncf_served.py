@@ -20,7 +20,7 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
-from trainer.run import RunResult, train_and_register
+from trainer.run import RunOptions, RunResult, train_and_register
 from trainer.settings import Settings
 
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 480, 60, 12
@@ -45,7 +45,7 @@ def result(tmp_path_factory) -> RunResult:
     (folder / "interactions.csv").write_text("\n".join([header, *kept]) + "\n")
     data = load_data_config(str(toml), {})
     settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    return train_and_register(data, load_train_config(None, OVERRIDES), settings, if_needed=False)
+    return train_and_register(data, load_train_config(None, OVERRIDES), settings, RunOptions())
 
 
 def test_the_manifest_says_what_offline_ranking_finds(result) -> None:
