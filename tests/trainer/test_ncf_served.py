@@ -20,10 +20,10 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
-from trainer.run import RunResult, train_and_register
+from trainer.run import RunOptions, RunResult, train_and_register
 from trainer.settings import Settings
 
-NUM_ITEMS, NUM_USERS, NUM_EVENTS = 480, 60, 12
+NUM_ITEMS, NUM_USERS, NUM_EVENTS = 240, 60, 12
 OVERRIDES = {
     "towers.embedding_dim": "16",
     "towers.user_ids": "true",
@@ -43,9 +43,13 @@ def result(tmp_path_factory) -> RunResult:
     header, *lines = (folder / "interactions.csv").read_text().splitlines()
     kept = [line for place, line in enumerate(lines) if place % (NUM_ITEMS // 2) < NUM_EVENTS]
     (folder / "interactions.csv").write_text("\n".join([header, *kept]) + "\n")
+    # Items of which each has a text of its own: equal vectors would leave open which of them is a candidate.
+    items = (folder / "items.jsonl").read_text().splitlines()
+    named = [line.replace(" square", f" square, number {number}") for number, line in enumerate(items)]
+    (folder / "items.jsonl").write_text("\n".join(named) + "\n")
     data = load_data_config(str(toml), {})
     settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
-    return train_and_register(data, load_train_config(None, OVERRIDES), settings, if_needed=False)
+    return train_and_register(data, load_train_config(None, OVERRIDES), settings, RunOptions())
 
 
 def test_the_manifest_says_what_offline_ranking_finds(result) -> None:

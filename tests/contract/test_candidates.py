@@ -1,0 +1,34 @@
+"""Neighbours of the newest items, in the order in which a user takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tandem.contract.candidates import neighbour_rows
+from tandem.contract.vocabulary import MISSING_ROW
+
+NEIGHBOURS = (10 * np.arange(6)[:, None] + np.arange(4)).astype(np.int32)
+"""Item i has the neighbours 10 i, 10 i + 1, ..."""
+
+
+def test_the_nearest_of_each_of_the_newest_items_come_first() -> None:
+    history = np.array([[0, 1, 2, 3]])
+    assert neighbour_rows(NEIGHBOURS, history, 6, num_events=3).tolist() == [[30, 20, 10, 31, 21, 11]]
+
+
+def test_a_users_share_does_not_depend_on_what_others_take() -> None:
+    history = np.array([[0, 1, 2, 3]])
+    few = neighbour_rows(NEIGHBOURS, history, 2, num_events=3)[:, :2]
+    assert few.tolist() == neighbour_rows(NEIGHBOURS, history, 12, num_events=3)[:, :2].tolist()
+
+
+def test_events_and_neighbours_that_are_missing_propose_nothing() -> None:
+    neighbours = NEIGHBOURS.copy()
+    neighbours[5, 1:] = MISSING_ROW
+    history = np.array([[MISSING_ROW, MISSING_ROW, 5], [MISSING_ROW] * 3])
+    rows = neighbour_rows(neighbours, history, 6, num_events=3)
+    assert rows.tolist() == [[50, -1, -1, -1, -1, -1], [-1] * 6]
+
+
+def test_histories_shorter_than_that_give_all_they_can() -> None:
+    assert neighbour_rows(NEIGHBOURS, np.array([[2]]), 3, num_events=3).tolist() == [[20, 21, 22]]
