@@ -71,7 +71,7 @@ def test_items_without_text_or_without_categories_are_known_by_the_other() -> No
     text = _text(4, 5)
     text[2:] = 0.0
     catalogue = _catalogue([["western"], [], ["western"], []])
-    vectors = content_vectors(catalogue, text, ContentConfig()).astype(np.float32)
+    vectors = content_vectors(catalogue, text, ContentConfig(tf_idf_weight=0.5)).astype(np.float32)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1, 0], abs=1e-3)
     assert vectors[0] @ vectors[2] == pytest.approx(np.sqrt(0.5), abs=5e-3)
 

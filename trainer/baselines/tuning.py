@@ -45,7 +45,7 @@ class Grids:
         for regularization, alpha in ((3.0, 5.0), (10.0, 2.0), (10.0, 5.0), (30.0, 10.0), (50.0, 20.0), (100.0, 20.0))
     )
     taus: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
     """Of each part of a hybrid beside EASE+recency, which has 1; 0 is tried too."""
 
 
