@@ -1,4 +1,4 @@
-"""`python -m trainer`: prepare, train, evaluate."""
+"""`python -m trainer`: see `trainer.commands`."""
 
 import sys
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from tandem.contract import names
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Rows, Vocabulary
+from trainer.parquet import read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class Dataset:
     """(events,) int64, microseconds; 0 where only the order is known."""
     ratings: npt.NDArray[np.float32]
     """(events,) float32 on the scale of the source, NaN where there is none."""
+    weights: npt.NDArray[np.float32]
+    """(events,) float32, how much the event's type says, as the data set's `event_weights` have it."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -64,7 +67,7 @@ class Dataset:
         return np.repeat(np.arange(len(self.user_ids)), self.lengths)
 
     def subset(self, kept: npt.NDArray[np.bool_]) -> Dataset:
-        """The events where `kept`, (events,) bool, holds; users and items keep their rows, also those without one."""
+        """The events for which `kept`, (events,) bool, holds. Users and items keep their rows in any case."""
         counts = np.bincount(self.user_rows[kept], minlength=len(self.user_ids))
         return replace(
             self,
@@ -73,7 +76,13 @@ class Dataset:
             event_codes=self.event_codes[kept],
             event_times=self.event_times[kept],
             ratings=self.ratings[kept],
+            weights=self.weights[kept],
         )
+
+    def first_events(self, num_events: npt.NDArray[np.int64]) -> Dataset:
+        """The first `num_events[u]` events of each user, (users,) int64; see `subset`."""
+        position = np.arange(len(self.item_rows)) - np.repeat(self.offsets[:-1], self.lengths)
+        return self.subset(position < np.repeat(num_events, self.lengths))
 
     def user_state(self, user: int, num_events: int) -> UserState:
         """What the online store would hold of the user after their first `num_events` events."""
@@ -88,9 +97,7 @@ class Dataset:
 
     def popularity(self, num_events: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(items,) int64, interactions with each item, counting the first `num_events[u]` events of each user."""
-        position = np.arange(len(self.item_rows)) - np.repeat(self.offsets[:-1], self.lengths)
-        counted = position < np.repeat(num_events, self.lengths)
-        return np.bincount(self.item_rows[counted], minlength=len(self.catalogue))
+        return np.bincount(self.first_events(num_events).item_rows, minlength=len(self.catalogue))
 
 
 @dataclass(frozen=True)
@@ -130,11 +137,11 @@ def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:
 
 def load_dataset(directory: Path) -> Dataset:
     """Reads a prepared-data folder (see `trainer.data.prepare`)."""
-    items = pq.read_table(directory / "items.parquet")
-    users = pq.read_table(directory / "users.parquet")
-    interactions = pq.read_table(
+    items = read_table(directory / "items.parquet")
+    users = read_table(directory / "users.parquet")
+    interactions = read_table(
         directory / "interactions.parquet",
-        columns=[names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE],
+        columns=[names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE, names.WEIGHT],
     )
     item_ids = items.column(names.ITEM_ID).to_pylist()
     user_ids = users.column(names.USER_ID).to_pylist()
@@ -163,16 +170,17 @@ def load_dataset(directory: Path) -> Dataset:
         event_codes=event_codes[order].astype(np.uint8),
         event_times=interactions.column(names.TIMESTAMP).to_numpy()[order],
         ratings=interactions.column(names.RATING).to_numpy()[order].astype(np.float32),
+        weights=interactions.column(names.WEIGHT).to_numpy()[order].astype(np.float32),
     )
 
 
 def first_user_id(directory: Path) -> str:
     """The first user of a prepared-data folder."""
-    users = pq.read_table(directory / "users.parquet", columns=[names.USER_ID])
+    users = read_table(directory / "users.parquet", columns=[names.USER_ID])
     return str(users.column(names.USER_ID)[0].as_py())
 
 
-def _rows_of(column: pq.ParquetFile, values: Sequence[str]) -> Rows:
+def _rows_of(column: Any, values: Sequence[str]) -> Rows:
     """Place of each value of an Arrow column in a list; (n,) int64."""
     encoded = column.combine_chunks().dictionary_encode()
     places = {value: place for place, value in enumerate(values)}

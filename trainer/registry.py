@@ -12,12 +12,15 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from tandem.contract import names
 from trainer.errors import RegistryError
 from trainer.settings import Settings
 
+EVALUATIONS = "evaluations"
+"""The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is what an unset alias raises
 
@@ -32,6 +35,8 @@ class RegisteredVersion:
     training_fingerprint: str
     """Of the data and the configuration it was trained with."""
     source: str
+    run_id: str
+    """The MLflow run that registered it."""
 
 
 class Run:
@@ -52,6 +57,10 @@ class Run:
     def log_text(self, text: str, name: str) -> None:
         """Logs a text file."""
         mlflow.log_text(text, name)
+
+    def log_directory(self, directory: Path, name: str) -> None:
+        """Logs a folder's files under a name."""
+        mlflow.log_artifacts(str(directory), name)
 
     def log_bundle(self, directory: Path) -> str:
         """Logs the bundle's files; returns their artifact URI."""
@@ -78,16 +87,27 @@ class Registry:
             if error.error_code in _NOT_FOUND:
                 return None
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        return RegisteredVersion(
-            str(found.version),
-            found.tags.get(names.MODEL_VERSION_TAG, ""),
-            found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
-            str(found.source),
-        )
+        return _version_of(found)
+
+    def find(self, name: str) -> RegisteredVersion:
+        """The version of that number, or else under that alias. Raises RegistryError when there is none."""
+        model = self._settings.model_name
+        try:
+            if name.isdecimal():
+                return _version_of(self._client.get_model_version(model, name))
+            return _version_of(self._client.get_model_version_by_alias(model, name))
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                kind = "version" if name.isdecimal() else "alias"
+                raise RegistryError(f"{self._settings.registry_uri}: {model} has no {kind} {name!r}") from error
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
 
     @contextmanager
-    def start_run(self, name: str) -> Iterator[Run]:
-        """A run in the experiment named after the model; it is marked failed when the block raises."""
+    def start_run(self, name: str, *, run_id: str = "", parent_run_id: str = "") -> Iterator[Run]:
+        """A run in the experiment named after the model; it is marked failed when the block raises.
+
+        With `run_id` that run goes on, unless the registry does not hold it; with `parent_run_id` it is a child.
+        """
         try:
             experiment = mlflow.get_experiment_by_name(self._settings.model_name)
             if experiment is None:
@@ -95,8 +115,21 @@ class Registry:
             mlflow.set_experiment(self._settings.model_name)
         except MlflowException as error:
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        with mlflow.start_run(run_name=name) as active:
+        with mlflow.start_run(
+            run_id=run_id if run_id and self._holds_run(run_id) else None,
+            run_name=name,
+            parent_run_id=parent_run_id or None,
+            nested=bool(parent_run_id),
+        ) as active:
             yield Run(active.info.run_id, active.info.artifact_uri)
+
+    def _holds_run(self, run_id: str) -> bool:
+        try:
+            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                return False
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
 
     def register(self, run: Run, source: str, *, model_version: str, training_fingerprint: str) -> RegisteredVersion:
         """A new version of the registered model, from a bundle that was logged. It moves no alias."""
@@ -110,7 +143,7 @@ class Registry:
             run_id=run.run_id,
             tags={names.MODEL_VERSION_TAG: model_version, TRAINING_FINGERPRINT_TAG: training_fingerprint},
         )
-        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source)
+        return RegisteredVersion(str(created.version), model_version, training_fingerprint, source, run.run_id)
 
     def promote(self, version: RegisteredVersion) -> None:
         """Moves the alias to a version."""
@@ -123,3 +156,24 @@ class Registry:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.source, dst_path=str(directory)))
         except (MlflowException, OSError) as error:
             raise RegistryError(f"bundle of version {version.number}: {error}") from error
+
+    def download_artifacts(self, version: RegisteredVersion, name: str, directory: Path) -> Path:
+        """A copy of what the run of a version logged under a name. Raises RegistryError where it logged none."""
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            found = mlflow.artifacts.download_artifacts(
+                run_id=version.run_id, artifact_path=name, dst_path=str(directory)
+            )
+        except (MlflowException, OSError) as error:
+            raise RegistryError(f"version {version.number} has no {name}: {error}") from error
+        return Path(found)
+
+
+def _version_of(found: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        str(found.version),
+        found.tags.get(names.MODEL_VERSION_TAG, ""),
+        found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
+        str(found.source),
+        str(found.run_id or ""),
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,35 @@ import structlog
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.manifest import TrainingData
 from trainer.config import TrainConfig
+from trainer.config_help import config_toml
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.dataset import Dataset, first_user_id, leave_last_out
+from trainer.device import choose_device
 from trainer.evaluation.blending import CHOICE_METRIC
+from trainer.evaluation.comparison import Comparison
+from trainer.evaluation.comparison_text import comparison_text
+from trainer.evaluation.evaluation_files import save_evaluations
 from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.evaluation.measure import BaselineChoice, baselines_for, measure
 from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.gate import GATE_METRIC, ChampionComparison, GateDecision, decide
 from trainer.onnx_runtime import OnnxTower
-from trainer.registry import RegisteredVersion, Registry, Run
+from trainer.registry import EVALUATIONS, RegisteredVersion, Registry, Run
+from trainer.report.build import build_report
+from trainer.report.html import report_html
+from trainer.report.model_card import CardContents, model_card
 from trainer.settings import Settings
-from trainer.training.fit import EpochReport
-from trainer.training.train import Encoded, Trained, encode, train
+from trainer.training import distributed
+from trainer.training.fit import unreported
+from trainer.training.progress import EpochReport
+from trainer.training.train import Encoded, Trained, encode, fit_towers, train
 
 log = structlog.get_logger()
+
+REPORT_FILE = "report.html"
+"""Name of the report among a run's artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,8 @@ class RunResult:
     """None where nothing was trained."""
     content_weight: float | None
     """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
+    item_item_weight: float = 0.0
+    """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
 
     @property
     def sample_user_id(self) -> str:
@@ -50,38 +68,83 @@ class RunResult:
         return first_user_id(self.prepared.directory)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is told beside data, configuration and settings."""
+
+    if_needed: bool = False
+    """Ends early when the champion came from the same data and configuration."""
+    baselines: BaselineChoice = "auto"
+    """What the test metrics stand beside in the report."""
+    report_path: Path | None = None
+    """Where to write the report too; it is logged to MLflow anyway."""
+    command: str = "python -m trainer train"
+    """How the run was started, for the record."""
+
+
 def train_and_register(
-    data_config: DataConfig, config: TrainConfig, settings: Settings, *, if_needed: bool
-) -> RunResult:
-    """The whole run. With `if_needed` it ends early when the champion came from the same data and configuration."""
-    prepared = prepare(data_config, settings.data_dir)
+    data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions
+) -> RunResult | None:
+    """The whole run.
+
+    Under torchrun every process calls this; process 0 does the whole run, the others help it to encode and to train,
+    and return None.
+    """
+    with distributed.process_group(choose_device(config.fit.device)):
+        if distributed.rank() == 0:
+            return _run(data_config, config, settings, options)
+        _help(data_config, config, settings)
+        return None
+
+
+def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions) -> RunResult:
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()
-    if if_needed and champion is not None and champion.training_fingerprint == fingerprint:
+    if options.if_needed and champion is not None and champion.training_fingerprint == fingerprint:
+        distributed.broadcast(False)
         log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
         return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)
+    distributed.broadcast(True)
+    checkpoints = settings.data_dir / "checkpoints" / fingerprint
     model_version = new_model_version(fingerprint)
     encoded = encode(prepared, config, settings)
     # What is exported lives in the registry; a copy here would be one more for every night.
     with registry.start_run(model_version) as run, tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch:
         run.log_params({**_flat(config.model_dump()), "data": prepared.name, "data_fingerprint": prepared.fingerprint})
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
-        trained = train(encoded, config, on_epoch=_log_epoch(run))
+        epochs: list[EpochReport] = []
+        trained = train(encoded, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
+        result = measure(trained, encoded, baselines_for(encoded, options.baselines))
+        card = CardContents(
+            cleaning=prepared.report,
+            comparison=result.comparison,
+            config_toml=config_toml(config, explained=False),
+            command=options.command,
+        )
         inputs = _export_inputs(trained, encoded, prepared, model_version)
+        inputs = replace(inputs, model_card=partial(model_card, card))
         bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
-        run.log_params(_blend_params(bundle))
+        report = report_html(build_report(card, result, bundle, epochs, trained.best_epoch))
+        run.log_text(report, REPORT_FILE)
+        if options.report_path is not None:
+            options.report_path.parent.mkdir(parents=True, exist_ok=True)
+            options.report_path.write_text(report)
+        _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
+        run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
         run.log_metrics(_run_metrics(trained, bundle))
         source = run.log_bundle(bundle.directory)
         version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
-        comparison = None
+        shutil.rmtree(checkpoints)
+        against_champion = None
         if champion is not None:
             old = read_bundle(registry.download(champion, Path(scratch, "champion")))
-            comparison = compare_with_champion(encoded.dataset, bundle, old)
+            against_champion = compare_with_champion(encoded.dataset, bundle, old)
         decision = decide(
             validation=trained.validation[GATE_METRIC],
             validation_popularity=trained.validation_popularity[GATE_METRIC],
-            comparison=comparison,
+            comparison=against_champion,
         )
         run.log_text(str(decision), "gate.txt")
         if decision.promoted:
@@ -92,12 +155,27 @@ def train_and_register(
         model_version=model_version,
         promoted=decision.promoted,
         content_weight=trained.content_weight,
+        item_item_weight=trained.item_item_weight,
         index=asdict(bundle.manifest.index),
         onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
     return RunResult(
-        prepared=prepared, version=version, trained=True, decision=decision, content_weight=trained.content_weight
+        prepared=prepared,
+        version=version,
+        trained=True,
+        decision=decision,
+        content_weight=trained.content_weight,
+        item_item_weight=trained.item_item_weight,
     )
+
+
+def _help(data_config: DataConfig, config: TrainConfig, settings: Settings) -> None:
+    """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
+    if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
+        return
+    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
+    checkpoints = settings.data_dir / "checkpoints" / training_fingerprint(prepared, config)
+    fit_towers(encode(prepared, config, settings), config, on_epoch=unreported, checkpoints=checkpoints)
 
 
 def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle) -> ChampionComparison:
@@ -116,7 +194,9 @@ def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle)
 
 def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
     """SHA-256 of the prepared data's fingerprint and the configuration, hex."""
-    return hashlib.sha256(f"{prepared.fingerprint}\n{config.model_dump_json()}".encode()).hexdigest()
+    # A run that was resumed makes the same model, and has to find the checkpoints of the one before.
+    described = config.model_dump_json(exclude={"fit": {"resume"}})
+    return hashlib.sha256(f"{prepared.fingerprint}\n{described}".encode()).hexdigest()
 
 
 def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, model_version: str) -> ExportInputs:
@@ -136,22 +216,32 @@ def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, m
         model_version=model_version,
         metrics=trained.metrics(),
         content_vectors=encoded.content_vectors,
-        content_weight=trained.content_weight,
+        blend_weights=trained.blend_weights,
+        item_item=trained.item_item,
+        ncf=trained.ncf,
     )
 
 
 def _blend_params(bundle: Bundle) -> dict[str, object]:
-    """The blend as it is served; "none" for a bundle without content."""
+    """The blend as it is served; "none" for a bundle that ranks by its two towers."""
     blend = bundle.manifest.blend
     if blend is None:
         return {"blend": "none"}
-    return {
+    params: dict[str, object] = {
         "blend.content_weight": blend.content_weight,
         "blend.collaborative.mean": blend.collaborative.mean,
         "blend.collaborative.std": blend.collaborative.std,
-        "blend.content.mean": blend.content.mean,
-        "blend.content.std": blend.content.std,
     }
+    if blend.content is not None:
+        params |= {"blend.content.mean": blend.content.mean, "blend.content.std": blend.content.std}
+    if blend.item_item is not None:
+        params |= {
+            "blend.item_item.weight": blend.item_item.weight,
+            "blend.item_item.decay_events": blend.item_item.decay_events,
+            "blend.item_item.mean": blend.item_item.calibration.mean,
+            "blend.item_item.std": blend.item_item.calibration.std,
+        }
+    return params
 
 
 def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
@@ -161,7 +251,14 @@ def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
             f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
             for weight, value in trained.validation_by_content_weight.items()
         },
+        **{
+            f"validation/item_item_weight_{weight:g}/{CHOICE_METRIC}": value
+            for weight, value in trained.validation_by_item_item_weight.items()
+        },
+        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in trained.validation_by_ranker.items()},
         "best_epoch": float(trained.best_epoch),
+        "interactions_per_second": trained.interactions_per_second,
+        "peak_memory_mib": trained.peak_memory_bytes / 2**20,
         "index_recall_at_100": bundle.manifest.index.recall_at_100,
         "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,
     }
@@ -172,9 +269,24 @@ def _flat(config: dict[str, Any]) -> dict[str, object]:
     return {f"{section}.{name}": value for section, values in config.items() for name, value in values.items()}
 
 
-def _log_epoch(run: Run) -> Callable[[EpochReport], None]:
+def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
+    """What was measured, in full, for `compare` to put beside other runs; the table too, for people."""
+    save_evaluations(comparison.evaluations, directory)
+    run.log_directory(directory, EVALUATIONS)
+    run.log_text(comparison_text(comparison), "test_metrics.md")
+
+
+def _log_epoch(run: Run, epochs: list[EpochReport]) -> Callable[[EpochReport], None]:
+    """Logs every epoch of the selection, and collects it for the report."""
+
     def log_epoch(report: EpochReport) -> None:
+        epochs.append(report)
         metrics = {f"epoch/{name}": value for name, value in report.metrics.items()}
-        run.log_metrics({"epoch/loss": report.loss, **metrics}, step=report.epoch)
+        of_training = {
+            "epoch/loss": report.loss,
+            "epoch/interactions_per_second": report.interactions_per_second,
+            "epoch/peak_memory_mib": report.peak_memory_bytes / 2**20,
+        }
+        run.log_metrics({**of_training, **metrics}, step=report.epoch)
 
     return log_epoch

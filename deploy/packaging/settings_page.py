@@ -1,10 +1,11 @@
-"""Writes docs/settings.md from the settings classes of the programs: `python -m deploy.packaging.settings_page`.
+"""Writes docs/settings.md from the settings classes of the programs and the keys of the training configuration.
 
-A test compares the page with what this module would write.
+`python -m deploy.packaging.settings_page` does it. A test compares the page with what this module would write.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic_settings import BaseSettings
@@ -12,6 +13,8 @@ from pydantic_settings import BaseSettings
 import feature_sync.settings
 import inference_server.settings
 import trainer.settings
+from trainer.config import TrainConfig
+from trainer.config_help import explanation
 
 PAGE = Path("docs/settings.md")
 _PROGRAMS: tuple[tuple[str, type[BaseSettings]], ...] = (
@@ -36,7 +39,23 @@ def settings_page() -> str:
             description = " ".join((field.description or "").split())
             rows.append(f"| `TANDEM_{name.upper()}` | `{shown}` | {description} |")
         parts.append("\n".join(rows))
+    parts += [
+        "## Training configuration",
+        "Keys of the file that `--config` takes and of `--set KEY=VALUE`, in `trainer/config.py`. "
+        "`python -m trainer train --help-config` prints them as such a file; `python -m trainer prepare --help-data` "
+        "prints the keys that describe a data set.",
+        _training_keys(),
+    ]
     return "\n\n".join(parts) + "\n"
+
+
+def _training_keys() -> str:
+    rows = ["| key | default | unit, effect, when to change it |", "| --- | --- | --- |"]
+    for section, values in TrainConfig():
+        for name, field in type(values).model_fields.items():
+            default = json.dumps(getattr(values, name))
+            rows.append(f"| `{section}.{name}` | `{default}` | {explanation(field).replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

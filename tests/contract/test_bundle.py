@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, BundleParts, GoldenQueries, read_bundle, read_manifest, write_bundle
+from tandem.contract.bundle import (
+    MODEL_CARD,
+    Bundle,
+    BundleParts,
+    GoldenQueries,
+    read_bundle,
+    read_manifest,
+    write_bundle,
+)
 from tandem.contract.errors import BundleCorrupt, BundleError, BundleIncompatible
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import Manifest
@@ -97,6 +105,15 @@ class TestRoundTrip:
     def test_a_moved_bundle_is_the_same_bundle(self, bundle: Bundle, tmp_path: Path) -> None:
         moved = read_bundle(bundle.directory.rename(tmp_path / "elsewhere"))
         assert moved.manifest == bundle.manifest
+
+    def test_a_model_card_is_hashed_like_every_file(
+        self, tmp_path: Path, manifest: Manifest, parts: BundleParts
+    ) -> None:
+        bundle = write_bundle(tmp_path / "bundle", manifest, dataclasses.replace(parts, model_card="# A card\n"))
+        assert (bundle.directory / MODEL_CARD).read_text() == "# A card\n"
+        (bundle.directory / MODEL_CARD).write_text("# B card\n")
+        with pytest.raises(BundleCorrupt, match=MODEL_CARD):
+            read_bundle(bundle.directory)
 
     def test_without_user_ids(self, tmp_path: Path, manifest: Manifest, parts: BundleParts) -> None:
         schema = dataclasses.replace(manifest.feature_schema, user_ids=False)
@@ -229,7 +246,7 @@ class TestDamage:
 class TestMismatch:
     """A bundle whose files are intact, but do not fit this code or each other."""
 
-    @pytest.mark.parametrize("version", [0, 3, "1", None])
+    @pytest.mark.parametrize("version", [0, 4, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
         change_manifest(bundle.directory, lambda raw: raw.update(format_version=version))
         with pytest.raises(BundleIncompatible, match="format_version"):

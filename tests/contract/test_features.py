@@ -10,6 +10,7 @@ import pytest
 
 from tandem.contract import names
 from tandem.contract.features import (
+    HISTORY_FEATURES,
     FeatureSchema,
     UserFeature,
     encode_category_codes,
@@ -101,13 +102,38 @@ class TestSchema:
 
 class TestCodes:
     def test_user_features(self) -> None:
-        codes = encode_user_feature_codes([{"age": "20", "gender": "M"}, {"gender": "?"}], SCHEMA)
+        codes = encode_user_feature_codes(
+            [UserState(features={"age": "20", "gender": "M"}), state([], gender="?")], SCHEMA
+        )
         assert codes.tolist() == [[2, 2], [0, 0]]
         assert codes.dtype == np.int64
 
     def test_no_users_and_no_features_keep_their_shape(self) -> None:
         assert encode_user_feature_codes([], SCHEMA).shape == (0, 2)
-        assert encode_user_feature_codes([{}], FeatureSchema(history_length=3)).shape == (1, 0)
+        assert encode_user_feature_codes([UserState()], FeatureSchema(history_length=3)).shape == (1, 0)
+
+    def test_codes_of_an_array_are_those_of_its_numbers(self) -> None:
+        numbers = np.array([[17.99, 18.0], [1e9, np.nan]])
+        assert AGE.codes(numbers).tolist() == [[AGE.code(str(number)) for number in row] for row in numbers.tolist()]
+
+    def test_history_features_are_derived_from_the_state(self) -> None:
+        day = 86_400 * SECOND
+        states = [
+            state(["a", "b", "c"], [day, 2 * day, 12 * day]),
+            state(["a"], [day]),
+            state(["a", "b"]),
+            UserState(),
+            with_recent_items(state(["a"], [day]), ["b"] * 300, 2),
+        ]
+        schema = FeatureSchema(history_length=3, user_features=(AGE, *HISTORY_FEATURES))
+        num_events, days = HISTORY_FEATURES
+        assert encode_user_feature_codes(states, schema).tolist() == [
+            [0, num_events.code("3"), days.code("10")],
+            [0, num_events.code("1"), 0],
+            [0, num_events.code("2"), 0],
+            [0, num_events.code("0"), 0],
+            [0, num_events.code("200"), days.code("0")],
+        ]
 
     def test_categories_drop_unknown_ones_and_pad(self) -> None:
         schema = FeatureSchema(history_length=1, item_categories=("Drama", "War"), max_item_categories=2)

@@ -34,4 +34,5 @@ def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset
             [60_000_000 * (1 + place) for history in histories for place in range(len(history))], dtype=np.int64
         ),
         ratings=np.full(sum(lengths), np.nan, dtype=np.float32),
+        weights=np.ones(sum(lengths), dtype=np.float32),
     )

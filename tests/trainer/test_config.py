@@ -26,12 +26,41 @@ def test_file_then_overrides(tmp_path) -> None:
         ({"ranker.content_weights": "0.1,1.5"}, "ranker.content_weights"),
         ({"ranker.content_weights": "much"}, "ranker.content_weights"),
         ({"seed": "3"}, "SECTION.NAME"),
-        ({"nothing.seed": "3"}, "nothing"),
+        ({"nothing.seed": "3"}, "override nothing.seed: unknown key; known keys: towers"),
+        ({"fit.max_epoch": "3"}, "override fit.max_epoch: unknown key; did you mean 'max_epochs'"),
     ],
 )
 def test_a_wrong_key_is_named(overrides, message) -> None:
     with pytest.raises(ConfigError, match=message):
         load_train_config(None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (
+            "[fit]\nseed = 1\nlearning_rat = 0.1\n",
+            {},
+            r"line 3: fit\.learning_rat: unknown key; did you mean 'learning_rate'",
+        ),
+        ("[fti]\nseed = 1\n", {}, r"line 1: fti: unknown key; did you mean 'fit'"),
+        ("[fit]\nloss = 'softmax'\n", {}, r"line 2: fit\.loss: .*'full'.*, not 'softmax'"),
+        ("[towers]\nnum_heads = 3\n", {}, r"line 1: towers: num_heads 3 does not divide embedding_dim"),
+        ("fit = 3\n", {"fit.seed": "1"}, r"override fit\.seed: fit is not a section"),
+        ("[fit]\nseed = 1\n", {"fit.seed": "x"}, r"^override fit\.seed: .*valid integer.*, not 'x'"),
+    ],
+)
+def test_a_mistake_is_named_where_it_stands(tmp_path, text, overrides, message) -> None:
+    path = tmp_path / "train.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_train_config(path, overrides)
+
+
+def test_a_wrong_variable_is_named(monkeypatch) -> None:
+    monkeypatch.setenv("TANDEM_LOG_LEVEL", "loud")
+    with pytest.raises(ConfigError, match=r"TANDEM_LOG_LEVEL: .*'debug'.*, not 'loud'"):
+        load_settings()
 
 
 def test_content_weights_are_a_list_in_a_file_and_text_in_an_override(tmp_path) -> None:

@@ -1,11 +1,8 @@
 import numpy as np
 
-from tandem.contract.features import FeatureSchema
-from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.small_dataset import dataset_of
 from trainer.dataset import leave_last_out
 from trainer.evaluation.full_ranking import popularity_ranks, ranks_of_targets
-from trainer.training.windows import training_windows
 
 
 def test_leave_last_out_splits_each_user_by_order() -> None:
@@ -31,16 +28,6 @@ def test_user_state_is_what_the_store_would_hold() -> None:
     assert dataset.catalogue.vocabulary.rows_of_keys(state.event_item_keys).tolist() == [0, 1]
     assert state.event_times.tolist() == [60_000_000, 120_000_000]
     assert state.features == {"age": "20"}
-
-
-def test_windows_pair_every_event_with_its_successor() -> None:
-    dataset = dataset_of([[0, 1, 2, 3, 4], [5, 6], [7]], num_items=8)
-    windows = training_windows(dataset, FeatureSchema(history_length=3), np.array([5, 2, 1]))
-    missing = MISSING_ROW
-    assert windows.history_rows.tolist() == [[1, 2, 3], [missing, missing, 0], [missing, missing, 5]]
-    assert windows.target_rows.tolist() == [[2, 3, 4], [missing, missing, 1], [missing, missing, 6]]
-    assert windows.ages[0].tolist() == [120.0, 60.0, 0.0]
-    assert windows.user_index.tolist() == [1, 1, 2]
 
 
 def test_ranks_leave_out_history_and_break_ties_without_favour() -> None:

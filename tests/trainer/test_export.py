@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tandem.contract import names
-from tandem.contract.features import FeatureSchema, UserFeature, encode_users
+from tandem.contract.features import HISTORY_FEATURES, FeatureSchema, UserFeature, encode_users
 from tests.trainer.small_dataset import dataset_of
 from trainer.config import TowersConfig
 from trainer.errors import ExportError
@@ -16,7 +16,11 @@ from trainer.onnx_runtime import OnnxTower
 
 FULL = FeatureSchema(
     history_length=6,
-    user_features=(UserFeature("age", boundaries=(18.0, 35.0)), UserFeature("gender", values=("F", "M"))),
+    user_features=(
+        UserFeature("age", boundaries=(18.0, 35.0)),
+        UserFeature("gender", values=("F", "M")),
+        *HISTORY_FEATURES,
+    ),
     item_categories=("even", "odd"),
     max_item_categories=2,
     text_encoder="minilm",
@@ -26,21 +30,23 @@ FULL = FeatureSchema(
 BARE = FeatureSchema(history_length=6)
 
 
-def _model(schema: FeatureSchema, similarity: str) -> TwoTowerModel:
+def _model(schema: FeatureSchema, similarity: str, user_tower: str = "transformer") -> TwoTowerModel:
     torch.manual_seed(0)
-    config = TowersConfig(embedding_dim=8, history_length=6, similarity=similarity)
+    config = TowersConfig(embedding_dim=8, history_length=6, similarity=similarity, user_tower=user_tower)
     model = TwoTowerModel(config, schema, num_items=9, num_users=4).eval()
     for parameter in model.parameters():  # zero-initialised tables would hide an input that was lost
         torch.nn.init.normal_(parameter, std=0.5)
     return model
 
 
-@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize(
+    ("similarity", "user_tower"), [("dot", "transformer"), ("cosine", "transformer"), ("cosine", "mean")]
+)
 @pytest.mark.parametrize("schema", [FULL, BARE], ids=["full", "bare"])
-def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity) -> None:
+def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_tower) -> None:
     dataset = dataset_of([[0, 1, 2, 3, 4, 5, 6, 7], [8], [3, 1]], num_items=9)
     text = np.random.default_rng(0).normal(size=(9, schema.text_dim)).astype(np.float32)
-    model = _model(schema, similarity)
+    model = _model(schema, similarity, user_tower)
     tensors = item_inputs(dataset.catalogue, schema, text_embeddings=text, popularity=np.ones(9, np.int64))
     item_tower = export_item_tower(model, tensors, tmp_path / "item.onnx", dim=8)
     user_tower = export_user_tower(model, schema, tmp_path / "user.onnx", dim=8)
@@ -64,8 +70,10 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity) -> None:
         assert np.linalg.norm(item_vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-def test_a_history_without_events_gives_a_finite_vector(tmp_path) -> None:
-    tower = OnnxTower(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
+@pytest.mark.parametrize("user_tower", ["transformer", "mean"])
+def test_a_history_without_events_gives_a_finite_vector(tmp_path, user_tower) -> None:
+    model = _model(BARE, "dot", user_tower)
+    tower = OnnxTower(export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8).path)
     empty = {
         names.HISTORY_VECTORS: np.zeros((1, 6, 8), np.float32),
         names.HISTORY_EVENT_CODES: np.zeros((1, 6), np.int64),
@@ -77,14 +85,15 @@ def test_a_history_without_events_gives_a_finite_vector(tmp_path) -> None:
 def test_an_export_that_differs_is_refused(tmp_path) -> None:
     model = _model(BARE, "dot")
     with torch.no_grad():
-        model.user_tower.norm.weight.fill_(float("nan"))
+        model.user_tower.encoder.norm.weight.fill_(float("nan"))
     with pytest.raises(ExportError, match="differs from PyTorch"):
         export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8)
 
 
-def test_vectors_depend_on_the_events_before_alone() -> None:
+@pytest.mark.parametrize("user_tower", ["transformer", "mean"])
+def test_vectors_depend_on_the_events_before_alone(user_tower) -> None:
     """Causality: what follows an event must not change the vector after it, or training would see its own answers."""
-    tower = _model(BARE, "dot").user_tower
+    tower = _model(BARE, "dot", user_tower).user_tower
     generator = torch.Generator().manual_seed(1)
     vectors = torch.randn(1, 6, 8, generator=generator)
     codes = torch.full((1, 6), 5)
@@ -95,6 +104,31 @@ def test_vectors_depend_on_the_events_before_alone() -> None:
         before, after = tower.sequence(vectors, codes, ages), tower.sequence(changed, codes, ages)
     assert torch.equal(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_the_mean_tower_starts_as_a_plain_mean_and_learns_to_weigh_by_age() -> None:
+    encoder = _model(BARE, "dot", "mean").user_tower.encoder
+    torch.nn.init.zeros_(encoder.bias.by_age.weight)
+    events, codes = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 5, 5]])
+    ages = torch.tensor([[0.0, 1e6, 0.0]])
+    expected = events[:, 1:].mean(dim=1)
+    with torch.inference_mode():
+        plain = encoder(events, codes, ages)[:, -1]
+        assert torch.allclose(plain, encoder.norm(expected + encoder.feed_forward(expected)), atol=1e-6)
+        encoder.bias.by_age.weight[0] = 50.0  # the newest event alone
+        newest = encoder(events, codes, ages)[:, -1]
+        assert torch.allclose(newest, encoder.norm(events[:, 2] + encoder.feed_forward(events[:, 2])), atol=1e-6)
+
+
+def test_features_that_change_with_every_event_are_read_at_their_position() -> None:
+    tower = _model(replace(FULL, user_ids=False), "dot").user_tower
+    generator = torch.Generator().manual_seed(1)
+    vectors, event_codes, ages = torch.randn(2, 6, 8, generator=generator), torch.full((2, 6), 5), torch.zeros(2, 6)
+    codes = torch.randint(0, 3, (2, 6, 4), generator=generator)
+    with torch.inference_mode():
+        at_every_event = tower.sequence(vectors, event_codes, ages, codes)
+        at_the_newest = tower(vectors, event_codes, ages, codes[:, -1])
+    assert torch.allclose(at_every_event[:, -1], at_the_newest, atol=1e-6)
 
 
 def test_unknown_items_and_schema_variants_have_vectors(tmp_path) -> None:

@@ -1,39 +1,190 @@
+"""Losses against the full softmax, hand-made sums and known gradients."""
+
+from __future__ import annotations
+
+import math
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from trainer.models.losses import NegativeSampler, full_softmax_loss, sampled_softmax_loss
+from trainer.config import FitConfig
+from trainer.models.losses import (
+    FullSoftmax,
+    GeneralisedBce,
+    InBatchSoftmax,
+    ItemLoss,
+    Sample,
+    SampledSoftmax,
+    Scored,
+    item_loss,
+)
+
+POPULARITY = torch.arange(1, 201) ** 2
 
 
-def test_sampled_softmax_approaches_the_full_one() -> None:
-    """With the logQ correction, many negatives from a skewed distribution estimate the full softmax."""
-    generator = torch.Generator().manual_seed(0)
-    users, items = torch.randn(64, 8, generator=generator), torch.randn(200, 8, generator=generator)
-    targets = torch.randint(0, 200, (64,), generator=generator)
-    full = full_softmax_loss(users @ items.T, targets)
-    popularity = torch.arange(1, 201) ** 2
-    sampler = NegativeSampler(popularity, alpha=1.0, num_negatives=20_000, generator=generator)
-    draw = sampler.draw(targets)
-    corrected = sampled_softmax_loss(users, items[targets], items[draw.negative_rows], _uncorrected_target(draw), 1.0)
-    assert corrected.item() == pytest.approx(full.item(), rel=0.05)
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _vectors() -> tuple[Tensor, Tensor]:
+    """64 users and 200 items."""
+    generator = _generator()
+    return torch.randn(64, 8, generator=generator), torch.randn(200, 8, generator=generator)
+
+
+def _scored(users: Tensor, items: Tensor, targets: Tensor, sample: Sample) -> Scored:
+    return Scored(
+        user_vectors=users,
+        target_rows=targets,
+        target_vectors=items[targets],
+        sample=sample,
+        sample_vectors=items[sample.rows],
+    )
+
+
+def _loss(loss: ItemLoss, users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    return loss(_scored(users, items, targets, loss.sample(targets)))
+
+
+def _full(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(users @ items.T, targets)
+
+
+def test_the_full_softmax_is_the_cross_entropy_over_all_items() -> None:
+    users, items = _vectors()
+    targets = torch.randint(0, 200, (64,), generator=_generator())
+    assert _loss(FullSoftmax(200), users, items, targets).item() == pytest.approx(_full(users, items, targets).item())
+
+
+def test_negatives_of_a_skewed_draw_estimate_the_full_softmax_and_its_gradient() -> None:
+    users, items = _vectors()
+    items.requires_grad_()
+    targets = torch.randint(0, 200, (64,), generator=_generator())
+    loss = SampledSoftmax(POPULARITY, alpha=0.5, num_negatives=50_000, correct_targets=False, generator=_generator())
+    sampled, full = _loss(loss, users, items, targets), _full(users, items, targets)
+    assert sampled.item() == pytest.approx(full.item(), rel=0.02)
+    (expected,), (estimated,) = torch.autograd.grad(full, items), torch.autograd.grad(sampled, items)
+    assert (estimated - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("num_uniform", [0, 5_000])
+def test_batches_of_targets_estimate_the_full_softmax(num_uniform) -> None:
+    users, items = _vectors()
+    popularity = POPULARITY + 1_000
+    share = popularity / popularity.sum()
+    targets = torch.multinomial(share, 50_000, replacement=True, generator=_generator())
+    users = users.repeat(len(targets) // 64 + 1, 1)[: len(targets)]
+    loss = InBatchSoftmax(popularity, num_uniform=num_uniform, correct_targets=False, generator=_generator())
+    sampled = _loss(loss, users, items, targets)
+    assert sampled.item() == pytest.approx(_full(users, items, targets).item(), rel=0.01)
+
+
+def test_repeated_targets_weigh_as_if_they_were_written_out() -> None:
+    users, items = _vectors()
+    targets = torch.tensor([3, 3, 7, 9, 3, 7])
+    loss = InBatchSoftmax(POPULARITY, num_uniform=0, correct_targets=True, generator=_generator())
+    log_expected = torch.log(POPULARITY / POPULARITY.sum() * len(targets))
+    logits = users[:6] @ items[targets].T - log_expected[targets]
+    others = logits.masked_fill(targets[:, None] == targets, float("-inf"))
+    written_out = F.cross_entropy(
+        torch.cat([logits.diagonal()[:, None], others], dim=1), torch.zeros(6, dtype=torch.long)
+    )
+    assert _loss(loss, users[:6], items, targets).item() == pytest.approx(written_out.item(), rel=1e-5)
+
+
+def test_a_sample_of_all_items_once_is_the_full_softmax() -> None:
+    users, items = _vectors()
+    targets = torch.randint(0, 200, (64,), generator=_generator())
+    loss = SampledSoftmax(POPULARITY, alpha=0.0, num_negatives=200, correct_targets=True, generator=_generator())
+    every = Sample(torch.arange(200), torch.zeros(200), torch.zeros(64))
+    assert loss(_scored(users, items, targets, every)).item() == pytest.approx(_full(users, items, targets).item())
 
 
 def test_negatives_follow_popularity_and_every_item_can_be_drawn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sampler = NegativeSampler(torch.tensor([0, 1, 98]), alpha=1.0, num_negatives=100_000, generator=generator)
-    counts = torch.bincount(sampler.draw(torch.tensor([0])).negative_rows, minlength=3) / 100_000
+    loss = SampledSoftmax(
+        torch.tensor([0, 1, 98]), alpha=1.0, num_negatives=100_000, correct_targets=True, generator=_generator()
+    )
+    counts = torch.bincount(loss.sample(torch.tensor([0])).rows, minlength=3) / 100_000
     assert counts.tolist() == pytest.approx([0.01, 0.01, 0.98], abs=0.005)
 
 
-def test_a_negative_equal_to_the_target_is_left_out() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sampler = NegativeSampler(torch.tensor([1]), alpha=0.0, num_negatives=5, generator=generator)
-    vector = torch.ones(1, 4)
-    draw = sampler.draw(torch.tensor([0]))
-    assert sampled_softmax_loss(vector, vector, vector.expand(5, 4), draw, 1.0).item() == 0.0
+@pytest.mark.parametrize("kind", ["sampled", "in-batch", "mixed"])
+def test_a_catalogue_of_the_target_alone_has_nothing_to_lose(kind) -> None:
+    loss = item_loss(FitConfig(loss=kind, num_negatives=5), torch.tensor([1]), _generator())
+    vector = torch.ones(1, 4, requires_grad=True)
+    result = _loss(loss, vector, vector, torch.tensor([0]))
+    result.backward()
+    assert result.item() == 0.0
+    assert not vector.grad.any()
 
 
-def _uncorrected_target(draw):
-    """The target's own term as the full softmax has it: it is always there, not drawn."""
-    from dataclasses import replace
+def test_gbce_without_calibration_is_the_binary_cross_entropy_and_beta_follows_the_paper() -> None:
+    users, items = _vectors()
+    targets = torch.randint(0, 200, (64,), generator=_generator())
+    plain = GeneralisedBce(200, num_negatives=19, t=0.0, generator=_generator())
+    assert plain.beta == 1.0
+    sample = plain.sample(targets)
+    logits = torch.cat([(users * items[targets]).sum(1, keepdim=True), users @ items[sample.rows].T], dim=1)
+    labels = torch.zeros_like(logits)
+    labels[:, 0] = 1.0
+    kept = torch.ones_like(logits)
+    kept[:, 1:][targets[:, None] == sample.rows] = 0.0
+    expected = F.binary_cross_entropy_with_logits(logits, labels, weight=kept)
+    assert plain(_scored(users, items, targets, sample)).item() == pytest.approx(expected.item(), rel=1e-5)
+    # t = 1: beta is the sampling rate. In between it is linear in t.
+    assert GeneralisedBce(200, num_negatives=19, t=1.0, generator=_generator()).beta == pytest.approx(19 / 199)
+    assert GeneralisedBce(200, num_negatives=19, t=0.5, generator=_generator()).beta == pytest.approx(
+        (1 + 19 / 199) / 2
+    )
 
-    return replace(draw, target_log_q=torch.zeros_like(draw.target_log_q))
+
+def test_the_gradient_of_gbce_on_the_target_is_beta_times_that_of_the_plain_loss() -> None:
+    score = torch.tensor(0.3, requires_grad=True)
+    loss = GeneralisedBce(101, num_negatives=10, t=0.75, generator=_generator())
+    scored = Scored(
+        user_vectors=score.reshape(1, 1),
+        target_rows=torch.tensor([0]),
+        target_vectors=torch.ones(1, 1),
+        sample=Sample(torch.tensor([0] * 10), torch.zeros(10), torch.zeros(1)),
+        sample_vectors=torch.ones(10, 1),
+    )
+    loss(scored).backward()
+    assert score.grad.item() == pytest.approx(-loss.beta / (1 + math.exp(0.3)) / 11)
+
+
+@pytest.mark.parametrize("kind", ["full", "sampled", "in-batch", "mixed", "gbce"])
+def test_large_scores_stay_finite(kind) -> None:
+    users, items = _vectors()
+    users = (1_000 * users).requires_grad_()
+    targets = torch.randint(0, 200, (64,), generator=_generator())
+    loss = _loss(item_loss(FitConfig(loss=kind, num_negatives=64), POPULARITY, _generator()), users, items, targets)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(users.grad).all()
+
+
+def test_auto_scores_a_small_catalogue_in_full() -> None:
+    config = FitConfig(full_softmax_max_items=200)
+    assert isinstance(item_loss(config, POPULARITY, _generator()), FullSoftmax)
+    assert isinstance(item_loss(config, torch.ones(201), _generator()), SampledSoftmax)
+
+
+def test_the_full_softmax_in_parts_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.models.losses._CPU_PART_SCORES", 3 * 20)  # three positions at once, and a rest
+    users, items = torch.randn(10, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
+    targets = torch.randint(20, (10,))
+    expected = F.cross_entropy(30 * users @ items.T, targets)
+    expected_gradients = torch.autograd.grad(expected, [users, items])
+    loss = FullSoftmax(20)
+    scored = Scored(
+        user_vectors=30 * users,
+        target_rows=targets,
+        target_vectors=items[targets],
+        sample=loss.sample(targets),
+        sample_vectors=items,
+    )
+    actual = loss(scored)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, [users, items]), expected_gradients)

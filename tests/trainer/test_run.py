@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from tandem.contract import names
 from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
 from tests.support.checkerboard import write_checkerboard
@@ -23,7 +24,7 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.seeds import evaluate_seeds
 from trainer.onnx_runtime import OnnxTower
 from trainer.registry import Registry
-from trainer.run import RunResult, train_and_register
+from trainer.run import RunOptions, RunResult, train_and_register
 from trainer.settings import Settings
 
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
@@ -42,7 +43,7 @@ def data_config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(settings, data_config) -> RunResult:
-    return train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
+    return train_and_register(data_config, load_train_config(None, SMALL), settings, RunOptions(if_needed=True))
 
 
 def _client(settings: Settings) -> MlflowClient:
@@ -115,12 +116,15 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     assert {artifact.path for artifact in client.list_artifacts(version.run_id)} == {
         "bundle",
         "cleaning_report.txt",
+        "evaluations",
         "gate.txt",
+        "report.html",
+        "test_metrics.md",
     }
 
 
 def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) -> None:
-    again = train_and_register(data_config, load_train_config(None, SMALL), settings, if_needed=True)
+    again = train_and_register(data_config, load_train_config(None, SMALL), settings, RunOptions(if_needed=True))
     assert not again.trained
     assert again.content_weight is None
     assert again.version == first.version
@@ -130,7 +134,7 @@ def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_conf
     # Content alone knows the answer here, so the worse model has to do without.
     worse = {"fit.max_epochs": "1", "fit.learning_rate": "1e-9", "ranker.content_weights": "0"}
     untrained = load_train_config(None, {**SMALL, **worse})
-    result = train_and_register(data_config, untrained, settings, if_needed=True)
+    result = train_and_register(data_config, untrained, settings, RunOptions(if_needed=True))
     assert result.trained
     assert not result.decision.promoted
     assert any(reason.startswith("FAILED") and "champion" in reason for reason in result.decision.reasons)
@@ -145,7 +149,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     bare.write_text(toml)
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "2"})
-    result = train_and_register(load_data_config(str(bare), {}), config, settings, if_needed=False)
+    result = train_and_register(load_data_config(str(bare), {}), config, settings, RunOptions())
     bundle = read_bundle(Path(result.version.source))
     assert result.content_weight is None
     assert bundle.manifest.blend is None
@@ -170,6 +174,21 @@ def test_every_loss_and_similarity_learns(loss, similarity, settings, data_confi
     choice = {"fit.loss": loss, "towers.similarity": similarity, "towers.user_ids": "true", "fit.num_negatives": "16"}
     result = evaluate_seeds(data_config, load_train_config(None, {**SMALL, **choice}), settings, num_seeds=1)
     assert result.metrics["recall@10"][0] >= 0.95
+
+
+def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_config, tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    choice = {"towers.user_tower": "mean", "towers.history_features": "true", "text.encoder": "none"}
+    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, if_needed=False)
+    assert result is not None
+    bundle = read_bundle(Registry(settings).download(result.version, tmp_path / "bundle"))
+    features = [feature.name for feature in bundle.manifest.feature_schema.user_features]
+    assert features == [names.NUM_EVENTS, names.DAYS_BEFORE_NEWEST]
+    dataset = load_dataset(result.prepared.directory)
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    served = mean_metrics(metrics_per_user(ranks))
+    assert served["recall@10"] >= 0.95
+    assert {f"test/{name}": mean for name, mean in served.items()}.items() <= bundle.manifest.metrics.items()
 
 
 def test_command_line_prints_what_the_next_program_needs(first, settings, data_config, tmp_path) -> None:

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from tandem.contract import names
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import TrainConfig
+from trainer.config import TowersConfig, TrainConfig
+from trainer.errors import DataError
 from trainer.features.schema import build_schema, item_inputs, item_text, user_feature
 
 
@@ -37,3 +41,13 @@ def test_schema_follows_the_data() -> None:
 def test_item_text_holds_title_and_categories() -> None:
     dataset = dataset_of([[0]], num_items=1)
     assert item_text(dataset.catalogue, 0) == "title 0. even"
+
+
+def test_history_features_are_read_where_they_are_switched_on() -> None:
+    dataset = dataset_of([[0, 1, 2]], num_items=3)
+    config = TrainConfig(towers=TowersConfig(history_features=True))
+    names_of_features = [feature.name for feature in build_schema(dataset, config, text_dim=0).user_features]
+    assert names_of_features == ["age", names.NUM_EVENTS, names.DAYS_BEFORE_NEWEST]
+    taken = replace(dataset, feature_names=(names.NUM_EVENTS,))
+    with pytest.raises(DataError, match=names.NUM_EVENTS):
+        build_schema(taken, config, text_dim=0)

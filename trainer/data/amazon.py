@@ -19,7 +19,7 @@ import ibis
 from tandem.contract import names
 from trainer.data import text
 from trainer.data.config import TimestampUnit
-from trainer.data.engine import Engine
+from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
 from trainer.data.report import BAD_JSON, CATEGORY_IS_MARKUP, PRICE_UNPARSABLE
 from trainer.data.scan import LINE, ROW, first_lines, scan_lines
@@ -75,7 +75,7 @@ _META: Final = (
 _META_LITERAL: Final = _MetaFields("asin", "categories", "", "brand", "brand", "literal")
 
 
-def read_amazon(engine: Engine, files: Mapping[str, Path]) -> RawData:
+def read_amazon(engine: DuckDBEngine, files: Mapping[str, Path]) -> RawData:
     """Reads reviews and, where `files` has them, metadata ("reviews", "meta": local paths).
 
     Raises DataError when a file is unreadable or its fields are of no official format.
@@ -94,7 +94,7 @@ def read_amazon(engine: Engine, files: Mapping[str, Path]) -> RawData:
     )
 
 
-def _read_reviews(engine: Engine, path: Path, fields: _ReviewFields) -> RawTable:
+def _read_reviews(engine: DuckDBEngine, path: Path, fields: _ReviewFields) -> RawTable:
     scan = scan_lines(engine, path)
     columns = {
         names.USER_ID: fields.user,
@@ -110,7 +110,7 @@ def _read_reviews(engine: Engine, path: Path, fields: _ReviewFields) -> RawTable
     return RawTable(role="interactions", scan=scan, rows=selected)
 
 
-def _read_meta(engine: Engine, path: Path) -> RawTable:
+def _read_meta(engine: DuckDBEngine, path: Path) -> RawTable:
     scan = scan_lines(engine, path)
     fields = _meta_fields(path)
     if fields.syntax == "literal":

@@ -1,7 +1,4 @@
-"""What is kept of the rows that were read, what is dropped, and why: Ibis expressions over any reader's raw tables.
-
-A raw table is first staged: parsed once, each row with the reason it is bad, if it is. Counts, order and repeats
-are then taken from the staged columns, which are a small part of what the source holds.
+"""What is kept of the rows that were staged, what is dropped, and why: Ibis expressions that any engine runs.
 
 Rows below `min_rating` go before repeats are looked for, so that who liked an item at the second try did like it.
 """
@@ -19,28 +16,49 @@ import ibis
 from tandem.contract import names
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
-from trainer.data.defects import identified_rows, interaction_rows
-from trainer.data.engine import Engine
-from trainer.data.raw import DEFECT, EXCERPT, POSITION, RawData, RawTable
-from trainer.data.report import MAX_BAD_LINES_KEPT, BadLine, CleaningReport, FileReport
+from trainer.data.engine import Engine, count_rows, write_counted
+from trainer.data.k_core import k_core
+from trainer.data.raw import POSITION
+from trainer.data.report import CleaningReport, FileReport
 from trainer.data.scan import ROW
+from trainer.data.stage import Staged, occurring
 from trainer.data.text import empty_map, no_strings
 from trainer.errors import DataError
+from trainer.parquet import ColumnType, rewrite
 
 INTERACTIONS_FILE: Final = "interactions.parquet"
 ITEMS_FILE: Final = "items.parquet"
 USERS_FILE: Final = "users.parquet"
 
-_MAX_EXCERPT_LENGTH: Final = 120
+INTERACTION_COLUMNS: Final[Mapping[str, ColumnType]] = {
+    names.USER_ID: "string",
+    names.ITEM_ID: "string",
+    names.RATING: "float64",
+    names.NORMALISED_RATING: "float64",
+    names.TIMESTAMP: "int64",
+    names.EVENT_TYPE: "string",
+    names.WEIGHT: "float64",
+}
+"""`rating` stands as in the source; `normalised_rating` is its place on the scale, from 0 to 1. Both are null where
+there is none. `timestamp` is in microseconds, 0 where only the order is known. `weight` is that of the event type."""
+_ITEM_COLUMNS: Final[Mapping[str, ColumnType]] = {
+    names.ITEM_ID: "string",
+    names.TITLE: "string",
+    names.DESCRIPTION: "string",
+    names.CATEGORIES: "strings",
+    names.ATTRIBUTES: "string_map",
+}
+_PLACE: Final = "place_among_repeats"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Staged:
-    good: Any
-    """Ibis table over staged rows without a defect."""
-    num_good: int
-    report: FileReport
-    """Rows without a defect count as kept."""
+class StagedData:
+    """The staged files of one data set."""
+
+    interactions: Staged
+    items: Staged | None
+    users: Staged | None
+    feature_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,164 +72,123 @@ class Cleaned:
     files: tuple[Path, ...]
 
 
-def clean(engine: Engine, raw: RawData, config: DataConfig, directory: Path) -> Cleaned:
-    """Cleans what a reader read, and writes the three files of prepared data into `directory`.
+def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Path) -> Cleaned:
+    """Cleans what was staged, and writes the three files of prepared data into `directory`.
 
-    Raises DataError when a file has too many bad lines, is unreadable or empty, or when no interaction is left.
+    Raises DataError when no interaction is left.
     """
-    interactions_staged = _stage(
-        engine, raw.interactions, interaction_rows(raw.interactions.rows, raw.rules, config), config
-    )
-    items_staged = (
-        _stage(engine, raw.items, identified_rows(raw.items.rows, names.ITEM_ID), config) if raw.items else None
-    )
-    users_staged = (
-        _stage(engine, raw.users, identified_rows(raw.users.rows, names.USER_ID), config) if raw.users else None
-    )
-
-    interactions, interactions_report = _write_interactions(engine, interactions_staged, config, directory)
-    items, items_reports, num_without_metadata = _write_items(engine, interactions, items_staged, directory)
-    users, users_reports = _write_users(engine, interactions, users_staged, raw, directory)
-
-    noted = _occurring({kinds.ITEM_WITHOUT_METADATA: num_without_metadata})
+    interactions, interactions_report = _write_interactions(engine, staged.interactions, config, directory)
+    num_items, items_reports, num_without_metadata = _write_items(engine, interactions, staged.items, directory)
+    num_users, users_reports = _write_users(engine, interactions, staged, directory)
+    noted = occurring({kinds.ITEM_WITHOUT_METADATA: num_without_metadata})
     return Cleaned(
         report=CleaningReport(
             files=(dataclasses.replace(interactions_report, noted=noted), *items_reports, *users_reports)
         ),
-        num_users=_count(engine, users),
-        num_items=_count(engine, items),
+        num_users=num_users,
+        num_items=num_items,
         num_interactions=interactions_report.rows_kept,
         files=(directory / INTERACTIONS_FILE, directory / ITEMS_FILE, directory / USERS_FILE),
     )
 
 
-def _stage(engine: Engine, raw: RawTable, rows: Any, config: DataConfig) -> _Staged:
-    """Runs the scan once. Raises DataError when too many lines are bad."""
-    excerpt = ibis.cases((rows[DEFECT].notnull(), rows[EXCERPT].left(_MAX_EXCERPT_LENGTH)))
-    try:
-        staged = engine.write(rows.mutate(excerpt.name(EXCERPT)), engine.work_dir / f"{raw.role}.parquet")
-    except DataError as error:
-        raise DataError(f"{raw.scan.path}: {error}") from error
-    rejects = raw.scan.rejects()
-    bad = staged.filter(staged[DEFECT].notnull())
-    dropped = {row[DEFECT]: row["rows"] for row in engine.rows(bad.group_by(DEFECT).agg(rows=bad.count()))}
-    reject_kind = kinds.BAD_JSON if raw.scan.kind == "jsonl" else kinds.BAD_CSV
-    dropped[reject_kind] = dropped.get(reject_kind, 0) + len(rejects)
-    first = engine.rows(bad.order_by(ROW).limit(MAX_BAD_LINES_KEPT).select(ROW, DEFECT, EXCERPT))
-    lines = raw.scan.lines_of([row[ROW] for row in first], rejects)
-    bad_lines = [
-        BadLine(line=line, kind=row[DEFECT], text=row[EXCERPT] or "") for line, row in zip(lines, first, strict=True)
-    ] + [
-        BadLine(line=reject.line, kind=reject_kind, text=reject.text[:_MAX_EXCERPT_LENGTH])
-        for reject in rejects[:MAX_BAD_LINES_KEPT]
-    ]
-    good = staged.filter(staged[DEFECT].isnull())
-    num_good = _count(engine, good)
-    report = FileReport(
-        role=raw.role,
-        path=str(raw.scan.path),
-        rows_read=_count(engine, staged) + len(rejects),
-        rows_kept=num_good,
-        dropped=_occurring(dropped),
-        noted=_occurring({note: _count(engine, good.filter(good[note])) for note in raw.notes}),
-        bad_lines=tuple(sorted(bad_lines, key=lambda bad_line: bad_line.line)[:MAX_BAD_LINES_KEPT]),
-    )
-    report.check_bad_share(config.max_bad_share)
-    return _Staged(good=good, num_good=num_good, report=report)
-
-
-def _write_interactions(engine: Engine, staged: _Staged, config: DataConfig, directory: Path) -> tuple[Any, FileReport]:
+def _write_interactions(engine: Engine, staged: Staged, config: DataConfig, directory: Path) -> tuple[Any, FileReport]:
     """(interactions as written, their report)."""
-    rows = staged.good
+    rows = staged.good(engine)
     if config.min_rating is not None:
         rows = rows.filter(rows[names.RATING] >= config.min_rating)
-    num_high_enough = _count(engine, rows)
-    num_pairs = _count(engine, rows.select(names.USER_ID, names.ITEM_ID).distinct())
+    num_high_enough = count_rows(engine, rows)
     order = (names.TIMESTAMP, POSITION, ROW)
-    place = ibis.row_number().over(ibis.window(group_by=(names.USER_ID, names.ITEM_ID), order_by=order))
-    first = rows.mutate(place.name("place"))
-    first = first.filter(first["place"] == 0).order_by(names.USER_ID, *order)
-    columns = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE)
-    written = engine.write(first.select(*columns), directory / INTERACTIONS_FILE)
-    num_kept = _count(engine, written)
-    if num_kept == 0:
-        raise DataError(f"no interaction is left of {staged.report.path}\n{staged.report.to_text()}")
+    without_repeats = _first_of(rows, (names.USER_ID, names.ITEM_ID), order)
+    first, num_pairs = write_counted(engine, without_repeats, engine.work_dir / "without_repeats.parquet")
+    dropped = {
+        kinds.BELOW_MIN_RATING: staged.num_good - num_high_enough,
+        kinds.DUPLICATE: num_high_enough - num_pairs,
+    }
+    if config.k_core:
+        first, below_core = k_core(engine, first, num_pairs, config.k_core)
+        dropped |= below_core
     report = dataclasses.replace(
         staged.report,
-        rows_kept=num_kept,
-        dropped={
-            **staged.report.dropped,
-            **_occurring(
-                {
-                    kinds.BELOW_MIN_RATING: staged.num_good - num_high_enough,
-                    kinds.DUPLICATE: num_high_enough - num_pairs,
-                }
-            ),
-        },
+        rows_kept=staged.num_good - sum(dropped.values()),
+        dropped={**staged.report.dropped, **occurring(dropped)},
     )
+    if report.rows_kept == 0:
+        raise DataError(f"no interaction is left of {report.path}\n{report.to_text()}")
+    scale = config.rating_scale_max - config.rating_scale_min
+    weights = [(first[names.EVENT_TYPE] == name, weight) for name, weight in config.event_weights.model_dump().items()]
+    weighed = first.mutate(
+        ((first[names.RATING] - config.rating_scale_min) / scale).name(names.NORMALISED_RATING),
+        ibis.cases(*weights).cast("float64").name(names.WEIGHT),
+    )
+    ordered = weighed.order_by(names.USER_ID, *order)
+    written, _ = _write(engine, ordered, directory / INTERACTIONS_FILE, INTERACTION_COLUMNS)
     return written, report
 
 
 def _write_items(
-    engine: Engine, interactions: Any, staged: _Staged | None, directory: Path
-) -> tuple[Any, tuple[FileReport, ...], int]:
-    """(items as written, the items file's report, interactions whose item that file lacks)."""
-    columns = (names.ITEM_ID, names.TITLE, names.DESCRIPTION, names.CATEGORIES, names.ATTRIBUTES)
+    engine: Engine, interactions: Any, staged: Staged | None, directory: Path
+) -> tuple[int, tuple[FileReport, ...], int]:
+    """(items written, the items file's report, interactions whose item that file lacks)."""
     bare = interactions.select(names.ITEM_ID).distinct()
     reports: tuple[FileReport, ...] = ()
     num_without_metadata = 0
     known = None
     if staged is not None:
-        place = ibis.row_number().over(ibis.window(group_by=names.ITEM_ID, order_by=ROW))
-        first = staged.good.mutate(place.name("place"))
-        known = engine.write(
-            first.filter(first["place"] == 0).select(*columns), engine.work_dir / "known_items.parquet"
-        )
-        num_without_metadata = _count(engine, interactions.anti_join(known, names.ITEM_ID))
-        reports = (_without_repeats(staged, _count(engine, known), {}),)
+        first = _first_of(staged.good(engine), (names.ITEM_ID,), (ROW,)).select(*_ITEM_COLUMNS)
+        known, num_known = write_counted(engine, first, engine.work_dir / "known_items.parquet")
+        num_without_metadata = count_rows(engine, interactions.anti_join(known, names.ITEM_ID))
+        reports = (_without_repeats(staged, num_known, {}),)
         bare = bare.anti_join(known, names.ITEM_ID)
     every = bare.mutate(
         ibis.literal("").name(names.TITLE),
         ibis.literal("").name(names.DESCRIPTION),
         no_strings().name(names.CATEGORIES),
         empty_map().name(names.ATTRIBUTES),
-    ).select(*columns)
+    ).select(*_ITEM_COLUMNS)
     if known is not None:
         every = known.union(every)
-    return engine.write(every.order_by(names.ITEM_ID), directory / ITEMS_FILE), reports, num_without_metadata
+    _, num_items = _write(engine, every.order_by(names.ITEM_ID), directory / ITEMS_FILE, _ITEM_COLUMNS)
+    return num_items, reports, num_without_metadata
 
 
 def _write_users(
-    engine: Engine, interactions: Any, staged: _Staged | None, raw: RawData, directory: Path
-) -> tuple[Any, tuple[FileReport, ...]]:
-    """(users as written, the users file's report)."""
+    engine: Engine, interactions: Any, staged: StagedData, directory: Path
+) -> tuple[int, tuple[FileReport, ...]]:
+    """(users written, the users file's report)."""
     users = interactions.select(names.USER_ID).distinct()
-    if staged is None:
-        return engine.write(users.order_by(names.USER_ID), directory / USERS_FILE), ()
-    place = ibis.row_number().over(ibis.window(group_by=names.USER_ID, order_by=ROW))
-    first = staged.good.mutate(place.name("place"))
-    known = first.filter(first["place"] == 0).select(names.USER_ID, *raw.feature_names)
-    joined = users.left_join(known, names.USER_ID).select(names.USER_ID, *raw.feature_names)
-    written = engine.write(joined.order_by(names.USER_ID), directory / USERS_FILE)
-    num_kept = _count(engine, known.semi_join(users, names.USER_ID))
-    num_distinct = _count(engine, known)
-    report = _without_repeats(staged, num_distinct, {kinds.USER_WITHOUT_INTERACTIONS: num_distinct - num_kept})
-    noted = _occurring({kinds.USER_WITHOUT_FEATURES: _count(engine, users) - num_kept})
-    return written, (dataclasses.replace(report, noted=noted),)
+    columns: dict[str, ColumnType] = dict.fromkeys((names.USER_ID, *staged.feature_names), "string")
+    if staged.users is None:
+        _, num_users = _write(engine, users.order_by(names.USER_ID), directory / USERS_FILE, columns)
+        return num_users, ()
+    first = _first_of(staged.users.good(engine), (names.USER_ID,), (ROW,)).select(*columns)
+    known, num_distinct = write_counted(engine, first, engine.work_dir / "known_users.parquet")
+    joined = users.left_join(known, names.USER_ID).select(*columns)
+    _, num_users = _write(engine, joined.order_by(names.USER_ID), directory / USERS_FILE, columns)
+    num_kept = count_rows(engine, known.semi_join(users, names.USER_ID))
+    report = _without_repeats(staged.users, num_distinct, {kinds.USER_WITHOUT_INTERACTIONS: num_distinct - num_kept})
+    noted = occurring({kinds.USER_WITHOUT_FEATURES: num_users - num_kept})
+    return num_users, (dataclasses.replace(report, noted=noted),)
 
 
-def _without_repeats(staged: _Staged, num_distinct: int, also_dropped: Mapping[str, int]) -> FileReport:
+def _first_of(rows: Any, group: tuple[str, ...], order: tuple[str, ...]) -> Any:
+    """The first row of each group."""
+    placed = rows.mutate(ibis.row_number().over(ibis.window(group_by=group, order_by=order)).name(_PLACE))
+    return placed.filter(placed[_PLACE] == 0).drop(_PLACE)
+
+
+def _write(engine: Engine, rows: Any, path: Path, columns: Mapping[str, ColumnType]) -> tuple[Any, int]:
+    """(rows as a table, their number). The engine decides about the rows; the bytes of the file are ours."""
+    ordered = engine.work_dir / f"ordered_{path.name}"
+    table, num_written = write_counted(engine, rows.select(*columns), ordered)
+    rewrite(ordered, path, columns)
+    return table, num_written
+
+
+def _without_repeats(staged: Staged, num_distinct: int, also_dropped: Mapping[str, int]) -> FileReport:
     dropped = {kinds.DUPLICATE: staged.num_good - num_distinct, **also_dropped}
     return dataclasses.replace(
         staged.report,
         rows_kept=num_distinct - sum(also_dropped.values()),
-        dropped={**staged.report.dropped, **_occurring(dropped)},
+        dropped={**staged.report.dropped, **occurring(dropped)},
     )
-
-
-def _occurring(counts: Mapping[str, int]) -> dict[str, int]:
-    return {kind: count for kind, count in counts.items() if count}
-
-
-def _count(engine: Engine, table: Any) -> int:
-    return int(engine.rows(table.agg(rows=table.count()))[0]["rows"])

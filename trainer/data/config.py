@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tandem.contract.names import EVENT_TYPES
+from trainer.config_errors import ConfigText, describe_problems, keys_of
 from trainer.errors import ConfigError
 
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
@@ -36,6 +37,34 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class EventWeights(_Section):
+    """How much an event says that someone likes the item, for methods that learn from weighted interactions.
+
+    Written beside every interaction as `weight`; nothing is dropped by it.
+    """
+
+    impression: float = Field(default=0.1, ge=0.0)
+    """The item was shown; on its own that says next to nothing."""
+    click: float = Field(default=1.0, ge=0.0)
+    """What the others are measured against."""
+    add_to_cart: float = Field(default=3.0, ge=0.0)
+    """Raise it where carts are rarely abandoned."""
+    purchase: float = Field(default=5.0, ge=0.0)
+    """Raise it where few clicks end in a purchase."""
+    rating: float = Field(default=1.0, ge=0.0)
+    """A rating of any height that `min_rating` lets through."""
+    dwell: float = Field(default=1.0, ge=0.0)
+    """Time spent with the item."""
+
+
+assert tuple(EventWeights.model_fields) == EVENT_TYPES
+
+
+def _none(raw: object) -> object:
+    """A word for what TOML and the command line cannot say."""
+    return None if raw == "none" else raw
+
+
 class DataConfig(_Section):
     """What every data set says of itself, whichever reader reads it."""
 
@@ -43,8 +72,13 @@ class DataConfig(_Section):
     """Names the folder of the prepared data, and the data set in reports."""
     format: Literal["table", "amazon", "movielens-100k"]
     """The reader."""
-    min_rating: float | None = None
-    """Interactions rated lower are dropped, and counted as `below_min_rating`. Absent: every rating is kept."""
+    min_rating: Annotated[float | None, BeforeValidator(_none)] = None
+    """Interactions rated lower are dropped, and counted as `below_min_rating`. Absent or "none": every one is kept."""
+    k_core: int = Field(default=0, ge=0)
+    """Users and items with fewer interactions are dropped until none is left that has fewer. 0: all are kept. The items
+    file stays whole: its items are still recommended, as new ones."""
+    event_weights: EventWeights = EventWeights()
+    """Weight of each event type."""
     rating_scale_min: float = 1.0
     """Lowest rating there can be; a lower one is a bad line."""
     rating_scale_max: float = 5.0
@@ -185,6 +219,12 @@ class MovieLens100KConfig(DataConfig):
 _ANY_CONFIG: Final[TypeAdapter[TableConfig | AmazonConfig | MovieLens100KConfig]] = TypeAdapter(
     Annotated[TableConfig | AmazonConfig | MovieLens100KConfig, Field(discriminator="format")]
 )
+DATA_FORMATS: Final[Mapping[str, type[DataConfig]]] = {
+    "table": TableConfig,
+    "amazon": AmazonConfig,
+    "movielens-100k": MovieLens100KConfig,
+}
+"""What describes a data set of each format."""
 
 
 def preset_names() -> tuple[str, ...]:
@@ -219,7 +259,12 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
     try:
         return _ANY_CONFIG.validate_python(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(dict(problem), label, text) for problem in error.errors())) from error
+        written = ConfigText(label=label, text=text, overrides=overrides.keys())
+        model = DATA_FORMATS.get(str(raw.get("format")), DataConfig)
+        problems = describe_problems(
+            error, written, lambda steps: keys_of(model, steps), skipped_steps=1, tag_key="format"
+        )
+        raise ConfigError(problems) from error
 
 
 def _presets() -> Any:
@@ -252,38 +297,3 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
             raise ConfigError(f"override {key}: {section} is not a section")
         place = inner
     place[last] = str(Path(value).resolve()) if last in _FILE_KEYS and value and not is_url(value) else value
-
-
-def _describe(problem: Mapping[str, Any], label: str, text: str) -> str:
-    """One problem in one line. The first step of a location is the reader that `format` chose."""
-    steps = [str(step) for step in problem["loc"]][1:]
-    if str(problem["type"]).startswith("union_tag"):
-        steps = ["format"]
-    key = ".".join(steps)
-    line = _line_of(text, steps)
-    place = f"{label}, line {line}" if line else label
-    match problem["type"]:
-        case "missing":
-            return f"{place}: {key}: required, and absent"
-        case "extra_forbidden":
-            return f"{place}: {key}: unknown key"
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"{place}: {key}: must be one of 'table', 'amazon', 'movielens-100k'"
-        case _:
-            found = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
-            message = str(problem["msg"]).removeprefix("Value error, ")
-            return f"{place}: {f'{key}: ' if key else ''}{message}{found}"
-
-
-def _line_of(text: str, steps: list[str]) -> int:
-    """Line on which a key stands, 0 where it does not."""
-    section: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\s*([^\]\[]+?)\s*\]", line):
-            section = [part.strip(" \"'") for part in header[1].split(".")]
-            if section == steps:
-                return number
-        key = re.match(r"\s*[\"']?([^\s\"'=]+)[\"']?\s*=", line)
-        if key and [*section, key[1]] == steps[: len(section) + 1]:
-            return number
-    return 0

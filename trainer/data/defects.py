@@ -10,7 +10,7 @@ import ibis
 from tandem.contract import names
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig, TimestampUnit
-from trainer.data.engine import duckdb_function
+from trainer.data.duckdb_engine import duckdb_function
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules
 from trainer.data.scan import ROW
 

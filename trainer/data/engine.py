@@ -1,102 +1,43 @@
-"""The DuckDB connection that everything in this folder runs on, reached through Ibis.
+"""What cleaning asks of the engine it runs on; its expressions are Ibis, and the same on every engine.
 
-Tables larger than memory work: DuckDB streams, and what must be sorted is spilled to the work folder beyond the limit.
+Source files are read by DuckDB in any case (see `scan`); an engine takes over from the rows that DuckDB staged.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Literal, Protocol
 
-import duckdb
-import ibis
+from trainer.parquet import num_rows
 
-from trainer.errors import DataError
-
-_MEMORY_LIMIT_BYTES: Final = 2 << 30
-"""Enough to sort some tens of millions of interactions without spilling, and it leaves room on a small machine."""
+EngineName = Literal["duckdb", "spark"]
 
 
-class Engine:
-    """One connection with a work folder for staged and spilled data. A context manager."""
+class Engine(Protocol):
+    """Runs Ibis expressions over Parquet files."""
 
-    def __init__(self, work_dir: Path) -> None:
-        self.work_dir = work_dir
-        memory_bytes = min(_MEMORY_LIMIT_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-        self._connection = ibis.duckdb.connect(
-            temp_directory=str(work_dir / "spill"),
-            memory_limit=f"{memory_bytes // 2**20}MiB",
-            autoinstall_known_extensions=False,  # it would go to the network in the middle of a run
-        )
-        self._views = 0
+    work_dir: Path
+    """Folder for what lies between two steps."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.disconnect()
-
-    def next_name(self, stem: str) -> str:
-        """A name that no other view or table of this connection has."""
-        self._views += 1
-        return f"{stem}_{self._views}"
-
-    def view(self, name: str, select: str) -> Any:
-        """The result of a SELECT as an Ibis table. Raises DataError when it cannot be read."""
-        self.query(f"CREATE VIEW {name} AS {select}")
-        return self._connection.table(name)
-
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Runs SQL and returns its rows: for the few things that Ibis has no words for."""
-        try:
-            return list(self._connection.raw_sql(sql).fetchall())
-        except duckdb.Error as error:
-            raise _data_error(error) from error
+    def read(self, path: Path) -> Any:
+        """A Parquet file, or what `write` wrote, as an Ibis table."""
+        ...
 
     def rows(self, expression: Any) -> list[dict[str, Any]]:
         """The rows of a small Ibis table. Raises DataError when its source cannot be read."""
-        try:
-            return list(self._connection.to_pyarrow(expression).to_pylist())
-        except duckdb.Error as error:
-            raise _data_error(error) from error
+        ...
 
     def write(self, expression: Any, path: Path) -> Any:
-        """Streams an Ibis table into a Parquet file, in order, and returns the file as a table. Raises DataError."""
-        try:
-            self._connection.to_parquet(expression, path, compression="zstd")
-        except duckdb.Error as error:
-            raise _data_error(error) from error
-        return self._connection.read_parquet(path)
+        """Writes an Ibis table as Parquet, in order, and returns it as a table: one file, or a folder of parts whose
+        names are in order. Raises DataError when its source cannot be read."""
+        ...
 
 
-def duckdb_function(name: str, arguments: tuple[str, ...], result: str) -> Callable[..., Any]:
-    """A function of DuckDB that Ibis has no word for, over columns: `arguments` and `result` are Ibis type names."""
-
-    def unary(first: Any) -> None:
-        """Ibis reads the number of parameters alone."""
-
-    def binary(first: Any, second: Any) -> None:
-        """As above."""
-
-    shape = unary if len(arguments) == 1 else binary
-    function: Callable[..., Any] = ibis.udf.scalar.builtin(shape, name=name, signature=(arguments, result))
-    return function
+def write_counted(engine: Engine, expression: Any, path: Path) -> tuple[Any, int]:
+    """(what `write` returns, its number of rows), which costs the engine no further run."""
+    return engine.write(expression, path), num_rows(path)
 
 
-def quoted(text: str) -> str:
-    """A string as an SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def identifier(name: str) -> str:
-    """A column name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _data_error(error: duckdb.Error) -> DataError:
-    return DataError(str(error).strip().split("\n\n", maxsplit=1)[0].replace("\n", " "))
+def count_rows(engine: Engine, table: Any) -> int:
+    """Rows of an Ibis table."""
+    return int(engine.rows(table.agg(rows=table.count()))[0]["rows"])

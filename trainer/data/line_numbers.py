@@ -25,6 +25,16 @@ def is_gzip(path: Path) -> bool:
         raise DataError(f"{path}: unreadable: {error.strerror}") from error
 
 
+def blank_lines(path: Path) -> list[int]:
+    """Lines, from 1, of the unzipped file that hold nothing: DuckDB's CSV parser skips them without a word.
+
+    Read as bytes, because DuckDB can read every line of a damaged file in no encoding.
+    """
+    opener: Any = gzip.open if is_gzip(path) else open
+    with opener(path, "rb") as source:
+        return [number for number, line in enumerate(source, start=1) if not line.strip(b"\r\n")]
+
+
 def lines_at(path: Path, encoding: str, positions: Sequence[int]) -> list[int]:
     """Lines, from 1, of positions in the file as UTF-8, unzipped. `positions` ascend."""
     opener: Any = gzip.open if is_gzip(path) else open

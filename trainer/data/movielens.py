@@ -21,7 +21,7 @@ from tandem.contract import names
 from trainer.data import text
 from trainer.data.config import MovieLens100KConfig, TableConfig
 from trainer.data.download import file_sha256
-from trainer.data.engine import Engine
+from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.raw import RawData
 from trainer.data.table import read_table
 from trainer.errors import DownloadError
@@ -55,7 +55,7 @@ def fetch_movielens_100k(cache_dir: Path, *, requirement: str = _REQUIREMENT) ->
     return {"interactions": folder / _INTERACTIONS, "items": folder / _ITEMS, "users": folder / _USERS}
 
 
-def read_movielens_100k(engine: Engine, config: MovieLens100KConfig, files: Mapping[str, Path]) -> RawData:
+def read_movielens_100k(engine: DuckDBEngine, config: MovieLens100KConfig, files: Mapping[str, Path]) -> RawData:
     """Reads what `fetch_movielens_100k` returned. Raises DataError when a file is unreadable."""
     raw = read_table(engine, _as_table(config), files)
     assert raw.items is not None

@@ -12,22 +12,28 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tandem.contract import names
 from trainer.data.amazon import read_amazon
-from trainer.data.clean import INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, Cleaned, clean
+from trainer.data.clean import INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, Cleaned, StagedData, clean
 from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig, is_url
+from trainer.data.defects import identified_rows, interaction_rows
 from trainer.data.download import download, file_sha256
-from trainer.data.engine import Engine
+from trainer.data.duckdb_engine import DuckDBEngine
+from trainer.data.engine import Engine, EngineName
 from trainer.data.movielens import fetch_movielens_100k, read_movielens_100k
 from trainer.data.raw import RawData
 from trainer.data.report import CleaningReport
+from trainer.data.spark_engine import SparkEngine
+from trainer.data.stage import stage
 from trainer.data.table import read_table
 from trainer.errors import DataError, DownloadError
 
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
 """Part of every folder's name: to be raised when the same source would be cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
@@ -50,7 +56,7 @@ class PreparedData:
 
     @property
     def interactions_path(self) -> Path:
-        """user_id, item_id, rating, timestamp, event_type; by user, then time."""
+        """The columns of `clean.INTERACTION_COLUMNS`; by user, then time."""
         return self.directory / INTERACTIONS_FILE
 
     @property
@@ -64,11 +70,13 @@ class PreparedData:
         return self.directory / USERS_FILE
 
 
-def prepare(config: DataConfig, data_dir: Path) -> PreparedData:
+def prepare(config: DataConfig, data_dir: Path, *, engine: EngineName = "duckdb") -> PreparedData:
     """Prepares a data set below `data_dir`, or finds it prepared there from the same configuration and content.
 
-    Raises ConfigError (a column or path that the configuration names wrongly), DataError (unreadable files, too many
-    bad lines, nothing left) and DownloadError.
+    Every engine prepares the same bytes, so what one prepared is found by the others.
+
+    Raises ConfigError (a column or path that the configuration names wrongly, an engine that is not installed),
+    DataError (unreadable files, too many bad lines, nothing left) and DownloadError.
     """
     files = _fetch(config, data_dir / "downloads")
     directory = data_dir / "prepared" / f"{config.name}-{_key(config, files)}"
@@ -79,10 +87,10 @@ def prepare(config: DataConfig, data_dir: Path) -> PreparedData:
         work_dir, staging = Path(scratch) / "work", Path(scratch) / "prepared"
         work_dir.mkdir()
         staging.mkdir()
-        with Engine(work_dir) as engine:
-            raw = _read(engine, config, files)
-            cleaned = clean(engine, raw, config, staging)
-        _write_description(staging, config.name, cleaned, raw.feature_names)
+        with DuckDBEngine(work_dir) as reader, _cleaning_engine(engine, reader) as cleaning_engine:
+            staged = _stage(reader, _read(reader, config, files), config)
+            cleaned = clean(cleaning_engine, staged, config, staging)
+        _write_description(staging, config.name, cleaned, staged.feature_names)
         _move(staging, directory)
     return load_prepared(directory)
 
@@ -142,16 +150,30 @@ def _local(path: str, sha256: str, folder: Path, downloads: Path) -> Path:
     return local
 
 
-def _read(engine: Engine, config: DataConfig, files: Mapping[str, Path]) -> RawData:
+def _read(reader: DuckDBEngine, config: DataConfig, files: Mapping[str, Path]) -> RawData:
     match config:
         case MovieLens100KConfig():
-            return read_movielens_100k(engine, config, files)
+            return read_movielens_100k(reader, config, files)
         case AmazonConfig():
-            return read_amazon(engine, files)
+            return read_amazon(reader, files)
         case TableConfig():
-            return read_table(engine, config, files)
+            return read_table(reader, config, files)
         case _:
             raise AssertionError(f"no reader for {type(config).__name__}")
+
+
+def _stage(reader: DuckDBEngine, raw: RawData, config: DataConfig) -> StagedData:
+    interactions, items, users = raw.interactions, raw.items, raw.users
+    return StagedData(
+        interactions=stage(reader, interactions, interaction_rows(interactions.rows, raw.rules, config), config),
+        items=None if items is None else stage(reader, items, identified_rows(items.rows, names.ITEM_ID), config),
+        users=None if users is None else stage(reader, users, identified_rows(users.rows, names.USER_ID), config),
+        feature_names=raw.feature_names,
+    )
+
+
+def _cleaning_engine(name: EngineName, reader: DuckDBEngine) -> AbstractContextManager[Engine]:
+    return SparkEngine(reader.work_dir) if name == "spark" else nullcontext(reader)
 
 
 def _key(config: DataConfig, files: Mapping[str, Path]) -> str:

@@ -26,6 +26,8 @@ UNPARSABLE_POSITION: Final = "unparsable_position"
 UNKNOWN_EVENT_TYPE: Final = "unknown_event_type"
 BELOW_MIN_RATING: Final = "below_min_rating"
 DUPLICATE: Final = "duplicate"
+USER_BELOW_CORE: Final = "user_below_k_core"
+ITEM_BELOW_CORE: Final = "item_below_k_core"
 USER_WITHOUT_INTERACTIONS: Final = "user_without_interactions"
 
 BAD_KINDS: Final = {
@@ -49,6 +51,8 @@ DROP_KINDS: Final = {
     **BAD_KINDS,
     BELOW_MIN_RATING: "a rating below min_rating",
     DUPLICATE: "repeats an earlier row: same user and item, or same id; the first is kept",
+    USER_BELOW_CORE: "of a user with fewer than k_core interactions with what is kept",
+    ITEM_BELOW_CORE: "of an item with fewer than k_core interactions with who is kept",
     USER_WITHOUT_INTERACTIONS: "a user of whom no interaction was kept",
 }
 """Everything a row can be dropped for. The ones that are not bad are expected in good data."""

@@ -18,8 +18,8 @@ from typing import Any, Final, Literal
 import ibis
 
 from trainer.data.config import FileConfig
-from trainer.data.engine import Engine, identifier, quoted
-from trainer.data.line_numbers import is_gzip, lines_at, lines_of_ranks
+from trainer.data.duckdb_engine import DuckDBEngine, identifier, quoted
+from trainer.data.line_numbers import blank_lines, is_gzip, lines_at, lines_of_ranks
 from trainer.errors import ConfigError, DataError
 
 ROW: Final = "source_row"
@@ -58,7 +58,7 @@ class Scan:
     kind: ScanKind
     rows: Any
     """Ibis table: ROW, and LINE (JSON lines) or the file's columns."""
-    engine: Engine
+    engine: DuckDBEngine
     num_header_lines: int = 0
     rejects_table: str = ""
     columns: tuple[str, ...] = ()
@@ -91,13 +91,8 @@ class Scan:
         skipped = {reject.line + place for reject in rejects for place in range(reject.text.count("\n") + 1)}
         if self.kind == "jsonl":
             return lines_of_ranks(rows, skipped)
-        skipped |= set(self._blank_lines()) | set(range(1, self.num_header_lines + 1))
+        skipped |= set(blank_lines(self.path)) | set(range(1, self.num_header_lines + 1))
         return lines_of_ranks(self._ranks(rows), skipped)
-
-    def _blank_lines(self) -> list[int]:
-        """DuckDB's CSV parser skips blank lines without a word; as latin-1, every line can be read."""
-        lines = _lines_select(self.path, "latin-1", rejects="")
-        return [int(row) for (row,) in self.engine.query(f"SELECT {ROW} FROM ({lines}) WHERE {LINE} IS NULL")]
 
     def _ranks(self, rows: list[int]) -> list[int]:
         """Place of each row's first line among the lines that are neither blank nor refused."""
@@ -116,7 +111,7 @@ class Scan:
         return [ranks[row] for row in rows]
 
 
-def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
+def scan_table(engine: DuckDBEngine, path: Path, config: FileConfig) -> Scan:
     """Opens one file of a plain table. Raises ConfigError (format unknown), DataError (unreadable)."""
     kind = config.file_format if config.file_format != "auto" else _kind_of(path)
     if kind == "jsonl":
@@ -141,7 +136,7 @@ def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
         "encoding": quoted(config.encoding),
         "strict_mode": "true",
     }
-    select = f"SELECT row_number() OVER () AS {ROW}, * FROM {_read_csv(path, options, rejects=f'{name}_rejects')}"
+    select = f"SELECT row_number() OVER () AS {ROW}, * FROM {_read_csv(path, options, f'{name}_rejects')}"
     return Scan(
         path=path,
         kind="csv",
@@ -154,10 +149,10 @@ def scan_table(engine: Engine, path: Path, config: FileConfig) -> Scan:
     )
 
 
-def scan_lines(engine: Engine, path: Path) -> Scan:
+def scan_lines(engine: DuckDBEngine, path: Path) -> Scan:
     """Opens a file of JSON lines. Blank lines have a null LINE. Raises DataError when it is unreadable."""
     name = engine.next_name("scan")
-    rows = engine.view(name, _lines_select(path, "utf-8", rejects=f"{name}_rejects"))
+    rows = engine.view(name, _lines_select(path, f"{name}_rejects"))
     return Scan(path=path, kind="jsonl", rows=rows, engine=engine, rejects_table=f"{name}_rejects")
 
 
@@ -199,22 +194,22 @@ def _header(path: Path, config: FileConfig) -> tuple[str, ...]:
     return tuple(next(csv.reader([line], delimiter=config.delimiter, quotechar=config.quote)))
 
 
-def _lines_select(path: Path, encoding: str, *, rejects: str) -> str:
+def _lines_select(path: Path, rejects: str) -> str:
     options = {
         "columns": f"{{{quoted(LINE)}: 'VARCHAR'}}",
         "delim": quoted(_NO_DELIMITER),
         "quote": "''",
         "escape": "''",
         "header": "false",
-        "encoding": quoted(encoding),
+        "encoding": "'utf-8'",
         # Files may mix line ends. This reads \n, too, as one line end; the other way round, \r\n would count as two.
         "new_line": r"'\r\n'",
         "strict_mode": "false",
     }
-    return f"SELECT row_number() OVER () AS {ROW}, {identifier(LINE)} FROM {_read_csv(path, options, rejects=rejects)}"
+    return f"SELECT row_number() OVER () AS {ROW}, {identifier(LINE)} FROM {_read_csv(path, options, rejects)}"
 
 
-def _read_csv(path: Path, options: Mapping[str, str], *, rejects: str) -> str:
+def _read_csv(path: Path, options: Mapping[str, str], rejects: str) -> str:
     arguments = {
         **options,
         "auto_detect": "false",
@@ -223,11 +218,8 @@ def _read_csv(path: Path, options: Mapping[str, str], *, rejects: str) -> str:
         "max_line_size": str(_MAX_LINE_BYTES),
         "buffer_size": str(_BUFFER_BYTES),
         "ignore_errors": "true",
+        "store_rejects": "true",
+        "rejects_table": quoted(rejects),
+        "rejects_scan": quoted(f"{rejects}_scan"),
     }
-    if rejects:
-        arguments |= {
-            "store_rejects": "true",
-            "rejects_table": quoted(rejects),
-            "rejects_scan": quoted(f"{rejects}_scan"),
-        }
     return f"read_csv({quoted(str(path))}, {', '.join(f'{name} = {value}' for name, value in arguments.items())})"

@@ -11,7 +11,7 @@ import ibis
 from tandem.contract import names
 from trainer.data import text
 from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, UsersConfig
-from trainer.data.engine import Engine, duckdb_function
+from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
 from trainer.data.report import BAD_JSON
 from trainer.data.scan import LINE, ROW, Scan, scan_table, text_of
@@ -46,7 +46,7 @@ def documents(scan: Scan) -> Any:
     )
 
 
-def read_table(engine: Engine, config: TableConfig, files: Mapping[str, Path]) -> RawData:
+def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Path]) -> RawData:
     """Reads a plain table; `files` holds the local path per section ("interactions", "items", "users").
 
     Raises ConfigError when a mapped column does not exist or a file's format cannot be told, DataError when a file is
@@ -71,7 +71,7 @@ def read_table(engine: Engine, config: TableConfig, files: Mapping[str, Path]) -
     )
 
 
-def _read_interactions(engine: Engine, config: InteractionsConfig, path: Path) -> RawTable:
+def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, path: Path) -> RawTable:
     scan, rows = _open(engine, path, config)
     columns = {
         names.USER_ID: config.user,
@@ -84,7 +84,7 @@ def _read_interactions(engine: Engine, config: InteractionsConfig, path: Path) -
     return RawTable(role="interactions", scan=scan, rows=_select(scan, rows, "interactions", columns, {}))
 
 
-def _read_items(engine: Engine, config: ItemsConfig, path: Path) -> RawTable:
+def _read_items(engine: DuckDBEngine, config: ItemsConfig, path: Path) -> RawTable:
     scan, rows = _open(engine, path, config)
     columns = {names.ITEM_ID: config.id, names.TITLE: config.title, names.DESCRIPTION: config.description}
     attributes = {f"attribute_{place}": column for place, column in enumerate(config.attributes.values())}
@@ -100,14 +100,14 @@ def _read_items(engine: Engine, config: ItemsConfig, path: Path) -> RawTable:
     return RawTable(role="items", scan=scan, rows=rows.drop(*attributes))
 
 
-def _read_users(engine: Engine, config: UsersConfig, path: Path) -> RawTable:
+def _read_users(engine: DuckDBEngine, config: UsersConfig, path: Path) -> RawTable:
     scan, rows = _open(engine, path, config)
     return RawTable(
         role="users", scan=scan, rows=_select(scan, rows, "users", {names.USER_ID: config.id, **config.features}, {})
     )
 
 
-def _open(engine: Engine, path: Path, config: FileConfig) -> tuple[Scan, Any]:
+def _open(engine: DuckDBEngine, path: Path, config: FileConfig) -> tuple[Scan, Any]:
     """(scan, its rows as DEFECT and EXCERPT or DOCUMENT with the file's columns)."""
     scan = scan_table(engine, path, config)
     return scan, documents(scan) if scan.kind == "jsonl" else scan.rows

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import ibis
 
-from trainer.data.engine import duckdb_function
+from trainer.data.duckdb_engine import duckdb_function
 
 _TOKENS: Final = r"&[A-Za-z0-9#]{1,32};|[^&]+|&"
 _TAG: Final = r"<[^<>]*>"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,4 +31,13 @@ class Baseline(Protocol):
 
     def fit(self, known: Dataset) -> Scorer:
         """Learns from all events of `known`; the scorer reads users' histories from there too."""
+        ...
+
+
+@runtime_checkable
+class RatingPredictor(Protocol):
+    """A scorer that also predicts what rating a user would give, on the scale of the source."""
+
+    def ratings(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(n,) int64 rows of users and (n,) int64 rows of items, pair by pair -> (n,) float32, never NaN."""
         ...

@@ -64,7 +64,7 @@ class SeedsResult:
 
 def evaluate_seeds(data_config: DataConfig, config: TrainConfig, settings: Settings, *, num_seeds: int) -> SeedsResult:
     """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and scores the test items once for each. Registers nothing."""
-    encoded = encode(prepare(data_config, settings.data_dir), config, settings)
+    encoded = encode(prepare(data_config, settings.data_dir, engine=settings.engine), config, settings)
     seeds = tuple(range(config.fit.seed, config.fit.seed + num_seeds))
     results, seconds = [], []
     for seed in seeds:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,17 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
+from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_places
-from trainer.evaluation.blending import calibrate
+from trainer.evaluation.blending import BlendWeights, calibrate
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import build_index, exact_top, nearest_items
-from trainer.export.onnx import export_item_tower, export_user_tower
+from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
+from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.onnx_runtime import OnnxTower
 
@@ -32,6 +34,11 @@ GOLDEN_USERS = 32
 GOLDEN_K = 10
 HELD_OUT_USERS = 1_000
 ITEM_BATCH = 4_096
+
+
+def no_model_card(_: Manifest) -> str:
+    """For a bundle without a model card."""
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +56,14 @@ class ExportInputs:
     metrics: Mapping[str, float]
     content_vectors: npt.NDArray[np.float16] | None = None
     """(items, content_dim) float16; None leaves the bundle without content and blend."""
-    content_weight: float | None = None
-    """Share of content in the blend; given exactly where there are content vectors."""
+    blend_weights: BlendWeights | None = None
+    """Weights of the blend; None leaves the bundle without content and blend."""
+    item_item: ItemItem | None = None
+    """The item-item source; given exactly where the blend weighs it."""
+    model_card: Callable[[Manifest], str] = no_model_card
+    """Writes the model card, knowing what the export measured."""
+    ncf: NcfRanker | None = None
+    """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
 
 
 def new_model_version(fingerprint: str) -> str:
@@ -69,6 +82,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
     with tempfile.TemporaryDirectory(prefix="tandem-export-") as scratch:
         item_tower = export_item_tower(inputs.model, inputs.item_tensors, Path(scratch, "item_tower.onnx"), dim=dim)
         user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
+        ranker = None if inputs.ncf is None else export_ranker(inputs.ncf, Path(scratch, "ranker.onnx"))
         # Vectors are made by the towers that will be served, not by the model they were exported from.
         item_vectors = run_item_tower(OnnxTower(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
@@ -91,7 +105,10 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             similarity=config.towers.similarity,
             index=index.spec,
             metrics=inputs.metrics,
-            onnx_max_abs_difference=max(item_tower.max_abs_difference, user_tower.max_abs_difference),
+            onnx_max_abs_difference=max(
+                exported.max_abs_difference for exported in (item_tower, user_tower, ranker) if exported is not None
+            ),
+            ranker=None if ranker is None else ranker.spec,
             blend=_blend(
                 inputs,
                 ScoringModel(
@@ -101,6 +118,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
                     item_vectors=item_vectors,
                     user_vectors=served_user_tower,
                     content_vectors=inputs.content_vectors,
+                    item_item=inputs.item_item,
                 ),
             ),
         )
@@ -118,6 +136,9 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             held_out_users=_held_out_users(inputs, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
+            item_item=inputs.item_item,
+            model_card=inputs.model_card(manifest),
+            ranker=None if ranker is None else ranker.path,
         )
         return write_bundle(directory, manifest, parts)
 
@@ -155,11 +176,10 @@ def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, 
 
 
 def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
-    """The chosen weight, calibrated on the vectors that will be served."""
-    if inputs.content_weight is None:
+    """The chosen weights, calibrated on the vectors that will be served."""
+    if inputs.blend_weights is None:
         return None
-    calibrated = calibrate(inputs.dataset, inputs.hold_out, model)
-    return replace(calibrated, content_weight=inputs.content_weight)
+    return calibrate(inputs.dataset, inputs.hold_out, model, inputs.blend_weights)
 
 
 def _content(inputs: ExportInputs, num_neighbours: int) -> Content | None:

@@ -6,6 +6,7 @@ The only module of the trainer that imports FAISS.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ MAX_EXACT_NEIGHBOUR_ITEMS = 50_000
 _NEIGHBOUR_NPROBE = 16
 _NEIGHBOUR_VECTORS_PER_LIST = 64  # from which k-means learns; FAISS's own 256 would take most of the time
 _MIN_VECTORS_PER_LIST = 39  # below this FAISS warns that its k-means has too little to learn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexPoint:
+    """Recall and latency of an index at one nprobe."""
+
+    nprobe: int
+    recall_at_100: float
+    """Share of the exact 100 nearest items that are found, mean over queries."""
+    p50_us: float
+    """Microseconds of one search, the median; one query at a time on one thread."""
+    p99_us: float
+    """Microseconds that 99 % of the searches stay below."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,37 @@ def build_index(
             faiss.write_index(index, str(path))
             return BuiltIndex(path, IndexSpec(kind, nprobe, recall))
     raise ExportError(f"index: {kind} reaches recall@{RECALL_AT} {recall:.3f}, {config.min_recall_at_100} asked for")
+
+
+def recall_and_latency(
+    path: Path, queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32]
+) -> tuple[IndexPoint, ...]:
+    """What more or fewer lists would cost and bring, for an index on disk and (queries, dim) of real users.
+
+    Searches as serving does, one query at a time on one thread; the figures are those of this machine at this moment.
+    """
+    index: Any = faiss.read_index(str(path))
+    exact = exact_top(queries, item_vectors, min(RECALL_AT, len(item_vectors)))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        return tuple(_index_point(index, nprobe, queries, exact) for nprobe in _nprobes(index.nlist))
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _index_point(index: Any, nprobe: int, queries: npt.NDArray[np.float32], exact: npt.NDArray[np.int64]) -> IndexPoint:
+    index.nprobe = nprobe
+    k = exact.shape[1]
+    found = index.search(queries, k)[1]  # warms the caches too
+    microseconds = np.empty(len(queries))
+    for place in range(len(queries)):
+        query = queries[place : place + 1]
+        started = time.perf_counter_ns()
+        index.search(query, k)
+        microseconds[place] = (time.perf_counter_ns() - started) / 1e3
+    p50, p99 = np.quantile(microseconds, [0.5, 0.99])
+    return IndexPoint(nprobe=nprobe, recall_at_100=recall_of(found, exact), p50_us=float(p50), p99_us=float(p99))
 
 
 def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
@@ -110,11 +155,17 @@ def recall_of(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> flo
 
 
 def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
-    """k-means of the lists; on the GPU where this build of FAISS has one. Untested on a GPU so far."""
-    if getattr(faiss, "get_num_gpus", lambda: 0)():
-        inverted_lists = faiss.extract_index_ivf(index)
-        inverted_lists.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(vectors.shape[1]))
+    """k-means of the lists, on the first GPU where this build of FAISS sees one. Not run on a GPU so far."""
+    if not getattr(faiss, "get_num_gpus", lambda: 0)():
+        index.train(vectors)
+        return
+    inverted_lists: Any = faiss.extract_index_ivf(index)
+    # FAISS keeps bare pointers to both, so they live in variables until training is over.
+    resources = faiss.StandardGpuResources()
+    on_gpu = faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(vectors.shape[1]))
+    inverted_lists.clustering_index = on_gpu
     index.train(vectors)
+    inverted_lists.clustering_index = None
 
 
 def _nprobes(num_lists: int) -> list[int]:

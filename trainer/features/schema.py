@@ -9,10 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_category_codes, encode_index
+from tandem.contract.features import (
+    HISTORY_FEATURES,
+    FeatureSchema,
+    Tensors,
+    UserFeature,
+    encode_category_codes,
+    encode_index,
+)
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset
+from trainer.errors import DataError
 
 MAX_CATEGORIES = 2_000
 """Categories with an embedding of their own: the most frequent ones."""
@@ -23,12 +31,20 @@ MAX_BUCKETS = 8
 
 
 def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> FeatureSchema:
-    """Decides from the data which features there are and how they are coded."""
+    """Decides from the data which features there are and how they are coded.
+
+    Raises DataError when a user feature of the data has the name of one that is derived from the history.
+    """
+    if taken := sorted({feature.name for feature in HISTORY_FEATURES} & set(dataset.feature_names)):
+        raise DataError(f"user feature {taken[0]}: this name is kept for a feature derived from the history; rename it")
     categories = Counter(name for item in dataset.catalogue.categories for name in item)
     most_of_one_item = max((len(item) for item in dataset.catalogue.categories), default=0)
     return FeatureSchema(
         history_length=config.towers.history_length,
-        user_features=tuple(user_feature(name, dataset.user_features) for name in dataset.feature_names),
+        user_features=(
+            *(user_feature(name, dataset.user_features) for name in dataset.feature_names),
+            *(HISTORY_FEATURES if config.towers.history_features else ()),
+        ),
         item_categories=tuple(sorted(name for name, _ in categories.most_common(MAX_CATEGORIES))),
         max_item_categories=min(most_of_one_item, config.towers.max_item_categories),
         text_encoder=config.text.encoder if text_dim else "",

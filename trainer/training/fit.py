@@ -1,41 +1,35 @@
-"""The training loop: one optimiser, warm-up, early stopping, a progress bar."""
+"""The training loop: one optimiser, a learning rate schedule, early stopping, checkpoints, a progress bar."""
 
 from __future__ import annotations
 
-import copy
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
-from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import FitConfig, TrainConfig
-from trainer.models.losses import NegativeSampler, full_softmax_loss, sampled_softmax_loss
-from trainer.models.two_tower import TwoTowerModel, scores
+from trainer.device import peak_memory_bytes
+from trainer.models.losses import item_loss
+from trainer.models.two_tower import TwoTowerModel
+from trainer.training import checkpoint, distributed
+from trainer.training.checkpoint import Trainee
+from trainer.training.progress import EpochReport, Progress
+from trainer.training.step import TrainingStep
 from trainer.training.windows import Windows
+
+log = structlog.get_logger()
 
 Validate = Callable[[TwoTowerModel], Mapping[str, float]]
 """Scores a model on validation users; early stopping reads STOPPING_METRIC, then TIE_METRIC."""
-STOPPING_METRIC = "recall@10"
-TIE_METRIC = "ndcg@10"
-_POOL_BATCHES = 16
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch left behind."""
-
-    epoch: int
-    """From 1."""
-    loss: float
-    metrics: Mapping[str, float]
-    """Validation metrics by name; empty without validation."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,17 @@ class FitResult:
     model: TwoTowerModel
     best_epoch: int
     epochs: tuple[EpochReport, ...]
+
+    @property
+    def interactions_per_second(self) -> float:
+        """Mean over the time of all epochs, without validation."""
+        seconds = sum(report.seconds for report in self.epochs)
+        return sum(report.interactions_per_second * report.seconds for report in self.epochs) / max(seconds, 1e-9)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The most memory of any epoch, see `EpochReport.peak_memory_bytes`."""
+        return max((report.peak_memory_bytes for report in self.epochs), default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,149 +73,141 @@ def fit(
     num_epochs: int,
     validate: Validate | None,
     on_epoch: Callable[[EpochReport], None],
+    checkpoint_path: Path | None = None,
 ) -> FitResult:
-    """Trains for at most `num_epochs`.
+    """Trains for at most `num_epochs`, together with the other processes of torchrun, if there are any.
 
-    With `validate`, training stops once the validation metric has not risen for `patience` epochs, and the best epoch's
-    weights are returned; without, the last epoch's.
+    With `validate`, training stops once the validation metric has not risen for `patience` epochs, or after
+    `max_minutes`, and the best epoch's weights are returned; without, the last epoch's. Process 0 alone validates. With
+    `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` goes on from one that is found.
     """
-    torch.manual_seed(config.fit.seed)
-    # Without this, threads add up gradients of repeated items in the order in which they happen to finish.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    batches = torch.Generator().manual_seed(config.fit.seed)
-    model = TwoTowerModel(
-        config.towers, inputs.schema, num_items=len(inputs.popularity), num_users=inputs.num_users
-    ).to(device)
-    step = _TrainingStep(model, inputs, config.fit, device)
-    steps_per_epoch = -(-len(inputs.windows) // config.fit.batch_size)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.fit.learning_rate, weight_decay=config.fit.weight_decay, betas=(0.9, 0.98)
-    )
-    warmup_steps = max(1, config.fit.warmup_epochs * steps_per_epoch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: min(1.0, (done + 1) / warmup_steps))
-    best_key, best_epoch, best_weights = (-1.0, -1.0), 0, model.state_dict()
-    reports: list[EpochReport] = []
-    with tqdm(total=num_epochs, desc="training", unit="epoch") as progress:
-        for epoch in range(1, num_epochs + 1):
-            model.train()
-            losses = []
-            for windows in _shuffled(inputs.windows.lengths, config.fit.batch_size, batches):
-                optimiser.zero_grad(set_to_none=True)
-                loss = step(windows)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.fit.max_gradient_norm)
-                optimiser.step()
-                schedule.step()
-                losses.append(loss.detach())
-            metrics = validate(model) if validate else {}
-            report = EpochReport(epoch, float(torch.stack(losses).mean()), metrics)
-            reports.append(report)
-            on_epoch(report)
-            progress.update()
-            progress.set_postfix({"loss": f"{report.loss:.3f}", **{k: f"{v:.4f}" for k, v in metrics.items()}})
-            if validate is None:
-                best_epoch = epoch
-                continue
-            key = (metrics[STOPPING_METRIC], metrics[TIE_METRIC])
-            if key > best_key:
-                best_key, best_epoch, best_weights = key, epoch, copy.deepcopy(model.state_dict())
-            elif epoch - max(best_epoch, config.fit.warmup_epochs) >= config.fit.patience:
+    trainee = _trainee(inputs, config, device)
+    model = trainee.model
+    loss = item_loss(config.fit, torch.from_numpy(inputs.popularity), trainee.generators["negatives"])
+    step = TrainingStep(model, loss, inputs.windows, inputs.item_tensors, config.fit)
+    progress = Progress()
+    if checkpoint_path is not None and config.fit.resume:
+        if checkpoint_path.is_file():
+            progress = checkpoint.restore(checkpoint_path, trainee)
+            for report in progress.reports:
+                on_epoch(report)
+        log.info("training_resumed", after_epoch=len(progress.reports), checkpoint=str(checkpoint_path))
+    first = len(progress.reports) + 1
+    with tqdm(
+        total=num_epochs, initial=first - 1, desc="training", unit="epoch", disable=distributed.rank() > 0
+    ) as bar:
+        for epoch in range(first, num_epochs + 1):
+            if progress.is_done:
                 break
-    if validate is not None:
-        model.load_state_dict(best_weights)
-    return FitResult(model.eval(), best_epoch, tuple(reports))
+            started = time.monotonic()
+            mean_loss, num_positions = _train_epoch(trainee, step, len(inputs.windows), config.fit)
+            seconds = time.monotonic() - started
+            metrics = _validated(model, validate)
+            report = EpochReport(
+                epoch=epoch,
+                loss=mean_loss,
+                metrics=metrics,
+                seconds=seconds,
+                interactions_per_second=num_positions / seconds,
+                peak_memory_bytes=peak_memory_bytes(device),
+            )
+            # Whether time is over is for one clock to say, or processes would wait for one that has stopped.
+            progress.minutes = distributed.broadcast(progress.minutes + (time.monotonic() - started) / 60)
+            if validate is None:
+                progress.trained(report)
+            else:
+                progress.validated(report, model.state_dict(), config.fit)
+            if checkpoint_path is not None:
+                checkpoint.save(checkpoint_path, trainee, progress)
+            on_epoch(report)
+            bar.update()
+            shown = {"loss": f"{report.loss:.3f}", **{name: f"{value:.4f}" for name, value in metrics.items()}}
+            bar.set_postfix({**shown, "interactions/s": f"{report.interactions_per_second:.0f}"})
+    if progress.best_weights:
+        model.load_state_dict(progress.best_weights)
+    return FitResult(model.eval(), progress.best_epoch, tuple(progress.reports))
 
 
 def unreported(_: EpochReport) -> None:
     """For a fit whose epochs only the progress bar shows."""
 
 
-class _TrainingStep:
-    """The loss of one batch of windows."""
-
-    def __init__(self, model: TwoTowerModel, inputs: FitInputs, config: FitConfig, device: torch.device) -> None:
-        self._model = model
-        self._windows = inputs.windows
-        self._has_ages = bool(inputs.windows.ages.any())
-        self._device = device
-        self._item_tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.item_tensors.items()}
-        self._all_rows = torch.arange(len(inputs.popularity), device=device)
-        use_full = config.loss == "full" or (
-            config.loss == "auto" and len(inputs.popularity) <= config.full_softmax_max_items
-        )
-        self._sampler = None
-        if not use_full:
-            self._sampler = NegativeSampler(
-                torch.from_numpy(inputs.popularity),
-                alpha=config.negative_alpha,
-                num_negatives=config.num_negatives,
-                generator=torch.Generator().manual_seed(config.seed),
-            )
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        # Histories lie at the right, so what is left of the longest one is padding.
-        newest = slice(-int(self._windows.lengths[batch].max()), None)
-        history_rows = self._windows.history_rows[batch, newest].to(self._device)
-        target_rows = self._windows.target_rows[batch, newest].to(self._device)
-        known = target_rows != MISSING_ROW
-        targets = target_rows[known]
-        if self._sampler is None:
-            vectors = encode_items(self._model, self._item_tensors, self._all_rows)
-            user_vectors = self._user_vectors(batch, history_rows, vectors)[known]
-            return full_softmax_loss(scores(user_vectors / self._model.temperature, vectors), targets)
-        draw = self._sampler.draw(targets)
-        # Only items that this batch touches run through the tower; `place` finds an item's vector among them.
-        rows = torch.unique(torch.cat([history_rows[history_rows != MISSING_ROW], targets, draw.negative_rows]))
-        vectors = encode_items(self._model, self._item_tensors, rows)
-        place = torch.searchsorted(rows, torch.stack([history_rows.clamp(min=0), target_rows.clamp(min=0)]))
-        place = place.clamp(max=len(rows) - 1)
-        history_places = torch.where(history_rows != MISSING_ROW, place[0], MISSING_ROW)
-        user_vectors = self._user_vectors(batch, history_places, vectors)[known]
-        return sampled_softmax_loss(
-            user_vectors,
-            vectors[place[1][known]],
-            vectors[torch.searchsorted(rows, draw.negative_rows)],
-            draw,
-            self._model.temperature,
-        )
-
-    def _user_vectors(self, batch: Tensor, history_places: Tensor, vectors: Tensor) -> Tensor:
-        """Vectors after every event of the windows: (windows, history_length, dim)."""
-        history = torch.where(
-            (history_places != MISSING_ROW)[..., None],
-            vectors[history_places.clamp(min=0)],
-            torch.zeros_like(vectors[0]),
-        )
-        newest = slice(-history_places.shape[1], None)
-        return self._model.user_tower.sequence(
-            history,
-            self._windows.event_codes[batch, newest].to(self._device),
-            self._windows.ages[batch, newest].to(self._device) if self._has_ages else None,
-            self._windows.feature_codes[batch].to(self._device),
-            self._windows.user_index[batch].to(self._device),
-        )
+def learning_rate_factor(done: int, *, schedule: str, warmup_steps: int, total_steps: int) -> float:
+    """What the peak rate is multiplied by after `done` steps: rises linearly, then stays or falls along a cosine."""
+    if done < warmup_steps or schedule == "constant":
+        return min(1.0, (done + 1) / warmup_steps)
+    progress = (done - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def encode_items(model: TwoTowerModel, item_tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-    """Vectors of items: rows (n,) int64 -> (n, dim) float32."""
-    text = item_tensors.get(names.TEXT_EMBEDDING)
-    categories = item_tensors.get(names.CATEGORY_CODES)
-    vectors: Tensor = model.item_tower(
-        item_tensors[names.ITEM_INDEX][rows],
-        None if text is None else text[rows],
-        None if categories is None else categories[rows],
+def _trainee(inputs: FitInputs, config: TrainConfig, device: torch.device) -> Trainee:
+    """A new model with its optimiser. Weights and batches are the same in every process, dropout and negatives not."""
+    seed, own_seed = config.fit.seed, config.fit.seed + 1_000_003 * distributed.rank()
+    torch.manual_seed(seed)
+    # Without this, threads add up gradients of repeated items in the order in which they happen to finish.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    model = TwoTowerModel(
+        config.towers, inputs.schema, num_items=len(inputs.popularity), num_users=inputs.num_users
+    ).to(device)
+    if own_seed != seed:
+        torch.manual_seed(own_seed)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.fit.learning_rate, weight_decay=config.fit.weight_decay, betas=(0.9, 0.98)
     )
-    return vectors
+    steps_per_epoch = -(-len(inputs.windows) // config.fit.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda done: learning_rate_factor(
+            done,
+            schedule=config.fit.schedule,
+            warmup_steps=max(1, config.fit.warmup_epochs * steps_per_epoch),
+            # Of the refit too, which ends sooner: its rates are then those of the epochs that were selected.
+            total_steps=config.fit.max_epochs * steps_per_epoch,
+        ),
+    )
+    generators = {
+        "batches": torch.Generator().manual_seed(seed),
+        "negatives": torch.Generator().manual_seed(own_seed),
+    }
+    return Trainee(model=model, optimiser=optimiser, schedule=schedule, generators=generators)
 
 
-def _shuffled(lengths: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches in random order of windows with these lengths, (windows,) int64; a batch holds similar lengths.
+def _train_epoch(trainee: Trainee, step: TrainingStep, num_windows: int, config: FitConfig) -> tuple[float, int]:
+    """One pass over the windows; returns the mean loss and the number of positions, of all processes together."""
+    trainee.model.train()
+    sums = torch.zeros(2, dtype=torch.float64)  # of the losses, of the positions
+    losses: list[Tensor] = []
+    counts: list[int] = []
+    for batch in _shuffled(num_windows, config.batch_size, trainee.generators["batches"]):
+        share = batch[distributed.rank() :: distributed.num_processes()]
+        trainee.optimiser.zero_grad(set_to_none=True)
+        if len(share):
+            loss = step(share)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            counts.append(step.num_positions(share))
+        distributed.average_gradients(trainee.model.parameters(), weight=counts[-1] if len(share) else 0)
+        torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.max_gradient_norm)
+        trainee.optimiser.step()
+        trainee.schedule.step()
+    if losses:
+        positions = torch.tensor(counts, dtype=torch.float64)
+        sums = torch.stack([(torch.stack(losses).double().cpu() * positions).sum(), positions.sum()])
+    loss_sum, num_positions = distributed.total(sums.to(losses[0].device if losses else "cpu")).tolist()
+    return loss_sum / num_positions, int(num_positions)
 
-    Windows are shuffled, sorted by length within pools of `_POOL_BATCHES` batches, and cut: padding then costs little,
-    and batches still differ from epoch to epoch.
+
+def _validated(model: TwoTowerModel, validate: Validate | None) -> Mapping[str, float]:
+    """Validation metrics, measured by process 0, in every process; empty without validation."""
+    if validate is None:
+        return {}
+    return distributed.broadcast(dict(validate(model)) if distributed.rank() == 0 else {})
+
+
+def _shuffled(num_windows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of windows in random order, (batch_size,) int64, the last one smaller.
+
+    Not sorted by length: the loss is a mean over the positions of a batch, so short histories among themselves would
+    weigh more than among long ones.
     """
-    batches: list[Tensor] = []
-    for pool in torch.split(torch.randperm(len(lengths), generator=generator), batch_size * _POOL_BATCHES):
-        batches += torch.split(pool[torch.argsort(lengths[pool], stable=True)], batch_size)
-    for place in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[place]
+    yield from torch.split(torch.randperm(num_windows, generator=generator), batch_size)

@@ -1,7 +1,8 @@
 """Training examples: windows over histories, with the item that followed every event.
 
 A history longer than the tower reads is cut into several windows that do not overlap in their targets, so that no event
-is left out. Windows are read through the same function as serving (`tandem.contract.features.encode_histories`).
+is left out. A window holds what `tandem.contract.features.encode_users` would make of the state at its newest event,
+for all windows at once, out of the data set's flat arrays; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tandem.contract.features import FeatureSchema, encode_histories, encode_index, encode_user_feature_codes
+from tandem.contract.features import (
+    HISTORY_FEATURES,
+    FeatureSchema,
+    encode_index,
+    encode_user_feature_codes,
+    event_ages,
+    history_features,
+)
+from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.dataset import Dataset
 
@@ -31,7 +40,7 @@ class Windows:
     target_rows: Tensor
     """(windows, history_length) int64: the item chosen after each event, MISSING_ROW where there is no event."""
     feature_codes: Tensor
-    """(windows, features) int64."""
+    """(windows, features) int64; (windows, history_length, features) where some of them change with every event."""
     user_index: Tensor
     """(windows,) int64."""
 
@@ -48,22 +57,54 @@ def training_windows(dataset: Dataset, schema: FeatureSchema, num_events: npt.ND
     Users with fewer than two events have no target and are left out.
     """
     length = schema.history_length
-    # Each window ends at an event whose successor is known; the newest window first, then backwards.
-    ends = [(user, end) for user, count in enumerate(num_events.tolist()) for end in range(count - 1, 0, -length)]
-    users = np.array([user for user, _ in ends], dtype=np.int64)
-    states = [dataset.user_state(user, end) for user, end in ends]
-    history = encode_histories(states, dataset.catalogue.vocabulary, length)
-    targets = np.full_like(history.rows, MISSING_ROW)
-    for place, (user, end) in enumerate(ends):
-        count = min(end, length)
-        after_newest = int(dataset.offsets[user]) + end + 1
-        targets[place, length - count :] = dataset.item_rows[after_newest - count : after_newest]
+    users, ends = _window_ends(num_events, length)
+    # Place of each event in its user's history, below 0 where there is none, and in the data set's flat arrays.
+    in_history = ends[:, None] - length + np.arange(length)
+    present = in_history >= 0
+    flat = dataset.offsets[users][:, None] + np.maximum(in_history, 0)
+    times = dataset.event_times[flat]
     return Windows(
-        torch.from_numpy(history.rows),
-        torch.from_numpy(history.event_codes),
-        torch.from_numpy(history.ages),
-        torch.from_numpy(targets),
-        torch.from_numpy(encode_user_feature_codes([state.features for state in states], schema)),
+        torch.from_numpy(np.where(present, dataset.item_rows[flat], MISSING_ROW)),
+        torch.from_numpy(np.where(present, dataset.event_codes[flat], 0).astype(np.int64)),
+        torch.from_numpy(np.where(present, event_ages(times, times[:, -1:]), 0.0).astype(np.float32)),
+        torch.from_numpy(np.where(present, dataset.item_rows[flat + 1], MISSING_ROW)),
+        torch.from_numpy(_feature_codes(dataset, schema, users, in_history)),
         torch.from_numpy(encode_index(users)),
-        torch.tensor([min(end, length) for _, end in ends], dtype=torch.int64),
+        torch.from_numpy(np.minimum(ends, length)),
     )
+
+
+def _window_ends(num_events: npt.NDArray[np.int64], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """User and number of events up to its newest one of every window, each (windows,) int64.
+
+    Each window ends at an event whose successor is known; a user's newest window comes first, then backwards.
+    """
+    last_end = np.maximum(num_events - 1, 0)
+    num_windows = -(-last_end // length)
+    users = np.repeat(np.arange(len(num_events)), num_windows)
+    first_of_user = np.cumsum(num_windows) - num_windows
+    nth = np.arange(len(users)) - first_of_user[users]
+    return users, last_end[users] - nth * length
+
+
+def _feature_codes(
+    dataset: Dataset, schema: FeatureSchema, users: npt.NDArray[np.int64], in_history: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """See `Windows.feature_codes`; `users` is (windows,), `in_history` (windows, history_length)."""
+    states = [UserState(features=features) for features in dataset.user_features]
+    codes = encode_user_feature_codes(states, schema)[users]
+    columns = {feature.name: column for column, feature in enumerate(schema.user_features)}
+    if not any(feature.name in columns for feature in HISTORY_FEATURES):
+        return codes
+    flat = dataset.offsets[users][:, None] + np.maximum(in_history, 0)
+    has_previous = in_history > 0
+    derived = history_features(
+        np.maximum(in_history + 1, 0),
+        np.where(in_history >= 0, dataset.event_times[flat], 0),
+        np.where(has_previous, dataset.event_times[flat - has_previous], 0),
+    )
+    codes = np.repeat(codes[:, None], in_history.shape[1], axis=1)
+    for feature in HISTORY_FEATURES:
+        if feature.name in columns:
+            codes[..., columns[feature.name]] = feature.codes(derived[feature.name])
+    return codes

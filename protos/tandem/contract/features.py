@@ -5,7 +5,8 @@ runs. So an item that the item tower has encoded after training can be read as h
 file holds no item table.
 
 Ages are measured from the newest event of the history, not from the clock: a vector then depends on the state alone,
-and a stored one stays equal to a computed one however much later it is read.
+and a stored one stays equal to a computed one however much later it is read. For the same reason the derived user
+features (`history_features`) say how long the user was away before the newest event, not how long ago that was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.store import UserState
+from tandem.contract.store import MAX_RECENT_EVENTS, UserState
 from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, Vocabulary, id_keys
 
 Tensors = dict[str, npt.NDArray[np.generic]]
@@ -53,6 +54,11 @@ class UserFeature:
         except ValueError:
             return 0
         return 0 if number != number else bisect_right(self.boundaries, number) + 1
+
+    def codes(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """The codes of numbers in any shape, float64; 0 for NaN. Only for a numeric feature."""
+        found = np.searchsorted(self.boundaries, numbers, side="right") + 1
+        return np.where(np.isnan(numbers), 0, found).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,46 @@ def encode_index(rows: Rows) -> npt.NDArray[np.int64]:
     return (rows + 1).astype(np.int64)
 
 
-def encode_user_feature_codes(features: Sequence[Mapping[str, str]], schema: FeatureSchema) -> npt.NDArray[np.int64]:
-    """Raw user features as codes. Returns (users, features) int64."""
-    return np.array(
-        [[feature.code(raw.get(feature.name)) for feature in schema.user_features] for raw in features], dtype=np.int64
-    ).reshape(len(features), len(schema.user_features))
+HISTORY_FEATURES = (
+    UserFeature(names.NUM_EVENTS, boundaries=(2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0, 129.0)),
+    UserFeature(names.DAYS_BEFORE_NEWEST, boundaries=(0.04, 1.0, 3.0, 7.0, 30.0, 90.0, 365.0)),
+)
+"""What `history_features` computes, as a schema has it where it is switched on."""
+_HISTORY_FEATURE_NAMES = frozenset(feature.name for feature in HISTORY_FEATURES)
+_MICROSECONDS_PER_DAY = 86_400e6
+
+
+def history_features(
+    num_events: npt.NDArray[np.int64], newest_times: npt.NDArray[np.int64], previous_times: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Derived features of histories, arrays of one shape: float64 by feature name.
+
+    `num_events` counts the events, `newest_times` and `previous_times` are those of the newest event and the one before
+    it, in microseconds, 0 where there is none or its time is unknown. NUM_EVENTS is at most MAX_RECENT_EVENTS, as a
+    state keeps no more; DAYS_BEFORE_NEWEST is NaN without two times.
+    """
+    known = (newest_times > 0) & (previous_times > 0)
+    return {
+        names.NUM_EVENTS: np.minimum(num_events, MAX_RECENT_EVENTS).astype(np.float64),
+        names.DAYS_BEFORE_NEWEST: np.where(known, (newest_times - previous_times) / _MICROSECONDS_PER_DAY, np.nan),
+    }
+
+
+def encode_user_feature_codes(states: Sequence[UserState], schema: FeatureSchema) -> npt.NDArray[np.int64]:
+    """User features as codes, those that come with the data and derived ones. Returns (users, features) int64."""
+    codes = np.zeros((len(states), len(schema.user_features)), dtype=np.int64)
+    derived: dict[str, npt.NDArray[np.float64]] = {}
+    if any(feature.name in _HISTORY_FEATURE_NAMES for feature in schema.user_features):
+        counts = np.array([len(state.event_times) for state in states], dtype=np.int64)
+        newest = np.array([state.event_times[-1] if len(state.event_times) else 0 for state in states], dtype=np.int64)
+        previous = [state.event_times[-2] if len(state.event_times) > 1 else 0 for state in states]
+        derived = history_features(counts, newest, np.array(previous, dtype=np.int64))
+    for column, feature in enumerate(schema.user_features):
+        if feature.name in derived:
+            codes[:, column] = feature.codes(derived[feature.name])
+        else:
+            codes[:, column] = [feature.code(state.features.get(feature.name)) for state in states]
+    return codes
 
 
 @dataclass(frozen=True)
@@ -144,8 +185,14 @@ def encode_histories(states: Sequence[UserState], vocabulary: Vocabulary, histor
         rows[user, -len(kept) :] = event_rows[kept]
         codes[user, -len(kept) :] = state.event_codes[kept]
         times = state.event_times[kept]
-        ages[user, -len(kept) :] = np.where(times > 0, (times[-1] - times) * 1e-6, 0.0)
+        ages[user, -len(kept) :] = event_ages(times, times[-1])
     return History(rows, codes, ages)
+
+
+def event_ages(times: npt.NDArray[np.int64], newest: npt.NDArray[np.int64] | np.int64) -> npt.NDArray[np.float64]:
+    """Seconds from events to the newest one, 0 where the time is unknown; times in microseconds, any shape."""
+    ages: npt.NDArray[np.float64] = np.where(times > 0, (newest - times) * 1e-6, 0.0)
+    return ages
 
 
 def encode_users(
@@ -175,7 +222,7 @@ def encode_users(
         names.HISTORY_AGES: history.ages,
     }
     if schema.user_features:
-        tensors[names.USER_FEATURE_CODES] = encode_user_feature_codes([state.features for state in states], schema)
+        tensors[names.USER_FEATURE_CODES] = encode_user_feature_codes(states, schema)
     if schema.user_ids:
         tensors[names.USER_INDEX] = np.zeros(len(states), dtype=np.int64) if user_index is None else user_index
     return tensors

@@ -8,6 +8,8 @@ ITEM_ID: Final = "item_id"
 RATING: Final = "rating"
 TIMESTAMP: Final = "timestamp"
 EVENT_TYPE: Final = "event_type"
+NORMALISED_RATING: Final = "normalised_rating"
+WEIGHT: Final = "weight"
 TITLE: Final = "title"
 DESCRIPTION: Final = "description"
 CATEGORIES: Final = "categories"
@@ -25,6 +27,10 @@ HISTORY_AGES: Final = "history_ages"
 USER_FEATURE_CODES: Final = "user_feature_codes"
 USER_INDEX: Final = "user_index"
 USER_VECTOR: Final = "user_vector"
+
+# User features that are derived from the history; every other user feature comes with the data.
+NUM_EVENTS: Final = "history.num_events"
+DAYS_BEFORE_NEWEST: Final = "history.days_before_newest"
 
 # Tensors of the item tower.
 ITEM_INDEX: Final = "item_index"
@@ -53,6 +59,7 @@ MODEL_VERSION_TAG: Final = "tandem.model_version"
 # Candidate sources, as `Reason.source` names them.
 SOURCE_TWO_TOWER: Final = "two_tower"
 SOURCE_CONTENT_NEIGHBOURS: Final = "content_neighbours"
+SOURCE_ITEM_ITEM: Final = "item_item"
 SOURCE_TRENDING: Final = "trending"
 SOURCE_POPULAR: Final = "popular"
 SOURCE_CACHED: Final = "cached"

@@ -241,6 +241,13 @@ def test_line_numbers_stay_right_deep_in_a_large_file(write, tmp_path: Path):
     assert report.rows_kept == 400_000 - 4
 
 
+def test_csv_line_numbers_beside_characters_whose_bytes_are_no_latin_1(write, tmp_path: Path):
+    write("rows.csv", CSV_LINES[0] + "\nu1,東,5,0,x\n\nu1,😀,6,1,x\n")
+    config = load_data_config(str(write("data.toml", CSV_CONFIG % "rows.csv")), {})
+    report = prepare(config, tmp_path / "cache").report.file("interactions")
+    assert [(line.line, line.kind) for line in report.bad_lines] == [(4, "rating_out_of_range")]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_an_empty_file_is_an_error(write, tmp_path: Path, content: bytes):
     write("rows.jsonl", content)

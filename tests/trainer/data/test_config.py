@@ -59,8 +59,11 @@ def test_overrides_are_typed():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (TABLE + 'colour = "red"\n', r"mine\.toml, line 9: interactions\.colour: unknown key"),
-        ("max_bad = 3\n" + TABLE, r"mine\.toml, line 1: max_bad: unknown key"),
+        (
+            TABLE + 'colour = "red"\n',
+            r"mine\.toml, line 9: interactions\.colour: unknown key; did you mean 'columns'",
+        ),
+        ("max_bad = 3\n" + TABLE, r"mine\.toml, line 1: max_bad: unknown key; did you mean 'max_bad_share'\?"),
         ('min_rating = "four"\n' + TABLE, r"line 1: min_rating: .*valid number.*, not 'four'"),
         ("max_bad_share = 2\n" + TABLE, r"line 1: max_bad_share: .*less than or equal to 1, not 2"),
         (TABLE.replace('user = "u"\n', ""), r"mine\.toml: interactions\.user: required, and absent"),
@@ -87,7 +90,7 @@ def test_mistakes_are_named_with_their_line(write, text: str, message: str):
         ("nowhere.toml", {}, "neither a TOML file that exists nor a preset"),
         ("amazon", {}, "preset amazon: reviews: required, and absent"),
         ("ml-100k", {"reviews": "x"}, "reviews: unknown key"),
-        ("ml-100k", {"min_rating": "high"}, "preset ml-100k, line 8: min_rating: .*not 'high'"),
+        ("ml-100k", {"min_rating": "high"}, "override min_rating: .*not 'high'"),
         ("ml-100k", {"name.x": "y"}, "override name.x: name is not a section"),
     ],
 )

@@ -56,10 +56,10 @@ class TestEveryFormat:
     def test_interactions_are_clean_and_in_order(self, prepared):
         rows = [tuple(row.values()) for row in table_rows(prepared.interactions_path)]
         assert rows == [
-            ("3", "d", 5.0, 60_000_000, "rating"),  # the same time as c: the order of the file
-            ("3", "c", 5.0, 60_000_000, "rating"),
-            ("7", "a", 4.0, 100_000_000, "rating"),
-            ("7", "b", 5.0, 200_000_000, "rating"),
+            ("3", "d", 5.0, 1.0, 60_000_000, "rating", 1.0),  # the same time as c: the order of the file
+            ("3", "c", 5.0, 1.0, 60_000_000, "rating", 1.0),
+            ("7", "a", 4.0, 0.75, 100_000_000, "rating", 1.0),
+            ("7", "b", 5.0, 1.0, 200_000_000, "rating", 1.0),
         ]
 
     def test_every_row_is_accounted_for(self, prepared):

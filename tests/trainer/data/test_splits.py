@@ -1,0 +1,171 @@
+"""Every protocol's split: who is in which part, that it is the same everywhere, and what lies on disk."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.data.conftest import csv_text
+from tests.trainer.small_dataset import dataset_of
+from trainer.data.config import load_data_config
+from trainer.data.prepare import PreparedData, prepare
+from trainer.data.split_files import read_split, split_path, write_split
+from trainer.data.splits import PART_NAMES, SPLIT_KINDS, TEST, TRAIN, VALIDATION, SplitKind, split_parts
+from trainer.dataset import Dataset, load_dataset
+from trainer.errors import ConfigError, DataError
+from trainer.evaluation.parts import Part
+
+CONFIG = """
+name = "small"
+format = "table"
+[interactions]
+path = "rows.csv"
+user = "u"
+item = "i"
+timestamp = "t"
+"""
+PINNED_CODES = [1, 0, 0, 0, 0, 0, 2, 0, 0, 0]
+PINNED_FINGERPRINT = "33a764ed3bbabaec565bb76b65c9ade32ea810161bd4356ca5ca03992d3f015f"
+
+
+def random_dataset(*, num_users: int = 40, num_items: int = 30) -> Dataset:
+    generator = np.random.default_rng(3)
+    histories = [generator.permutation(num_items)[: generator.integers(1, 15)].tolist() for _ in range(num_users)]
+    dataset = dataset_of(histories, num_items=num_items)
+    return dataclasses.replace(dataset, event_times=np.arange(1, len(dataset.item_rows) + 1, dtype=np.int64))
+
+
+def pairs_of(part: Part) -> set[tuple[int, int]]:
+    users = np.repeat(part.users, np.diff(part.target_offsets))
+    return set(zip(users.tolist(), part.target_rows.tolist(), strict=True))
+
+
+def known_pairs(dataset: Dataset) -> set[tuple[int, int]]:
+    return set(zip(dataset.user_rows.tolist(), dataset.item_rows.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", SPLIT_KINDS)
+def test_parts_are_disjoint_and_say_what_is_known(kind: SplitKind):
+    dataset = random_dataset()
+    splits = split_parts(dataset, kind)
+    pairs = list(zip(dataset.user_rows.tolist(), dataset.item_rows.tolist(), strict=True))
+    in_part = [{pair for pair, code in zip(pairs, splits.codes, strict=True) if code == part} for part in range(3)]
+    assert (splits.validation.name, splits.test.name) == PART_NAMES[1:]
+    assert known_pairs(splits.validation.known) == in_part[TRAIN]
+    assert known_pairs(splits.test.known) == in_part[TRAIN] | in_part[VALIDATION]
+    assert pairs_of(splits.test) == in_part[TEST]
+    assert pairs_of(splits.validation) <= in_part[VALIDATION]
+    if kind != "leave-last-out":
+        assert pairs_of(splits.validation) == in_part[VALIDATION]
+        num_events = len(pairs)
+        assert [len(part) for part in in_part] == [
+            num_events * 8 // 10,
+            num_events * 9 // 10 - num_events * 8 // 10,
+            num_events - num_events * 9 // 10,
+        ]
+
+
+def test_leave_last_out_of_short_histories():
+    splits = split_parts(dataset_of([[0], [1, 2], [3, 4, 5]], num_items=6), "leave-last-out")
+    assert splits.codes.tolist() == [TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST]
+    assert splits.validation.users.tolist() == [2], "the user of two interactions has no history before the first"
+    assert splits.test.users.tolist() == [1, 2]
+
+
+def test_the_random_split_does_not_depend_on_the_order_of_rows():
+    dataset = random_dataset()
+    turned = dataset_of(
+        [
+            dataset.item_rows[start:end].tolist()[::-1]
+            for start, end in zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)
+        ],
+        num_items=30,
+    )
+    assert pairs_of(split_parts(dataset, "random").test) == pairs_of(split_parts(turned, "random").test)
+
+
+def test_the_random_split_is_what_its_seed_says():
+    dataset = random_dataset()
+    first, again, other = (split_parts(dataset, "random", seed=seed) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert pairs_of(first.test) != pairs_of(other.test)
+    # Pinned: a split that others have used must not change with a version of anything.
+    small = split_parts(dataset_of([[0, 1, 2, 3], [0, 1, 2, 3], [1, 2]], num_items=4), "random")
+    assert small.codes.tolist() == PINNED_CODES
+    assert small.fingerprint == PINNED_FINGERPRINT
+
+
+def test_the_split_in_time_keeps_one_moment_together():
+    dataset = dataset_of([[row] for row in range(10)], num_items=10)
+    times = np.array([1, 1, 1, 1, 1, 1, 1, 2, 2, 3], dtype=np.int64)
+    codes = split_parts(dataclasses.replace(dataset, event_times=times), "time").codes
+    assert codes.tolist() == [TRAIN] * 7 + [VALIDATION] * 2 + [TEST]
+
+
+def test_the_split_in_time_tests_users_without_a_history():
+    dataset = dataset_of([[row] for row in range(10)], num_items=10)
+    splits = split_parts(dataclasses.replace(dataset, event_times=np.arange(1, 11, dtype=np.int64)), "time")
+    assert splits.test.users.tolist() == [9]
+    assert splits.test.known.lengths.tolist() == [1] * 9 + [0]
+
+
+def test_what_cannot_be_split_says_why():
+    dataset = random_dataset()
+    without_times = dataclasses.replace(dataset, event_times=np.zeros(len(dataset.item_rows), dtype=np.int64))
+    with pytest.raises(DataError, match=r"only has the order .*: choose leave-last-out or random"):
+        split_parts(without_times, "time")
+    one_time = dataclasses.replace(dataset, event_times=np.full(len(dataset.item_rows), 5, dtype=np.int64))
+    with pytest.raises(DataError, match="nothing in train: too many interactions have the same time"):
+        split_parts(one_time, "time")
+    with pytest.raises(DataError, match="nothing in validation: there are too few"):
+        split_parts(dataset_of([[0, 1]], num_items=2), "random")
+    with pytest.raises(ConfigError, match="must be one of leave-last-out, random, time"):
+        split_parts(dataset, "by-moon")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def prepared(write, tmp_path: Path) -> PreparedData:
+    generator = np.random.default_rng(1)
+    rows = [
+        {"u": f"u{user}", "i": f"i{item}", "t": 1_000_000 + int(generator.integers(100_000))}
+        for user in range(10)
+        for item in generator.permutation(12)[:6]
+    ]
+    write("rows.csv", csv_text(rows))
+    return prepare(load_data_config(str(write("data.toml", CONFIG)), {}), tmp_path / "cache")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("kind", SPLIT_KINDS)
+    def test_what_is_written_is_read(self, prepared: PreparedData, kind: SplitKind):
+        dataset = load_dataset(prepared.directory)
+        splits = split_parts(dataset, kind)
+        path = write_split(splits, dataset, prepared)
+        read = read_split(dataset, prepared, kind)
+        assert (read.codes.tolist(), read.fingerprint) == (splits.codes.tolist(), splits.fingerprint)
+        assert read.test.target_rows.tolist() == splits.test.target_rows.tolist()
+        assert sorted(file.name for file in path.parent.iterdir()) == sorted({path.name, f"{path.stem}.json"})
+
+    def test_seeds_lie_beside_each_other(self, prepared: PreparedData):
+        dataset = load_dataset(prepared.directory)
+        for seed in (0, 7):
+            write_split(split_parts(dataset, "random", seed=seed), dataset, prepared)
+        assert read_split(dataset, prepared, "random", seed=7).seed == 7
+        assert read_split(dataset, prepared, "random").seed == 0
+
+    def test_a_split_of_other_data_is_refused(self, prepared: PreparedData):
+        dataset = load_dataset(prepared.directory)
+        write_split(split_parts(dataset, "random"), dataset, prepared)
+        with pytest.raises(DataError, match=r"splits data .*, these are other"):
+            read_split(dataset, dataclasses.replace(prepared, fingerprint="other"), "random")
+
+    def test_damage_is_found(self, prepared: PreparedData):
+        dataset = load_dataset(prepared.directory)
+        with pytest.raises(DataError, match="no split that can be read"):
+            read_split(dataset, prepared, "random")
+        write_split(split_parts(dataset, "time"), dataset, prepared)
+        random = write_split(split_parts(dataset, "random"), dataset, prepared)
+        random.write_bytes(split_path(prepared, "time").read_bytes())
+        with pytest.raises(DataError, match="is damaged: its fingerprint is"):
+            read_split(dataset, prepared, "random")

@@ -1,0 +1,73 @@
+"""A model as a scorer ranks exactly as `model_ranks` does, and scores users of whom nothing is known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tandem.contract import names
+from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.manifest import BlendSpec, Calibration
+from tandem.contract.vocabulary import Vocabulary
+from tests.trainer.evaluation.parts import part_of
+from tests.trainer.small_dataset import dataset_of
+from trainer.dataset import leave_last_out
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.full_ranking import model_ranks
+from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.parts import leave_last_out_part
+from trainer.evaluation.scoring import ScoringModel
+
+NUM_ITEMS = 60
+GENERATOR = np.random.default_rng(0)
+ITEM_VECTORS = GENERATOR.normal(size=(NUM_ITEMS, 8)).astype(np.float32)
+CONTENT = GENERATOR.normal(size=(NUM_ITEMS, 4)).astype(np.float16)
+BLEND = BlendSpec(content_weight=0.3, collaborative=Calibration(0.1, 2.0), content=Calibration(0.0, 1.5))
+
+
+def _recent_first(tensors: Tensors) -> np.ndarray:
+    """A user tower that can be followed by hand: the order of the history counts."""
+    weights = 0.8 ** np.arange(tensors[names.HISTORY_VECTORS].shape[1])[::-1]
+    return np.asarray((tensors[names.HISTORY_VECTORS] * weights[:, None]).sum(axis=1) + 0.1, dtype=np.float32)
+
+
+def _model(known_items: range = range(NUM_ITEMS)) -> ScoringModel:
+    return ScoringModel(
+        schema=FeatureSchema(history_length=10),
+        item_vocabulary=Vocabulary.from_ids([f"i{row}" for row in known_items]),
+        user_vocabulary=None,
+        item_vectors=ITEM_VECTORS[list(known_items)],
+        user_vectors=_recent_first,
+        content_vectors=CONTENT[list(known_items)],
+    )
+
+
+@pytest.mark.parametrize("spec", [None, BLEND])
+@pytest.mark.parametrize("skip", [0, 1])
+def test_ranks_are_those_of_the_hold_out(spec: BlendSpec | None, skip: int) -> None:
+    histories = [np.random.default_rng(user).permutation(NUM_ITEMS)[: 3 + user % 20].tolist() for user in range(80)]
+    dataset = dataset_of(histories, num_items=NUM_ITEMS)
+    part = leave_last_out_part(dataset, skip=skip)
+    evaluation = evaluate(part, ModelScorer(part.known, _model(), spec), name="model")
+    (expected,) = model_ranks(dataset, leave_last_out(dataset, skip=skip), _model(), [spec])
+    assert evaluation.ranks.tolist() == expected.tolist()
+
+
+def test_a_user_without_known_events_is_scored() -> None:
+    part = part_of([[], [3]], {0: [2], 1: [5]}, num_items=NUM_ITEMS)
+    scores = ModelScorer(part.known, _model(), None).scores(part.users)
+    assert scores[0] == pytest.approx(ITEM_VECTORS @ np.full(8, 0.1), abs=1e-5)
+    assert evaluate(part, ModelScorer(part.known, _model(), BLEND), name="model").num_users == 2
+
+
+def test_items_the_model_does_not_know_are_minus_infinity() -> None:
+    part = part_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
+    scores = ModelScorer(part.known, _model(range(10, NUM_ITEMS)), BLEND).scores(part.users)
+    assert np.isneginf(scores[0, :10]).all()
+    assert np.isfinite(scores[0, 10:]).all()
+
+
+def test_a_blend_needs_content() -> None:
+    part = part_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
+    with pytest.raises(ValueError, match="nothing to blend"):
+        ModelScorer(part.known, replace(_model(), content_vectors=None), BLEND)

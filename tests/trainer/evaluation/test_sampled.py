@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from tandem.contract.vocabulary import MISSING_ROW
+from tests.trainer.evaluation.parts import Table, part_of
+from tests.trainer.small_dataset import dataset_of
+from trainer.evaluation.parts import leave_last_out_part
+from trainer.evaluation.sampled import NUM_SAMPLED_ITEMS, evaluate_sampled, sampled_items
+
+
+def test_samples_are_uniform_over_what_was_never_touched() -> None:
+    num_items = 150
+    dataset = dataset_of([[0, 7, 8, 149, 20]] * 2_000, num_items=num_items)
+    validation = leave_last_out_part(dataset, skip=1)  # item 20 is chosen later: no negative either
+    samples = sampled_items(validation, dataset)
+    assert samples.shape == (2_000, NUM_SAMPLED_ITEMS)
+    assert all(len(set(row)) == NUM_SAMPLED_ITEMS for row in samples.tolist())
+    times = np.bincount(samples.ravel(), minlength=num_items)
+    touched = [0, 7, 8, 20, 149]
+    assert times[touched].tolist() == [0] * 5
+    untouched = np.delete(times, touched) / 2_000
+    assert untouched == pytest.approx(np.full(num_items - 5, NUM_SAMPLED_ITEMS / (num_items - 5)), abs=0.06)
+    assert (samples == sampled_items(validation, dataset)).all()
+
+
+def test_random_scores_have_the_hit_rate_of_chance() -> None:
+    dataset = dataset_of([[user % 40, 40 + user % 160] for user in range(4_000)], num_items=200)
+    part = leave_last_out_part(dataset, skip=0)
+    scores = np.random.default_rng(0).normal(size=(4_000, 200))
+    evaluation = evaluate_sampled(part, Table(scores), dataset, name="random")
+    assert evaluation.means()["hr@10"] == pytest.approx(0.1, abs=0.02)
+    tied = evaluate_sampled(part, Table(np.zeros((4_000, 200))), dataset, name="tied")
+    assert tied.means()["hr@10"] == pytest.approx(0.1, abs=0.02)
+    assert tied.ranks.max() == NUM_SAMPLED_ITEMS
+
+
+def test_the_label_is_never_lost() -> None:
+    dataset = dataset_of([[0, 1], [1, 2]], num_items=4)
+    part = leave_last_out_part(dataset, skip=0)
+    evaluation = evaluate_sampled(part, Table([[0, 3, 5, 4], [9, 9, 5, 6]]), dataset, name="table")
+    assert evaluation.protocol == "1+99"
+    assert all(name.startswith("1+99/") for name in evaluation.labelled_means())
+    # Fewer untouched items than 99: all of them. Item 1 loses to 2 and 3; item 2 to 0 and 3.
+    assert evaluation.ranks.tolist() == [2, 2]
+    assert (sampled_items(part, dataset)[0, 2:] == MISSING_ROW).all()
+
+
+def test_several_targets_are_refused() -> None:
+    part = part_of([[0]], {0: [1, 2]}, num_items=4)
+    with pytest.raises(ValueError, match="exactly one target"):
+        evaluate_sampled(part, Table([[0, 0, 0, 0]]), part.known, name="table")

@@ -1,0 +1,129 @@
+"""One model trained through the command line, and every command that takes a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tandem.contract.bundle import MODEL_CARD, read_bundle
+from tests.support.checkerboard import write_checkerboard
+from trainer.cli import main
+from trainer.evaluation.comparison import TABLE_METRICS
+
+SMALL = ("towers.embedding_dim=16", "fit.max_epochs=12", "fit.batch_size=16", "text.encoder=none")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("commands")
+
+
+@pytest.fixture(autouse=True)
+def _environment(folder, monkeypatch) -> None:
+    _set_environment(folder, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """The data set of a registered model, with its report beside it."""
+    data = write_checkerboard(folder / "source")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _set_environment(folder, monkeypatch)
+        assert main(["train", "--dataset", str(data), *_small(), "--report", str(folder / "out/report.html")]) == 0
+    return data
+
+
+def _set_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_DATA_DIR", str(folder / "data"))
+    monkeypatch.setenv("TANDEM_REGISTRY_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    monkeypatch.setenv("TANDEM_LOG_LEVEL", "error")
+
+
+def _small() -> list[str]:
+    return [argument for assignment in SMALL for argument in ("--set", assignment)]
+
+
+def test_the_report_is_written_and_logged(trained, folder) -> None:
+    page = (folder / "out/report.html").read_text()
+    assert "as served" in page
+    assert "Popularity" in page
+    assert "A black square" in page
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    run_id = client.get_model_version_by_alias("tandem", "champion").run_id
+    logged = Path(client.download_artifacts(run_id, "report.html", str(folder)))
+    assert logged.read_text() == page
+    figures = page.split('class="figure-data" data-figure="map">')[1].split("</script>")[0]
+    assert {trace["name"] for trace in json.loads(figures)["data"]} == {"black", "white"}
+
+
+def test_export_writes_the_verified_bundle_with_its_card(trained, folder, tmp_path, capsys) -> None:
+    assert main(["export", "--output", str(tmp_path / "bundle")]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["registry_version"] == "1"
+    bundle = read_bundle(tmp_path / "bundle")
+    assert bundle.manifest.model_version == answer["model_version"]
+    card = (bundle.directory / MODEL_CARD).read_text()
+    assert f"python -m trainer train --dataset {trained}" in card
+    assert bundle.manifest.training_data.fingerprint in card
+    assert "max_epochs = 12" in card
+    assert "720 rows read, 720 kept" in card
+    assert main(["export", "--output", str(tmp_path / "bundle")]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+def test_an_export_that_is_damaged_leaves_nothing_behind(trained, folder, tmp_path, capsys) -> None:
+    (source,) = (folder / "mlflow-artifacts").rglob("bundle/items.arrow")
+    intact = source.read_bytes()
+    try:
+        source.write_bytes(intact[:-1] + bytes([intact[-1] ^ 1]))
+        assert main(["export", "--output", str(tmp_path / "bundle")]) == 1
+    finally:
+        source.write_bytes(intact)
+    assert "items.arrow" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_a_registered_model_then_compare(trained, tmp_path, capsys) -> None:
+    output = tmp_path / "quality"
+    arguments = ["--dataset", str(trained), *_small(), "--model", "champion", "--output", str(output)]
+    assert main(["evaluate", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "quality.md").read_text()
+    written = json.loads((tmp_path / "quality.json").read_text())
+    assert {"as served", "Popularity", "EASE"} <= written["models"].keys()
+    assert set(TABLE_METRICS) <= written["models"]["as served"]["metrics"].keys()
+
+    # What is measured of the exported bundle is what the run measured before the export.
+    assert main(["compare", "1", f"{output}.evaluations", "--against", "Popularity"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    of_run, of_bundle = (
+        next(row for row in rows if row.startswith(f"| {name} |")) for name in ("version 1", "as served")
+    )
+    assert of_run.removeprefix("| version 1") == of_bundle.removeprefix("| as served")
+    assert sum(row.startswith("| EASE |") for row in rows) == 4  # once in each of the four tables
+
+
+def test_the_sampled_protocol_is_labelled(trained, capsys) -> None:
+    arguments = ["--dataset", str(trained), *_small(), "--model", "1", "--baselines", "popularity", "--sampled"]
+    assert main(["evaluate", *arguments]) == 0
+    assert "| model | 1+99: precision@10 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        (["compare", "1", "--against", "nobody"], "'nobody' was not evaluated", 2),
+        (["compare", "9"], "no version '9'", 1),
+        (["compare", "no/such/folder"], "no/such/folder: no such folder", 2),
+        (["compare", "."], "no evaluation lies here", 1),
+        (["evaluate", "--model", "9"], "no version '9'", 1),
+    ],
+)
+def test_what_is_not_there_is_named(trained, tmp_path, monkeypatch, capsys, mistake) -> None:
+    arguments, message, status = mistake
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == status
+    assert message in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""Arguments that several commands share: the data set, the training configuration, overrides."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainConfig, load_train_config
+from trainer.config_help import config_toml, keys_text
+from trainer.data.config import DATA_FORMATS, DataConfig, load_data_config
+from trainer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.evaluation.comparison import Comparison
+
+_DATA_PREFIX = "data."
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which data set, and overrides of its keys."""
+    group = parser.add_argument_group("data set")
+    group.add_argument(
+        "--dataset",
+        default="ml-100k",
+        metavar="NAME|TOML",
+        help="name of a preset, or path of a TOML file (default: %(default)s)",
+    )
+    group.add_argument("--reviews", metavar="PATH", help="short for --set data.reviews=PATH (data set amazon)")
+    group.add_argument("--meta", metavar="PATH", help="short for --set data.meta=PATH (data set amazon)")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one key: data.KEY of the data set, or SECTION.KEY of the training configuration; repeatable",
+    )
+    group.add_argument("--help-data", action=_PrintDataKeys, help="print every key of a data set's TOML file and exit")
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which training configuration."""
+    group = parser.add_argument_group("training configuration")
+    group.add_argument("--config", type=Path, metavar="TOML", help="training configuration (default: the defaults)")
+    group.add_argument(
+        "--help-config",
+        action=_PrintTrainConfig,
+        help="print every key with its default as a TOML file that --config takes, and exit",
+    )
+
+
+def add_baselines_argument(parser: argparse.ArgumentParser) -> None:
+    """Which baselines test metrics stand beside."""
+    parser.add_argument(
+        "--baselines",
+        choices=("auto", "all", "popularity"),
+        default="auto",
+        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity (default: %(default)s)",
+    )
+
+
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    """Where figures are written beside being printed."""
+    parser.add_argument("--output", type=Path, metavar="PATH", help="write PATH.json and PATH.md too")
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """What `--output` means for a comparison."""
+    from trainer.evaluation.comparison_text import comparison_text
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{path}.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n")
+    Path(f"{path}.md").write_text(f"{comparison_text(comparison)}\n")
+
+
+def data_config(options: argparse.Namespace) -> DataConfig:
+    """The data set that was asked for. Raises ConfigError."""
+    short = {name: value for name in ("reviews", "meta") if (value := getattr(options, name))}
+    overrides = _overrides(options.set)
+    for_data = {key.removeprefix(_DATA_PREFIX): value for key, value in overrides.items() if _is_of_data(key)}
+    return load_data_config(options.dataset, {**short, **for_data})
+
+
+def train_config(options: argparse.Namespace) -> TrainConfig:
+    """The training configuration that was asked for. Raises ConfigError."""
+    overrides = {key: value for key, value in _overrides(options.set).items() if not _is_of_data(key)}
+    return load_train_config(options.config, overrides)
+
+
+def positive_int(text: str) -> int:
+    """A count of at least 1, for `type=`."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def _is_of_data(key: str) -> bool:
+    return key.startswith(_DATA_PREFIX)
+
+
+def _overrides(assignments: Sequence[str]) -> Mapping[str, str]:
+    overrides = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {assignment}: write KEY=VALUE")
+        overrides[key] = value
+    return overrides
+
+
+class _Print(argparse.Action):
+    """Prints a text and ends the program, as --help does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **others: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=others.get("help"))
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(self.text(), end="")
+        parser.exit()
+
+    def text(self) -> str:
+        """What is printed."""
+        raise NotImplementedError
+
+
+class _PrintTrainConfig(_Print):
+    def text(self) -> str:
+        return config_toml(TrainConfig())
+
+
+class _PrintDataKeys(_Print):
+    def text(self) -> str:
+        return "".join(f"format {name}:\n\n{keys_text(model)}\n\n" for name, model in DATA_FORMATS.items())

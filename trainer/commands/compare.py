@@ -1,0 +1,40 @@
+"""`compare`: runs side by side, baselines included."""
+
+from __future__ import annotations
+
+import argparse
+
+from trainer.commands.arguments import add_output_argument, write_comparison
+from trainer.settings import Settings
+
+SUMMARY = "put runs side by side, with the baselines they were measured against and paired tests"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="number of a registered version, an alias, or a folder that `evaluate --model` wrote",
+    )
+    parser.add_argument(
+        "--against",
+        default="",
+        metavar="NAME",
+        help="what the others are tested against (default: the best that is not the first run's model)",
+    )
+    add_output_argument(parser)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Reads what the runs measured; nothing is measured anew."""
+    from trainer.evaluation.comparison_text import comparison_text
+    from trainer.evaluation.earlier import compare_earlier
+    from trainer.registry import Registry
+
+    comparison = compare_earlier(options.runs, Registry(settings), against=options.against)
+    print(comparison_text(comparison))
+    if options.output:
+        write_comparison(comparison, options.output)
+    return 0

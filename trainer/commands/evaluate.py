@@ -1,0 +1,84 @@
+"""`evaluate`: test metrics of a registered model beside the baselines, or of a configuration over several seeds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.commands.arguments import (
+    add_baselines_argument,
+    add_config_arguments,
+    add_data_arguments,
+    add_output_argument,
+    data_config,
+    positive_int,
+    train_config,
+    write_comparison,
+)
+from trainer.settings import Settings
+
+SUMMARY = "test metrics of a registered model beside the baselines, or of a configuration over several seeds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add_data_arguments(parser)
+    add_config_arguments(parser)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--seeds",
+        type=positive_int,
+        default=3,
+        help="train so many models, which are not registered, and give mean and spread (default: %(default)s)",
+    )
+    what.add_argument(
+        "--model", metavar="VERSION|ALIAS", help="train nothing; measure this registered version on the data set"
+    )
+    parser.add_argument(
+        "--sampled",
+        action="store_true",
+        help="with --model: rank among 99 sampled items (1+99) instead of all; only to compare with the literature",
+    )
+    add_baselines_argument(parser)
+    add_output_argument(parser)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Evaluates, prints."""
+    if options.model:
+        return _evaluate_registered(options, settings)
+    config_of_data, config = data_config(options), train_config(options)
+    from trainer.evaluation.seeds import evaluate_seeds
+
+    result = evaluate_seeds(config_of_data, config, settings, num_seeds=options.seeds)
+    print(result.to_text())
+    if options.output:
+        Path(f"{options.output}.json").write_text(result.to_json() + "\n")
+        Path(f"{options.output}.md").write_text(f"# Quality\n\n{result.to_text()}\n")
+    return 0
+
+
+def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int:
+    config_of_data, config = data_config(options), train_config(options)
+    import tempfile
+
+    from tandem.contract.bundle import read_bundle
+    from trainer.data.prepare import prepare
+    from trainer.evaluation.comparison_text import comparison_text
+    from trainer.evaluation.evaluation_files import save_evaluations
+    from trainer.evaluation.measure import baselines_for, measure_bundle
+    from trainer.registry import Registry
+    from trainer.training.train import encode
+
+    registry = Registry(settings)
+    version = registry.find(options.model)
+    encoded = encode(prepare(config_of_data, settings.data_dir, engine=settings.engine), config, settings)
+    with tempfile.TemporaryDirectory(prefix="tandem-evaluate-") as scratch:
+        bundle = read_bundle(registry.download(version, Path(scratch)))
+        baselines = baselines_for(encoded, options.baselines)
+        comparison = measure_bundle(bundle, encoded, baselines, sampled=options.sampled).comparison
+    print(comparison_text(comparison))
+    if options.output:
+        write_comparison(comparison, options.output)
+        save_evaluations(comparison.evaluations, Path(f"{options.output}.evaluations"))
+    return 0

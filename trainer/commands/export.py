@@ -1,0 +1,43 @@
+"""`export`: the bundle of a registered version as a folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from trainer.settings import Settings
+
+SUMMARY = "write the bundle of a registered version into a folder, and verify it there"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument(
+        "--model",
+        default="",
+        metavar="VERSION|ALIAS",
+        help="number of a registered version, or an alias (default: the alias of TANDEM_MODEL_ALIAS)",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a folder that does not exist yet")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Copies the bundle; the last line of the output is one JSON object for the next program."""
+    from trainer.export.registered import export_registered
+    from trainer.registry import Registry
+
+    registry = Registry(settings)
+    version = registry.find(options.model or settings.model_alias)
+    bundle = export_registered(registry, version, options.output)
+    print(
+        json.dumps(
+            {
+                "bundle": str(bundle.directory),
+                "model_version": bundle.manifest.model_version,
+                "registry_version": version.number,
+                "files": len(bundle.manifest.files),
+            }
+        )
+    )
+    return 0

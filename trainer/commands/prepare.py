@@ -1,0 +1,46 @@
+"""`prepare`: reads and cleans a data set, says what it looks like, and splits it on request."""
+
+from __future__ import annotations
+
+import argparse
+
+from trainer.commands.arguments import add_data_arguments, data_config
+from trainer.settings import Settings
+
+SUMMARY = "read and clean a data set, print what was dropped, its profile and the folder"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--split",
+        choices=("leave-last-out", "random", "time"),
+        action="append",
+        default=[],
+        help="write who trains, validates and tests to a file beside the prepared data; repeatable (default: none)",
+    )
+    parser.add_argument(
+        "--split-seed", type=int, default=0, help="what the random split is drawn with (default: %(default)s)"
+    )
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Prepares the data set, or finds it prepared; the last line of the output is the folder."""
+    from trainer.data.prepare import prepare
+    from trainer.data.profile import profile
+
+    prepared = prepare(data_config(options), settings.data_dir, engine=settings.engine)
+    print(prepared.report.to_text())
+    print(profile(prepared).to_text())
+    if options.split:
+        from trainer.data.split_files import write_split
+        from trainer.data.splits import split_parts
+        from trainer.dataset import load_dataset
+
+        dataset = load_dataset(prepared.directory)
+        for kind in options.split:
+            splits = split_parts(dataset, kind, seed=options.split_seed)
+            print(f"split {kind}: {write_split(splits, dataset, prepared)}, fingerprint {splits.fingerprint}")
+    print(prepared.directory)
+    return 0

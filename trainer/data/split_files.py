@@ -1,0 +1,79 @@
+"""A split on disk, beside the prepared data that it splits, so that anyone can train and test on the same parts.
+
+`splits/KIND[-SEED].parquet` holds user_id, item_id and part ("train", "validation" or "test") of every interaction, in
+the order of `interactions.parquet`; the `.json` of the same name holds the counts and the fingerprints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from tandem.contract import names
+from trainer.data.prepare import PreparedData
+from trainer.data.splits import PART_NAMES, SplitKind, Splits, splits_of_codes
+from trainer.dataset import Dataset
+from trainer.errors import DataError
+from trainer.parquet import read_table, write_columns
+
+_FOLDER: Final = "splits"
+_PART: Final = "part"
+_CODES: Final = {name: code for code, name in enumerate(PART_NAMES)}
+
+
+def split_path(prepared: PreparedData, kind: SplitKind, *, seed: int = 0) -> Path:
+    """The Parquet file of a split. Its description ends in .json instead."""
+    return prepared.directory / _FOLDER / f"{kind}{f'-{seed}' if kind == 'random' else ''}.parquet"
+
+
+def write_split(splits: Splits, dataset: Dataset, prepared: PreparedData) -> Path:
+    """Writes a split of `dataset`, which is `prepared` in memory, and returns its Parquet file."""
+    path = split_path(prepared, splits.kind, seed=splits.seed)
+    path.parent.mkdir(exist_ok=True)
+    user_ids, item_ids = np.array(dataset.user_ids, dtype=object), np.array(dataset.catalogue.item_ids, dtype=object)
+    columns = {
+        names.USER_ID: user_ids[dataset.user_rows],
+        names.ITEM_ID: item_ids[dataset.item_rows],
+        _PART: np.array(PART_NAMES, dtype=object)[splits.codes],
+    }
+    description = {
+        "kind": splits.kind,
+        "seed": splits.seed,
+        "counts": dict(zip(PART_NAMES, np.bincount(splits.codes, minlength=len(PART_NAMES)).tolist(), strict=True)),
+        "fingerprint": splits.fingerprint,
+        "data_fingerprint": prepared.fingerprint,
+    }
+    # Written under another name first: a crash leaves no half of a file.
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    write_columns(columns, scratch)
+    scratch.replace(path)
+    scratch.write_text(json.dumps(description, indent=2) + "\n")
+    scratch.replace(path.with_suffix(".json"))
+    return path
+
+
+def read_split(dataset: Dataset, prepared: PreparedData, kind: SplitKind, *, seed: int = 0) -> Splits:
+    """Reads what `write_split` wrote.
+
+    Raises DataError when there is no such split, or when it is damaged, or one of other data.
+    """
+    path = split_path(prepared, kind, seed=seed)
+    try:
+        description = json.loads(path.with_suffix(".json").read_text())
+        data_fingerprint, fingerprint = description["data_fingerprint"], description["fingerprint"]
+        parts = read_table(path, [_PART]).column(_PART).to_pylist()
+        codes = np.array([_CODES[part] for part in parts], dtype=np.uint8)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no split that can be read: {error!r}; delete it to make it anew") from error
+    if data_fingerprint != prepared.fingerprint:
+        raise DataError(f"{path}: splits data {data_fingerprint}, these are {prepared.fingerprint}")
+    if len(codes) != len(dataset.item_rows):
+        raise DataError(f"{path}: is damaged: {len(codes)} parts for {len(dataset.item_rows)} interactions")
+    splits = splits_of_codes(dataset, kind, int(description["seed"]), codes)
+    if splits.fingerprint != fingerprint:
+        raise DataError(f"{path}: is damaged: its fingerprint is {splits.fingerprint}, it should be {fingerprint}")
+    return splits

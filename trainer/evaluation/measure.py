@@ -1,0 +1,98 @@
+"""Test metrics of a model as it is served, beside its two towers alone and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from tandem.contract import names
+from tandem.contract.bundle import Bundle
+from tandem.contract.manifest import BlendSpec
+from trainer.baselines.catalogue import all_baselines
+from trainer.baselines.popularity import Popularity
+from trainer.dataset import leave_last_out
+from trainer.evaluation.blending import calibrate
+from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluation import Evaluation
+from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.sampled import evaluate_sampled
+from trainer.evaluation.scorer import Baseline, Scorer
+from trainer.evaluation.scoring import ScoringModel
+from trainer.onnx_runtime import OnnxTower
+from trainer.training.train import Encoded, Trained, scoring_model
+
+BaselineChoice = Literal["auto", "all", "popularity"]
+"""Which baselines a run is measured against; "auto" is all of them up to AUTO_MAX_ITEMS items, else popularity."""
+AUTO_MAX_ITEMS = 5_000
+"""Up to here all baselines take seconds; EASE inverts a matrix as wide as the catalogue, at cubic cost."""
+SERVED = "as served"
+TWO_TOWERS = "two towers alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """What the test items say of a model and of what it has to beat."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    part: Part
+    comparison: Comparison
+    """The model as served comes first, and is compared with the best of the others."""
+    scorers: dict[str, Scorer]
+    """Every scorer by its name, in the order of the comparison."""
+
+
+def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
+    """The baselines that a choice means for a data set."""
+    num_items = len(encoded.dataset.catalogue)
+    if choice == "popularity" or (choice == "auto" and num_items > AUTO_MAX_ITEMS):
+        return [Popularity()]
+    embeddings = encoded.item_tensors.get(names.TEXT_EMBEDDING, np.zeros((num_items, 0), dtype=np.float32))
+    return all_baselines(encoded.dataset, np.asarray(embeddings, dtype=np.float32))
+
+
+def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline]) -> TestResult:
+    """The test items of leave-last-out under a model that was just trained."""
+    model = scoring_model(trained.model, encoded, trained.item_item)
+    blend = None
+    if trained.blend_weights is not None:
+        blend = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model, trained.blend_weights)
+    return _measure(model, blend, encoded, baselines, sampled=False)
+
+
+def measure_bundle(
+    bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
+) -> TestResult:
+    """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    return _measure(model, bundle.manifest.blend, encoded, baselines, sampled=sampled)
+
+
+def _measure(
+    model: ScoringModel, blend: BlendSpec | None, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool
+) -> TestResult:
+    part = leave_last_out_part(encoded.dataset, skip=0)
+    scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
+    if blend is not None:
+        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
+    for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline"):
+        scorers[baseline.name] = baseline.fit(part.known)
+    evaluations = []
+    for name, scorer in tqdm(scorers.items(), desc="ranking the test items", unit="model"):
+        if sampled:
+            evaluations.append(evaluate_sampled(part, scorer, encoded.dataset, name=name))
+        else:
+            evaluations.append(evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors))
+    return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
+
+
+def best_of(evaluations: Sequence[Evaluation]) -> str:
+    """The name of the evaluation with the highest SEGMENT_METRIC; the two towers are part of a model, not a rival."""
+    rivals = [evaluation for evaluation in evaluations if TWO_TOWERS not in evaluation.name]
+    return max(rivals, key=lambda evaluation: evaluation.means()[SEGMENT_METRIC]).name

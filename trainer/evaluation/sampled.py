@@ -1,0 +1,77 @@
+"""The 1+99 protocol of the literature: each target among 99 items that its user never touched.
+
+Only for comparison with published figures. It overrates every model and can turn their order (Krichene and Rendle 2020,
+"On sampled metrics for item recommendation"), so its evaluations carry the label SAMPLED wherever they go.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from tandem.contract.vocabulary import MISSING_ROW, Rows
+from trainer.dataset import Dataset
+from trainer.evaluation.evaluate import item_popularity, question_digest
+from trainer.evaluation.evaluation import SAMPLED, Evaluation
+from trainer.evaluation.parts import Part
+from trainer.evaluation.ranking import order_keys
+from trainer.evaluation.scorer import Scorer
+from trainer.evaluation.segments import head_items
+
+NUM_SAMPLED_ITEMS: Final = 99
+_SEED: Final = 0
+_BATCH_PAIRS: Final = 1 << 23
+
+
+def evaluate_sampled(part: Part, scorer: Scorer, whole: Dataset, *, name: str) -> Evaluation:
+    """Ranks each user's one target among their sampled items; the sample is the same for every scorer.
+
+    `whole` holds all interactions, also those after the target. Raises ValueError where a user has more than one
+    target: the protocol knows none.
+    """
+    if (np.diff(part.target_offsets) != 1).any():
+        raise ValueError(f"{SAMPLED} asks for exactly one target for each user")
+    samples = sampled_items(part, whole)
+    generator = np.random.default_rng(_SEED)
+    ranks = np.empty(len(part.users), dtype=np.int64)
+    batch = max(1, _BATCH_PAIRS // max(1, len(whole.catalogue)))
+    for start in range(0, len(part.users), batch):
+        places = slice(start, start + batch)
+        scores = scorer.scores(part.users[places])
+        target_scores = np.take_along_axis(scores, part.target_rows[places, None], axis=1)
+        sampled = samples[places]
+        sample_scores = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
+        keys = order_keys(np.hstack([target_scores, sample_scores]), generator)
+        ranks[places] = ((keys[:, 1:] > keys[:, :1]) & (sampled != MISSING_ROW)).sum(axis=1)
+    return Evaluation(
+        name=name,
+        protocol=SAMPLED,
+        part=part.name,
+        question=question_digest(part),
+        ranks=ranks,
+        target_offsets=part.target_offsets,
+        num_known_events=part.known.lengths[part.users],
+        head_targets=head_items(item_popularity(part))[part.target_rows],
+        list_metrics={},
+        totals={},
+    )
+
+
+def sampled_items(part: Part, whole: Dataset) -> Rows:
+    """(evaluated, NUM_SAMPLED_ITEMS) int64, drawn uniformly without repetition from what the user never touched.
+
+    A user who left fewer items untouched has all of them, then MISSING_ROW.
+    """
+    num_items = len(whole.catalogue)
+    generator = np.random.default_rng(_SEED)
+    samples = np.full((len(part.users), NUM_SAMPLED_ITEMS), MISSING_ROW, dtype=np.int64)
+    for place, user in enumerate(part.users):
+        touched = np.unique(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]])
+        num_untouched = num_items - len(touched)
+        num_drawn = min(NUM_SAMPLED_ITEMS, num_untouched)
+        drawn = generator.choice(num_untouched, num_drawn, replace=False, shuffle=False)
+        # The n-th untouched item is n plus the touched items before it: no list of untouched items is made.
+        untouched_before = touched - np.arange(len(touched))
+        samples[place, :num_drawn] = drawn + np.searchsorted(untouched_before, drawn, side="right")
+    return samples

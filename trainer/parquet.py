@@ -1,0 +1,76 @@
+"""Parquet files as Arrow tables: the one place where the trainer imports pyarrow.
+
+Prepared data is written here, whatever engine made it: equal rows become equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ColumnType = Literal["string", "int64", "float64", "strings", "string_map"]
+_ARROW_TYPES: Final[Mapping[ColumnType, Any]] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "strings": pa.list_(pa.string()),
+    "string_map": pa.map_(pa.string(), pa.string()),
+}
+_ROWS_PER_GROUP: Final = 131_072
+_ROWS_AT_A_TIME: Final = 65_536
+_COMPRESSION: Final = "zstd"
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """An Arrow table with these columns of a Parquet file, or with all. Raises OSError when the file is unreadable."""
+    return pq.read_table(path, columns=None if columns is None else list(columns))
+
+
+def num_rows(path: Path) -> int:
+    """Rows of a Parquet file, or of a folder of parts, without reading them."""
+    return sum(pq.read_metadata(part).num_rows for part in _parts(path))
+
+
+def write_columns(columns: Mapping[str, Sequence[str] | npt.NDArray[Any]], path: Path) -> None:
+    """Writes columns of one length into a Parquet file."""
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pq.write_table(table, path, compression=_COMPRESSION)
+
+
+def rewrite(source: Path, target: Path, columns: Mapping[str, ColumnType]) -> None:
+    """Copies what an engine wrote, in its order, into one file of these columns.
+
+    `source` is a Parquet file, or a folder of parts in the order of their names. The rows alone decide about the bytes
+    of `target`: row groups are cut anew. Memory holds one row group.
+    """
+    schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
+    with pq.ParquetWriter(target, schema, compression=_COMPRESSION) as writer:
+        for group in _groups(source, schema):
+            writer.write_table(group, row_group_size=_ROWS_PER_GROUP)
+
+
+def _groups(source: Path, schema: Any) -> Iterator[Any]:
+    """Tables of `_ROWS_PER_GROUP` rows, the last of fewer."""
+    pending: list[Any] = []
+    num_pending = 0
+    for path in _parts(source):
+        with pq.ParquetFile(path) as part:
+            for batch in part.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
+                pending.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
+                num_pending += len(batch)
+                while num_pending >= _ROWS_PER_GROUP:
+                    joined = pa.concat_tables(pending).combine_chunks()
+                    yield joined.slice(0, _ROWS_PER_GROUP)
+                    pending = [joined.slice(_ROWS_PER_GROUP)]
+                    num_pending -= _ROWS_PER_GROUP
+    if num_pending:
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+def _parts(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.glob("*.parquet"))

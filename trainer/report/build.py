@@ -1,0 +1,74 @@
+"""Puts a run's report together from what the run measured and from the bundle that it exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.bundle import Bundle
+from trainer.evaluation.measure import TestResult
+from trainer.evaluation.scoring import ScoringModel
+from trainer.export.index import recall_and_latency
+from trainer.onnx_runtime import OnnxTower
+from trainer.report.contents import RunReport
+from trainer.report.gather import example_users, map_points
+from trainer.report.model_card import CardContents
+from trainer.training.progress import EpochReport
+
+MAX_LATENCY_USERS = 300
+"""Searches from which the latency of an index is told; every nprobe asks for all of them."""
+
+
+def build_report(
+    card: CardContents, result: TestResult, bundle: Bundle, epochs: Sequence[EpochReport], best_epoch: int
+) -> RunReport:
+    """The report of a run whose model is `bundle`. `best_epoch` is the one that validation chose."""
+    manifest = bundle.manifest
+    shown = list(dict.fromkeys([next(iter(result.scorers)), result.comparison.baseline]))
+    return RunReport(
+        model_version=manifest.model_version,
+        created_at=manifest.created_at,
+        facts=_facts(bundle),
+        comparison=result.comparison,
+        epochs=tuple(epochs),
+        best_epoch=best_epoch,
+        index_points=recall_and_latency(bundle.index, _held_out_vectors(bundle), np.asarray(bundle.item_vectors)),
+        nprobe=manifest.index.nprobe,
+        map_points=map_points(result.part.known.catalogue, np.asarray(bundle.item_vectors)),
+        users=example_users(result.part, {name: result.scorers[name] for name in shown}),
+        config_toml=card.config_toml,
+        command=card.command,
+    )
+
+
+def _held_out_vectors(bundle: Bundle) -> npt.NDArray[np.float32]:
+    """(users, dim) float32, vectors of the bundle's held-out users by its own tower."""
+    users = bundle.held_out_users[:MAX_LATENCY_USERS]
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    return model.vectors_of([user.user_id for user in users], [user.state for user in users])
+
+
+def _facts(bundle: Bundle) -> dict[str, str]:
+    manifest, data = bundle.manifest, bundle.manifest.training_data
+    size = sum(int(entry["bytes"]) for entry in manifest.files.values())
+    ranking = "the two towers alone"
+    if manifest.ranker is not None:
+        ranking = "ONNX ranker"
+    elif manifest.blend is not None:
+        ranking = f"blend, {manifest.blend.content_weight:.0%} content"
+        if manifest.blend.item_item is not None:
+            ranking += f", {manifest.blend.item_item.weight:.0%} of the rest by the item-item source"
+    return {
+        "written": manifest.created_at,
+        "data set": data.name,
+        "users, items, interactions": f"{data.num_users:,}, {data.num_items:,}, {data.num_interactions:,}",
+        "fingerprint": data.fingerprint,
+        "vectors": f"{manifest.embedding_dim} dimensions, {manifest.similarity}",
+        "ranking": ranking,
+        "index": f"{manifest.index.kind}, nprobe {manifest.index.nprobe}",
+        "recall@100 of the index": f"{manifest.index.recall_at_100:.4f}",
+        "ONNX against PyTorch": f"{manifest.onnx_max_abs_difference:.1e} at most",
+        "size of the bundle": f"{size / 1e6:.1f} MB",
+    }

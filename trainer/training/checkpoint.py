@@ -1,0 +1,95 @@
+"""Checkpoints: everything that the next epoch depends on, so that a run resumed equals one that never stopped.
+
+Written to another name and renamed, so that a run killed while writing leaves the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.errors import ConfigError
+from trainer.models.two_tower import TwoTowerModel
+from trainer.training import distributed
+from trainer.training.progress import EpochReport, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainee:
+    """What a step of training changes."""
+
+    model: TwoTowerModel
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generators: Mapping[str, torch.Generator]
+    """All but PyTorch's own, by name."""
+
+
+def save(path: Path, trainee: Trainee, progress: Progress) -> None:
+    """Writes a checkpoint; to be called by every process, since each has random numbers of its own."""
+    random_states = distributed.gather(_random_state(trainee))
+    if distributed.rank() > 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_suffix(".tmp")
+    of_progress: dict[str, Any] = {**vars(progress)}
+    of_progress["reports"] = [asdict(report) for report in progress.reports]
+    torch.save(
+        {
+            "model": trainee.model.state_dict(),
+            "optimiser": trainee.optimiser.state_dict(),
+            "schedule": trainee.schedule.state_dict(),
+            "random_states": random_states,
+            "progress": of_progress,
+        },
+        staging,
+    )
+    staging.replace(path)
+
+
+def restore(path: Path, trainee: Trainee) -> Progress:
+    """Reads a checkpoint into a trainee of the same configuration.
+
+    Raises ConfigError when it cannot be read or was written by another number of processes.
+    """
+    device = next(trainee.model.parameters()).device
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        random_states = saved["random_states"]
+        trainee.model.load_state_dict(saved["model"])
+        trainee.optimiser.load_state_dict(saved["optimiser"])
+        trainee.schedule.load_state_dict(saved["schedule"])
+        reports = [EpochReport(**report) for report in saved["progress"].pop("reports")]
+        progress = Progress(**saved["progress"], reports=reports)
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(  # PyTorch's own message runs over ten lines and is chained below
+            f"fit.resume: {path} is not a checkpoint of this configuration; delete it, or set fit.resume=false"
+        ) from error
+    if len(random_states) != distributed.num_processes():
+        raise ConfigError(
+            f"fit.resume: {path} was written by {len(random_states)} processes, not {distributed.num_processes()}; "
+            "resume with as many, or set fit.resume=false"
+        )
+    _restore_random_state(random_states[distributed.rank()], trainee)
+    return progress
+
+
+def _random_state(trainee: Trainee) -> dict[str, torch.Tensor]:
+    states = {name: generator.get_state() for name, generator in trainee.generators.items()}
+    states["torch"] = torch.get_rng_state()
+    if next(trainee.model.parameters()).device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random_state(states: Mapping[str, torch.Tensor], trainee: Trainee) -> None:
+    for name, generator in trainee.generators.items():
+        generator.set_state(states[name].cpu())
+    torch.set_rng_state(states["torch"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())

@@ -1,0 +1,62 @@
+"""How far a fit has come: its epochs, the best of them, and whether it is done."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from trainer.config import FitConfig
+
+STOPPING_METRIC = "recall@10"
+TIE_METRIC = "ndcg@10"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochReport:
+    """What one epoch left behind."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the positions of the epoch."""
+    metrics: Mapping[str, float]
+    """Validation metrics by name; empty without validation."""
+    seconds: float
+    """Of training, without validation."""
+    interactions_per_second: float
+    """Events with a target that were trained on in a second, by all processes together."""
+    peak_memory_bytes: int
+    """Of process 0 since it started: on a GPU what PyTorch took of it, else the whole process."""
+
+
+@dataclass
+class Progress:
+    """Everything that early stopping knows."""
+
+    reports: list[EpochReport] = field(default_factory=list)
+    best_key: tuple[float, float] = (-1.0, -1.0)
+    best_epoch: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """Copies; empty without validation."""
+    minutes: float = 0.0
+    """Training and validation so far, over all runs of a fit that was resumed."""
+    is_done: bool = False
+
+    def validated(self, report: EpochReport, weights: Mapping[str, Tensor], config: FitConfig) -> None:
+        """Counts an epoch with validation metrics, and decides whether it was the last one."""
+        self.reports.append(report)
+        key = (report.metrics[STOPPING_METRIC], report.metrics[TIE_METRIC])
+        if key > self.best_key:
+            self.best_key, self.best_epoch, self.best_weights = key, report.epoch, copy.deepcopy(dict(weights))
+        elif report.epoch - max(self.best_epoch, config.warmup_epochs) >= config.patience:
+            self.is_done = True
+        if config.max_minutes and self.minutes >= config.max_minutes:
+            self.is_done = True
+
+    def trained(self, report: EpochReport) -> None:
+        """Counts an epoch without validation: the newest is the best."""
+        self.reports.append(report)
+        self.best_epoch = report.epoch
