@@ -45,7 +45,7 @@ class Grids:
         for regularization, alpha in ((3.0, 5.0), (10.0, 2.0), (10.0, 5.0), (30.0, 10.0), (50.0, 20.0), (100.0, 20.0))
     )
     taus: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+    weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
     """Of each part of a hybrid beside EASE+recency, which has 1; 0 is tried too."""
 
 
@@ -99,7 +99,7 @@ def tune(
 def _best_learner(
     learners: Iterable[Learner], taus: Sequence[float], part: Part, quality: Quality
 ) -> tuple[Learner, WithRecency, HistoryScorer]:
-    """The best learner as it is, the best one with recency, and the better scorer of the two."""
+    """The best learner as it is, the best one with recency, and the scorer of the latter."""
     plain: dict[float, Learner] = {}
     with_recency: dict[float, WithRecency] = {}
     best: tuple[float, HistoryScorer] | None = None  # one at a time: EASE on 12,000 items takes half a gigabyte
@@ -110,8 +110,8 @@ def _best_learner(
             value = quality(part, scorer)
             if tau is None:
                 plain.setdefault(value, learner)
-            else:
-                with_recency.setdefault(value, WithRecency(learner, tau))
+                continue
+            with_recency.setdefault(value, WithRecency(learner, tau))
             if best is None or value > best[0]:
                 best = value, scorer
     if best is None:

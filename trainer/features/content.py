@@ -76,8 +76,9 @@ def tf_idf(catalogue: Catalogue) -> sparse.csr_matrix:
 def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> npt.NDArray[np.float32]:
     """Rows of (items, width) along the directions that hold most of their length: (items, at most dim) float32.
 
-    Every direction is divided by its singular value, so that all count alike. Each row has length 1, or is zero where
-    next to nothing of it is left. What is no wider than `dim` stays as it is, but for the length.
+    Each direction is divided by the square root of its singular value, so that the strong ones do not decide alone.
+    Each row has length 1, or is zero where next to nothing of it is left. What is no wider than `dim` only gets its
+    length.
     """
     from sklearn.decomposition import TruncatedSVD
 
@@ -87,9 +88,10 @@ def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> 
     sample = np.sort(np.random.default_rng(0).permutation(num_items)[:MAX_FIT_ITEMS])
     svd = TruncatedSVD(dim, random_state=0).fit(features[sample])
     kept = svd.singular_values_ > _MIN_RELATIVE_SINGULAR_VALUE * svd.singular_values_.max()
-    # Undivided, the few directions that most items share would decide, and what is particular would count nothing.
-    directions = (svd.components_[kept] / svd.singular_values_[kept, None]).T.astype(np.float32)
-    directions *= np.float32(svd.singular_values_.max())
+    # Undivided, the few directions that most items share would decide, and what is particular would count nothing;
+    # divided by the whole singular value, the noise of the weakest ones would. See decision 0022.
+    scale = np.sqrt(svd.singular_values_.max() / svd.singular_values_[kept])
+    directions = (svd.components_[kept] * scale[:, None]).T.astype(np.float32)
     vectors = np.empty((num_items, directions.shape[1]), dtype=np.float32)
     for start in range(0, num_items, _BATCH_ITEMS):
         vectors[start : start + _BATCH_ITEMS] = features[start : start + _BATCH_ITEMS] @ directions
