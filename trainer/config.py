@@ -89,6 +89,10 @@ class FitConfig(_Section):
     """Epochs over which the learning rate rises, and in which early stopping does not count."""
     patience: int = Field(default=6, ge=1)
     """Epochs without a better validation Recall@10 before training stops."""
+    patience_steps: int = Field(default=400, ge=0)
+    """Steps that have to pass in vain too: epochs of small data sets are a few steps, and their metrics are noisy."""
+    weight_averaging: float = Field(default=0.99, ge=0.0, lt=1.0)
+    """Decay, per step, of the moving average of the weights that is validated and served; 0 turns it off."""
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning rate after the warm-up: "constant", or falling along a "cosine" to 0 at `max_epochs`."""
     max_minutes: float = Field(default=0.0, ge=0.0)

@@ -74,6 +74,11 @@ class BlendRanker:
         return ranker
 
     @property
+    def reads_content(self) -> bool:
+        """Whether content counts."""
+        return self._spec.content_weight > 0.0
+
+    @property
     def decay_events(self) -> float | None:
         """Decay of the item-item source; None where the blend has none."""
         return None if self._spec.item_item is None else self._spec.item_item.decay_events

@@ -93,7 +93,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
     missing = np.isneginf(collaborative)
     valid_rows = np.maximum(rows, 0)
     content = np.zeros(rows.shape, dtype=np.float32)
-    if encoded.model.content is not None:
+    if encoded.model.content is not None and (isinstance(ranker, OnnxRanker) or ranker.reads_content):
         content = encoded.model.content.score(encoded.history_rows[part], valid_rows)
     item_item = None
     if isinstance(ranker, BlendRanker) and ranker.decay_events is not None and encoded.model.item_item is not None:

@@ -11,6 +11,7 @@ import pytest
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.manifest import BlendSpec, Calibration
+from tandem.contract.ranking import PROFILE_DECAY_EVENTS, PROFILE_EVENTS
 from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
@@ -154,7 +155,8 @@ def test_blended_ranks_are_those_of_a_slow_computation() -> None:
         histories.append(history)
         for item in range(NUM_ITEMS):
             collaborative[user, item] = np.mean([NOISE[row] for row in history], axis=0) @ NOISE[item]
-            similar[user, item] = np.mean([stored[row] for row in history[-10:]], axis=0) @ stored[item]
+            decay = np.exp(-np.arange(10)[::-1] / 5.0)
+            similar[user, item] = decay @ stored[history[-10:]] / decay.sum() @ stored[item]
     spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
     assert spec.collaborative.mean == pytest.approx(collaborative.mean(), abs=1e-5)
     assert spec.content.std == pytest.approx(similar.std(), rel=1e-4)
@@ -198,7 +200,10 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
         scores = bundle.item_vectors @ mean_vector(bundle, [f"item-{row}" for row in read])
         if bundle.content is not None:
             vectors = bundle.content.vectors.astype(np.float32)
-            scores = 0.6 * scores + 0.4 * (vectors @ vectors[read].mean(axis=0))  # the tiny blend has mean 0, std 1
+            newest = read[-PROFILE_EVENTS:]
+            decay = np.exp(-np.arange(len(newest))[::-1] / PROFILE_DECAY_EVENTS)
+            profile = decay @ vectors[newest] / decay.sum()
+            scores = 0.6 * scores + 0.4 * (vectors @ profile)  # the tiny blend has mean 0, std 1
         ranked = [int(row) for row in np.argsort(-scores) if row not in history]
         target = int(test.target_rows[place])
         if target < 60:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from trainer.errors import ConfigError
 from trainer.models.two_tower import TwoTowerModel
@@ -24,10 +25,21 @@ class Trainee:
     """What a step of training changes."""
 
     model: TwoTowerModel
+    average: AveragedModel | None
+    """Moving average of the weights, which is what is validated and served; None where the model itself is."""
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     generators: Mapping[str, torch.Generator]
     """All but PyTorch's own, by name."""
+
+    @property
+    def result(self) -> TwoTowerModel:
+        """What is validated and served."""
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, TwoTowerModel)
+        return averaged
 
 
 def save(path: Path, trainee: Trainee, progress: Progress) -> None:
@@ -42,6 +54,7 @@ def save(path: Path, trainee: Trainee, progress: Progress) -> None:
     torch.save(
         {
             "model": trainee.model.state_dict(),
+            "average": trainee.average and trainee.average.state_dict(),
             "optimiser": trainee.optimiser.state_dict(),
             "schedule": trainee.schedule.state_dict(),
             "random_states": random_states,
@@ -62,6 +75,8 @@ def restore(path: Path, trainee: Trainee) -> Progress:
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         random_states = saved["random_states"]
         trainee.model.load_state_dict(saved["model"])
+        if trainee.average is not None:
+            trainee.average.load_state_dict(saved["average"])
         trainee.optimiser.load_state_dict(saved["optimiser"])
         trainee.schedule.load_state_dict(saved["schedule"])
         reports = [EpochReport(**report) for report in saved["progress"].pop("reports")]

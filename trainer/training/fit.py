@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 import structlog
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from tandem.contract.features import FeatureSchema, Tensors
@@ -82,10 +84,11 @@ def fit(
     `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` goes on from one that is found.
     """
     trainee = _trainee(inputs, config, device)
-    model = trainee.model
+    model = trainee.result
     loss = item_loss(config.fit, torch.from_numpy(inputs.popularity), trainee.generators["negatives"])
-    step = TrainingStep(model, loss, inputs.windows, inputs.item_tensors, config.fit)
+    step = TrainingStep(trainee.model, loss, inputs.windows, inputs.item_tensors, config.fit)
     progress = Progress()
+    steps_per_epoch = -(-len(inputs.windows) // config.fit.batch_size)
     if checkpoint_path is not None and config.fit.resume:
         if checkpoint_path.is_file():
             progress = checkpoint.restore(checkpoint_path, trainee)
@@ -116,7 +119,7 @@ def fit(
             if validate is None:
                 progress.trained(report)
             else:
-                progress.validated(report, model.state_dict(), config.fit)
+                progress.validated(report, model.state_dict(), config.fit, steps_per_epoch=steps_per_epoch)
             if checkpoint_path is not None:
                 checkpoint.save(checkpoint_path, trainee, progress)
             on_epoch(report)
@@ -169,7 +172,16 @@ def _trainee(inputs: FitInputs, config: TrainConfig, device: torch.device) -> Tr
         "batches": torch.Generator().manual_seed(seed),
         "negatives": torch.Generator().manual_seed(own_seed),
     }
-    return Trainee(model=model, optimiser=optimiser, schedule=schedule, generators=generators)
+    average = None
+    if config.fit.weight_averaging:
+        average = AveragedModel(model, avg_fn=partial(_averaged, decay=config.fit.weight_averaging))
+    return Trainee(model=model, average=average, optimiser=optimiser, schedule=schedule, generators=generators)
+
+
+def _averaged(average: Tensor, current: Tensor, num_averaged: Tensor | int, *, decay: float) -> Tensor:
+    """The moving average after one more step; while steps are few it forgets faster, or the first would stay."""
+    steps = float(num_averaged)
+    return torch.lerp(current, average, min(decay, (1.0 + steps) / (10.0 + steps)))
 
 
 def _train_epoch(trainee: Trainee, step: TrainingStep, num_windows: int, config: FitConfig) -> tuple[float, int]:
@@ -190,6 +202,8 @@ def _train_epoch(trainee: Trainee, step: TrainingStep, num_windows: int, config:
         torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.max_gradient_norm)
         trainee.optimiser.step()
         trainee.schedule.step()
+        if trainee.average is not None:
+            trainee.average.update_parameters(trainee.model)
     if losses:
         positions = torch.tensor(counts, dtype=torch.float64)
         sums = torch.stack([(torch.stack(losses).double().cpu() * positions).sum(), positions.sum()])

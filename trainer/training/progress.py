@@ -45,13 +45,16 @@ class Progress:
     """Training and validation so far, over all runs of a fit that was resumed."""
     is_done: bool = False
 
-    def validated(self, report: EpochReport, weights: Mapping[str, Tensor], config: FitConfig) -> None:
+    def validated(
+        self, report: EpochReport, weights: Mapping[str, Tensor], config: FitConfig, *, steps_per_epoch: int
+    ) -> None:
         """Counts an epoch with validation metrics, and decides whether it was the last one."""
+        patience = max(config.patience, -(-config.patience_steps // steps_per_epoch))
         self.reports.append(report)
         key = (report.metrics[STOPPING_METRIC], report.metrics[TIE_METRIC])
         if key > self.best_key:
             self.best_key, self.best_epoch, self.best_weights = key, report.epoch, copy.deepcopy(dict(weights))
-        elif report.epoch - max(self.best_epoch, config.warmup_epochs) >= config.patience:
+        elif report.epoch - max(self.best_epoch, config.warmup_epochs) >= patience:
             self.is_done = True
         if config.max_minutes and self.minutes >= config.max_minutes:
             self.is_done = True

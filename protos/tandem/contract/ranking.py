@@ -18,10 +18,12 @@ from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 PROFILE_EVENTS: Final = 10
 """Newest known events of a user whose content makes the content profile."""
+PROFILE_DECAY_EVENTS: Final = 5.0
+"""An event that so many newer ones follow counts 1/e of the newest one in the content profile."""
 
 
 def content_profiles(content_vectors: npt.NDArray[np.floating[Any]], history_rows: Rows) -> npt.NDArray[np.float32]:
-    """Mean content vector of each user's newest items.
+    """Mean content vector of each user's newest items, weighted by exp(-age / PROFILE_DECAY_EVENTS).
 
     `content_vectors` is (items, content_dim), float16 as stored or float32; `history_rows` (users, n) int64, oldest
     first, MISSING_ROW where there is no event, of which the last PROFILE_EVENTS columns are read. Returns (users,
@@ -30,9 +32,10 @@ def content_profiles(content_vectors: npt.NDArray[np.floating[Any]], history_row
     rows = history_rows[:, -PROFILE_EVENTS:]
     present = rows != MISSING_ROW
     vectors = content_vectors[np.where(present, rows, 0)].astype(np.float32)  # (users, n, content_dim)
-    vectors *= present[:, :, None]
-    profiles: npt.NDArray[np.float32] = vectors.sum(axis=1)
-    profiles /= np.maximum(present.sum(axis=1), 1)[:, None].astype(np.float32)
+    decay = np.exp(-np.arange(rows.shape[1] - 1, -1, -1, dtype=np.float32) / np.float32(PROFILE_DECAY_EVENTS))
+    weights = present * decay
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    profiles: npt.NDArray[np.float32] = np.matmul(weights[:, None], vectors)[:, 0]
     return profiles
 
 
