@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference_server.query import AttributePredicate, Clause
+from tandem.contract.candidates import CONTENT_NEIGHBOUR_CANDIDATES, TWO_TOWER_CANDIDATES
 
 _Name = Annotated[str, Field(min_length=1)]
 _NumCandidates = Annotated[int, Field(ge=0, le=1000)]
@@ -25,10 +26,10 @@ class StrictConfig(BaseModel):
 class Sources(StrictConfig):
     """Most candidates taken from each source; 0: the source is off."""
 
-    two_tower: int = Field(default=100, ge=1, le=1000)
+    two_tower: int = Field(default=TWO_TOWER_CANDIDATES, ge=1, le=1000)
     """Items nearest to the user's vector. Cannot be off: the other sources only add to it."""
 
-    content_neighbours: _NumCandidates = 30
+    content_neighbours: _NumCandidates = CONTENT_NEIGHBOUR_CANDIDATES
     """Items whose content is near to that of the items chosen last."""
 
     popular: _NumCandidates = 0

@@ -149,8 +149,10 @@ def _ascending(weights: tuple[float, ...]) -> tuple[float, ...]:
 
 
 class RankerConfig(_Section):
-    """How candidates are ranked: by the blend of collaborative and content scores."""
+    """How candidates are ranked."""
 
+    kind: Literal["blend", "ncf", "auto"] = "blend"
+    """"blend" of collaborative and content scores, "ncf", or "auto": the one with the better validation NDCG@10."""
     content_weights: Annotated[
         tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
         Field(min_length=1),
@@ -158,6 +160,41 @@ class RankerConfig(_Section):
         AfterValidator(_ascending),
     ] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
     """Shares of content among which validation chooses. One alone is taken as it is: "0.3" is the usual 70/30."""
+
+
+class NcfConfig(_Section):
+    """Shape and training of the NCF ranker; read unless ranker.kind is "blend"."""
+
+    factors: int = Field(default=32, ge=1, le=512)
+    """Width of GMF and of either side of the MLP's input."""
+    hidden_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], BeforeValidator(_split)] = (64, 32)
+    """Widths of the MLP's layers, from input to output."""
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """Dropout after every layer of the MLP."""
+    item_id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of item ids that are hidden while training. Higher: new items are ranked better."""
+    num_hard_negatives: int = Field(default=24, ge=0, le=100)
+    """Negatives of one example among the towers' best candidates."""
+    num_uniform_negatives: int = Field(default=8, ge=0, le=1000)
+    """Negatives of one example among all items."""
+    max_examples: int = Field(default=20_000, ge=1)
+    """Choices trained on, drawn among all. Each costs one run of the user tower before training."""
+    batch_size: int = Field(default=256, ge=1)
+    """Examples in one step."""
+    learning_rate: float = Field(default=2e-4, gt=0.0)
+    """Rate of AdamW. The frozen towers know their training choices by heart, so that long training misleads."""
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    """AdamW weight decay."""
+    max_epochs: int = Field(default=20, ge=1)
+    """Most epochs; early stopping usually ends sooner."""
+    patience: int = Field(default=4, ge=1)
+    """Epochs without a better validation NDCG@10 before training stops."""
+
+    @model_validator(mode="after")
+    def _some_negatives(self) -> NcfConfig:
+        if self.num_hard_negatives + self.num_uniform_negatives == 0:
+            raise ValueError("num_hard_negatives and num_uniform_negatives are both 0, so nothing is learned")
+        return self
 
 
 class TrainConfig(_Section):
@@ -169,6 +206,7 @@ class TrainConfig(_Section):
     index: IndexConfig = IndexConfig()
     content: ContentConfig = ContentConfig()
     ranker: RankerConfig = RankerConfig()
+    ncf: NcfConfig = NcfConfig()
 
 
 def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:

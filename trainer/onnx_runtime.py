@@ -1,4 +1,4 @@
-"""Runs exported towers. The only module of the trainer that imports ONNX Runtime."""
+"""Runs exported towers and rankers. The only module of the trainer that imports ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tandem.contract.features import Tensors
 
 
 class OnnxTower:
-    """A tower as it is served."""
+    """A tower, or a ranker, as it is served."""
 
     def __init__(self, path: Path) -> None:
-        """Opens an exported tower on the CPU."""
+        """Opens an exported model on the CPU."""
         self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.input_names = tuple(node.name for node in self._session.get_inputs())
 
     def __call__(self, tensors: Tensors) -> npt.NDArray[np.float32]:
-        """Runs a batch; tensors the tower does not read are left out. Returns (batch, dim) float32."""
+        """Runs a batch; tensors the tower does not read are left out. Returns (batch, ...) float32."""
         inputs = {name: tensors[name] for name in self.input_names}
         return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
@@ -103,8 +104,11 @@ class Registry:
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
 
     @contextmanager
-    def start_run(self, name: str) -> Iterator[Run]:
-        """A run in the experiment named after the model; it is marked failed when the block raises."""
+    def start_run(self, name: str, *, run_id: str = "", parent_run_id: str = "") -> Iterator[Run]:
+        """A run in the experiment named after the model; it is marked failed when the block raises.
+
+        With `run_id` that run goes on, unless the registry does not hold it; with `parent_run_id` it is a child.
+        """
         try:
             experiment = mlflow.get_experiment_by_name(self._settings.model_name)
             if experiment is None:
@@ -112,8 +116,18 @@ class Registry:
             mlflow.set_experiment(self._settings.model_name)
         except MlflowException as error:
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        with mlflow.start_run(run_name=name) as active:
+        known: dict[str, Any] = {"run_id": run_id} if run_id and self._holds_run(run_id) else {"run_name": name}
+        parent: dict[str, Any] = {"parent_run_id": parent_run_id, "nested": True} if parent_run_id else {}
+        with mlflow.start_run(**known, **parent) as active:
             yield Run(active.info.run_id, active.info.artifact_uri)
+
+    def _holds_run(self, run_id: str) -> bool:
+        try:
+            return str(self._client.get_run(run_id).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                return False
+            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
 
     def register(self, run: Run, source: str, *, model_version: str, training_fingerprint: str) -> RegisteredVersion:
         """A new version of the registered model, from a bundle that was logged. It moves no alias."""

@@ -114,7 +114,7 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         epochs: list[EpochReport] = []
         trained = train(encoded, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
-        result = measure(trained, encoded, baselines_for(encoded, options.baselines))
+        result = measure(trained, encoded, baselines_for(encoded, options.baselines), config)
         card = CardContents(
             cleaning=prepared.report,
             comparison=result.comparison,
@@ -130,7 +130,7 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
             options.report_path.parent.mkdir(parents=True, exist_ok=True)
             options.report_path.write_text(report)
         _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
-        run.log_params(_blend_params(bundle))
+        run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
         run.log_metrics(_run_metrics(trained, bundle))
         source = run.log_bundle(bundle.directory)
         version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
@@ -209,6 +209,7 @@ def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, m
         metrics=trained.metrics(),
         content_vectors=encoded.content_vectors,
         content_weight=trained.content_weight,
+        ncf=trained.ncf,
     )
 
 
@@ -233,6 +234,7 @@ def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
             f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
             for weight, value in trained.validation_by_content_weight.items()
         },
+        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in trained.validation_by_ranker.items()},
         "best_epoch": float(trained.best_epoch),
         "interactions_per_second": trained.interactions_per_second,
         "peak_memory_mib": trained.peak_memory_bytes / 2**20,

@@ -26,10 +26,9 @@ from inference_server.stages.candidates import Candidates, Columns
 from inference_server.stages.encode_user import Encoded, User
 from inference_server.trending import TrendingList
 from tandem.contract import names
+from tandem.contract.candidates import content_neighbour_rows
 from tandem.contract.vocabulary import MISSING_ROW
 
-_NEIGHBOURS_OF: Final = 3
-"""Newest items whose content neighbours are proposed."""
 _FEW: Final = 2_000
 """Excluded rows up to which each is compared with each candidate; more of them are sorted first."""
 
@@ -80,12 +79,9 @@ def _extra_sources(
         return skipped, []
     extra = []
     if model.content is not None and (most := max(of_user.content_neighbours for of_user in wanted)):
-        recent = encoded.history_rows[:, : -_NEIGHBOURS_OF - 1 : -1]  # newest first
-        each = -(-most // recent.shape[1])
-        neighbours = model.content.neighbours[np.maximum(recent, 0), :each].astype(np.int64)  # (users, recent, each)
-        neighbours[recent == MISSING_ROW] = MISSING_ROW
-        # The nearest of each item first, so that a user's share is the same whatever others of the batch take.
-        extra.append((names.SOURCE_CONTENT_NEIGHBOURS, neighbours.transpose(0, 2, 1).reshape(len(users), -1)))
+        # The first ones are a user's share, whatever others of the batch take.
+        proposed = content_neighbour_rows(model.content.neighbours, encoded.history_rows, most)
+        extra.append((names.SOURCE_CONTENT_NEIGHBOURS, proposed))
     if most := max(of_user.trending for of_user in wanted):
         rows = trending.rows(model)
         if rows is None:

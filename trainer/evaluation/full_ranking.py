@@ -12,7 +12,9 @@ from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.dataset import Dataset, HoldOut, history_states
+from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scoring import ScoringModel, UserVectors
+from trainer.onnx_runtime import OnnxTower
 
 BATCH_USERS = 1_024
 BATCH_PAIRS = 1 << 25
@@ -103,10 +105,13 @@ def popularity_ranks(dataset: Dataset, hold_out: HoldOut) -> npt.NDArray[np.int6
 def bundle_ranks(
     dataset: Dataset, hold_out: HoldOut, bundle: Bundle, user_vectors: UserVectors
 ) -> npt.NDArray[np.int64]:
-    """Ranks as a bundle is served: by its blend, or by its two towers where it has none.
+    """Ranks as a bundle is served: by its ONNX ranker, by its blend, or by its two towers where it has neither.
 
     `user_vectors` runs the bundle's user tower. Returns (evaluated users,) int64.
     """
     model = ScoringModel.of_bundle(bundle, user_vectors)
+    if bundle.ranker is not None:
+        ranked = RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+        return ranks_of_targets(dataset, hold_out, ranked.score_users(dataset, hold_out))[0]
     (ranks,) = model_ranks(dataset, hold_out, model, [bundle.manifest.blend])
     return ranks

@@ -14,17 +14,21 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
 from trainer.baselines.catalogue import all_baselines
 from trainer.baselines.popularity import Popularity
+from trainer.config import TrainConfig
 from trainer.dataset import leave_last_out
+from trainer.device import choose_device
 from trainer.evaluation.blending import calibrate
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import Evaluation
-from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.sampled import evaluate_sampled
 from trainer.evaluation.scorer import Baseline, Scorer
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
+from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
 from trainer.training.train import Encoded, Trained, scoring_model
 
 BaselineChoice = Literal["auto", "all", "popularity"]
@@ -57,14 +61,17 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
     return all_baselines(encoded.dataset, np.asarray(embeddings, dtype=np.float32))
 
 
-def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline]) -> TestResult:
+def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
     """The test items of leave-last-out under a model that was just trained."""
     model = scoring_model(trained.model, encoded)
-    blend = None
+    blend = ranked = None
     if trained.content_weight is not None:
         calibrated = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model)
         blend = replace(calibrated, content_weight=trained.content_weight)
-    return _measure(model, blend, encoded, baselines, sampled=False)
+    if trained.ncf is not None:
+        neighbours = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device)).neighbours
+        ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(trained.ncf))
+    return _measure(model, blend, ranked, encoded, baselines, sampled=False)
 
 
 def measure_bundle(
@@ -72,15 +79,24 @@ def measure_bundle(
 ) -> TestResult:
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
     model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
-    return _measure(model, bundle.manifest.blend, encoded, baselines, sampled=sampled)
+    ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+    return _measure(model, bundle.manifest.blend, ranked, encoded, baselines, sampled=sampled)
 
 
 def _measure(
-    model: ScoringModel, blend: BlendSpec | None, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool
+    model: ScoringModel,
+    blend: BlendSpec | None,
+    ranked: RankedModel | None,
+    encoded: Encoded,
+    baselines: Sequence[Baseline],
+    *,
+    sampled: bool,
 ) -> TestResult:
     part = leave_last_out_part(encoded.dataset, skip=0)
     scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
-    if blend is not None:
+    if ranked is not None:
+        scorers[SERVED] = RankedModelScorer(part.known, ranked)
+    if ranked is not None or blend is not None:
         scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
     for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline"):
         scorers[baseline.name] = baseline.fit(part.known)

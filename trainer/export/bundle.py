@@ -22,7 +22,8 @@ from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_
 from trainer.evaluation.blending import calibrate
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import build_index, exact_top, nearest_items
-from trainer.export.onnx import export_item_tower, export_user_tower
+from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
+from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.onnx_runtime import OnnxTower
 
@@ -56,6 +57,8 @@ class ExportInputs:
     """(items, content_dim) float16; None leaves the bundle without content and blend."""
     content_weight: float | None = None
     """Share of content in the blend; given exactly where there are content vectors."""
+    ncf: NcfRanker | None = None
+    """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
     model_card: Callable[[Manifest], str] = no_model_card
     """Writes the model card, knowing what the export measured."""
 
@@ -76,6 +79,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
     with tempfile.TemporaryDirectory(prefix="tandem-export-") as scratch:
         item_tower = export_item_tower(inputs.model, inputs.item_tensors, Path(scratch, "item_tower.onnx"), dim=dim)
         user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
+        ranker = None if inputs.ncf is None else export_ranker(inputs.ncf, Path(scratch, "ranker.onnx"))
         # Vectors are made by the towers that will be served, not by the model they were exported from.
         item_vectors = run_item_tower(OnnxTower(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
@@ -98,7 +102,10 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             similarity=config.towers.similarity,
             index=index.spec,
             metrics=inputs.metrics,
-            onnx_max_abs_difference=max(item_tower.max_abs_difference, user_tower.max_abs_difference),
+            onnx_max_abs_difference=max(
+                exported.max_abs_difference for exported in (item_tower, user_tower, ranker) if exported is not None
+            ),
+            ranker=None if ranker is None else ranker.spec,
             blend=_blend(
                 inputs,
                 ScoringModel(
@@ -125,6 +132,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             held_out_users=_held_out_users(inputs, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
+            ranker=None if ranker is None else ranker.path,
             model_card=inputs.model_card(manifest),
         )
         return write_bundle(directory, manifest, parts)

@@ -1,4 +1,4 @@
-"""Both towers to ONNX with a dynamic batch, checked against PyTorch on inputs the export has not seen."""
+"""Towers and ranker to ONNX with a dynamic batch, checked against PyTorch on inputs the export has not seen."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.manifest import TensorSpec, TowerSpec
 from trainer.errors import ExportError
+from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.onnx_runtime import OnnxTower
 
@@ -28,7 +29,7 @@ _Sample = Callable[[int], Tensors]
 
 @dataclass(frozen=True)
 class ExportedTower:
-    """A tower on disk."""
+    """A tower, or a ranker, on disk."""
 
     path: Path
     spec: TowerSpec
@@ -86,10 +87,34 @@ def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *
     return _export(model.user_tower, arguments, sample, path, _Output(names.USER_VECTOR, dim))
 
 
+def export_ranker(ranker: NcfRanker, path: Path) -> ExportedTower:
+    """Writes the NCF ranker. Its batch is that of (user, candidate) pairs."""
+    shape = ranker.shape
+    generator = np.random.default_rng(0)
+
+    def sample(batch: int) -> Tensors:
+        tensors: Tensors = {
+            name: generator.normal(size=(batch, shape.dim)).astype(np.float32)
+            for name in (names.RANKER_USER_VECTOR, names.RANKER_ITEM_VECTOR)
+        }
+        tensors[names.RANKER_ITEM_INDEX] = generator.integers(0, shape.num_items + 1, batch)
+        for name in (names.RANKER_COLLABORATIVE_SCORE, names.RANKER_CONTENT_SCORE):
+            tensors[name] = generator.uniform(-1.0, 1.0, batch).astype(np.float32)
+        tensors[names.RANKER_USER_INDEX] = generator.integers(0, shape.num_users + 1, batch)
+        return {name: tensors[name] for name in shape.arguments}
+
+    return _export(ranker, shape.arguments, sample, path, _Output(names.RANKER_SCORE, None))
+
+
 @dataclass(frozen=True)
 class _Output:
     name: str
-    dim: int
+    dim: int | None
+    """None where each of the batch gives one number."""
+
+    @property
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, "float32", ("batch",) if self.dim is None else ("batch", self.dim))
 
 
 def _export(module: nn.Module, arguments: Sequence[str], sample: _Sample, path: Path, output: _Output) -> ExportedTower:
@@ -121,9 +146,7 @@ def _export(module: nn.Module, arguments: Sequence[str], sample: _Sample, path: 
             f"{path.name}: differs from PyTorch by {difference:.2e}, at most {MAX_ABS_DIFFERENCE:.0e} allowed"
         )
     inputs = tuple(TensorSpec(name, str(example[name].dtype), ("batch", *example[name].shape[1:])) for name in present)
-    return ExportedTower(
-        path, TowerSpec(inputs, (TensorSpec(output.name, "float32", ("batch", output.dim)),)), difference
-    )
+    return ExportedTower(path, TowerSpec(inputs, (output.spec,)), difference)
 
 
 def _difference(module: nn.Module, tower: OnnxTower, tensors: Tensors) -> float:

@@ -18,16 +18,18 @@ from trainer.data.prepare import PreparedData
 from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.blending import calibrate, choose_content_weight
+from trainer.evaluation.blending import WeightChoice, calibrate, choose_content_weight
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
 from trainer.features.content import content_vectors
 from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
+from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
 from trainer.training import distributed
+from trainer.training.choose_ranker import FrozenTowers, RankerChoice, choose_ranker
 from trainer.training.fit import FitInputs, FitResult, fit, unreported
 from trainer.training.progress import EpochReport
 from trainer.training.step import encode_items
@@ -61,13 +63,17 @@ class Trained:
     """Chosen on validation; None without content, where nothing is blended."""
     validation_by_content_weight: Mapping[float, float]
     """Validation NDCG@10 of every weight tried."""
+    ncf: NcfRanker | None
+    """What ranks in place of the blend; None where the blend does."""
+    validation_by_ranker: Mapping[str, float]
+    """Validation NDCG@10 of every kind of ranker tried."""
     validation: Mapping[str, PerUser]
     """Of the model that was selected on validation, which the refit replaces, ranked as served."""
     validation_two_tower: Mapping[str, PerUser]
     """Of the same model's two towers alone."""
     validation_popularity: Mapping[str, PerUser]
     test: Mapping[str, PerUser]
-    """Ranked as served: by the blend where there is one."""
+    """Ranked as served: by NCF or the blend where there is one."""
     test_two_tower: Mapping[str, PerUser]
     test_popularity: Mapping[str, PerUser]
 
@@ -111,6 +117,15 @@ class FittedTowers:
     """The refit; the same as `selected` without one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """What validation chose, of a model that has seen the training part alone."""
+
+    fit: FitResult
+    blend: WeightChoice
+    ranker: RankerChoice
+
+
 def fit_towers(
     encoded: Encoded,
     config: TrainConfig,
@@ -121,33 +136,30 @@ def fit_towers(
     """Selects the number of epochs on validation and refits on train + validation.
 
     Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
-    without one there are none. Raises DataError when no user has enough interactions to validate on.
+    without one there are none. What `on_epoch` raises ends the training. Raises DataError when no user has enough
+    interactions to validate on.
     """
-    device = choose_device(config.fit.device)
-    validation = leave_last_out(encoded.dataset, skip=1)
-    if len(validation.users) == 0:
-        raise DataError("no user has three interactions, so nothing can be validated; bring more data")
-    selected = fit(
-        _fit_inputs(encoded, validation),
-        config,
-        device=device,
-        num_epochs=config.fit.max_epochs,
-        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
-        on_epoch=on_epoch,
-        checkpoint_path=checkpoints and checkpoints / "selection.pt",
-    )
+    selected = _fit_selection(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
     if not config.fit.refit:
         return FittedTowers(selected=selected, final=selected)
     final = fit(
         _fit_inputs(encoded, leave_last_out(encoded.dataset, skip=0)),
         config,
-        device=device,
+        device=choose_device(config.fit.device),
         num_epochs=selected.best_epoch,
         validate=None,
         on_epoch=unreported,
         checkpoint_path=checkpoints and checkpoints / "refit.pt",
     )
     return FittedTowers(selected=selected, final=final)
+
+
+def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
+    """Trains on the training part and chooses epoch, blend and ranker on validation. Test items are not read.
+
+    See `fit_towers` for what is raised.
+    """
+    return _choose(encoded, config, _fit_selection(encoded, config, on_epoch=on_epoch, checkpoints=None))
 
 
 def train(
@@ -161,27 +173,26 @@ def train(
 
     See `fit_towers` for `checkpoints` and what is raised.
     """
+    device = choose_device(config.fit.device)
     validation = leave_last_out(encoded.dataset, skip=1)
     test = leave_last_out(encoded.dataset, skip=0)
     log.info(
         "training_started",
-        device=str(choose_device(config.fit.device)),
+        device=str(device),
         processes=distributed.num_processes(),
         users=len(encoded.dataset.user_ids),
         items=len(encoded.dataset.catalogue),
         interactions=len(encoded.dataset.item_rows),
     )
     fitted = fit_towers(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
-    choice = choose_content_weight(
-        encoded.dataset, validation, scoring_model(fitted.selected.model, encoded), config.ranker.content_weights
-    )
-    if choice.content_weight is not None:
-        log.info(
-            "content_weight_chosen",
-            content_weight=choice.content_weight,
-            validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
-        )
+    selected = _choose(encoded, config, fitted.selected)
+    choice, ranker, ncf = selected.blend, selected.ranker, selected.ranker.ncf
+    towers = FrozenTowers(encoded.dataset, scoring_model(fitted.final.model, encoded), config, device)
+    if config.fit.refit and ranker.num_epochs is not None:
+        ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
     test_served, test_two_tower = _test_metrics(fitted.final.model, encoded, test, choice.content_weight)
+    if ncf is not None:
+        test_served = towers.ncf_metrics(test, ncf)
     trained = Trained(
         model=fitted.final.model,
         best_epoch=fitted.selected.best_epoch,
@@ -189,7 +200,9 @@ def train(
         peak_memory_bytes=max(fitted.selected.peak_memory_bytes, fitted.final.peak_memory_bytes),
         content_weight=choice.content_weight,
         validation_by_content_weight=choice.by_weight,
-        validation=choice.metrics,
+        ncf=ncf,
+        validation_by_ranker=ranker.validation,
+        validation=ranker.metrics,
         validation_two_tower=choice.two_tower,
         validation_popularity=metrics_per_user(popularity_ranks(encoded.dataset, validation)),
         test=test_served,
@@ -202,11 +215,45 @@ def train(
         interactions_per_second=round(trained.interactions_per_second),
         peak_memory_mib=trained.peak_memory_bytes >> 20,
         content_weight=trained.content_weight,
+        ranker="blend" if trained.ncf is None else "ncf",
         **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
         **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
         **{f"popularity_{name}": str(bootstrap_mean(values)) for name, values in trained.test_popularity.items()},
     )
     return trained
+
+
+def _fit_selection(
+    encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoints: Path | None
+) -> FitResult:
+    """The towers of the best epoch on validation."""
+    validation = leave_last_out(encoded.dataset, skip=1)
+    if len(validation.users) == 0:
+        raise DataError("no user has three interactions, so nothing can be validated; bring more data")
+    return fit(
+        _fit_inputs(encoded, validation),
+        config,
+        device=choose_device(config.fit.device),
+        num_epochs=config.fit.max_epochs,
+        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
+        on_epoch=on_epoch,
+        checkpoint_path=checkpoints and checkpoints / "selection.pt",
+    )
+
+
+def _choose(encoded: Encoded, config: TrainConfig, fitted: FitResult) -> Selected:
+    """Blend and ranker on top of towers that have seen the training part alone."""
+    validation = leave_last_out(encoded.dataset, skip=1)
+    model = scoring_model(fitted.model, encoded)
+    choice = choose_content_weight(encoded.dataset, validation, model, config.ranker.content_weights)
+    if choice.content_weight is not None:
+        log.info(
+            "content_weight_chosen",
+            content_weight=choice.content_weight,
+            validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
+        )
+    towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
+    return Selected(fit=fitted, blend=choice, ranker=choose_ranker(towers, validation, choice))
 
 
 def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:

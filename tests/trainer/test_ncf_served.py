@@ -1,0 +1,89 @@
+"""A bundle with an NCF ranker is served in the order, and with the scores, that offline evaluation gave it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tandem.contract import names
+from tandem.contract.bundle import read_bundle
+from tandem.v1 import recommendation_pb2 as pb
+from tests.support.checkerboard import write_checkerboard
+from tests.support.serving import serve, valkey
+from trainer.config import load_train_config
+from trainer.data.config import load_data_config
+from trainer.dataset import leave_last_out, load_dataset
+from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.evaluation.metrics import mean_metrics, metrics_per_user
+from trainer.evaluation.reranking import RankedModel
+from trainer.evaluation.scoring import ScoringModel
+from trainer.onnx_runtime import OnnxTower
+from trainer.run import RunResult, train_and_register
+from trainer.settings import Settings
+
+NUM_ITEMS, NUM_USERS, NUM_EVENTS = 480, 60, 12
+OVERRIDES = {
+    "towers.embedding_dim": "16",
+    "towers.user_ids": "true",
+    "fit.max_epochs": "4",
+    "ranker.kind": "ncf",
+    "ncf.max_epochs": "3",
+    "ncf.learning_rate": "0.01",
+    "ncf.max_examples": "2000",
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> RunResult:
+    folder = tmp_path_factory.mktemp("ncf")
+    toml = write_checkerboard(folder, num_users=NUM_USERS, num_items=NUM_ITEMS)
+    # Users who know few items of their colour: then content proposes some that the towers' best leave out.
+    header, *lines = (folder / "interactions.csv").read_text().splitlines()
+    kept = [line for place, line in enumerate(lines) if place % (NUM_ITEMS // 2) < NUM_EVENTS]
+    (folder / "interactions.csv").write_text("\n".join([header, *kept]) + "\n")
+    data = load_data_config(str(toml), {})
+    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return train_and_register(data, load_train_config(None, OVERRIDES), settings, if_needed=False)
+
+
+def test_the_manifest_says_what_offline_ranking_finds(result) -> None:
+    bundle = read_bundle(Path(result.version.source))
+    assert [spec.name for spec in bundle.manifest.ranker.inputs] == [
+        names.RANKER_USER_VECTOR,
+        names.RANKER_ITEM_VECTOR,
+        names.RANKER_ITEM_INDEX,
+        names.RANKER_COLLABORATIVE_SCORE,
+        names.RANKER_CONTENT_SCORE,
+        names.RANKER_USER_INDEX,
+    ]
+    assert bundle.manifest.onnx_max_abs_difference < 1e-4
+    dataset = load_dataset(result.prepared.directory)
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    for name, mean in mean_metrics(metrics_per_user(ranks)).items():
+        assert bundle.manifest.metrics[f"test/{name}"] == pytest.approx(mean, abs=1e-9)
+
+
+async def test_served_scores_are_the_offline_ones(result, tmp_path) -> None:
+    bundle = read_bundle(Path(result.version.source))
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    ranked = RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+    # Somebody whom training never saw, too: with the history of one whom it did.
+    users = [*bundle.held_out_users[:20]]
+    asked = {**{user.user_id: user.state for user in users}, "a-stranger": users[0].state}
+    expected = ranked.scores_of(list(asked), list(asked.values()))
+    assert (np.isfinite(expected).sum(axis=1) > 100).any(), "content proposes some beyond those of the towers"
+    async with valkey(tmp_path / "valkey") as store:
+        for user_id, state in asked.items():
+            await store.put(user_id, state)
+        async with serve(tmp_path / "server", bundle_path=bundle.directory, store_url=store.url) as server:
+            for scores, user_id in zip(expected, asked, strict=True):
+                response = await server.recommend(user_id=user_id, num_items=100, explain=True)
+                assert response.source == pb.RECOMMENDATION_SOURCE_RANKED
+                assert not response.degraded_reasons
+                rows = bundle.item_vocabulary.rows([item.item_id for item in response.items])
+                served = [item.reason.score_parts["ranker"] for item in response.items]
+                assert served == pytest.approx(scores[rows], abs=1e-4)
+                best = np.sort(scores)[::-1][: len(served)]
+                assert served == pytest.approx(best, abs=1e-4)
