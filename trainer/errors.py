@@ -5,6 +5,7 @@ TrainerError
 +-- DataError        source data that cannot be used: missing file, too many bad lines, nothing left
 +-- DownloadError    a file or package that could not be fetched, or that arrived damaged
 +-- ExportError      a trained model that cannot be exported faithfully
++-- TuningError      a study without a finished trial, or whose worker died
 +-- RegistryError    the MLflow registry cannot be reached, or holds what it should not
 """
 
@@ -27,6 +28,10 @@ class DownloadError(TrainerError):
 
 class ExportError(TrainerError):
     """A trained model cannot be exported faithfully: a tower differs from PyTorch, the index misses its recall."""
+
+
+class TuningError(TrainerError):
+    """A study has no finished trial, or a process that ran its trials died."""
 
 
 class RegistryError(TrainerError):

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
@@ -116,9 +115,12 @@ class Registry:
             mlflow.set_experiment(self._settings.model_name)
         except MlflowException as error:
             raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        known: dict[str, Any] = {"run_id": run_id} if run_id and self._holds_run(run_id) else {"run_name": name}
-        parent: dict[str, Any] = {"parent_run_id": parent_run_id, "nested": True} if parent_run_id else {}
-        with mlflow.start_run(**known, **parent) as active:
+        with mlflow.start_run(
+            run_id=run_id if run_id and self._holds_run(run_id) else None,
+            run_name=name,
+            parent_run_id=parent_run_id or None,
+            nested=bool(parent_run_id),
+        ) as active:
             yield Run(active.info.run_id, active.info.artifact_uri)
 
     def _holds_run(self, run_id: str) -> bool:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -61,7 +61,7 @@ class Study:
     ) -> None:
         """Opens the study, or begins it.
 
-        `num_startup_trials` trials are drawn at random and run to their end; no trial is pruned in its first
+        The first `num_startup_trials` trials are drawn at random and run to their end; no trial is pruned in its first
         `num_warmup_epochs`. A process that gives no sign for twice `heartbeat_seconds` counts as dead: its trial fails
         and is queued again.
         """
@@ -133,5 +133,6 @@ def _suggest(trial: optuna.Trial, key: str, values: FloatRange | IntRange | Choi
         case IntRange():
             return trial.suggest_int(key, values.low, values.high)
         case Choices():
-            chosen: Any = trial.suggest_categorical(key, values.values)
-            return cast(Value, chosen)
+            chosen = trial.suggest_categorical(key, values.values)
+            assert chosen is not None
+            return chosen

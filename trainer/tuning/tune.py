@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.config_help import config_toml
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, TuningError
 from trainer.evaluation.metrics import mean_metrics
 from trainer.registry import Registry
 from trainer.settings import Settings
@@ -94,8 +95,8 @@ class _Work:
 def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, options: TuneOptions) -> TuneResult:
     """Runs what is left of the study, and writes the best configuration found.
 
-    Raises ConfigError for wrong options, for a study that was begun with other data, configuration or ranges, and where
-    no trial came to its end.
+    Raises ConfigError for wrong options and for a study that was begun with other data, configuration or ranges,
+    TuningError where a worker died or no trial came to its end.
     """
     _check(options)
     prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
@@ -114,7 +115,7 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         _run_workers(prepared, config, settings, options, num_trials=left, parent_run_id=run.run_id)
         best = study.best()
         if best is None:
-            raise ConfigError(f"tuning: no trial of study {options.study} came to its end; ask for more trials")
+            raise TuningError(f"no trial of study {options.study} came to its end; ask for more trials")
         best_config = with_values(config, best.values)
         config_file = settings.data_dir / "tuning" / f"{options.study}.toml"
         write_config(best_config, config_file)
@@ -166,8 +167,13 @@ def _run_workers(
         return
     # PyTorch does not survive a fork after its threads have started.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in [pool.submit(_run_share, share) for share in shares]:
-            done.result()
+        try:
+            for done in [pool.submit(_run_share, share) for share in shares]:
+                done.result()
+        except BrokenProcessPool as error:
+            raise TuningError(
+                f"a worker of study {options.study} died, perhaps for lack of memory; the same command goes on"
+            ) from error
 
 
 def _run_share(work: _Work) -> None:
