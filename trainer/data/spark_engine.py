@@ -33,8 +33,8 @@ class SparkEngine:
     """
 
     def __init__(self, work_dir: Path) -> None:
-        self.work_dir = work_dir
-        self._session = _session(work_dir)
+        self.work_dir = work_dir.resolve()  # the JVM's settings want it absolute
+        self._session = _session(self.work_dir)
         self._connection = ibis.pyspark.connect(self._session)
 
     def __enter__(self) -> Self:
@@ -56,7 +56,7 @@ class SparkEngine:
         try:
             return [row.asDict() for row in self._session.sql(self._connection.compile(expression)).collect()]
         except PySparkException as error:
-            raise _data_error(error) from error
+            raise DataError(_first_line(error)) from error
 
     def write(self, expression: Any, path: Path) -> Any:
         """Writes an Ibis table into a folder of Parquet parts, in order. Raises DataError."""
@@ -65,19 +65,21 @@ class SparkEngine:
         try:
             self._connection.to_parquet(expression, path)
         except PySparkException as error:
-            raise _data_error(error) from error
+            raise DataError(_first_line(error)) from error
         return self.read(path)
 
 
 def _session(work_dir: Path) -> Any:
     try:
+        from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise ConfigError(
             "TANDEM_ENGINE=spark needs pyspark, which is not installed: pip install 'tandem-recommender[spark]'"
         ) from error
     java_home = os.environ.get("JAVA_HOME")
-    if shutil.which("java" if java_home is None else str(Path(java_home, "bin", "java"))) is None:
+    java = "java" if java_home is None else str(Path(java_home, "bin", "java"))
+    if shutil.which(java) is None:
         raise ConfigError(
             "TANDEM_ENGINE=spark needs Java 17 or newer, and there is no `java`: install it (Debian: "
             "openjdk-17-jre-headless), or set JAVA_HOME to where it is"
@@ -100,8 +102,14 @@ def _session(work_dir: Path) -> Any:
     builder = SparkSession.builder.master("local[1]").appName("tandem")
     for key, value in options.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except PySparkException as error:
+        raise ConfigError(
+            f"TANDEM_ENGINE=spark: Spark does not start; it needs Java 17 or newer, and `{java} -version` says which "
+            f"one this is: {_first_line(error)}"
+        ) from error
 
 
-def _data_error(error: Exception) -> DataError:
-    return DataError(str(error).strip().split("\n", maxsplit=1)[0])
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0]

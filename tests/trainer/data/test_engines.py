@@ -1,7 +1,9 @@
 """Every engine prepares the same bytes, and an engine that is not there says what to install."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +121,20 @@ def test_spark_without_java_is_a_clear_error(generated: DataConfig, tmp_path: Pa
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="JAVA_HOME"):
         prepare(generated, tmp_path / "cache", engine="spark")
+
+
+def test_a_java_that_does_not_start_is_a_clear_error(tmp_path: Path):
+    """In a process of its own: a JVM that other tests started would be taken here."""
+    java = tmp_path / "java home" / "bin" / "java"
+    java.parent.mkdir(parents=True)
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    program = "from pathlib import Path; from trainer.data.spark_engine import SparkEngine; SparkEngine(Path('.'))"
+    environment = {**os.environ, "JAVA_HOME": str(java.parent.parent), "PYTHONPATH": os.pathsep.join(sys.path)}
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
+    assert re.search(r"ConfigError: .*it needs Java 17 or newer, and `.*bin/java -version`", finished.stderr)
 
 
 def test_spark_without_pyspark_is_a_clear_error(generated: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
