@@ -162,9 +162,15 @@ def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "3"})
     runs = [evaluate_seeds(data_config, config, settings, num_seeds=2) for _ in range(2)]
     assert runs[0].metrics == runs[1].metrics
-    assert runs[0].content_weights == runs[1].content_weights
+    assert [run.content_weight for run in runs[0].runs] == [run.content_weight for run in runs[1].runs]
     assert len(runs[0].metrics["recall@10"]) == 2
-    assert "| recall@10 |" in runs[0].to_text()
+    text = runs[0].to_text()
+    assert "Mean and standard deviation over 2 seeds." in text
+    assert "| 1+99: ndcg@10 |" in text
+    assert "| Popularity |" in text
+    read = json.loads(runs[0].to_json())
+    assert set(read["protocols"]) == {"full ranking", "1+99"}
+    assert len(read["protocols"]["1+99"]["seeds"]["as served"]["hr@10"]["values"]) == 2
 
 
 @pytest.mark.parametrize("loss", ["full", "sampled"])

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     config_of_data, config = data_config(options), train_config(options)
     from trainer.evaluation.seeds import evaluate_seeds
 
-    result = evaluate_seeds(config_of_data, config, settings, num_seeds=options.seeds)
+    result = evaluate_seeds(config_of_data, config, settings, num_seeds=options.seeds, baselines=options.baselines)
     print(result.to_text())
     if options.output:
         Path(f"{options.output}.json").write_text(result.to_json() + "\n")

@@ -23,7 +23,7 @@ def comparison_text(comparison: Comparison) -> str:
     blocks = [
         f"{comparison.protocol}, {first.part}, {first.num_users} users, {len(first.ranks)} targets. "
         f"In brackets 95 % intervals by bootstrap over users, {BOOTSTRAP_DRAWS:,} draws.",
-        _table(
+        markdown_table(
             ["model", *heads],
             ([name, *(str(of[metric]) for metric in TABLE_METRICS)] for name, of in comparison.intervals.items()),
         ),
@@ -32,7 +32,7 @@ def comparison_text(comparison: Comparison) -> str:
         blocks += [
             f"Difference from {comparison.baseline}: paired bootstrap over users, and p of the two-sided sign-flip test"
             f" ({PERMUTATIONS:,} permutations, adjusted by Holm's method).",
-            _table(
+            markdown_table(
                 ["model", *heads],
                 (
                     [name, *(_difference(of[metric]) for metric in TABLE_METRICS)]
@@ -59,16 +59,17 @@ def _lists(comparison: Comparison) -> list[str]:
         [name, *(f"{values[column]:.4f}" if column in values else _ABSENT for column in columns)]
         for name, values in figures.items()
     )
-    return ["Lists and ratings; novelty in bits.", _table(["model", *columns], rows)]
+    return ["Lists and ratings; novelty in bits.", markdown_table(["model", *columns], rows)]
 
 
 def _segments(comparison: Comparison, label: str) -> list[str]:
     sizes = {name: result.num_users for name, result in comparison.segments[comparison.baseline].items()}
     heads = [f"{name} ({num_users} users)" for name, num_users in sizes.items()]
     rows = ([name, *(str(of[segment].interval) for segment in sizes)] for name, of in comparison.segments.items())
-    return [f"{label}{SEGMENT_METRIC} by segment.", _table(["model", *heads], rows)]
+    return [f"{label}{SEGMENT_METRIC} by segment.", markdown_table(["model", *heads], rows)]
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; rows are as long as the heads."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

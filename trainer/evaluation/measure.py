@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +20,7 @@ from trainer.device import choose_device
 from trainer.evaluation.blending import calibrate
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.evaluation import Evaluation
+from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
 from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
 from trainer.evaluation.reranking import RankedModel
@@ -61,8 +61,8 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
     return all_baselines(encoded.dataset, np.asarray(embeddings, dtype=np.float32))
 
 
-def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
-    """The test items of leave-last-out under a model that was just trained."""
+def trained_scorers(trained: Trained, encoded: Encoded, part: Part, config: TrainConfig) -> dict[str, Scorer]:
+    """A model that was just trained, as it would be served, and its two towers alone where that differs."""
     model = scoring_model(trained.model, encoded)
     blend = ranked = None
     if trained.content_weight is not None:
@@ -71,41 +71,58 @@ def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], c
     if trained.ncf is not None:
         neighbours = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device)).neighbours
         ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(trained.ncf))
-    return _measure(model, blend, ranked, encoded, baselines, sampled=False)
+    return _model_scorers(model, blend, ranked, part)
+
+
+def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
+    """The test items of leave-last-out under a model that was just trained."""
+    part = leave_last_out_part(encoded.dataset, skip=0)
+    scorers = {**trained_scorers(trained, encoded, part, config), **fitted(baselines, part)}
+    return _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
 
 
 def measure_bundle(
     bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
 ) -> TestResult:
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
+    part = leave_last_out_part(encoded.dataset, skip=0)
     model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
     ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
-    return _measure(model, bundle.manifest.blend, ranked, encoded, baselines, sampled=sampled)
+    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted(baselines, part)}
+    return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
 
 
-def _measure(
-    model: ScoringModel,
-    blend: BlendSpec | None,
-    ranked: RankedModel | None,
-    encoded: Encoded,
-    baselines: Sequence[Baseline],
-    *,
-    sampled: bool,
-) -> TestResult:
-    part = leave_last_out_part(encoded.dataset, skip=0)
-    scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
-    if ranked is not None:
-        scorers[SERVED] = RankedModelScorer(part.known, ranked)
-    if ranked is not None or blend is not None:
-        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
-    for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline"):
-        scorers[baseline.name] = baseline.fit(part.known)
+def fitted(baselines: Sequence[Baseline], part: Part) -> dict[str, Scorer]:
+    """Baselines by their names, fitted on what is known."""
+    return {
+        baseline.name: baseline.fit(part.known)
+        for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline")
+    }
+
+
+def evaluate_all(scorers: Mapping[str, Scorer], part: Part, encoded: Encoded, protocol: str) -> list[Evaluation]:
+    """Each scorer's evaluation by FULL_RANKING or SAMPLED, in their order."""
     evaluations = []
-    for name, scorer in tqdm(scorers.items(), desc="ranking the test items", unit="model"):
-        if sampled:
+    for name, scorer in tqdm(scorers.items(), desc=f"{part.name} items, {protocol}", unit="model"):
+        if protocol == SAMPLED:
             evaluations.append(evaluate_sampled(part, scorer, encoded.dataset, name=name))
         else:
             evaluations.append(evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors))
+    return evaluations
+
+
+def _model_scorers(
+    model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, part: Part
+) -> dict[str, Scorer]:
+    """An ONNX ranker ranks before the blend does."""
+    served = ModelScorer(part.known, model, blend) if ranked is None else RankedModelScorer(part.known, ranked)
+    scorers: dict[str, Scorer] = {SERVED: served}
+    if ranked is not None or blend is not None:
+        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
+    return scorers
+
+
+def _result(part: Part, scorers: dict[str, Scorer], evaluations: Sequence[Evaluation]) -> TestResult:
     return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
 
 
