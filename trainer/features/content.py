@@ -21,7 +21,7 @@ from trainer.dataset import Catalogue
 
 MAX_TERMS = 50_000
 """Words and categories that count: those of the most items."""
-TF_IDF_DIM = 256
+TF_IDF_DIM = 512
 """Width to which TF-IDF is reduced before anything is joined to it."""
 MAX_FIT_ITEMS = 50_000
 """Items from which the directions of a reduction are learned."""
@@ -29,6 +29,8 @@ _BATCH_ITEMS = 4_096
 _WORD = re.compile(r"\w\w+")
 # An item with less of its length left after a reduction is known by rounding errors alone.
 _MIN_LENGTH_LEFT = 1e-3
+# Directions below this share of the strongest one are rounding errors.
+_MIN_RELATIVE_SINGULAR_VALUE = 1e-3
 
 
 def content_vectors(
@@ -74,7 +76,8 @@ def tf_idf(catalogue: Catalogue) -> sparse.csr_matrix:
 def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> npt.NDArray[np.float32]:
     """Rows of (items, width) along the directions that hold most of their length: (items, at most dim) float32.
 
-    Each of length 1, or zero where next to nothing of it is left.
+    Every direction is divided by its singular value, so that all count alike. Each row has length 1, or is zero where
+    next to nothing of it is left. What is no wider than `dim` stays as it is, but for the length.
     """
     from sklearn.decomposition import TruncatedSVD
 
@@ -83,9 +86,13 @@ def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> 
         return _unit(features if isinstance(features, np.ndarray) else features.toarray())
     sample = np.sort(np.random.default_rng(0).permutation(num_items)[:MAX_FIT_ITEMS])
     svd = TruncatedSVD(dim, random_state=0).fit(features[sample])
-    vectors = np.empty((num_items, len(svd.components_)), dtype=np.float32)
+    kept = svd.singular_values_ > _MIN_RELATIVE_SINGULAR_VALUE * svd.singular_values_.max()
+    # Undivided, the few directions that most items share would decide, and what is particular would count nothing.
+    directions = (svd.components_[kept] / svd.singular_values_[kept, None]).T.astype(np.float32)
+    directions *= np.float32(svd.singular_values_.max())
+    vectors = np.empty((num_items, directions.shape[1]), dtype=np.float32)
     for start in range(0, num_items, _BATCH_ITEMS):
-        vectors[start : start + _BATCH_ITEMS] = svd.transform(features[start : start + _BATCH_ITEMS])
+        vectors[start : start + _BATCH_ITEMS] = features[start : start + _BATCH_ITEMS] @ directions
     return _unit(vectors)
 
 
