@@ -169,3 +169,22 @@ def test_auto_scores_a_small_catalogue_in_full() -> None:
     config = FitConfig(full_softmax_max_items=200)
     assert isinstance(item_loss(config, POPULARITY, _generator()), FullSoftmax)
     assert isinstance(item_loss(config, torch.ones(201), _generator()), SampledSoftmax)
+
+
+def test_the_full_softmax_in_parts_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.models.losses._CPU_PART_SCORES", 3 * 20)  # three positions at once, and a rest
+    users, items = torch.randn(10, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
+    targets = torch.randint(20, (10,))
+    expected = F.cross_entropy(30 * users @ items.T, targets)
+    expected_gradients = torch.autograd.grad(expected, [users, items])
+    loss = FullSoftmax(20)
+    scored = Scored(
+        user_vectors=30 * users,
+        target_rows=targets,
+        target_vectors=items[targets],
+        sample=loss.sample(targets),
+        sample_vectors=items,
+    )
+    actual = loss(scored)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, [users, items]), expected_gradients)

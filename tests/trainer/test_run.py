@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from tandem.contract import names
 from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
 from tests.support.checkerboard import write_checkerboard
@@ -179,6 +180,21 @@ def test_every_loss_and_similarity_learns(loss, similarity, settings, data_confi
     choice = {"fit.loss": loss, "towers.similarity": similarity, "towers.user_ids": "true", "fit.num_negatives": "16"}
     result = evaluate_seeds(data_config, load_train_config(None, {**SMALL, **choice}), settings, num_seeds=1)
     assert result.metrics["recall@10"][0] >= 0.95
+
+
+def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_config, tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    choice = {"towers.user_tower": "mean", "towers.history_features": "true", "text.encoder": "none"}
+    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, if_needed=False)
+    assert result is not None
+    bundle = read_bundle(Registry(settings).download(result.version, tmp_path / "bundle"))
+    features = [feature.name for feature in bundle.manifest.feature_schema.user_features]
+    assert features == [names.NUM_EVENTS, names.DAYS_BEFORE_NEWEST]
+    dataset = load_dataset(result.prepared.directory)
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    served = mean_metrics(metrics_per_user(ranks))
+    assert served["recall@10"] >= 0.95
+    assert {f"test/{name}": mean for name, mean in served.items()}.items() <= bundle.manifest.metrics.items()
 
 
 def test_command_line_prints_what_the_next_program_needs(first, settings, data_config, tmp_path) -> None:

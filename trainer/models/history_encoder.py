@@ -8,6 +8,7 @@ a fraction of the time and is the usual user tower of retrieval models (Covingto
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ AGE_BUCKETS = 32
 """Buckets of the time between two events: bucket b holds 2^b - 1 to 2^(b+1) - 1 seconds, the last all longer times."""
 
 _MASKED = -1e9  # finite: a history without any event must not turn into NaN
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How several histories share a row, see `trainer.training.packing`; without one, each has a row of its own."""
+
+    segments: Tensor
+    """(b, n) int64: events of one history have one number."""
+    positions: Tensor
+    """(b, n) int64, the column an event would have in a row of its own, `history_length` - 1 for the newest one."""
 
 
 class AttentionBias(nn.Module):
@@ -27,7 +38,7 @@ class AttentionBias(nn.Module):
         self.by_age = nn.Embedding(AGE_BUCKETS, num_heads)
         nn.init.zeros_(self.by_age.weight)
 
-    def forward(self, event_codes: Tensor, ages: Tensor | None) -> Tensor:
+    def forward(self, event_codes: Tensor, ages: Tensor | None, layout: Layout | None) -> Tensor:
         """Takes (b, n) int64 and (b, n) float32 seconds; returns (b, heads or 1, n, n) float32.
 
         Without ages, which says that all of them are 0, there is one head for all.
@@ -35,6 +46,8 @@ class AttentionBias(nn.Module):
         length = event_codes.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=event_codes.device).tril()
         visible = causal & (event_codes != 0)[:, None, None, :]
+        if layout is not None:
+            visible = visible & (layout.segments[:, None, :, None] == layout.segments[:, None, None, :])
         bias = torch.where(visible, 0.0, _MASKED)
         if ages is None:
             return bias
@@ -84,10 +97,11 @@ class TransformerEncoder(nn.Module):
         self.bias = AttentionBias(num_heads)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, events: Tensor, event_codes: Tensor, ages: Tensor | None) -> Tensor:
+    def forward(self, events: Tensor, event_codes: Tensor, ages: Tensor | None, layout: Layout | None) -> Tensor:
         """Takes (b, n, dim) float32 events, (b, n) int64 codes, (b, n) float32 ages in seconds or None for all 0."""
-        x = self.dropout(events + self.position_embedding[-events.shape[1] :])
-        bias = self.bias(event_codes, ages)
+        newest = self.position_embedding[-events.shape[1] :]
+        x = self.dropout(events + (newest if layout is None else self.position_embedding[layout.positions]))
+        bias = self.bias(event_codes, ages, layout)
         for block in self.blocks:
             x = block(x, bias)
         vectors: Tensor = self.norm(x)
@@ -104,9 +118,9 @@ class MeanEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, events: Tensor, event_codes: Tensor, ages: Tensor | None) -> Tensor:
+    def forward(self, events: Tensor, event_codes: Tensor, ages: Tensor | None, layout: Layout | None) -> Tensor:
         """Takes and returns what `TransformerEncoder.forward` does."""
-        weights = torch.softmax(self.bias(event_codes, ages)[:, 0], dim=-1)
+        weights = torch.softmax(self.bias(event_codes, ages, layout)[:, 0], dim=-1)
         mean = weights @ self.dropout(events)
         vectors: Tensor = self.norm(mean + self.dropout(self.feed_forward(mean)))
         return vectors

@@ -8,13 +8,17 @@ over the sample estimates the sum over all items (logQ correction, Bengio and Se
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.config import FitConfig
+
+_CPU_PART_SCORES: Final = 1 << 19
+"""Scores of the full softmax at once: 2 MiB."""
+_GPU_PART_SCORES: Final = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,48 @@ class FullSoftmax:
 
     def __call__(self, scored: Scored) -> Tensor:
         """Mean cross-entropy."""
-        return F.cross_entropy(scored.sample_scores(), scored.target_rows)
+        loss: Tensor = _FullCrossEntropy.apply(scored.user_vectors, scored.sample_vectors, scored.target_rows)  # type: ignore[no-untyped-call]
+        return loss
+
+
+class _FullCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of inner products that are never all in memory, with the gradients found on the way.
+
+    A batch has thousands of positions and the catalogue thousands of items, and the matrix between them is read and
+    written some ten times by the plain operators. In parts that stay in the processor's cache it took 0.27 s instead of
+    0.66 s for 7,000 positions and 3,883 items on one core. On a GPU the parts are larger. The idea is that of "Cut Your
+    Losses in Large-Vocabulary Language Models" (Wijmans et al., ICLR 2025).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, user_vectors: Tensor, item_vectors: Tensor, target_rows: Tensor) -> Tensor:
+        """(positions, dim), (items, dim), (positions,) int64 -> a scalar."""
+        num_positions = len(user_vectors)
+        part = max(1, (_GPU_PART_SCORES if user_vectors.is_cuda else _CPU_PART_SCORES) // len(item_vectors))
+        user_gradient = torch.empty_like(user_vectors)
+        item_gradient = torch.zeros_like(item_vectors)
+        total = user_vectors.new_zeros(())
+        for start in range(0, num_positions, part):
+            users = user_vectors[start : start + part]
+            targets = target_rows[start : start + part, None]
+            scores = users @ item_vectors.T
+            highest = scores.amax(dim=1, keepdim=True)
+            target_scores = scores.gather(1, targets)
+            exponentials = scores.sub_(highest).exp_()
+            sums = exponentials.sum(dim=1, keepdim=True)
+            total += (sums.log() + highest - target_scores).sum()
+            gradient = exponentials.mul_(1.0 / (sums * num_positions))
+            gradient.scatter_add_(1, targets, torch.full_like(target_scores, -1.0 / num_positions))
+            user_gradient[start : start + part] = gradient @ item_vectors
+            item_gradient.addmm_(gradient.T, users)
+        ctx.save_for_backward(user_gradient, item_gradient)
+        return total / num_positions
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scales what `forward` found."""
+        user_gradient, item_gradient = ctx.saved_tensors
+        return user_gradient * gradients[0], item_gradient * gradients[0], None
 
 
 class _SampledSoftmax:

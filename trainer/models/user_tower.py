@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tandem.contract.manifest import Similarity
-from trainer.models.history_encoder import MeanEncoder, TransformerEncoder
+from trainer.models.history_encoder import Layout, MeanEncoder, TransformerEncoder
 from trainer.models.similarity import normalise
 
 
@@ -55,19 +55,23 @@ class UserTower(nn.Module):
         history_ages: Tensor | None,
         user_feature_codes: Tensor | None = None,
         user_index: Tensor | None = None,
+        *,
+        layout: Layout | None = None,
     ) -> Tensor:
         """Vectors after every event of the history, each seeing that event and earlier ones only: (b, n, dim).
 
         The histories may be shorter than the tower reads: they are its newest events. `history_ages` None says that all
         ages are 0, as they are where only the order is known; the same vectors come sooner. `user_feature_codes` are
-        (b, features), or (b, n, features) where some change with every event.
+        (b, features) and `user_index` (b,), or (b, n, features) and (b, n) where they differ from event to event, as
+        they do when several histories share a row by `layout`.
         """
         events = history_vectors + self.event_embedding(history_event_codes)
-        vectors: Tensor = self.encoder(events, history_event_codes, history_ages)
+        vectors: Tensor = self.encoder(events, history_event_codes, history_ages, layout)
         if user_feature_codes is not None:
             codes = user_feature_codes if user_feature_codes.dim() == 3 else user_feature_codes[:, None]
             for column, embedding in enumerate(self.feature_embeddings):
                 vectors = vectors + embedding(codes[..., column])
         if self.user_embedding is not None and user_index is not None:
-            vectors = vectors + self.user_embedding(user_index)[:, None]
+            index = user_index if user_index.dim() == 2 else user_index[:, None]
+            vectors = vectors + self.user_embedding(index)
         return normalise(vectors, self.similarity)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from tandem.contract import names
 from tandem.contract.features import Tensors
-from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import FitConfig
 from trainer.device import autocast, to_device
+from trainer.models.history_encoder import Layout
 from trainer.models.losses import ItemLoss, Scored
 from trainer.models.two_tower import TwoTowerModel
+from trainer.training.packing import Packing, pack
 from trainer.training.windows import Windows
 
 
@@ -38,22 +39,19 @@ class TrainingStep:
 
     def __call__(self, batch: Tensor) -> Tensor:
         """The mean loss of a batch's positions; batch is (n,) int64, at least one window."""
-        # Histories lie at the right, so what is left of the longest one is padding.
-        newest = slice(-int(self._windows.lengths[batch].max()), None)
-        history_rows = to_device(self._windows.history_rows[batch, newest], self._device)
-        target_rows = to_device(self._windows.target_rows[batch, newest], self._device)
-        known = target_rows != MISSING_ROW
-        targets = target_rows[known]
+        packing = pack(self._windows.lengths[batch], self._windows.history_rows.shape[1])
+        events = (batch[packing.windows], packing.columns)
+        history_rows = to_device(self._windows.history_rows[events], self._device)
+        targets = to_device(self._windows.target_rows[events], self._device)
         sample = self._loss.sample(targets)
         # Only items that this batch touches run through the tower; `place` finds an item's vector among them.
-        rows = torch.unique(torch.cat([history_rows[history_rows != MISSING_ROW], targets, sample.rows]))
-        place = torch.searchsorted(rows, history_rows.clamp(min=0)).clamp(max=len(rows) - 1)
+        rows = torch.unique(torch.cat([history_rows, targets, sample.rows]))
         with autocast(self._precision, self._device):
             vectors = encode_items(self._model, self._item_tensors, rows)
-            history = torch.where((history_rows != MISSING_ROW)[..., None], vectors[place], 0.0)
-            user_vectors = self._user_vectors(batch, newest, history)
+            history_vectors = vectors[torch.searchsorted(rows, history_rows)]
+            user_vectors = packing.unpacked(self._user_vectors(packing, events, history_vectors))
         # Scores and loss stay in float32: bfloat16 would round a score of 14, the largest, to sixteenths.
-        vectors, user_vectors = vectors.float(), user_vectors[known].float()
+        vectors, user_vectors = vectors.float(), user_vectors.float()
         return self._loss(
             Scored(
                 user_vectors=user_vectors / self._model.temperature,
@@ -64,16 +62,21 @@ class TrainingStep:
             )
         )
 
-    def _user_vectors(self, batch: Tensor, newest: slice, history: Tensor) -> Tensor:
-        """Vectors after every event of the windows: history is (windows, n, dim), n its newest events."""
+    def _user_vectors(self, packing: Packing, events: tuple[Tensor, Tensor], history_vectors: Tensor) -> Tensor:
+        """Vectors after every event, in packed rows; `events` are windows and columns of the (events, dim) vectors."""
         windows = self._windows
-        feature_codes = windows.feature_codes[batch]
+        feature_codes = windows.feature_codes[events if windows.feature_codes.dim() == 3 else events[0]]
+
+        def packed(of_events: Tensor) -> Tensor:
+            return to_device(packing.packed(of_events), self._device)
+
         return self._model.user_tower.sequence(
-            history,
-            to_device(windows.event_codes[batch, newest], self._device),
-            to_device(windows.ages[batch, newest], self._device) if self._has_ages else None,
-            to_device(feature_codes[:, newest] if feature_codes.dim() == 3 else feature_codes, self._device),
-            to_device(windows.user_index[batch], self._device),
+            packing.packed(history_vectors),
+            packed(windows.event_codes[events]),
+            packed(windows.ages[events]) if self._has_ages else None,
+            packed(feature_codes),
+            packed(windows.user_index[events[0]]),
+            layout=Layout(segments=packed(packing.windows + 1), positions=packed(packing.columns)),
         )
 
 
