@@ -132,7 +132,7 @@ class ContentConfig(_Section):
     """Content vectors of items, from texts and categories; a data set with neither has none, and no blend."""
 
     dim: int = Field(default=256, ge=1, le=1024)
-    """Greatest width of content vectors. More tells items apart better; memory is in proportion, 512 bytes an item here."""
+    """Greatest width of content vectors. More tells items apart better, and costs 2 bytes an item for each."""
     tf_idf_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of words and categories (TF-IDF) in the similarity of two items; the text encoder has the rest."""
     num_neighbours: int = Field(default=20, ge=1, le=200)

@@ -57,10 +57,10 @@ class ExportInputs:
     """(items, content_dim) float16; None leaves the bundle without content and blend."""
     content_weight: float | None = None
     """Share of content in the blend; given exactly where there are content vectors."""
-    ncf: NcfRanker | None = None
-    """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
     model_card: Callable[[Manifest], str] = no_model_card
     """Writes the model card, knowing what the export measured."""
+    ncf: NcfRanker | None = None
+    """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
 
 
 def new_model_version(fingerprint: str) -> str:
@@ -132,8 +132,8 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             held_out_users=_held_out_users(inputs, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
-            ranker=None if ranker is None else ranker.path,
             model_card=inputs.model_card(manifest),
+            ranker=None if ranker is None else ranker.path,
         )
         return write_bundle(directory, manifest, parts)
 

@@ -74,8 +74,11 @@ def recall_against_latency(points: Sequence[IndexPoint], nprobe: int) -> str:
             name="median",
         )
     )
-    latency = {"title": "microseconds of one search, median", "rangemode": "tozero"}
-    return _json(figure, xaxis=latency, yaxis={"title": "recall@100"})
+    return _json(
+        figure,
+        xaxis={"title": "microseconds of one search, median", "rangemode": "tozero"},
+        yaxis={"title": "recall@100"},
+    )
 
 
 def embedding_map(points: Sequence[MapPoint]) -> str:

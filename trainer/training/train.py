@@ -109,21 +109,29 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedTowers:
-    """The model that validation selected, and the one that is served."""
-
-    selected: FitResult
-    final: FitResult
-    """The refit; the same as `selected` without one."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Selected:
     """What validation chose, of a model that has seen the training part alone."""
 
     fit: FitResult
     blend: WeightChoice
     ranker: RankerChoice
+
+
+def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
+    """Trains on the training part and chooses epoch, blend and ranker on validation. Test items are not read.
+
+    What `on_epoch` raises ends the training. Raises DataError when no user has enough interactions to validate on.
+    """
+    return _choose(encoded, config, _select_towers(encoded, config, on_epoch=on_epoch, checkpoint_path=None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTowers:
+    """The model that validation selected, and the one that is served."""
+
+    selected: FitResult
+    final: FitResult
+    """The refit; the same as `selected` without one."""
 
 
 def fit_towers(
@@ -136,10 +144,11 @@ def fit_towers(
     """Selects the number of epochs on validation and refits on train + validation.
 
     Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
-    without one there are none. What `on_epoch` raises ends the training. Raises DataError when no user has enough
-    interactions to validate on.
+    without one there are none. Raises DataError when no user has enough interactions to validate on.
     """
-    selected = _fit_selection(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
+    selected = _select_towers(
+        encoded, config, on_epoch=on_epoch, checkpoint_path=checkpoints and checkpoints / "selection.pt"
+    )
     if not config.fit.refit:
         return FittedTowers(selected=selected, final=selected)
     final = fit(
@@ -154,14 +163,6 @@ def fit_towers(
     return FittedTowers(selected=selected, final=final)
 
 
-def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
-    """Trains on the training part and chooses epoch, blend and ranker on validation. Test items are not read.
-
-    See `fit_towers` for what is raised.
-    """
-    return _choose(encoded, config, _fit_selection(encoded, config, on_epoch=on_epoch, checkpoints=None))
-
-
 def train(
     encoded: Encoded,
     config: TrainConfig,
@@ -173,31 +174,25 @@ def train(
 
     See `fit_towers` for `checkpoints` and what is raised.
     """
-    device = choose_device(config.fit.device)
     validation = leave_last_out(encoded.dataset, skip=1)
     test = leave_last_out(encoded.dataset, skip=0)
-    log.info(
-        "training_started",
-        device=str(device),
-        processes=distributed.num_processes(),
-        users=len(encoded.dataset.user_ids),
-        items=len(encoded.dataset.catalogue),
-        interactions=len(encoded.dataset.item_rows),
-    )
     fitted = fit_towers(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
     selected = _choose(encoded, config, fitted.selected)
-    choice, ranker, ncf = selected.blend, selected.ranker, selected.ranker.ncf
-    towers = FrozenTowers(encoded.dataset, scoring_model(fitted.final.model, encoded), config, device)
+    choice, ranker = selected.blend, selected.ranker
+    final, ncf = fitted.final, ranker.ncf
+    towers = FrozenTowers(
+        encoded.dataset, scoring_model(final.model, encoded), config, choose_device(config.fit.device)
+    )
     if config.fit.refit and ranker.num_epochs is not None:
         ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
-    test_served, test_two_tower = _test_metrics(fitted.final.model, encoded, test, choice.content_weight)
+    test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
     if ncf is not None:
         test_served = towers.ncf_metrics(test, ncf)
     trained = Trained(
-        model=fitted.final.model,
+        model=final.model,
         best_epoch=fitted.selected.best_epoch,
         interactions_per_second=fitted.selected.interactions_per_second,
-        peak_memory_bytes=max(fitted.selected.peak_memory_bytes, fitted.final.peak_memory_bytes),
+        peak_memory_bytes=max(fitted.selected.peak_memory_bytes, final.peak_memory_bytes),
         content_weight=choice.content_weight,
         validation_by_content_weight=choice.by_weight,
         ncf=ncf,
@@ -223,13 +218,21 @@ def train(
     return trained
 
 
-def _fit_selection(
-    encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoints: Path | None
+def _select_towers(
+    encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoint_path: Path | None
 ) -> FitResult:
-    """The towers of the best epoch on validation."""
     validation = leave_last_out(encoded.dataset, skip=1)
     if len(validation.users) == 0:
         raise DataError("no user has three interactions, so nothing can be validated; bring more data")
+    if distributed.rank() == 0:
+        log.info(
+            "training_started",
+            device=str(choose_device(config.fit.device)),
+            processes=distributed.num_processes(),
+            users=len(encoded.dataset.user_ids),
+            items=len(encoded.dataset.catalogue),
+            interactions=len(encoded.dataset.item_rows),
+        )
     return fit(
         _fit_inputs(encoded, validation),
         config,
@@ -237,14 +240,14 @@ def _fit_selection(
         num_epochs=config.fit.max_epochs,
         validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
         on_epoch=on_epoch,
-        checkpoint_path=checkpoints and checkpoints / "selection.pt",
+        checkpoint_path=checkpoint_path,
     )
 
 
-def _choose(encoded: Encoded, config: TrainConfig, fitted: FitResult) -> Selected:
-    """Blend and ranker on top of towers that have seen the training part alone."""
+def _choose(encoded: Encoded, config: TrainConfig, selected: FitResult) -> Selected:
+    """Chooses blend and ranker on validation."""
     validation = leave_last_out(encoded.dataset, skip=1)
-    model = scoring_model(fitted.model, encoded)
+    model = scoring_model(selected.model, encoded)
     choice = choose_content_weight(encoded.dataset, validation, model, config.ranker.content_weights)
     if choice.content_weight is not None:
         log.info(
@@ -253,7 +256,7 @@ def _choose(encoded: Encoded, config: TrainConfig, fitted: FitResult) -> Selecte
             validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
         )
     towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
-    return Selected(fit=fitted, blend=choice, ranker=choose_ranker(towers, validation, choice))
+    return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice))
 
 
 def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pydantic import ValidationError
@@ -87,5 +88,5 @@ def with_values(config: TrainConfig, values: Mapping[str, Value]) -> TrainConfig
     try:
         return TrainConfig.model_validate(raw)
     except ValidationError as error:
-        written = ConfigText(label="tuning", text="")
-        raise ConfigError(describe_problems(error, written, lambda steps: keys_of(TrainConfig, steps))) from error
+        source = ConfigText(label="search space", text="")
+        raise ConfigError(describe_problems(error, source, partial(keys_of, TrainConfig))) from error
