@@ -185,7 +185,7 @@ def test_every_loss_and_similarity_learns(loss, similarity, settings, data_confi
 def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_config, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     choice = {"towers.user_tower": "mean", "towers.history_features": "true", "text.encoder": "none"}
-    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, if_needed=False)
+    result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, RunOptions())
     assert result is not None
     bundle = read_bundle(Registry(settings).download(result.version, tmp_path / "bundle"))
     features = [feature.name for feature in bundle.manifest.feature_schema.user_features]
