@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference_server.query import AttributePredicate, Clause
-from tandem.contract.candidates import CONTENT_NEIGHBOUR_CANDIDATES, TWO_TOWER_CANDIDATES
+from tandem.contract.candidates import CONTENT_NEIGHBOUR_CANDIDATES, ITEM_ITEM_CANDIDATES, TWO_TOWER_CANDIDATES
 
 _Name = Annotated[str, Field(min_length=1)]
 _NumCandidates = Annotated[int, Field(ge=0, le=1000)]
@@ -28,6 +28,9 @@ class Sources(StrictConfig):
 
     two_tower: int = Field(default=TWO_TOWER_CANDIDATES, ge=1, le=1000)
     """Items nearest to the user's vector. Cannot be off: the other sources only add to it."""
+
+    item_item: _NumCandidates = ITEM_ITEM_CANDIDATES
+    """Items that the users of the items chosen last chose too. Of a bundle whose blend has the item-item source."""
 
     content_neighbours: _NumCandidates = CONTENT_NEIGHBOUR_CANDIDATES
     """Items whose content is near to that of the items chosen last."""

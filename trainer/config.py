@@ -148,6 +148,24 @@ def _ascending(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(weights)))
 
 
+class ItemItemConfig(_Section):
+    """The item-item source of the blend: the strongest weights of EASE between pairs of items."""
+
+    l2: float = Field(default=300.0, gt=0.0)
+    """Regularisation, in interactions. Higher for sparse data."""
+    num_neighbours: int = Field(default=100, ge=1, le=1000)
+    """Weights kept of each item, 6 bytes each in the bundle and in every worker."""
+    max_items: int = Field(default=20_000, ge=0)
+    """Larger catalogues go without this source, because EASE costs the cube of their size; 0 turns it off."""
+    decays_events: Annotated[
+        tuple[Annotated[float, Field(gt=0.0)], ...],
+        Field(min_length=1),
+        BeforeValidator(_split),
+        AfterValidator(_ascending),
+    ] = (1.0, 2.0, 5.0, 10.0, 30.0)
+    """Decays among which validation chooses: an event that so many newer ones follow counts 1/e of the newest."""
+
+
 class RankerConfig(_Section):
     """How candidates are ranked."""
 
@@ -160,6 +178,14 @@ class RankerConfig(_Section):
         AfterValidator(_ascending),
     ] = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
     """Shares of content among which validation chooses. One alone is taken as it is: "0.3" is the usual 70/30."""
+    item_item_weights: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
+        Field(min_length=1),
+        BeforeValidator(_split),
+        AfterValidator(_ascending),
+    ] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    """Shares of the item-item source in the collaborative score, among which validation chooses; the two towers have
+    the rest."""
 
 
 class NcfConfig(_Section):
@@ -205,6 +231,7 @@ class TrainConfig(_Section):
     fit: FitConfig = FitConfig()
     index: IndexConfig = IndexConfig()
     content: ContentConfig = ContentConfig()
+    item_item: ItemItemConfig = ItemItemConfig()
     ranker: RankerConfig = RankerConfig()
     ncf: NcfConfig = NcfConfig()
 

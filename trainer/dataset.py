@@ -79,6 +79,11 @@ class Dataset:
             weights=self.weights[kept],
         )
 
+    def first_events(self, num_events: npt.NDArray[np.int64]) -> Dataset:
+        """The first `num_events[u]` events of each user, (users,) int64; see `subset`."""
+        position = np.arange(len(self.item_rows)) - np.repeat(self.offsets[:-1], self.lengths)
+        return self.subset(position < np.repeat(num_events, self.lengths))
+
     def user_state(self, user: int, num_events: int) -> UserState:
         """What the online store would hold of the user after their first `num_events` events."""
         start = int(self.offsets[user])
@@ -92,9 +97,7 @@ class Dataset:
 
     def popularity(self, num_events: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(items,) int64, interactions with each item, counting the first `num_events[u]` events of each user."""
-        position = np.arange(len(self.item_rows)) - np.repeat(self.offsets[:-1], self.lengths)
-        counted = position < np.repeat(num_events, self.lengths)
-        return np.bincount(self.item_rows[counted], minlength=len(self.catalogue))
+        return np.bincount(self.first_events(num_events).item_rows, minlength=len(self.catalogue))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class RunResult:
     """None where nothing was trained."""
     content_weight: float | None
     """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
+    item_item_weight: float = 0.0
+    """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
 
     @property
     def sample_user_id(self) -> str:
@@ -153,11 +155,17 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         model_version=model_version,
         promoted=decision.promoted,
         content_weight=trained.content_weight,
+        item_item_weight=trained.item_item_weight,
         index=asdict(bundle.manifest.index),
         onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
     return RunResult(
-        prepared=prepared, version=version, trained=True, decision=decision, content_weight=trained.content_weight
+        prepared=prepared,
+        version=version,
+        trained=True,
+        decision=decision,
+        content_weight=trained.content_weight,
+        item_item_weight=trained.item_item_weight,
     )
 
 
@@ -208,23 +216,32 @@ def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, m
         model_version=model_version,
         metrics=trained.metrics(),
         content_vectors=encoded.content_vectors,
-        content_weight=trained.content_weight,
+        blend_weights=trained.blend_weights,
+        item_item=trained.item_item,
         ncf=trained.ncf,
     )
 
 
 def _blend_params(bundle: Bundle) -> dict[str, object]:
-    """The blend as it is served; "none" for a bundle without content."""
+    """The blend as it is served; "none" for a bundle that ranks by its two towers."""
     blend = bundle.manifest.blend
     if blend is None:
         return {"blend": "none"}
-    return {
+    params: dict[str, object] = {
         "blend.content_weight": blend.content_weight,
         "blend.collaborative.mean": blend.collaborative.mean,
         "blend.collaborative.std": blend.collaborative.std,
-        "blend.content.mean": blend.content.mean,
-        "blend.content.std": blend.content.std,
     }
+    if blend.content is not None:
+        params |= {"blend.content.mean": blend.content.mean, "blend.content.std": blend.content.std}
+    if blend.item_item is not None:
+        params |= {
+            "blend.item_item.weight": blend.item_item.weight,
+            "blend.item_item.decay_events": blend.item_item.decay_events,
+            "blend.item_item.mean": blend.item_item.calibration.mean,
+            "blend.item_item.std": blend.item_item.calibration.std,
+        }
+    return params
 
 
 def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
@@ -233,6 +250,10 @@ def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
         **{
             f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
             for weight, value in trained.validation_by_content_weight.items()
+        },
+        **{
+            f"validation/item_item_weight_{weight:g}/{CHOICE_METRIC}": value
+            for weight, value in trained.validation_by_item_item_weight.items()
         },
         **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in trained.validation_by_ranker.items()},
         "best_epoch": float(trained.best_epoch),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ class Pairs:
     """(users, candidates) float32, inner products of the two towers."""
     content: npt.NDArray[np.float32]
     """(users, candidates) float32, inner products of content profile and content vector; 0 without content."""
+    item_item: npt.NDArray[np.float32] | None
+    """(users, candidates) float32, scores of the item-item source; None where the ranker does not read them."""
 
 
 class ContentScorer:
@@ -65,13 +67,20 @@ class BlendRanker:
         """The same calibration with another weight; one weight gives one object."""
         ranker = self._by_weight.get(content_weight)
         if ranker is None:
-            ranker = BlendRanker(BlendSpec(content_weight, self._spec.collaborative, self._spec.content))
+            # A bundle without content has nothing that could be weighed.
+            weight = content_weight if self._spec.content is not None else 0.0
+            ranker = BlendRanker(replace(self._spec, content_weight=weight))
             self._by_weight[content_weight] = ranker
         return ranker
 
+    @property
+    def decay_events(self) -> float | None:
+        """Decay of the item-item source; None where the blend has none."""
+        return None if self._spec.item_item is None else self._spec.item_item.decay_events
+
     def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(users, candidates) float32; higher is better."""
-        return blend(pairs.collaborative, pairs.content, self._spec)
+        return blend(pairs.collaborative, pairs.content, self._spec, pairs.item_item)
 
 
 class OnnxRanker:

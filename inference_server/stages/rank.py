@@ -22,6 +22,7 @@ from inference_server.serving_model import ServingModel
 from inference_server.stages.candidates import Candidates, Ranked
 from inference_server.stages.encode_user import User
 from tandem.contract import names
+from tandem.contract.item_item import item_item_scores
 
 _log = structlog.get_logger()
 
@@ -94,6 +95,11 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
     content = np.zeros(rows.shape, dtype=np.float32)
     if encoded.model.content is not None:
         content = encoded.model.content.score(encoded.history_rows[part], valid_rows)
+    item_item = None
+    if isinstance(ranker, BlendRanker) and ranker.decay_events is not None and encoded.model.item_item is not None:
+        item_item = item_item_scores(
+            encoded.model.item_item, encoded.history_rows[part], ranker.decay_events, valid_rows
+        )
     pairs = Pairs(
         user_vectors=encoded.vectors[part],
         user_index=encoded.model.user_index([user.admitted.query.user_id for user in users])
@@ -102,6 +108,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
         rows=valid_rows,
         collaborative=np.where(missing, np.float32(0.0), collaborative),
         content=content,
+        item_item=item_item,
     )
     scores = await _scores(ranker, pairs, run, breaker)
     if scores is None:
@@ -109,6 +116,8 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
         return _by_two_tower(candidates, failed, part)
     scores[missing] = -np.inf
     parts = [(names.SOURCE_TWO_TOWER, collaborative), (_CONTENT, content)]
+    if item_item is not None:
+        parts.append((names.SOURCE_ITEM_ITEM, item_item))
     if isinstance(ranker, OnnxRanker):
         parts.append((_RANKER, scores))
     return Ranked(

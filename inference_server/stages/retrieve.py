@@ -26,7 +26,7 @@ from inference_server.stages.candidates import Candidates, Columns
 from inference_server.stages.encode_user import Encoded, User
 from inference_server.trending import TrendingList
 from tandem.contract import names
-from tandem.contract.candidates import content_neighbour_rows
+from tandem.contract.candidates import CONTENT_NEIGHBOURS_OF, ITEM_ITEM_NEIGHBOURS_OF, neighbour_rows
 from tandem.contract.vocabulary import MISSING_ROW
 
 _FEW: Final = 2_000
@@ -78,9 +78,14 @@ def _extra_sources(
         ]
         return skipped, []
     extra = []
-    if model.content is not None and (most := max(of_user.content_neighbours for of_user in wanted)):
+    if model.item_item is not None and (most := max(of_user.item_item for of_user in wanted)):
         # The first ones are a user's share, whatever others of the batch take.
-        proposed = content_neighbour_rows(model.content.neighbours, encoded.history_rows, most)
+        proposed = neighbour_rows(model.item_item.rows, encoded.history_rows, most, num_events=ITEM_ITEM_NEIGHBOURS_OF)
+        extra.append((names.SOURCE_ITEM_ITEM, proposed))
+    if model.content is not None and (most := max(of_user.content_neighbours for of_user in wanted)):
+        proposed = neighbour_rows(
+            model.content.neighbours, encoded.history_rows, most, num_events=CONTENT_NEIGHBOURS_OF
+        )
         extra.append((names.SOURCE_CONTENT_NEIGHBOURS, proposed))
     if most := max(of_user.trending for of_user in wanted):
         rows = trending.rows(model)
@@ -102,8 +107,9 @@ def _extra_sources(
 
 
 def _names_extra(sources: Sources, model: ServingModel) -> bool:
-    has_neighbours = sources.content_neighbours and model.content is not None
-    return bool(has_neighbours or sources.trending or sources.popular)
+    has_content = sources.content_neighbours and model.content is not None
+    has_item_item = sources.item_item and model.item_item is not None
+    return bool(has_content or has_item_item or sources.trending or sources.popular)
 
 
 def _trim(found: Found, wanted: Sequence[int]) -> None:

@@ -246,7 +246,7 @@ class TestDamage:
 class TestMismatch:
     """A bundle whose files are intact, but do not fit this code or each other."""
 
-    @pytest.mark.parametrize("version", [0, 3, "1", None])
+    @pytest.mark.parametrize("version", [0, 4, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
         change_manifest(bundle.directory, lambda raw: raw.update(format_version=version))
         with pytest.raises(BundleIncompatible, match="format_version"):

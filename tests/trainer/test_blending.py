@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,9 @@ from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
+from trainer.config import load_train_config
 from trainer.dataset import Dataset, leave_last_out
-from trainer.evaluation.blending import calibrate, calibration, choose_content_weight
+from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
 from trainer.evaluation.full_ranking import bundle_ranks, model_ranks
 from trainer.evaluation.metrics import metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
@@ -66,6 +68,11 @@ def _model(dataset: Dataset, item_vectors: np.ndarray, content: np.ndarray | Non
     )
 
 
+def _choose(dataset: Dataset, model: ScoringModel, content_weights: Sequence[float]) -> BlendChoice:
+    config = load_train_config(None, {"ranker.content_weights": ",".join(map(str, content_weights))})
+    return choose_blend(dataset, leave_last_out(dataset, skip=1), model, config)
+
+
 def test_calibration_is_that_of_every_pair() -> None:
     users, items = GENERATOR.normal(0.5, 1.0, (70, 8)).astype(np.float32), NOISE
     scores = users @ items.T
@@ -82,36 +89,35 @@ def test_equal_scores_have_a_deviation_that_can_be_divided_by() -> None:
 
 def test_validation_takes_content_where_only_content_knows() -> None:
     dataset = _loyal_users()
-    choice = choose_content_weight(dataset, leave_last_out(dataset, skip=1), _model(dataset, NOISE, BY_GROUP), GRID)
-    assert choice.content_weight == max(GRID)
-    assert choice.by_weight[0.6] > 2 * choice.by_weight[0.0]
-    assert choice.metrics["ndcg@10"].mean() == choice.by_weight[0.6]
-    assert choice.two_tower["ndcg@10"].mean() == pytest.approx(choice.by_weight[0.0])
+    choice = _choose(dataset, _model(dataset, NOISE, BY_GROUP), GRID)
+    assert choice.weights.content == max(GRID)
+    assert choice.by_content_weight[0.6] > 2 * choice.by_content_weight[0.0]
+    assert choice.metrics["ndcg@10"].mean() == choice.by_content_weight[0.6]
+    assert choice.two_tower["ndcg@10"].mean() == pytest.approx(choice.by_content_weight[0.0])
 
 
 def test_validation_takes_no_content_where_it_knows_nothing() -> None:
     dataset = _loyal_users()
     grid = (0.0, 0.3, 0.6)
-    choice = choose_content_weight(dataset, leave_last_out(dataset, skip=1), _model(dataset, BY_GROUP, NOISE), grid)
-    assert choice.content_weight == 0.0
-    assert choice.by_weight[0.0] > choice.by_weight[0.6]
+    choice = _choose(dataset, _model(dataset, BY_GROUP, NOISE), grid)
+    assert choice.weights.content == 0.0
+    assert choice.by_content_weight[0.0] > choice.by_content_weight[0.6]
 
 
 def test_equally_good_weights_give_the_lower_one() -> None:
     dataset = _loyal_users()
     model = _model(dataset, BY_GROUP, BY_GROUP[:, :1] * 0.0)
-    choice = choose_content_weight(dataset, leave_last_out(dataset, skip=1), model, GRID)
-    assert len(set(choice.by_weight.values())) == 1
-    assert choice.content_weight == 0.0
+    choice = _choose(dataset, model, GRID)
+    assert len(set(choice.by_content_weight.values())) == 1
+    assert choice.weights.content == 0.0
 
 
 def test_one_weight_is_taken_as_it_is_and_no_content_leaves_nothing_to_choose() -> None:
     dataset = _loyal_users()
-    validation = leave_last_out(dataset, skip=1)
-    assert choose_content_weight(dataset, validation, _model(dataset, BY_GROUP, NOISE), [0.3]).content_weight == 0.3
-    without = choose_content_weight(dataset, validation, _model(dataset, BY_GROUP, None), GRID)
-    assert without.content_weight is None
-    assert without.by_weight == {}
+    assert _choose(dataset, _model(dataset, BY_GROUP, NOISE), [0.3]).weights == BlendWeights(content=0.3)
+    without = _choose(dataset, _model(dataset, BY_GROUP, None), GRID)
+    assert without.weights is None
+    assert without.by_content_weight == {}
     assert without.metrics["ndcg@10"].tolist() == without.two_tower["ndcg@10"].tolist()
 
 
@@ -119,7 +125,7 @@ def test_a_weight_of_zero_is_the_order_of_the_two_towers() -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, BY_GROUP)
-    spec = replace(calibrate(dataset, test, model), content_weight=0.0)
+    spec = calibrate(dataset, test, model, BlendWeights())
     alone, blended = model_ranks(dataset, test, model, [None, spec])
     assert alone.tolist() == blended.tolist()
 
@@ -128,7 +134,7 @@ def test_batches_do_not_change_ranks(monkeypatch) -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, BY_GROUP)
-    spec = replace(calibrate(dataset, test, model), content_weight=0.3)
+    spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
     whole = model_ranks(dataset, test, model, [spec])[0]
     monkeypatch.setattr("trainer.evaluation.full_ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
     assert model_ranks(dataset, test, model, [spec])[0].tolist() == whole.tolist()
@@ -149,7 +155,7 @@ def test_blended_ranks_are_those_of_a_slow_computation() -> None:
         for item in range(NUM_ITEMS):
             collaborative[user, item] = np.mean([NOISE[row] for row in history], axis=0) @ NOISE[item]
             similar[user, item] = np.mean([stored[row] for row in history[-10:]], axis=0) @ stored[item]
-    spec = replace(calibrate(dataset, test, model), content_weight=0.3)
+    spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
     assert spec.collaborative.mean == pytest.approx(collaborative.mean(), abs=1e-5)
     assert spec.content.std == pytest.approx(similar.std(), rel=1e-4)
     scores = 0.7 * (collaborative - collaborative.mean()) / collaborative.std()
@@ -221,4 +227,4 @@ def test_a_model_without_content_is_not_blended() -> None:
     with pytest.raises(ValueError, match="without content"):
         model.profiles_of([])
     with pytest.raises(ValueError, match="without content"):
-        calibrate(dataset, test, model)
+        calibrate(dataset, test, model, BlendWeights(content=0.3))

@@ -13,7 +13,7 @@ from tests.trainer.small_dataset import dataset_of
 from trainer.config import NcfConfig, RankerConfig, TrainConfig, load_train_config
 from trainer.dataset import Dataset, leave_last_out
 from trainer.errors import ConfigError
-from trainer.evaluation.blending import choose_content_weight
+from trainer.evaluation.blending import choose_blend
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.onnx import export_ranker
 from trainer.models.ncf import NcfRanker, NcfShape
@@ -161,7 +161,7 @@ def test_auto_takes_the_better_one(content) -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     model = _model(dataset, content=content)
-    blended = choose_content_weight(dataset, validation, model, (0.0, 0.3))
+    blended = choose_blend(dataset, validation, model, load_train_config(None, {}))
     choice = choose_ranker(_towers(dataset, model, "auto"), validation, blended)
     assert choice.validation.keys() == {"blend", "ncf"}
     assert (choice.ncf is not None) == (choice.validation["ncf"] > choice.validation["blend"])

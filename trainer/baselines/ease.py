@@ -25,6 +25,10 @@ class Ease:
     """Regularisation, in interactions: higher for sparse data."""
 
     def fit(self, known: Dataset) -> HistoryScorer:
+        """Learns the weights, see `weights_of`."""
+        return HistoryScorer(known=known, model=self.weights_of(known))
+
+    def weights_of(self, known: Dataset) -> LinearItems:
         """Inverts the matrix of co-occurrences, in float64: (items, items), so 12,000 items take about 1.2 GB."""
         matrix = interaction_matrix(known)
         items = np.flatnonzero(matrix.getnnz(axis=0))  # the others would be rows and columns of zeros
@@ -34,8 +38,7 @@ class Ease:
         weights = _inverse(gram)
         weights /= -np.diag(weights).copy()
         np.fill_diagonal(weights, 0.0)
-        model = LinearItems(items, np.ascontiguousarray(weights, dtype=np.float32), len(known.catalogue))
-        return HistoryScorer(known=known, model=model)
+        return LinearItems(items, np.ascontiguousarray(weights, dtype=np.float32), len(known.catalogue))
 
 
 @dataclass(frozen=True)

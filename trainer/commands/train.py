@@ -56,6 +56,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 "registry_version": result.version.number,
                 "trained": result.trained,
                 "content_weight": result.content_weight,
+                "item_item_weight": result.item_item_weight,
                 "promoted": result.decision.promoted if result.decision else True,
                 "sample_user_id": result.sample_user_id,
             }

@@ -1,14 +1,15 @@
-"""Calibrates the hybrid blend, and chooses how much content it holds."""
+"""Calibrates the hybrid blend, and chooses how much each source counts in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from tandem.contract.manifest import BlendSpec, Calibration
+from tandem.contract.manifest import BlendSpec, Calibration, ItemItemSpec
+from trainer.config import TrainConfig
 from trainer.dataset import Dataset, HoldOut, history_states, sample_places
 from trainer.evaluation.full_ranking import model_ranks
 from trainer.evaluation.metrics import PerUser, metrics_per_user
@@ -16,6 +17,8 @@ from trainer.evaluation.scoring import ScoringModel
 
 CALIBRATION_USERS = 1_000
 """Users, with all items each, over whose scores the calibration is measured."""
+DECAY_USERS = 5_000
+"""Users at most by whom the decay of the item-item source is chosen."""
 CHOICE_METRIC = "ndcg@10"
 # A smaller share of the scores' size is what float32 leaves of equal scores.
 _MIN_RELATIVE_STD = 1e-5
@@ -23,59 +26,134 @@ _BATCH_VECTORS = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightChoice:
-    """How much content the blend holds, and what validation says of it."""
+class BlendWeights:
+    """How much each source counts; what `calibrate` needs beside a model."""
 
-    content_weight: float | None
-    """None where the model has no content, so that there is nothing to blend."""
-    by_weight: Mapping[float, float]
-    """Mean CHOICE_METRIC on validation for each weight tried; empty without content."""
+    content: float = 0.0
+    """Share of content, 0 to 1."""
+    item_item: float = 0.0
+    """Share of the item-item source in the rest, 0 to 1; 0 leaves it out of the bundle."""
+    decay_events: float = 1.0
+    """Decay of the item-item source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendChoice:
+    """What is blended, and what validation says of it."""
+
+    weights: BlendWeights | None
+    """None where the two towers are the only source."""
+    by_content_weight: Mapping[float, float]
+    """Mean CHOICE_METRIC on validation for each weight of content tried; empty without content."""
+    by_item_item_weight: Mapping[float, float]
+    """The same for each weight of the item-item source, without content; empty without that source."""
     metrics: Mapping[str, PerUser]
-    """Of the validation users, by the blend of that weight."""
+    """Of the validation users, by the blend of these weights."""
     two_tower: Mapping[str, PerUser]
     """Of the validation users, by the two towers alone."""
 
 
-def choose_content_weight(
-    dataset: Dataset, validation: HoldOut, model: ScoringModel, content_weights: Sequence[float]
-) -> WeightChoice:
-    """Takes the weight with the best CHOICE_METRIC on validation, of equally good ones the lowest.
+def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, config: TrainConfig) -> BlendChoice:
+    """Takes the weights with the best CHOICE_METRIC on validation by full ranking, of equally good ones the lowest.
 
-    All are tried in one pass by full ranking, as they would be served.
+    One after the other, which tries a few blends instead of all: the decay by the item-item source alone, its weight
+    without content, then the weight of content.
     """
-    if model.content_vectors is None:
-        two_tower = metrics_per_user(model_ranks(dataset, validation, model, [None])[0])
-        return WeightChoice(content_weight=None, by_weight={}, metrics=two_tower, two_tower=two_tower)
-    calibrated = calibrate(dataset, validation, model)
-    blends = [replace(calibrated, content_weight=weight) for weight in content_weights]
-    two_tower, *blended = map(metrics_per_user, model_ranks(dataset, validation, model, [None, *blends]))
-    by_weight = {
-        weight: float(metrics[CHOICE_METRIC].mean()) for weight, metrics in zip(content_weights, blended, strict=True)
-    }
-    best = max(content_weights, key=lambda weight: (by_weight[weight], -weight))
-    return WeightChoice(
-        content_weight=best,
-        by_weight=by_weight,
-        metrics=blended[list(content_weights).index(best)],
-        two_tower=two_tower,
+    (alone,) = _quality(dataset, validation, model, [None])
+    weights = BlendWeights()
+    metrics: Mapping[str, PerUser] = alone
+    by_item_item: dict[float, float] = {}
+    if model.item_item is not None:
+        weights = replace(
+            weights, decay_events=_choose_decay(dataset, validation, model, config.item_item.decays_events)
+        )
+        tried = [replace(weights, item_item=weight) for weight in config.ranker.item_item_weights]
+        weights, metrics, by_item_item = _best(dataset, validation, model, tried, lambda one: one.item_item)
+    by_content: dict[float, float] = {}
+    if model.content_vectors is not None:
+        tried = [replace(weights, content=weight) for weight in config.ranker.content_weights]
+        weights, metrics, by_content = _best(dataset, validation, model, tried, lambda one: one.content)
+    nothing_to_blend = model.content_vectors is None and weights.item_item == 0.0
+    return BlendChoice(
+        weights=None if nothing_to_blend else weights,
+        by_content_weight=by_content,
+        by_item_item_weight=by_item_item,
+        metrics=metrics,
+        two_tower=alone,
     )
 
 
-def calibrate(dataset: Dataset, hold_out: HoldOut, model: ScoringModel) -> BlendSpec:
-    """A blend without content, calibrated on the scores of at most CALIBRATION_USERS held-out users with all items.
+def calibrate(dataset: Dataset, hold_out: HoldOut, model: ScoringModel, weights: BlendWeights) -> BlendSpec:
+    """The blend of these weights, calibrated on the scores of at most CALIBRATION_USERS held-out users with all items.
 
-    `dataclasses.replace` gives it the weight. Raises ValueError for a model without content.
+    Raises ValueError for a weight of a source that the model does not have.
     """
-    if model.content_vectors is None:
-        raise ValueError("a model without content has nothing to blend")
     users = hold_out.users[sample_places(hold_out, CALIBRATION_USERS)]
     states = history_states(dataset, hold_out, users)
     vectors = model.vectors_of([dataset.user_ids[user] for user in users], states)
-    return BlendSpec(
-        content_weight=0.0,
-        collaborative=calibration(vectors, model.item_vectors),
-        content=calibration(model.profiles_of(states), model.content_vectors),
-    )
+    item_item = None
+    if weights.item_item > 0.0:
+        scores = model.item_item_scores_of(states, weights.decay_events)
+        item_item = ItemItemSpec(weights.item_item, weights.decay_events, _calibration_of(scores))
+    content = None
+    if model.content_vectors is not None:
+        content = calibration(model.profiles_of(states), model.content_vectors)
+    elif weights.content > 0.0:
+        raise ValueError("a model without content has none to blend")
+    return BlendSpec(weights.content, calibration(vectors, model.item_vectors), content, item_item)
+
+
+def _choose_decay(dataset: Dataset, validation: HoldOut, model: ScoringModel, decays_events: Sequence[float]) -> float:
+    """The decay with which the item-item source alone is best on validation."""
+    places = sample_places(validation, DECAY_USERS)
+    some = replace(validation, users=validation.users[places], target_rows=validation.target_rows[places])
+    tried = [BlendWeights(item_item=1.0, decay_events=decay) for decay in decays_events]
+    best, _, _ = _best(dataset, some, model, tried, lambda one: one.decay_events)
+    return best.decay_events
+
+
+def _best(
+    dataset: Dataset,
+    validation: HoldOut,
+    model: ScoringModel,
+    tried: Sequence[BlendWeights],
+    key: Callable[[BlendWeights], float],
+) -> tuple[BlendWeights, Mapping[str, PerUser], dict[float, float]]:
+    """The best of some weights, its metrics, and the mean CHOICE_METRIC of all by `key`, which is ascending."""
+    specs = _calibrated(dataset, validation, model, tried)
+    qualities = _quality(dataset, validation, model, specs)
+    means = [float(metrics[CHOICE_METRIC].mean()) for metrics in qualities]
+    best = int(np.argmax(means))  # the first of equally good ones
+    return tried[best], qualities[best], {key(one): mean for one, mean in zip(tried, means, strict=True)}
+
+
+def _calibrated(
+    dataset: Dataset, validation: HoldOut, model: ScoringModel, tried: Sequence[BlendWeights]
+) -> list[BlendSpec]:
+    """A blend for each of several weights. Calibrations do not depend on weights, so each is measured once."""
+    full = {
+        decay: calibrate(dataset, validation, model, BlendWeights(item_item=1.0, decay_events=decay))
+        for decay in {one.decay_events for one in tried if one.item_item > 0.0}
+    }
+    plain = next(iter(full.values())) if full else calibrate(dataset, validation, model, BlendWeights())
+    specs = []
+    for one in tried:
+        source = full[one.decay_events].item_item if one.item_item > 0.0 else None
+        item_item = replace(source, weight=one.item_item) if source is not None else None
+        specs.append(replace(plain, content_weight=one.content, item_item=item_item))
+    return specs
+
+
+def _quality(
+    dataset: Dataset, hold_out: HoldOut, model: ScoringModel, specs: Sequence[BlendSpec | None]
+) -> list[dict[str, PerUser]]:
+    return [metrics_per_user(ranks) for ranks in model_ranks(dataset, hold_out, model, specs)]
+
+
+def _calibration_of(scores: npt.NDArray[np.float32]) -> Calibration:
+    """Of scores that are all there, (users, items)."""
+    mean, mean_square = float(scores.mean(dtype=np.float64)), float(np.square(scores, dtype=np.float64).mean())
+    return _calibration_from_moments(mean, mean_square)
 
 
 def calibration(user_vectors: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.floating]) -> Calibration:
@@ -88,6 +166,10 @@ def calibration(user_vectors: npt.NDArray[np.float32], item_vectors: npt.NDArray
     item_mean, item_moment = _moments(item_vectors)
     mean = float(user_mean @ item_mean)
     mean_square = float((user_moment * item_moment).sum())
+    return _calibration_from_moments(mean, mean_square)
+
+
+def _calibration_from_moments(mean: float, mean_square: float) -> Calibration:
     std = float(np.sqrt(max(mean_square - mean**2, 0.0)))
     if std <= _MIN_RELATIVE_STD * np.sqrt(mean_square):
         std = 1.0

@@ -9,11 +9,9 @@ import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
-from tandem.contract.ranking import blend
-from tandem.contract.vocabulary import MISSING_ROW
 from trainer.dataset import Dataset, HoldOut, history_states
 from trainer.evaluation.reranking import RankedModel
-from trainer.evaluation.scoring import ScoringModel, UserVectors
+from trainer.evaluation.scoring import BlendedScores, ScoringModel, UserVectors
 from trainer.onnx_runtime import OnnxTower
 
 BATCH_USERS = 1_024
@@ -67,30 +65,14 @@ def model_ranks(
 ) -> list[npt.NDArray[np.int64]]:
     """Ranks under a model for each of several blends, where None is the two towers alone; one pass scores for all.
 
-    The model may be older than the data: an item it does not know comes after all it knows. Blends other than None need
-    a model with content. Returns (evaluated users,) int64 for each blend.
+    The model may be older than the data: an item it does not know comes after all it knows. Blends read what the model
+    has, or ValueError is raised. Returns (evaluated users,) int64 for each blend.
     """
-    model_rows = model.item_vocabulary.rows_of_keys(dataset.catalogue.vocabulary.keys)
-    known = np.flatnonzero(model_rows != MISSING_ROW)
-    item_vectors = model.item_vectors[model_rows[known]]
-    content_vectors = None
-    if model.content_vectors is not None and any(spec is not None for spec in blends):
-        content_vectors = model.content_vectors[model_rows[known]].astype(np.float32)
+    scores_of = BlendedScores(model, dataset.catalogue.vocabulary, blends)
 
     def score_users(places: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
         users = hold_out.users[places]
-        states = history_states(dataset, hold_out, users)
-        collaborative = model.vectors_of([dataset.user_ids[user] for user in users], states) @ item_vectors.T
-        content = None if content_vectors is None else model.profiles_of(states) @ content_vectors.T
-        for spec in blends:
-            scores = np.full((len(places), len(dataset.catalogue)), -np.inf, dtype=np.float32)
-            if spec is None:
-                scores[:, known] = collaborative
-            elif content is None:
-                raise ValueError("a model without content has nothing to blend")
-            else:
-                scores[:, known] = blend(collaborative, content, spec)
-            yield scores
+        return scores_of([dataset.user_ids[user] for user in users], history_states(dataset, hold_out, users))
 
     return ranks_of_targets(dataset, hold_out, score_users, num_rankings=len(blends))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -63,11 +63,10 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
 
 def trained_scorers(trained: Trained, encoded: Encoded, part: Part, config: TrainConfig) -> dict[str, Scorer]:
     """A model that was just trained, as it would be served, and its two towers alone where that differs."""
-    model = scoring_model(trained.model, encoded)
+    model = scoring_model(trained.model, encoded, trained.item_item)
     blend = ranked = None
-    if trained.content_weight is not None:
-        calibrated = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model)
-        blend = replace(calibrated, content_weight=trained.content_weight)
+    if trained.blend_weights is not None:
+        blend = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model, trained.blend_weights)
     if trained.ncf is not None:
         neighbours = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device)).neighbours
         ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(trained.ncf))

@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.manifest import BlendSpec
-from tandem.contract.ranking import blend
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.dataset import Dataset
 from trainer.evaluation.reranking import RankedModel
-from trainer.evaluation.scoring import ScoringModel
+from trainer.evaluation.scoring import BlendedScores, ScoringModel
 
 
 class ModelScorer:
@@ -21,29 +20,15 @@ class ModelScorer:
     """
 
     def __init__(self, known: Dataset, model: ScoringModel, spec: BlendSpec | None) -> None:
-        """`spec` None is the two towers alone. Raises ValueError for a blend of a model without content."""
-        if spec is not None and model.content_vectors is None:
-            raise ValueError("a model without content has nothing to blend")
+        """`spec` None is the two towers alone. Raises ValueError for a blend of what the model does not have."""
         self._known = known
-        self._model = model
-        self._spec = spec
-        model_rows = model.item_vocabulary.rows_of_keys(known.catalogue.vocabulary.keys)
-        self._scored = np.flatnonzero(model_rows != MISSING_ROW)
-        self._item_vectors = model.item_vectors[model_rows[self._scored]]
-        self._content_vectors: npt.NDArray[np.float32] | None = None
-        if spec is not None and model.content_vectors is not None:
-            self._content_vectors = model.content_vectors[model_rows[self._scored]].astype(np.float32)
+        self._scores = BlendedScores(model, known.catalogue.vocabulary, [spec])
 
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 -> (n, items) float32."""
         lengths = self._known.lengths[users]
         states = [self._known.user_state(int(user), int(length)) for user, length in zip(users, lengths, strict=True)]
-        vectors = self._model.vectors_of([self._known.user_ids[user] for user in users], states)
-        scored = vectors @ self._item_vectors.T
-        if self._spec is not None and self._content_vectors is not None:
-            scored = blend(scored, self._model.profiles_of(states) @ self._content_vectors.T, self._spec)
-        scores = np.full((len(users), len(self._known.catalogue)), -np.inf, dtype=np.float32)
-        scores[:, self._scored] = scored
+        (scores,) = self._scores([self._known.user_ids[user] for user in users], states)
         return scores
 
 

@@ -35,11 +35,10 @@ class Part:
 def leave_last_out_part(dataset: Dataset, *, skip: int) -> Part:
     """Leave-last-out as `trainer.dataset.leave_last_out` cuts it: `skip` 0 is the test, 1 the validation."""
     hold_out = leave_last_out(dataset, skip=skip)
-    position = np.arange(len(dataset.item_rows)) - np.repeat(dataset.offsets[:-1], dataset.lengths)
     targets = dataset.offsets[hold_out.users] + hold_out.num_history_events[hold_out.users]
     return Part(
         name="validation" if skip else "test",
-        known=dataset.subset(position < np.repeat(hold_out.num_history_events, dataset.lengths)),
+        known=dataset.first_events(hold_out.num_history_events),
         users=hold_out.users,
         target_offsets=np.arange(len(hold_out.users) + 1),
         target_rows=hold_out.target_rows,

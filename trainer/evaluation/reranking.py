@@ -1,5 +1,5 @@
-"""A model with a ranker as it is served by default: candidates of the two towers and of content, put in the ranker's
-order.
+"""A model with a ranker as it is served by default: candidates of the two towers, of the item-item
+source and of content, put in the ranker's order.
 
 What is no candidate cannot be shown, so its score is -inf. That is all that tells this from full ranking by a blend,
 which has a score for every item.
@@ -17,8 +17,11 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.candidates import (
     CONTENT_NEIGHBOUR_CANDIDATES,
+    CONTENT_NEIGHBOURS_OF,
+    ITEM_ITEM_CANDIDATES,
+    ITEM_ITEM_NEIGHBOURS_OF,
     TWO_TOWER_CANDIDATES,
-    content_neighbour_rows,
+    neighbour_rows,
 )
 from tandem.contract.features import Tensors, encode_histories, encode_index
 from tandem.contract.ranking import content_profiles
@@ -113,8 +116,13 @@ def candidates_of(
         collaborative[user, seen[seen != MISSING_ROW]] = -np.inf
     rows = top_rows(collaborative, TWO_TOWER_CANDIDATES)
     if neighbours is not None:
-        near = content_neighbour_rows(neighbours, history_rows, CONTENT_NEIGHBOUR_CANDIDATES)
+        near = neighbour_rows(neighbours, history_rows, CONTENT_NEIGHBOUR_CANDIDATES, num_events=CONTENT_NEIGHBOURS_OF)
         rows = np.concatenate([rows, near[:, :CONTENT_NEIGHBOUR_CANDIDATES]], axis=1)
+    if model.item_item is not None:
+        near = neighbour_rows(
+            model.item_item.rows, history_rows, ITEM_ITEM_CANDIDATES, num_events=ITEM_ITEM_NEIGHBOURS_OF
+        )
+        rows = np.concatenate([rows, near[:, :ITEM_ITEM_CANDIDATES]], axis=1)
     users = np.arange(len(states))[:, None]
     present = (rows != MISSING_ROW) & np.isfinite(collaborative[users, rows])
     order = np.argsort(rows, axis=1, kind="stable")  # equal rows side by side, of which the first one is kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,11 @@ import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_histories, encode_index, encode_users
-from tandem.contract.ranking import content_profiles
+from tandem.contract.item_item import ItemItem, item_item_scores
+from tandem.contract.manifest import BlendSpec
+from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import Vocabulary
+from tandem.contract.vocabulary import MISSING_ROW, Vocabulary
 
 UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a user tower: inputs of a batch -> (users, dim) float32."""
@@ -30,6 +32,8 @@ class ScoringModel:
     user_vectors: UserVectors
     content_vectors: npt.NDArray[np.float16] | None
     """(items, content_dim) float16; None where nothing is known of any item."""
+    item_item: ItemItem | None = None
+    """The item-item source, in the model's rows; None where there is none."""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, user_vectors: UserVectors) -> ScoringModel:
@@ -41,6 +45,7 @@ class ScoringModel:
             item_vectors=bundle.item_vectors,
             user_vectors=user_vectors,
             content_vectors=None if bundle.content is None else bundle.content.vectors,
+            item_item=bundle.item_item,
         )
 
     def vectors_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:
@@ -63,3 +68,59 @@ class ScoringModel:
             raise ValueError("a model without content has no content profiles")
         history = encode_histories(states, self.item_vocabulary, self.schema.history_length)
         return content_profiles(self.content_vectors, history.rows)
+
+    def item_item_scores_of(self, states: Sequence[UserState], decay_events: float) -> npt.NDArray[np.float32]:
+        """Scores of the item-item source for users in these states, as serving makes them: (users, items) float32.
+
+        Raises ValueError for a model without that source.
+        """
+        if self.item_item is None:
+            raise ValueError("a model without the item-item source has no such scores")
+        history = encode_histories(states, self.item_vocabulary, self.schema.history_length)
+        return item_item_scores(self.item_item, history.rows, decay_events)
+
+
+class BlendedScores:
+    """Scores of all items of a data set by a model's two towers and by any of its blends.
+
+    The model may be older than the data: an item it does not know is -inf.
+    """
+
+    def __init__(self, model: ScoringModel, items: Vocabulary, blends: Sequence[BlendSpec | None]) -> None:
+        """`items` are the rows to score; None among `blends` is the two towers alone.
+
+        Raises ValueError for a blend of what the model does not have.
+        """
+        for spec in blends:
+            if spec is not None and spec.content is not None and model.content_vectors is None:
+                raise ValueError("a model without content has none to blend")
+            if spec is not None and spec.item_item is not None and model.item_item is None:
+                raise ValueError("a model without the item-item source has none to blend")
+        self._model = model
+        self._blends = blends
+        self._num_items = len(items)
+        rows = model.item_vocabulary.rows_of_keys(items.keys)
+        self._known = np.flatnonzero(rows != MISSING_ROW)
+        self._model_rows = rows[self._known]
+        self._item_vectors = model.item_vectors[self._model_rows]
+        self._content_vectors = None
+        if model.content_vectors is not None and any(spec is not None and spec.content for spec in blends):
+            self._content_vectors = model.content_vectors[self._model_rows].astype(np.float32)
+
+    def __call__(self, user_ids: Sequence[str], states: Sequence[UserState]) -> Iterator[npt.NDArray[np.float32]]:
+        """(users, items) float32 of its own for each of the blends, for users in these states."""
+        two_tower = self._model.vectors_of(user_ids, states) @ self._item_vectors.T
+        content = None
+        if self._content_vectors is not None:
+            content = self._model.profiles_of(states) @ self._content_vectors.T
+        item_item: dict[float, npt.NDArray[np.float32]] = {}
+        for spec in self._blends:
+            of_source = None
+            if spec is not None and spec.item_item is not None:
+                decay = spec.item_item.decay_events
+                if decay not in item_item:
+                    item_item[decay] = self._model.item_item_scores_of(states, decay)[:, self._model_rows]
+                of_source = item_item[decay]
+            scores = np.full((len(states), self._num_items), -np.inf, dtype=np.float32)
+            scores[:, self._known] = two_tower if spec is None else blend(two_tower, content, spec, of_source)
+            yield scores

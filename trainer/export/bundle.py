@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
+from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_places
-from trainer.evaluation.blending import calibrate
+from trainer.evaluation.blending import BlendWeights, calibrate
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import build_index, exact_top, nearest_items
 from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
@@ -55,8 +56,10 @@ class ExportInputs:
     metrics: Mapping[str, float]
     content_vectors: npt.NDArray[np.float16] | None = None
     """(items, content_dim) float16; None leaves the bundle without content and blend."""
-    content_weight: float | None = None
-    """Share of content in the blend; given exactly where there are content vectors."""
+    blend_weights: BlendWeights | None = None
+    """Weights of the blend; None leaves the bundle without content and blend."""
+    item_item: ItemItem | None = None
+    """The item-item source; given exactly where the blend weighs it."""
     model_card: Callable[[Manifest], str] = no_model_card
     """Writes the model card, knowing what the export measured."""
     ncf: NcfRanker | None = None
@@ -115,6 +118,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
                     item_vectors=item_vectors,
                     user_vectors=served_user_tower,
                     content_vectors=inputs.content_vectors,
+                    item_item=inputs.item_item,
                 ),
             ),
         )
@@ -132,6 +136,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             held_out_users=_held_out_users(inputs, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
+            item_item=inputs.item_item,
             model_card=inputs.model_card(manifest),
             ranker=None if ranker is None else ranker.path,
         )
@@ -171,11 +176,10 @@ def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, 
 
 
 def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
-    """The chosen weight, calibrated on the vectors that will be served."""
-    if inputs.content_weight is None:
+    """The chosen weights, calibrated on the vectors that will be served."""
+    if inputs.blend_weights is None:
         return None
-    calibrated = calibrate(inputs.dataset, inputs.hold_out, model)
-    return replace(calibrated, content_weight=inputs.content_weight)
+    return calibrate(inputs.dataset, inputs.hold_out, model, inputs.blend_weights)
 
 
 def _content(inputs: ExportInputs, num_neighbours: int) -> Content | None:

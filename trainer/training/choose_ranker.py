@@ -15,7 +15,7 @@ from tandem.contract.features import Tensors, encode_index
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import TrainConfig
 from trainer.dataset import Dataset, HoldOut, history_states
-from trainer.evaluation.blending import CHOICE_METRIC, WeightChoice, calibration
+from trainer.evaluation.blending import CHOICE_METRIC, BlendChoice, calibration
 from trainer.evaluation.full_ranking import ranks_of_targets
 from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.evaluation.reranking import (
@@ -48,7 +48,7 @@ class RankerChoice:
     """Mean CHOICE_METRIC on validation of every ranker that was tried."""
 
 
-def choose_ranker(towers: FrozenTowers, validation: HoldOut, blended: WeightChoice) -> RankerChoice:
+def choose_ranker(towers: FrozenTowers, validation: HoldOut, blended: BlendChoice) -> RankerChoice:
     """Takes what `ranker.kind` asks for; "auto" takes NCF where it is better on validation.
 
     The towers have been trained on the training part of `validation` alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,21 @@ import structlog
 import torch
 
 from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.item_item import ItemItem
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
 from trainer.data.prepare import PreparedData
 from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.blending import WeightChoice, calibrate, choose_content_weight
+from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, choose_blend
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
 from trainer.features.content import content_vectors
 from trainer.features.schema import build_schema, item_inputs, item_text
 from trainer.features.text import embed_texts
+from trainer.models.item_item import fit_item_item
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
 from trainer.settings import Settings
@@ -59,10 +61,14 @@ class Trained:
     """While the epochs were selected, without validation."""
     peak_memory_bytes: int
     """See `EpochReport.peak_memory_bytes`."""
-    content_weight: float | None
-    """Chosen on validation; None without content, where nothing is blended."""
+    item_item: ItemItem | None
+    """The item-item source that is served; None where the blend has none."""
+    blend_weights: BlendWeights | None
+    """Chosen on validation; None where the two towers are the only source."""
     validation_by_content_weight: Mapping[float, float]
-    """Validation NDCG@10 of every weight tried."""
+    """Validation NDCG@10 of every weight of content tried."""
+    validation_by_item_item_weight: Mapping[float, float]
+    """The same for the item-item source, without content."""
     ncf: NcfRanker | None
     """What ranks in place of the blend; None where the blend does."""
     validation_by_ranker: Mapping[str, float]
@@ -76,6 +82,18 @@ class Trained:
     """Ranked as served: by NCF or the blend where there is one."""
     test_two_tower: Mapping[str, PerUser]
     test_popularity: Mapping[str, PerUser]
+
+    @property
+    def content_weight(self) -> float | None:
+        """Share of content in the blend; None without content."""
+        return (
+            None if self.blend_weights is None or not self.validation_by_content_weight else self.blend_weights.content
+        )
+
+    @property
+    def item_item_weight(self) -> float:
+        """Share of the item-item source in the blend's collaborative score; 0 without it."""
+        return 0.0 if self.blend_weights is None else self.blend_weights.item_item
 
     def metrics(self) -> dict[str, float]:
         """Means by name, for the manifest and the registry."""
@@ -113,7 +131,7 @@ class Selected:
     """What validation chose, of a model that has seen the training part alone."""
 
     fit: FitResult
-    blend: WeightChoice
+    blend: BlendChoice
     ranker: RankerChoice
 
 
@@ -180,12 +198,12 @@ def train(
     selected = _choose(encoded, config, fitted.selected)
     choice, ranker = selected.blend, selected.ranker
     final, ncf = fitted.final, ranker.ncf
-    towers = FrozenTowers(
-        encoded.dataset, scoring_model(final.model, encoded), config, choose_device(config.fit.device)
-    )
+    item_item = _item_item(encoded, config, test) if choice.weights is not None and choice.weights.item_item else None
+    model = scoring_model(final.model, encoded, item_item)
+    towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
     if config.fit.refit and ranker.num_epochs is not None:
         ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
-    test_served, test_two_tower = _test_metrics(final.model, encoded, test, choice.content_weight)
+    test_served, test_two_tower = _test_metrics(model, encoded, test, choice.weights)
     if ncf is not None:
         test_served = towers.ncf_metrics(test, ncf)
     trained = Trained(
@@ -193,8 +211,10 @@ def train(
         best_epoch=fitted.selected.best_epoch,
         interactions_per_second=fitted.selected.interactions_per_second,
         peak_memory_bytes=max(fitted.selected.peak_memory_bytes, final.peak_memory_bytes),
-        content_weight=choice.content_weight,
-        validation_by_content_weight=choice.by_weight,
+        item_item=item_item,
+        blend_weights=choice.weights,
+        validation_by_content_weight=choice.by_content_weight,
+        validation_by_item_item_weight=choice.by_item_item_weight,
         ncf=ncf,
         validation_by_ranker=ranker.validation,
         validation=ranker.metrics,
@@ -209,7 +229,7 @@ def train(
         best_epoch=trained.best_epoch,
         interactions_per_second=round(trained.interactions_per_second),
         peak_memory_mib=trained.peak_memory_bytes >> 20,
-        content_weight=trained.content_weight,
+        blend_weights=trained.blend_weights and asdict(trained.blend_weights),
         ranker="blend" if trained.ncf is None else "ncf",
         **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
         **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
@@ -247,13 +267,14 @@ def _select_towers(
 def _choose(encoded: Encoded, config: TrainConfig, selected: FitResult) -> Selected:
     """Chooses blend and ranker on validation."""
     validation = leave_last_out(encoded.dataset, skip=1)
-    model = scoring_model(selected.model, encoded)
-    choice = choose_content_weight(encoded.dataset, validation, model, config.ranker.content_weights)
-    if choice.content_weight is not None:
+    model = scoring_model(selected.model, encoded, _item_item(encoded, config, validation))
+    choice = choose_blend(encoded.dataset, validation, model, config)
+    if choice.weights is not None:
         log.info(
-            "content_weight_chosen",
-            content_weight=choice.content_weight,
-            validation_ndcg={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_weight.items()},
+            "blend_chosen",
+            **asdict(choice.weights),
+            ndcg_by_content={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_content_weight.items()},
+            ndcg_by_item_item={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_item_item_weight.items()},
         )
     towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
     return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice))
@@ -264,8 +285,8 @@ def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut)
     return metrics_per_user(model_ranks(encoded.dataset, hold_out, scoring_model(model, encoded), [None])[0])
 
 
-def scoring_model(model: TwoTowerModel, encoded: Encoded) -> ScoringModel:
-    """A model in PyTorch as it would score once exported."""
+def scoring_model(model: TwoTowerModel, encoded: Encoded, item_item: ItemItem | None = None) -> ScoringModel:
+    """A model in PyTorch as it would score once exported, with the item-item source where it is given one."""
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -287,18 +308,20 @@ def scoring_model(model: TwoTowerModel, encoded: Encoded) -> ScoringModel:
         item_vectors=item_vectors,
         user_vectors=user_vectors,
         content_vectors=encoded.content_vectors,
+        item_item=item_item,
     )
 
 
+def _item_item(encoded: Encoded, config: TrainConfig, hold_out: HoldOut) -> ItemItem | None:
+    return fit_item_item(encoded.dataset, hold_out.num_history_events, config.item_item)
+
+
 def _test_metrics(
-    model: TwoTowerModel, encoded: Encoded, test: HoldOut, content_weight: float | None
+    model: ScoringModel, encoded: Encoded, test: HoldOut, weights: BlendWeights | None
 ) -> tuple[dict[str, PerUser], dict[str, PerUser]]:
     """Metrics of each test user ranked as served, and by the two towers alone."""
-    scoring = scoring_model(model, encoded)
-    spec = None
-    if content_weight is not None:
-        spec = replace(calibrate(encoded.dataset, test, scoring), content_weight=content_weight)
-    served, two_tower = map(metrics_per_user, model_ranks(encoded.dataset, test, scoring, [spec, None]))
+    spec = None if weights is None else calibrate(encoded.dataset, test, model, weights)
+    served, two_tower = map(metrics_per_user, model_ranks(encoded.dataset, test, model, [spec, None]))
     return served, two_tower
 
 

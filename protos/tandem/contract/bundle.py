@@ -17,8 +17,10 @@
     golden_queries.npz     inputs of the user tower with the answers that were right when the bundle was written
     held_out_users.jsonl   users with the item they chose next, to evaluate the bundle as served
     user_keys.npy          (users,) uint64, only where the user tower reads ids
-    content_vectors.npy    (items, content_dim) float16, only where the bundle has a blend; zero where nothing is known
+    content_vectors.npy    (items, content_dim) float16, only where the blend has content; zero where nothing is known
     content_neighbours.npy (items, neighbours) int32: rows nearest by content, best first, -1 where there are no more
+    item_item_rows.npy     (items, neighbours) int32, only where the blend has the item-item source: see `item_item`
+    item_item_weights.npy  (items, neighbours) float16: what an item in a history adds to the score of that neighbour
     ranker.onnx            only where the bundle has an ONNX ranker
     MODEL_CARD.md          for people: what the model is, how it was measured, its limits; not in older bundles
 
@@ -46,6 +48,7 @@ import numpy.typing as npt
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible, StoreValueError
 from tandem.contract.features import Tensors
+from tandem.contract.item_item import ItemItem
 from tandem.contract.items import ItemTable, read_category_rows
 from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
@@ -68,6 +71,8 @@ _HELD_OUT_USERS: Final = "held_out_users.jsonl"
 _USER_KEYS: Final = "user_keys.npy"
 _CONTENT_VECTORS: Final = "content_vectors.npy"
 _CONTENT_NEIGHBOURS: Final = "content_neighbours.npy"
+_ITEM_ITEM_ROWS: Final = "item_item_rows.npy"
+_ITEM_ITEM_WEIGHTS: Final = "item_item_weights.npy"
 _RANKER: Final = "ranker.onnx"
 MODEL_CARD: Final = "MODEL_CARD.md"
 _REQUIRED: Final = frozenset(
@@ -130,7 +135,9 @@ class BundleParts:
     held_out_users: Sequence[HeldOutUser]
     user_vocabulary: Vocabulary | None = None
     content: Content | None = None
-    """Given exactly where the manifest has a blend."""
+    """Given exactly where the manifest's blend has content."""
+    item_item: ItemItem | None = None
+    """Given exactly where the manifest's blend has the item-item source."""
     ranker: Path | None = None
     """Given exactly where the manifest has a ranker."""
     model_card: str = ""
@@ -160,7 +167,8 @@ class Bundle:
     golden_queries: GoldenQueries
     held_out_users: tuple[HeldOutUser, ...]
     content: Content | None = None
-    """Mapped into memory; there exactly where the manifest has a blend."""
+    item_item: ItemItem | None = None
+    """Mapped into memory; there exactly where the manifest's blend has content."""
     ranker: Path | None = None
     """There exactly where the manifest has a ranker."""
 
@@ -247,12 +255,15 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
         top_items=_load_npz(directory / _TOP_ITEMS),
         golden_queries=_read_golden_queries(directory / _GOLDEN_QUERIES),
         held_out_users=_read_held_out_users(directory / _HELD_OUT_USERS),
-        content=_read_content(directory) if manifest.blend else None,
+        content=_read_content(directory) if manifest.blend and manifest.blend.content else None,
+        item_item=_read_item_item(directory) if manifest.blend and manifest.blend.item_item else None,
         ranker=directory / _RANKER if manifest.ranker else None,
     )
     _check_consistency(bundle)
     if bundle.content is not None:
         _check_content(bundle.content, num_items=len(items))
+    if bundle.item_item is not None:
+        _check_item_item(bundle.item_item, num_items=len(items))
     if verify_checksums:
         _check_values(bundle)
     return bundle
@@ -282,6 +293,9 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
     if parts.content is not None:
         np.save(staging / _CONTENT_VECTORS, np.ascontiguousarray(parts.content.vectors, dtype=np.float16))
         np.save(staging / _CONTENT_NEIGHBOURS, np.ascontiguousarray(parts.content.neighbours, dtype=np.int32))
+    if parts.item_item is not None:
+        np.save(staging / _ITEM_ITEM_ROWS, np.ascontiguousarray(parts.item_item.rows, dtype=np.int32))
+        np.save(staging / _ITEM_ITEM_WEIGHTS, np.ascontiguousarray(parts.item_item.weights, dtype=np.float16))
     if parts.ranker is not None:
         shutil.copyfile(parts.ranker, staging / _RANKER)
     if parts.model_card:
@@ -292,8 +306,10 @@ def _check_files(directory: Path, manifest: Manifest, *, verify_checksums: bool)
     required = set(_REQUIRED)
     if manifest.feature_schema.user_ids:
         required.add(_USER_KEYS)
-    if manifest.blend is not None:
+    if manifest.blend is not None and manifest.blend.content is not None:
         required |= {_CONTENT_VECTORS, _CONTENT_NEIGHBOURS}
+    if manifest.blend is not None and manifest.blend.item_item is not None:
+        required |= {_ITEM_ITEM_ROWS, _ITEM_ITEM_WEIGHTS}
     if manifest.ranker is not None:
         required.add(_RANKER)
     if unlisted := sorted(required - manifest.files.keys()):
@@ -354,13 +370,30 @@ def _check_content(content: Content, *, num_items: int) -> None:
         )
     if not np.isfinite(vectors).all():
         raise BundleCorrupt(f"{_CONTENT_VECTORS} holds values that are NaN or infinite")
+    _check_neighbours(_CONTENT_NEIGHBOURS, neighbours, num_items=num_items)
+
+
+def _check_item_item(item_item: ItemItem, *, num_items: int) -> None:
+    _check_neighbours(_ITEM_ITEM_ROWS, item_item.rows, num_items=num_items)
+    weights = item_item.weights
+    if weights.dtype != np.float16 or weights.shape != item_item.rows.shape:
+        raise BundleIncompatible(
+            f"{_ITEM_ITEM_WEIGHTS} is {weights.dtype} {weights.shape}, {_ITEM_ITEM_ROWS} needs float16 of its shape "
+            f"{item_item.rows.shape}"
+        )
+    if not np.isfinite(weights).all():
+        raise BundleCorrupt(f"{_ITEM_ITEM_WEIGHTS} holds values that are NaN or infinite")
+    if weights[item_item.rows == MISSING_ROW].any():
+        raise BundleIncompatible(f"{_ITEM_ITEM_WEIGHTS} weighs a neighbour that is missing")
+
+
+def _check_neighbours(name: str, neighbours: npt.NDArray[np.int32], *, num_items: int) -> None:
     if neighbours.dtype != np.int32 or neighbours.ndim != 2 or len(neighbours) != num_items:
         raise BundleIncompatible(
-            f"{_CONTENT_NEIGHBOURS} is {neighbours.dtype} {neighbours.shape}, {num_items} items need int32 in 2 "
-            "dimensions"
+            f"{name} is {neighbours.dtype} {neighbours.shape}, {num_items} items need int32 in 2 dimensions"
         )
     if neighbours.size and (neighbours.min() < MISSING_ROW or neighbours.max() >= num_items):
-        raise BundleIncompatible(f"{_CONTENT_NEIGHBOURS}: rows outside -1..{num_items - 1}")
+        raise BundleIncompatible(f"{name}: rows outside -1..{num_items - 1}")
 
 
 def _check_values(bundle: Bundle) -> None:
@@ -414,6 +447,10 @@ def _read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
 
 def _read_content(directory: Path) -> Content:
     return Content(_load_array(directory / _CONTENT_VECTORS), _load_array(directory / _CONTENT_NEIGHBOURS))
+
+
+def _read_item_item(directory: Path) -> ItemItem:
+    return ItemItem(_load_array(directory / _ITEM_ITEM_ROWS), _load_array(directory / _ITEM_ITEM_WEIGHTS))
 
 
 def _load_vocabulary(path: Path) -> Vocabulary:

@@ -13,18 +13,22 @@ TWO_TOWER_CANDIDATES: Final = 100
 """Items nearest to the user's vector."""
 CONTENT_NEIGHBOUR_CANDIDATES: Final = 30
 """Items whose content is near to that of the items chosen last."""
-NEIGHBOURS_OF: Final = 3
+ITEM_ITEM_CANDIDATES: Final = 50
+"""Items to whose scores the items chosen last add most."""
+CONTENT_NEIGHBOURS_OF: Final = 3
 """Newest items whose content neighbours are proposed."""
+ITEM_ITEM_NEIGHBOURS_OF: Final = 5
+"""Newest items whose neighbours by the item-item source are proposed."""
 
 
-def content_neighbour_rows(neighbours: npt.NDArray[np.int32], history_rows: Rows, most: int) -> Rows:
-    """Content neighbours of each user's newest items, the nearest of every item first.
+def neighbour_rows(neighbours: npt.NDArray[np.int32], history_rows: Rows, most: int, *, num_events: int) -> Rows:
+    """Neighbours of each user's newest `num_events` items, the first one of every item first.
 
     `neighbours` is (items, n) int32 as a bundle holds them, `history_rows` (users, events) int64, oldest first. Returns
     (users, at least `most` where there are so many) int64, MISSING_ROW where there is none; rows may repeat. A user who
     wants fewer takes the first ones, whatever `most` is.
     """
-    recent = history_rows[:, : -NEIGHBOURS_OF - 1 : -1]  # newest first
+    recent = history_rows[:, : -num_events - 1 : -1]  # newest first
     each = -(-most // recent.shape[1])
     rows = neighbours[np.maximum(recent, 0), :each].astype(np.int64)  # (users, recent, each)
     rows[recent == MISSING_ROW] = MISSING_ROW

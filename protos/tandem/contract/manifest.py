@@ -11,8 +11,8 @@ from typing import Any, Final, Literal, get_args
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.features import FeatureSchema
 
-FORMAT_VERSION: Final = 2
-READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2})
+FORMAT_VERSION: Final = 3
+READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3})
 """Version 1 has no `blend` and no `ranker`; both default to none."""
 
 MANIFEST: Final = "manifest.json"
@@ -73,13 +73,42 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class ItemItemSpec:
+    """The share of the item-item source in a blend's collaborative score."""
+
+    weight: float
+    """Above 0, at most 1; the two towers have the rest."""
+    decay_events: float
+    """An event that this many newer ones follow counts 1/e of the newest; above 0."""
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
 class BlendSpec:
     """The hybrid blend of collaborative and content scores; `ranking.blend` applies it."""
 
     content_weight: float
     """Share of the content score, 0 to 1; the collaborative score has the rest."""
     collaborative: Calibration
-    content: Calibration
+    """Of the two towers' scores."""
+    content: Calibration | None
+    """None in a bundle without content, where `content_weight` is 0."""
+    item_item: ItemItemSpec | None = None
+    """None where the two towers alone are the collaborative score."""
+
+    def check(self) -> None:
+        """Raises BundleIncompatible on a number that is out of bounds."""
+        if not 0.0 <= self.content_weight <= 1.0:
+            raise BundleIncompatible(f"{MANIFEST}: blend.content_weight {self.content_weight} is not in 0..1")
+        if self.content is None and self.content_weight:
+            raise BundleIncompatible(f"{MANIFEST}: blend.content_weight {self.content_weight} without content")
+        calibrations = [self.collaborative, self.content]
+        if self.item_item is not None:
+            if not 0.0 < self.item_item.weight <= 1.0 or self.item_item.decay_events <= 0.0:
+                raise BundleIncompatible(f"{MANIFEST}: blend.item_item: weight or decay_events is out of bounds")
+            calibrations.append(self.item_item.calibration)
+        if any(calibration is not None and calibration.std <= 0.0 for calibration in calibrations):
+            raise BundleIncompatible(f"{MANIFEST}: blend: a standard deviation is not above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +132,7 @@ class Manifest:
     onnx_max_abs_difference: float
     """Largest difference between a tower in ONNX Runtime and in PyTorch, at export."""
     blend: BlendSpec | None = None
-    """How candidates are ranked by default. The bundle then holds content vectors and content neighbours."""
+    """How candidates are ranked by default. The bundle holds what the blend reads: content, the item-item source."""
     ranker: TowerSpec | None = None
     """Tensors of the ONNX ranker; None where the bundle has none."""
     item_vocabulary_hash: str = ""
@@ -160,10 +189,7 @@ class Manifest:
             if not tower.outputs or not all(spec.shape for spec in tower.outputs):
                 raise BundleIncompatible(f"{MANIFEST}: a tower has no output, or one without a shape")
         if self.blend is not None:
-            if not 0.0 <= self.blend.content_weight <= 1.0:
-                raise BundleIncompatible(f"{MANIFEST}: blend.content_weight {self.blend.content_weight} is not in 0..1")
-            if min(self.blend.collaborative.std, self.blend.content.std) <= 0.0:
-                raise BundleIncompatible(f"{MANIFEST}: blend: a standard deviation is not above 0")
+            self.blend.check()
 
 
 def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
@@ -176,4 +202,13 @@ def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
 def _blend_spec(raw: Mapping[str, Any] | None) -> BlendSpec | None:
     if raw is None:
         return None
-    return BlendSpec(float(raw["content_weight"]), Calibration(**raw["collaborative"]), Calibration(**raw["content"]))
+    item_item = None
+    if of_source := raw.get("item_item"):
+        calibration = Calibration(**of_source["calibration"])
+        item_item = ItemItemSpec(float(of_source["weight"]), float(of_source["decay_events"]), calibration)
+    return BlendSpec(
+        float(raw["content_weight"]),
+        Calibration(**raw["collaborative"]),
+        Calibration(**raw["content"]) if raw["content"] else None,
+        item_item,
+    )

@@ -59,6 +59,7 @@ MODEL_VERSION_TAG: Final = "tandem.model_version"
 # Candidate sources, as `Reason.source` names them.
 SOURCE_TWO_TOWER: Final = "two_tower"
 SOURCE_CONTENT_NEIGHBOURS: Final = "content_neighbours"
+SOURCE_ITEM_ITEM: Final = "item_item"
 SOURCE_TRENDING: Final = "trending"
 SOURCE_POPULAR: Final = "popular"
 SOURCE_CACHED: Final = "cached"

@@ -2,7 +2,8 @@
 
 Each kind is calibrated by a mean and a standard deviation that were measured at export over all users and items, not
 over one request's candidates: a pair's blended score then does not depend on what else was retrieved, and full ranking
-offline orders items exactly as serving does.
+offline orders items exactly as serving does. The collaborative score is that of the two towers, or that and the
+item-item source together (`tandem.contract.item_item`).
 """
 
 from __future__ import annotations
@@ -36,11 +37,33 @@ def content_profiles(content_vectors: npt.NDArray[np.floating[Any]], history_row
 
 
 def blend(
-    collaborative: npt.NDArray[np.float32], content: npt.NDArray[np.float32], spec: BlendSpec
+    two_tower: npt.NDArray[np.float32],
+    content: npt.NDArray[np.float32] | None,
+    spec: BlendSpec,
+    item_item: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Blended scores of pairs whose collaborative and content scores (inner products) are given; any one shape."""
-    collaborative_share = np.float32((1.0 - spec.content_weight) / spec.collaborative.std)
-    content_share = np.float32(spec.content_weight / spec.content.std)
-    offset = np.float32(spec.collaborative.mean * collaborative_share + spec.content.mean * content_share)
-    blended: npt.NDArray[np.float32] = collaborative * collaborative_share + content * content_share - offset
+    """Blended scores of pairs whose scores by the two towers, by content and by the item-item source are given.
+
+    All have one shape, any. `content` is None where the bundle has none, and `item_item` is given exactly where the
+    blend has that source.
+    """
+    towers_weight = 1.0 - spec.content_weight
+    offset = 0.0
+    others = []
+    if spec.item_item is not None and item_item is not None:
+        calibration = spec.item_item.calibration
+        share = towers_weight * spec.item_item.weight / calibration.std
+        towers_weight *= 1.0 - spec.item_item.weight
+        others.append(item_item * np.float32(share))
+        offset += calibration.mean * share
+    if spec.content is not None and content is not None:
+        share = spec.content_weight / spec.content.std
+        others.append(content * np.float32(share))
+        offset += spec.content.mean * share
+    towers_share = towers_weight / spec.collaborative.std
+    offset += spec.collaborative.mean * towers_share
+    blended: npt.NDArray[np.float32] = two_tower * np.float32(towers_share)
+    for scores in others:
+        blended += scores
+    blended -= np.float32(offset)
     return blended

@@ -1,0 +1,53 @@
+"""The item-item source: what each item in a history adds to the scores of other items, in training and serving alike.
+
+It knows pairs of items by their users alone, and small or sparse data teach it more than they teach two towers; the two
+are wrong about different users, so the blend of both is better than either (docs/decisions/0031-item-item-source.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.vocabulary import MISSING_ROW, Rows
+
+_NEGLIGIBLE: Final = 0.01
+"""Events whose weight has decayed to this share of the newest one's are not read."""
+
+
+@dataclass(frozen=True)
+class ItemItem:
+    """For each item the other items whose scores it changes most."""
+
+    rows: npt.NDArray[np.int32]
+    """(items, neighbours) int32, highest weight first; -1 where there are no more."""
+    weights: npt.NDArray[np.float16]
+    """(items, neighbours) float16, what the item adds to the score of that neighbour, 0 where there is none."""
+
+
+def item_item_scores(
+    model: ItemItem, history_rows: Rows, decay_events: float, rows: Rows | None = None
+) -> npt.NDArray[np.float32]:
+    """Scores of items for users: the sum of what the items of the history add, exp(-age / decay_events) of each.
+
+    `history_rows` is (users, events) int64, oldest first, the newest event in the last column, MISSING_ROW where there
+    is no event; an event's age is the number of newer ones. Returns (users, candidates) float32 for the items `rows`,
+    (users, candidates) int64, or (users, items) for all of them.
+    """
+    num_items = len(model.rows)
+    scores = np.empty((len(history_rows), num_items if rows is None else rows.shape[1]), dtype=np.float32)
+    num_events = min(history_rows.shape[1], int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events)))
+    newest = history_rows[:, history_rows.shape[1] - num_events :]
+    decay = np.exp(-np.arange(num_events - 1, -1, -1) / decay_events).astype(np.float32)
+    for user, events in enumerate(newest):
+        present = events != MISSING_ROW
+        known = events[present]
+        weights = model.weights[known].astype(np.float32) * decay[present, None]
+        # The place of a missing neighbour counts for row 0, with weight 0.
+        neighbours = np.maximum(model.rows[known], 0)
+        of_items = np.bincount(neighbours.ravel(), weights=weights.ravel(), minlength=num_items)
+        scores[user] = of_items if rows is None else of_items[rows[user]]
+    return scores

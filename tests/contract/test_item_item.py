@@ -1,0 +1,37 @@
+"""Scores of the item-item source against a slow sum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tandem.contract.item_item import ItemItem, item_item_scores
+from tandem.contract.vocabulary import MISSING_ROW
+
+NUM_ITEMS = 12
+GENERATOR = np.random.default_rng(0)
+
+
+def _model() -> ItemItem:
+    rows = np.array([GENERATOR.permutation(NUM_ITEMS)[:4] for _ in range(NUM_ITEMS)], dtype=np.int32)
+    weights = -np.sort(-GENERATOR.normal(size=rows.shape), axis=1)
+    rows[3, 2:], weights[3, 2:] = MISSING_ROW, 0.0
+    return ItemItem(rows, weights.astype(np.float16))
+
+
+@pytest.mark.parametrize("decay_events", [0.5, 3.0, 1000.0])
+def test_scores_are_the_decayed_sum_over_the_history(decay_events: float) -> None:
+    model = _model()
+    history = np.array([[MISSING_ROW, MISSING_ROW, 3, 7], [1, 3, MISSING_ROW, 2], [MISSING_ROW] * 4])
+    expected = np.zeros((3, NUM_ITEMS))
+    for user, events in enumerate(history):
+        for age, item in enumerate(events[::-1]):
+            for neighbour, weight in zip(model.rows[item], model.weights[item], strict=True):
+                if item != MISSING_ROW and neighbour != MISSING_ROW:
+                    expected[user, neighbour] += float(weight) * np.exp(-age / decay_events)
+    scores = item_item_scores(model, history, decay_events)
+    np.testing.assert_allclose(scores, expected, atol=0.03)  # events below a hundredth of the newest are not read
+    assert not scores[2].any()
+    candidates = GENERATOR.integers(0, NUM_ITEMS, (3, 6))
+    of_candidates = item_item_scores(model, history, decay_events, candidates)
+    assert of_candidates.tolist() == np.take_along_axis(scores, candidates, axis=1).tolist()
