@@ -131,8 +131,13 @@ def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) ->
 
 
 def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_config) -> None:
-    # Content alone knows the answer here, so the worse model has to do without.
-    worse = {"fit.max_epochs": "1", "fit.learning_rate": "1e-9", "ranker.content_weights": "0"}
+    # Content alone knows the answer here, and so do items that go together: the worse model has to do without both.
+    worse = {
+        "fit.max_epochs": "1",
+        "fit.learning_rate": "1e-9",
+        "ranker.content_weights": "0",
+        "ranker.item_item_weights": "0",
+    }
     untrained = load_train_config(None, {**SMALL, **worse})
     result = train_and_register(data_config, untrained, settings, RunOptions(if_needed=True))
     assert result.trained
@@ -148,7 +153,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     bare = tmp_path / "bare.toml"
     bare.write_text(toml)
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    config = load_train_config(None, {**SMALL, "fit.max_epochs": "2"})
+    config = load_train_config(None, {**SMALL, "fit.max_epochs": "2", "ranker.item_item_weights": "0"})
     result = train_and_register(load_data_config(str(bare), {}), config, settings, RunOptions())
     bundle = read_bundle(Path(result.version.source))
     assert result.content_weight is None
