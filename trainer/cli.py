@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from tandem.contract.errors import ContractError
-from trainer.commands import compare, evaluate, export, features, prepare, train
+from trainer.commands import compare, evaluate, export, features, prepare, train, tune
 from trainer.errors import ConfigError, TrainerError
 from trainer.settings import Settings, load_settings
 
@@ -39,6 +39,7 @@ _COMMANDS: Mapping[str, Command] = {
     "prepare": prepare,
     "features": features,
     "train": train,
+    "tune": tune,
     "evaluate": evaluate,
     "compare": compare,
     "export": export,

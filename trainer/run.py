@@ -116,7 +116,7 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         epochs: list[EpochReport] = []
         trained = train(encoded, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
-        result = measure(trained, encoded, baselines_for(encoded, options.baselines))
+        result = measure(trained, encoded, baselines_for(encoded, options.baselines), config)
         card = CardContents(
             cleaning=prepared.report,
             comparison=result.comparison,

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from tandem.contract.bundle import MODEL_CARD, read_bundle
 from tests.support.checkerboard import write_checkerboard
 from trainer.cli import main
+from trainer.config import load_train_config
 from trainer.evaluation.comparison import TABLE_METRICS
 
 SMALL = ("towers.embedding_dim=16", "fit.max_epochs=12", "fit.batch_size=16", "text.encoder=none")
@@ -110,6 +111,17 @@ def test_the_sampled_protocol_is_labelled(trained, capsys) -> None:
     arguments = ["--dataset", str(trained), *_small(), "--model", "1", "--baselines", "popularity", "--sampled"]
     assert main(["evaluate", *arguments]) == 0
     assert "| model | 1+99: precision@10 |" in capsys.readouterr().out
+
+
+def test_tune_writes_a_configuration_that_train_takes(trained, folder, capsys) -> None:
+    arguments = ["--dataset", str(trained), *_small(), "--set", "fit.max_epochs=2", "--trials", "2"]
+    assert main(["tune", *arguments]) == 0
+    found = Path(capsys.readouterr().out.splitlines()[-1])
+    assert found == folder / "data/tuning/checkerboard.toml"
+    assert load_train_config(found, {}).fit.max_epochs == 2
+    # The study has its two trials already: asked again, it runs none and says the same.
+    assert main(["tune", *arguments]) == 0
+    assert "study checkerboard: 2 trials finished" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

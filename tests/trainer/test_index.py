@@ -4,7 +4,7 @@ import pytest
 
 from trainer.config import IndexConfig
 from trainer.errors import ExportError
-from trainer.export.index import build_index, exact_top, nearest_items, recall_of
+from trainer.export.index import build_index, exact_top, nearest_items, recall_and_latency, recall_of
 
 
 def _vectors(count, dim, seed):
@@ -33,6 +33,20 @@ def test_a_quantised_index_that_misses_its_recall_is_refused(tmp_path) -> None:
     config = IndexConfig(min_recall_at_100=1.0, quantise_from_items=1)
     with pytest.raises(ExportError, match="recall@100"):
         build_index(items, _vectors(64, 16, 1), config, tmp_path / "index.faiss")
+
+
+def test_recall_and_latency_of_every_nprobe(tmp_path) -> None:
+    items, queries = _vectors(2_000, 16, 0), _vectors(64, 16, 1)
+    built = build_index(items, queries, IndexConfig(), tmp_path / "index.faiss")
+    threads = faiss.omp_get_max_threads()
+    points = recall_and_latency(built.path, queries, items)
+    assert faiss.omp_get_max_threads() == threads
+    assert [point.nprobe for point in points] == [1, 2, 4, 8, 16, 32, 51]
+    recalls = [point.recall_at_100 for point in points]
+    assert recalls == sorted(recalls)
+    assert recalls[-1] == 1.0
+    assert {point.nprobe: point.recall_at_100 for point in points}[built.spec.nprobe] == built.spec.recall_at_100
+    assert all(0 < point.p50_us <= point.p99_us for point in points)
 
 
 def test_neighbours_are_brute_force() -> None:

@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import read_bundle
+from tandem.contract.bundle import MODEL_CARD, read_bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.checkerboard import write_checkerboard
 from tests.support.serving import serve, valkey
 from trainer.config import load_train_config
 from trainer.data.config import load_data_config
 from trainer.dataset import leave_last_out, load_dataset
+from trainer.evaluation.evaluation_files import evaluation_directories, load_evaluation
 from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.evaluation.measure import SERVED
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
+from trainer.registry import EVALUATIONS
 from trainer.run import RunOptions, RunResult, train_and_register
 from trainer.settings import Settings
 
@@ -67,6 +70,16 @@ def test_the_manifest_says_what_offline_ranking_finds(result) -> None:
     ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
     for name, mean in mean_metrics(metrics_per_user(ranks)).items():
         assert bundle.manifest.metrics[f"test/{name}"] == pytest.approx(mean, abs=1e-9)
+
+
+def test_the_run_is_measured_as_its_ranker_ranks(result) -> None:
+    bundle = read_bundle(Path(result.version.source))
+    (directory, *_) = evaluation_directories(Path(result.version.source).parent / EVALUATIONS)
+    measured = load_evaluation(directory)
+    assert measured.name == SERVED
+    for name in ("recall@10", "ndcg@10", "map@10"):
+        assert measured.means()[name] == pytest.approx(bundle.manifest.metrics[f"test/{name}"], abs=1e-9)
+    assert "ONNX ranker" in (bundle.directory / MODEL_CARD).read_text()
 
 
 async def test_served_scores_are_the_offline_ones(result, tmp_path) -> None:

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from tandem.contract import names
 from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
+from tandem.contract.ranking import PROFILE_DECAY_EVENTS
 from tests.support.checkerboard import write_checkerboard
 from trainer.config import TrainConfig, load_train_config
 from trainer.data.config import load_data_config
@@ -48,6 +49,12 @@ def first(settings, data_config) -> RunResult:
 
 def _client(settings: Settings) -> MlflowClient:
     return MlflowClient(settings.registry_uri, settings.registry_uri)
+
+
+def _recent_mean(vectors: np.ndarray) -> np.ndarray:
+    """Of the newest items, oldest first: the content profile."""
+    decay = np.exp(-np.arange(len(vectors))[::-1] / PROFILE_DECAY_EVENTS)
+    return decay @ vectors / decay.sum()
 
 
 def test_every_users_withheld_item_comes_first(first, settings, tmp_path) -> None:
@@ -85,7 +92,7 @@ def test_the_bundle_holds_the_blend_calibrated_on_what_is_served(first, settings
     )
     collaborative = OnnxTower(bundle.user_tower)(inputs) @ bundle.item_vectors.T
     read = [bundle.item_vocabulary.rows_of_keys(state.event_item_keys)[-10:] for state in states]
-    content = np.stack([vectors[rows].mean(axis=0) for rows in read]) @ vectors.T
+    content = np.stack([_recent_mean(vectors[rows]) for rows in read]) @ vectors.T
     blend = bundle.manifest.blend
     for measured, scores in ((blend.collaborative, collaborative), (blend.content, content)):
         assert measured.mean == pytest.approx(scores.mean(), abs=1e-4)
@@ -131,8 +138,13 @@ def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) ->
 
 
 def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_config) -> None:
-    # Content alone knows the answer here, so the worse model has to do without.
-    worse = {"fit.max_epochs": "1", "fit.learning_rate": "1e-9", "ranker.content_weights": "0"}
+    # Content alone knows the answer here, and so do items that go together: the worse model has to do without both.
+    worse = {
+        "fit.max_epochs": "1",
+        "fit.learning_rate": "1e-9",
+        "ranker.content_weights": "0",
+        "ranker.item_item_weights": "0",
+    }
     untrained = load_train_config(None, {**SMALL, **worse})
     result = train_and_register(data_config, untrained, settings, RunOptions(if_needed=True))
     assert result.trained
@@ -148,7 +160,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     bare = tmp_path / "bare.toml"
     bare.write_text(toml)
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    config = load_train_config(None, {**SMALL, "fit.max_epochs": "2"})
+    config = load_train_config(None, {**SMALL, "fit.max_epochs": "2", "ranker.item_item_weights": "0"})
     result = train_and_register(load_data_config(str(bare), {}), config, settings, RunOptions())
     bundle = read_bundle(Path(result.version.source))
     assert result.content_weight is None

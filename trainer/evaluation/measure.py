@@ -14,17 +14,21 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
 from trainer.baselines.catalogue import all_baselines
 from trainer.baselines.popularity import Popularity
+from trainer.config import TrainConfig
 from trainer.dataset import leave_last_out
+from trainer.device import choose_device
 from trainer.evaluation.blending import calibrate
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
-from trainer.evaluation.model_scorer import ModelScorer
+from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.sampled import evaluate_sampled
 from trainer.evaluation.scorer import Baseline, Scorer
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
+from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
 from trainer.training.train import Encoded, Trained, scoring_model
 
 BaselineChoice = Literal["auto", "all", "popularity"]
@@ -57,19 +61,22 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
     return all_baselines(encoded.dataset, np.asarray(embeddings, dtype=np.float32))
 
 
-def trained_scorers(trained: Trained, encoded: Encoded, part: Part) -> dict[str, Scorer]:
+def trained_scorers(trained: Trained, encoded: Encoded, part: Part, config: TrainConfig) -> dict[str, Scorer]:
     """A model that was just trained, as it would be served, and its two towers alone where that differs."""
     model = scoring_model(trained.model, encoded, trained.item_item)
-    blend = None
+    blend = ranked = None
     if trained.blend_weights is not None:
         blend = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model, trained.blend_weights)
-    return _model_scorers(model, blend, part)
+    if trained.ncf is not None:
+        neighbours = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device)).neighbours
+        ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(trained.ncf))
+    return _model_scorers(model, blend, ranked, part)
 
 
-def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline]) -> TestResult:
+def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
     """The test items of leave-last-out under a model that was just trained."""
     part = leave_last_out_part(encoded.dataset, skip=0)
-    scorers = {**trained_scorers(trained, encoded, part), **fitted(baselines, part)}
+    scorers = {**trained_scorers(trained, encoded, part, config), **fitted(baselines, part)}
     return _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
 
 
@@ -79,7 +86,8 @@ def measure_bundle(
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
     part = leave_last_out_part(encoded.dataset, skip=0)
     model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
-    scorers = {**_model_scorers(model, bundle.manifest.blend, part), **fitted(baselines, part)}
+    ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted(baselines, part)}
     return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
 
 
@@ -102,9 +110,13 @@ def evaluate_all(scorers: Mapping[str, Scorer], part: Part, encoded: Encoded, pr
     return evaluations
 
 
-def _model_scorers(model: ScoringModel, blend: BlendSpec | None, part: Part) -> dict[str, Scorer]:
-    scorers: dict[str, Scorer] = {SERVED: ModelScorer(part.known, model, blend)}
-    if blend is not None:
+def _model_scorers(
+    model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, part: Part
+) -> dict[str, Scorer]:
+    """An ONNX ranker ranks before the blend does."""
+    served = ModelScorer(part.known, model, blend) if ranked is None else RankedModelScorer(part.known, ranked)
+    scorers: dict[str, Scorer] = {SERVED: served}
+    if ranked is not None or blend is not None:
         scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
     return scorers
 

@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.manifest import BlendSpec
+from tandem.contract.vocabulary import MISSING_ROW
 from trainer.dataset import Dataset
+from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scoring import BlendedScores, ScoringModel
 
 
@@ -27,4 +29,26 @@ class ModelScorer:
         lengths = self._known.lengths[users]
         states = [self._known.user_state(int(user), int(length)) for user, length in zip(users, lengths, strict=True)]
         (scores,) = self._scores([self._known.user_ids[user] for user in users], states)
+        return scores
+
+
+class RankedModelScorer:
+    """Scores as a model with an ONNX ranker is served: what is no candidate is -inf.
+
+    The model may be older than the data: an item it does not know is -inf too.
+    """
+
+    def __init__(self, known: Dataset, ranked: RankedModel) -> None:
+        self._known = known
+        self._ranked = ranked
+        self._model_rows = ranked.model.item_vocabulary.rows_of_keys(known.catalogue.vocabulary.keys)
+
+    def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(n,) int64 -> (n, items) float32."""
+        lengths = self._known.lengths[users]
+        states = [self._known.user_state(int(user), int(length)) for user, length in zip(users, lengths, strict=True)]
+        of_model = self._ranked.scores_of([self._known.user_ids[user] for user in users], states)
+        scores = np.full((len(users), len(self._known.catalogue)), -np.inf, dtype=np.float32)
+        known = np.flatnonzero(self._model_rows != MISSING_ROW)
+        scores[:, known] = of_model[:, self._model_rows[known]]
         return scores

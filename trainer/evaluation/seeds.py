@@ -180,7 +180,7 @@ def evaluate_seeds(
                 item_item_weight=trained.item_item_weight,
             )
         )
-        scorers = trained_scorers(trained, encoded, part)
+        scorers = trained_scorers(trained, encoded, part, config)
         for protocol in protocols:
             for evaluation in evaluate_all(scorers, part, encoded, protocol):
                 of_models[protocol].setdefault(evaluation.name, []).append(evaluation)

@@ -14,7 +14,7 @@ from trainer.export.index import recall_and_latency
 from trainer.onnx_runtime import OnnxTower
 from trainer.report.contents import RunReport
 from trainer.report.gather import example_users, map_points
-from trainer.report.model_card import CardContents
+from trainer.report.model_card import CardContents, ranking_of
 from trainer.training.progress import EpochReport
 
 MAX_LATENCY_USERS = 300
@@ -53,20 +53,13 @@ def _held_out_vectors(bundle: Bundle) -> npt.NDArray[np.float32]:
 def _facts(bundle: Bundle) -> dict[str, str]:
     manifest, data = bundle.manifest, bundle.manifest.training_data
     size = sum(int(entry["bytes"]) for entry in manifest.files.values())
-    ranking = "the two towers alone"
-    if manifest.ranker is not None:
-        ranking = "ONNX ranker"
-    elif manifest.blend is not None:
-        ranking = f"blend, {manifest.blend.content_weight:.0%} content"
-        if manifest.blend.item_item is not None:
-            ranking += f", {manifest.blend.item_item.weight:.0%} of the rest by the item-item source"
     return {
         "written": manifest.created_at,
         "data set": data.name,
         "users, items, interactions": f"{data.num_users:,}, {data.num_items:,}, {data.num_interactions:,}",
         "fingerprint": data.fingerprint,
         "vectors": f"{manifest.embedding_dim} dimensions, {manifest.similarity}",
-        "ranking": ranking,
+        "ranking": ranking_of(manifest),
         "index": f"{manifest.index.kind}, nprobe {manifest.index.nprobe}",
         "recall@100 of the index": f"{manifest.index.recall_at_100:.4f}",
         "ONNX against PyTorch": f"{manifest.onnx_max_abs_difference:.1e} at most",

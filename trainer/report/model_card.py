@@ -34,4 +34,17 @@ def model_card(contents: CardContents, manifest: Manifest) -> str:
         contents=contents,
         manifest=manifest,
         comparison_text=comparison_text(contents.comparison),
+        ranking=ranking_of(manifest),
     )
+
+
+def ranking_of(manifest: Manifest) -> str:
+    """What orders the candidates, in words."""
+    if manifest.ranker is not None:
+        return "ONNX ranker"
+    if manifest.blend is None:
+        return "the two towers alone"
+    words = f"blend, {manifest.blend.content_weight:.0%} content"
+    if manifest.blend.item_item is not None:
+        words += f", {manifest.blend.item_item.weight:.0%} of the rest by the item-item source"
+    return words

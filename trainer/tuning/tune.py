@@ -20,6 +20,7 @@ import structlog
 import torch
 
 from trainer.config import TrainConfig
+from trainer.config_help import config_toml
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.errors import ConfigError, TuningError
@@ -28,7 +29,7 @@ from trainer.registry import Registry
 from trainer.settings import Settings
 from trainer.training.progress import EpochReport
 from trainer.training.train import Encoded, encode, select
-from trainer.tuning.config_file import config_toml, write_config
+from trainer.tuning.config_file import write_config
 from trainer.tuning.search_space import SEARCH_SPACE, SearchSpace, check_space, with_values
 from trainer.tuning.study import Pruned, Study, Trial
 
@@ -119,7 +120,7 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         config_file = settings.data_dir / "tuning" / f"{options.study}.toml"
         write_config(best_config, config_file)
         num_finished, num_pruned = study.num_trials()
-        run.log_text(config_toml(best_config), "best_config.toml")
+        run.log_text(config_toml(best_config, explained=False), "best_config.toml")
         run.log_metrics({f"validation/{METRIC}": best.value, "best_trial": best.number})
         run.log_metrics({"trials_finished": num_finished, "trials_pruned": num_pruned})
     log.info("tuning_finished", study=options.study, best_trial=best.number, validation_ndcg=round(best.value, 4))

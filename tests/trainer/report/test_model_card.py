@@ -36,7 +36,7 @@ def test_the_card_says_what_the_bundle_is(tmp_path) -> None:
     assert any(line.startswith("| as served | 0.1000 [") for line in lines)
     assert "Difference from popularity" in card
     assert "ndcg@10 by segment." in lines
-    assert "| ranking | blend, 30 % content |" in lines
+    assert "| ranking | blend, 30% content |" in lines
     assert f"| fingerprint of the prepared data | `{bundle.manifest.training_data.fingerprint}` |" in lines
     assert "python -m trainer train --dataset checkerboard.toml" in lines
     tables = [line for line in lines if line.startswith("|")]

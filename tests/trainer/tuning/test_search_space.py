@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trainer.config import TrainConfig, load_train_config
+from trainer.config_help import config_toml
 from trainer.errors import ConfigError
-from trainer.tuning.config_file import config_toml, write_config
+from trainer.tuning.config_file import write_config
 from trainer.tuning.search_space import SEARCH_SPACE, Choices, FloatRange, IntRange, check_space, with_values
 
 
