@@ -187,7 +187,7 @@ class RankerConfig(_Section):
         Field(min_length=1),
         BeforeValidator(_split),
         AfterValidator(_ascending),
-    ] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    ] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     """Shares of the item-item source in the collaborative score, among which validation chooses; the two towers have
     the rest."""
 
