@@ -101,25 +101,36 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class HoldOut:
-    """One cut of every user: what comes before is history, the event at the cut is the target."""
+class Cut:
+    """One cut of every user: what comes before is history."""
 
     num_history_events: npt.NDArray[np.int64]
     """(users,) int64, events to train on. For a user who is not evaluated that is all of them but later targets."""
     users: npt.NDArray[np.int64]
-    """(evaluated,) int64, users with a target and at least one event before it."""
+    """(n,) int64, users by whose histories a model is calibrated or evaluated."""
+
+
+@dataclass(frozen=True)
+class HoldOut(Cut):
+    """A cut with a target for each of its users, who are (evaluated,): an item that they chose after it."""
+
     target_rows: Rows
     """(evaluated,) int64."""
 
 
-def history_states(dataset: Dataset, hold_out: HoldOut, users: npt.NDArray[np.int64]) -> list[UserState]:
-    """States of users, (n,) int64, as they were before their held-out item."""
-    return [dataset.user_state(int(user), int(hold_out.num_history_events[user])) for user in users]
+def everything(dataset: Dataset) -> Cut:
+    """The cut after the last event, where nothing is held out. Its users are those who have any event."""
+    return Cut(dataset.lengths, np.flatnonzero(dataset.lengths))
 
 
-def sample_places(hold_out: HoldOut, num_users: int) -> npt.NDArray[np.int64]:
-    """Places in `hold_out.users` of at most `num_users` of them, drawn with a fixed seed; ascending, (n,) int64."""
-    return np.sort(np.random.default_rng(0).permutation(len(hold_out.users))[:num_users])
+def history_states(dataset: Dataset, cut: Cut, users: npt.NDArray[np.int64]) -> list[UserState]:
+    """States of users, (n,) int64, as they were at the cut."""
+    return [dataset.user_state(int(user), int(cut.num_history_events[user])) for user in users]
+
+
+def sample_places(cut: Cut, num_users: int) -> npt.NDArray[np.int64]:
+    """Places in `cut.users` of at most `num_users` of them, drawn with a fixed seed; ascending, (n,) int64."""
+    return np.sort(np.random.default_rng(0).permutation(len(cut.users))[:num_users])
 
 
 def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:

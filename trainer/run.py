@@ -37,9 +37,10 @@ from trainer.report.html import report_html
 from trainer.report.model_card import CardContents, model_card
 from trainer.settings import Settings
 from trainer.training import distributed
+from trainer.training.encoded import Encoded, encode, leave_last_out_plan
 from trainer.training.fit import unreported
 from trainer.training.progress import EpochReport
-from trainer.training.train import Encoded, Trained, encode, fit_towers, train
+from trainer.training.train import Trained, fit_towers, train
 
 log = structlog.get_logger()
 
@@ -175,7 +176,8 @@ def _help(data_config: DataConfig, config: TrainConfig, settings: Settings) -> N
         return
     prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
     checkpoints = settings.data_dir / "checkpoints" / training_fingerprint(prepared, config)
-    fit_towers(encode(prepared, config, settings), config, on_epoch=unreported, checkpoints=checkpoints)
+    plan = leave_last_out_plan(encode(prepared, config, settings))
+    fit_towers(plan, config, on_epoch=unreported, checkpoints=checkpoints)
 
 
 def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle) -> ChampionComparison:

@@ -106,7 +106,7 @@ def test_export_equals_torch_at_any_batch(tmp_path, shape) -> None:
 def test_it_learns_what_the_towers_do_not_know() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
-    fitted = _towers(dataset, _model(dataset, content=True)).fit_ncf(validation, num_epochs=6, validate=True)
+    fitted = _towers(dataset, _model(dataset, content=True)).fit_ncf(validation, num_epochs=6, validation=validation)
     assert max(fitted.validation) > 1.3 * fitted.validation[0]
     assert fitted.validation[fitted.best_epoch] == max(fitted.validation)
     assert fitted.ranker.content_weight.item() > 0
@@ -116,7 +116,7 @@ def test_early_stopping_sees_what_full_ranking_of_the_candidates_sees() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     towers = _towers(dataset, _model(dataset, content=True, user_ids=True))
-    fitted = towers.fit_ncf(validation, num_epochs=2, validate=True)
+    fitted = towers.fit_ncf(validation, num_epochs=2, validation=validation)
     metrics = towers.ncf_metrics(validation, fitted.ranker)
     assert metrics["ndcg@10"].mean() == pytest.approx(fitted.validation[fitted.best_epoch], abs=1e-9)
 
@@ -125,7 +125,7 @@ def test_equal_seeds_give_equal_rankers() -> None:
     dataset = _loyal_users()
     towers = _towers(dataset, _model(dataset, content=False))
     first, second = (
-        towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=2, validate=False).ranker for _ in range(2)
+        towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=2).ranker for _ in range(2)
     )
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -150,7 +150,7 @@ def test_no_negative_is_an_item_that_the_user_chooses() -> None:
 def test_items_that_nobody_chose_keep_no_id() -> None:
     dataset = dataset_of([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]] * 4, num_items=NUM_ITEMS)
     towers = _towers(dataset, _model(dataset, content=False))
-    ranker = towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=3, validate=False).ranker
+    ranker = towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=3).ranker
     ids = ranker.gmf_item_embedding.weight.detach().abs().sum(dim=1)
     assert ids[1:5].min() > 0
     assert ids[5:].max() == ids[0] == 0

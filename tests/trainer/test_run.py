@@ -185,12 +185,12 @@ def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
     assert [run.content_weight for run in runs[0].runs] == [run.content_weight for run in runs[1].runs]
     assert len(runs[0].metrics["recall@10"]) == 2
     text = runs[0].to_text()
-    assert "Mean and standard deviation over 2 seeds." in text
+    assert "Mean and standard deviation over 2 seeds of the training (0, 1)." in text
     assert "| 1+99: ndcg@10 |" in text
     assert "| Popularity |" in text
     read = json.loads(runs[0].to_json())
-    assert set(read["protocols"]) == {"full ranking", "1+99"}
-    assert len(read["protocols"]["1+99"]["seeds"]["as served"]["hr@10"]["values"]) == 2
+    assert set(read["questions"]) == {"full ranking", "1+99"}
+    assert len(read["questions"]["1+99"]["seeds"]["as served"]["hr@10"]["values"]) == 2
 
 
 @pytest.mark.parametrize("loss", ["full", "sampled"])

@@ -71,11 +71,12 @@ def all_baselines(
     if not np.isnan(dataset.ratings).all():
         baselines.append(RatingSVD())
     if (text := text_content(text_embeddings)) is not None:
-        baselines.append(WithRecency(text, chosen.text_tau))
+        baselines += [text, WithRecency(text, chosen.text_tau)]
     if (words := tf_idf_content(dataset.catalogue)) is not None:
         content = WithRecency(words, chosen.tf_idf_tau)
         ials_weight, content_weight = chosen.hybrid_of_three_weights
         baselines += [
+            words,
             content,
             Hybrid(parts=((ease, 1.0), (content, chosen.hybrid_weight))),
             Hybrid(parts=((ease, 1.0), (ials, ials_weight), (content, content_weight))),

@@ -55,9 +55,10 @@ def add_baselines_argument(parser: argparse.ArgumentParser) -> None:
     """Which baselines test metrics stand beside."""
     parser.add_argument(
         "--baselines",
-        choices=("auto", "all", "popularity"),
+        choices=("auto", "all", "tuned", "popularity"),
         default="auto",
-        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity (default: %(default)s)",
+        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity; tuned: all, with what "
+        "validation chooses from small grids (default: %(default)s)",
     )
 
 

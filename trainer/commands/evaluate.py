@@ -1,4 +1,4 @@
-"""`evaluate`: test metrics of a registered model beside the baselines, or of a configuration over several seeds."""
+"""`evaluate`: test metrics of a registered model, or of a configuration by any protocol over several seeds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from trainer.commands.arguments import (
     train_config,
     write_comparison,
 )
+from trainer.errors import ConfigError
 from trainer.settings import Settings
 
-SUMMARY = "test metrics of a registered model beside the baselines, or of a configuration over several seeds"
+SUMMARY = "test metrics of a registered model, or of a configuration over several seeds, beside the baselines"
+_LEAVE_LAST_OUT = "leave-last-out"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="VERSION|ALIAS", help="train nothing; measure this registered version on the data set"
     )
     parser.add_argument(
+        "--protocol",
+        choices=(_LEAVE_LAST_OUT, "random", "time", "cold-items"),
+        default=_LEAVE_LAST_OUT,
+        help="what is asked of the models that --seeds trains: each user's last interaction (by full ranking and 1+99), "
+        "a random tenth, the newest tenth, or items nobody has chosen yet (default: %(default)s)",
+    )
+    parser.add_argument(
         "--sampled",
         action="store_true",
         help="with --model: rank among 99 sampled items (1+99) instead of all; only to compare with the literature",
@@ -46,13 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Evaluates, prints."""
     if options.model:
+        if options.protocol != _LEAVE_LAST_OUT:
+            raise ConfigError(
+                f"--protocol {options.protocol}: a registered model has learned from what this would ask for; with "
+                f"--model there is {_LEAVE_LAST_OUT} alone"
+            )
         return _evaluate_registered(options, settings)
     config_of_data, config = data_config(options), train_config(options)
     from trainer.evaluation.seeds import evaluate_seeds
 
-    result = evaluate_seeds(config_of_data, config, settings, num_seeds=options.seeds, baselines=options.baselines)
+    result = evaluate_seeds(config_of_data, config, settings, num_seeds=options.seeds, baselines=options.baselines, protocol=options.protocol)
     print(result.to_text())
     if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
         Path(f"{options.output}.json").write_text(result.to_json() + "\n")
         Path(f"{options.output}.md").write_text(f"# Quality\n\n{result.to_text()}\n")
     return 0
@@ -68,7 +83,7 @@ def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int
     from trainer.evaluation.evaluation_files import save_evaluations
     from trainer.evaluation.measure import baselines_for, measure_bundle
     from trainer.registry import Registry
-    from trainer.training.train import encode
+    from trainer.training.encoded import encode
 
     registry = Registry(settings)
     version = registry.find(options.model)

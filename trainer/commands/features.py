@@ -21,7 +21,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     config_of_data, config = data_config(options), train_config(options)
     from trainer.data.prepare import prepare
     from trainer.features.summary import feature_summary
-    from trainer.training.train import encode
+    from trainer.training.encoded import encode
 
     encoded = encode(prepare(config_of_data, settings.data_dir, engine=settings.engine), config, settings)
     print(feature_summary(encoded.dataset, encoded.schema, encoded.content_vectors))

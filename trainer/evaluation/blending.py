@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tandem.contract.manifest import BlendSpec, Calibration, ItemItemSpec
 from trainer.config import TrainConfig
-from trainer.dataset import Dataset, HoldOut, history_states, sample_places
+from trainer.dataset import Cut, Dataset, HoldOut, history_states, sample_places
 from trainer.evaluation.full_ranking import model_ranks
 from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
@@ -83,13 +83,13 @@ def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, con
     )
 
 
-def calibrate(dataset: Dataset, hold_out: HoldOut, model: ScoringModel, weights: BlendWeights) -> BlendSpec:
-    """The blend of these weights, calibrated on the scores of at most CALIBRATION_USERS held-out users with all items.
+def calibrate(dataset: Dataset, cut: Cut, model: ScoringModel, weights: BlendWeights) -> BlendSpec:
+    """The blend of these weights, calibrated on the scores of at most CALIBRATION_USERS users of the cut with all items.
 
     Raises ValueError for a weight of a source that the model does not have.
     """
-    users = hold_out.users[sample_places(hold_out, CALIBRATION_USERS)]
-    states = history_states(dataset, hold_out, users)
+    users = cut.users[sample_places(cut, CALIBRATION_USERS)]
+    states = history_states(dataset, cut, users)
     vectors = model.vectors_of([dataset.user_ids[user] for user in users], states)
     item_item = None
     if weights.item_item > 0.0:

@@ -14,7 +14,7 @@ from trainer.evaluation.metrics import ACCURACY_METRICS, CUTOFF, Interval, boots
 from trainer.evaluation.significance import holm, sign_flip_p_values
 
 TABLE_METRICS: Final = tuple(f"{metric}@{CUTOFF}" for metric in ACCURACY_METRICS)
-"""What is tested against the baseline and stands in the tables."""
+"""What is tested against the baseline and stands in the tables, unless a question has a metric of its own."""
 SEGMENT_METRIC: Final = f"ndcg@{CUTOFF}"
 
 
@@ -44,8 +44,10 @@ class Comparison:
     baseline: str
     intervals: Mapping[str, Mapping[str, Interval]]
     """All metrics that users have, those of lists where all evaluations have them."""
+    tested: tuple[str, ...]
+    """The metrics of the tables."""
     differences: Mapping[str, Mapping[str, Difference]]
-    """TABLE_METRICS of all but the baseline."""
+    """The tested metrics of all but the baseline."""
     segments: Mapping[str, Mapping[str, SegmentResult]]
 
     @property
@@ -77,7 +79,9 @@ class Comparison:
         }
 
 
-def compare(evaluations: Sequence[Evaluation], *, baseline: str, seed: int = 0) -> Comparison:
+def compare(
+    evaluations: Sequence[Evaluation], *, baseline: str, tested: Sequence[str] = TABLE_METRICS, seed: int = 0
+) -> Comparison:
     """Puts evaluations side by side; `baseline` is the name of the one that the others are tested against.
 
     Raises ConfigError for a baseline that is not among them, DataError for evaluations that cannot be compared: of
@@ -89,9 +93,9 @@ def compare(evaluations: Sequence[Evaluation], *, baseline: str, seed: int = 0) 
     _check_comparable(evaluations)
     metrics = [name for name in evaluations[0].per_user if all(name in other.per_user for other in evaluations)]
     values = np.stack([np.stack([e.per_user[name] for name in metrics], axis=1) for e in evaluations])
-    tested = [metrics.index(name) for name in TABLE_METRICS]
+    columns = [metrics.index(name) for name in tested]
     others = [place for place, name in enumerate(names) if name != baseline]
-    differences = values[others][:, :, tested] - values[names.index(baseline)][:, tested]  # (others, users, tested)
+    differences = values[others][:, :, columns] - values[names.index(baseline)][:, columns]  # (others, users, tested)
     # One resample of users for everything.
     intervals = iter(bootstrap_intervals(np.hstack([*values, *differences]), seed=seed))
     by_model = {name: {metric: next(intervals) for metric in metrics} for name in names}
@@ -100,7 +104,7 @@ def compare(evaluations: Sequence[Evaluation], *, baseline: str, seed: int = 0) 
     by_difference = {
         names[other]: {
             metric: Difference(next(intervals), float(adjusted[place, column]))
-            for column, metric in enumerate(TABLE_METRICS)
+            for column, metric in enumerate(tested)
         }
         for place, other in enumerate(others)
     }
@@ -108,6 +112,7 @@ def compare(evaluations: Sequence[Evaluation], *, baseline: str, seed: int = 0) 
         evaluations=tuple(evaluations),
         baseline=baseline,
         intervals=by_model,
+        tested=tuple(tested),
         differences=by_difference,
         segments=_segments(evaluations, seed),
     )

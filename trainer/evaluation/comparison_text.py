@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from trainer.evaluation.comparison import SEGMENT_METRIC, TABLE_METRICS, Comparison, Difference
+from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, Difference
 from trainer.evaluation.evaluation import FULL_RANKING
 from trainer.evaluation.metrics import BOOTSTRAP_DRAWS, mean_metrics
 from trainer.evaluation.significance import PERMUTATIONS
@@ -19,13 +19,13 @@ def comparison_text(comparison: Comparison) -> str:
     """
     first = comparison.evaluations[0]
     label = "" if comparison.protocol == FULL_RANKING else f"{comparison.protocol}: "
-    heads = [f"{label}{metric}" for metric in TABLE_METRICS]
+    heads = [f"{label}{metric}" for metric in comparison.tested]
     blocks = [
         f"{comparison.protocol}, {first.part}, {first.num_users} users, {len(first.ranks)} targets. "
         f"In brackets 95 % intervals by bootstrap over users, {BOOTSTRAP_DRAWS:,} draws.",
         markdown_table(
             ["model", *heads],
-            ([name, *(str(of[metric]) for metric in TABLE_METRICS)] for name, of in comparison.intervals.items()),
+            ([name, *(str(of[metric]) for metric in comparison.tested)] for name, of in comparison.intervals.items()),
         ),
     ]
     if comparison.differences:
@@ -35,7 +35,7 @@ def comparison_text(comparison: Comparison) -> str:
             markdown_table(
                 ["model", *heads],
                 (
-                    [name, *(_difference(of[metric]) for metric in TABLE_METRICS)]
+                    [name, *(_difference(of[metric]) for metric in comparison.tested)]
                     for name, of in comparison.differences.items()
                 ),
             ),

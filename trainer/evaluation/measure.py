@@ -6,33 +6,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from tqdm import tqdm
 
-from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
 from trainer.baselines.catalogue import all_baselines
 from trainer.baselines.popularity import Popularity
+from trainer.baselines.tuning import tune
 from trainer.config import TrainConfig
-from trainer.dataset import leave_last_out
 from trainer.device import choose_device
 from trainer.evaluation.blending import calibrate
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
-from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer
+from trainer.evaluation.metrics import CUTOFF, ranking_metrics
+from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer, ServedScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.evaluation.ranking import rank_part
 from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.sampled import evaluate_sampled
 from trainer.evaluation.scorer import Baseline, Scorer
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
 from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
-from trainer.training.train import Encoded, Trained, scoring_model
+from trainer.training.encoded import Encoded, TrainingPlan, leave_last_out_plan
+from trainer.training.train import Fitted, Trained, scoring_model
 
-BaselineChoice = Literal["auto", "all", "popularity"]
-"""Which baselines a run is measured against; "auto" is all of them up to AUTO_MAX_ITEMS items, else popularity."""
+BaselineChoice = Literal["auto", "all", "tuned", "popularity"]
+"""Which baselines a run is measured against; "auto" is all of them up to AUTO_MAX_ITEMS items, else popularity; "tuned"
+is all of them with what validation chose."""
 AUTO_MAX_ITEMS = 5_000
 """Up to here all baselines take seconds; EASE inverts a matrix as wide as the catalogue, at cubic cost."""
 SERVED = "as served"
@@ -52,31 +54,39 @@ class TestResult:
     """Every scorer by its name, in the order of the comparison."""
 
 
-def baselines_for(encoded: Encoded, choice: BaselineChoice) -> list[Baseline]:
-    """The baselines that a choice means for a data set."""
+def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: Part | None = None) -> list[Baseline]:
+    """The baselines that a choice means for a data set.
+
+    "tuned" ones are chosen by SEGMENT_METRIC on `validation`, by default that of leave-last-out.
+    """
     num_items = len(encoded.dataset.catalogue)
     if choice == "popularity" or (choice == "auto" and num_items > AUTO_MAX_ITEMS):
         return [Popularity()]
-    embeddings = encoded.item_tensors.get(names.TEXT_EMBEDDING, np.zeros((num_items, 0), dtype=np.float32))
-    return all_baselines(encoded.dataset, np.asarray(embeddings, dtype=np.float32))
+    chosen = None
+    if choice == "tuned":
+        part = leave_last_out_part(encoded.dataset, skip=1) if validation is None else validation
+        chosen = tune(part, encoded.text_embeddings(), _quality)
+    return all_baselines(encoded.dataset, encoded.text_embeddings(), chosen)
 
 
-def trained_scorers(trained: Trained, encoded: Encoded, part: Part, config: TrainConfig) -> dict[str, Scorer]:
+def fitted_scorers(fitted: Fitted, plan: TrainingPlan, part: Part, config: TrainConfig) -> dict[str, Scorer]:
     """A model that was just trained, as it would be served, and its two towers alone where that differs."""
-    model = scoring_model(trained.model, encoded, trained.item_item)
+    dataset = plan.final.dataset
+    model = scoring_model(fitted.model, plan.final, fitted.item_item)
     blend = ranked = None
-    if trained.blend_weights is not None:
-        blend = calibrate(encoded.dataset, leave_last_out(encoded.dataset, skip=0), model, trained.blend_weights)
-    if trained.ncf is not None:
-        neighbours = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device)).neighbours
-        ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(trained.ncf))
+    if fitted.blend_weights is not None:
+        blend = calibrate(dataset, plan.cut, model, fitted.blend_weights)
+    if fitted.ncf is not None:
+        neighbours = FrozenTowers(dataset, model, config, choose_device(config.fit.device)).neighbours
+        ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(fitted.ncf))
     return _model_scorers(model, blend, ranked, part)
 
 
 def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
     """The test items of leave-last-out under a model that was just trained."""
     part = leave_last_out_part(encoded.dataset, skip=0)
-    scorers = {**trained_scorers(trained, encoded, part, config), **fitted(baselines, part)}
+    of_model = fitted_scorers(trained, leave_last_out_plan(encoded), part, config)
+    scorers = {**of_model, **fitted_baselines(baselines, part)}
     return _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
 
 
@@ -87,11 +97,11 @@ def measure_bundle(
     part = leave_last_out_part(encoded.dataset, skip=0)
     model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
     ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
-    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted(baselines, part)}
+    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted_baselines(baselines, part)}
     return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
 
 
-def fitted(baselines: Sequence[Baseline], part: Part) -> dict[str, Scorer]:
+def fitted_baselines(baselines: Sequence[Baseline], part: Part) -> dict[str, Scorer]:
     """Baselines by their names, fitted on what is known."""
     return {
         baseline.name: baseline.fit(part.known)
@@ -114,8 +124,8 @@ def _model_scorers(
     model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, part: Part
 ) -> dict[str, Scorer]:
     """An ONNX ranker ranks before the blend does."""
-    served = ModelScorer(part.known, model, blend) if ranked is None else RankedModelScorer(part.known, ranked)
-    scorers: dict[str, Scorer] = {SERVED: served}
+    ranker = ModelScorer(part.known, model, blend) if ranked is None else RankedModelScorer(part.known, ranked)
+    scorers: dict[str, Scorer] = {SERVED: ServedScorer(part.known, ranker)}
     if ranked is not None or blend is not None:
         scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
     return scorers
@@ -125,7 +135,12 @@ def _result(part: Part, scorers: dict[str, Scorer], evaluations: Sequence[Evalua
     return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
 
 
-def best_of(evaluations: Sequence[Evaluation]) -> str:
-    """The name of the evaluation with the highest SEGMENT_METRIC; the two towers are part of a model, not a rival."""
+def best_of(evaluations: Sequence[Evaluation], metric: str = SEGMENT_METRIC) -> str:
+    """The name of the evaluation with the highest `metric`; the two towers are part of a model, not a rival."""
     rivals = [evaluation for evaluation in evaluations if TWO_TOWERS not in evaluation.name]
-    return max(rivals, key=lambda evaluation: evaluation.means()[SEGMENT_METRIC]).name
+    return max(rivals, key=lambda evaluation: evaluation.means()[metric]).name
+
+
+def _quality(part: Part, scorer: Scorer) -> float:
+    ranks = rank_part(part, scorer).ranks
+    return float(ranking_metrics(ranks, part.target_offsets, (CUTOFF,))[SEGMENT_METRIC].mean())

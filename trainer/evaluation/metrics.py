@@ -28,6 +28,11 @@ PerUser = npt.NDArray[np.float64]
 CUTOFF = 10
 CUTOFFS = (5, 10, 20, 50)
 ACCURACY_METRICS = ("precision", "recall", "hr", "map", "mrr", "ndcg")
+MAP_DEFINITION = (
+    f"map@{CUTOFF} is the mean over users of AP@{CUTOFF}: the sum of precision at each hit among the first {CUTOFF}, "
+    f"divided by min({CUTOFF}, the user's held-out items)."
+)
+"""For tables: by another divisor the same lists have another figure."""
 BOOTSTRAP_DRAWS = 1_000
 _RESAMPLED_AT_ONCE = 1 << 22
 

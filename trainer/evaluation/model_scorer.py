@@ -9,6 +9,7 @@ from tandem.contract.manifest import BlendSpec
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.dataset import Dataset
 from trainer.evaluation.reranking import RankedModel
+from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.scoring import BlendedScores, ScoringModel
 
 
@@ -29,6 +30,24 @@ class ModelScorer:
         lengths = self._known.lengths[users]
         states = [self._known.user_state(int(user), int(length)) for user, length in zip(users, lengths, strict=True)]
         (scores,) = self._scores([self._known.user_ids[user] for user in users], states)
+        return scores
+
+
+class ServedScorer:
+    """Scores as the server answers: users without a known event get the most popular items."""
+
+    def __init__(self, known: Dataset, model: Scorer) -> None:
+        """`model` scores everyone else."""
+        self._lengths = known.lengths
+        self._popularity = known.popularity(known.lengths).astype(np.float32)
+        self._model = model
+
+    def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """(n,) int64 -> (n, items) float32."""
+        has_events = self._lengths[users] > 0
+        scores = np.tile(self._popularity, (len(users), 1))
+        if has_events.any():
+            scores[has_events] = self._model.scores(users[has_events])
         return scores
 
 

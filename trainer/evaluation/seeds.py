@@ -1,34 +1,40 @@
-"""Test metrics of a configuration over several seeds, beside baselines: what the documentation's numbers come from."""
+"""A configuration over several seeds by any protocol, beside baselines: what the documentation's numbers come from."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from trainer.baselines.rating_svd import RatingSVD
 from trainer.config import TrainConfig
 from trainer.data.config import DataConfig
 from trainer.data.prepare import prepare
-from trainer.evaluation.comparison import TABLE_METRICS, Comparison, compare
+from trainer.evaluation.comparison import Comparison, compare
 from trainer.evaluation.comparison_text import comparison_text, markdown_table
-from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
+from trainer.evaluation.evaluate import rating_errors
+from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
 from trainer.evaluation.measure import (
     SERVED,
     BaselineChoice,
     baselines_for,
     best_of,
     evaluate_all,
-    fitted,
-    trained_scorers,
+    fitted_baselines,
+    fitted_scorers,
 )
-from trainer.evaluation.parts import leave_last_out_part
+from trainer.evaluation.metrics import MAP_DEFINITION
+from trainer.evaluation.parts import Part
+from trainer.evaluation.protocols import Protocol, ProtocolKind, protocol_of
+from trainer.evaluation.scorer import RatingPredictor, Scorer
 from trainer.settings import Settings
+from trainer.training.encoded import Encoded, encode
 from trainer.training.fit import unreported
-from trainer.training.train import encode, train
+from trainer.training.train import fit_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +53,18 @@ class SeedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedEvaluations:
-    """What one protocol says."""
+    """What one question says."""
 
     by_model: Mapping[str, Sequence[Evaluation]]
     """The model as served and its two towers alone: one evaluation for each seed."""
     comparison: Comparison
     """Of the first seed with the baselines, which have no seed."""
+    random_order: Mapping[str, float] = field(default_factory=dict)
+    """What a random order is expected to reach, by metric, where that is reported."""
 
     @property
-    def protocol(self) -> str:
-        """Of all these evaluations."""
+    def way(self) -> str:
+        """FULL_RANKING or SAMPLED, of all these evaluations."""
         return self.comparison.protocol
 
     def values(self, model: str) -> dict[str, tuple[float, ...]]:
@@ -66,34 +74,64 @@ class SeedEvaluations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RatingErrors:
+    """Errors of predicted ratings."""
+
+    num_ratings: int
+    """Targets that have one."""
+    lowest: float
+    highest: float
+    """Of these ratings."""
+    by_model: Mapping[str, Mapping[str, float]]
+    """"rmse" and "mae"."""
+
+    def to_text(self) -> str:
+        """In Markdown."""
+        rows = [[model, f"{errors['rmse']:.4f}", f"{errors['mae']:.4f}"] for model, errors in self.by_model.items()]
+        of = f"Predicted ratings: {self.num_ratings:,} held-out ratings from {self.lowest:g} to {self.highest:g}."
+        return f"{of}\n\n{markdown_table(['model', 'RMSE', 'MAE'], rows)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeedsResult:
-    """All seeds under all protocols."""
+    """All seeds under all questions of a protocol."""
 
     data: str
+    protocol: str
+    description: str
+    """Of the protocol, in a sentence."""
     runs: tuple[SeedRun, ...]
-    protocols: Mapping[str, SeedEvaluations]
-    """FULL_RANKING and SAMPLED."""
+    questions: Mapping[str, SeedEvaluations]
+    """By the names of the questions."""
+    ratings: RatingErrors | None = None
+    """None where the protocol or the data have none."""
 
     @property
     def metrics(self) -> dict[str, tuple[float, ...]]:
-        """Of the model as served by full ranking: one value for each seed."""
-        return self.protocols[FULL_RANKING].values(SERVED)
+        """Of the model as served by the protocol's first question: one value for each seed."""
+        return next(iter(self.questions.values())).values(SERVED)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {
             "data": self.data,
+            "protocol": self.protocol,
+            "description": self.description,
+            "map": MAP_DEFINITION,
+            "seeds": [run.seed for run in self.runs],
             "runs": [asdict(run) for run in self.runs],
-            "protocols": {
+            "questions": {
                 name: {
                     "seeds": {
                         model: {metric: asdict(Spread.of(values)) for metric, values in found.values(model).items()}
                         for model in found.by_model
                     },
+                    "random_order": dict(found.random_order),
                     "first_seed": found.comparison.to_dict(),
                 }
-                for name, found in self.protocols.items()
+                for name, found in self.questions.items()
             },
+            "ratings": self.ratings and asdict(self.ratings),
         }
 
     def to_json(self) -> str:
@@ -101,7 +139,7 @@ class SeedsResult:
         return json.dumps(self.to_dict(), indent=2)
 
     def to_text(self) -> str:
-        """Markdown: the trainings, then mean and spread over seeds and the first seed's comparison by protocol."""
+        """Markdown: the trainings, then mean and spread over seeds and the first seed's comparison by question."""
         runs = [
             [
                 str(run.seed),
@@ -113,22 +151,31 @@ class SeedsResult:
             for run in self.runs
         ]
         blocks = [
-            f"{self.data}, leave-last-out.",
+            f"{self.data}, protocol {self.protocol}. {self.description} {MAP_DEFINITION}",
             markdown_table(["seed", "best epoch", "training seconds", "content weight", "item-item weight"], runs),
         ]
-        for found in self.protocols.values():
-            label = "" if found.protocol == FULL_RANKING else f"{found.protocol}: "
+        for name, found in self.questions.items():
+            label = "" if found.way == FULL_RANKING else f"{found.way}: "
+            metrics = found.comparison.tested
             rows = [
-                [model, *(str(Spread.of(found.values(model)[metric])) for metric in TABLE_METRICS)]
+                [model, *(str(Spread.of(found.values(model)[metric])) for metric in metrics)]
                 for model in found.by_model
             ]
+            seeds = ", ".join(str(run.seed) for run in self.runs)
             blocks += [
-                f"## {found.protocol}",
-                f"Mean and standard deviation over {len(self.runs)} seeds.",
-                markdown_table(["model", *(f"{label}{metric}" for metric in TABLE_METRICS)], rows),
+                f"## {name}",
+                f"Mean and standard deviation over {len(self.runs)} seeds of the training ({seeds}).",
+                markdown_table(["model", *(f"{label}{metric}" for metric in metrics)], rows),
+                *(
+                    f"Expected of a random order: {metric} {value:.4f}; as served has "
+                    f"{Spread.of(found.values(SERVED)[metric]).mean / value:.1f} times that."
+                    for metric, value in found.random_order.items()
+                ),
                 f"Seed {self.runs[0].seed} beside the baselines:",
                 comparison_text(found.comparison),
             ]
+        if self.ratings is not None:
+            blocks += ["## Ratings", self.ratings.to_text()]
         return "\n\n".join(blocks)
 
 
@@ -160,38 +207,85 @@ def evaluate_seeds(
     *,
     num_seeds: int,
     baselines: BaselineChoice = "auto",
+    protocol: ProtocolKind = "leave-last-out",
 ) -> SeedsResult:
-    """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and scores the test items once for each. Registers nothing."""
+    """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and asks each model once. Registers nothing.
+
+    The split is the same for all seeds. Raises DataError for data that the protocol cannot split.
+    """
     encoded = encode(prepare(data_config, settings.data_dir, engine=settings.engine), config, settings)
-    part = leave_last_out_part(encoded.dataset, skip=0)
-    protocols = (FULL_RANKING, SAMPLED)
-    of_models: dict[str, dict[str, list[Evaluation]]] = {protocol: {} for protocol in protocols}
+    return evaluate_protocol(
+        encoded, protocol_of(encoded, protocol), config, data=data_config.name, num_seeds=num_seeds, baselines=baselines
+    )
+
+
+def evaluate_protocol(
+    encoded: Encoded,
+    protocol: Protocol,
+    config: TrainConfig,
+    *,
+    data: str,
+    num_seeds: int,
+    baselines: BaselineChoice,
+) -> SeedsResult:
+    """The same for data in memory; `data` is their name."""
+    of_models: dict[str, dict[str, list[Evaluation]]] = {question.name: {} for question in protocol.questions}
     runs = []
     for seed in range(config.fit.seed, config.fit.seed + num_seeds):
         started = time.monotonic()
         seeded = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": seed})})
-        trained = train(encoded, seeded, on_epoch=unreported)
+        fitted = fit_plan(protocol.plan, seeded, on_epoch=unreported)
         runs.append(
             SeedRun(
                 seed=seed,
-                best_epoch=trained.best_epoch,
+                best_epoch=fitted.best_epoch,
                 training_seconds=time.monotonic() - started,
-                content_weight=trained.content_weight,
-                item_item_weight=trained.item_item_weight,
+                content_weight=fitted.content_weight,
+                item_item_weight=fitted.item_item_weight,
             )
         )
-        scorers = trained_scorers(trained, encoded, part, config)
-        for protocol in protocols:
-            for evaluation in evaluate_all(scorers, part, encoded, protocol):
-                of_models[protocol].setdefault(evaluation.name, []).append(evaluation)
-    rivals = fitted(baselines_for(encoded, baselines), part)
+        for question in protocol.questions:
+            scorers = fitted_scorers(fitted, protocol.plan, question.part, config)
+            for evaluation in evaluate_all(scorers, question.part, encoded, question.way):
+                of_models[question.name].setdefault(evaluation.name, []).append(evaluation)
+    # All parts of a protocol know the same.
+    rivals = fitted_baselines(
+        baselines_for(protocol.plan.final, baselines, protocol.validation), protocol.questions[0].part
+    )
     found = {}
-    for protocol in protocols:
+    for question in protocol.questions:
+        of_seeds = of_models[question.name]
         evaluations = [
-            *(of_seeds[0] for of_seeds in of_models[protocol].values()),
-            *evaluate_all(rivals, part, encoded, protocol),
+            *(evaluations[0] for evaluations in of_seeds.values()),
+            *evaluate_all(rivals, question.part, encoded, question.way),
         ]
-        found[protocol] = SeedEvaluations(
-            by_model=of_models[protocol], comparison=compare(evaluations, baseline=best_of(evaluations[1:]))
+        best = best_of(evaluations[1:], question.decisive)
+        found[question.name] = SeedEvaluations(
+            by_model=of_seeds,
+            comparison=compare(evaluations, baseline=best, tested=question.tested),
+            random_order=question.random_order,
         )
-    return SeedsResult(data=data_config.name, runs=tuple(runs), protocols=found)
+    return SeedsResult(
+        data=data,
+        protocol=protocol.kind,
+        description=protocol.description,
+        runs=tuple(runs),
+        questions=found,
+        ratings=_rating_errors(rivals, protocol.questions[0].part) if protocol.kind == "random" else None,
+    )
+
+
+def _rating_errors(rivals: Mapping[str, Scorer], part: Part) -> RatingErrors | None:
+    """Of the baselines that predict ratings, or of the one of them that there always is."""
+    rated = part.target_ratings[~np.isnan(part.target_ratings)]
+    if not len(rated) or np.isnan(part.known.ratings).all():
+        return None
+    predictors = {name: scorer for name, scorer in rivals.items() if isinstance(scorer, RatingPredictor)}
+    if not predictors:
+        predictors = {RatingSVD().name: RatingSVD().fit(part.known)}
+    return RatingErrors(
+        num_ratings=len(rated),
+        lowest=float(rated.min()),
+        highest=float(rated.max()),
+        by_model={name: rating_errors(part, predictor) for name, predictor in predictors.items()},
+    )

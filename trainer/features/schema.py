@@ -80,21 +80,27 @@ def item_inputs(
 ) -> Tensors:
     """Inputs of the item tower for every catalogue item, in row order.
 
-    `text_embeddings` is (items, text_dim), `popularity` (items,) the interactions the towers may learn from. An item
-    without any reads the out-of-vocabulary row, as an item does that comes after training: an id of its own would learn
-    nothing but that it is never chosen.
+    `text_embeddings` is (items, text_dim), `popularity` (items,) the interactions the towers may learn from, see
+    `item_index`.
 
     item_index (items,) int64; text_embedding (items, text_dim) float32 and category_codes (items, max_item_categories)
     int64 where the schema has them.
     """
-    tensors: Tensors = {
-        names.ITEM_INDEX: encode_index(np.where(popularity > 0, np.arange(len(catalogue)), MISSING_ROW))
-    }
+    tensors: Tensors = {names.ITEM_INDEX: item_index(popularity)}
     if schema.text_dim:
         tensors[names.TEXT_EMBEDDING] = text_embeddings
     if schema.item_categories and schema.max_item_categories:
         tensors[names.CATEGORY_CODES] = encode_category_codes(catalogue.categories, schema)
     return tensors
+
+
+def item_index(popularity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """What the item tower reads as each item's id: (items,) int64 interactions -> (items,) int64.
+
+    An item without any reads the out-of-vocabulary row, as an item does that comes after training: an id of its own
+    would learn nothing but that it is never chosen.
+    """
+    return encode_index(np.where(popularity > 0, np.arange(len(popularity)), MISSING_ROW))
 
 
 def _number(value: str) -> float | None:

@@ -14,7 +14,7 @@ import torch
 from tandem.contract.features import Tensors, encode_index
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import TrainConfig
-from trainer.dataset import Dataset, HoldOut, history_states
+from trainer.dataset import Cut, Dataset, HoldOut, history_states
 from trainer.evaluation.blending import CHOICE_METRIC, BlendChoice, calibration
 from trainer.evaluation.full_ranking import ranks_of_targets
 from trainer.evaluation.metrics import PerUser, metrics_per_user
@@ -57,7 +57,7 @@ def choose_ranker(towers: FrozenTowers, validation: HoldOut, blended: BlendChoic
     kind = towers.config.ranker.kind
     if kind == "blend":
         return RankerChoice(num_epochs=None, ncf=None, metrics=blended.metrics, validation={"blend": of_blend})
-    fitted = towers.fit_ncf(validation, num_epochs=towers.config.ncf.max_epochs, validate=True)
+    fitted = towers.fit_ncf(validation, num_epochs=towers.config.ncf.max_epochs, validation=validation)
     metrics = towers.ncf_metrics(validation, fitted.ranker)
     tried = {"blend": of_blend, "ncf": float(metrics[CHOICE_METRIC].mean())}
     log.info(
@@ -88,10 +88,10 @@ class FrozenTowers:
             return None
         return nearest_items(self._model.content_vectors.astype(np.float32), self.config.content.num_neighbours)
 
-    def fit_ncf(self, hold_out: HoldOut, *, num_epochs: int, validate: bool) -> RankerFit:
-        """NCF trained on the training part of `hold_out`; with `validate` it stops early by the held-out items."""
+    def fit_ncf(self, cut: Cut, *, num_epochs: int, validation: HoldOut | None = None) -> RankerFit:
+        """NCF trained on what comes before the cut; with `validation` it stops early by the items held out there."""
         config, model = self.config, self._model
-        examples = ranker_examples(self._dataset, hold_out, model, self.neighbours, config.ncf, seed=config.fit.seed)
+        examples = ranker_examples(self._dataset, cut, model, self.neighbours, config.ncf, seed=config.fit.seed)
         content_scale = 0.0
         if examples.candidates.profiles is not None and model.content_vectors is not None:
             content_scale = 1.0 / calibration(examples.candidates.profiles, model.content_vectors).std
@@ -103,7 +103,7 @@ class FrozenTowers:
             content_scale=content_scale,
         )
         torch.manual_seed(config.fit.seed)
-        learned = self._dataset.popularity(hold_out.num_history_events) > 0
+        learned = self._dataset.popularity(cut.num_history_events) > 0
         return fit_ranker(
             examples,
             NcfRanker(config.ncf, shape).to(self._device),
@@ -111,7 +111,7 @@ class FrozenTowers:
             item_index=encode_index(np.where(learned, np.arange(len(learned)), MISSING_ROW)),
             seed=config.fit.seed,
             num_epochs=num_epochs,
-            validate=self._validation(hold_out) if validate else None,
+            validate=None if validation is None else self._validation(validation),
         )
 
     def ncf_metrics(self, hold_out: HoldOut, ranker: NcfRanker) -> dict[str, PerUser]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tandem.contract.features import Tensors
 from tandem.contract.vocabulary import Rows
 from trainer.config import NcfConfig
-from trainer.dataset import Dataset, HoldOut
+from trainer.dataset import Cut, Dataset
 from trainer.evaluation.reranking import BATCH_USERS, Candidates, candidates_of, pair_tensors
 from trainer.evaluation.scoring import ScoringModel
 
@@ -73,7 +73,7 @@ class RankerBatch:
 
 def ranker_examples(
     dataset: Dataset,
-    hold_out: HoldOut,
+    cut: Cut,
     model: ScoringModel,
     neighbours: npt.NDArray[np.int32] | None,
     config: NcfConfig,
@@ -82,7 +82,7 @@ def ranker_examples(
 ) -> RankerExamples:
     """At most `config.max_examples` choices of the training part, drawn at random. `model` has the data's own rows."""
     event = np.arange(len(dataset.item_rows)) - np.repeat(dataset.offsets[:-1], dataset.lengths)
-    in_training = event < np.repeat(hold_out.num_history_events, dataset.lengths)
+    in_training = event < np.repeat(cut.num_history_events, dataset.lengths)
     # A user's first event has no history that it could follow from.
     choices = np.flatnonzero(in_training & (event > 0))
     choices = np.sort(np.random.default_rng(seed).permutation(choices)[: config.max_examples])

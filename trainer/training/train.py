@@ -11,27 +11,23 @@ import numpy.typing as npt
 import structlog
 import torch
 
-from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.features import Tensors
 from tandem.contract.item_item import ItemItem
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
-from trainer.data.prepare import PreparedData
-from trainer.dataset import Dataset, HoldOut, leave_last_out, load_dataset
+from trainer.dataset import Cut, HoldOut, leave_last_out
 from trainer.device import choose_device
 from trainer.errors import DataError
 from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, choose_blend
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
 from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
-from trainer.features.content import content_vectors
-from trainer.features.schema import build_schema, item_inputs, item_text
-from trainer.features.text import embed_texts
 from trainer.models.item_item import fit_item_item
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
-from trainer.settings import Settings
 from trainer.training import distributed
 from trainer.training.choose_ranker import FrozenTowers, RankerChoice, choose_ranker
+from trainer.training.encoded import Encoded, TrainingPlan, leave_last_out_plan
 from trainer.training.fit import FitInputs, FitResult, fit, unreported
 from trainer.training.progress import EpochReport
 from trainer.training.step import encode_items
@@ -41,19 +37,8 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """A data set ready for the towers."""
-
-    dataset: Dataset
-    schema: FeatureSchema
-    item_tensors: Tensors
-    content_vectors: npt.NDArray[np.float16] | None
-    """(items, content_dim) float16; None for a catalogue that says nothing of its items."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A model with what was measured of it."""
+class Fitted:
+    """A model with what validation says of it."""
 
     model: TwoTowerModel
     best_epoch: int
@@ -78,10 +63,6 @@ class Trained:
     validation_two_tower: Mapping[str, PerUser]
     """Of the same model's two towers alone."""
     validation_popularity: Mapping[str, PerUser]
-    test: Mapping[str, PerUser]
-    """Ranked as served: by NCF or the blend where there is one."""
-    test_two_tower: Mapping[str, PerUser]
-    test_popularity: Mapping[str, PerUser]
 
     @property
     def content_weight(self) -> float | None:
@@ -95,6 +76,16 @@ class Trained:
         """Share of the item-item source in the blend's collaborative score; 0 without it."""
         return 0.0 if self.blend_weights is None else self.blend_weights.item_item
 
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Fitted):
+    """A model with what leave-last-out says of it."""
+
+    test: Mapping[str, PerUser]
+    """Ranked as served: by NCF or the blend where there is one."""
+    test_two_tower: Mapping[str, PerUser]
+    test_popularity: Mapping[str, PerUser]
+
     def metrics(self) -> dict[str, float]:
         """Means by name, for the manifest and the registry."""
         parts = {
@@ -106,24 +97,6 @@ class Trained:
             "test/popularity": self.test_popularity,
         }
         return {f"{part}/{name}": mean for part, values in parts.items() for name, mean in mean_metrics(values).items()}
-
-
-def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> Encoded:
-    """Reads the prepared data and turns catalogue and users into what the towers read."""
-    dataset = load_dataset(prepared.directory)
-    texts = [item_text(dataset.catalogue, row) for row in range(len(dataset.catalogue))]
-    embeddings = embed_texts(
-        texts, config.text, cache_dir=settings.data_dir / "embeddings", device=choose_device(config.fit.device)
-    )
-    schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
-    popularity = dataset.popularity(leave_last_out(dataset, skip=0).num_history_events)
-    item_tensors = item_inputs(dataset.catalogue, schema, text_embeddings=embeddings, popularity=popularity)
-    return Encoded(
-        dataset=dataset,
-        schema=schema,
-        item_tensors=item_tensors,
-        content_vectors=content_vectors(dataset.catalogue, embeddings, config.content),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +113,8 @@ def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRe
 
     What `on_epoch` raises ends the training. Raises DataError when no user has enough interactions to validate on.
     """
-    return _choose(encoded, config, _select_towers(encoded, config, on_epoch=on_epoch, checkpoint_path=None))
+    plan = leave_last_out_plan(encoded)
+    return _choose(plan, config, _select_towers(plan, config, on_epoch=on_epoch, checkpoint_path=None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,24 +127,24 @@ class FittedTowers:
 
 
 def fit_towers(
-    encoded: Encoded,
+    plan: TrainingPlan,
     config: TrainConfig,
     *,
     on_epoch: Callable[[EpochReport], None],
     checkpoints: Path | None = None,
 ) -> FittedTowers:
-    """Selects the number of epochs on validation and refits on train + validation.
+    """Selects the number of epochs on validation and refits on all that the plan lets the final model know.
 
     Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
-    without one there are none. Raises DataError when no user has enough interactions to validate on.
+    without one there are none. Raises DataError when there is nobody to validate on.
     """
     selected = _select_towers(
-        encoded, config, on_epoch=on_epoch, checkpoint_path=checkpoints and checkpoints / "selection.pt"
+        plan, config, on_epoch=on_epoch, checkpoint_path=checkpoints and checkpoints / "selection.pt"
     )
     if not config.fit.refit:
         return FittedTowers(selected=selected, final=selected)
     final = fit(
-        _fit_inputs(encoded, leave_last_out(encoded.dataset, skip=0)),
+        _fit_inputs(plan.final, plan.cut),
         config,
         device=choose_device(config.fit.device),
         num_epochs=selected.best_epoch,
@@ -181,36 +155,32 @@ def fit_towers(
     return FittedTowers(selected=selected, final=final)
 
 
-def train(
-    encoded: Encoded,
+def fit_plan(
+    plan: TrainingPlan,
     config: TrainConfig,
     *,
     on_epoch: Callable[[EpochReport], None],
     checkpoints: Path | None = None,
-) -> Trained:
-    """Selects the number of epochs on validation, refits on train + validation, scores the test items once.
+) -> Fitted:
+    """The model that is served: epochs, blend and ranker chosen on validation, then all of it fitted anew.
 
     See `fit_towers` for `checkpoints` and what is raised.
     """
-    validation = leave_last_out(encoded.dataset, skip=1)
-    test = leave_last_out(encoded.dataset, skip=0)
-    fitted = fit_towers(encoded, config, on_epoch=on_epoch, checkpoints=checkpoints)
-    selected = _choose(encoded, config, fitted.selected)
-    choice, ranker = selected.blend, selected.ranker
-    final, ncf = fitted.final, ranker.ncf
-    item_item = _item_item(encoded, config, test) if choice.weights is not None and choice.weights.item_item else None
-    model = scoring_model(final.model, encoded, item_item)
-    towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
+    towers = fit_towers(plan, config, on_epoch=on_epoch, checkpoints=checkpoints)
+    selected = _choose(plan, config, towers.selected)
+    choice, ranker, ncf = selected.blend, selected.ranker, selected.ranker.ncf
+    final, cut = plan.final, plan.cut
+    item_item = _item_item(final, config, cut) if choice.weights is not None and choice.weights.item_item else None
     if config.fit.refit and ranker.num_epochs is not None:
-        ncf = towers.fit_ncf(test, num_epochs=ranker.num_epochs, validate=False).ranker
-    test_served, test_two_tower = _test_metrics(model, encoded, test, choice.weights)
-    if ncf is not None:
-        test_served = towers.ncf_metrics(test, ncf)
-    trained = Trained(
-        model=final.model,
-        best_epoch=fitted.selected.best_epoch,
-        interactions_per_second=fitted.selected.interactions_per_second,
-        peak_memory_bytes=max(fitted.selected.peak_memory_bytes, final.peak_memory_bytes),
+        model = scoring_model(towers.final.model, final, item_item)
+        frozen = FrozenTowers(final.dataset, model, config, choose_device(config.fit.device))
+        ncf = frozen.fit_ncf(cut, num_epochs=ranker.num_epochs).ranker
+    popularity = popularity_ranks(plan.selection.dataset, plan.validation)
+    return Fitted(
+        model=towers.final.model,
+        best_epoch=towers.selected.best_epoch,
+        interactions_per_second=towers.selected.interactions_per_second,
+        peak_memory_bytes=max(towers.selected.peak_memory_bytes, towers.final.peak_memory_bytes),
         item_item=item_item,
         blend_weights=choice.weights,
         validation_by_content_weight=choice.by_content_weight,
@@ -219,7 +189,27 @@ def train(
         validation_by_ranker=ranker.validation,
         validation=ranker.metrics,
         validation_two_tower=choice.two_tower,
-        validation_popularity=metrics_per_user(popularity_ranks(encoded.dataset, validation)),
+        validation_popularity=metrics_per_user(popularity),
+    )
+
+
+def train(
+    encoded: Encoded,
+    config: TrainConfig,
+    *,
+    on_epoch: Callable[[EpochReport], None],
+    checkpoints: Path | None = None,
+) -> Trained:
+    """Fits by leave-last-out and scores the test items once. See `fit_towers` for `checkpoints` and what is raised."""
+    fitted = fit_plan(leave_last_out_plan(encoded), config, on_epoch=on_epoch, checkpoints=checkpoints)
+    test = leave_last_out(encoded.dataset, skip=0)
+    model = scoring_model(fitted.model, encoded, fitted.item_item)
+    test_served, test_two_tower = _test_metrics(model, encoded, test, fitted.blend_weights)
+    if fitted.ncf is not None:
+        frozen = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
+        test_served = frozen.ncf_metrics(test, fitted.ncf)
+    trained = Trained(
+        **vars(fitted),
         test=test_served,
         test_two_tower=test_two_tower,
         test_popularity=metrics_per_user(popularity_ranks(encoded.dataset, test)),
@@ -239,11 +229,13 @@ def train(
 
 
 def _select_towers(
-    encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoint_path: Path | None
+    plan: TrainingPlan, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoint_path: Path | None
 ) -> FitResult:
-    validation = leave_last_out(encoded.dataset, skip=1)
+    encoded, validation = plan.selection, plan.validation
     if len(validation.users) == 0:
-        raise DataError("no user has three interactions, so nothing can be validated; bring more data")
+        raise DataError(
+            "nobody has enough interactions to validate on (leave-last-out needs users with three); bring more data"
+        )
     if distributed.rank() == 0:
         log.info(
             "training_started",
@@ -264,9 +256,9 @@ def _select_towers(
     )
 
 
-def _choose(encoded: Encoded, config: TrainConfig, selected: FitResult) -> Selected:
+def _choose(plan: TrainingPlan, config: TrainConfig, selected: FitResult) -> Selected:
     """Chooses blend and ranker on validation."""
-    validation = leave_last_out(encoded.dataset, skip=1)
+    encoded, validation = plan.selection, plan.validation
     model = scoring_model(selected.model, encoded, _item_item(encoded, config, validation))
     choice = choose_blend(encoded.dataset, validation, model, config)
     if choice.weights is not None:
@@ -312,8 +304,8 @@ def scoring_model(model: TwoTowerModel, encoded: Encoded, item_item: ItemItem | 
     )
 
 
-def _item_item(encoded: Encoded, config: TrainConfig, hold_out: HoldOut) -> ItemItem | None:
-    return fit_item_item(encoded.dataset, hold_out.num_history_events, config.item_item)
+def _item_item(encoded: Encoded, config: TrainConfig, cut: Cut) -> ItemItem | None:
+    return fit_item_item(encoded.dataset, cut.num_history_events, config.item_item)
 
 
 def _test_metrics(
@@ -325,12 +317,12 @@ def _test_metrics(
     return served, two_tower
 
 
-def _fit_inputs(encoded: Encoded, hold_out: HoldOut) -> FitInputs:
+def _fit_inputs(encoded: Encoded, cut: Cut) -> FitInputs:
     dataset = encoded.dataset
     return FitInputs(
         schema=encoded.schema,
-        windows=training_windows(dataset, encoded.schema, hold_out.num_history_events),
+        windows=training_windows(dataset, encoded.schema, cut.num_history_events),
         item_tensors=encoded.item_tensors,
-        popularity=dataset.popularity(hold_out.num_history_events),
+        popularity=dataset.popularity(cut.num_history_events),
         num_users=len(dataset.user_ids),
     )

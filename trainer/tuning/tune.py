@@ -27,8 +27,9 @@ from trainer.errors import ConfigError, TuningError
 from trainer.evaluation.metrics import mean_metrics
 from trainer.registry import Registry
 from trainer.settings import Settings
+from trainer.training.encoded import Encoded, encode
 from trainer.training.progress import EpochReport
-from trainer.training.train import Encoded, encode, select
+from trainer.training.train import select
 from trainer.tuning.config_file import write_config
 from trainer.tuning.search_space import SEARCH_SPACE, SearchSpace, check_space, with_values
 from trainer.tuning.study import Pruned, Study, Trial

@@ -22,11 +22,13 @@ def _result(num_seeds: int) -> SeedsResult:
     sampled = [evaluate_sampled(PART, table, DATASET, name=SERVED) for table in tables]
     return SeedsResult(
         data="small",
+        protocol="leave-last-out",
+        description="The last.",
         runs=tuple(
             SeedRun(seed=seed, best_epoch=3, training_seconds=1.5, content_weight=None, item_item_weight=0.5)
             for seed in range(num_seeds)
         ),
-        protocols={
+        questions={
             of_seeds[0].protocol: SeedEvaluations(
                 by_model={SERVED: of_seeds}, comparison=compare(of_seeds[:1], baseline=SERVED)
             )
@@ -40,11 +42,11 @@ def test_mean_and_spread_of_every_metric() -> None:
     values = result.metrics["ndcg@20"]
     assert len(set(values)) == 3
     read = json.loads(result.to_json())
-    served = read["protocols"]["full ranking"]["seeds"][SERVED]
+    served = read["questions"]["full ranking"]["seeds"][SERVED]
     assert served["ndcg@20"]["mean"] == pytest.approx(np.mean(values))
     assert served["ndcg@20"]["std"] == pytest.approx(np.std(values, ddof=1))
     assert {"coverage@10", "gini@10", "novelty@10"} <= served.keys()
-    assert len(read["protocols"]["1+99"]["seeds"][SERVED]["hr@5"]["values"]) == 3
+    assert len(read["questions"]["1+99"]["seeds"][SERVED]["hr@5"]["values"]) == 3
 
 
 def test_text_names_both_protocols() -> None:

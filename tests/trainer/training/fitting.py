@@ -13,9 +13,10 @@ from tests.trainer.small_dataset import dataset_of
 from trainer.config import TrainConfig, load_train_config
 from trainer.dataset import leave_last_out
 from trainer.features.schema import build_schema, item_inputs
+from trainer.training.encoded import Encoded
 from trainer.training.fit import FitInputs, FitResult, fit, unreported
 from trainer.training.progress import EpochReport
-from trainer.training.train import Encoded, two_tower_metrics
+from trainer.training.train import two_tower_metrics
 from trainer.training.windows import training_windows
 
 NUM_ITEMS = 30

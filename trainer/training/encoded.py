@@ -1,0 +1,100 @@
+"""A data set as the towers read it, and the two looks at it that one training takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract import names
+from tandem.contract.features import FeatureSchema, Tensors
+from trainer.config import TrainConfig
+from trainer.data.prepare import PreparedData
+from trainer.dataset import Cut, Dataset, HoldOut, everything, leave_last_out, load_dataset
+from trainer.device import choose_device
+from trainer.evaluation.parts import Part, one_target_each
+from trainer.features.content import content_vectors
+from trainer.features.schema import build_schema, item_index, item_inputs, item_text
+from trainer.features.text import embed_texts
+from trainer.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A data set ready for the towers."""
+
+    dataset: Dataset
+    schema: FeatureSchema
+    item_tensors: Tensors
+    content_vectors: npt.NDArray[np.float16] | None
+    """(items, content_dim) float16; None for a catalogue that says nothing of its items."""
+
+    def text_embeddings(self) -> npt.NDArray[np.float32]:
+        """(items, text_dim) float32; text_dim is 0 without an encoder."""
+        nothing = np.zeros((len(self.dataset.catalogue), 0), dtype=np.float32)
+        return np.asarray(self.item_tensors.get(names.TEXT_EMBEDDING, nothing), dtype=np.float32)
+
+    def knowing(self, known: Dataset, *, learned_from: Dataset | None = None) -> Encoded:
+        """The same users and catalogue when only `known` has happened.
+
+        An item keeps its id where `learned_from` (by default `known`) has an interaction with it.
+        """
+        popularity = (learned_from or known).popularity(known.lengths if learned_from is None else learned_from.lengths)
+        return replace(
+            self, dataset=known, item_tensors={**self.item_tensors, names.ITEM_INDEX: item_index(popularity)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What validation chooses by, and what the model that is served learns from. The rows of both are the same."""
+
+    selection: Encoded
+    validation: HoldOut
+    """In `selection`: epochs, blend and ranker are chosen by it."""
+    final: Encoded
+    cut: Cut
+    """In `final`: the refit learns from all events before it."""
+
+
+def leave_last_out_plan(encoded: Encoded) -> TrainingPlan:
+    """Validates on each user's last event but one; the last is never learned from."""
+    return TrainingPlan(
+        selection=encoded,
+        validation=leave_last_out(encoded.dataset, skip=1),
+        final=encoded,
+        cut=leave_last_out(encoded.dataset, skip=0),
+    )
+
+
+def plan_of_parts(encoded: Encoded, validation: Part, known: Dataset) -> TrainingPlan:
+    """Validates on a part, one target of each of its users, then learns from all events of `known`.
+
+    Nothing but `validation` and `known` is read of the interactions.
+    """
+    return TrainingPlan(
+        # What the two models read of an item has one shape; as in leave-last-out, the ids are those of the refit.
+        selection=encoded.knowing(validation.known, learned_from=known),
+        validation=one_target_each(validation),
+        final=encoded.knowing(known),
+        cut=everything(known),
+    )
+
+
+def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> Encoded:
+    """Reads the prepared data and turns catalogue and users into what the towers read."""
+    dataset = load_dataset(prepared.directory)
+    texts = [item_text(dataset.catalogue, row) for row in range(len(dataset.catalogue))]
+    embeddings = embed_texts(
+        texts, config.text, cache_dir=settings.data_dir / "embeddings", device=choose_device(config.fit.device)
+    )
+    schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
+    popularity = dataset.popularity(leave_last_out(dataset, skip=0).num_history_events)
+    item_tensors = item_inputs(dataset.catalogue, schema, text_embeddings=embeddings, popularity=popularity)
+    return Encoded(
+        dataset=dataset,
+        schema=schema,
+        item_tensors=item_tensors,
+        content_vectors=content_vectors(dataset.catalogue, embeddings, config.content),
+    )
