@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 
 # The data set that `make run` and `make smoke` use: the name of a preset, or the path of a TOML file (see README).
 DATASET ?= ml-100k
+# What `make quality` asks, how many models it trains, and what they stand beside (auto, all, tuned, popularity).
+PROTOCOL ?= leave-last-out
+SEEDS ?= 3
+BASELINES ?= auto
 # Each data set has a stack of its own: store, registry, prepared data.
 STACK := $(basename $(notdir $(DATASET)))
 export TANDEM_DATA_DIR ?= $(CURDIR)/.tandem/$(STACK)
@@ -54,8 +58,9 @@ wheel-check: $(VENV)/.dev ## build the wheel, install it with [server] alone in 
 
 static-checks: lint types imports protos-check ## all checks that run no test
 
-quality: $(VENV)/.local ## train with 3 seeds and write the metrics to docs/benchmarks/
-	$(BIN)/python -m trainer evaluate $(STACK_ARGS) --seeds 3 --output docs/benchmarks/quality-$(STACK)
+quality: $(VENV)/.local ## train with SEEDS seeds, ask by PROTOCOL, write docs/benchmarks/quality-*: leave-last-out, random, time, cold-items
+	$(BIN)/python -m trainer evaluate $(STACK_ARGS) --protocol $(PROTOCOL) --seeds $(SEEDS) --baselines $(BASELINES) \
+		--output docs/benchmarks/quality-$(STACK)$(if $(filter-out leave-last-out,$(PROTOCOL)),-$(PROTOCOL))
 
 bench: $(VENV)/.dev ## the load benchmark: writes docs/benchmarks/request-path.* (needs h2load; 20 minutes)
 	@$(BIN)/python -m tests.load

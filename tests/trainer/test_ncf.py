@@ -124,9 +124,7 @@ def test_early_stopping_sees_what_full_ranking_of_the_candidates_sees() -> None:
 def test_equal_seeds_give_equal_rankers() -> None:
     dataset = _loyal_users()
     towers = _towers(dataset, _model(dataset, content=False))
-    first, second = (
-        towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=2).ranker for _ in range(2)
-    )
+    first, second = (towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=2).ranker for _ in range(2))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--protocol",
         choices=(_LEAVE_LAST_OUT, "random", "time", "cold-items"),
         default=_LEAVE_LAST_OUT,
-        help="what is asked of the models that --seeds trains: each user's last interaction (by full ranking and 1+99), "
+        help="what the models of --seeds are asked for: each user's last interaction (by full ranking and 1+99), "
         "a random tenth, the newest tenth, or items nobody has chosen yet (default: %(default)s)",
     )
     parser.add_argument(
@@ -64,7 +64,14 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     config_of_data, config = data_config(options), train_config(options)
     from trainer.evaluation.seeds import evaluate_seeds
 
-    result = evaluate_seeds(config_of_data, config, settings, num_seeds=options.seeds, baselines=options.baselines, protocol=options.protocol)
+    result = evaluate_seeds(
+        config_of_data,
+        config,
+        settings,
+        num_seeds=options.seeds,
+        baselines=options.baselines,
+        protocol=options.protocol,
+    )
     print(result.to_text())
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -84,7 +84,7 @@ def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, con
 
 
 def calibrate(dataset: Dataset, cut: Cut, model: ScoringModel, weights: BlendWeights) -> BlendSpec:
-    """The blend of these weights, calibrated on the scores of at most CALIBRATION_USERS users of the cut with all items.
+    """The blend of these weights, calibrated on all items' scores for at most CALIBRATION_USERS users of the cut.
 
     Raises ValueError for a weight of a source that the model does not have.
     """

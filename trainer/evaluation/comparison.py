@@ -103,8 +103,7 @@ def compare(
     adjusted = holm(np.reshape(p_values, (len(others), len(tested))))
     by_difference = {
         names[other]: {
-            metric: Difference(next(intervals), float(adjusted[place, column]))
-            for column, metric in enumerate(tested)
+            metric: Difference(next(intervals), float(adjusted[place, column])) for column, metric in enumerate(tested)
         }
         for place, other in enumerate(others)
     }

@@ -80,7 +80,7 @@ def _split(encoded: Encoded, kind: Literal["random", "time"]) -> Protocol:
     }
     return Protocol(
         kind=kind,
-        description=f"{described[kind]}: the last tenth is asked for, the one before validates and is then learned from.",
+        description=f"{described[kind]}: the last tenth is asked for, the one before validates, then is learned.",
         plan=plan_of_parts(encoded, splits.validation, splits.test.known),
         validation=splits.validation,
         questions=(Question(part=splits.test, way=FULL_RANKING),),
@@ -95,8 +95,8 @@ def _cold_items(encoded: Encoded) -> Protocol:
     return Protocol(
         kind="cold-items",
         description=(
-            f"{COLD_SHARE:.0%} of the items ({len(cold.rows):,}, drawn with seed 0) are taken out of training, then asked "
-            "for among all items; each user's last other interaction validates and is then learned from."
+            f"{COLD_SHARE:.0%} of the items ({len(cold.rows):,}, drawn with seed 0) leave training, then are asked for "
+            "among all items; each user's last other interaction validates and is then learned from."
         ),
         plan=plan_of_parts(encoded, validation, known),
         validation=validation,

@@ -1,0 +1,153 @@
+"""Every protocol from the split to the figures, on users who walk along a ring of items, and that nothing leaks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tandem.contract import names
+from tests.trainer.training.fitting import NUM_ITEMS, ring_config, ring_data
+from trainer.data.splits import split_parts
+from trainer.dataset import Dataset, everything
+from trainer.errors import DataError
+from trainer.evaluation.cold_items import cold_items
+from trainer.evaluation.measure import SERVED, TWO_TOWERS, fitted_scorers
+from trainer.evaluation.model_scorer import ServedScorer
+from trainer.evaluation.parts import one_target_each
+from trainer.evaluation.protocols import PROTOCOLS, protocol_of
+from trainer.evaluation.seeds import evaluate_protocol
+from trainer.training.encoded import Encoded
+from trainer.training.fit import unreported
+from trainer.training.train import fit_plan
+
+from .parts import Table, part_of
+
+CONFIG = ring_config(fit__max_epochs="2", fit__warmup_epochs="1")
+SPLITS = ("random", "time", "cold-items")
+
+
+@pytest.fixture(scope="module")
+def encoded() -> Encoded:
+    """With times that differ among all events, and ratings."""
+    ring = ring_data(CONFIG)
+    num_events = len(ring.dataset.item_rows)
+    generator = np.random.default_rng(0)
+    dataset = replace(
+        ring.dataset,
+        event_times=1_000_000 * (1 + np.arange(num_events)),
+        ratings=generator.integers(1, 6, num_events).astype(np.float32),
+    )
+    return replace(ring, dataset=dataset)
+
+
+def _with_other_targets(dataset: Dataset, asked: np.ndarray) -> Dataset:
+    """The events where `asked`, (events,) bool, are of the next item, with another rating."""
+    return replace(
+        dataset,
+        item_rows=np.where(asked, (dataset.item_rows + 1) % NUM_ITEMS, dataset.item_rows),
+        ratings=np.where(asked, np.float32(1.0), dataset.ratings),
+    )
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_nothing_that_is_asked_for_reaches_the_model(kind, encoded) -> None:
+    protocol = protocol_of(encoded, kind)
+    # What is known stays, and all else that happened becomes something else.
+    part = protocol.questions[0].part
+    changed = replace(
+        part, target_rows=(part.target_rows + 1) % NUM_ITEMS, target_ratings=np.ones_like(part.target_ratings)
+    )
+    whole = encoded.dataset
+    known = set(zip(part.known.user_rows.tolist(), part.known.item_rows.tolist(), strict=True))
+    pairs = zip(whole.user_rows.tolist(), whole.item_rows.tolist(), strict=True)
+    asked = np.array([pair not in known for pair in pairs])
+    assert asked.any()
+    other = replace(encoded, dataset=_with_other_targets(whole, asked))
+    plan, again = protocol.plan, replace_plan(other, protocol)
+    first, second = (fit_plan(one, CONFIG, on_epoch=unreported) for one in (plan, again))
+    assert first.blend_weights == second.blend_weights
+    assert first.best_epoch == second.best_epoch
+    users = np.arange(len(whole.user_ids))
+    for name in (SERVED, TWO_TOWERS):
+        scores = fitted_scorers(first, plan, part, CONFIG)[name].scores(users)
+        np.testing.assert_array_equal(scores, fitted_scorers(second, again, changed, CONFIG)[name].scores(users))
+
+
+def replace_plan(encoded: Encoded, protocol):
+    """The protocol's plan, made from data of which only what is known is as before."""
+    from trainer.training.encoded import plan_of_parts
+
+    return plan_of_parts(encoded, protocol.validation, protocol.questions[0].part.known)
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_the_refit_knows_all_but_what_is_asked_for(kind, encoded) -> None:
+    protocol = protocol_of(encoded, kind)
+    final = protocol.plan.final.dataset
+    for question in protocol.questions:
+        part = question.part
+        assert part.known.item_rows.tolist() == final.item_rows.tolist()
+        targets = zip(np.repeat(part.users, np.diff(part.target_offsets)).tolist(), part.target_rows.tolist())
+        known = set(zip(final.user_rows.tolist(), final.item_rows.tolist(), strict=True))
+        assert not known & set(targets)
+    assert protocol.plan.cut.num_history_events.tolist() == final.lengths.tolist()
+    assert protocol.plan.selection.dataset.lengths.sum() < final.lengths.sum()
+
+
+def test_cold_items_have_no_id(encoded) -> None:
+    protocol = protocol_of(encoded, "cold-items")
+    cold = cold_items(encoded.dataset).rows
+    for one in (protocol.plan.selection, protocol.plan.final):
+        index = one.item_tensors[names.ITEM_INDEX]
+        assert (index[cold] == 0).all()
+        assert (np.delete(index, cold) > 0).all()
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+def test_every_protocol_gives_figures_of_every_seed(kind, encoded) -> None:
+    protocol = protocol_of(encoded, kind)
+    result = evaluate_protocol(encoded, protocol, CONFIG, data="ring", num_seeds=2, baselines="popularity")
+    read = json.loads(result.to_json())
+    assert read["protocol"] == kind
+    assert read["seeds"] == [0, 1]
+    assert "min(10" in read["map"]
+    text = result.to_text()
+    assert f"protocol {kind}" in text
+    for name, found in read["questions"].items():
+        assert f"## {name}" in text
+        assert len(found["seeds"][SERVED]["map@10"]["values"]) == 2
+        assert found["first_seed"]["baseline"] == "Popularity"
+        assert "p_value" in found["first_seed"]["models"][SERVED]["differences"]["ndcg@10"]
+    if kind == "cold-items":
+        assert "Expected of a random order: recall@50" in text
+        assert "| model | recall@50 |" in text
+    if kind == "random":
+        assert read["ratings"]["num_ratings"] == len(split_parts(encoded.dataset, "random").test.target_rows)
+        assert 0 < read["ratings"]["by_model"]["SVD of ratings"]["rmse"] < 4
+    else:
+        assert read["ratings"] is None
+
+
+def test_one_target_each_leaves_out_who_has_no_history() -> None:
+    part = part_of([[0, 1], [], [2]], {0: [3, 4, 5], 1: [6], 2: [7]}, num_items=9)
+    hold_out = one_target_each(part)
+    assert hold_out.users.tolist() == [0, 2]
+    assert hold_out.target_rows[0] in (3, 4, 5)
+    assert hold_out.target_rows[1] == 7
+    assert everything(part.known).users.tolist() == [0, 2]
+
+
+def test_who_has_no_history_is_served_what_most_chose() -> None:
+    part = part_of([[0, 1], [], [1]], {1: [0]}, num_items=3)
+    table = np.arange(9, dtype=np.float32).reshape(3, 3)
+    scores = ServedScorer(part.known, Table(table)).scores(np.array([2, 1]))
+    assert scores.tolist() == [[6.0, 7.0, 8.0], [1.0, 2.0, 0.0]]
+
+
+def test_a_split_in_time_needs_times(encoded) -> None:
+    timeless = replace(encoded.dataset, event_times=np.zeros_like(encoded.dataset.event_times))
+    with pytest.raises(DataError, match="needs times"):
+        protocol_of(replace(encoded, dataset=timeless), "time")
