@@ -10,7 +10,6 @@ it is served.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -24,13 +23,14 @@ from inference_server.engine.search import Allowed
 from inference_server.errors import BundleRefused, RefusalKind
 from inference_server.serving_model import NO_ROWS, ServingModel, open_model
 from tandem.contract.errors import BundleError
+from tandem.contract.recall import recall_of
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _log = structlog.get_logger()
 
 MIN_GOLDEN_OVERLAP: Final = 0.99
 """Least share of the golden answers that exact search must find, and an index of whole vectors that searches all its
-lists; mean over the queries. The rest are ties that this machine's arithmetic breaks otherwise."""
+lists; mean over the queries. The rest are near-ties that this machine's arithmetic breaks otherwise."""
 RECALL_TOLERANCE: Final = 0.1
 """How far the recall here may lie below the manifest's, which was measured on other users: three standard errors of the
 mean of 32 golden queries whose single recalls vary by 0.2. Quantised indexes order near-ties in ways of their own, so
@@ -55,9 +55,10 @@ def check_bundle(directory: Path, *, previous: Path | None = None, min_overlap: 
     except BundleError as error:
         raise BundleRefused(RefusalKind.of(error), str(error)) from error
     vectors, expected = _golden_vectors(model), model.bundle.golden_queries.expected_rows
-    exact = _exact_top(model.bundle.item_vectors, vectors, min(RECALL_AT, len(model.bundle.items)))
+    item_vectors = model.bundle.item_vectors
+    exact = _exact_top(item_vectors, vectors, min(RECALL_AT, len(model.bundle.items)))
     k = expected.shape[1]
-    exact_overlap = _overlap(exact[:, :k], expected)
+    exact_overlap = recall_of(expected, exact[:, :k], vectors, item_vectors)
     if exact_overlap < MIN_GOLDEN_OVERLAP:
         raise BundleRefused(
             RefusalKind.GOLDEN_QUERIES,
@@ -65,14 +66,14 @@ def check_bundle(directory: Path, *, previous: Path | None = None, min_overlap: 
         )
     promised = model.bundle.manifest.index
     acceptable_recall = max(promised.recall_at_100 - RECALL_TOLERANCE, 0.0)
-    golden_overlap = _overlap(_found(model, vectors, k, exhaustive=True), expected)
+    golden_overlap = recall_of(_found(model, vectors, k, exhaustive=True), exact[:, :k], vectors, item_vectors)
     needed_overlap = MIN_GOLDEN_OVERLAP if promised.kind.endswith("Flat") else acceptable_recall
     if golden_overlap < needed_overlap:
         raise BundleRefused(
             RefusalKind.GOLDEN_QUERIES,
             f"the index finds {golden_overlap:.4f} of the golden answers, at least {needed_overlap:.4g} needed",
         )
-    recall = _overlap(_found(model, vectors, exact.shape[1], exhaustive=False), exact)
+    recall = recall_of(_found(model, vectors, exact.shape[1], exhaustive=False), exact, vectors, item_vectors)
     if recall < acceptable_recall:
         raise BundleRefused(
             RefusalKind.GOLDEN_QUERIES,
@@ -150,12 +151,6 @@ def _exact_top(item_vectors: _Vectors, queries: _Vectors, k: int) -> Rows:
 def _found(model: ServingModel, vectors: _Vectors, k: int, *, exhaustive: bool) -> list[Rows]:
     found = model.index.nearest(vectors, k, [Allowed(None, NO_ROWS)] * len(vectors), exhaustive=exhaustive)
     return [rows[rows != MISSING_ROW] for rows in found.rows]
-
-
-def _overlap(found: Sequence[Rows] | Rows, expected: Rows) -> float:
-    """Share of the expected rows that were found, mean over the queries."""
-    common = sum(len(np.intersect1d(rows, wanted)) for rows, wanted in zip(found, expected, strict=True))
-    return float(common / expected.size)
 
 
 def _compared(model: ServingModel, previous: Path, min_overlap: float) -> float | None:

@@ -35,9 +35,9 @@ class TowersConfig(_Section):
     """Blocks of the transformer."""
     num_heads: int = Field(default=2, ge=1, le=16)
     """Attention heads; must divide embedding_dim."""
-    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.3, ge=0.0, lt=1.0)
     """Dropout in the user tower. Raise it when validation falls while the loss still sinks."""
-    item_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
+    item_dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Dropout on item vectors."""
     item_id_dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of item ids replaced by the out-of-vocabulary row while training. Higher: new items work better."""
@@ -83,15 +83,15 @@ class FitConfig(_Section):
     """Peak rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """AdamW weight decay."""
-    max_epochs: int = Field(default=40, ge=1)
+    max_epochs: int = Field(default=100, ge=1)
     """Most epochs; early stopping usually ends sooner."""
     warmup_epochs: int = Field(default=4, ge=0)
     """Epochs over which the learning rate rises, and in which early stopping does not count."""
     patience: int = Field(default=6, ge=1)
     """Epochs without a better validation Recall@10 before training stops."""
-    patience_steps: int = Field(default=400, ge=0)
+    patience_steps: int = Field(default=200, ge=0)
     """Steps that have to pass in vain too: epochs of small data sets are a few steps, and their metrics are noisy."""
-    weight_averaging: float = Field(default=0.99, ge=0.0, lt=1.0)
+    weight_averaging: float = Field(default=0.98, ge=0.0, lt=1.0)
     """Decay, per step, of the moving average of the weights that is validated and served; 0 turns it off."""
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning rate after the warm-up: "constant", or falling along a "cosine" to 0 at `max_epochs`."""

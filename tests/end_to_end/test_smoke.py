@@ -16,7 +16,10 @@ from tests.support.programs import run_program
 from tests.support.serving import serve, valkey
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 
+PAUSE_SECONDS = 0.005
+"""Between two requests: they are to be there while a model is trained and taken over, not to slow that down."""
 MAX_REQUESTS = 200_000
+"""Over a quarter of an hour of them."""
 SHARED = Path(os.environ.get("TANDEM_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 
@@ -108,6 +111,7 @@ async def test_a_retrained_model_is_served_without_a_failed_request(tmp_path) ->
             training = asyncio.ensure_future(run_program(*train, "--set", "fit.seed=1", environment=stack.environment))
             answers = [await server.recommend(user_id="user-3", num_items=5)]
             while not training.done() or answers[-1].model_version != training.result()["model_version"]:
+                await asyncio.sleep(PAUSE_SECONDS)
                 answers.append(await server.recommend(user_id="user-3", num_items=5))
                 assert len(answers) < MAX_REQUESTS
     versions = [version for version, _ in groupby(answer.model_version for answer in answers)]

@@ -77,6 +77,14 @@ def test_vectors_that_are_not_those_of_the_golden_answers_are_refused(bundle: Bu
         check_bundle(broken)
 
 
+def test_items_with_equal_vectors_are_no_defect(tmp_path: Path) -> None:
+    """Search and index are free to name any of them; which one says nothing about the bundle."""
+    vectors = np.repeat(np.random.default_rng(0).standard_normal((10, 16), dtype=np.float32), 20, axis=0)
+    equal = build(tmp_path / "equal", item_vectors=np.random.default_rng(1).permutation(vectors))
+    report = check_bundle(equal.directory)
+    assert (report.exact_overlap, report.golden_overlap) == (1.0, 1.0)
+
+
 def test_a_quantised_index_passes(tmp_path: Path) -> None:
     quantised = build(tmp_path / "quantised", num_items=2000, num_lists=8, quantiser="SQ8")
     assert check_bundle(quantised.directory).golden_overlap > 0.9

@@ -2,9 +2,10 @@ import faiss
 import numpy as np
 import pytest
 
+from tandem.contract.recall import recall_of
 from trainer.config import IndexConfig
 from trainer.errors import ExportError
-from trainer.export.index import build_index, exact_top, nearest_items, recall_and_latency, recall_of
+from trainer.export.index import build_index, exact_top, nearest_items, recall_and_latency
 
 
 def _vectors(count, dim, seed):
@@ -20,7 +21,16 @@ def test_recall_is_measured_and_reached(tmp_path, count) -> None:
     assert index.ntotal == count
     index.nprobe = built.spec.nprobe
     k = min(100, count)
-    assert recall_of(index.search(queries, k)[1], exact_top(queries, items, k)) == built.spec.recall_at_100
+    found = index.search(queries, k)[1]
+    assert recall_of(found, exact_top(queries, items, k), queries, items) == built.spec.recall_at_100
+
+
+def test_which_of_equal_items_is_found_does_not_count(tmp_path) -> None:
+    items, queries = np.repeat(_vectors(40, 16, 0), 25, axis=0), _vectors(64, 16, 1)
+    items = items[np.random.default_rng(2).permutation(len(items))]
+    built = build_index(items, queries, IndexConfig(min_recall_at_100=1.0), tmp_path / "index.faiss")
+    assert built.spec.recall_at_100 == 1.0
+    assert recall_and_latency(built.path, queries, items)[-1].recall_at_100 == 1.0
 
 
 def test_exact_top_is_brute_force() -> None:
@@ -78,4 +88,4 @@ def test_neighbours_in_lists_find_most_of_the_exact_ones() -> None:
     items = _vectors(4_000, 16, 5)
     exact, found = nearest_items(items, 10), nearest_items(items, 10, max_exact_items=1_000)
     assert (found != np.arange(4_000)[:, None]).all()
-    assert recall_of(found.astype(np.int64), exact.astype(np.int64)) > 0.6  # random vectors: the hardest case
+    assert recall_of(found.astype(np.int64), exact.astype(np.int64), items, items) > 0.6  # random vectors: the hardest case

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.manifest import IndexSpec
+from tandem.contract.recall import recall_of
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config import IndexConfig
 from trainer.errors import ExportError
@@ -34,7 +35,7 @@ class IndexPoint:
 
     nprobe: int
     recall_at_100: float
-    """Share of the exact 100 nearest items that are found, mean over queries."""
+    """See `tandem.contract.recall`."""
     p50_us: float
     """Microseconds of one search, the median; one query at a time on one thread."""
     p99_us: float
@@ -66,7 +67,8 @@ def build_index(
     exact = exact_top(queries, item_vectors, min(RECALL_AT, num_items))
     for nprobe in _nprobes(num_lists):
         index.nprobe = nprobe
-        recall = recall_of(index.search(queries, exact.shape[1])[1], exact)
+        found = index.search(queries, exact.shape[1])[1]
+        recall = recall_of(found, exact, queries, item_vectors)
         if recall >= config.min_recall_at_100:
             faiss.write_index(index, str(path))
             return BuiltIndex(path, IndexSpec(kind, nprobe, recall))
@@ -85,15 +87,19 @@ def recall_and_latency(
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        return tuple(_index_point(index, nprobe, queries, exact) for nprobe in _nprobes(index.nlist))
+        points = []
+        for nprobe in _nprobes(index.nlist):
+            index.nprobe = nprobe
+            recall = recall_of(index.search(queries, exact.shape[1])[1], exact, queries, item_vectors)
+            p50_us, p99_us = _latency_us(index, queries, exact.shape[1])
+            points.append(IndexPoint(nprobe=nprobe, recall_at_100=recall, p50_us=p50_us, p99_us=p99_us))
+        return tuple(points)
     finally:
         faiss.omp_set_num_threads(threads)
 
 
-def _index_point(index: Any, nprobe: int, queries: npt.NDArray[np.float32], exact: npt.NDArray[np.int64]) -> IndexPoint:
-    index.nprobe = nprobe
-    k = exact.shape[1]
-    found = index.search(queries, k)[1]  # warms the caches too
+def _latency_us(index: Any, queries: npt.NDArray[np.float32], k: int) -> tuple[float, float]:
+    """Median and 99th percentile of the microseconds of one search, in caches that a search before has warmed."""
     microseconds = np.empty(len(queries))
     for place in range(len(queries)):
         query = queries[place : place + 1]
@@ -101,7 +107,7 @@ def _index_point(index: Any, nprobe: int, queries: npt.NDArray[np.float32], exac
         index.search(query, k)
         microseconds[place] = (time.perf_counter_ns() - started) / 1e3
     p50, p99 = np.quantile(microseconds, [0.5, 0.99])
-    return IndexPoint(nprobe=nprobe, recall_at_100=recall_of(found, exact), p50_us=float(p50), p99_us=float(p99))
+    return float(p50), float(p99)
 
 
 def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
@@ -146,12 +152,6 @@ def nearest_items(
     places = np.take_along_axis(found, order, axis=1)
     neighbours[known] = np.where(places == MISSING_ROW, MISSING_ROW, known[places])
     return neighbours
-
-
-def recall_of(found: npt.NDArray[np.int64], exact: npt.NDArray[np.int64]) -> float:
-    """Share of the exact rows that were found, mean over queries; both are (queries, k) int64."""
-    hits = [len(np.intersect1d(ours, truth)) for ours, truth in zip(found, exact, strict=True)]
-    return float(np.sum(hits)) / exact.size
 
 
 def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
