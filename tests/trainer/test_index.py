@@ -88,4 +88,6 @@ def test_neighbours_in_lists_find_most_of_the_exact_ones() -> None:
     items = _vectors(4_000, 16, 5)
     exact, found = nearest_items(items, 10), nearest_items(items, 10, max_exact_items=1_000)
     assert (found != np.arange(4_000)[:, None]).all()
-    assert recall_of(found.astype(np.int64), exact.astype(np.int64), items, items) > 0.6  # random vectors: the hardest case
+    assert (
+        recall_of(found.astype(np.int64), exact.astype(np.int64), items, items) > 0.6
+    )  # random vectors: the hardest case

@@ -280,9 +280,11 @@ def _rating_errors(rivals: Mapping[str, Scorer], part: Part) -> RatingErrors | N
     rated = part.target_ratings[~np.isnan(part.target_ratings)]
     if not len(rated) or np.isnan(part.known.ratings).all():
         return None
-    predictors = {name: scorer for name, scorer in rivals.items() if isinstance(scorer, RatingPredictor)}
+    predictors: dict[str, RatingPredictor] = {
+        name: scorer for name, scorer in rivals.items() if isinstance(scorer, RatingPredictor)
+    }
     if not predictors:
-        predictors = {RatingSVD().name: RatingSVD().fit(part.known)}
+        predictors[RatingSVD().name] = RatingSVD().fit(part.known)
     return RatingErrors(
         num_ratings=len(rated),
         lowest=float(rated.min()),

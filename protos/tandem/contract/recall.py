@@ -25,8 +25,8 @@ def recall_of(
 ) -> float:
     """Share of the k places that hold an item no worse than the k-th exact one, mean over queries.
 
-    `found` holds rows of each query, in any order, MISSING_ROW where nothing was found; of a row that is there more than
-    once, one counts. `exact` is (queries, k) int64, the items with the highest inner products of `queries`, (queries,
+    `found` holds rows of each query, in any order, MISSING_ROW where nothing was found; of a row that is there several
+    times, one counts. `exact` is (queries, k) int64, the items with the highest inner products of `queries`, (queries,
     dim), and `item_vectors`, (items, dim). Inner products are computed anew, whatever the search made of them.
     """
     hits = 0

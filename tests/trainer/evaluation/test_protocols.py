@@ -90,7 +90,8 @@ def test_the_refit_knows_all_but_what_is_asked_for(kind, encoded) -> None:
     for question in protocol.questions:
         part = question.part
         assert part.known.item_rows.tolist() == final.item_rows.tolist()
-        targets = zip(np.repeat(part.users, np.diff(part.target_offsets)).tolist(), part.target_rows.tolist())
+        users = np.repeat(part.users, np.diff(part.target_offsets)).tolist()
+        targets = zip(users, part.target_rows.tolist(), strict=True)
         known = set(zip(final.user_rows.tolist(), final.item_rows.tolist(), strict=True))
         assert not known & set(targets)
     assert protocol.plan.cut.num_history_events.tolist() == final.lengths.tolist()
