@@ -167,8 +167,9 @@ class Bundle:
     golden_queries: GoldenQueries
     held_out_users: tuple[HeldOutUser, ...]
     content: Content | None = None
-    item_item: ItemItem | None = None
     """Mapped into memory; there exactly where the manifest's blend has content."""
+    item_item: ItemItem | None = None
+    """Mapped into memory; there exactly where the manifest's blend has the item-item source."""
     ranker: Path | None = None
     """There exactly where the manifest has a ranker."""
 
