@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from inference_server.breaker import BreakerState
 from inference_server.serving_model import ModelSlot, ServingModel, open_model
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleIncompatible
+from tandem.contract.item_item import item_item_scores
 from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.store import TrendingItems, trending_key
@@ -79,6 +81,43 @@ class TestBlend:
             assert item.score == pytest.approx(blended[row], abs=1e-5)
             assert item.reason.score_parts["two_tower"] == pytest.approx(collaborative[row], abs=1e-5)
             assert item.reason.score_parts["content"] == pytest.approx(content[row], abs=1e-3)
+
+    @pytest.mark.parametrize("content_weight", [None, 0.3])
+    async def test_the_item_item_source_counts_and_proposes(self, tmp_path: Path, content_weight: float | None) -> None:
+        slot = slot_of(tmp_path / "blend", content_weight=content_weight, item_item_weight=0.5)
+        bundle = model_of(slot).bundle
+        spec = bundle.manifest.blend
+        assert spec is not None
+        assert spec.item_item is not None
+        assert bundle.item_item is not None
+        content = None
+        if content_weight is None:
+            collaborative = bundle.item_vectors @ mean_vector(bundle, HISTORY)
+        else:
+            collaborative, content = scores_of(bundle, HISTORY)
+        history_rows = bundle.item_vocabulary.rows(HISTORY)[None]
+        source = item_item_scores(bundle.item_item, history_rows, spec.item_item.decay_events)[0]
+        text = "scenarios: {few: {sources: {two_tower: 5, item_item: 20, content_neighbours: 0}}, "
+        text += "by_content: {content_weight: 0.8}}\n"
+        async with in_process(slot, policies_file=policies(tmp_path, text)) as parts:
+            answers = {
+                scenario: await parts.stub.Recommend(
+                    pb.RecommendRequest(recent_item_ids=HISTORY, num_items=count, scenario=scenario, explain=True)
+                )
+                for scenario, count in (("", 200), ("few", 5), ("by_content", 200))
+            }
+        blended = blend(collaborative, content, spec, source)
+        assert ids(answers[""]) == best_first(bundle, blended, without=HISTORY)
+        for item in answers[""].items:
+            row = int(item.item_id.removeprefix("item-"))
+            assert item.reason.score_parts["item_item"] == pytest.approx(source[row], abs=1e-5)
+        proposed = {item.item_id for item in answers["few"].items if item.reason.source == "item_item"}
+        neighbours = bundle.item_item.rows[history_rows[0][-5:]]
+        assert proposed
+        assert proposed <= {f"item-{row}" for row in neighbours.ravel()}
+        weight = 0.0 if content_weight is None else 0.8
+        weighed = blend(collaborative, content, replace(spec, content_weight=weight), source)
+        assert ids(answers["by_content"]) == best_first(bundle, weighed, without=HISTORY)
 
     async def test_a_policy_may_weigh_content_otherwise_or_not_rank(self, tmp_path: Path) -> None:
         slot = slot_of(tmp_path / "blend", content_weight=0.3)

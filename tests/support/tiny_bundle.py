@@ -21,8 +21,18 @@ from onnx import TensorProto, helper, numpy_helper
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_users
+from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
-from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TensorSpec, TowerSpec, TrainingData
+from tandem.contract.manifest import (
+    BlendSpec,
+    Calibration,
+    IndexSpec,
+    ItemItemSpec,
+    Manifest,
+    TensorSpec,
+    TowerSpec,
+    TrainingData,
+)
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Vocabulary, id_keys
 
@@ -32,6 +42,7 @@ CATEGORIES = ("drama", "comedy", "western", "noir")
 RARE = "rare"
 CONTENT_DIM = 8
 _CONTENT_NEIGHBOURS = 10
+_ITEM_ITEM_NEIGHBOURS = 12
 _GOLDEN_K = 10
 _TOP_ITEMS = 20
 _LARGE = 100_000
@@ -58,7 +69,9 @@ class TinySpec:
     user_ids: tuple[str, ...] = ()
     """Users whose ids the user tower reads: it adds a vector of the user's own to the history's sum. Empty: none."""
     content_weight: float | None = None
-    """Share of content in the blend; None: the bundle has no blend. Content vectors are random, of CONTENT_DIM."""
+    """Share of content in the blend; None: the bundle has no content. Content vectors are random, of CONTENT_DIM."""
+    item_item_weight: float = 0.0
+    """Share of the item-item source in the blend; 0: the bundle has none. Its weights are random."""
     attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
     ranker: Callable[[], onnx.ModelProto] | None = None
@@ -125,6 +138,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
                 held_out_users=[HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)],
                 user_vocabulary=Vocabulary.from_ids(spec.user_ids) if spec.user_ids else None,
                 content=_content(rng, spec) if spec.content_weight is not None else None,
+                item_item=_item_item(spec) if spec.item_item_weight else None,
                 ranker=ranker_file,
             ),
         )
@@ -229,6 +243,26 @@ def _content(rng: np.random.Generator, spec: TinySpec) -> Content:
     np.fill_diagonal(similarities, -np.inf)
     neighbours = np.argsort(-similarities, axis=1, kind="stable")[:, :_CONTENT_NEIGHBOURS]
     return Content(vectors.astype(np.float16), neighbours.astype(np.int32))
+
+
+def _item_item(spec: TinySpec) -> ItemItem:
+    rng = np.random.default_rng(spec.seed + 1)
+    shape = (spec.num_items, _ITEM_ITEM_NEIGHBOURS)
+    steps = rng.permuted(np.tile(np.arange(1, spec.num_items), (spec.num_items, 1)), axis=1)[:, : shape[1]]
+    rows = (np.arange(spec.num_items)[:, None] + steps) % spec.num_items  # of other items
+    return ItemItem(rows.astype(np.int32), -np.sort(-rng.random(shape), axis=1).astype(np.float16))
+
+
+def _blend(spec: TinySpec) -> BlendSpec | None:
+    if spec.content_weight is None and not spec.item_item_weight:
+        return None
+    plain = Calibration(0.0, 1.0)
+    return BlendSpec(
+        spec.content_weight or 0.0,
+        plain,
+        None if spec.content_weight is None else plain,
+        ItemItemSpec(spec.item_item_weight, 3.0, plain) if spec.item_item_weight else None,
+    )
 
 
 def _user_tower(spec: TinySpec) -> onnx.ModelProto:
@@ -353,9 +387,7 @@ def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manife
         similarity="cosine",
         index=IndexSpec(f"IVF{spec.num_lists},{spec.quantiser}", spec.nprobe, recall),
         metrics=spec.metrics,
-        blend=None
-        if spec.content_weight is None
-        else BlendSpec(spec.content_weight, Calibration(0.0, 1.0), Calibration(0.0, 1.0)),
+        blend=_blend(spec),
         ranker=None if spec.ranker is None else _ranker_spec(spec.ranker()),
         onnx_max_abs_difference=0.0,
     )

@@ -16,12 +16,13 @@ from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
 from trainer.config import load_train_config
-from trainer.dataset import Dataset, leave_last_out
+from trainer.dataset import Dataset, history_states, leave_last_out
 from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
 from trainer.evaluation.full_ranking import bundle_ranks, model_ranks
 from trainer.evaluation.metrics import metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
 from trainer.gate import GATE_METRIC
+from trainer.models.item_item import fit_item_item
 from trainer.onnx_runtime import OnnxTower
 from trainer.run import compare_with_champion
 
@@ -233,3 +234,30 @@ def test_a_model_without_content_is_not_blended() -> None:
         model.profiles_of([])
     with pytest.raises(ValueError, match="without content"):
         calibrate(dataset, test, model, BlendWeights(content=0.3))
+
+
+def test_validation_takes_the_item_item_source_where_only_it_knows() -> None:
+    dataset = _loyal_users()
+    validation = leave_last_out(dataset, skip=1)
+    config = load_train_config(None, {})
+    item_item = fit_item_item(dataset, validation.num_history_events, config.item_item)
+    model = replace(_model(dataset, NOISE, None), item_item=item_item)
+    choice = choose_blend(dataset, validation, model, config)
+    assert choice.weights is not None
+    assert choice.weights.item_item == max(config.ranker.item_item_weights)
+    assert choice.by_item_item_weight[0.7] > 2 * choice.by_item_item_weight[0.0]
+    assert choice.by_item_item_weight[0.0] == pytest.approx(choice.two_tower["ndcg@10"].mean())
+    assert choice.by_content_weight == {}
+
+
+def test_the_item_item_source_is_calibrated_on_every_pair() -> None:
+    dataset = _loyal_users()
+    test = leave_last_out(dataset, skip=0)
+    item_item = fit_item_item(dataset, test.num_history_events, load_train_config(None, {}).item_item)
+    model = replace(_model(dataset, NOISE, None), item_item=item_item)
+    spec = calibrate(dataset, test, model, BlendWeights(item_item=0.4, decay_events=5.0))
+    scores = model.item_item_scores_of(history_states(dataset, test, test.users), 5.0)
+    assert spec.content is None
+    assert spec.item_item is not None
+    assert spec.item_item.calibration.mean == pytest.approx(scores.mean(), abs=1e-6)
+    assert spec.item_item.calibration.std == pytest.approx(scores.std(), rel=1e-4)
