@@ -113,10 +113,10 @@ def test_the_mean_tower_starts_as_a_plain_mean_and_learns_to_weigh_by_age() -> N
     ages = torch.tensor([[0.0, 1e6, 0.0]])
     expected = events[:, 1:].mean(dim=1)
     with torch.inference_mode():
-        plain = encoder(events, codes, ages)[:, -1]
+        plain = encoder(events, codes, ages, None)[:, -1]
         assert torch.allclose(plain, encoder.norm(expected + encoder.feed_forward(expected)), atol=1e-6)
         encoder.bias.by_age.weight[0] = 50.0  # the newest event alone
-        newest = encoder(events, codes, ages)[:, -1]
+        newest = encoder(events, codes, ages, None)[:, -1]
         assert torch.allclose(newest, encoder.norm(events[:, 2] + encoder.feed_forward(events[:, 2])), atol=1e-6)
 
 
