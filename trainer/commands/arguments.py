@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainConfig, load_train_config
 from trainer.config_help import config_toml, keys_text
-from trainer.data.config import DATA_FORMATS, DataConfig, load_data_config
+from trainer.data.config import DATA_FORMATS, DataConfig, load_data_config, preset_train_config
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Which training configuration."""
     group = parser.add_argument_group("training configuration")
-    group.add_argument("--config", type=Path, metavar="TOML", help="training configuration (default: the defaults)")
+    group.add_argument(
+        "--config",
+        type=Path,
+        metavar="TOML",
+        help="training configuration (default: the preset's own, or the defaults)",
+    )
     group.add_argument(
         "--help-config",
         action=_PrintTrainConfig,
@@ -85,9 +90,9 @@ def data_config(options: argparse.Namespace) -> DataConfig:
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
-    """The training configuration that was asked for. Raises ConfigError."""
+    """The training configuration that was asked for, or that the preset brings. Raises ConfigError."""
     overrides = {key: value for key, value in _overrides(options.set).items() if not _is_of_data(key)}
-    return load_train_config(options.config, overrides)
+    return load_train_config(options.config or preset_train_config(options.dataset), overrides)
 
 
 def positive_int(text: str) -> int:

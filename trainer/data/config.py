@@ -245,6 +245,12 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
         raise ConfigError(problems) from error
 
 
+def preset_train_config(source: str) -> Path | None:
+    """The training configuration that a preset brings for data the defaults are not best for; None without."""
+    path = Path(str(_presets() / "train" / f"{source}.toml"))
+    return path if source in preset_names() and path.is_file() else None
+
+
 def _presets() -> Any:
     return resources.files("trainer.data") / "presets"
 

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config import TrainConfig, load_train_config
 from trainer.data.config import (
     AmazonConfig,
     MovieLens100KConfig,
     TableConfig,
     load_data_config,
     preset_names,
+    preset_train_config,
 )
 from trainer.errors import ConfigError
 
@@ -97,3 +99,12 @@ def test_mistakes_are_named_with_their_line(write, text: str, message: str):
 def test_mistakes_in_what_is_asked_for(source: str, overrides: dict[str, str], message: str):
     with pytest.raises(ConfigError, match=message):
         load_data_config(source, overrides)
+
+
+def test_a_preset_may_bring_a_training_configuration() -> None:
+    for name in preset_names():
+        path = preset_train_config(name)
+        assert path is None or load_train_config(path, {}) != TrainConfig()
+    assert preset_train_config("ml-100k") is not None
+    assert preset_train_config("amazon") is None
+    assert preset_train_config("train/ml-100k") is None
