@@ -42,7 +42,6 @@ class ServingModel:
     user_tower: UserTower
     content: ContentScorer | None
     item_item: ItemItem | None
-    """Read into plain arrays, which are faster to index than mapped files."""
     blend: BlendRanker | None
     onnx_ranker: OnnxRanker | None
     page_tokens: PageTokens
@@ -99,7 +98,7 @@ def open_model(
         search=ExactSearch(bundle.item_vectors) if exact else index,
         user_tower=UserTower(bundle.user_tower, manifest.feature_schema),
         content=ContentScorer(bundle.content) if bundle.content is not None else None,
-        item_item=_in_memory(bundle.item_item) if bundle.item_item is not None else None,
+        item_item=bundle.item_item,
         blend=BlendRanker(manifest.blend) if manifest.blend is not None else None,
         onnx_ranker=OnnxRanker(bundle) if bundle.ranker is not None else None,
         page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes(), len(bundle.items)),
@@ -109,10 +108,6 @@ def open_model(
     )
     _warm_up(model)
     return model
-
-
-def _in_memory(item_item: ItemItem) -> ItemItem:
-    return ItemItem(np.asarray(item_item.rows), np.asarray(item_item.weights))
 
 
 def _warm_up(model: ServingModel) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trainer.config import TrainConfig, load_train_config
 from trainer.config_help import config_toml, keys_text
@@ -37,7 +37,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override one key: data.KEY of the data set, or SECTION.KEY of the training configuration; repeatable",
     )
-    group.add_argument("--help-data", action=_PrintDataKeys, help="print every key of a data set's TOML file and exit")
+    group.add_argument(
+        "--help-data", action=_Print, text=_data_keys, help="print every key of a data set's TOML file and exit"
+    )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--help-config",
-        action=_PrintTrainConfig,
+        action=_Print,
+        text=lambda: config_toml(TrainConfig()),
         help="print every key with its default as a TOML file that --config takes, and exit",
     )
 
@@ -118,25 +121,16 @@ def _overrides(assignments: Sequence[str]) -> Mapping[str, str]:
 
 
 class _Print(argparse.Action):
-    """Prints a text and ends the program, as --help does."""
+    """Prints what `text` gives and ends the program, as --help does."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, **others: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=others.get("help"))
+    def __init__(self, option_strings: Sequence[str], dest: str, *, text: Callable[[], str], help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+        self._text = text
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(self.text(), end="")
+        print(self._text(), end="")
         parser.exit()
 
-    def text(self) -> str:
-        """What is printed."""
-        raise NotImplementedError
 
-
-class _PrintTrainConfig(_Print):
-    def text(self) -> str:
-        return config_toml(TrainConfig())
-
-
-class _PrintDataKeys(_Print):
-    def text(self) -> str:
-        return "".join(f"format {name}:\n\n{keys_text(model)}\n\n" for name, model in DATA_FORMATS.items())
+def _data_keys() -> str:
+    return "".join(f"format {name}:\n\n{keys_text(model)}\n\n" for name, model in DATA_FORMATS.items())

@@ -479,8 +479,7 @@ def _load_popularity_order(directory: Path, manifest: Manifest, items: ItemTable
     order = _load_array(directory / _POPULARITY_ORDER)
     if order.dtype != np.int64 or order.shape != (len(items),):
         raise BundleIncompatible(f"{_POPULARITY_ORDER} is {order.dtype} {order.shape}, not int64 for every item")
-    # Not numpy's memmap class, which makes every slice slower.
-    return np.asarray(order)
+    return order
 
 
 def _popularity_order(items: ItemTable) -> npt.NDArray[np.int64]:
@@ -493,7 +492,8 @@ def _load_array(path: Path) -> npt.NDArray:  # type: ignore[type-arg]
         array: npt.NDArray = np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[type-arg]
     except (ValueError, OSError, EOFError) as error:
         raise BundleCorrupt(f"{path.name} is unreadable: {error}") from error
-    return array
+    # Still mapped, but not numpy's memmap class, which makes every slice slower.
+    return np.asarray(array)
 
 
 def _load_npz(path: Path) -> dict[str, npt.NDArray]:  # type: ignore[type-arg]
