@@ -246,7 +246,7 @@ class TestDamage:
 class TestMismatch:
     """A bundle whose files are intact, but do not fit this code or each other."""
 
-    @pytest.mark.parametrize("version", [0, 4, "1", None])
+    @pytest.mark.parametrize("version", [0, 5, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
         change_manifest(bundle.directory, lambda raw: raw.update(format_version=version))
         with pytest.raises(BundleIncompatible, match="format_version"):
@@ -268,7 +268,7 @@ class TestMismatch:
             read_bundle(bundle.directory)
 
     @pytest.mark.parametrize(
-        "field", sorted({field.name for field in dataclasses.fields(Manifest)} - {"format_version", "blend", "ranker"})
+        "field", sorted({field.name for field in dataclasses.fields(Manifest)} - {"format_version", "blend", "ranker", "catalogue_sequence"})
     )
     def test_missing_field(self, bundle: Bundle, field: str) -> None:
         change_manifest(bundle.directory, lambda raw: raw.pop(field))

@@ -123,7 +123,7 @@ class TestCodes:
             state(["a"], [day]),
             state(["a", "b"]),
             UserState(),
-            with_recent_items(state(["a"], [day]), ["b"] * 300, 2),
+            with_recent_items(state(["a"], [day]), [f"item {number}" for number in range(300)], 2),
         ]
         schema = FeatureSchema(history_length=3, user_features=(AGE, *HISTORY_FEATURES))
         num_events, days = HISTORY_FEATURES
@@ -228,11 +228,14 @@ class TestWithRecentItems:
         assert after.revision == before.revision
 
     def test_a_user_without_history(self) -> None:
-        after = with_recent_items(UserState(), ["c", "c"], event_code=2)
-        assert len(after.event_item_keys) == 2
+        after = with_recent_items(UserState(), ["c", "d", "c"], event_code=2)
+        assert after.event_item_keys.tolist() == id_keys(["c", "d"]).tolist()
         assert after.event_times.tolist() == [0, 0]
-        assert len(after.seen_item_keys) == 1
         assert UserState.from_bytes(after.to_bytes()).event_codes.tolist() == [2, 2]
+
+    def test_what_was_chosen_before_keeps_its_place(self) -> None:
+        after = with_recent_items(state(["b", "a"], [1, 2]), ["b"], event_code=2)
+        assert after.event_item_keys.tolist() == id_keys(["b", "a"]).tolist()
 
     def test_nothing_recent_changes_nothing(self) -> None:
         before = state(["b", "a"])

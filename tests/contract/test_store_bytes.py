@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,18 +29,25 @@ STATE = UserState(
     event_times=np.array([1_000_000, 0], np.int64),
     seen_item_keys=np.array([1, 2, 3], np.uint64),
     features={"occupation": "é", "age": "49"},
+    event_counts=np.array([9, 1, 0, 0, 1, 0], np.uint32),
 )
 STATE_BYTES = bytes.fromhex(
-    "01 00000000000000"  # format, padding
+    "02 00000000000000"  # format, padding
     "0700000000000000"  # revision
     "02000000 03000000 1e000000 00000000"  # events, seen, bytes of features, padding
+    "09000000 01000000 00000000 00000000 01000000 00000000"  # counts by type
     "40420f0000000000 0000000000000000"  # event times
     "0100000000000000 0200000000000000"  # event keys
     "0100000000000000 0200000000000000 0300000000000000"  # seen keys
     "05 02"  # event codes
     "7b22616765223a223439222c226f636375706174696f6e223a22c3a9227d"  # {"age":"49","occupation":"é"}
 )
-EMPTY_STATE_BYTES = bytes.fromhex("0100000000000000 0000000000000000 00000000 00000000 02000000 00000000 7b7d")
+# Format 1 had no counts; stores may still hold it.
+STATE_BYTES_OF_FORMAT_1 = bytes.fromhex("01") + STATE_BYTES[1:32] + STATE_BYTES[56:]
+EMPTY_STATE_BYTES = bytes.fromhex(
+    "0200000000000000 0000000000000000 00000000 00000000 02000000 00000000"
+    "00000000 00000000 00000000 00000000 00000000 00000000 7b7d"
+)
 VECTOR = UserVector(3, np.array([1.0, -0.5], np.float32))
 VECTOR_BYTES = bytes.fromhex("01 000000 02000000 0300000000000000 0000803f 000000bf")
 
@@ -46,7 +55,7 @@ VECTOR_BYTES = bytes.fromhex("01 000000 02000000 0300000000000000 0000803f 00000
 def assert_equal_states(left: UserState, right: UserState) -> None:
     assert left.revision == right.revision
     assert dict(left.features) == dict(right.features)
-    for name in ("event_item_keys", "event_codes", "event_times", "seen_item_keys"):
+    for name in ("event_item_keys", "event_codes", "event_times", "seen_item_keys", "event_counts"):
         one, other = getattr(left, name), getattr(right, name)
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
@@ -113,7 +122,7 @@ class TestUserState:
             pytest.param(b"", id="empty"),
             pytest.param(b"\x01", id="header cut"),
             pytest.param(STATE_BYTES[:31], id="header one byte short"),
-            pytest.param(b"\x02" + STATE_BYTES[1:], id="another format"),
+            pytest.param(b"\x03" + STATE_BYTES[1:], id="another format"),
             pytest.param(STATE_BYTES[:-1], id="last byte missing"),
             pytest.param(STATE_BYTES + b"\x00", id="one byte more"),
             pytest.param(STATE_BYTES[:16] + b"\xff\xff\xff\xff" + STATE_BYTES[20:], id="event count too large"),
@@ -190,3 +199,61 @@ class TestUserVector:
     def test_malformed(self, value: bytes) -> None:
         with pytest.raises(StoreValueError, match="user vector"):
             UserVector.from_bytes(value)
+
+
+class TestWithEvents:
+    """What events do to a state, wherever they are applied."""
+
+    CLICK, IMPRESSION, PURCHASE = 2, 1, 4
+
+    def _state(self, *events: tuple[int, int, int]) -> UserState:
+        return UserState().with_events(*self._arrays(*events))
+
+    def _arrays(self, *events: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+        keys, codes, times = zip(*events, strict=True)
+        return np.array(keys, np.uint64), np.array(codes, np.uint8), np.array(times, np.int64)
+
+    def test_a_late_event_takes_its_place_in_time(self) -> None:
+        state = self._state((10, self.CLICK, 100), (30, self.CLICK, 300)).with_events(
+            *self._arrays((20, self.PURCHASE, 200))
+        )
+        assert state.event_item_keys.tolist() == [10, 20, 30]
+        assert state.event_codes.tolist() == [self.CLICK, self.PURCHASE, self.CLICK]
+        assert state.event_times.tolist() == [100, 200, 300]
+        assert state.revision == 2
+
+    def test_an_impression_is_counted_and_neither_seen_nor_history(self) -> None:
+        state = self._state((10, self.IMPRESSION, 100))
+        assert state.event_counts.tolist() == [1, 0, 0, 0, 0, 0]
+        assert len(state.event_item_keys) == len(state.seen_item_keys) == 0
+        assert state.revision == 1
+
+    def test_the_first_event_of_an_item_stays_and_the_others_count(self) -> None:
+        state = self._state((10, self.CLICK, 100), (10, self.PURCHASE, 200))
+        state = state.with_events(*self._arrays((10, self.CLICK, 50)))
+        assert state.event_item_keys.tolist() == [10]
+        assert state.event_times.tolist() == [100]
+        assert state.event_counts.tolist() == [0, 2, 0, 1, 0, 0]
+
+    def test_only_the_newest_events_are_kept_and_all_items_are_seen(self) -> None:
+        many = [(key, self.CLICK, key) for key in range(1, MAX_RECENT_EVENTS + 11)]
+        state = self._state(*many).with_events(*self._arrays((9_999, self.CLICK, 1)))
+        assert state.event_item_keys.tolist() == list(range(11, MAX_RECENT_EVENTS + 11))
+        assert state.seen_item_keys.tolist() == [*range(1, MAX_RECENT_EVENTS + 11), 9_999]
+
+    def test_events_without_a_time_stay_in_their_order(self) -> None:
+        state = self._state((3, self.CLICK, 0), (1, self.CLICK, 0)).with_events(*self._arrays((2, self.CLICK, 50)))
+        assert state.event_item_keys.tolist() == [3, 1, 2]
+
+    def test_format_1_is_read_without_counts(self) -> None:
+        state = UserState.from_bytes(STATE_BYTES_OF_FORMAT_1)
+        assert state.event_counts.tolist() == [0] * 6
+        assert state.seen_item_keys.tolist() == STATE.seen_item_keys.tolist()
+
+    @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 6), st.integers(1, 50)), min_size=1, max_size=30))
+    def test_one_at_a_time_is_as_all_at_once(self, events: list[tuple[int, int, int]]) -> None:
+        events = sorted(events, key=lambda event: event[2])
+        together, alone = self._state(*events), UserState()
+        for event in events:
+            alone = alone.with_events(*self._arrays(event))
+        assert_equal_states(together, dataclasses.replace(alone, revision=1))

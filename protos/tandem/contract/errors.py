@@ -5,6 +5,7 @@ ContractError
 |   +-- BundleCorrupt      damaged: missing or truncated file, wrong checksum, unreadable part, NaN vectors
 |   +-- BundleIncompatible intact, but made for other code or inconsistent in itself: versions, dimensions, hashes
 +-- StoreValueError        bytes in the online store that this version cannot read
++-- StreamEntryError       bytes of a stream's entry that this version cannot read
 """
 
 
@@ -26,3 +27,7 @@ class BundleIncompatible(BundleError):
 
 class StoreValueError(ContractError):
     """A value in the online store that this version of the contract cannot read."""
+
+
+class StreamEntryError(ContractError):
+    """An entry of a stream that this version of the contract cannot read."""

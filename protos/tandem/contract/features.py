@@ -15,7 +15,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -232,11 +232,6 @@ def with_recent_items(state: UserState, recent_item_ids: Sequence[str], event_co
     """The state as it will be once these items, newest last, have arrived as events at the time of its newest event."""
     recent: Keys = id_keys(recent_item_ids)
     newest = int(state.event_times[-1]) if len(state.event_times) else 0
-    return UserState(
-        revision=state.revision,
-        event_item_keys=np.concatenate([state.event_item_keys, recent]),
-        event_codes=np.concatenate([state.event_codes, np.full(len(recent), event_code, dtype=np.uint8)]),
-        event_times=np.concatenate([state.event_times, np.full(len(recent), newest, dtype=np.int64)]),
-        seen_item_keys=np.union1d(state.seen_item_keys, recent),
-        features=state.features,
-    )
+    codes = np.full(len(recent), event_code, dtype=np.uint8)
+    after = state.with_events(recent, codes, np.full(len(recent), newest, dtype=np.int64))
+    return replace(after, revision=state.revision)

@@ -25,8 +25,10 @@ SCHEMA = pa.schema(
         pa.field(names.CATEGORIES, pa.list_(pa.string()), nullable=False),
         pa.field(names.ATTRIBUTES, pa.map_(pa.string(), pa.string()), nullable=False),
         pa.field(names.POPULARITY, pa.int64(), nullable=False),
+        pa.field(names.AVAILABLE, pa.bool_(), nullable=False),
     ]
 )
+_SCHEMA_WITHOUT_AVAILABLE: Final = pa.schema([field for field in SCHEMA if field.name != names.AVAILABLE])
 
 _ROWS: Final = "rows"
 _CATEGORY_ROWS: Final = pa.schema(
@@ -47,6 +49,8 @@ class Item:
     attributes: Mapping[str, str]
     popularity: int
     """Interactions in the training data."""
+    available: bool = True
+    """False: it is read as history, and never recommended."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,12 @@ class ItemTable:
     """
 
     def __init__(self, table: pa.Table) -> None:
-        """Takes a table of `SCHEMA`. Raises BundleCorrupt when its columns differ."""
+        """Takes a table of `SCHEMA`. Raises BundleCorrupt when its columns differ.
+
+        A table of bundle formats before 4 does not say which items are available: all are.
+        """
+        if table.schema.equals(_SCHEMA_WITHOUT_AVAILABLE):
+            table = table.append_column(SCHEMA.field(names.AVAILABLE), pa.array([True] * len(table), pa.bool_()))
         if not table.schema.equals(SCHEMA):
             raise BundleCorrupt(f"item table: columns {table.schema.names} with their types are not {SCHEMA.names}")
         self._table = table.combine_chunks()
@@ -85,6 +94,7 @@ class ItemTable:
                 names.CATEGORIES: list(item.categories),
                 names.ATTRIBUTES: list(item.attributes.items()),
                 names.POPULARITY: item.popularity,
+                names.AVAILABLE: item.available,
             }
             for item in items
         ]
@@ -125,12 +135,21 @@ class ItemTable:
             tuple(raw[names.CATEGORIES]),
             dict(raw[names.ATTRIBUTES]),
             raw[names.POPULARITY],
+            raw[names.AVAILABLE],
         )
 
     @property
     def popularity(self) -> npt.NDArray[np.int64]:
         """(items,) int64, interactions in the training data."""
         return _numbers(_column(self._table, names.POPULARITY), np.int64)
+
+    @property
+    def unavailable_rows(self) -> npt.NDArray[np.int64]:
+        """(n,) int64, ascending: items that must not be recommended."""
+        available = _column(self._table, names.AVAILABLE)
+        bits = np.frombuffer(available.buffers()[1] or b"", np.uint8)
+        flags = np.unpackbits(bits, count=available.offset + len(available), bitorder="little")[available.offset :]
+        return np.flatnonzero(flags == 0)
 
     def rows_by_category(self) -> dict[str, npt.NDArray[np.int64]]:
         """For every category, the ascending rows that have it: (n,) int64."""

@@ -11,9 +11,10 @@ from typing import Any, Final, Literal, get_args
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.features import FeatureSchema
 
-FORMAT_VERSION: Final = 3
-READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3})
-"""Version 1 has no `blend` and no `ranker`; both default to none."""
+FORMAT_VERSION: Final = 4
+READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4})
+"""Version 1 has no `blend` and no `ranker`; both default to none. Before version 4 every item is available and no
+change of the live catalogue is merged."""
 
 MANIFEST: Final = "manifest.json"
 # A part of store keys, where "/" separates, and a folder's name in caches.
@@ -49,6 +50,8 @@ class TrainingData:
     num_users: int
     num_items: int
     num_interactions: int
+    data_version: str = ""
+    """What the version control of the data calls them; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class Manifest:
     """How candidates are ranked by default. The bundle holds what the blend reads: content, the item-item source."""
     ranker: TowerSpec | None = None
     """Tensors of the ONNX ranker; None where the bundle has none."""
+    catalogue_sequence: int = 0
+    """The last change of the live catalogue that the item table has in it (`streams.AppliedItemChange.sequence`)."""
     item_vocabulary_hash: str = ""
     user_vocabulary_hash: str = ""
     feature_schema_fingerprint: str = ""

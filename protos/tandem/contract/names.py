@@ -15,6 +15,14 @@ DESCRIPTION: Final = "description"
 CATEGORIES: Final = "categories"
 ATTRIBUTES: Final = "attributes"
 POPULARITY: Final = "popularity"
+AVAILABLE: Final = "available"
+
+# Further columns of the raw events that feature_sync keeps.
+EVENT_ID: Final = "event_id"
+VALUE: Final = "value"
+RECEIVED_AT: Final = "received_at"
+REQUEST_ID: Final = "request_id"
+POSITION: Final = "position"
 
 # Event types in the order of the API; an event's code is its place here plus one, because code 0 is padding.
 EVENT_TYPES: Final = ("impression", "click", "add_to_cart", "purchase", "rating", "dwell")

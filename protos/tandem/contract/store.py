@@ -10,6 +10,8 @@ are little-endian and 8-byte aligned, so that a reader takes arrays out of the b
 | `tandem/1/vector/{model_version}/{user_id}` | `UserVector` | feature_sync                  |
 | `tandem/1/published/{model_version}`       | a fingerprint | feature_sync, when it is done |
 | `tandem/1/trending`                        | `TrendingItems` | feature_sync                |
+
+The keys of streams are in `streams`, those of the live catalogue in `live_items`.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tandem.contract import names
 from tandem.contract.errors import StoreValueError
 from tandem.contract.vocabulary import Keys
 
@@ -30,10 +34,13 @@ MAX_ID_BYTES = 256
 MAX_RECENT_EVENTS = 200
 """Events a user's state keeps; older ones only count as seen items."""
 
-_PREFIX = b"tandem/1/"
-_STATE_FORMAT = 1
+KEY_PREFIX = b"tandem/1/"
+"""What every key begins with; the number is that of the key schema."""
+_STATE_FORMAT = 2
+_STATE_FORMAT_WITHOUT_COUNTS = 1
 _VECTOR_FORMAT = 1
 _STATE_HEADER = struct.Struct("<B7xQIIIxxxx")  # format, revision, events, seen, bytes of features
+_COUNTS_BYTES = 4 * len(names.EVENT_TYPES)
 _TRENDING_FORMAT = 1
 _TRENDING_HEADER = struct.Struct("<B3xI")  # format, items
 _VECTOR_HEADER = struct.Struct("<B3xIQ")  # format, dimension, revision of the state it was computed from
@@ -41,26 +48,28 @@ _VECTOR_HEADER = struct.Struct("<B3xIQ")  # format, dimension, revision of the s
 _NO_KEYS: Keys = np.empty(0, dtype=np.uint64)
 _NO_CODES: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 _NO_TIMES: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+_NO_COUNTS: npt.NDArray[np.uint32] = np.zeros(len(names.EVENT_TYPES), dtype=np.uint32)
+_IMPRESSION: Final = names.EVENT_CODES["impression"]
 
 
 def user_state_key(user_id: str) -> bytes:
     """Key of a user's state. It carries no model version: behaviour outlives models."""
-    return _PREFIX + b"state/" + user_id.encode()
+    return KEY_PREFIX + b"state/" + user_id.encode()
 
 
 def user_vector_key(model_version: str, user_id: str) -> bytes:
     """Key of a user's vector under one bundle. Vectors of two versions live in two spaces and must never meet."""
-    return _PREFIX + b"vector/" + model_version.encode() + b"/" + user_id.encode()
+    return KEY_PREFIX + b"vector/" + model_version.encode() + b"/" + user_id.encode()
 
 
 def published_key(model_version: str) -> bytes:
     """Key that says which data a bundle's vectors were completely published from."""
-    return _PREFIX + b"published/" + model_version.encode()
+    return KEY_PREFIX + b"published/" + model_version.encode()
 
 
 def trending_key() -> bytes:
     """Key of the items that are trending now, for everyone."""
-    return _PREFIX + b"trending"
+    return KEY_PREFIX + b"trending"
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class UserState:
     """(m,) uint64, sorted, without repeats: everything the user ever interacted with."""
     features: Mapping[str, str] = field(default_factory=dict)
     """Raw user features by name, for example {"age": "49"}."""
+    event_counts: npt.NDArray[np.uint32] = field(default_factory=_NO_COUNTS.copy)
+    """(6,) uint32, events ever applied, by their place in names.EVENT_TYPES."""
 
     @classmethod
     def from_events(
@@ -98,10 +109,38 @@ class UserState:
             event_times=event_times[-MAX_RECENT_EVENTS:],
             seen_item_keys=np.unique(item_keys),
             features=features,
+            event_counts=_counts(event_codes),
+        )
+
+    def with_events(
+        self, item_keys: Keys, event_codes: npt.NDArray[np.uint8], event_times: npt.NDArray[np.int64]
+    ) -> UserState:
+        """The state once these events, (n,) arrays in the order of their arrival, have happened too.
+
+        All of them count. Into the history goes an item's first event that is no impression, as the trainer's cleaning
+        keeps it, in the order of time: a late event takes its place among the others, unless MAX_RECENT_EVENTS newer
+        ones are there. The revision grows by one.
+        """
+        counted = replace(self, revision=self.revision + 1, event_counts=self.event_counts + _counts(event_codes))
+        new = np.flatnonzero((event_codes != _IMPRESSION) & ~_is_among(item_keys, self.seen_item_keys))
+        if len(new) == 0:
+            return counted
+        by_time = new[np.argsort(event_times[new], kind="stable")]
+        keys, firsts = np.unique(item_keys[by_time], return_index=True)
+        chosen = by_time[np.sort(firsts)]
+        times = np.concatenate([self.event_times, event_times[chosen]])
+        # Stored events are in order already, those without a time (0) included; a stable sort leaves them so.
+        order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
+        return replace(
+            counted,
+            event_item_keys=np.concatenate([self.event_item_keys, item_keys[chosen]])[order],
+            event_codes=np.concatenate([self.event_codes, event_codes[chosen]])[order],
+            event_times=times[order],
+            seen_item_keys=np.insert(self.seen_item_keys, np.searchsorted(self.seen_item_keys, keys), keys),
         )
 
     def to_bytes(self) -> bytes:
-        """Packs the state: header, event times, event keys, seen keys, event codes, features as sorted JSON."""
+        """Packs the state: header, counts, event times, event keys, seen keys, event codes, features as sorted JSON."""
         num_events = len(self.event_item_keys)
         if not len(self.event_codes) == len(self.event_times) == num_events:
             raise ValueError("event_item_keys, event_codes and event_times must have one length")
@@ -109,6 +148,7 @@ class UserState:
         return b"".join(
             (
                 _STATE_HEADER.pack(_STATE_FORMAT, self.revision, num_events, len(self.seen_item_keys), len(features)),
+                np.asarray(self.event_counts, dtype="<u4").tobytes(),
                 np.asarray(self.event_times, dtype="<i8").tobytes(),
                 np.asarray(self.event_item_keys, dtype="<u8").tobytes(),
                 np.asarray(self.seen_item_keys, dtype="<u8").tobytes(),
@@ -119,11 +159,15 @@ class UserState:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> UserState:
-        """Reads a packed state; its arrays are read-only views of `value`. Raises StoreValueError."""
-        if len(value) < _STATE_HEADER.size or value[0] != _STATE_FORMAT:
+        """Reads a packed state; its arrays are read-only views of `value`. Raises StoreValueError.
+
+        Format 1, which had no counts, is read too: they are 0.
+        """
+        if len(value) < _STATE_HEADER.size or value[0] not in (_STATE_FORMAT, _STATE_FORMAT_WITHOUT_COUNTS):
             raise StoreValueError(f"user state: {_describe(value)} is not format {_STATE_FORMAT}")
-        _, revision, num_events, num_seen, features_bytes = _STATE_HEADER.unpack_from(value)
-        times_at = _STATE_HEADER.size
+        read_format, revision, num_events, num_seen, features_bytes = _STATE_HEADER.unpack_from(value)
+        counts_bytes = _COUNTS_BYTES if read_format == _STATE_FORMAT else 0
+        times_at = _STATE_HEADER.size + counts_bytes
         keys_at = times_at + 8 * num_events
         seen_at = keys_at + 8 * num_events
         codes_at = seen_at + 8 * num_seen
@@ -143,6 +187,9 @@ class UserState:
             event_times=np.frombuffer(value, "<i8", num_events, times_at),
             seen_item_keys=np.frombuffer(value, "<u8", num_seen, seen_at),
             features=features,
+            event_counts=np.frombuffer(value, "<u4", counts_bytes // 4, _STATE_HEADER.size)
+            if counts_bytes
+            else _NO_COUNTS,
         )
 
 
@@ -203,6 +250,23 @@ class TrendingItems:
         return cls(
             np.frombuffer(value, "<u8", count, _TRENDING_HEADER.size), np.frombuffer(value, "<f4", count, scores_at)
         )
+
+
+def _counts(event_codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """(n,) codes -> (6,) uint32 by place in names.EVENT_TYPES."""
+    counts: npt.NDArray[np.uint32] = np.bincount(event_codes, minlength=len(names.EVENT_TYPES) + 1)[1:].astype(
+        np.uint32
+    )
+    return counts
+
+
+def _is_among(keys: Keys, ascending: Keys) -> npt.NDArray[np.bool_]:
+    """Which keys, (n,), are among others, (m,) in ascending order: (n,) bool."""
+    if len(ascending) == 0:
+        return np.zeros(len(keys), dtype=np.bool_)
+    places = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
+    found: npt.NDArray[np.bool_] = ascending[places] == keys
+    return found
 
 
 def _describe(value: bytes) -> str:

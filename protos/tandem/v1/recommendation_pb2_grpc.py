@@ -50,6 +50,21 @@ class RecommendationServiceStub:
                 request_serializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsResponse.FromString,
                 _registered_method=True)
+        self.RecordEvents = channel.unary_unary(
+                '/tandem.v1.RecommendationService/RecordEvents',
+                request_serializer=tandem_dot_v1_dot_recommendation__pb2.RecordEventsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecordEventsResponse.FromString,
+                _registered_method=True)
+        self.UpsertItems = channel.unary_unary(
+                '/tandem.v1.RecommendationService/UpsertItems',
+                request_serializer=tandem_dot_v1_dot_recommendation__pb2.UpsertItemsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_recommendation__pb2.UpsertItemsResponse.FromString,
+                _registered_method=True)
+        self.DeleteItems = channel.unary_unary(
+                '/tandem.v1.RecommendationService/DeleteItems',
+                request_serializer=tandem_dot_v1_dot_recommendation__pb2.DeleteItemsRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_recommendation__pb2.DeleteItemsResponse.FromString,
+                _registered_method=True)
         self.GetServingStatus = channel.unary_unary(
                 '/tandem.v1.RecommendationService/GetServingStatus',
                 request_serializer=tandem_dot_v1_dot_recommendation__pb2.GetServingStatusRequest.SerializeToString,
@@ -83,6 +98,29 @@ class RecommendationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordEvents(self, request, context):
+        """Appends events to the stream that users' next answers and the next model are made from. Answered once they are durable
+        there; all of them or none. An event that was recorded before (`event_id`) takes no effect a second time, so a call
+        whose outcome is unknown may be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpsertItems(self, request, context):
+        """Adds items to the catalogue, or replaces what it says of them. Recommendable within seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteItems(self, request, context):
+        """Removes items from the catalogue: they are not recommended any more, and stay in users' histories.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServingStatus(self, request, context):
         """What is being served, since when, and what has been degraded.
         """
@@ -107,6 +145,21 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.SimilarItems,
                     request_deserializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_recommendation__pb2.SimilarItemsResponse.SerializeToString,
+            ),
+            'RecordEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvents,
+                    request_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecordEventsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_recommendation__pb2.RecordEventsResponse.SerializeToString,
+            ),
+            'UpsertItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpsertItems,
+                    request_deserializer=tandem_dot_v1_dot_recommendation__pb2.UpsertItemsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_recommendation__pb2.UpsertItemsResponse.SerializeToString,
+            ),
+            'DeleteItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteItems,
+                    request_deserializer=tandem_dot_v1_dot_recommendation__pb2.DeleteItemsRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_recommendation__pb2.DeleteItemsResponse.SerializeToString,
             ),
             'GetServingStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServingStatus,
@@ -196,6 +249,87 @@ class RecommendationService:
             '/tandem.v1.RecommendationService/SimilarItems',
             tandem_dot_v1_dot_recommendation__pb2.SimilarItemsRequest.SerializeToString,
             tandem_dot_v1_dot_recommendation__pb2.SimilarItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RecommendationService/RecordEvents',
+            tandem_dot_v1_dot_recommendation__pb2.RecordEventsRequest.SerializeToString,
+            tandem_dot_v1_dot_recommendation__pb2.RecordEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpsertItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RecommendationService/UpsertItems',
+            tandem_dot_v1_dot_recommendation__pb2.UpsertItemsRequest.SerializeToString,
+            tandem_dot_v1_dot_recommendation__pb2.UpsertItemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RecommendationService/DeleteItems',
+            tandem_dot_v1_dot_recommendation__pb2.DeleteItemsRequest.SerializeToString,
+            tandem_dot_v1_dot_recommendation__pb2.DeleteItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,15 @@ class RecommendationServiceStub:
     """
     SimilarItems: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.SimilarItemsRequest, _recommendation_pb2.SimilarItemsResponse]
     """Items near one or several items, in the model's space."""
+    RecordEvents: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RecordEventsRequest, _recommendation_pb2.RecordEventsResponse]
+    """Appends events to the stream that users' next answers and the next model are made from. Answered once they are durable
+    there; all of them or none. An event that was recorded before (`event_id`) takes no effect a second time, so a call
+    whose outcome is unknown may be repeated.
+    """
+    UpsertItems: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.UpsertItemsRequest, _recommendation_pb2.UpsertItemsResponse]
+    """Adds items to the catalogue, or replaces what it says of them. Recommendable within seconds."""
+    DeleteItems: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.DeleteItemsRequest, _recommendation_pb2.DeleteItemsResponse]
+    """Removes items from the catalogue: they are not recommended any more, and stay in users' histories."""
     GetServingStatus: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.GetServingStatusRequest, _recommendation_pb2.GetServingStatusResponse]
     """What is being served, since when, and what has been degraded."""
 
@@ -57,6 +66,15 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     """
     SimilarItems: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.SimilarItemsRequest, _recommendation_pb2.SimilarItemsResponse]  # type: ignore[assignment]
     """Items near one or several items, in the model's space."""
+    RecordEvents: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecordEventsRequest, _recommendation_pb2.RecordEventsResponse]  # type: ignore[assignment]
+    """Appends events to the stream that users' next answers and the next model are made from. Answered once they are durable
+    there; all of them or none. An event that was recorded before (`event_id`) takes no effect a second time, so a call
+    whose outcome is unknown may be repeated.
+    """
+    UpsertItems: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.UpsertItemsRequest, _recommendation_pb2.UpsertItemsResponse]  # type: ignore[assignment]
+    """Adds items to the catalogue, or replaces what it says of them. Recommendable within seconds."""
+    DeleteItems: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.DeleteItemsRequest, _recommendation_pb2.DeleteItemsResponse]  # type: ignore[assignment]
+    """Removes items from the catalogue: they are not recommended any more, and stay in users' histories."""
     GetServingStatus: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.GetServingStatusRequest, _recommendation_pb2.GetServingStatusResponse]  # type: ignore[assignment]
     """What is being served, since when, and what has been degraded."""
 
@@ -88,6 +106,33 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommendation_pb2.SimilarItemsResponse, _abc.Awaitable[_recommendation_pb2.SimilarItemsResponse]]:
         """Items near one or several items, in the model's space."""
+
+    @_abc_1.abstractmethod
+    def RecordEvents(
+        self,
+        request: _recommendation_pb2.RecordEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommendation_pb2.RecordEventsResponse, _abc.Awaitable[_recommendation_pb2.RecordEventsResponse]]:
+        """Appends events to the stream that users' next answers and the next model are made from. Answered once they are durable
+        there; all of them or none. An event that was recorded before (`event_id`) takes no effect a second time, so a call
+        whose outcome is unknown may be repeated.
+        """
+
+    @_abc_1.abstractmethod
+    def UpsertItems(
+        self,
+        request: _recommendation_pb2.UpsertItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommendation_pb2.UpsertItemsResponse, _abc.Awaitable[_recommendation_pb2.UpsertItemsResponse]]:
+        """Adds items to the catalogue, or replaces what it says of them. Recommendable within seconds."""
+
+    @_abc_1.abstractmethod
+    def DeleteItems(
+        self,
+        request: _recommendation_pb2.DeleteItemsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommendation_pb2.DeleteItemsResponse, _abc.Awaitable[_recommendation_pb2.DeleteItemsResponse]]:
+        """Removes items from the catalogue: they are not recommended any more, and stay in users' histories."""
 
     @_abc_1.abstractmethod
     def GetServingStatus(

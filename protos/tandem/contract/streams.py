@@ -1,0 +1,214 @@
+"""Streams between the server, which appends, and feature_sync, which reads: their keys and the bytes of their entries.
+
+An entry of a Redis stream has the one field ENTRY_FIELD; a Kafka message has the same bytes as its value, and the
+user's or the item's id as its key, so that the order of one user's events, or of one item's changes, is kept.
+
+| Redis key                  | Kafka topic           | entries                       | appended by              |
+| -------------------------- | --------------------- | ----------------------------- | ------------------------ |
+| `tandem/1/events`          | `tandem.events`       | `Event`                       | server: RecordEvents     |
+| `tandem/1/item-changes`    | `tandem.item-changes` | `ItemChange`                  | server: Upsert-, DeleteItems |
+| `.../events/applied`       |                       | `Event`, each exactly once    | feature_sync             |
+| `.../item-changes/applied` |                       | `AppliedItemChange`, the same | feature_sync             |
+| `.../dead` of either       |                       | as it came, and the reason    | feature_sync             |
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from tandem.contract import names
+from tandem.contract.errors import StreamEntryError
+from tandem.contract.store import KEY_PREFIX
+
+ENTRY_FIELD: Final = b"e"
+"""The field of a stream entry that holds its bytes."""
+DEAD_REASON_FIELD: Final = b"reason"
+"""Why an entry of a dead-letter stream could not be applied: text."""
+CONSUMER_GROUP: Final = "feature_sync"
+
+EVENTS: Final = "events"
+ITEM_CHANGES: Final = "item-changes"
+
+_EVENT_FORMAT: Final = 1
+# format, code of the type, bytes of event, user, item and request id, position, occurred, received, value
+_EVENT_HEADER: Final = struct.Struct("<BBHHHHxxiqqd")
+_ITEM_CHANGE_FORMAT: Final = 1
+NO_POSITION: Final = -1
+
+
+def stream_key(name: str) -> bytes:
+    """Redis key of the stream of EVENTS or ITEM_CHANGES."""
+    return KEY_PREFIX + name.encode()
+
+
+def applied_key(name: str) -> bytes:
+    """Redis key of the log of what was applied: each entry once, in the order in which it took effect."""
+    return stream_key(name) + b"/applied"
+
+
+def dead_letters_key(name: str) -> bytes:
+    """Redis key of the stream of what could not be applied."""
+    return stream_key(name) + b"/dead"
+
+
+def kafka_topic(name: str) -> str:
+    """Kafka topic of the stream of EVENTS or ITEM_CHANGES."""
+    return f"tandem.{name}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that a user did with an item."""
+
+    event_id: str
+    """Names the event: it takes effect once, however often it is recorded."""
+    user_id: str
+    item_id: str
+    type: str
+    """One of names.EVENT_TYPES."""
+    occurred_at: int
+    """Microseconds since 1970."""
+    received_at: int
+    """When the server took it, microseconds since 1970."""
+    value: float = 0.0
+    """Rating, or milliseconds of dwelling; 0 for other types."""
+    request_id: str = ""
+    """The answer that it came from; empty where that is unknown."""
+    position: int = NO_POSITION
+    """Place in that answer, from 0; NO_POSITION where that is unknown."""
+
+    def to_bytes(self) -> bytes:
+        """Packs the event: header, then the four ids as UTF-8."""
+        ids = [text.encode() for text in (self.event_id, self.user_id, self.item_id, self.request_id)]
+        header = _EVENT_HEADER.pack(
+            _EVENT_FORMAT,
+            names.EVENT_CODES[self.type],
+            *map(len, ids),
+            self.position,
+            self.occurred_at,
+            self.received_at,
+            self.value,
+        )
+        return header + b"".join(ids)
+
+    @classmethod
+    def from_bytes(cls, entry: bytes) -> Event:
+        """Reads a packed event. Raises StreamEntryError."""
+        if len(entry) < _EVENT_HEADER.size or entry[0] != _EVENT_FORMAT:
+            raise StreamEntryError(f"event: {_describe(entry)} is not format {_EVENT_FORMAT}")
+        _, code, *lengths, position, occurred_at, received_at, value = _EVENT_HEADER.unpack_from(entry)
+        if not 1 <= code <= len(names.EVENT_TYPES):
+            raise StreamEntryError(f"event: {code} is the code of no type")
+        if len(entry) != _EVENT_HEADER.size + sum(lengths):
+            raise StreamEntryError(f"event: {len(entry)} bytes, its header says {_EVENT_HEADER.size + sum(lengths)}")
+        ids, at = [], _EVENT_HEADER.size
+        try:
+            for length in lengths:
+                ids.append(entry[at : at + length].decode())
+                at += length
+        except UnicodeDecodeError as error:
+            raise StreamEntryError(f"event: an id is not UTF-8: {error}") from error
+        return cls(
+            event_id=ids[0],
+            user_id=ids[1],
+            item_id=ids[2],
+            request_id=ids[3],
+            type=names.EVENT_TYPES[code - 1],
+            occurred_at=occurred_at,
+            received_at=received_at,
+            value=value,
+            position=position,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ItemChange:
+    """What the catalogue says of an item from now on; it replaces all that was said before."""
+
+    item_id: str
+    changed_at: int
+    """When the server took it, microseconds since 1970."""
+    deleted: bool = False
+    """The item is gone; the other fields say nothing then."""
+    available: bool = True
+    """False: it stays in the catalogue and is not recommended."""
+    title: str = ""
+    description: str = ""
+    categories: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """Numbers as Python writes them, as in the item table."""
+
+    def to_bytes(self) -> bytes:
+        """The change as JSON, with its format."""
+        return _to_json({"format": _ITEM_CHANGE_FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_bytes(cls, entry: bytes) -> ItemChange:
+        """Reads a change. Raises StreamEntryError."""
+        return cls._from_dict(_from_json(entry, _ITEM_CHANGE_FORMAT, "item change"))
+
+    @classmethod
+    def _from_dict(cls, raw: Mapping[str, Any]) -> ItemChange:
+        try:
+            change = cls(**{**raw, "categories": tuple(raw["categories"])})
+        except (TypeError, KeyError) as error:
+            raise StreamEntryError(f"item change: {error}") from error
+        texts = (change.item_id, change.title, change.description, *change.categories, *change.attributes.items())
+        if not isinstance(change.changed_at, int) or not all(isinstance(text, (str, tuple)) for text in texts):
+            raise StreamEntryError("item change: a field has the wrong type")
+        return change
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AppliedItemChange:
+    """A change with its place among all changes of the live catalogue."""
+
+    sequence: int
+    """Grows by one with every change. `Manifest.catalogue_sequence` is the last one that a bundle has merged."""
+    slot: int
+    """Number of the item among all that were ever changed, from 0. It never changes, so that every worker gives the
+    item the same row."""
+    change: ItemChange
+
+    def to_bytes(self) -> bytes:
+        """The change as JSON, with its format."""
+        raw = {
+            "format": _ITEM_CHANGE_FORMAT,
+            "sequence": self.sequence,
+            "slot": self.slot,
+            "change": asdict(self.change),
+        }
+        return _to_json(raw)
+
+    @classmethod
+    def from_bytes(cls, entry: bytes) -> AppliedItemChange:
+        """Reads a change. Raises StreamEntryError."""
+        raw = _from_json(entry, _ITEM_CHANGE_FORMAT, "applied item change")
+        try:
+            return cls(
+                sequence=int(raw["sequence"]), slot=int(raw["slot"]), change=ItemChange._from_dict(raw["change"])
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise StreamEntryError(f"applied item change: {error!r}") from error
+
+
+def _to_json(raw: Mapping[str, object]) -> bytes:
+    return json.dumps(raw, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _from_json(entry: bytes, expected_format: int, what: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(entry)
+    except ValueError as error:
+        raise StreamEntryError(f"{what}: not JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.pop("format", None) != expected_format:
+        raise StreamEntryError(f"{what}: not format {expected_format}")
+    return raw
+
+
+def _describe(entry: bytes) -> str:
+    return f"format {entry[0]}" if entry else "an empty entry"

@@ -1,0 +1,34 @@
+"""Feeds of the live catalogue are pinned by keys and bytes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem.contract.errors import StoreValueError
+from tandem.contract.live_items import LiveItemVector, item_vectors_feed, items_feed
+
+VECTOR = LiveItemVector(3, np.array([1.0, -0.5], np.float32))
+VECTOR_BYTES = bytes.fromhex("01 000000 02000000 0300000000000000 0000803f 000000bf")
+
+
+def test_keys() -> None:
+    assert items_feed().values == b"tandem/1/items"
+    assert items_feed().changes == b"tandem/1/items/changes"
+    assert item_vectors_feed("m1").sequence == b"tandem/1/item-vectors/m1/sequence"
+
+
+def test_golden_bytes() -> None:
+    assert VECTOR.to_bytes() == VECTOR_BYTES
+    read = LiveItemVector.from_bytes(VECTOR_BYTES)
+    assert read.change_sequence == 3
+    np.testing.assert_array_equal(read.values, VECTOR.values)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_vector_or_an_error(value: bytes) -> None:
+    with contextlib.suppress(StoreValueError):
+        LiveItemVector.from_bytes(value)
