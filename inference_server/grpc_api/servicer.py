@@ -76,6 +76,30 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             async for response in responses:
                 yield response
 
+    async def RecordEvents(  # noqa: N802 - named by the service definition
+        self,
+        request: pb.RecordEventsRequest,  # noqa: ARG002
+        context: _Context,
+    ) -> pb.RecordEventsResponse:
+        """Not served yet."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "RecordEvents is not served yet")
+
+    async def UpsertItems(  # noqa: N802 - named by the service definition
+        self,
+        request: pb.UpsertItemsRequest,  # noqa: ARG002
+        context: _Context,
+    ) -> pb.UpsertItemsResponse:
+        """Not served yet."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "UpsertItems is not served yet")
+
+    async def DeleteItems(  # noqa: N802 - named by the service definition
+        self,
+        request: pb.DeleteItemsRequest,  # noqa: ARG002
+        context: _Context,
+    ) -> pb.DeleteItemsResponse:
+        """Not served yet."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "DeleteItems is not served yet")
+
     async def _counted(
         self, answering: Coroutine[Any, Any, _Response], context: _Context, user_id: str = ""
     ) -> _Response:
