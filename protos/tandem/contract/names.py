@@ -24,6 +24,15 @@ RECEIVED_AT: Final = "received_at"
 REQUEST_ID: Final = "request_id"
 POSITION: Final = "position"
 
+# Further columns of the raw changes of the catalogue that feature_sync keeps.
+SEQUENCE: Final = "sequence"
+SLOT: Final = "slot"
+DELETED: Final = "deleted"
+CHANGED_AT: Final = "changed_at"
+
+DAY_PARTITION: Final = "day="
+"""A folder of either, followed by the day, YYYY-MM-DD in UTC, on which they were applied."""
+
 # Event types in the order of the API; an event's code is its place here plus one, because code 0 is padding.
 EVENT_TYPES: Final = ("impression", "click", "add_to_cart", "purchase", "rating", "dwell")
 EVENT_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
