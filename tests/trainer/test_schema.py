@@ -5,9 +5,9 @@ import pytest
 
 from tandem.contract import names
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import TowersConfig, TrainConfig
+from trainer.config import TextConfig, TowersConfig, TrainConfig
 from trainer.errors import DataError
-from trainer.features.schema import build_schema, item_inputs, item_text, user_feature
+from trainer.features.schema import build_schema, catalogue_texts, item_inputs, user_feature
 
 
 def test_numbers_become_buckets_and_words_become_values() -> None:
@@ -38,9 +38,16 @@ def test_schema_follows_the_data() -> None:
     assert names.TEXT_EMBEDDING not in tensors
 
 
-def test_item_text_holds_title_and_categories() -> None:
-    dataset = dataset_of([[0]], num_items=1)
-    assert item_text(dataset.catalogue, 0) == "title 0. even"
+def test_texts_hold_title_and_categories_in_row_order() -> None:
+    dataset = dataset_of([[0]], num_items=2)
+    assert catalogue_texts(dataset.catalogue) == ["title 0. even", "title 1. odd"]
+
+
+def test_the_schema_says_where_texts_are_cut() -> None:
+    dataset = dataset_of([[0, 1, 2]], num_items=3)
+    config = TrainConfig(text=TextConfig(max_tokens=32))
+    assert build_schema(dataset, config, text_dim=8).text_max_tokens == 32
+    assert build_schema(dataset, config, text_dim=0).text_max_tokens == 256
 
 
 def test_history_features_are_read_where_they_are_switched_on() -> None:

@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tandem.contract import names
 from tandem.contract.features import (
+    DEFAULT_TEXT_MAX_TOKENS,
     HISTORY_FEATURES,
     FeatureSchema,
     Tensors,
     UserFeature,
-    encode_category_codes,
-    encode_index,
 )
-from tandem.contract.vocabulary import MISSING_ROW
+from tandem.contract.item_features import encode_item_index, encode_items, item_text
 from trainer.config import TrainConfig
 from trainer.dataset import Catalogue, Dataset
 from trainer.errors import DataError
@@ -49,6 +47,7 @@ def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> Fea
         max_item_categories=min(most_of_one_item, config.towers.max_item_categories),
         text_encoder=config.text.encoder if text_dim else "",
         text_dim=text_dim,
+        text_max_tokens=config.text.max_tokens if text_dim else DEFAULT_TEXT_MAX_TOKENS,
         user_ids=config.towers.user_ids,
     )
 
@@ -63,12 +62,14 @@ def user_feature(name: str, users: Sequence[Mapping[str, str]]) -> UserFeature:
     return UserFeature(name, values=tuple(sorted(value for value, _ in values.most_common(MAX_FEATURE_VALUES))))
 
 
-def item_text(catalogue: Catalogue, row: int) -> str:
-    """What the text encoder reads of an item: title, categories, description; empty without title and description."""
-    title, description = catalogue.titles[row], catalogue.descriptions[row]
-    if not title and not description:
-        return ""
-    return ". ".join(part for part in (title, ", ".join(catalogue.categories[row]), description) if part)
+def catalogue_texts(catalogue: Catalogue) -> list[str]:
+    """What the text encoder reads of every item, in row order; empty where there is nothing to read."""
+    return [
+        item_text(title, description, categories)
+        for title, description, categories in zip(
+            catalogue.titles, catalogue.descriptions, catalogue.categories, strict=True
+        )
+    ]
 
 
 def item_inputs(
@@ -78,29 +79,16 @@ def item_inputs(
     text_embeddings: npt.NDArray[np.float32],
     popularity: npt.NDArray[np.int64],
 ) -> Tensors:
-    """Inputs of the item tower for every catalogue item, in row order.
+    """Inputs of the item tower for every catalogue item, in row order; see `encode_items`.
 
-    `text_embeddings` is (items, text_dim), `popularity` (items,) the interactions the towers may learn from, see
-    `item_index`.
-
-    item_index (items,) int64; text_embedding (items, text_dim) float32 and category_codes (items, max_item_categories)
-    int64 where the schema has them.
+    `text_embeddings` is (items, text_dim), `popularity` (items,) the interactions the towers may learn from.
     """
-    tensors: Tensors = {names.ITEM_INDEX: item_index(popularity)}
-    if schema.text_dim:
-        tensors[names.TEXT_EMBEDDING] = text_embeddings
-    if schema.item_categories and schema.max_item_categories:
-        tensors[names.CATEGORY_CODES] = encode_category_codes(catalogue.categories, schema)
-    return tensors
-
-
-def item_index(popularity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """What the item tower reads as each item's id: (items,) int64 interactions -> (items,) int64.
-
-    An item without any reads the out-of-vocabulary row, as an item does that comes after training: an id of its own
-    would learn nothing but that it is never chosen.
-    """
-    return encode_index(np.where(popularity > 0, np.arange(len(popularity)), MISSING_ROW))
+    return encode_items(
+        schema=schema,
+        item_index=encode_item_index(np.arange(len(catalogue)), popularity),
+        text_embeddings=text_embeddings,
+        categories=catalogue.categories,
+    )
 
 
 def _number(value: str) -> float | None:

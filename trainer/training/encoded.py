@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.item_features import encode_item_index
 from trainer.config import TrainConfig
 from trainer.data.prepare import PreparedData
 from trainer.dataset import Cut, Dataset, HoldOut, everything, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.evaluation.parts import Part, one_target_each
 from trainer.features.content import content_vectors
-from trainer.features.schema import build_schema, item_index, item_inputs, item_text
+from trainer.features.schema import build_schema, catalogue_texts, item_inputs
 from trainer.features.text import embed_texts
 from trainer.settings import Settings
 
@@ -41,9 +42,8 @@ class Encoded:
         An item keeps its id where `learned_from` (by default `known`) has an interaction with it.
         """
         popularity = (learned_from or known).popularity(known.lengths if learned_from is None else learned_from.lengths)
-        return replace(
-            self, dataset=known, item_tensors={**self.item_tensors, names.ITEM_INDEX: item_index(popularity)}
-        )
+        item_index = encode_item_index(np.arange(len(popularity)), popularity)
+        return replace(self, dataset=known, item_tensors={**self.item_tensors, names.ITEM_INDEX: item_index})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +85,11 @@ def plan_of_parts(encoded: Encoded, validation: Part, known: Dataset) -> Trainin
 def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> Encoded:
     """Reads the prepared data and turns catalogue and users into what the towers read."""
     dataset = load_dataset(prepared.directory)
-    texts = [item_text(dataset.catalogue, row) for row in range(len(dataset.catalogue))]
     embeddings = embed_texts(
-        texts, config.text, cache_dir=settings.data_dir / "embeddings", device=choose_device(config.fit.device)
+        catalogue_texts(dataset.catalogue),
+        config.text,
+        cache_dir=settings.data_dir / "embeddings",
+        device=choose_device(config.fit.device),
     )
     schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
     popularity = dataset.popularity(leave_last_out(dataset, skip=0).num_history_events)

@@ -6,6 +6,7 @@ ContractError
 |   +-- BundleIncompatible intact, but made for other code or inconsistent in itself: versions, dimensions, hashes
 +-- StoreValueError        bytes in the online store that this version cannot read
 +-- StreamEntryError       bytes of a stream's entry that this version cannot read
++-- TextEncoderError       the text encoder cannot be loaded
 """
 
 
@@ -31,3 +32,7 @@ class StoreValueError(ContractError):
 
 class StreamEntryError(ContractError):
     """An entry of a stream that this version of the contract cannot read."""
+
+
+class TextEncoderError(ContractError):
+    """The text encoder cannot be loaded."""

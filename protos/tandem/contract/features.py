@@ -16,6 +16,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, Vocabulary, id_k
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 """Model inputs by tensor name."""
+
+DEFAULT_TEXT_MAX_TOKENS: Final = 256
+"""Where texts are cut unless told otherwise, and in bundles that do not say."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,19 @@ class FeatureSchema:
     """Name of the frozen text encoder; empty when the catalogue has no text."""
     text_dim: int = 0
     """Width of a text embedding; 0 when the catalogue has no text."""
+    text_max_tokens: int = DEFAULT_TEXT_MAX_TOKENS
+    """The encoder reads a text up to so many tokens."""
     user_ids: bool = False
     """Whether the user tower reads an id embedding; the bundle then carries the users' vocabulary."""
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the schema's canonical JSON, hex."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        fields = asdict(self)
+        # Schemas had no such field once: left out at its default, their fingerprints stay what they were.
+        if self.text_max_tokens == DEFAULT_TEXT_MAX_TOKENS:
+            del fields["text_max_tokens"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, object]) -> FeatureSchema:

