@@ -11,7 +11,18 @@ where it has grown, the items with a higher sequence than the last one read, and
 
 The first is independent of models, so that a deleted item is gone under a bundle that no vector was made for yet. An
 item whose vector is missing, or was made from another change than the newest, waits: it is not recommended. The feed of
-vectors has a sequence of its own: a bundle gets its vectors after changes were made.
+vectors has a sequence of its own: a bundle gets its vectors after changes were made. A counter that is lower than the
+one read before is that of a new feed, the old one having expired: it is read from the start.
+
+Beside the feeds, for feature_sync:
+
+| key                                              | value                                                       |
+| ------------------------------------------------ | ----------------------------------------------------------- |
+| `tandem/1/items/places`                          | hash: item id -> `ItemPlace`, which outlives its feed entry |
+| `tandem/1/item-vectors/{model_version}/position` | sequence of the last change that vectors were made for      |
+
+An item's entry is taken out of the feeds once every bundle that may be served has merged it. Its place stays: another
+change of the item gets the same slot, and an older change that comes late is still recognised.
 """
 
 from __future__ import annotations
@@ -26,6 +37,8 @@ import numpy.typing as npt
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import KEY_PREFIX
 
+_PLACE_FORMAT: Final = 1
+_PLACE: Final = struct.Struct("<B3xIq")  # format, slot, time of the newest change
 _VECTOR_FORMAT: Final = 1
 _VECTOR_HEADER: Final = struct.Struct("<B3xIQ")  # format, dimension, sequence of the change it was computed from
 
@@ -52,8 +65,40 @@ def item_vectors_feed(model_version: str) -> Feed:
     return _feed(KEY_PREFIX + b"item-vectors/" + model_version.encode())
 
 
+def item_places_key() -> bytes:
+    """Key of the places of all items that were ever changed."""
+    return items_feed().values + b"/places"
+
+
+def item_vectors_position_key(model_version: str) -> bytes:
+    """Key that says how far a bundle's vectors follow the feed of items: a sequence of that feed, in decimal."""
+    return item_vectors_feed(model_version).values + b"/position"
+
+
 def _feed(name: bytes) -> Feed:
     return Feed(values=name, changes=name + b"/changes", sequence=name + b"/sequence")
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPlace:
+    """What is kept of an item for ever."""
+
+    slot: int
+    """See `AppliedItemChange.slot`."""
+    changed_at: int
+    """Time of its newest change, microseconds since 1970: an earlier one has no effect any more."""
+
+    def to_bytes(self) -> bytes:
+        """Packs the place."""
+        return _PLACE.pack(_PLACE_FORMAT, self.slot, self.changed_at)
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> ItemPlace:
+        """Reads a packed place. Raises StoreValueError."""
+        if len(value) != _PLACE.size or value[0] != _PLACE_FORMAT:
+            raise StoreValueError(f"place of an item: not format {_PLACE_FORMAT}")
+        _, slot, changed_at = _PLACE.unpack(value)
+        return cls(slot, changed_at)
 
 
 @dataclass(frozen=True)
