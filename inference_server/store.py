@@ -1,10 +1,7 @@
-"""The online store. The only module that imports redis.
+"""The online store, as requests read it.
 
 A read is ONE MGET for all keys of a micro-batch (see `micro_batches`): a command costs this process about as much time
 as the rest of a request does, so it has to be shared.
-
-It speaks over `redis.asyncio` connections directly rather than through `redis.asyncio.Redis`: the client checks a
-connection for stray bytes before every command, and its retry policy would wait longer than a request may take.
 """
 
 from __future__ import annotations
@@ -13,24 +10,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-import structlog
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
-from inference_server.breaker import Breaker, BreakerState
+from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded
+from inference_server.dependency import Dependency
+from inference_server.redis_connections import AbstractConnection, Connections
 from inference_server.statistics import STORE, Statistics
-
-_log = structlog.get_logger()
 
 _MIN_PATIENCE_SECONDS: Final = 0.25
 """How long a read at least waits for its reply, even if all its callers give up sooner: a caller with a tiny deadline
 must not cost the others a healthy connection."""
 _PROBE_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0
-_MAX_OPEN_SECONDS: Final = 1.0
-"""Longest time for which the store is not tried again: users get their own answers back soon after it has come back."""
 
 Values = list[bytes | None]
 
@@ -55,18 +45,15 @@ class UserStore:
 
     def __init__(self, url: str, statistics: Statistics, breaker: Breaker | None = None) -> None:
         """Connects when started. `url` as redis-py takes it. Raises ValueError for one it cannot parse."""
-        self._pool = ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), protocol=2)
-        self._statistics = statistics
-        self._statistics.dependencies_up[STORE] = False
-        self._breaker = breaker or Breaker(STORE, max_open_seconds=_MAX_OPEN_SECONDS, on_change=statistics.watch)
-        statistics.watch(self._breaker)
+        self._connections = Connections(url)
+        self._dependency = Dependency(STORE, statistics, breaker)
         self._free_connections: list[AbstractConnection] = []
         self._reads: set[asyncio.Task[Values]] = set()
         self._probing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Looks whether the store is there, and keeps looking."""
-        probe = self._connection()
+        probe = self._connections.make()
         await self._probe_once(probe)
         self._probing = asyncio.create_task(self._probe(probe), name="store-probe")
 
@@ -96,15 +83,10 @@ class UserStore:
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits for it any more
 
-    def _connection(self) -> AbstractConnection:
-        # Outside the pool, which serves as the factory alone: a read takes a connection that is free, or makes one.
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        return connection
-
     async def _read(self, keys: Sequence[bytes], patience_seconds: float) -> Values:
-        if not self._breaker.allows():
+        if not self._dependency.allows():
             raise StoreFailed(Degraded.STORE_UNAVAILABLE)
-        connection = self._free_connections.pop() if self._free_connections else self._connection()
+        connection = self._free_connections.pop() if self._free_connections else self._connections.make()
         usable = False
         try:
             async with asyncio.timeout(patience_seconds):
@@ -113,10 +95,10 @@ class UserStore:
                 values: Values = await connection.read_response(disable_decoding=True)
             usable = True
         except TimeoutError as error:
-            self._report(up=False, reason="timeout")
+            self._dependency.failed("timeout")
             raise StoreFailed(Degraded.STORE_TIMEOUT) from error
         except Exception as error:  # whatever store or client raise, everyone in the batch gets an answer
-            self._report(up=False, reason=repr(error))
+            self._dependency.failed(repr(error))
             raise StoreFailed(Degraded.STORE_UNAVAILABLE) from error
         finally:
             if usable:
@@ -124,7 +106,7 @@ class UserStore:
             else:
                 # A late reply would be read as the next one's: this connection is of no more use.
                 await connection.disconnect(nowait=True)
-        self._report(up=True)
+        self._dependency.succeeded()
         return values
 
     async def _probe(self, connection: AbstractConnection) -> None:
@@ -132,7 +114,7 @@ class UserStore:
         try:
             while True:
                 await asyncio.sleep(_PROBE_SECONDS)
-                if self._breaker.state is BreakerState.CLOSED or self._breaker.allows():
+                if self._dependency.may_be_probed():
                     await self._probe_once(connection)
         finally:
             await connection.disconnect(nowait=True)
@@ -144,19 +126,6 @@ class UserStore:
                 await connection.read_response()
         except Exception as error:  # whatever store or client raise means the same: it is not up
             await connection.disconnect(nowait=True)
-            self._report(up=False, reason=repr(error))
+            self._dependency.failed(repr(error))
         else:
-            self._report(up=True)
-
-    def _report(self, *, up: bool, reason: str = "") -> None:
-        if up:
-            self._breaker.succeeded()
-        else:
-            self._breaker.failed()
-        if self._statistics.dependencies_up[STORE] == up:
-            return
-        self._statistics.dependencies_up[STORE] = up
-        if up:
-            _log.info("store_up")
-        else:
-            _log.warning("store_down", reason=reason)
+            self._dependency.succeeded()
