@@ -12,12 +12,17 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Final
 
 import structlog
 
-from inference_server.errors import BundleRefused, OperationError, PoliciesInvalid, SettingsError
+from inference_server.errors import OperationError, PoliciesInvalid, SettingsError
 from inference_server.logs import configure_logging
 from inference_server.settings import Settings, settings_help
+
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""One thread for each matrix product: batches are small, and workers share the cores between them. Read by numpy when
+it is imported, so it has to be set before."""
 
 # Each command imports what it needs: the supervisor no engine, the worker no registry and no metrics, --help none.
 
@@ -53,9 +58,7 @@ def _serve(_: argparse.Namespace, settings: Settings) -> int:
 
 
 def _template(arguments: argparse.Namespace, settings: Settings) -> int:
-    # One thread for each matrix product: batches are small, and workers share the cores between them. Read by numpy
-    # when it is imported, so set before it is.
-    os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    os.environ.update(_ONE_THREAD)
     import uvloop
 
     from inference_server.statistics import WorkerIdentity
@@ -85,15 +88,23 @@ def _command(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check(arguments: argparse.Namespace, settings: Settings) -> int:
-    from inference_server.check import check_bundle, describe, report_json
+    if arguments.held_out is not None or arguments.against is not None:
+        os.environ.update(_ONE_THREAD)  # as a worker serves
+    from inference_server.check_command import CheckOptions, run_check
 
-    try:
-        report = check_bundle(arguments.directory, previous=arguments.previous, min_overlap=settings.min_swap_overlap)
-    except BundleRefused as refused:
-        print(report_json(refused) if arguments.json else f"refused: {refused}")
-        return 1
-    print(report_json(report) if arguments.json else describe(report))
-    return 0
+    return run_check(
+        CheckOptions(
+            directory=arguments.directory,
+            previous=arguments.previous,
+            min_overlap=settings.min_swap_overlap,
+            held_out=arguments.held_out,
+            against=arguments.against,
+            num_shown=arguments.k,
+            policies_file=arguments.policies or settings.policies_file,
+            json_output=arguments.json,
+            output=arguments.output,
+        )
+    )
 
 
 def _check_policies(arguments: argparse.Namespace, _: Settings) -> int:
@@ -123,6 +134,15 @@ def _hash_key(arguments: argparse.Namespace, _: Settings) -> int:
     return 0
 
 
+def _num_items(text: str) -> int:
+    from inference_server.stages.admit import MAX_NUM_ITEMS
+
+    number = int(text)
+    if not 1 <= number <= MAX_NUM_ITEMS:
+        raise argparse.ArgumentTypeError(f"must be in 1..{MAX_NUM_ITEMS}, is {number}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m inference_server",
@@ -143,12 +163,32 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="check a bundle folder as it is checked before it serves",
-        description="Verifies a bundle's checksums, opens it in the real engines and asks its golden queries. "
-        "Exit status 0: it may serve; 1: it is refused, and the output says why.",
+        description="Verifies a bundle's checksums, opens it in the real engines and asks its golden queries. With "
+        "--held-out or --against, users whose next item is known are answered too, as a worker answers them, by both "
+        "bundles in turns: quality, coverage, latency, degraded answers. Exit status 0: it may serve; 1: it is "
+        "refused, and the output says why; 2: wrong arguments. What held-out users were answered refuses nothing here: "
+        "`python -m trainer validate` judges it.",
     )
     check.add_argument("directory", type=Path, metavar="DIR", help="the bundle folder")
     check.add_argument("--previous", type=Path, metavar="DIR", help="compare with the bundle in this folder")
+    check.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="FILE",
+        help="answer these users: JSON lines as in a bundle's held_out_users.jsonl (default with --against: the users "
+        "that the bundle itself holds)",
+    )
+    check.add_argument(
+        "--against", type=Path, metavar="DIR", help="answer the same users with the bundle in this folder"
+    )
+    check.add_argument(
+        "-k", type=_num_items, default=10, metavar="ITEMS", help="items to ask for (default: %(default)s)"
+    )
+    check.add_argument(
+        "--policies", type=Path, metavar="FILE", help="policies to answer by (default: TANDEM_POLICIES_FILE, or none)"
+    )
     check.add_argument("--json", action="store_true", help="print the result as one line of JSON")
+    check.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to this file too")
     check.set_defaults(run=_check, process="check")
     check_policies = commands.add_parser(
         "check-policies",

@@ -9,8 +9,6 @@ it is served.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -89,13 +87,6 @@ def check_bundle(directory: Path, *, previous: Path | None = None, min_overlap: 
         recall_at_nprobe=recall,
         overlap_with_previous=_compared(model, previous, min_overlap) if previous is not None else None,
     )
-
-
-def report_json(result: CheckReport | BundleRefused) -> str:
-    """One line of JSON, as `check_process` reads it."""
-    if isinstance(result, BundleRefused):
-        return json.dumps({"reason_kind": result.reason_kind, "reason": result.reason})
-    return json.dumps(asdict(result))
 
 
 def describe(report: CheckReport) -> str:

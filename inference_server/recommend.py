@@ -29,7 +29,7 @@ from inference_server.stages.rank import rank
 from inference_server.stages.retrieve import retrieve
 from inference_server.stages.select import Chosen, Selection, select
 from inference_server.statistics import StageClock, Statistics
-from inference_server.store import UserStore
+from inference_server.store import ReadsStore
 from inference_server.tracing import Tracing
 from inference_server.trending import TrendingList
 
@@ -44,7 +44,7 @@ class Recommender:
         self,
         *,
         admission: Admission,
-        store: UserStore,
+        store: ReadsStore,
         threads: Executor,
         statistics: Statistics,
         journal: Journal | None = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded
@@ -38,6 +38,14 @@ def _pack_mget(keys: Sequence[bytes]) -> bytes:
     parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
     parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
     return b"".join(parts)
+
+
+class ReadsStore(Protocol):
+    """What the stages need of a store."""
+
+    def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
+        """Begins to read the values of some keys; None where there is none. The task raises StoreFailed alone."""
+        ...
 
 
 class UserStore:

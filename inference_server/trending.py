@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.serving_model import ServingModel
-from inference_server.store import StoreFailed, UserStore
+from inference_server.store import ReadsStore, StoreFailed
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import TrendingItems, trending_key
 from tandem.contract.vocabulary import Keys
@@ -24,7 +24,7 @@ _MAX_AGE_SECONDS: Final = 60.0
 class TrendingList:
     """The newest list that could be read."""
 
-    def __init__(self, store: UserStore) -> None:
+    def __init__(self, store: ReadsStore) -> None:
         self._store = store
         self._keys: Keys | None = None
         self._read_at = 0.0

@@ -10,7 +10,7 @@ from typing import Final
 
 from inference_server.degradation import Degraded
 from inference_server.stages.admit import Admitted
-from inference_server.store import StoreFailed, UserStore, Values
+from inference_server.store import ReadsStore, StoreFailed, Values
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
@@ -41,7 +41,7 @@ _UNASKED: Final = Known()
 _LATE: Final = Known(degraded_reasons=(Degraded.STORE_TIMEOUT,))
 
 
-async def hydrate(batch: Sequence[Admitted], store: UserStore) -> AsyncIterator[Hydrated]:
+async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator[Hydrated]:
     """Reads the users' states and vectors, and passes the batch on: mostly as a whole.
 
     Whoever has waited for the share of their time that the store may take goes on without, before the others.

@@ -255,7 +255,7 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
         ),
         top_items=_load_npz(directory / _TOP_ITEMS),
         golden_queries=_read_golden_queries(directory / _GOLDEN_QUERIES),
-        held_out_users=_read_held_out_users(directory / _HELD_OUT_USERS),
+        held_out_users=read_held_out_users(directory / _HELD_OUT_USERS),
         content=_read_content(directory) if manifest.blend and manifest.blend.content else None,
         item_item=_read_item_item(directory) if manifest.blend and manifest.blend.item_item else None,
         ranker=directory / _RANKER if manifest.ranker else None,
@@ -268,6 +268,28 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     if verify_checksums:
         _check_values(bundle)
     return bundle
+
+
+def write_held_out_users(path: Path, users: Sequence[HeldOutUser]) -> None:
+    """Writes users as a bundle holds them: a line of JSON each, the state as in the online store, in base64."""
+    with path.open("w") as sink:
+        for user in users:
+            state = base64.b64encode(user.state.to_bytes()).decode()
+            line = {"user_id": user.user_id, "state": state, "target_item_id": user.target_item_id}
+            sink.write(json.dumps(line) + "\n")
+
+
+def read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
+    """Reads what `write_held_out_users` wrote. Raises BundleCorrupt, which names the line."""
+    users = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            raw = json.loads(line)
+            state = UserState.from_bytes(base64.b64decode(raw["state"]))
+            users.append(HeldOutUser(raw["user_id"], state, raw["target_item_id"]))
+        except (ValueError, KeyError, TypeError, StoreValueError) as error:
+            raise BundleCorrupt(f"{path.name} line {number} is unreadable: {error}") from error
+    return tuple(users)
 
 
 def _write_parts(staging: Path, parts: BundleParts) -> None:
@@ -284,11 +306,7 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
     np.savez(staging / _TOP_ITEMS, allow_pickle=False, **dict(parts.top_items))
     golden = {f"{_GOLDEN_INPUT}{name}": array for name, array in parts.golden_queries.inputs.items()}
     np.savez(staging / _GOLDEN_QUERIES, allow_pickle=False, expected_rows=parts.golden_queries.expected_rows, **golden)
-    with (staging / _HELD_OUT_USERS).open("w") as sink:
-        for user in parts.held_out_users:
-            state = base64.b64encode(user.state.to_bytes()).decode()
-            line = {"user_id": user.user_id, "state": state, "target_item_id": user.target_item_id}
-            sink.write(json.dumps(line) + "\n")
+    write_held_out_users(staging / _HELD_OUT_USERS, parts.held_out_users)
     if parts.user_vocabulary is not None:
         np.save(staging / _USER_KEYS, np.asarray(parts.user_vocabulary.keys, dtype=np.uint64))
     if parts.content is not None:
@@ -432,18 +450,6 @@ def _read_golden_queries(path: Path) -> GoldenQueries:
         name.removeprefix(_GOLDEN_INPUT): array for name, array in arrays.items() if name.startswith(_GOLDEN_INPUT)
     }
     return GoldenQueries(inputs, arrays["expected_rows"])
-
-
-def _read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
-    users = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            raw = json.loads(line)
-            state = UserState.from_bytes(base64.b64decode(raw["state"]))
-            users.append(HeldOutUser(raw["user_id"], state, raw["target_item_id"]))
-        except (ValueError, KeyError, TypeError, StoreValueError) as error:
-            raise BundleCorrupt(f"{path.name} line {number} is unreadable: {error}") from error
-    return tuple(users)
 
 
 def _read_content(directory: Path) -> Content:
