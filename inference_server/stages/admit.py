@@ -250,6 +250,9 @@ def validate_list(field_path: str, values: Sequence[str], max_values: int, *, fi
     """
     if len(values) > max_values:
         raise InvalidRequest(field_path, f"must have at most {max_values} entries, has {len(values)}")
+    lengths = set(map(len, values))
+    if not lengths or (min(lengths) > 0 and _MAX_BYTES_OF_CHARACTER * max(lengths) <= MAX_ID_BYTES):
+        return
     for place, value in enumerate(values, start=first):
         if not value:
             raise InvalidRequest(field_path, f"entry {place} is empty")
@@ -302,6 +305,10 @@ def _validate_predicate(field_path: str, predicate: AttributePredicate) -> None:
             raise InvalidRequest(f"{field_path}.{name}", "is not a number")
 
 
+_MAX_BYTES_OF_CHARACTER: Final = 4
+"""In UTF-8."""
+
+
 def _is_too_long(text: str) -> bool:
-    # Four bytes are the most that a character takes, so short texts need no encoding to be measured.
-    return len(text) * 4 > MAX_ID_BYTES and len(text.encode()) > MAX_ID_BYTES
+    # Short texts need no encoding to be measured.
+    return len(text) * _MAX_BYTES_OF_CHARACTER > MAX_ID_BYTES and len(text.encode()) > MAX_ID_BYTES

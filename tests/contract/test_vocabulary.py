@@ -60,3 +60,16 @@ def test_every_id_finds_its_own_row(ids: list[str], other: str) -> None:
     vocabulary = Vocabulary.from_ids(ids)
     assert vocabulary.rows(ids).tolist() == list(range(len(ids)))
     assert vocabulary.rows([other])[0] == (ids.index(other) if other in ids else MISSING_ROW)
+
+
+def test_many_keys_of_a_large_vocabulary_have_the_rows_that_each_alone_has() -> None:
+    generator = np.random.default_rng(0)
+    keys = np.unique(generator.integers(0, 2**63, 60_000, dtype=np.uint64))
+    generator.shuffle(keys)
+    vocabulary = Vocabulary(keys)
+    asked = np.concatenate([keys[:500], generator.integers(0, 2**63, 500, dtype=np.uint64)])
+    generator.shuffle(asked)
+    together = vocabulary.rows_of_keys(asked)
+    one_by_one = [int(vocabulary.rows_of_keys(asked[place : place + 1])[0]) for place in range(len(asked))]
+    assert together.tolist() == one_by_one
+    assert set(range(500)) <= set(one_by_one)
