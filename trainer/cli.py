@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from tandem.contract.errors import ContractError
-from trainer.commands import compare, evaluate, export, features, prepare, train, tune
+from trainer.commands import compare, drift, evaluate, export, features, prepare, train, tune
 from trainer.errors import ConfigError, TrainerError
 from trainer.settings import Settings, load_settings
 
@@ -43,6 +43,7 @@ _COMMANDS: Mapping[str, Command] = {
     "evaluate": evaluate,
     "compare": compare,
     "export": export,
+    "drift": drift,
 }
 
 

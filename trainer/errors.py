@@ -6,6 +6,7 @@ TrainerError
 +-- DownloadError    a file or package that could not be fetched, or that arrived damaged
 +-- ExportError      a trained model that cannot be exported faithfully
 +-- TuningError      a study without a finished trial, or whose worker died
++-- GaugesError      the Pushgateway does not take the gauges
 +-- RegistryError    the MLflow registry cannot be reached, or holds what it should not
 """
 
@@ -32,6 +33,10 @@ class ExportError(TrainerError):
 
 class TuningError(TrainerError):
     """A study has no finished trial, or a process that ran its trials died."""
+
+
+class GaugesError(TrainerError):
+    """The Pushgateway cannot be reached, or does not take the gauges."""
 
 
 class RegistryError(TrainerError):

@@ -46,6 +46,22 @@ class Settings(BaseSettings):
     """Name of the registered model and of the experiment. One for each data set that is served on its own."""
     model_alias: str = Field(default=CHAMPION, min_length=1)
     """Alias that is moved to a model that passes the gate."""
+    drift_reference_days: int = Field(default=28, ge=1)
+    """Days with events that recent ones are compared with. More make a calmer reference that knows less of seasons."""
+    drift_recent_days: int = Field(default=7, ge=1)
+    """Newest days with events that are compared. Whole weeks keep weekdays out of the comparison."""
+    drift_max_users: int = Field(default=1000, ge=20)
+    """Users drawn from each of the two windows. Time and memory grow with it, those of user vectors with its square."""
+    drift_distance: float = Field(default=0.1, gt=0.0)
+    """Least distance of a column that is called drift: standard deviations for numbers, Jensen-Shannon for the rest.
+    What chance makes of it is measured too, and is a lower bound."""
+    drift_embedding_distance: float = Field(default=0.015, gt=0.0)
+    """The same for user vectors: their squared maximum mean discrepancy."""
+    drift_share: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Share of a report's columns from which on the report says drift. Lower it to retrain in full more often."""
+    pushgateway_url: str = ""
+    """Prometheus Pushgateway that gets the drift gauges, for example http://pushgateway:9091. Empty: they are written
+    to a file alone, for node_exporter's textfile collector."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
 

@@ -1,0 +1,203 @@
+"""One drift run, read downwards: windows, samples, what the champion makes of them, four reports, gauges, record.
+
+See docs/decisions/0048-drift.md.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from tandem.contract.bundle import Bundle, read_bundle
+from trainer.drift import tables
+from trainer.drift.evidently_reports import (
+    ColumnReport,
+    column_distances,
+    column_report,
+    embedding_distances,
+    embedding_report,
+)
+from trainer.drift.gauges import drift_gauges, publish_gauges
+from trainer.drift.noise import noise_limits
+from trainer.drift.tables import Table
+from trainer.drift.windows import Sample, Window, Windows, draw_sample
+from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer
+from trainer.evaluation.reranking import RankedModel
+from trainer.evaluation.scorer import Scorer
+from trainer.evaluation.scoring import ScoringModel
+from trainer.onnx_runtime import OnnxTower
+from trainer.registry import RegisteredVersion, Registry
+from trainer.settings import Settings
+
+log = structlog.get_logger()
+
+GAUGES_FILE: Final = Path("metrics", "tandem_drift.prom")
+"""Below the data folder."""
+ARTIFACTS: Final = "drift"
+"""Name of the pages among a run's artifacts."""
+MIN_USERS: Final = 20
+"""Windows with fewer users say nothing; noise alone is as far as the distances that count."""
+_SEED: Final = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftResult:
+    """What came of a drift run."""
+
+    version: RegisteredVersion
+    """Whose scores, lists and vectors were compared."""
+    windows: Windows | None
+    reports: Mapping[str, ColumnReport] = field(default_factory=dict)
+    """Empty where the windows hold too little."""
+    drift_share: float
+    gauges_path: Path | None = None
+    run_id: str = ""
+    """The MLflow run with the pages."""
+
+    def says_drift(self, report: ColumnReport) -> bool:
+        """Whether enough of a report's columns drifted."""
+        return report.drifted_share >= self.drift_share
+
+    @property
+    def drifted(self) -> bool:
+        """Whether any report says drift."""
+        return any(self.says_drift(report) for report in self.reports.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it is printed and logged."""
+        return {
+            "drifted": self.drifted,
+            "enough_data": bool(self.reports),
+            "reports": {
+                name: {
+                    "drifted": self.says_drift(report),
+                    "drifted_share": report.drifted_share,
+                    "drifted_columns": list(report.drifted),
+                }
+                for name, report in self.reports.items()
+            },
+            "reference": str(self.windows.reference.span) if self.windows else None,
+            "recent": str(self.windows.recent.span) if self.windows else None,
+            "model_version": self.version.model_version,
+            "registry_version": self.version.number,
+            "run_id": self.run_id,
+            "gauges": str(self.gauges_path) if self.gauges_path else None,
+        }
+
+
+def measure_drift(windows: Windows | None, model: str, settings: Settings) -> DriftResult:
+    """The whole run, with the registered version of that number or alias.
+
+    Raises RegistryError, and GaugesError when the gauges cannot be pushed.
+    """
+    registry = Registry(settings)
+    version = registry.find(model)
+    nothing = DriftResult(version=version, windows=windows, drift_share=settings.drift_share)
+    if windows is None:
+        log.warning("drift_has_no_windows")
+        return nothing
+    reference, recent = _draw(windows.reference, settings), _draw(windows.recent, settings)
+    if min(len(reference.users), len(recent.users)) < MIN_USERS:
+        log.warning("drift_has_too_few_users", reference=len(reference.users), recent=len(recent.users))
+        return nothing
+    with tempfile.TemporaryDirectory(prefix="tandem-drift-") as scratch:
+        pages = Path(scratch, "pages")
+        pages.mkdir()
+        bundle = read_bundle(registry.download(version, Path(scratch, "bundle")))
+        reports = compare_samples(reference, recent, bundle, settings, pages)
+        with registry.start_run(f"drift-{version.model_version}", parent_run_id=version.run_id) as run:
+            result = DriftResult(
+                version=version,
+                windows=windows,
+                reports=reports,
+                drift_share=settings.drift_share,
+                gauges_path=settings.data_dir / GAUGES_FILE,
+                run_id=run.run_id,
+            )
+            run.log_metrics(_metrics(result))
+            run.log_directory(pages, ARTIFACTS)
+            run.log_text(json.dumps(result.to_dict(), indent=2), f"{ARTIFACTS}/drift.json")
+    publish_gauges(
+        drift_gauges(reports, drift_share=settings.drift_share),
+        settings.data_dir / GAUGES_FILE,
+        pushgateway_url=settings.pushgateway_url,
+    )
+    return result
+
+
+def compare_samples(
+    reference: Sample, recent: Sample, bundle: Bundle, settings: Settings, pages: Path
+) -> dict[str, ColumnReport]:
+    """The four reports by name; a page each goes to the folder `pages`."""
+    first, second = _scored(reference, bundle), _scored(recent, bundle)
+    named_items = tables.most_recommended(reference, first.scores)
+    pairs: dict[str, tuple[Table, Table]] = {
+        "inputs": (tables.inputs(reference, bundle, seed=_SEED), tables.inputs(recent, bundle, seed=_SEED)),
+        "scores": (tables.scores(reference, first.scores), tables.scores(recent, second.scores)),
+        "recommendations": (
+            tables.recommendations(reference, first.scores, bundle, named_items=named_items, seed=_SEED),
+            tables.recommendations(recent, second.scores, bundle, named_items=named_items, seed=_SEED),
+        ),
+    }
+    reports = {}
+    for name, (old, new) in pairs.items():
+        compared = old.with_columns_of(new), new.with_columns_of(old)
+        limits = _limits(*compared, column_distances, least=settings.drift_distance)
+        reports[name] = column_report(*compared, limits, pages / f"{name}.html", drift_share=settings.drift_share)
+    both = tables.vectors(reference, first.vectors), tables.vectors(recent, second.vectors)
+    limits = _limits(*both, embedding_distances, least=settings.drift_embedding_distance)
+    reports["embeddings"] = embedding_report(*both, limits, pages / "embeddings.html")
+    return reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """What the champion makes of a sample."""
+
+    vectors: npt.NDArray[np.float32]
+    """(users, dim) float32."""
+    scores: npt.NDArray[np.float32]
+    """(users, items) float32, in the rows of the sample's catalogue; -inf for what cannot be recommended."""
+
+
+def _draw(window: Window, settings: Settings) -> Sample:
+    return draw_sample(window, max_users=settings.drift_max_users, seed=_SEED)
+
+
+def _scored(sample: Sample, bundle: Bundle) -> _Scored:
+    known, users = sample.known, sample.users
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    scorer: Scorer = ModelScorer(known, model, bundle.manifest.blend)
+    if bundle.ranker is not None:
+        scorer = RankedModelScorer(known, RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker)))
+    scores = scorer.scores(users)
+    for place, user in enumerate(users):
+        scores[place, known.item_rows[known.offsets[user] : known.offsets[user + 1]]] = -np.inf
+    states = [known.user_state(int(user), int(known.lengths[user])) for user in users]
+    return _Scored(vectors=model.vectors_of([known.user_ids[user] for user in users], states), scores=scores)
+
+
+def _limits(
+    reference: Table, recent: Table, distances: Callable[[Table, Table], dict[str, float]], *, least: float
+) -> dict[str, float]:
+    noise = noise_limits(reference, len(np.unique(recent.users)), distances, seed=_SEED)
+    return {name: max(least, of_chance) for name, of_chance in noise.items()}
+
+
+def _metrics(result: DriftResult) -> dict[str, float]:
+    metrics = {"drift": float(result.drifted)}
+    for name, report in result.reports.items():
+        metrics[f"drift/{name}/share"] = report.drifted_share
+        for column, distance in report.distances.items():
+            plain = "".join(letter if letter.isalnum() else "_" for letter in column)
+            metrics[f"drift/{name}/{plain}"] = distance
+            metrics[f"drift/{name}/{plain}/limit"] = report.limits[column]
+    return metrics
