@@ -36,16 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    print(json.dumps(result, ensure_ascii=False, indent=2 if options.command == "show" else None))
+    if result is not None:
+        print(json.dumps(result, ensure_ascii=False, indent=2 if options.command == "show" else None))
     return 0
 
 
-def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object]:
+def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object] | None:
     # Each command imports what it needs: the embedded store starts without ONNX Runtime, redis or pyarrow.
     if options.command == "store":
         from feature_sync.embedded_store import run_embedded_store
 
         run_embedded_store(settings.store_url, settings.data_dir)
+    if options.command == "run":
+        from feature_sync.run import run
+
+        run(settings)
+        return None
     if options.command == "show":
         from feature_sync.show import show_user
 
@@ -74,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print one user's state and vector as JSON")
     show.add_argument("user_id", metavar="USER_ID")
     show.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    commands.add_parser("run", help="apply events to the online store until SIGTERM or Ctrl-C")
     commands.add_parser("store", help="run the embedded Valkey in the foreground, on the port of TANDEM_STORE_URL")
     return parser
 

@@ -4,7 +4,13 @@ FeatureSyncError
 +-- SettingsError        a setting that cannot be used: the caller's mistake, exit code 2
 +-- PreparedDataError    the folder is not prepared data, or is damaged
 +-- RegistryError        the registry cannot be read, or nothing is registered under the alias
-+-- StoreError           the online store cannot be reached, or stayed away for too long
++-- StoreError           the online store cannot be reached, stayed away for too long, or refuses a command
+|   +-- StoreAway        it does not answer now (an Unavailable too)
+|   +-- StoreConflict    another writer changed what a transaction had read: it is begun anew
++-- Unavailable          something that is needed is away for now: whoever can wait, waits
+|   +-- StoreAway, StreamAway   the online store, the broker of a stream
++-- PortUnavailable      the port of the metrics is in use
++-- PartEnded            a part of `feature_sync run` ended without being told to
 +-- UserTowerError       the bundle's user tower cannot be run, or answers nonsense
 +-- EmbeddedStoreError   the embedded store cannot be started
 
@@ -31,6 +37,30 @@ class RegistryError(FeatureSyncError):
 
 class StoreError(FeatureSyncError):
     """The online store cannot be reached."""
+
+
+class Unavailable(FeatureSyncError):
+    """Something that is needed is away for now. `feature_sync run` waits for it; nothing is lost meanwhile."""
+
+
+class StoreAway(StoreError, Unavailable):
+    """The online store does not answer now, or refuses for a reason that passes."""
+
+
+class StoreConflict(StoreError):
+    """Another writer changed a watched key: the transaction did nothing."""
+
+
+class StreamAway(Unavailable):
+    """The broker of a stream does not answer now."""
+
+
+class PortUnavailable(FeatureSyncError):
+    """The metrics cannot be shown on the port that they were given."""
+
+
+class PartEnded(FeatureSyncError):
+    """A part of `feature_sync run` ended without being told to."""
 
 
 class UserTowerError(FeatureSyncError):

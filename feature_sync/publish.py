@@ -24,10 +24,10 @@ from typing import Final
 import structlog
 from tqdm import tqdm
 
-from feature_sync.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
 from feature_sync.registry import fetch_bundle, find_version
 from feature_sync.settings import Settings
+from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.user_tower import UserTower
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import StoreValueError

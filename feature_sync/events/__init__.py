@@ -1,0 +1,1 @@
+"""What an event does: user states, item counters, trending items, the log of what was applied."""

@@ -1,0 +1,128 @@
+"""Applies events: one read, one transaction, whatever dies in between.
+
+The transaction holds everything that an event does, its mark and its acknowledgement included. So it is done wholly or
+not at all, and an event that comes again finds its mark. States are watched: another consumer, or a publish, that
+writes one in between makes the batch begin anew. Counters and scores are added to, which needs no watching.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from feature_sync.events.marks import EventMarks, mark_of
+from feature_sync.events.states import by_user, state_after
+from feature_sync.events.trending import Trending, TrendingSchedule
+from feature_sync.metrics import StreamMetrics
+from feature_sync.store.connection import Command, StoreClock, StoreConnection
+from feature_sync.stream.consumer import Parsed
+from tandem.contract.store import item_counters_key, user_state_key
+from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
+
+_TRENDING_AFTER_CHANGE_SECONDS = 1.0
+_TRENDING_AT_LEAST_EVERY_SECONDS = 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventRules:
+    """What the settings say of events."""
+
+    mark_seconds: int
+    """For how long an event id is known, at least."""
+    min_rating: float | None
+    """Ratings below it count, and are no interactions."""
+
+
+class EventApplier:
+    """Lets events take effect. Holds one connection to the online store; not for several threads."""
+
+    def __init__(
+        self,
+        store: StoreConnection,
+        *,
+        rules: EventRules,
+        trending: Trending,
+        metrics: StreamMetrics,
+        on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
+    ) -> None:
+        """`on_changed_users` is told whose states were written, after each transaction; it must be quick."""
+        self._store = store
+        self._clock = StoreClock(store)
+        self._rules = rules
+        self._trending = trending
+        self._schedule = TrendingSchedule(
+            after_change_seconds=_TRENDING_AFTER_CHANGE_SECONDS,
+            at_least_every_seconds=_TRENDING_AT_LEAST_EVERY_SECONDS,
+        )
+        self._metrics = metrics
+        self._on_changed_users = on_changed_users
+
+    def parse(self, payload: bytes) -> Event:
+        """Reads an event. Raises StreamEntryError."""
+        return Event.from_bytes(payload)
+
+    def apply(self, entries: Sequence[Parsed[Event]], acknowledgement: Sequence[Command]) -> None:
+        """Applies events whose ids are new. Raises StoreAway, StoreConflict, StoreValueError of an unreadable state."""
+        now = self._clock.now()
+        first_of_id = {entry.value.event_id: entry for entry in reversed(entries)}
+        candidates = [entry for entry in entries if first_of_id[entry.value.event_id] is entry]
+        marks = EventMarks(period_seconds=self._rules.mark_seconds, now=now)
+        mark_of_candidate = [mark_of(entry.value.event_id) for entry in candidates]
+        users = list({entry.value.user_id for entry in candidates})
+        state_keys = [user_state_key(user_id) for user_id in users]
+
+        # A batch that ended in an exception may have left keys watched.
+        _, _, states, *replies = self._store.run(
+            [("UNWATCH",), ("WATCH", *state_keys), ("MGET", *state_keys), *marks.lookups(mark_of_candidate)]
+        )
+        is_known = marks.found(replies)
+        new = [entry for entry, known in zip(candidates, is_known, strict=True) if not known]
+        new_marks = [mark for mark, known in zip(mark_of_candidate, is_known, strict=True) if not known]
+        grouped = by_user(entry.value for entry in new)
+        stored = dict(zip(users, states, strict=True))
+        trending = self._trending.additions((entry.value for entry in new), now)
+
+        self._store.transaction(
+            [
+                *self._state_writes(grouped, stored),
+                *marks.additions(new_marks),
+                *_counter_additions(new),
+                *trending,
+                *(("XADD", applied_key(EVENTS), "*", ENTRY_FIELD, entry.payload) for entry in new),
+                *acknowledgement,
+            ]
+        )
+        if trending:
+            self._schedule.changed()
+        self._count(new, num_duplicates=len(entries) - len(new))
+        self._on_changed_users(grouped.keys())
+
+    def rest(self) -> None:
+        """Publishes the trending items where that is due. Raises StoreAway."""
+        if self._schedule.is_due():
+            self._trending.publish(self._store, self._clock.now())
+            self._schedule.published()
+
+    def _state_writes(self, grouped: dict[str, list[Event]], stored: dict[str, bytes | None]) -> list[Command]:
+        writes: list[str | bytes | int | float] = ["MSET"]
+        for user_id, events in grouped.items():
+            state = state_after(stored[user_id], events, min_rating=self._rules.min_rating)
+            writes += (user_state_key(user_id), state)
+        return [tuple(writes)] if grouped else []
+
+    def _count(self, new: Sequence[Parsed[Event]], *, num_duplicates: int) -> None:
+        self._metrics.duplicates.inc(num_duplicates)
+        for event_type, number in Counter(entry.value.type for entry in new).items():
+            self._metrics.count_applied(event_type, number)
+
+
+def _counter_additions(entries: Sequence[Parsed[Event]]) -> list[Command]:
+    counts = Counter((entry.value.item_id, entry.value.type) for entry in entries)
+    return [
+        ("HINCRBY", item_counters_key(item_id), event_type, number) for (item_id, event_type), number in counts.items()
+    ]

@@ -1,0 +1,37 @@
+"""What events make of the states of their users: stored bytes in, bytes to store out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from tandem.contract import names
+from tandem.contract.store import UserState
+from tandem.contract.streams import Event
+from tandem.contract.vocabulary import id_keys
+
+
+def by_user(events: Iterable[Event]) -> dict[str, list[Event]]:
+    """The events of each user, in the order in which they came."""
+    grouped: dict[str, list[Event]] = {}
+    for event in events:
+        grouped.setdefault(event.user_id, []).append(event)
+    return grouped
+
+
+def state_after(stored: bytes | None, events: Sequence[Event], *, min_rating: float | None) -> bytes:
+    """The state of a user once these events have happened too. Raises StoreValueError for an unreadable one.
+
+    A rating below `min_rating` counts, but is no interaction, as for the trainer that drops it.
+    """
+    state = UserState() if stored is None else UserState.from_bytes(stored)
+    only_counted = None
+    if min_rating is not None:
+        only_counted = np.array([event.type == "rating" and event.value < min_rating for event in events])
+    return state.with_events(
+        id_keys(event.item_id for event in events),
+        np.array([names.EVENT_CODES[event.type] for event in events], dtype=np.uint8),
+        np.array([event.occurred_at for event in events], dtype=np.int64),
+        only_counted=only_counted,
+    ).to_bytes()

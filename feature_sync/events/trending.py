@@ -1,0 +1,118 @@
+"""Items that rise now: event weights that decay exponentially, by forward decay (Cormode et al., ICDE 2009).
+
+An event adds weight * exp((t - L) / tau) to its item's score, L being a landmark in the past. All scores of one
+landmark decay alike as time passes, so the order among items is that of the sums as they stand, nothing has to be aged,
+and adding is one ZINCRBY, which commutes and fits into the transaction that applies the event.
+
+The exponent must not outgrow a double, so that every 100 tau begin a new sorted set, with a landmark of its own. The
+published list is made of the two newest ones.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from feature_sync.store.connection import Command, StoreConnection
+from tandem.contract.store import KEY_PREFIX, TrendingItems, trending_key
+from tandem.contract.streams import Event
+from tandem.contract.vocabulary import id_key
+
+_EPOCH_TAUS: Final = 100
+_MIN_SHARE: Final = 1e-6
+"""An event so old that less than this is left of its weight adds nothing."""
+_KEPT_PER_LISTED: Final = 20
+"""Items whose scores are kept, for each one that is listed; an item must come up to be listed one day."""
+_KEY_BYTES: Final = 8
+
+
+class Trending:
+    """Scores of items, and the list that is made of them."""
+
+    def __init__(self, *, half_life_seconds: float, weights: Mapping[str, float], num_items: int) -> None:
+        """`weights` by event type: a type that is not there has none. `num_items` are listed."""
+        self._tau = half_life_seconds / math.log(2)
+        self._epoch_seconds = math.ceil(_EPOCH_TAUS * self._tau)
+        self._weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self._num_items = num_items
+        # Scores of another half-life cannot be added to: they lie in sets of their own.
+        self._prefix = b"%btrending/%d/" % (KEY_PREFIX, round(half_life_seconds))
+
+    def additions(self, events: Iterable[Event], now: float) -> list[Command]:
+        """Commands that add events to the scores. What claims to have happened in the future, happened now."""
+        landmark = self._landmark(now)
+        scores: dict[bytes, float] = defaultdict(float)
+        for event in events:
+            weight = self._weights.get(event.type)
+            if weight is None:
+                continue
+            age_seconds = max(0.0, now - event.occurred_at / 1e6)
+            share = math.exp(-age_seconds / self._tau)
+            if share >= _MIN_SHARE:
+                key = id_key(event.item_id).to_bytes(_KEY_BYTES, "little")
+                scores[key] += weight * share * math.exp((now - landmark) / self._tau)
+        if not scores:
+            return []
+        key = self._key(landmark)
+        return [
+            *(("ZINCRBY", key, score, item) for item, score in scores.items()),
+            ("EXPIREAT", key, landmark + 3 * self._epoch_seconds),
+        ]
+
+    def publish(self, store: StoreConnection, now: float) -> None:
+        """Writes the list as it stands at `now`, and drops the scores of items far below it. Raises StoreAway."""
+        landmarks = [self._landmark(now), self._landmark(now) - self._epoch_seconds]
+        keys = [self._key(landmark) for landmark in landmarks]
+        num_read = 2 * self._num_items
+        newest = store.run([("ZRANGE", key, 0, num_read - 1, "REV") for key in keys])
+        items = list(dict.fromkeys(item for of_one in newest for item in of_one))
+        if not items:
+            return
+        totals = np.zeros(len(items))
+        for landmark, scores in zip(landmarks, store.run([("ZMSCORE", key, *items) for key in keys]), strict=True):
+            totals += np.array([float(score or 0) for score in scores]) * math.exp((landmark - now) / self._tau)
+        order = np.argsort(-totals, kind="stable")[: self._num_items]
+        item_keys = np.frombuffer(b"".join(items), dtype="<u8")
+        listed = TrendingItems(item_keys=item_keys[order], scores=totals[order].astype(np.float32))
+        num_kept = _KEPT_PER_LISTED * self._num_items
+        store.run(
+            [
+                ("SET", trending_key(), listed.to_bytes()),
+                *(("ZREMRANGEBYRANK", key, 0, -num_kept - 1) for key in keys),
+            ]
+        )
+
+    def _landmark(self, now: float) -> int:
+        return int(now) // self._epoch_seconds * self._epoch_seconds
+
+    def _key(self, landmark: int) -> bytes:
+        return self._prefix + b"%d" % landmark
+
+
+class TrendingSchedule:
+    """Says when the list is due: soon after it changed, and now and then because time passes."""
+
+    def __init__(self, *, after_change_seconds: float, at_least_every_seconds: float) -> None:
+        self._after_change_seconds = after_change_seconds
+        self._at_least_every_seconds = at_least_every_seconds
+        self._changed = True
+        self._published_at = -math.inf
+
+    def changed(self) -> None:
+        """A score changed."""
+        self._changed = True
+
+    def is_due(self) -> bool:
+        """Whether the list should be published now."""
+        waited = time.monotonic() - self._published_at
+        return waited >= (self._after_change_seconds if self._changed else self._at_least_every_seconds)
+
+    def published(self) -> None:
+        """The list was published."""
+        self._changed = False
+        self._published_at = time.monotonic()

@@ -1,0 +1,72 @@
+"""`feature_sync run`: everything that keeps the online store up to date, as threads of one process.
+
+Read `run` downwards: it builds the parts, starts each in a thread of its own, and waits until it is told to stop, or
+until one of them ends by itself, which is a fault and ends the program. A store or a broker that is away is no fault:
+the parts wait for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Final
+
+import structlog
+
+from feature_sync.events.applier import EventApplier, EventRules
+from feature_sync.events.trending import Trending
+from feature_sync.metrics import Metrics, MetricsServer
+from feature_sync.parts import Part, Threads
+from feature_sync.settings import Settings
+from feature_sync.store.connection import StoreConnection
+from feature_sync.stream.consumer import Consumer
+from feature_sync.stream.dead_letters import DeadLetters
+from feature_sync.stream.opening import open_source
+from tandem.contract.streams import EVENTS, Event
+
+_GRACE_SECONDS: Final = 20.0
+"""For all parts to end what they have begun."""
+
+_log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises FeatureSyncError when a part fails."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    metrics = Metrics()
+    parts: dict[str, Part] = {"events": _events(settings, metrics)}
+    threads = Threads(parts, on_end=stopping.set)
+    server = MetricsServer(
+        metrics, host=settings.host, port=settings.sync_metrics_port, is_healthy=threads.are_all_at_work
+    )
+    _log.info("started", parts=sorted(parts), metrics_port=server.port)
+    threads.start()
+    stopping.wait()
+    threads.stop(_GRACE_SECONDS)
+    server.close()
+    _log.info("stopped")
+    threads.raise_failure()
+
+
+def _events(settings: Settings, metrics: Metrics) -> Consumer[Event]:
+    store = StoreConnection(settings.store_url)
+    stream_metrics = metrics.of_stream(EVENTS)
+    applier = EventApplier(
+        store,
+        rules=EventRules(mark_seconds=settings.event_id_seconds, min_rating=settings.event_min_rating),
+        trending=Trending(
+            half_life_seconds=settings.trending_half_life_seconds,
+            weights=settings.trending_weights,
+            num_items=settings.trending_items,
+        ),
+        metrics=stream_metrics,
+    )
+    return Consumer(
+        open_source(settings, EVENTS),
+        applier,
+        dead_letters=DeadLetters(store, EVENTS, max_entries=settings.dead_letters),
+        metrics=stream_metrics,
+        batch_entries=settings.batch_entries,
+    )

@@ -1,0 +1,133 @@
+"""One connection to a Redis or Valkey: any number of commands in one round trip, and transactions of plain commands.
+
+Beside `online_store`, which publishes through redis-py's client: applying events is thousands of small commands a
+second. A command here is a plain tuple, so that the parts of a transaction (states, counters, trending, the log) are
+functions that return commands, and the one who applies puts them together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import ConnectionPool
+from redis.retry import Retry
+
+from feature_sync.errors import StoreAway, StoreConflict, StoreError
+
+Command = tuple[str | bytes | int | float, ...]
+"""A command's name and its arguments."""
+
+_TIMEOUT_SECONDS: Final = 5.0
+_MULTI: Final[Command] = ("MULTI",)
+_EXEC: Final[Command] = ("EXEC",)
+
+
+class StoreConnection:
+    """A connection that is made when it is first needed, and made anew after it was lost. Not for several threads."""
+
+    def __init__(self, url: str) -> None:
+        """Connects later. `url` as redis-py takes it."""
+        # The pool serves as the factory alone. Nothing is retried here: a transaction must be begun anew.
+        pool = ConnectionPool.from_url(
+            url,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+        self._connection: Any = pool.make_connection()  # redis-py does not type its methods
+        self._name = without_password(url)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection; the next command would make a new one."""
+        self._connection.disconnect()
+
+    def call(self, *command: str | bytes | int | float) -> Any:
+        """Does one command; returns its reply, undecoded. Raises as `run` does."""
+        return self.run([command])[0]
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Does commands in one round trip; returns their replies, undecoded.
+
+        Raises StoreAway when the store does not answer, or refuses for a reason that passes (it loads its data, its
+        memory is full), and StoreError when a command cannot be done at all. Reads that ended in an error leave no
+        WATCH behind.
+        """
+        replies = self._exchange(commands)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                self.close()
+                raise self._refusal(reply)
+        return replies
+
+    def transaction(self, commands: Sequence[Command]) -> list[Any]:
+        """Does commands in one MULTI/EXEC, all or nothing; returns their replies.
+
+        Raises StoreConflict when a key that is watched on this connection was changed meanwhile, else as `run` does.
+        After StoreAway it is not known whether they were done.
+        """
+        *queued, replies = self._exchange([_MULTI, *commands, _EXEC])
+        for reply in (*queued, replies):
+            # A refused command comes with EXECABORT; what refused it says more.
+            if isinstance(reply, redis.ResponseError):
+                self.close()
+                raise self._refusal(reply)
+        if replies is None:
+            raise StoreConflict(f"the online store {self._name}: a watched key was changed by another writer")
+        return list(replies)
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connection
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            return [self._read() for _ in commands]
+        except (redis.RedisError, OSError) as error:
+            self.close()
+            raise StoreAway(f"the online store {self._name} cannot be reached: {error}") from error
+
+    def _read(self) -> Any:
+        """A reply; an error reply as the exception, not raised, so that the replies behind it are read too."""
+        try:
+            return self._connection.read_response(disable_decoding=True)
+        except redis.ConnectionError:
+            raise
+        except redis.ResponseError as error:
+            return error
+
+    def _refusal(self, error: redis.ResponseError) -> StoreError:
+        lasting = str(error).startswith(("WRONGTYPE", "wrong type", "ERR unknown command", "ERR wrong number"))
+        return (StoreError if lasting else StoreAway)(f"the online store {self._name} refused: {error}")
+
+
+class StoreClock:
+    """Seconds since 1970 as the store counts them; every consumer of one store then cuts time at the same places."""
+
+    def __init__(self, connection: StoreConnection) -> None:
+        self._connection = connection
+        self._offset_seconds: float | None = None
+
+    def now(self) -> float:
+        """The store's time, asked for once and carried on by this machine's clock. Raises StoreAway."""
+        if self._offset_seconds is None:
+            seconds, microseconds = self._connection.call("TIME")
+            self._offset_seconds = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
+        return self._offset_seconds + time.monotonic()
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

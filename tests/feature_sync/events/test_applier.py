@@ -1,0 +1,171 @@
+"""What events do, seen from the store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import redis
+
+from tandem.contract import names
+from tandem.contract.store import TrendingItems, UserState, item_counters_key, trending_key, user_state_key
+from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, applied_key, dead_letters_key
+from tandem.contract.vocabulary import id_key
+from tests.feature_sync.events.conftest import NOW, Rig, Stream, at_work, drain, event
+from tests.support.waiting import wait_until
+
+
+def dead_letters(client: redis.Redis) -> list[tuple[bytes, str]]:
+    entries = client.xrange(dead_letters_key(EVENTS))
+    return [(fields[ENTRY_FIELD], fields[DEAD_REASON_FIELD].decode()) for _, fields in entries]
+
+
+def counts(state: UserState) -> dict[str, int]:
+    return {name: int(count) for name, count in zip(names.EVENT_TYPES, state.event_counts, strict=True) if count}
+
+
+class TestOneEvent:
+    def test_makes_a_state(self, stream: Stream, rig: Rig) -> None:
+        stream.append(event(1))
+        drain(stream, rig)
+        state = stream.state("ann")
+        assert state.revision == 1
+        assert state.event_item_keys.tolist() == state.seen_item_keys.tolist() == [id_key("item-1")]
+        assert state.event_times.tolist() == [NOW + 1_000_000]
+        assert counts(state) == {"click": 1}
+        assert rig.changed_users == ["ann"]
+
+    def test_changes_a_state_and_keeps_its_features(self, stream: Stream, rig: Rig) -> None:
+        before = UserState.from_events(
+            np.array([id_key("old")], dtype=np.uint64),
+            np.array([5], dtype=np.uint8),
+            np.array([7], dtype=np.int64),
+            features={"age": "49"},
+            revision=3,
+        )
+        stream.client.set(user_state_key("ann"), before.to_bytes())
+        stream.append(event(1))
+        drain(stream, rig)
+        state = stream.state("ann")
+        assert (state.revision, state.features) == (4, {"age": "49"})
+        assert state.event_item_keys.tolist() == [id_key("old"), id_key("item-1")]
+        assert counts(state) == {"click": 1, "rating": 1}
+
+    def test_is_counted_for_its_item_and_logged(self, stream: Stream, rig: Rig) -> None:
+        stream.append(event(1), event(2, item_id="item-1"), event(3, item_id="item-1", type="impression"))
+        drain(stream, rig)
+        assert stream.client.hgetall(item_counters_key("item-1")) == {b"click": b"2", b"impression": b"1"}
+        assert [applied.event_id for applied in stream.applied()] == ["event-1", "event-2", "event-3"]
+        assert rig.value("tandem_sync_applied_total", type="click") == 2
+
+    def test_leaves_nothing_behind_in_the_stream(self, stream: Stream, rig: Rig) -> None:
+        stream.append(*(event(number) for number in range(250)))
+        drain(stream, rig)
+        group = stream.client.xinfo_groups("tandem/1/events")[0]
+        assert group["pending"] == 0
+        assert len(stream.applied()) == 250
+
+
+class TestRepetition:
+    def test_an_id_takes_effect_once(self, stream: Stream, rig: Rig) -> None:
+        stream.append(event(1), event(1), event(1, user_id="bob"), event(2))
+        drain(stream, rig)
+        again = Rig(stream.url)
+        stream.append(event(2), event(3))
+        drain(stream, again)
+        assert [applied.event_id for applied in stream.applied()] == ["event-1", "event-2", "event-3"]
+        assert counts(stream.state("ann")) == {"click": 3}
+        assert stream.client.get(user_state_key("bob")) is None
+        assert rig.value("tandem_sync_duplicates_total") == 2
+        assert again.value("tandem_sync_duplicates_total") == 1
+
+    def test_marks_end(self, stream: Stream, rig: Rig) -> None:
+        stream.append(event(1))
+        drain(stream, rig)
+        (key,) = stream.client.keys("tandem/1/event-marks/*")
+        assert 3600 <= stream.client.ttl(key) <= 2 * 3600
+
+
+class TestHistory:
+    def test_late_events_take_their_place(self, stream: Stream, rig: Rig) -> None:
+        stream.append(event(5), event(9))
+        drain(stream, rig)
+        stream.append(event(7), event(1))
+        drain(stream, Rig(stream.url))
+        assert stream.state("ann").event_times.tolist() == [NOW + 1_000_000 * number for number in (1, 5, 7, 9)]
+
+    def test_impressions_only_count(self, stream: Stream, rig: Rig) -> None:
+        stream.append(event(1, type="impression"), event(2, type="purchase"))
+        drain(stream, rig)
+        assert stream.state("ann").event_item_keys.tolist() == [id_key("item-2")]
+        assert counts(stream.state("ann")) == {"impression": 1, "purchase": 1}
+
+    def test_low_ratings_only_count(self, stream: Stream) -> None:
+        stream.append(event(1, type="rating", value=2.0), event(2, type="rating", value=3.0), event(3))
+        drain(stream, Rig(stream.url, min_rating=3.0))
+        assert stream.state("ann").event_item_keys.tolist() == [id_key("item-2"), id_key("item-3")]
+        assert counts(stream.state("ann")) == {"rating": 2, "click": 1}
+
+
+class TestPoison:
+    def test_unreadable_entries_are_set_aside(self, stream: Stream, rig: Rig) -> None:
+        stream.append(b"", b"\x09nonsense", event(1), event(2).to_bytes()[:-1])
+        stream.client.xadd("tandem/1/events", {"other": "field"})
+        stream.append(event(3))
+        drain(stream, rig)
+        assert [applied.event_id for applied in stream.applied()] == ["event-1", "event-3"]
+        dead = dead_letters(stream.client)
+        assert [payload for payload, _ in dead] == [b"", b"\x09nonsense", event(2).to_bytes()[:-1], b""]
+        assert "is not format 1" in dead[0][1]
+        assert "its header says" in dead[2][1]
+        assert "lacks the field" in dead[3][1]
+        assert rig.value("tandem_sync_dead_letters_total") == 4
+
+    def test_a_user_whose_state_is_unreadable_does_not_stop_the_others(self, stream: Stream, rig: Rig) -> None:
+        stream.client.set(user_state_key("ann"), b"\xff from a newer release")
+        stream.append(*(event(number, user_id="ann" if number == 5 else "bob") for number in range(9)))
+        drain(stream, rig)
+        assert counts(stream.state("bob")) == {"click": 8}
+        ((payload, reason),) = dead_letters(stream.client)
+        assert payload == event(5, user_id="ann").to_bytes()
+        assert reason.startswith("StoreValueError: user state: format 255")
+        assert stream.client.get(user_state_key("ann")) == b"\xff from a newer release"
+
+    def test_a_key_of_another_type_is_an_events_fault(self, stream: Stream, rig: Rig) -> None:
+        stream.client.lpush(item_counters_key("item-5"), "no hash")
+        stream.append(*(event(number) for number in range(9)))
+        drain(stream, rig)
+        assert len(stream.applied()) == 9
+        assert stream.client.hget(item_counters_key("item-6"), "click") == b"1"
+
+
+class TestTrending:
+    def listed(self, stream: Stream) -> TrendingItems:
+        value = stream.client.get(trending_key())
+        return TrendingItems.from_bytes(value) if value else TrendingItems(np.empty(0, np.uint64), np.empty(0))
+
+    def test_by_weight_with_impressions_left_out(self, stream: Stream, rig: Rig) -> None:
+        stream.append(
+            *(event(number, item_id="clicked") for number in range(3)),
+            event(3, item_id="bought", type="purchase"),
+            *(event(number, item_id="shown", type="impression") for number in range(4, 20)),
+        )
+        with at_work(rig):
+            wait_until(lambda: len(self.listed(stream).item_keys) == 2, "two items trend")
+        assert self.listed(stream).item_keys.tolist() == [id_key("bought"), id_key("clicked")]
+        assert self.listed(stream).scores.tolist() == pytest.approx([5.0, 3.0], rel=1e-3)
+
+
+class TestConflicts:
+    def test_two_consumers_share_the_work(self, stream: Stream) -> None:
+        rigs = [Rig(stream.url, batch_entries=7), Rig(stream.url, batch_entries=5)]
+        stream.append(
+            *(event(number, item_id=f"item-{number % 10}", user_id=f"u{number % 3}") for number in range(600))
+        )
+        stream.append(*(event(number, user_id=f"u{number % 3}") for number in range(0, 600, 4)))
+        drain(stream, *rigs)
+        assert sorted(applied.event_id for applied in stream.applied()) == sorted(f"event-{n}" for n in range(600))
+        for user in range(3):
+            assert counts(stream.state(f"u{user}")) == {"click": 200}
+        applied = [rig.value("tandem_sync_applied_total", type="click") for rig in rigs]
+        assert sum(applied) == 600
+        assert stream.client.xlen(applied_key(EVENTS)) == 600
