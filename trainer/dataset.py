@@ -29,9 +29,16 @@ class Catalogue:
     categories: Sequence[Sequence[str]]
     attributes: Sequence[Mapping[str, str]]
     vocabulary: Vocabulary
+    available: npt.NDArray[np.bool_]
+    """(items,) bool; False: read as history, learned from, and never recommended."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @property
+    def unavailable_rows(self) -> Rows:
+        """(n,) int64, ascending: items that must not be recommended."""
+        return np.flatnonzero(~self.available)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +176,7 @@ def load_dataset(directory: Path) -> Dataset:
             categories=items.column(names.CATEGORIES).to_pylist(),
             attributes=[dict(pairs) for pairs in items.column(names.ATTRIBUTES).to_pylist()],
             vocabulary=Vocabulary.from_ids(item_ids),
+            available=np.asarray(items.column(names.AVAILABLE).to_numpy(), dtype=np.bool_),
         ),
         user_ids=user_ids,
         user_features=[

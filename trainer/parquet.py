@@ -13,9 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ColumnType = Literal["string", "int64", "float64", "strings", "string_map"]
+ColumnType = Literal["string", "bool", "int64", "float64", "strings", "string_map"]
 _ARROW_TYPES: Final[Mapping[ColumnType, Any]] = {
     "string": pa.string(),
+    "bool": pa.bool_(),
     "int64": pa.int64(),
     "float64": pa.float64(),
     "strings": pa.list_(pa.string()),

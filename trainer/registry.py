@@ -22,6 +22,7 @@ from trainer.settings import Settings
 EVALUATIONS = "evaluations"
 """The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
+DATA_VERSION_TAG = "tandem.data_version"
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is what an unset alias raises
 
 
@@ -49,6 +50,10 @@ class Run:
     def log_params(self, params: Mapping[str, object]) -> None:
         """Logs parameters by dotted name."""
         mlflow.log_params(dict(params))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags the run."""
+        mlflow.set_tags(dict(tags))
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
         """Logs metrics, of an epoch where `step` is given. MLflow has no "@" in names: it is logged as "_at_"."""

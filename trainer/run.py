@@ -31,7 +31,7 @@ from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.gate import GATE_METRIC, ChampionComparison, GateDecision, decide
 from trainer.onnx_runtime import OnnxTower
-from trainer.registry import EVALUATIONS, RegisteredVersion, Registry, Run
+from trainer.registry import DATA_VERSION_TAG, EVALUATIONS, RegisteredVersion, Registry, Run
 from trainer.report.build import build_report
 from trainer.report.html import report_html
 from trainer.report.model_card import CardContents, model_card
@@ -62,6 +62,8 @@ class RunResult:
     """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
     item_item_weight: float = 0.0
     """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
+    promoted: bool = True
+    """Whether `version` is the champion now."""
 
     @property
     def sample_user_id(self) -> str:
@@ -81,10 +83,14 @@ class RunOptions:
     """Where to write the report too; it is logged to MLflow anyway."""
     command: str = "python -m trainer train"
     """How the run was started, for the record."""
+    promote: bool = True
+    """Whether a model that passes the gate becomes the champion; it is registered in any case."""
+    data_version: str = ""
+    """What the version control of the data calls them, for the record."""
 
 
 def train_and_register(
-    data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions
+    source: DataConfig | PreparedData, config: TrainConfig, settings: Settings, options: RunOptions
 ) -> RunResult | None:
     """The whole run.
 
@@ -93,13 +99,13 @@ def train_and_register(
     """
     with distributed.process_group(choose_device(config.fit.device)):
         if distributed.rank() == 0:
-            return _run(data_config, config, settings, options)
-        _help(data_config, config, settings)
+            return _run(source, config, settings, options)
+        _help(source, config, settings)
         return None
 
 
-def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, options: RunOptions) -> RunResult:
-    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
+def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings, options: RunOptions) -> RunResult:
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()
@@ -113,7 +119,8 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
     encoded = encode(prepared, config, settings)
     # What is exported lives in the registry; a copy here would be one more for every night.
     with registry.start_run(model_version) as run, tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch:
-        run.log_params({**_flat(config.model_dump()), "data": prepared.name, "data_fingerprint": prepared.fingerprint})
+        run.log_params({**_flat(config.model_dump()), **_data_params(prepared, options.data_version)})
+        run.set_tags({DATA_VERSION_TAG: options.data_version} if options.data_version else {})
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         epochs: list[EpochReport] = []
         trained = train(encoded, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
@@ -124,8 +131,8 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
             config_toml=config_toml(config, explained=False),
             command=options.command,
         )
-        inputs = _export_inputs(trained, encoded, prepared, model_version)
-        inputs = replace(inputs, model_card=partial(model_card, card))
+        inputs = _export_inputs(trained, encoded, _training_data(prepared, options.data_version), model_version)
+        inputs = replace(inputs, model_card=partial(model_card, card), catalogue_sequence=prepared.catalogue_sequence)
         bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
         report = report_html(build_report(card, result, bundle, epochs, trained.best_epoch))
         run.log_text(report, REPORT_FILE)
@@ -135,8 +142,8 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
         run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
         run.log_metrics(_run_metrics(trained, bundle))
-        source = run.log_bundle(bundle.directory)
-        version = registry.register(run, source, model_version=model_version, training_fingerprint=fingerprint)
+        location = run.log_bundle(bundle.directory)
+        version = registry.register(run, location, model_version=model_version, training_fingerprint=fingerprint)
         shutil.rmtree(checkpoints)
         against_champion = None
         if champion is not None:
@@ -148,13 +155,13 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
             comparison=against_champion,
         )
         run.log_text(str(decision), "gate.txt")
-        if decision.promoted:
+        if decision.promoted and options.promote:
             registry.promote(version)
     log.info(
         "model_registered",
         registry_version=version.number,
         model_version=model_version,
-        promoted=decision.promoted,
+        promoted=decision.promoted and options.promote,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
         index=asdict(bundle.manifest.index),
@@ -165,16 +172,17 @@ def _run(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
         version=version,
         trained=True,
         decision=decision,
+        promoted=decision.promoted and options.promote,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
     )
 
 
-def _help(data_config: DataConfig, config: TrainConfig, settings: Settings) -> None:
+def _help(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings) -> None:
     """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
     if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
         return
-    prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
     checkpoints = settings.data_dir / "checkpoints" / training_fingerprint(prepared, config)
     plan = leave_last_out_plan(encode(prepared, config, settings))
     fit_towers(plan, config, on_epoch=unreported, checkpoints=checkpoints)
@@ -201,20 +209,37 @@ def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
     return hashlib.sha256(f"{prepared.fingerprint}\n{described}".encode()).hexdigest()
 
 
-def _export_inputs(trained: Trained, encoded: Encoded, prepared: PreparedData, model_version: str) -> ExportInputs:
+def _training_data(prepared: PreparedData, data_version: str) -> TrainingData:
+    return TrainingData(
+        name=prepared.name,
+        fingerprint=prepared.fingerprint,
+        num_users=prepared.num_users,
+        num_items=prepared.num_items,
+        num_interactions=prepared.num_interactions,
+        data_version=data_version,
+    )
+
+
+def _data_params(prepared: PreparedData, data_version: str) -> dict[str, object]:
+    """What was learned from, as parameters of the run."""
+    return {
+        "data": prepared.name,
+        "data_fingerprint": prepared.fingerprint,
+        "data_version": data_version,
+        "num_events": prepared.num_events,
+        "newest_day": prepared.newest_day,
+        "catalogue_sequence": prepared.catalogue_sequence,
+    }
+
+
+def _export_inputs(trained: Trained, encoded: Encoded, training_data: TrainingData, model_version: str) -> ExportInputs:
     return ExportInputs(
         model=trained.model,
         schema=encoded.schema,
         item_tensors=encoded.item_tensors,
         dataset=encoded.dataset,
         hold_out=leave_last_out(encoded.dataset, skip=0),
-        training_data=TrainingData(
-            name=prepared.name,
-            fingerprint=prepared.fingerprint,
-            num_users=prepared.num_users,
-            num_items=prepared.num_items,
-            num_interactions=prepared.num_interactions,
-        ),
+        training_data=training_data,
         model_version=model_version,
         metrics=trained.metrics(),
         content_vectors=encoded.content_vectors,

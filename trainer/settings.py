@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     engine: EngineName = "duckdb"
     """What cleans data: "duckdb", or "spark" (extra `spark`, Java 17 or newer). Both prepare the same bytes; DuckDB is
     several times as fast on one machine."""
+    data_version: str = ""
+    """What the version control of the data calls them, DVC for example; recorded with every model. `--data-version`
+    comes first."""
     registry_uri: Annotated[str, AfterValidator(_absolute_if_sqlite)] = Field(
         default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}"
     )

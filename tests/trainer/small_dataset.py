@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +24,7 @@ def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset
             categories=[["even" if row % 2 == 0 else "odd"] for row in range(num_items)],
             attributes=[{} for _ in range(num_items)],
             vocabulary=Vocabulary.from_ids(ids),
+            available=np.ones(num_items, dtype=np.bool_),
         ),
         user_ids=[f"u{user}" for user in range(len(histories))],
         user_features=[{"age": str(20 + user)} for user in range(len(histories))],
@@ -36,3 +38,9 @@ def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset
         ratings=np.full(sum(lengths), np.nan, dtype=np.float32),
         weights=np.ones(sum(lengths), dtype=np.float32),
     )
+
+
+def without_items(dataset: Dataset, rows: Sequence[int]) -> Dataset:
+    """The same where these items are not available any more."""
+    available = ~np.isin(np.arange(len(dataset.catalogue)), rows)
+    return replace(dataset, catalogue=replace(dataset.catalogue, available=available))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_prepare_then_features(environment, capsys) -> None:
     printed = capsys.readouterr().out
     assert "rows kept" in printed
     assert "checkerboard: 60 users, 24 items, 720 interactions" in printed
-    folder = Path(printed.splitlines()[-1])
+    folder = Path(json.loads(printed.splitlines()[-1])["prepared"])
     assert (folder / "splits/random-0.parquet").is_file()
     assert (folder / "splits/time.parquet").is_file()
     assert main(["features", "--dataset", str(environment), "--set", "text.encoder=none"]) == 0

@@ -113,6 +113,31 @@ def test_the_sampled_protocol_is_labelled(trained, capsys) -> None:
     assert "| model | 1+99: precision@10 |" in capsys.readouterr().out
 
 
+def test_prepared_data_are_trained_on_and_the_alias_stays(trained, folder, tmp_path, capsys) -> None:
+    assert main(["prepare", "--dataset", str(trained)]) == 0
+    prepared = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (prepared["num_users"], prepared["num_items"], prepared["catalogue_sequence"]) == (60, 24, 0)
+    command = ["train", "--prepared", prepared["prepared"], *_small(), "--no-promote", "--data-version", "v7"]
+    assert main([*command, "--set", "fit.seed=1", "--baselines", "popularity"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["prepared"] == prepared["prepared"]
+    assert answer["trained"]
+    assert not answer["promoted"]
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    version = client.get_model_version("tandem", answer["registry_version"])
+    assert client.get_model_version_by_alias("tandem", "champion").run_id != version.run_id
+    run = client.get_run(version.run_id)
+    assert run.data.tags["tandem.data_version"] == run.data.params["data_version"] == "v7"
+    assert main(["export", "--model", answer["registry_version"], "--output", str(tmp_path / "bundle")]) == 0
+    assert read_bundle(tmp_path / "bundle").manifest.training_data.data_version == "v7"
+
+
+def test_prepared_data_and_a_description_of_data_exclude_each_other(folder, capsys) -> None:
+    for described in (["--dataset", "ml-1m"], ["--until", "2026-01-01"], ["--set", "data.min_rating=3"]):
+        assert main(["train", "--prepared", str(folder), *described]) == 2
+        assert "--prepared names one that is done" in capsys.readouterr().err
+
+
 def test_tune_writes_a_configuration_that_train_takes(trained, folder, capsys) -> None:
     arguments = ["--dataset", str(trained), *_small(), "--set", "fit.max_epochs=2", "--trials", "2"]
     assert main(["tune", *arguments]) == 0

@@ -21,6 +21,7 @@ def _catalogue(categories: Sequence[Sequence[str]], titles: Sequence[str] | None
         categories=categories,
         attributes=[{}] * len(ids),
         vocabulary=Vocabulary.from_ids(ids),
+        available=np.ones(len(ids), dtype=np.bool_),
     )
 
 

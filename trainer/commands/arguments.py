@@ -14,9 +14,12 @@ from trainer.data.config import DATA_FORMATS, DataConfig, load_data_config, pres
 from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from trainer.data.prepare import PreparedData
     from trainer.evaluation.comparison import Comparison
 
 _DATA_PREFIX = "data."
+_DEFAULT_DATASET = "ml-100k"
+_SHORT_KEYS = ("reviews", "meta", "events", "item_changes", "until")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +27,22 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data set")
     group.add_argument(
         "--dataset",
-        default="ml-100k",
         metavar="NAME|TOML",
-        help="name of a preset, or path of a TOML file (default: %(default)s)",
+        help=f"name of a preset, or path of a TOML file (default: {_DEFAULT_DATASET})",
     )
     group.add_argument("--reviews", metavar="PATH", help="short for --set data.reviews=PATH (data set amazon)")
     group.add_argument("--meta", metavar="PATH", help="short for --set data.meta=PATH (data set amazon)")
+    group.add_argument(
+        "--events", metavar="DIR", help="short for --set data.events=DIR: events that feature_sync keeps, merged"
+    )
+    group.add_argument(
+        "--item-changes",
+        metavar="DIR",
+        help="short for --set data.item_changes=DIR: catalogue changes that feature_sync keeps, merged",
+    )
+    group.add_argument(
+        "--until", metavar="TIME", help="short for --set data.until=TIME: days of both that began before it count"
+    )
     group.add_argument(
         "--set",
         action="append",
@@ -39,6 +52,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--help-data", action=_Print, text=_data_keys, help="print every key of a data set's TOML file and exit"
+    )
+
+
+def add_prepared_argument(parser: argparse.ArgumentParser) -> None:
+    """Data that were prepared before, instead of a data set."""
+    parser.add_argument(
+        "--prepared",
+        type=Path,
+        metavar="DIR",
+        help="a folder that `prepare` printed, instead of --dataset and of what describes a data set",
     )
 
 
@@ -86,16 +109,40 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 def data_config(options: argparse.Namespace) -> DataConfig:
     """The data set that was asked for. Raises ConfigError."""
-    short = {name: value for name in ("reviews", "meta") if (value := getattr(options, name))}
+    short = {name: value for name in _SHORT_KEYS if (value := getattr(options, name))}
     overrides = _overrides(options.set)
     for_data = {key.removeprefix(_DATA_PREFIX): value for key, value in overrides.items() if _is_of_data(key)}
-    return load_data_config(options.dataset, {**short, **for_data})
+    return load_data_config(options.dataset or _DEFAULT_DATASET, {**short, **for_data})
+
+
+def data_source(options: argparse.Namespace) -> DataConfig | PreparedData:
+    """The data set that was asked for, to be prepared, or one that is. Raises ConfigError, DataError."""
+    from trainer.data.prepare import load_prepared
+
+    if options.prepared is None:
+        return data_config(options)
+    given = [name for name in ("dataset", *_SHORT_KEYS) if getattr(options, name)]
+    given += [f"set {key}=..." for key in _overrides(options.set) if _is_of_data(key)]
+    if given:
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')}: describes a data set, and --prepared names one that is done"
+        )
+    return load_prepared(options.prepared)
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
     """The training configuration that was asked for, or that the preset brings. Raises ConfigError."""
     overrides = {key: value for key, value in _overrides(options.set).items() if not _is_of_data(key)}
-    return load_train_config(options.config or preset_train_config(options.dataset), overrides)
+    return load_train_config(options.config or preset_train_config(_dataset_name(options)), overrides)
+
+
+def _dataset_name(options: argparse.Namespace) -> str:
+    """The preset that brings a training configuration: prepared data say what they were prepared from."""
+    if getattr(options, "prepared", None) is None:
+        return options.dataset or _DEFAULT_DATASET
+    from trainer.data.prepare import load_prepared
+
+    return load_prepared(options.prepared).name
 
 
 def positive_int(text: str) -> int:

@@ -10,7 +10,8 @@ from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
     add_output_argument,
-    data_config,
+    add_prepared_argument,
+    data_source,
     positive_int,
     train_config,
     write_comparison,
@@ -25,6 +26,7 @@ _LEAVE_LAST_OUT = "leave-last-out"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_data_arguments(parser)
+    add_prepared_argument(parser)
     add_config_arguments(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -61,11 +63,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 f"--model there is {_LEAVE_LAST_OUT} alone"
             )
         return _evaluate_registered(options, settings)
-    config_of_data, config = data_config(options), train_config(options)
+    source, config = data_source(options), train_config(options)
     from trainer.evaluation.seeds import evaluate_seeds
 
     result = evaluate_seeds(
-        config_of_data,
+        source,
         config,
         settings,
         num_seeds=options.seeds,
@@ -81,7 +83,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int:
-    config_of_data, config = data_config(options), train_config(options)
+    source, config = data_source(options), train_config(options)
     import tempfile
 
     from tandem.contract.bundle import read_bundle
@@ -94,7 +96,7 @@ def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int
 
     registry = Registry(settings)
     version = registry.find(options.model)
-    encoded = encode(prepare(config_of_data, settings.data_dir, engine=settings.engine), config, settings)
+    encoded = encode(prepare(source, settings.data_dir, engine=settings.engine), config, settings)
     with tempfile.TemporaryDirectory(prefix="tandem-evaluate-") as scratch:
         bundle = read_bundle(registry.download(version, Path(scratch)))
         baselines = baselines_for(encoded, options.baselines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from trainer.commands.arguments import add_data_arguments, data_config
 from trainer.settings import Settings
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Prepares the data set, or finds it prepared; the last line of the output is the folder."""
+    """Prepares the data set, or finds it prepared; the last line of the output is one JSON object."""
     from trainer.data.prepare import prepare
     from trainer.data.profile import profile
 
@@ -42,5 +43,5 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         for kind in options.split:
             splits = split_parts(dataset, kind, seed=options.split_seed)
             print(f"split {kind}: {write_split(splits, dataset, prepared)}, fingerprint {splits.fingerprint}")
-    print(prepared.directory)
+    print(json.dumps({"prepared": str(prepared.directory), **prepared.counts()}))
     return 0

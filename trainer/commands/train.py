@@ -11,7 +11,8 @@ from trainer.commands.arguments import (
     add_baselines_argument,
     add_config_arguments,
     add_data_arguments,
-    data_config,
+    add_prepared_argument,
+    data_source,
     train_config,
 )
 from trainer.settings import Settings
@@ -22,9 +23,20 @@ SUMMARY = "prepare, train, export, register, and promote past the gate"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_data_arguments(parser)
+    add_prepared_argument(parser)
     add_config_arguments(parser)
     parser.add_argument(
         "--if-needed", action="store_true", help="end early when the champion came from the same data and configuration"
+    )
+    parser.add_argument(
+        "--no-promote",
+        action="store_true",
+        help="register the model and judge it, and leave the alias where it is",
+    )
+    parser.add_argument(
+        "--data-version",
+        metavar="TEXT",
+        help="what the version control of the data calls them, for the record (default: TANDEM_DATA_VERSION)",
     )
     add_baselines_argument(parser)
     parser.add_argument(
@@ -34,16 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Trains; the last line of the output is one JSON object for the next program."""
-    config_of_data, config = data_config(options), train_config(options)
+    source, config = data_source(options), train_config(options)
     from trainer.run import RunOptions, train_and_register
 
     run_options = RunOptions(
         if_needed=options.if_needed,
         baselines=options.baselines,
         report_path=options.report,
+        promote=not options.no_promote,
+        data_version=options.data_version or settings.data_version,
         command=options.command_line,
     )
-    result = train_and_register(config_of_data, config, settings, run_options)
+    result = train_and_register(source, config, settings, run_options)
     if result is None:  # a process of torchrun that helped; process 0 says what came of it
         return 0
     if result.decision is not None:
@@ -57,7 +71,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 "trained": result.trained,
                 "content_weight": result.content_weight,
                 "item_item_weight": result.item_item_weight,
-                "promoted": result.decision.promoted if result.decision else True,
+                "promoted": result.promoted,
                 "sample_user_id": result.sample_user_id,
             }
         )

@@ -8,6 +8,9 @@
 | `table`         | reader of plain tables, and of MovieLens-100K, which is one                  |
 | `amazon`        | reader of the official Amazon Reviews files of 2014, 2018 and 2023           |
 | `movielens`     | fetches MovieLens-100K from the package that carries it                      |
+| `archive`       | the files of events and catalogue changes that feature_sync keeps, by days   |
+| `events`        | reader of those events                                                       |
+| `item_changes`  | reader of those changes, and what they make of the items                     |
 | `scan`          | CSV, JSON-lines and Parquet files as tables of text, with their line numbers |
 | `raw`           | what a reader hands over                                                     |
 | `defects`       | which rows are bad, and why                                                  |

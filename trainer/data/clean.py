@@ -17,6 +17,7 @@ from tandem.contract import names
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
 from trainer.data.engine import Engine, count_rows, write_counted
+from trainer.data.item_changes import StagedChanges
 from trainer.data.k_core import k_core
 from trainer.data.raw import POSITION
 from trainer.data.report import CleaningReport, FileReport
@@ -47,7 +48,11 @@ _ITEM_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.DESCRIPTION: "string",
     names.CATEGORIES: "strings",
     names.ATTRIBUTES: "string_map",
+    names.AVAILABLE: "bool",
 }
+_STATED_ITEM_COLUMNS: Final = tuple(name for name in _ITEM_COLUMNS if name != names.AVAILABLE)
+"""What a source says of an item."""
+_JOINED_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE)
 _PLACE: Final = "place_among_repeats"
 
 
@@ -59,6 +64,9 @@ class StagedData:
     items: Staged | None
     users: Staged | None
     feature_names: tuple[str, ...]
+    events: Staged | None = None
+    """Further interactions."""
+    item_changes: StagedChanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +85,14 @@ def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Pat
 
     Raises DataError when no interaction is left.
     """
-    interactions, interactions_report = _write_interactions(engine, staged.interactions, config, directory)
-    num_items, items_reports, num_without_metadata = _write_items(engine, interactions, staged.items, directory)
+    interactions, interactions_report = _write_interactions(engine, staged, config, directory)
+    num_items, items_reports, num_without_metadata = _write_items(engine, interactions, staged, directory)
     num_users, users_reports = _write_users(engine, interactions, staged, directory)
-    noted = occurring({kinds.ITEM_WITHOUT_METADATA: num_without_metadata})
+    noted = {**interactions_report.noted, **occurring({kinds.ITEM_WITHOUT_METADATA: num_without_metadata})}
+    events_reports = () if staged.events is None else (staged.events.report,)
+    interactions_report = dataclasses.replace(interactions_report, noted=noted)
     return Cleaned(
-        report=CleaningReport(
-            files=(dataclasses.replace(interactions_report, noted=noted), *items_reports, *users_reports)
-        ),
+        report=CleaningReport(files=(interactions_report, *events_reports, *items_reports, *users_reports)),
         num_users=num_users,
         num_items=num_items,
         num_interactions=interactions_report.rows_kept,
@@ -92,26 +100,28 @@ def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Pat
     )
 
 
-def _write_interactions(engine: Engine, staged: Staged, config: DataConfig, directory: Path) -> tuple[Any, FileReport]:
+def _write_interactions(
+    engine: Engine, staged: StagedData, config: DataConfig, directory: Path
+) -> tuple[Any, FileReport]:
     """(interactions as written, their report)."""
-    rows = staged.good(engine)
+    rows, read = _with_events(engine, staged)
+    num_good = read.rows_kept
     if config.min_rating is not None:
-        rows = rows.filter(rows[names.RATING] >= config.min_rating)
+        # In a source with ratings every row has one; among events, those that are ratings.
+        rows = rows.filter(rows[names.RATING].isnull() | (rows[names.RATING] >= config.min_rating))
     num_high_enough = count_rows(engine, rows)
     order = (names.TIMESTAMP, POSITION, ROW)
     without_repeats = _first_of(rows, (names.USER_ID, names.ITEM_ID), order)
     first, num_pairs = write_counted(engine, without_repeats, engine.work_dir / "without_repeats.parquet")
     dropped = {
-        kinds.BELOW_MIN_RATING: staged.num_good - num_high_enough,
+        kinds.BELOW_MIN_RATING: num_good - num_high_enough,
         kinds.DUPLICATE: num_high_enough - num_pairs,
     }
     if config.k_core:
         first, below_core = k_core(engine, first, num_pairs, config.k_core)
         dropped |= below_core
     report = dataclasses.replace(
-        staged.report,
-        rows_kept=staged.num_good - sum(dropped.values()),
-        dropped={**staged.report.dropped, **occurring(dropped)},
+        read, rows_kept=num_good - sum(dropped.values()), dropped={**read.dropped, **occurring(dropped)}
     )
     if report.rows_kept == 0:
         raise DataError(f"no interaction is left of {report.path}\n{report.to_text()}")
@@ -126,30 +136,75 @@ def _write_interactions(engine: Engine, staged: Staged, config: DataConfig, dire
     return written, report
 
 
+def _with_events(engine: Engine, staged: StagedData) -> tuple[Any, FileReport]:
+    """(good rows of the interactions file and of the events, the report of them all)."""
+    rows, report = staged.interactions.good(engine), staged.interactions.report
+    if staged.events is None:
+        return rows, report
+    events = staged.events.good(engine)
+    # An event comes after the rows of the file of the same time.
+    events = events.mutate((events[ROW] + report.rows_read).name(ROW))
+    joined = [
+        table.select(ROW, table[POSITION].fill_null(0.0).name(POSITION), *_JOINED_COLUMNS) for table in (rows, events)
+    ]
+    num_events = staged.events.num_good
+    return joined[0].union(joined[1]), dataclasses.replace(
+        report,
+        rows_read=report.rows_read + num_events,
+        rows_kept=report.rows_kept + num_events,
+        noted={**report.noted, kinds.FROM_EVENTS: num_events},
+    )
+
+
 def _write_items(
-    engine: Engine, interactions: Any, staged: Staged | None, directory: Path
+    engine: Engine, interactions: Any, staged: StagedData, directory: Path
 ) -> tuple[int, tuple[FileReport, ...], int]:
-    """(items written, the items file's report, interactions whose item that file lacks)."""
+    """(items written, reports of what says something of items, interactions whose item none of it has)."""
     bare = interactions.select(names.ITEM_ID).distinct()
-    reports: tuple[FileReport, ...] = ()
+    known, reports = _known_items(engine, staged)
     num_without_metadata = 0
-    known = None
-    if staged is not None:
-        first = _first_of(staged.good(engine), (names.ITEM_ID,), (ROW,)).select(*_ITEM_COLUMNS)
-        known, num_known = write_counted(engine, first, engine.work_dir / "known_items.parquet")
+    if known is not None:
         num_without_metadata = count_rows(engine, interactions.anti_join(known, names.ITEM_ID))
-        reports = (_without_repeats(staged, num_known, {}),)
         bare = bare.anti_join(known, names.ITEM_ID)
     every = bare.mutate(
         ibis.literal("").name(names.TITLE),
         ibis.literal("").name(names.DESCRIPTION),
         no_strings().name(names.CATEGORIES),
         empty_map().name(names.ATTRIBUTES),
-    ).select(*_ITEM_COLUMNS)
+    ).select(*_STATED_ITEM_COLUMNS)
     if known is not None:
         every = known.union(every)
+    available = ibis.literal(True)
+    if staged.item_changes is not None:
+        every = every.left_join(staged.item_changes.availability(engine), names.ITEM_ID)
+        available = every[names.AVAILABLE].fill_null(True)
+    every = every.select(*_STATED_ITEM_COLUMNS, available.name(names.AVAILABLE))
     _, num_items = _write(engine, every.order_by(names.ITEM_ID), directory / ITEMS_FILE, _ITEM_COLUMNS)
     return num_items, reports, num_without_metadata
+
+
+def _known_items(engine: Engine, staged: StagedData) -> tuple[Any, tuple[FileReport, ...]]:
+    """(what is said of each item by the last change of it, or else by the items file; None where neither is there, the
+    reports of both)."""
+    of_file, num_in_file = None, 0
+    if staged.items is not None:
+        first = _first_of(staged.items.good(engine), (names.ITEM_ID,), (ROW,)).select(*_STATED_ITEM_COLUMNS)
+        of_file, num_in_file = write_counted(engine, first, engine.work_dir / "known_items.parquet")
+    reports = [] if staged.items is None else [_without_repeats(staged.items, num_in_file, {})]
+    if staged.item_changes is None:
+        return of_file, tuple(reports)
+    changes = staged.item_changes
+    path = engine.work_dir / "changed_items.parquet"
+    changed, _ = write_counted(engine, changes.contents(engine).select(*_STATED_ITEM_COLUMNS), path)
+    of_changes = changes.report(count_rows(engine, changes.availability(engine)))
+    if of_file is None:
+        return changed, (of_changes,)
+    unchanged = of_file.anti_join(changed, names.ITEM_ID)
+    num_changed = num_in_file - count_rows(engine, unchanged)
+    of_items = dataclasses.replace(
+        reports[0], noted={**reports[0].noted, **occurring({kinds.ITEM_CHANGED: num_changed})}
+    )
+    return changed.union(unchanged), (of_items, of_changes)
 
 
 def _write_users(

@@ -9,11 +9,21 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from tandem.contract.names import EVENT_TYPES
 from trainer.config_errors import ConfigText, describe_problems, keys_of
@@ -26,7 +36,8 @@ FileFormat = Literal["auto", "csv", "jsonl", "parquet"]
 assert EventType.__args__ == EVENT_TYPES  # type: ignore[attr-defined]  # the contract decides, a Literal cannot read it
 
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
-_FILE_KEYS: Final = frozenset({"reviews", "meta", "folder", "path"})
+_ARCHIVE_KEYS: Final = frozenset({"events", "item_changes"})
+_FILE_KEYS: Final = frozenset({"reviews", "meta", "folder", "path"}) | _ARCHIVE_KEYS
 
 
 def is_url(path: str) -> bool:
@@ -41,6 +52,24 @@ class _Section(BaseModel):
 def _none(raw: object) -> object:
     """A word for what TOML and the command line cannot say."""
     return None if raw == "none" else raw
+
+
+def _moment(raw: str) -> str:
+    if raw:
+        parse_until(raw)
+    return raw
+
+
+def parse_until(text: str) -> datetime:
+    """The moment that `until` names, which it does not include: a day alone is its end; UTC where no offset is given.
+
+    Raises ValueError for anything else than ISO 8601.
+    """
+    try:
+        return datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 class DataConfig(_Section):
@@ -63,6 +92,15 @@ class DataConfig(_Section):
     """Highest rating there can be; a higher one is a bad line."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of bad lines in one file, 0 to 1, above which the run fails. Raise it for a source known to be dirty."""
+    events: str = ""
+    """Folder of the events that feature_sync keeps (`$TANDEM_DATA_DIR/events`): further interactions, but for
+    impressions. Empty: none."""
+    item_changes: str = ""
+    """Folder of the catalogue changes that feature_sync keeps (`$TANDEM_DATA_DIR/item-changes`): they replace and add
+    items, and take items out of recommendations. Empty: none."""
+    until: Annotated[str, AfterValidator(_moment)] = ""
+    """Days of `events` and `item_changes` that began before this time count, whole: an ISO 8601 time, or a day, which
+    counts itself. Days that are over never change, so that the same days give the same data again. Empty: all days."""
 
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
@@ -264,10 +302,11 @@ def _read(path: Path) -> str:
 
 def _place_paths(raw: dict[str, Any], base: Path) -> None:
     """Makes paths absolute; those inside a table's sections stay relative to its `folder`."""
+    keys = _FILE_KEYS
     if raw.get("format") == "table":
         raw["folder"] = str((base / str(raw.get("folder", ""))).resolve())
-        return
-    for key in _FILE_KEYS & raw.keys():
+        keys = _ARCHIVE_KEYS
+    for key in keys & raw.keys():
         if isinstance(raw[key], str) and raw[key] and not is_url(raw[key]):
             raw[key] = str((base / raw[key]).resolve())
 

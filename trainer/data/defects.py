@@ -28,6 +28,7 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
     timestamp = _microseconds(rows[names.TIMESTAMP], rules.timestamp_unit)
     position = rows[POSITION].try_cast("float64")
     event_type = ibis.literal(rules.default_event_type)
+    is_rated = rows[names.EVENT_TYPE] == rules.rated_event_type if rules.rated_event_type else ibis.literal(True)
     reasons = [
         (rows[DEFECT].notnull(), rows[DEFECT]),
         (rows[names.USER_ID].isnull(), kinds.MISSING_USER),
@@ -37,8 +38,8 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
     if rules.has_rating:
         in_range = rating.between(config.rating_scale_min, config.rating_scale_max)
         reasons += [
-            (rows[names.RATING].isnull(), kinds.MISSING_RATING),
-            (rating.isnull(), kinds.UNPARSABLE_RATING),
+            (is_rated & rows[names.RATING].isnull(), kinds.MISSING_RATING),
+            (is_rated & rating.isnull(), kinds.UNPARSABLE_RATING),
             (~in_range, kinds.RATING_OUT_OF_RANGE),
         ]
     if rules.timestamp_unit is not None:

@@ -13,18 +13,21 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from tandem.contract import names
 from trainer.data.amazon import read_amazon
+from trainer.data.archive import Archive, find_archive
 from trainer.data.clean import INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, Cleaned, StagedData, clean
 from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig, is_url
 from trainer.data.defects import identified_rows, interaction_rows
 from trainer.data.download import download, file_sha256
 from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.engine import Engine, EngineName
+from trainer.data.events import stage_events
+from trainer.data.item_changes import stage_changes
 from trainer.data.movielens import fetch_movielens_100k, read_movielens_100k
 from trainer.data.raw import RawData
 from trainer.data.report import CleaningReport
@@ -33,10 +36,12 @@ from trainer.data.stage import stage
 from trainer.data.table import read_table
 from trainer.errors import DataError, DownloadError
 
-_LAYOUT: Final = 2
+_LAYOUT: Final = 3
 """Part of every folder's name: to be raised when the same source would be cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
+_PLACES: Final = frozenset({"folder", "events", "item_changes", "until"})
+"""Keys that say where sources lie, not what is made of them: the content of the files is part of a folder's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,12 @@ class PreparedData:
     num_interactions: int
     feature_names: tuple[str, ...]
     """User features: the columns of the users file beside the id."""
+    num_events: int = 0
+    """Events that feature_sync kept and that were cleaned with the interactions, impressions left out."""
+    newest_day: str = ""
+    """The newest day of events or catalogue changes that counts, YYYY-MM-DD; empty where there is none."""
+    catalogue_sequence: int = 0
+    """The last catalogue change that the items have in them (`streams.AppliedItemChange.sequence`)."""
 
     @property
     def interactions_path(self) -> Path:
@@ -61,7 +72,7 @@ class PreparedData:
 
     @property
     def items_path(self) -> Path:
-        """item_id, title, description, categories, attributes; by id."""
+        """item_id, title, description, categories, attributes, available; by id."""
         return self.directory / ITEMS_FILE
 
     @property
@@ -69,17 +80,35 @@ class PreparedData:
         """user_id and a nullable column per feature; by id."""
         return self.directory / USERS_FILE
 
+    def counts(self) -> dict[str, str | int]:
+        """What there is, for the next program."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "num_users": self.num_users,
+            "num_items": self.num_items,
+            "num_interactions": self.num_interactions,
+            "num_events": self.num_events,
+            "newest_day": self.newest_day,
+            "catalogue_sequence": self.catalogue_sequence,
+        }
 
-def prepare(config: DataConfig, data_dir: Path, *, engine: EngineName = "duckdb") -> PreparedData:
+
+def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: EngineName = "duckdb") -> PreparedData:
     """Prepares a data set below `data_dir`, or finds it prepared there from the same configuration and content.
 
-    Every engine prepares the same bytes, so what one prepared is found by the others.
+    What is prepared already is given back. Every engine prepares the same bytes, so what one prepared is found by the
+    others.
 
     Raises ConfigError (a column or path that the configuration names wrongly, an engine that is not installed),
     DataError (unreadable files, too many bad lines, nothing left) and DownloadError.
     """
+    if isinstance(source, PreparedData):
+        return source
+    config = source
     files = _fetch(config, data_dir / "downloads")
-    directory = data_dir / "prepared" / f"{config.name}-{_key(config, files)}"
+    archive = find_archive(config)
+    directory = data_dir / "prepared" / f"{config.name}-{_key(config, {**files, **archive.files()})}"
     if (directory / _PREPARED_FILE).is_file():
         return load_prepared(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +117,9 @@ def prepare(config: DataConfig, data_dir: Path, *, engine: EngineName = "duckdb"
         work_dir.mkdir()
         staging.mkdir()
         with DuckDBEngine(work_dir) as reader, _cleaning_engine(engine, reader) as cleaning_engine:
-            staged = _stage(reader, _read(reader, config, files), config)
+            staged = _with_archive(reader, _stage(reader, _read(reader, config, files), config), config, archive)
             cleaned = clean(cleaning_engine, staged, config, staging)
-        _write_description(staging, config.name, cleaned, staged.feature_names)
+        _write_description(staging, config.name, cleaned, staged, archive)
         _move(staging, directory)
     return load_prepared(directory)
 
@@ -172,6 +201,15 @@ def _stage(reader: DuckDBEngine, raw: RawData, config: DataConfig) -> StagedData
     )
 
 
+def _with_archive(reader: DuckDBEngine, staged: StagedData, config: DataConfig, archive: Archive) -> StagedData:
+    changes = archive.item_changes
+    return replace(
+        staged,
+        events=stage_events(reader, config, archive.events) if archive.events else None,
+        item_changes=stage_changes(reader, Path(config.item_changes), changes) if changes else None,
+    )
+
+
 def _cleaning_engine(name: EngineName, reader: DuckDBEngine) -> AbstractContextManager[Engine]:
     return SparkEngine(reader.work_dir) if name == "spark" else nullcontext(reader)
 
@@ -180,7 +218,7 @@ def _key(config: DataConfig, files: Mapping[str, Path]) -> str:
     """Names what would be prepared: the configuration and the content of the files, not where they lie."""
     described = {
         "layout": _LAYOUT,
-        "config": _without_places(config.model_dump(mode="json", exclude={"folder"})),
+        "config": _without_places(config.model_dump(mode="json", exclude=set(_PLACES))),
         "files": {name: file_sha256(path) for name, path in files.items()},
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
@@ -195,14 +233,17 @@ def _without_places(value: Any) -> Any:
     return value
 
 
-def _write_description(directory: Path, name: str, cleaned: Cleaned, feature_names: tuple[str, ...]) -> None:
+def _write_description(directory: Path, name: str, cleaned: Cleaned, staged: StagedData, archive: Archive) -> None:
     description = {
         "name": name,
         "fingerprint": _fingerprint(cleaned.files),
         "num_users": cleaned.num_users,
         "num_items": cleaned.num_items,
         "num_interactions": cleaned.num_interactions,
-        "feature_names": feature_names,
+        "feature_names": staged.feature_names,
+        "num_events": 0 if staged.events is None else staged.events.num_good,
+        "newest_day": archive.newest_day,
+        "catalogue_sequence": 0 if staged.item_changes is None else staged.item_changes.last_sequence,
         "report": cleaned.report.to_dict(),
     }
     (directory / _PREPARED_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False))

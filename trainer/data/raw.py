@@ -27,6 +27,8 @@ class InteractionRules:
     event_types: Mapping[str, str]
     """Value in the source -> one of names.EVENT_TYPES. Empty: there is no such column."""
     default_event_type: str
+    rated_event_type: str = ""
+    """The only event type that has a rating; empty where all have one."""
 
 
 @dataclass(frozen=True, kw_only=True)

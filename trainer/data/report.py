@@ -29,6 +29,8 @@ DUPLICATE: Final = "duplicate"
 USER_BELOW_CORE: Final = "user_below_k_core"
 ITEM_BELOW_CORE: Final = "item_below_k_core"
 USER_WITHOUT_INTERACTIONS: Final = "user_without_interactions"
+IMPRESSION: Final = "impression"
+SUPERSEDED: Final = "superseded"
 
 BAD_KINDS: Final = {
     BAD_JSON: "not one JSON object in UTF-8, or a line of more than 16 MiB",
@@ -54,6 +56,8 @@ DROP_KINDS: Final = {
     USER_BELOW_CORE: "of a user with fewer than k_core interactions with what is kept",
     ITEM_BELOW_CORE: "of an item with fewer than k_core interactions with who is kept",
     USER_WITHOUT_INTERACTIONS: "a user of whom no interaction was kept",
+    IMPRESSION: "an impression: who was shown an item has not chosen it",
+    SUPERSEDED: "a change of an item that was changed again later",
 }
 """Everything a row can be dropped for. The ones that are not bad are expected in good data."""
 
@@ -61,12 +65,16 @@ ITEM_WITHOUT_METADATA: Final = "item_without_metadata"
 USER_WITHOUT_FEATURES: Final = "user_without_features"
 PRICE_UNPARSABLE: Final = "price_unparsable"
 CATEGORY_IS_MARKUP: Final = "category_is_markup"
+FROM_EVENTS: Final = "from_events"
+ITEM_CHANGED: Final = "item_changed"
 
 NOTE_KINDS: Final = {
     ITEM_WITHOUT_METADATA: "interactions kept whose item the items file does not have",
     USER_WITHOUT_FEATURES: "users kept whom the users file does not have",
     PRICE_UNPARSABLE: "items kept without their price, which is no number",
     CATEGORY_IS_MARKUP: "items kept without some categories, which are HTML or sentences",
+    FROM_EVENTS: "rows read that are events which feature_sync kept, not lines of the file",
+    ITEM_CHANGED: "items kept of which a change of the catalogue says something else than the file",
 }
 """What was seen and kept."""
 
@@ -89,7 +97,7 @@ class FileReport:
     """What cleaning found in one file."""
 
     role: str
-    """"interactions", "items" or "users"."""
+    """"interactions", "items", "users", "events" or "item changes"."""
     path: str
     rows_read: int
     rows_kept: int

@@ -1,4 +1,5 @@
-"""Full ranking: the held-out item against every item of the catalogue that the user has not interacted with."""
+"""Full ranking: the held-out item against every available item of the catalogue that the user has not interacted
+with."""
 
 from __future__ import annotations
 
@@ -49,6 +50,8 @@ def _ranks_of_batch(
     scores: npt.NDArray[np.float32],
     generator: np.random.Generator,
 ) -> npt.NDArray[np.int64]:
+    # A held-out item that is not available any more is a miss under every model.
+    scores[:, dataset.catalogue.unavailable_rows] = -np.inf
     target_scores = scores[np.arange(len(places)), hold_out.target_rows[places]].copy()
     for row, place in enumerate(places):
         user = hold_out.users[place]

@@ -1,7 +1,8 @@
 """Full ranking: all targets of a part among all items of the catalogue, and the first items each user would see.
 
-Items of the user's history are no candidates. Equal scores are ordered at random, independently for each user, so that
-a scorer gains nothing from scores that do not tell items apart.
+Items of the user's history are no candidates, nor are those that are not available: as a target, such an item comes
+after all candidates. Equal scores are ordered at random, independently for each user, so that a scorer gains nothing
+from scores that do not tell items apart.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def rank_part(part: Part, scorer: Scorer, *, seed: int = 0) -> Ranking:
         keys = order_keys(scorer.scores(users), generator)
         rows, items = history_pairs(part.known, users)
         keys[rows, items] = _NO_CANDIDATE
+        keys[:, part.known.catalogue.unavailable_rows] = _NO_CANDIDATE
         for row, user_keys in enumerate(keys):
             targets = slice(part.target_offsets[start + row], part.target_offsets[start + row + 1])
             ranks[targets] = _ranks_among(user_keys, part.target_rows[targets])
@@ -88,13 +90,16 @@ def history_pairs(dataset: Dataset, users: npt.NDArray[np.int64]) -> tuple[npt.N
 def _ranks_among(keys: npt.NDArray[np.uint64], targets: Rows) -> npt.NDArray[np.int64]:
     """Ranks of (t,) targets by the keys, (items,), of one user: how many items are in front of each.
 
-    All items are sorted in between the targets, which costs items * log(targets), however many targets there are.
+    Targets that are no candidates come after all candidates, one after the other. All items are sorted in between the
+    targets, which costs items * log(targets), however many targets there are.
     """
-    order = np.argsort(keys[targets])
+    order = np.argsort(keys[targets], kind="stable")
     gaps = np.searchsorted(keys[targets][order], keys)  # how many targets an item is in front of
     in_gap = np.bincount(gaps, minlength=len(targets) + 1)
     ranks = np.empty(len(targets), dtype=np.int64)
     ranks[order] = in_gap[::-1].cumsum()[::-1][1:]
+    absent = np.flatnonzero(keys[targets] == _NO_CANDIDATE)
+    ranks[absent] += np.arange(len(absent))
     return ranks
 
 

@@ -107,10 +107,11 @@ def candidates_of(
     user_ids: Sequence[str],
     states: Sequence[UserState],
 ) -> Candidates:
-    """Unseen candidates as the server's built-in policy takes them, each once for a user."""
+    """Unseen, available candidates as the server's built-in policy takes them, each once for a user."""
     history_rows = encode_histories(states, model.item_vocabulary, model.schema.history_length).rows
     user_vectors = model.vectors_of(user_ids, states)
     collaborative = user_vectors @ model.item_vectors.T
+    collaborative[:, model.unavailable_rows] = -np.inf
     for user, state in enumerate(states):
         seen = model.item_vocabulary.rows_of_keys(state.seen_item_keys)
         collaborative[user, seen[seen != MISSING_ROW]] = -np.inf

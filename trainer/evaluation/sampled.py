@@ -39,6 +39,7 @@ def evaluate_sampled(part: Part, scorer: Scorer, whole: Dataset, *, name: str) -
     for start in range(0, len(part.users), batch):
         places = slice(start, start + batch)
         scores = scorer.scores(part.users[places])
+        scores[:, whole.catalogue.unavailable_rows] = -np.inf
         target_scores = np.take_along_axis(scores, part.target_rows[places, None], axis=1)
         sampled = samples[places]
         sample_scores = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
@@ -62,13 +63,14 @@ def sampled_items(part: Part, whole: Dataset) -> Rows:
     """(evaluated, NUM_SAMPLED_ITEMS) int64, drawn uniformly without repetition from what the user never touched.
 
     Items of the catalogue that nobody ever touched are not drawn: published data sets do not hold them, and they would
-    make the question easier. A user who left fewer items untouched has all of them, then MISSING_ROW.
+    make the question easier. Nor are those that are not available. A user who left fewer items untouched has all of
+    them, then MISSING_ROW.
     """
-    drawable = np.unique(whole.item_rows)
+    drawable = np.setdiff1d(whole.item_rows, whole.catalogue.unavailable_rows)
     generator = np.random.default_rng(_SEED)
     samples = np.full((len(part.users), NUM_SAMPLED_ITEMS), MISSING_ROW, dtype=np.int64)
     for place, user in enumerate(part.users):
-        touched = np.unique(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]])
+        touched = np.intersect1d(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]], drawable)
         num_untouched = len(drawable) - len(touched)
         num_drawn = min(NUM_SAMPLED_ITEMS, num_untouched)
         drawn = generator.choice(num_untouched, num_drawn, replace=False, shuffle=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from tandem.contract.item_item import ItemItem, item_item_scores
 from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import MISSING_ROW, Vocabulary
+from tandem.contract.vocabulary import MISSING_ROW, Rows, Vocabulary
 
 UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a user tower: inputs of a batch -> (users, dim) float32."""
@@ -34,6 +34,8 @@ class ScoringModel:
     """(items, content_dim) float16; None where nothing is known of any item."""
     item_item: ItemItem | None = None
     """The item-item source, in the model's rows; None where there is none."""
+    unavailable_rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+    """(n,) int64, items that are no candidates."""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, user_vectors: UserVectors) -> ScoringModel:
@@ -46,6 +48,7 @@ class ScoringModel:
             user_vectors=user_vectors,
             content_vectors=None if bundle.content is None else bundle.content.vectors,
             item_item=bundle.item_item,
+            unavailable_rows=bundle.items.unavailable_rows,
         )
 
     def vectors_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:

@@ -13,7 +13,7 @@ import numpy as np
 from trainer.baselines.rating_svd import RatingSVD
 from trainer.config import TrainConfig
 from trainer.data.config import DataConfig
-from trainer.data.prepare import prepare
+from trainer.data.prepare import PreparedData, prepare
 from trainer.evaluation.comparison import Comparison, compare
 from trainer.evaluation.comparison_text import comparison_text, markdown_table
 from trainer.evaluation.evaluate import rating_errors
@@ -201,7 +201,7 @@ class Spread:
 
 
 def evaluate_seeds(
-    data_config: DataConfig,
+    source: DataConfig | PreparedData,
     config: TrainConfig,
     settings: Settings,
     *,
@@ -213,9 +213,10 @@ def evaluate_seeds(
 
     The split is the same for all seeds. Raises DataError for data that the protocol cannot split.
     """
-    encoded = encode(prepare(data_config, settings.data_dir, engine=settings.engine), config, settings)
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
+    encoded = encode(prepared, config, settings)
     return evaluate_protocol(
-        encoded, protocol_of(encoded, protocol), config, data=data_config.name, num_seeds=num_seeds, baselines=baselines
+        encoded, protocol_of(encoded, protocol), config, data=prepared.name, num_seeds=num_seeds, baselines=baselines
     )
 
 

@@ -64,6 +64,8 @@ class ExportInputs:
     """Writes the model card, knowing what the export measured."""
     ncf: NcfRanker | None = None
     """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
+    catalogue_sequence: int = 0
+    """The last change of the live catalogue that the data set's items have in them."""
 
 
 def new_model_version(fingerprint: str) -> str:
@@ -109,6 +111,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
                 exported.max_abs_difference for exported in (item_tower, user_tower, ranker) if exported is not None
             ),
             ranker=None if ranker is None else ranker.spec,
+            catalogue_sequence=inputs.catalogue_sequence,
             blend=_blend(
                 inputs,
                 ScoringModel(
@@ -159,18 +162,22 @@ def item_table(catalogue: Catalogue, popularity: npt.NDArray[np.int64]) -> ItemT
             categories=tuple(catalogue.categories[row]),
             attributes=catalogue.attributes[row],
             popularity=int(popularity[row]),
+            available=bool(catalogue.available[row]),
         )
         for row in range(len(catalogue))
     )
 
 
 def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
-    """The most popular items of all and of every category, best first; equal ones in row order."""
+    """The most popular items of all and of every category that may be recommended, best first; equal ones in row
+    order."""
     order = np.argsort(-popularity, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    lists = {names.SEGMENT_ALL: order[:TOP_N]}
-    for category, rows in items.rows_by_category().items():
+    unavailable = items.unavailable_rows
+    lists = {names.SEGMENT_ALL: order[~np.isin(order, unavailable)][:TOP_N]}
+    for category, of_category in items.rows_by_category().items():
+        rows = np.setdiff1d(of_category, unavailable, assume_unique=True)
         lists[names.CATEGORY_SEGMENT + category] = rows[np.argsort(rank[rows], kind="stable")][:TOP_N]
     return lists
 

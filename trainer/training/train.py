@@ -301,6 +301,7 @@ def scoring_model(model: TwoTowerModel, encoded: Encoded, item_item: ItemItem | 
         user_vectors=user_vectors,
         content_vectors=encoded.content_vectors,
         item_item=item_item,
+        unavailable_rows=encoded.dataset.catalogue.unavailable_rows,
     )
 
 
