@@ -72,6 +72,10 @@ class Metrics:
         """The metrics of one stream's consumer."""
         return StreamMetrics(self, stream)
 
+    def of_archive(self, stream: str) -> ArchiveMetrics:
+        """The metrics of one stream's archive."""
+        return ArchiveMetrics(self, stream)
+
 
 class StreamMetrics:
     """The metrics of one stream's consumer; whether it is up is logged too, once when that changes."""
@@ -110,6 +114,18 @@ class StreamMetrics:
             self._is_up = True
             self._up.set(1)
             _log.info("consuming", stream=self._stream)
+
+
+class ArchiveMetrics:
+    """The metrics of one stream's archive."""
+
+    def __init__(self, metrics: Metrics, stream: str) -> None:
+        self.archived = metrics.archived.labels(stream)
+        self._lag_seconds = metrics.archive_lag_seconds.labels(stream)
+
+    def report_waiting(self, oldest_seconds: float) -> None:
+        """Shows for how long the oldest entry has waited for its file; 0 where none waits."""
+        self._lag_seconds.set(max(0.0, oldest_seconds))
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from feature_sync.archive.archiver import Archiver
 from feature_sync.events.applier import EventApplier, EventRules
 from feature_sync.events.trending import Trending
 from feature_sync.metrics import Metrics, MetricsServer
@@ -22,7 +23,7 @@ from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.opening import open_source
-from tandem.contract.streams import EVENTS, Event
+from tandem.contract.streams import EVENTS, ITEM_CHANGES, Event
 
 _GRACE_SECONDS: Final = 20.0
 """For all parts to end what they have begun."""
@@ -37,6 +38,8 @@ def run(settings: Settings) -> None:
         signal.signal(number, lambda *_: stopping.set())
     metrics = Metrics()
     parts: dict[str, Part] = {"events": _events(settings, metrics)}
+    if settings.archive:
+        parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
     threads = Threads(parts, on_end=stopping.set)
     server = MetricsServer(
         metrics, host=settings.host, port=settings.sync_metrics_port, is_healthy=threads.are_all_at_work
@@ -69,4 +72,15 @@ def _events(settings: Settings, metrics: Metrics) -> Consumer[Event]:
         dead_letters=DeadLetters(store, EVENTS, max_entries=settings.dead_letters),
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,
+    )
+
+
+def _archive(settings: Settings, metrics: Metrics, stream: str) -> Archiver:
+    return Archiver(
+        StoreConnection(settings.store_url),
+        stream,
+        settings.data_dir / stream,
+        flush_rows=settings.archive_rows,
+        flush_seconds=settings.archive_seconds,
+        metrics=metrics.of_archive(stream),
     )

@@ -70,7 +70,8 @@ class Settings(BaseSettings):
     embedded one on the port named here."""
 
     data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
-    """Folder of caches (downloaded bundles) and of the embedded store's files. Needs room for one bundle."""
+    """Folder of the archive of events and item changes (`events/`, `item-changes/`), of caches (downloaded bundles) and
+    of the embedded store's files. The trainer reads the archive: both need the same folder."""
 
     vector_ttl_seconds: int = Field(default=14 * 24 * 3600, ge=0)
     """Seconds until a user vector that is not published again expires; 0 keeps vectors for ever. Every model version
@@ -115,6 +116,17 @@ class Settings(BaseSettings):
 
     dead_letters: int = Field(default=100_000, ge=1)
     """Entries that are kept, for each stream, of those that could not be applied; the oldest make room."""
+
+    archive: bool = True
+    """Whether `feature_sync run` moves what was applied into Parquet files in the data folder. Set it to false for
+    further processes that do not share the folder of the first: two archives would each hold a part."""
+
+    archive_rows: int = Field(default=100_000, ge=1)
+    """Most rows of one archive file; it is written when so many wait. They are in memory meanwhile."""
+
+    archive_seconds: float = Field(default=60.0, ge=0)
+    """Seconds that an applied event waits for its archive file at most. Lower it where training follows closely; there
+    will be more files."""
 
     sync_metrics_port: int = Field(default=9101, ge=0, le=65535)
     """Port of `feature_sync run` for Prometheus (`/metrics`) and for health checks (`/healthz`); 0 picks a free one."""

@@ -1,0 +1,121 @@
+"""Moves the log of what was applied from the online store into files.
+
+Read `Archiver.run` downwards. Entries leave the store only once they are on disk. A kill at any point repeats nothing:
+the next start begins behind the newest file, and what was written and not removed from the store is removed then.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from feature_sync.archive.day_files import DayFiles, LogId
+from feature_sync.archive.tables import write_entries
+from feature_sync.errors import Unavailable
+from feature_sync.metrics import ArchiveMetrics
+from feature_sync.store.connection import StoreConnection
+from tandem.contract.streams import ENTRY_FIELD, applied_key
+
+_TICK_SECONDS: Final = 0.5
+_PAGE_ENTRIES: Final = 2_000
+"""Read at once: a reply of all would keep the store from answering others."""
+
+_Logged = tuple[LogId, bytes]
+_log = structlog.get_logger(__name__)
+
+
+class Archiver:
+    """The archive of one stream."""
+
+    def __init__(
+        self,
+        store: StoreConnection,
+        stream: str,
+        folder: Path,
+        *,
+        flush_rows: int,
+        flush_seconds: float,
+        metrics: ArchiveMetrics,
+    ) -> None:
+        """Writes a file as soon as `flush_rows` are there, or the oldest has waited for `flush_seconds`."""
+        self._store = store
+        self._stream = stream
+        self._log_key = applied_key(stream)
+        self._files = DayFiles(folder)
+        self._flush_rows = flush_rows
+        self._flush_seconds = flush_seconds
+        self._metrics = metrics
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Lets `run` write what is there, and end. From any thread."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Archives until it is stopped. Another process that archives into this folder is waited for."""
+        while not self._files.try_lock():
+            if self._stop.wait(_TICK_SECONDS):
+                return
+        try:
+            self._follow()
+        finally:
+            self._files.unlock()
+
+    def _follow(self) -> None:
+        is_away = is_stopping = False
+        while not is_stopping:
+            is_stopping = self._stop.wait(_TICK_SECONDS)
+            try:
+                self._archive(at_once=is_stopping)
+                is_away = False
+            except (Unavailable, OSError) as error:  # OSError: the disk is full, the folder is gone
+                if not is_away:
+                    _log.warning("archive_waits", stream=self._stream, error=str(error))
+                is_away = True
+
+    def _archive(self, *, at_once: bool) -> None:
+        """Writes files until less is left than makes one, or nothing where it has to be `at_once`."""
+        while self._is_due(at_once=at_once):
+            entries = self._read(self._flush_rows)
+            for _, of_day in groupby(entries, key=lambda entry: entry[0].day):
+                self._add(list(of_day))
+
+    def _is_due(self, *, at_once: bool) -> bool:
+        position = self._files.position
+        if position is not None:
+            # Also what a process that was killed had written and not removed yet.
+            self._store.call("XTRIM", self._log_key, "MINID", str(position.next))
+        num_waiting, oldest = self._store.run(
+            [("XLEN", self._log_key), ("XRANGE", self._log_key, "-", "+", "COUNT", 1)]
+        )
+        age_seconds = time.time() - LogId.parse(oldest[0][0].decode()).milliseconds / 1000 if oldest else 0.0
+        self._metrics.report_waiting(age_seconds)
+        if num_waiting == 0:
+            return False
+        return at_once or num_waiting >= self._flush_rows or age_seconds >= self._flush_seconds
+
+    def _read(self, max_entries: int) -> Iterator[_Logged]:
+        """The oldest entries of the log."""
+        start = "-"
+        while max_entries > 0:
+            page = self._store.call("XRANGE", self._log_key, start, "+", "COUNT", min(max_entries, _PAGE_ENTRIES))
+            if not page:
+                return
+            for raw_id, fields in page:
+                yield LogId.parse(raw_id.decode()), dict(zip(fields[::2], fields[1::2], strict=True))[ENTRY_FIELD]
+            start = f"({page[-1][0].decode()}"
+            max_entries -= len(page)
+
+    def _add(self, entries: Sequence[_Logged]) -> None:
+        """Makes the file of entries of one day."""
+        payloads = [payload for _, payload in entries]
+        first, last = entries[0][0], entries[-1][0]
+        self._files.add(first, last, lambda path: write_entries(self._stream, payloads, path))
+        self._metrics.archived.inc(len(entries))
+        _log.debug("archived", stream=self._stream, num_entries=len(entries), last=str(last))

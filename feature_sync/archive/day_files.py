@@ -1,0 +1,121 @@
+"""Files of one archive: `day=YYYY-MM-DD/FIRST-LAST.parquet`, named by the ids of the log of what was applied.
+
+The newest name is the archive's position, so that data and position become visible in the one rename. Whoever lists
+the folder sees whole files only. The day, in UTC, is the one on which the entries were applied: a day that is over and
+archived never changes again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Self
+
+from tandem.contract import names
+
+_LOCK: Final = ".lock"
+_UNFINISHED: Final = ".unfinished"
+_SUFFIX: Final = ".parquet"
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class LogId:
+    """The id of an entry of a Redis stream."""
+
+    milliseconds: int
+    """Since 1970, by the store's clock."""
+    number: int
+    """Among those of one millisecond."""
+
+    @classmethod
+    def parse(cls, text: str, separator: str = "-") -> Self:
+        """Reads an id. Raises ValueError."""
+        milliseconds, number = text.split(separator)
+        return cls(int(milliseconds), int(number))
+
+    @property
+    def day(self) -> str:
+        """YYYY-MM-DD, in UTC."""
+        return datetime.fromtimestamp(self.milliseconds / 1000, UTC).date().isoformat()
+
+    @property
+    def next(self) -> LogId:
+        """The smallest id after this one."""
+        return LogId(self.milliseconds, self.number + 1)
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds}-{self.number}"
+
+    @property
+    def in_name(self) -> str:
+        """As file names have it, so that they sort by time."""
+        return f"{self.milliseconds:015}_{self.number:09}"
+
+
+class DayFiles:
+    """The folder of one archive, held by this process alone."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._lock: int | None = None
+        self._position: LogId | None = None
+
+    def try_lock(self) -> bool:
+        """Takes the folder, unless another process holds it. A lock ends with its process, however that ends."""
+        if self._lock is None:
+            handle = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            self._lock = handle
+            self._position = self._newest()
+        return True
+
+    def unlock(self) -> None:
+        """Leaves the folder to others."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @property
+    def position(self) -> LogId | None:
+        """The id of the last archived entry; None where nothing is archived. Known once the folder is held."""
+        return self._position
+
+    def add(self, first: LogId, last: LogId, write: Callable[[Path], None]) -> None:
+        """Adds the file of the entries from `first` to `last`, which are of one day. It is on disk when this returns.
+
+        `write` writes it to a path; what an earlier process left there unfinished is overwritten. Raises OSError.
+        """
+        unfinished = self._folder / _UNFINISHED
+        write(unfinished)
+        _flush_to_disk(unfinished)
+        day = self._folder / f"{names.DAY_PARTITION}{first.day}"
+        if not day.is_dir():
+            day.mkdir()
+            _flush_to_disk(self._folder)
+        unfinished.rename(day / f"{first.in_name}-{last.in_name}{_SUFFIX}")
+        _flush_to_disk(day)
+        self._position = last
+
+    def _newest(self) -> LogId | None:
+        for day in sorted(self._folder.glob(f"{names.DAY_PARTITION}*"), reverse=True):
+            if files := sorted(day.glob(f"[0-9]*{_SUFFIX}")):
+                return LogId.parse(files[-1].stem.partition("-")[2], "_")
+        return None
+
+
+def _flush_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,184 @@
+"""The archive over a real Valkey: what is on disk and what is left in the store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from feature_sync.archive.archiver import Archiver
+from feature_sync.archive.day_files import DayFiles, LogId
+from feature_sync.archive.tables import EVENT_SCHEMA, ITEM_CHANGE_SCHEMA, write_entries
+from feature_sync.metrics import Metrics
+from feature_sync.store.connection import StoreConnection
+from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, AppliedItemChange, Event, ItemChange, applied_key
+from tests.support.waiting import wait_until
+
+DAY_MS = 24 * 3600 * 1000
+FIRST_DAY_MS = 20_000 * DAY_MS
+
+
+def event(number: int) -> Event:
+    return Event(
+        event_id=f"event-{number}",
+        user_id=f"user-{number % 3}",
+        item_id="an item",
+        type="rating",
+        occurred_at=1_000_000 * number,
+        received_at=7,
+        value=3.5,
+        request_id="r",
+        position=number,
+    )
+
+
+def add(client: redis.Redis, number: int, milliseconds: int) -> None:
+    client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(number).to_bytes()}, id=f"{milliseconds}-{number}")
+
+
+@pytest.fixture
+def client(store_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(store_url, protocol=2) as client:
+        yield client
+
+
+@contextmanager
+def at_work(
+    url: str, folder: Path, *, stream: str = EVENTS, flush_rows: int = 1000, flush_seconds: float = 0.0
+) -> Iterator[Archiver]:
+    store = StoreConnection(url)
+    archiver = Archiver(
+        store,
+        stream,
+        folder,
+        flush_rows=flush_rows,
+        flush_seconds=flush_seconds,
+        metrics=Metrics().of_archive(stream),
+    )
+    thread = threading.Thread(target=archiver.run)
+    thread.start()
+    try:
+        yield archiver
+    finally:
+        archiver.stop()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+        store.close()
+
+
+def archive_once(url: str, folder: Path, **arguments: object) -> None:
+    """Starts an archive and stops it, which writes everything."""
+    with at_work(url, folder, flush_seconds=3600, **arguments):  # type: ignore[arg-type]
+        pass
+
+
+def event_numbers(folder: Path) -> list[int]:
+    files = sorted(folder.glob("day=*/*.parquet"))
+    return [position for file in files for position in pq.read_table(file)["position"].to_pylist()]
+
+
+def test_rows_are_what_was_applied(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    add(client, 4, FIRST_DAY_MS)
+    archive_once(store_url, tmp_path)
+    (file,) = tmp_path.glob("day=*/*.parquet")
+    assert file.relative_to(tmp_path).as_posix() == (
+        "day=2024-10-04/001728000000000_000000004-001728000000000_000000004.parquet"
+    )
+    table = pq.read_table(file)
+    assert table.schema.equals(EVENT_SCHEMA)
+    assert table.to_pylist() == [
+        {
+            "event_id": "event-4",
+            "user_id": "user-1",
+            "item_id": "an item",
+            "event_type": "rating",
+            "value": 3.5,
+            "timestamp": 4_000_000,
+            "received_at": 7,
+            "request_id": "r",
+            "position": 4,
+        }
+    ]
+    assert client.xlen(applied_key(EVENTS)) == 0
+
+
+def test_item_changes(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    change = ItemChange(
+        item_id="i", changed_at=9, title="T", description="D", categories=("a", "b"), attributes={"year": "1999"}
+    )
+    for sequence, entry in enumerate([change, ItemChange(item_id="j", changed_at=10, deleted=True)], start=1):
+        applied = AppliedItemChange(sequence=sequence, slot=sequence - 1, change=entry)
+        client.xadd(applied_key(ITEM_CHANGES), {ENTRY_FIELD: applied.to_bytes()})
+    archive_once(store_url, tmp_path, stream=ITEM_CHANGES)
+    (file,) = tmp_path.glob("day=*/*.parquet")
+    table = pq.read_table(file)
+    assert table.schema.equals(ITEM_CHANGE_SCHEMA)
+    first, second = table.to_pylist()
+    assert (first["categories"], first["attributes"], first["sequence"]) == (["a", "b"], [("year", "1999")], 1)
+    assert (second["deleted"], second["slot"], second["categories"]) == (True, 1, [])
+
+
+def test_files_end_at_midnight_and_at_their_size(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    for number in range(10):
+        add(client, number, FIRST_DAY_MS + (DAY_MS - 5) + number)
+    archive_once(store_url, tmp_path, flush_rows=4)
+    days = {day.name: len(list(day.iterdir())) for day in tmp_path.glob("day=*")}
+    assert days == {"day=2024-10-04": 2, "day=2024-10-05": 2}
+    assert event_numbers(tmp_path) == list(range(10))
+
+
+def test_waits_until_it_is_time(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    with at_work(store_url, tmp_path, flush_rows=3, flush_seconds=3600):
+        client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(0).to_bytes()})
+        client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(1).to_bytes()})
+        assert event_numbers(tmp_path) == []
+        client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(2).to_bytes()})
+        wait_until(lambda: event_numbers(tmp_path) == [0, 1, 2], "three are enough")
+    with at_work(store_url, tmp_path, flush_rows=3, flush_seconds=0.1):
+        client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(3).to_bytes()})
+        wait_until(lambda: event_numbers(tmp_path) == [0, 1, 2, 3], "one has waited for long enough")
+
+
+def test_a_kill_between_the_rename_and_the_trim_repeats_nothing(
+    store_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    for number in range(6):
+        add(client, number, FIRST_DAY_MS + number)
+    files = DayFiles(tmp_path)
+    assert files.try_lock()
+    files.add(
+        LogId(FIRST_DAY_MS, 0),
+        LogId(FIRST_DAY_MS + 3, 3),
+        lambda path: write_entries(EVENTS, [event(number).to_bytes() for number in range(4)], path),
+    )
+    (tmp_path / ".unfinished").write_bytes(b"half a file")
+    files.unlock()
+    archive_once(store_url, tmp_path)
+    assert event_numbers(tmp_path) == list(range(6))
+    assert client.xlen(applied_key(EVENTS)) == 0
+
+
+def test_one_at_a_time(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    with at_work(store_url, tmp_path) as first, at_work(store_url, tmp_path):
+        add(client, 0, FIRST_DAY_MS)
+        wait_until(lambda: event_numbers(tmp_path) == [0], "one of them archives")
+        first.stop()
+        add(client, 1, FIRST_DAY_MS + 1)
+        wait_until(lambda: event_numbers(tmp_path) == [0, 1], "the other one goes on")
+
+
+def test_a_disk_that_cannot_be_written_is_waited_for(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    obstacle = tmp_path / "day=2024-10-04"
+    obstacle.write_bytes(b"")
+    add(client, 0, FIRST_DAY_MS)
+    with at_work(store_url, tmp_path):
+        wait_until(lambda: (tmp_path / ".unfinished").exists(), "it has tried")
+        assert client.xlen(applied_key(EVENTS)) == 1
+        obstacle.unlink()
+        wait_until(lambda: event_numbers(tmp_path) == [0], "it is written after all")
+    assert client.xlen(applied_key(EVENTS)) == 0
