@@ -86,7 +86,8 @@ def _arguments(port: int, folder: Path) -> list[str]:
         "daemonize": "no",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        # An event is acknowledged once it is on disk (docs/decisions/0032-durable-events.md).
+        "appendfsync": "always",
         # The append-only file holds everything; a second format would only cost writes.
         "save": "",
         # A user's state is a value, not a cache entry: when memory runs out, refuse rather than forget.

@@ -5,6 +5,7 @@ InferenceServerError
 |   +-- InvalidRequest         the caller's mistake, with the field that is wrong
 |   +-- DeadlineTooShort       no answer of any kind fits into the time the caller leaves
 |   +-- OverCapacity           more requests at once than the server takes; worth a retry
+|   +-- StreamUnavailable      events or catalogue changes that are not known to be durable
 |   +-- NoModel                nothing to answer with yet
 |   +-- UnknownItem            SimilarItems names an item that the catalogue does not hold
 |   +-- Unauthenticated        credentials are missing or wrong, and authentication is on
@@ -57,6 +58,10 @@ class OverCapacity(RequestError):
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class StreamUnavailable(RequestError):
+    """Events or catalogue changes may not be durable: the stream is away, or too slow. Recording them again is safe."""
 
 
 class NoModel(RequestError):

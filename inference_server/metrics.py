@@ -54,6 +54,7 @@ def _of_statistics(statistics: Statistics) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "tandem_dropped_requests", "Requests dropped because the caller had gone.", statistics.dropped_requests
     )
+    yield from _of_writes(statistics)
     yield _breakers(statistics)
     yield CounterMetricFamily("tandem_user_tower_runs", "User vectors computed.", statistics.user_tower_runs)
     yield CounterMetricFamily("tandem_bundle_swaps", "Bundles opened to serve.", statistics.bundle_swaps)
@@ -67,6 +68,32 @@ def _of_statistics(statistics: Statistics) -> Iterator[Metric]:
     yield _counter("tandem_files_reloaded", "Changed files taken into use.", "what", statistics.files_reloaded)
     yield _counter("tandem_files_refused", "Changed files that cannot be used.", "what", statistics.files_refused)
     yield _counter("tandem_dropped", "Traces and impressions that could not be kept.", "what", statistics.num_dropped)
+
+
+def _of_writes(statistics: Statistics) -> Iterator[Metric]:
+    yield _counter(
+        "tandem_writes",
+        "RecordEvents, UpsertItems and DeleteItems calls by gRPC status.",
+        "code",
+        statistics.write_calls_by_code,
+    )
+    yield _histogram("tandem_write_seconds", "Time of whole calls that write.", {"": statistics.write_call_seconds})
+    yield _counter(
+        "tandem_events_appended", "Entries that are durable in a stream, by type.", "type", statistics.events_appended
+    )
+    yield _counter(
+        "tandem_writes_refused",
+        "Calls whose entries were not appended, by reason.",
+        "reason",
+        statistics.writes_refused,
+    )
+    yield _histogram(
+        "tandem_append_seconds", "Time until a call's entries were durable.", {"": statistics.append_seconds}
+    )
+    backlog = GaugeMetricFamily("tandem_stream_backlog", "Entries in a stream.", labels=("stream",))
+    for stream, num_entries in statistics.stream_backlog.items():
+        backlog.add_metric((stream,), num_entries)
+    yield backlog
 
 
 def _breakers(statistics: Statistics) -> Metric:

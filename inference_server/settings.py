@@ -34,6 +34,12 @@ def _usable_store_url(url: str) -> str:
     return url
 
 
+def _usable_events_url(url: str) -> str:
+    if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
+        raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
+    return url
+
+
 def _usable_otlp_endpoint(url: str) -> str:
     if url and not url.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
@@ -122,6 +128,24 @@ class Settings(BaseSettings):
 
     store_url: Annotated[str, AfterValidator(_usable_store_url)] = "redis://127.0.0.1:6379/0"
     """Online store: Redis or Valkey."""
+
+    events_url: Annotated[str, AfterValidator(_usable_events_url)] = ""
+    """Stream that events and catalogue changes are appended to: Redis or Valkey as for TANDEM_STORE_URL, or
+    kafka://host:port (extra `kafka`; further brokers after commas, options of librdkafka after `?`). Empty: the online
+    store. Its own where the disk of the store is slow, because reads wait while an fsync lasts. feature_sync needs the
+    same value."""
+
+    events_durability: Literal["fsync", "memory"] = "fsync"
+    """When events are acknowledged. fsync: once the disk has them; the server must have `appendonly yes` and
+    `appendfsync always`, else the calls are UNAVAILABLE. memory: once the server has them; a crash of it loses what its
+    own policy allows, a second with everysec. Kafka always acknowledges with acks=all."""
+
+    events_deadline_ms: float = Field(default=1000.0, ge=1, le=60_000)
+    """Milliseconds a call that records events or changes items may take, also when the caller allows more."""
+
+    events_max_backlog: int = Field(default=1_000_000, ge=1)
+    """Entries in a stream from which on further ones are refused with RESOURCE_EXHAUSTED: nothing is dropped when
+    feature_sync is away, callers keep it. A million events take 0.2 GB of the store. Kafka keeps to its own limits."""
 
     data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
     """Folder for downloaded bundles. On a disk that survives restarts, so that a start needs no registry."""

@@ -8,7 +8,8 @@ Works on whatever fields `Statistics` has, by what they hold, so that a new coun
     bool                      a state, such as "up": true where it is true in every worker
     str inside a dict         a state: the alphabetically last, so that "open" shows before "half_open" and "closed"
 
-Points in time (`..._at_seconds`) and texts stay with the worker.
+Of a `..._backlog`, a state that all workers look at, the largest is shown. Points in time (`..._at_seconds`) and texts
+stay with the worker.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Plain = Mapping[str, Any]
 """A snapshot that JSON can carry."""
 
 _NOT_SUMMED: Final = "_at_seconds"
+_SHARED_STATE: Final = "_backlog"
 
 
 def to_plain(statistics: Statistics) -> Plain:
@@ -38,13 +40,21 @@ def to_plain(statistics: Statistics) -> Plain:
 def add(statistics: Statistics, snapshot: Plain) -> None:
     """Adds a snapshot to `statistics`. A field that this version does not have is passed over."""
     for name, value in snapshot.items():
-        if hasattr(statistics, name):
+        if name.endswith(_SHARED_STATE):
+            largest = getattr(statistics, name, {})
+            for key, level in _decode(value).items():
+                largest[key] = max(largest.get(key, 0), level)
+        elif hasattr(statistics, name):
             setattr(statistics, name, _sum(getattr(statistics, name), _decode(value)))
 
 
 def counts_alone(snapshot: Plain) -> Plain:
     """A snapshot without states: what remains true of a worker that has ended."""
-    return {name: kept for name, value in snapshot.items() if (kept := _without_states(value)) is not None}
+    return {
+        name: kept
+        for name, value in snapshot.items()
+        if not name.endswith(_SHARED_STATE) and (kept := _without_states(value)) is not None
+    }
 
 
 def _encode(value: Any) -> Any:

@@ -24,6 +24,7 @@ BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 STAGES: Final = ("admit", "hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "select", "answer")
 STORE: Final = "store"
 REGISTRY: Final = "registry"
+EVENTS: Final = "events"
 
 
 class Histogram:
@@ -85,6 +86,13 @@ class Statistics:
         self.num_unauthenticated = 0
         self.num_dropped: Counter[str] = Counter()
         self.policies_fingerprint = ""
+        self.write_calls_by_code: Counter[str] = Counter()
+        self.write_call_seconds = Histogram(SECONDS_BOUNDS)
+        """RecordEvents, UpsertItems and DeleteItems, apart from the calls that somebody waits for a page with."""
+        self.events_appended: Counter[str] = Counter()
+        self.writes_refused: Counter[str] = Counter()
+        self.append_seconds = Histogram(SECONDS_BOUNDS)
+        self.stream_backlog: dict[str, int] = {}
         self._sources: list[Callable[[], None]] = []
 
     def add_source(self, bring_up_to_date: Callable[[], None]) -> None:

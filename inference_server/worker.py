@@ -38,6 +38,9 @@ from inference_server.control import (
     WorkerFailed,
 )
 from inference_server.errors import OperationError, RefusalKind
+from inference_server.events.group_commit import GroupCommit
+from inference_server.events.opening import open_stream
+from inference_server.events.recorder import Recorder
 from inference_server.grpc_api.server import GrpcServer, Limits
 from inference_server.grpc_api.servicer import RecommendationServicer
 from inference_server.http_api.app import create_app
@@ -105,6 +108,11 @@ class Worker:
             statistics=self._statistics,
             journal=Journal(self._tracing, self._impressions),
         )
+        self._recorder = Recorder(
+            GroupCommit(open_stream(settings), self._statistics, max_backlog=settings.events_max_backlog),
+            self._statistics,
+            max_seconds=settings.events_deadline_ms * 1e-3,
+        )
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
 
@@ -122,6 +130,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)
         await self._store.start()
         await self._recommender.start()
+        await self._recorder.start()
         self._start(self._policies.run())
         self._start(self._security.keep_current(self._statistics))
         obeying = asyncio.create_task(self._obey(), name="control")
@@ -136,6 +145,7 @@ class Worker:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await self._recommender.close()
+        await self._recorder.close()
         await asyncio.to_thread(self._tracing.close, timeout_seconds=_FLUSH_SECONDS)
         if self._impressions is not None:
             await asyncio.to_thread(self._impressions.close, timeout_seconds=_FLUSH_SECONDS)
@@ -174,7 +184,7 @@ class Worker:
         """Binds the shared ports. Not before: the kernel gives a share of the callers to whoever has bound."""
         settings = self._settings
         self._grpc = GrpcServer(
-            RecommendationServicer(self._recommender, self._models, self._statistics),
+            RecommendationServicer(self._recommender, self._recorder, self._models, self._statistics),
             host=settings.host,
             port=message.grpc_port,
             reflection_enabled=settings.reflection,
@@ -187,6 +197,7 @@ class Worker:
         if message.http_port:
             app = create_app(
                 self._recommender,
+                self._recorder,
                 self._models,
                 self._statistics,
                 api_keys=self._security.api_keys,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import grpc
 
 from inference_server.errors import RequestError
+from inference_server.events.incoming import to_events, to_item_changes, to_removals
+from inference_server.events.recorder import Recorder
 from inference_server.grpc_api.bulk import recommend_batch
 from inference_server.grpc_api.metadata import traceparent
 from inference_server.grpc_api.status import STATUS_OF, abort
@@ -19,7 +23,7 @@ from inference_server.logs import log_failed
 from inference_server.recommend import Recommender
 from inference_server.security.api_keys import current_caller
 from inference_server.serving_model import ModelSlot
-from inference_server.statistics import Statistics
+from inference_server.statistics import Histogram, Statistics
 from inference_server.status import serving_status
 from inference_server.wire import to_query, to_response, to_similar_query, to_similar_response
 from tandem.v1 import recommendation_pb2 as pb
@@ -34,14 +38,25 @@ _Response = TypeVar("_Response")
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Where calls of one kind are counted."""
+
+    by_code: Counter[str]
+    seconds: Histogram
+
+
 class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     """Serves the public API."""
 
-    def __init__(self, recommender: Recommender, models: ModelSlot, statistics: Statistics) -> None:
+    def __init__(self, recommender: Recommender, recorder: Recorder, models: ModelSlot, statistics: Statistics) -> None:
         self._recommender = recommender
+        self._recorder = recorder
         self._traces = recommender.traces
         self._models = models
         self._statistics = statistics
+        self._reads = _Counts(statistics.requests_by_code, statistics.request_seconds)
+        self._writes = _Counts(statistics.write_calls_by_code, statistics.write_call_seconds)
 
     async def Recommend(  # noqa: N802 - named by the service definition
         self, request: pb.RecommendRequest, context: _Context
@@ -53,7 +68,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             query = to_query(request)
             return to_response(await self._recommender.recommend(query, context.time_remaining(), traceparent=parent))
 
-        return await self._counted(answer(), context, request.user_id)
+        return await self._counted(answer(), context, self._reads, user_id=request.user_id)
 
     async def SimilarItems(  # noqa: N802 - named by the service definition
         self, request: pb.SimilarItemsRequest, context: _Context
@@ -64,7 +79,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             query = to_similar_query(request)
             return to_similar_response(await self._recommender.similar_items(query, context.time_remaining()))
 
-        return await self._counted(answer(), context)
+        return await self._counted(answer(), context, self._reads)
 
     async def RecommendBatch(  # noqa: N802 - named by the service definition
         self,
@@ -77,31 +92,40 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
                 yield response
 
     async def RecordEvents(  # noqa: N802 - named by the service definition
-        self,
-        request: pb.RecordEventsRequest,  # noqa: ARG002
-        context: _Context,
+        self, request: pb.RecordEventsRequest, context: _Context
     ) -> pb.RecordEventsResponse:
-        """Not served yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "RecordEvents is not served yet")
+        """Records events; counted apart from the calls that answer."""
+
+        async def record() -> pb.RecordEventsResponse:
+            count = await self._recorder.record_events(to_events(request), context.time_remaining())
+            return pb.RecordEventsResponse(num_accepted=count)
+
+        return await self._counted(record(), context, self._writes)
 
     async def UpsertItems(  # noqa: N802 - named by the service definition
-        self,
-        request: pb.UpsertItemsRequest,  # noqa: ARG002
-        context: _Context,
+        self, request: pb.UpsertItemsRequest, context: _Context
     ) -> pb.UpsertItemsResponse:
-        """Not served yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "UpsertItems is not served yet")
+        """Records what the catalogue says of items; counted as RecordEvents is."""
+
+        async def record() -> pb.UpsertItemsResponse:
+            count = await self._recorder.change_items(to_item_changes(request), context.time_remaining())
+            return pb.UpsertItemsResponse(num_accepted=count)
+
+        return await self._counted(record(), context, self._writes)
 
     async def DeleteItems(  # noqa: N802 - named by the service definition
-        self,
-        request: pb.DeleteItemsRequest,  # noqa: ARG002
-        context: _Context,
+        self, request: pb.DeleteItemsRequest, context: _Context
     ) -> pb.DeleteItemsResponse:
-        """Not served yet."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "DeleteItems is not served yet")
+        """Records that items are gone; counted as RecordEvents is."""
+
+        async def record() -> pb.DeleteItemsResponse:
+            count = await self._recorder.change_items(to_removals(request), context.time_remaining())
+            return pb.DeleteItemsResponse(num_accepted=count)
+
+        return await self._counted(record(), context, self._writes)
 
     async def _counted(
-        self, answering: Coroutine[Any, Any, _Response], context: _Context, user_id: str = ""
+        self, answering: Coroutine[Any, Any, _Response], context: _Context, counts: _Counts, *, user_id: str = ""
     ) -> _Response:
         started = time.perf_counter()
         code = _INTERNAL
@@ -120,8 +144,8 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             log_failed(request_id=request_id, user_id=user_id, caller=current_caller.get())
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error, request_id {request_id}")
         finally:
-            self._statistics.requests_by_code[code] += 1
-            self._statistics.request_seconds.observe(time.perf_counter() - started)
+            counts.by_code[code] += 1
+            counts.seconds.observe(time.perf_counter() - started)
 
     async def GetServingStatus(  # noqa: N802 - named by the service definition
         self,

@@ -16,6 +16,7 @@ from inference_server.errors import (
     NoModel,
     OverCapacity,
     RequestError,
+    StreamUnavailable,
     Unauthenticated,
     UnknownItem,
 )
@@ -24,6 +25,7 @@ STATUS_OF: Final[Mapping[type[RequestError], grpc.StatusCode]] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
     OverCapacity: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StreamUnavailable: grpc.StatusCode.UNAVAILABLE,
     NoModel: grpc.StatusCode.UNAVAILABLE,
     UnknownItem: grpc.StatusCode.NOT_FOUND,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import Message
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -23,6 +23,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest, RequestError
+from inference_server.events.incoming import to_events, to_item_changes, to_removals
+from inference_server.events.recorder import Recorder
 from inference_server.http_api import openapi
 from inference_server.http_api.body import header, read_json, timeout_seconds
 from inference_server.http_api.errors import (
@@ -50,6 +52,7 @@ _CLIENT_GONE: Final = 499
 
 _Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 _Result = TypeVar("_Result")
+_Request = TypeVar("_Request", bound=Message)
 
 
 class ApiKeys(Protocol):
@@ -77,6 +80,7 @@ class _PlainRoute(APIRoute):
 
 def create_app(
     recommender: Recommender,
+    recorder: Recorder,
     models: ModelSlot,
     statistics: Statistics,
     *,
@@ -84,7 +88,7 @@ def create_app(
     max_body_bytes: int = 1 << 20,
 ) -> FastAPI:
     """The application. With `api_keys`, everything but the two probes needs a key; a body may have `max_body_bytes`."""
-    api = _Api(recommender, models, statistics, api_keys=api_keys, max_body_bytes=max_body_bytes)
+    api = _Api(recommender, recorder, models, statistics, api_keys=api_keys, max_body_bytes=max_body_bytes)
     app = FastAPI(
         **openapi.ABOUT,
         # All served by endpoints of ours: FastAPI's own would need no key, and the pages load scripts from elsewhere.
@@ -99,9 +103,12 @@ def create_app(
     app.router.route_class = _PlainRoute
     description = openapi.Description(authenticated=api_keys is not None)
     guarded = api.guarded
-    post, get = ["POST"], ["GET"]
+    post, put, get = ["POST"], ["PUT"], ["GET"]
     app.add_api_route("/v1/recommend", guarded(api.recommend), methods=post, **description.recommend)
     app.add_api_route("/v1/similar-items", guarded(api.similar_items), methods=post, **description.similar_items)
+    app.add_api_route("/v1/events", guarded(api.record_events), methods=post, **description.record_events)
+    app.add_api_route("/v1/items", guarded(api.upsert_items), methods=put, **description.upsert_items)
+    app.add_api_route("/v1/items/delete", guarded(api.delete_items), methods=post, **description.delete_items)
     app.add_api_route("/v1/status", guarded(api.status), methods=get, **description.status)
     app.add_api_route("/schemas/{name}.json", guarded(api.schema), methods=get, **description.schema)
     app.add_api_route("/openapi.json", guarded(api.openapi), methods=get, **description.openapi)
@@ -117,6 +124,7 @@ class _Api:
     def __init__(
         self,
         recommender: Recommender,
+        recorder: Recorder,
         models: ModelSlot,
         statistics: Statistics,
         *,
@@ -124,6 +132,7 @@ class _Api:
         max_body_bytes: int,
     ) -> None:
         self._recommender = recommender
+        self._recorder = recorder
         self._models = models
         self._statistics = statistics
         self._api_keys = api_keys
@@ -131,6 +140,9 @@ class _Api:
         self._schemas = schema_documents()
         self._recommend_check = PayloadCheck(self._schemas["recommend-request"])
         self._similar_items_check = PayloadCheck(self._schemas["similar-items-request"])
+        self._record_events_check = PayloadCheck(self._schemas["record-events-request"])
+        self._upsert_items_check = PayloadCheck(self._schemas["upsert-items-request"])
+        self._delete_items_check = PayloadCheck(self._schemas["delete-items-request"])
         self.openapi_document: dict[str, Any] = {}
 
     async def recommend(self, request: Request) -> Response:
@@ -153,6 +165,44 @@ class _Api:
         )
         answering = self._recommender.similar_items(to_similar_query(message), _remaining(timeout, started))
         return json_response(similar_items_payload(await _while_connected(request, answering)))
+
+    async def record_events(self, request: Request) -> Response:
+        """POST /v1/events."""
+
+        async def record(message: pb.RecordEventsRequest, remaining: float | None) -> int:
+            return await self._recorder.record_events(to_events(message), remaining)
+
+        return await self._written(request, pb.RecordEventsRequest, self._record_events_check, record)
+
+    async def upsert_items(self, request: Request) -> Response:
+        """PUT /v1/items."""
+
+        async def change(message: pb.UpsertItemsRequest, remaining: float | None) -> int:
+            return await self._recorder.change_items(to_item_changes(message), remaining)
+
+        return await self._written(request, pb.UpsertItemsRequest, self._upsert_items_check, change)
+
+    async def delete_items(self, request: Request) -> Response:
+        """POST /v1/items/delete."""
+
+        async def change(message: pb.DeleteItemsRequest, remaining: float | None) -> int:
+            return await self._recorder.change_items(to_removals(message), remaining)
+
+        return await self._written(request, pb.DeleteItemsRequest, self._delete_items_check, change)
+
+    async def _written(
+        self,
+        request: Request,
+        kind: type[_Request],
+        check: PayloadCheck,
+        write: Callable[[_Request, float | None], Awaitable[int]],
+    ) -> Response:
+        """The answer of a call that writes. Raises RequestError, HttpRefusal, ClientGone."""
+        started = time.perf_counter()
+        timeout = timeout_seconds(request)
+        message = _parsed(kind, check, await read_json(request, self._max_body_bytes))
+        writing = write(message, _remaining(timeout, started))
+        return json_response({"num_accepted": await _while_connected(request, writing)})
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002 - every endpoint takes it
         """GET /v1/status."""
@@ -232,9 +282,6 @@ def _presented_key(request: Request) -> str | None:
     return header(request, "x-api-key")
 
 
-_Request = TypeVar("_Request", bound=Message)
-
-
 def _to_message(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request:
     """The payload as the message it stands for. Raises InvalidRequest."""
     try:
@@ -244,6 +291,20 @@ def _to_message(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Req
         raise InvalidRequest(BODY, "has text that is not Unicode: half of a surrogate pair") from None
     except OverflowError:
         raise InvalidRequest(BODY, "has a number that is too large") from None
+
+
+def _parsed(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request:
+    """As `_to_message`, for messages whose JSON is not what their constructors take: times, values of any type.
+
+    Raises InvalidRequest.
+    """
+    try:
+        check.check(payload)
+        return ParseDict(payload, kind())
+    except UnicodeEncodeError:
+        raise InvalidRequest(BODY, "has text that is not Unicode: half of a surrogate pair") from None
+    except (ParseError, OverflowError) as error:
+        raise InvalidRequest(BODY, str(error)) from None
 
 
 def _remaining(timeout: float | None, started: float) -> float | None:

@@ -15,6 +15,7 @@ from inference_server.errors import (
     NoModel,
     OverCapacity,
     RequestError,
+    StreamUnavailable,
     Unauthenticated,
     UnknownItem,
 )
@@ -25,6 +26,7 @@ STATUS_OF: Final[Mapping[type[RequestError], tuple[int, str]]] = {
     Unauthenticated: (401, "UNAUTHENTICATED"),
     UnknownItem: (404, "NOT_FOUND"),
     OverCapacity: (429, "RESOURCE_EXHAUSTED"),
+    StreamUnavailable: (503, "UNAVAILABLE"),
     NoModel: (503, "UNAVAILABLE"),
     DeadlineTooShort: (504, "DEADLINE_EXCEEDED"),
 }

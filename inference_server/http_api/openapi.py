@@ -35,9 +35,9 @@ _ERRORS: Final = {
     408: "The body did not arrive in time.",
     413: "The body is larger than the server takes (TANDEM_MAX_REQUEST_BYTES).",
     415: "The content type is not application/json.",
-    429: "More requests at once than the server takes.",
+    429: "More requests at once than the server takes, or no room in the stream.",
     500: "A bug of the server's; its log knows the `request_id`.",
-    503: "No model is served yet, or the server is stopping.",
+    503: "No model is served yet, the event stream is not available, or the server is stopping.",
     504: "The deadline is too short for any answer.",
 }
 _HEADERS: Final = {
@@ -72,6 +72,27 @@ class Description:
             "SimilarItemsRequest",
             "SimilarItemsResponse",
             errors=(*_POST_ERRORS, 404),
+        )
+        self.record_events = self._post(
+            "record_events",
+            "Records what users did with items; answered once that is durable.",
+            "RecordEventsRequest",
+            "RecordEventsResponse",
+            errors=_POST_ERRORS,
+        )
+        self.upsert_items = self._post(
+            "upsert_items",
+            "Adds items to the catalogue, or replaces what it says of them.",
+            "UpsertItemsRequest",
+            "UpsertItemsResponse",
+            errors=_POST_ERRORS,
+        )
+        self.delete_items = self._post(
+            "delete_items",
+            "Removes items from the catalogue.",
+            "DeleteItemsRequest",
+            "DeleteItemsResponse",
+            errors=_POST_ERRORS,
         )
         self.status = self._get(
             "status",

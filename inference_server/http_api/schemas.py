@@ -1,7 +1,8 @@
 """JSON Schemas (draft 2020-12) of every payload, made from the descriptors of the .proto files.
 
 Written by hand they would be a second definition of the API, and would drift from the first. What descriptors do not
-say are the limits; those come from the constants that admission checks.
+say are the limits; those come from the constants that admission checks, and
+`events.incoming`.
 
 JSON is the proto3 JSON mapping under the names of the .proto. Of its liberties, requests get none: names are spelled
 one way, numbers are numbers, and null is no value. Responses always hold every field that has no presence, so that
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from inference_server.events import incoming
 from inference_server.stages.admit import (
     MAX_ATTRIBUTE_VALUES,
     MAX_ATTRIBUTES,
@@ -24,6 +26,7 @@ from inference_server.stages.admit import (
     MAX_IDS,
     MAX_NUM_ITEMS,
 )
+from tandem.contract import names
 from tandem.contract.store import MAX_ID_BYTES
 from tandem.v1 import recommendation_pb2 as pb
 
@@ -34,6 +37,13 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 # Lengths are counted in characters here; admission counts the bytes of their UTF-8.
 _ID: Final[JsonSchema] = {"maxLength": MAX_ID_BYTES}
 _ENTRY: Final[JsonSchema] = {"minLength": 1, "maxLength": MAX_ID_BYTES}
+_ENTRIES: Final[JsonSchema] = {"minItems": 1, "maxItems": incoming.MAX_ENTRIES}
+_MAX_INT32: Final = 2**31 - 1
+_TIME: Final = (
+    r"^(19[7-9]\d|[2-9]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?"
+    r"(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$"
+)
+"""A time as the proto3 JSON mapping has it, from 1970 on."""
 _NUM_ITEMS: Final[JsonSchema] = {"minimum": 0, "maximum": MAX_NUM_ITEMS}
 
 LIMITS: Final[Mapping[str, JsonSchema]] = {
@@ -59,10 +69,38 @@ LIMITS: Final[Mapping[str, JsonSchema]] = {
     "SimilarItemsRequest.item_ids": {"minItems": 1, "maxItems": MAX_IDS},
     "SimilarItemsRequest.item_ids[]": _ENTRY,
     "SimilarItemsRequest.num_items": _NUM_ITEMS,
+    "RecordEventsRequest.events": _ENTRIES,
+    "Event.event_id": _ENTRY,
+    "Event.user_id": _ENTRY,
+    "Event.item_id": _ENTRY,
+    # The type that says nothing is a value of the enum, and none of an event.
+    "Event.type": {"enum": [f"EVENT_TYPE_{name.upper()}" for name in names.EVENT_TYPES]},
+    "Event.value": {"minimum": 0},
+    "Event.occurred_at": {"pattern": _TIME},
+    "Event.request_id": _ID,
+    "Event.position": {"minimum": 0, "maximum": _MAX_INT32},
+    "UpsertItemsRequest.items": _ENTRIES,
+    "Item.item_id": _ENTRY,
+    "Item.title": {"maxLength": incoming.MAX_TITLE_CHARACTERS},
+    "Item.description": {"maxLength": incoming.MAX_DESCRIPTION_CHARACTERS},
+    "Item.categories": {"maxItems": incoming.MAX_CATEGORIES},
+    "Item.categories[]": _ENTRY,
+    "Item.attributes": {"maxProperties": incoming.MAX_ATTRIBUTES, "propertyNames": _ENTRY},
+    "Item.attributes[]": _ID,
+    "DeleteItemsRequest.item_ids": _ENTRIES,
+    "DeleteItemsRequest.item_ids[]": _ENTRY,
 }
 """What a field must keep to, by message and field; with [], what each of its entries must."""
 
-_REQUIRED_IN_REQUESTS: Final = {"AttributePredicate": ["name"], "SimilarItemsRequest": ["item_ids"]}
+_REQUIRED_IN_REQUESTS: Final = {
+    "AttributePredicate": ["name"],
+    "SimilarItemsRequest": ["item_ids"],
+    "RecordEventsRequest": ["events"],
+    "Event": ["event_id", "user_id", "item_id", "type"],
+    "UpsertItemsRequest": ["items"],
+    "Item": ["item_id"],
+    "DeleteItemsRequest": ["item_ids"],
+}
 
 ERROR: Final[JsonSchema] = {
     "title": "Error",
@@ -99,6 +137,8 @@ _SIMPLE: Final[Mapping[int, JsonSchema]] = {
 _WELL_KNOWN: Final[Mapping[str, JsonSchema]] = {
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    # Where requests have one, it is the value of an attribute.
+    "google.protobuf.Value": {"type": ["string", "number"]},
 }
 
 _PAYLOADS: Final[Mapping[str, tuple[Descriptor, bool]]] = {
@@ -106,6 +146,12 @@ _PAYLOADS: Final[Mapping[str, tuple[Descriptor, bool]]] = {
     "recommend-response": (pb.RecommendResponse.DESCRIPTOR, False),
     "similar-items-request": (pb.SimilarItemsRequest.DESCRIPTOR, True),
     "similar-items-response": (pb.SimilarItemsResponse.DESCRIPTOR, False),
+    "record-events-request": (pb.RecordEventsRequest.DESCRIPTOR, True),
+    "record-events-response": (pb.RecordEventsResponse.DESCRIPTOR, False),
+    "upsert-items-request": (pb.UpsertItemsRequest.DESCRIPTOR, True),
+    "upsert-items-response": (pb.UpsertItemsResponse.DESCRIPTOR, False),
+    "delete-items-request": (pb.DeleteItemsRequest.DESCRIPTOR, True),
+    "delete-items-response": (pb.DeleteItemsResponse.DESCRIPTOR, False),
     "status-response": (pb.GetServingStatusResponse.DESCRIPTOR, False),
 }
 """Message of each payload, and whether callers send it."""

@@ -256,7 +256,7 @@ def validate_list(field_path: str, values: Sequence[str], max_values: int, *, fi
     for place, value in enumerate(values, start=first):
         if not value:
             raise InvalidRequest(field_path, f"entry {place} is empty")
-        if _is_too_long(value):
+        if is_too_long(value):
             raise InvalidRequest(field_path, f"entry {place} must have at most {MAX_ID_BYTES} bytes of UTF-8")
 
 
@@ -277,7 +277,7 @@ def validate_filter(item_filter: ItemFilter) -> None:
 
 def _validate(query: Query) -> None:
     validate_num_items(query.num_items)
-    if _is_too_long(query.user_id):
+    if is_too_long(query.user_id):
         raise InvalidRequest("user_id", f"must have at most {MAX_ID_BYTES} bytes of UTF-8")
     if query.recent_item_ids:
         validate_list("recent_item_ids", query.recent_item_ids, MAX_IDS)
@@ -289,14 +289,14 @@ def _validate(query: Query) -> None:
         if len(query.context) > MAX_CONTEXT_ENTRIES:
             raise InvalidRequest("context", f"must have at most {MAX_CONTEXT_ENTRIES} entries")
         for name, value in query.context.items():
-            if _is_too_long(name) or _is_too_long(value):
+            if is_too_long(name) or is_too_long(value):
                 raise InvalidRequest("context", f"a key or value has more than {MAX_ID_BYTES} bytes of UTF-8")
 
 
 def _validate_predicate(field_path: str, predicate: AttributePredicate) -> None:
     if not predicate.name:
         raise InvalidRequest(f"{field_path}.name", "is empty")
-    if _is_too_long(predicate.name):
+    if is_too_long(predicate.name):
         raise InvalidRequest(f"{field_path}.name", f"must have at most {MAX_ID_BYTES} bytes of UTF-8")
     validate_list(f"{field_path}.any_of", predicate.any_of, MAX_ATTRIBUTE_VALUES)
     validate_list(f"{field_path}.none_of", predicate.none_of, MAX_ATTRIBUTE_VALUES)
@@ -309,6 +309,7 @@ _MAX_BYTES_OF_CHARACTER: Final = 4
 """In UTF-8."""
 
 
-def _is_too_long(text: str) -> bool:
+def is_too_long(text: str) -> bool:
+    """Whether a text has more than MAX_ID_BYTES bytes of UTF-8."""
     # Short texts need no encoding to be measured.
     return len(text) * _MAX_BYTES_OF_CHARACTER > MAX_ID_BYTES and len(text.encode()) > MAX_ID_BYTES

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import httpx
 
-from deploy.local.ports import free_port
 from inference_server.http_api.app import ApiKeys, create_app
 from inference_server.http_api.server import HttpServer
 from inference_server.ladder import Ladder
@@ -20,6 +19,7 @@ from inference_server.serving_model import ModelSlot
 from inference_server.stages.admit import Admission
 from inference_server.statistics import Statistics
 from inference_server.store import UserStore
+from tests.inference_server.in_process import no_store, recorder_of
 from tests.support.serving import PATIENCE_SECONDS
 
 RECOMMEND = "/v1/recommend"
@@ -54,15 +54,17 @@ async def served(
     admission = Admission(
         models, PolicyFile(None), max_concurrent_requests=max_concurrent_requests, max_seconds=max_seconds
     )
-    store = UserStore(store_url or f"redis://127.0.0.1:{free_port()}/0", statistics)
+    store = UserStore(store_url or no_store(), statistics)
     with ThreadPoolExecutor(1) as threads:
         recommender = Recommender(
             admission=admission, store=store, threads=threads, statistics=statistics, ladder=ladder
         )
-        app = create_app(recommender, models, statistics, api_keys=api_keys)
+        recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
+        app = create_app(recommender, recorder, models, statistics, api_keys=api_keys)
         server = HttpServer(app, host="127.0.0.1", port=0, certificates=certificates)
         await store.start()
         await recommender.start()
+        await recorder.start()
         await server.start()
         try:
             async with httpx.AsyncClient(
@@ -72,4 +74,5 @@ async def served(
         finally:
             await server.stop(grace_seconds=0)
             await recommender.close()
+            await recorder.close()
             await store.close()

@@ -12,6 +12,9 @@ from pathlib import Path
 import grpc
 
 from deploy.local.ports import free_port
+from inference_server.events.group_commit import GroupCommit
+from inference_server.events.recorder import Recorder
+from inference_server.events.redis_stream import RedisStream
 from inference_server.grpc_api.server import GrpcServer
 from inference_server.grpc_api.servicer import RecommendationServicer
 from inference_server.ladder import Ladder
@@ -41,6 +44,12 @@ def no_store() -> str:
     return f"redis://127.0.0.1:{free_port()}/0"
 
 
+def recorder_of(url: str, statistics: Statistics, *, max_seconds: float, max_backlog: int = 1_000_000) -> Recorder:
+    """What records events in the streams of a store."""
+    stream = RedisStream(url, fsync=True, wait_ms=1000)
+    return Recorder(GroupCommit(stream, statistics, max_backlog=max_backlog), statistics, max_seconds=max_seconds)
+
+
 @asynccontextmanager
 async def in_process(
     models: ModelSlot,
@@ -65,10 +74,12 @@ async def in_process(
     recommender = Recommender(
         admission=admission, store=store, threads=threads or own_threads, statistics=statistics, ladder=ladder
     )
-    servicer = RecommendationServicer(recommender, models, statistics)
+    recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
+    servicer = RecommendationServicer(recommender, recorder, models, statistics)
     server = GrpcServer(servicer, host="127.0.0.1", port=0, reflection_enabled=False)
     await store.start()
     await recommender.start()
+    await recorder.start()
     await server.start()
     try:
         # Channels of one process would share a connection, and with it the fate of another test's server.
@@ -84,5 +95,6 @@ async def in_process(
     finally:
         await server.stop(grace_seconds=0)
         await recommender.close()
+        await recorder.close()
         await store.close()
         own_threads.shutdown(wait=False, cancel_futures=True)

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+from urllib.parse import parse_qsl, urlsplit
 
 from tandem.contract import names
 from tandem.contract.errors import StreamEntryError
@@ -58,6 +59,12 @@ def dead_letters_key(name: str) -> bytes:
 def kafka_topic(name: str) -> str:
     """Kafka topic of the stream of EVENTS or ITEM_CHANGES."""
     return f"tandem.{name}"
+
+
+def kafka_options(url: str) -> dict[str, str]:
+    """What a kafka:// URL says, in librdkafka's words: `kafka://host:9092,host:9092?security.protocol=ssl`."""
+    parts = urlsplit(url)
+    return {"bootstrap.servers": parts.netloc, **dict(parse_qsl(parts.query))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +148,7 @@ class ItemChange:
     description: str = ""
     categories: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Numbers as Python writes them, as in the item table."""
+    """Numbers as the item table has them: 1995 for a whole one, 4.5 for another."""
 
     def to_bytes(self) -> bytes:
         """The change as JSON, with its format."""
