@@ -33,6 +33,11 @@ def without_rows(bitmap: Bitmap, rows: Rows) -> Bitmap:
     return cleared
 
 
+def add_rows(bitmap: Bitmap, rows: Rows) -> None:
+    """Sets these rows in a bitmap: (n,) int64, each inside the catalogue; repeats are fine."""
+    np.bitwise_or.at(bitmap, rows >> 3, _BIT[rows & 7])
+
+
 def rows_in(bitmap: Bitmap, rows: Rows) -> npt.NDArray[np.bool_]:
     """Which of these rows a bitmap holds: (n,) int64 -> (n,) bool."""
     held: npt.NDArray[np.bool_] = (bitmap[rows >> 3] & _BIT[rows & 7]) != 0

@@ -1,4 +1,8 @@
-"""What the stages ask of a bundle's catalogue besides vectors: which rows pass a filter, and which are popular."""
+"""What the stages ask of a catalogue by row: ids, vectors, titles, popularity, and which rows pass a filter.
+
+This is a bundle's own catalogue. `live.catalogue` puts the items around it that changed since, behind the same methods,
+so that no stage has to know of them.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.bitmap import Bitmap, bitmap_of_mask, without_rows
-from inference_server.errors import InvalidRequest
+from inference_server.clause_filter import ClauseFilter
 from inference_server.query import AttributePredicate, Clause
 from tandem.contract.bundle import Bundle
-from tandem.contract.items import AttributeColumn
+from tandem.contract.features import KeyRows, RowVectors
 from tandem.contract.names import CATEGORY_SEGMENT, SEGMENT_ALL
-from tandem.contract.vocabulary import MISSING_ROW, Rows
+from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, id_keys
 
 _MAX_CACHED_FILTERS: Final = 64
 """Filters kept as bitmaps; at a million items these are 8 MB."""
 _MAX_CACHED_LISTS: Final = 64
-"""Long exclude lists kept as rows; of 10,000 ids each they are 5 MB."""
+"""Long exclude lists kept as keys; of 10,000 ids each they are 5 MB."""
 _ROWS_PER_CHUNK: Final = 4096
 FEW_ROWS: Final = 4_000
 """A filter that leaves no more items than this is answered by scoring these: the lists of an index that hold them are
@@ -48,64 +52,97 @@ class ItemMask:
 
 
 class Catalogue:
-    """Filters and popularity order of one bundle."""
+    """The items of one bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self.popularity = bundle.items.popularity
-        """(items,) int64, interactions in the training data."""
+        self.num_items = len(bundle.items)
+        """Rows are 0 to this, less one."""
+        self.vocabulary: KeyRows = bundle.item_vocabulary
+        self.vectors: RowVectors = np.asarray(bundle.item_vectors)
+        self.alive: Bitmap | None = None
+        """The rows that may be recommended at all; None: all."""
         self._bundle = bundle
+        self._popularity = bundle.items.popularity
+        self._filter = ClauseFilter(bundle.items, bundle.rows_by_category)
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
-        self._rows_by_category = bundle.rows_by_category
-        self._rows_by_popularity: Rows = bundle.rows_by_popularity
-        self._attributes: dict[str, AttributeColumn | None] = {}
+        self._lists: OrderedDict[bytes, Keys] = OrderedDict()
+        self._forget_masks()
+
+    def _forget_masks(self) -> None:
         self._masks: OrderedDict[tuple[Clause, ...], ItemMask] = OrderedDict()
-        self._lists: OrderedDict[bytes, Rows] = OrderedDict()
         self._masks_with_lists: OrderedDict[tuple[tuple[Clause, ...], bytes], ItemMask] = OrderedDict()
 
-    @property
-    def num_items(self) -> int:
-        """Items in the catalogue."""
-        return len(self.popularity)
+    def rows_of_ids(self, item_ids: Sequence[str]) -> Rows:
+        """Rows of the ids that the catalogue holds: (n,) int64."""
+        return self.known_rows(id_keys(item_ids))
+
+    def known_rows(self, keys: Keys) -> Rows:
+        """Rows of the keys that the catalogue holds: (n,) uint64 -> (m,) int64, m <= n."""
+        rows = self.vocabulary.rows_of_keys(keys)
+        known: Rows = rows[rows != MISSING_ROW]
+        return known
+
+    def item_ids(self, rows: Rows) -> list[str]:
+        """Ids of rows, (n,) int64."""
+        return self._bundle.items.item_ids(rows)
+
+    def title(self, row: int) -> str:
+        """Title of a row; empty where the catalogue has none."""
+        return self._bundle.items.title(row)
+
+    def popularity_of(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Interactions in the training data: (n,) int64 -> (n,) int64."""
+        counts: npt.NDArray[np.int64] = self._popularity[rows]
+        return counts
+
+    def categories_of(self, rows: Rows) -> list[list[str]]:
+        """Categories of rows, (n,) int64."""
+        return self._bundle.items.categories_of(rows)
+
+    def category_codes_of(self, rows: Rows) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """Categories of some rows, (n,) int64, as codes padded with -1: (n, most) int64; code i is names[i]."""
+        known: dict[str, int] = {}
+        codes = [[known.setdefault(name, len(known)) for name in of_item] for of_item in self.categories_of(rows)]
+        padded = np.full((len(rows), max(map(len, codes), default=0)), -1, dtype=np.int64)
+        for place, of_item in enumerate(codes):
+            padded[place, : len(of_item)] = of_item
+        return list(known), padded
+
+    def recommendable(self, rows: Rows) -> Rows:
+        """Those of some rows, (n,) int64, that may be recommended at all."""
+        return rows
+
+    def lasting_rows(self, rows: Rows) -> Rows:
+        """Rows, (n,) int64, in numbers that keep their meaning as long as the bundle is served, in every worker."""
+        return rows
+
+    def rows_of_lasting(self, lasting: Rows) -> Rows:
+        """Rows of such numbers, (n,) int64 each; MISSING_ROW for an item that this catalogue does not hold."""
+        return lasting
 
     def mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
-        """Rows that meet every clause."""
+        """Rows that meet every clause and may be recommended."""
         mask = self._masks.get(clauses)
         if mask is None:
             mask = _remember(self._masks, clauses, self._make_mask(clauses), _MAX_CACHED_FILTERS)
         return mask
 
-    def mask_without(self, clauses: tuple[Clause, ...], digest: bytes, rows: Rows) -> ItemMask:
-        """As `mask`, less the rows of the long list with this digest."""
+    def mask_without(self, clauses: tuple[Clause, ...], digest: bytes) -> ItemMask:
+        """As `mask`, less the items of the long list with this digest, which must be known."""
         mask = self._masks_with_lists.get((clauses, digest))
         if mask is None:
-            bitmap = without_rows(self.mask(clauses).bitmap, rows)
+            bitmap = without_rows(self.mask(clauses).bitmap, self.known_rows(self._lists[digest]))
             mask = ItemMask.of_bitmap(bitmap, self.num_items)
             _remember(self._masks_with_lists, (clauses, digest), mask, _MAX_CACHED_FILTERS)
         return mask
 
-    def known_list(self, digest: bytes) -> Rows | None:
-        """The rows of a long exclude list that came before; None where it is new."""
-        return self._lists.get(digest)
+    def knows_list(self, digest: bytes) -> bool:
+        """Whether a long exclude list came before, and is still known."""
+        return digest in self._lists
 
-    def remember_list(self, digest: bytes, rows: Rows) -> None:
-        """Keeps the rows of a long exclude list."""
-        _remember(self._lists, digest, rows, _MAX_CACHED_LISTS)
-
-    def rows_of_category(self, category: str) -> Rows:
-        """(n,) int64, ascending."""
-        return self._rows_by_category.get(category, _NO_ROWS)
-
-    def category_codes_of(self, rows: Rows) -> tuple[list[str], npt.NDArray[np.int64]]:
-        """Categories of some rows, (n,) int64, as codes padded with -1: (n, most) int64; code i is names[i]."""
-        known: dict[str, int] = {}
-        codes = [
-            [known.setdefault(name, len(known)) for name in of_item]
-            for of_item in self._bundle.items.categories_of(rows)
-        ]
-        padded = np.full((len(rows), max(map(len, codes), default=0)), -1, dtype=np.int64)
-        for place, of_item in enumerate(codes):
-            padded[place, : len(of_item)] = of_item
-        return list(known), padded
+    def remember_list(self, digest: bytes, keys: Keys) -> None:
+        """Keeps the keys of the items of a long exclude list, (n,) uint64."""
+        _remember(self._lists, digest, keys, _MAX_CACHED_LISTS)
 
     def popular_rows(self, include_categories: tuple[str, ...]) -> Iterator[Rows]:
         """All rows in chunks, most popular first: the bundle's list for the segment, then the whole catalogue.
@@ -115,75 +152,20 @@ class Catalogue:
         """
         segment = CATEGORY_SEGMENT + include_categories[0] if len(include_categories) == 1 else SEGMENT_ALL
         yield self._top_items.get(segment, self._top_items[SEGMENT_ALL])
-        for start in range(0, self.num_items, _ROWS_PER_CHUNK):
-            yield self._rows_by_popularity[start : start + _ROWS_PER_CHUNK]
+        by_popularity = self._bundle.rows_by_popularity
+        for start in range(0, len(by_popularity), _ROWS_PER_CHUNK):
+            yield by_popularity[start : start + _ROWS_PER_CHUNK]
 
     def top_rows(self, count: int) -> Rows:
         """The first rows of everyone's list of popular items: (n,) int64, n <= count."""
         return self._top_items[SEGMENT_ALL][:count]
 
     def check(self, predicates: Sequence[AttributePredicate], *, field: str) -> None:
-        """Raises InvalidRequest, which names the entry of `field`, for a predicate that an attribute cannot have."""
-        for place, predicate in enumerate(predicates):
-            if predicate.min is None and predicate.max is None:
-                continue
-            column = self._attribute(predicate.name)
-            if column is not None and column.numbers is None:
-                bound = "min" if predicate.min is not None else "max"
-                raise InvalidRequest(f"{field}[{place}].{bound}", f"values of {predicate.name!r} are not numbers")
-
-    def meets(self, predicate: AttributePredicate) -> npt.NDArray[np.bool_]:
-        """Which items meet a predicate: (items,) bool. A text meets no bound: an operator's rule may name one that this
-        catalogue has no numbers for, and no caller is to blame."""
-        column = self._attribute(predicate.name)
-        if column is None:
-            lacking = predicate.any_of or predicate.min is not None or predicate.max is not None
-            return np.full(self.num_items, not lacking)
-        met = np.ones(len(column.values) + 1, dtype=np.bool_)  # the last one stands for items without the attribute
-        if predicate.any_of:
-            met[:-1] &= np.isin(column.values, predicate.any_of)
-            met[-1] = False
-        if predicate.none_of:
-            met[:-1] &= ~np.isin(column.values, predicate.none_of)
-        if predicate.min is not None or predicate.max is not None:
-            met[-1] = False
-            if column.numbers is None:
-                met[:] = False
-            else:
-                if predicate.min is not None:
-                    met[:-1] &= column.numbers >= predicate.min
-                if predicate.max is not None:
-                    met[:-1] &= column.numbers <= predicate.max
-        by_item: npt.NDArray[np.bool_] = met[column.codes]
-        return by_item
-
-    def _attribute(self, name: str) -> AttributeColumn | None:
-        if name not in self._attributes:
-            column = self._bundle.items.attribute(name)
-            if column is None:
-                return None  # not kept: callers could fill the memory with names that do not exist
-            self._attributes[name] = column
-        return self._attributes[name]
+        """See `ClauseFilter.check`."""
+        self._filter.check(predicates, field=field)
 
     def _make_mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
-        mask = np.ones(self.num_items, dtype=np.bool_)
-        for clause in clauses:
-            if clause.include_categories:
-                included = np.zeros(self.num_items, dtype=np.bool_)
-                for category in clause.include_categories:
-                    included[self.rows_of_category(category)] = True
-                mask &= included
-            for category in clause.exclude_categories:
-                mask[self.rows_of_category(category)] = False
-            for predicate in clause.attributes:
-                mask &= self.meets(predicate)
-        return ItemMask.of_bitmap(bitmap_of_mask(mask), self.num_items)
-
-    def rows_of_ids(self, item_ids: Sequence[str]) -> Rows:
-        """Rows of the ids that the catalogue holds: (n,) int64."""
-        rows = self._bundle.item_vocabulary.rows(item_ids)
-        known: Rows = rows[rows != MISSING_ROW]
-        return known
+        return ItemMask.of_bitmap(bitmap_of_mask(self._filter.passes(clauses)), self.num_items)
 
 
 _K = TypeVar("_K")
@@ -200,6 +182,3 @@ def _remember(cache: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> _V:
 
 def _without_repeats(rows: Rows) -> Rows:
     return rows[np.sort(np.unique(rows, return_index=True)[1])]
-
-
-_NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)

@@ -45,19 +45,19 @@ _LIMIT: Final = struct.Struct("<?d")
 class PageTokens:
     """Issues and opens the tokens of one bundle."""
 
-    def __init__(self, *, bundle_identity: bytes, key: bytes, num_items: int) -> None:
+    def __init__(self, *, bundle_identity: bytes, key: bytes) -> None:
         """`bundle_identity` is 8 bytes, readable in every token; `key` up to 64 secret bytes."""
         if len(bundle_identity) != _IDENTITY_BYTES:
             raise ValueError(f"bundle_identity has {len(bundle_identity)} bytes, not {_IDENTITY_BYTES}")
         self._head = _FORMAT + bundle_identity
-        self._num_items = num_items
         # Copied for every token: hashing key and head takes longer than hashing a page.
         self._mac = hashlib.blake2b(self._head, key=key, digest_size=_MAC_BYTES)
 
     def issue(self, shown_rows: Rows, request_fingerprint: bytes) -> str:
         """The token for what comes after `shown_rows`, (n,) int64 in any order; empty for more than MAX_SHOWN rows.
 
-        `request_fingerprint` is 16 bytes, see `request_fingerprint`.
+        Rows are those of `Catalogue.lasting_rows`: another worker opens the token. `request_fingerprint` is 16 bytes, see
+        there.
         """
         if len(shown_rows) > MAX_SHOWN:
             return ""
@@ -78,10 +78,7 @@ class PageTokens:
             raise _not_issued()
         if len(rows) % _ROW.itemsize:
             raise _not_issued()
-        shown = np.frombuffer(rows, dtype=_ROW).astype(np.int64)
-        if len(shown) and int(shown.max()) >= self._num_items:
-            raise _not_issued()
-        return shown
+        return np.frombuffer(rows, dtype=_ROW).astype(np.int64)
 
     def _mac_of(self, rows: bytes, request_fingerprint: bytes) -> bytes:
         mac = self._mac.copy()
@@ -91,7 +88,7 @@ class PageTokens:
         return mac.digest()
 
 
-def tokens_of_bundle(manifest: bytes, num_items: int) -> PageTokens:
+def tokens_of_bundle(manifest: bytes) -> PageTokens:
     """The tokens of a bundle: every process that has opened it issues and opens the same ones.
 
     `manifest` is the manifest file as it is on disk; it holds the hash of every other file.
@@ -99,7 +96,6 @@ def tokens_of_bundle(manifest: bytes, num_items: int) -> PageTokens:
     return PageTokens(
         bundle_identity=hmac.digest(b"tandem page token: identity", manifest, "sha256")[:_IDENTITY_BYTES],
         key=hmac.digest(b"tandem page token: key", manifest, "sha256"),
-        num_items=num_items,
     )
 
 

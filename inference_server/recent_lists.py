@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_USERS: Final = 10_000
-"""Users whose list is kept, the latest ones; with 100 items each these are 10 MB."""
+"""Users whose list is kept, the latest ones; with 100 items each these are 14 MB."""
 MAX_ITEMS: Final = 100
 
 
@@ -22,8 +22,8 @@ class RecentList:
     """One user's candidates in the order in which they were chosen from."""
 
     model_version: str
-    rows: npt.NDArray[np.int32]
-    """(n,) int32, best first."""
+    rows: npt.NDArray[np.int64]
+    """(n,) int64, best first, as `Catalogue.lasting_rows` numbers them: the catalogue may change under a list."""
     scores: npt.NDArray[np.float32]
     """(n,) float32."""
 
@@ -41,7 +41,7 @@ class RecentLists:
         self, user_id: str, model_version: str, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
     ) -> None:
         """Keeps a user's list, best first: (n,) int64 and (n,) float32, n <= MAX_ITEMS."""
-        self._lists[user_id] = RecentList(model_version, rows.astype(np.int32), scores.copy())
+        self._lists[user_id] = RecentList(model_version, rows, scores.copy())
         self._lists.move_to_end(user_id)
         if len(self._lists) > MAX_USERS:
             self._lists.popitem(last=False)

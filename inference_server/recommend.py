@@ -199,4 +199,5 @@ class Recommender:
             or not query.exclude_seen
         ):
             return
-        self._recent_lists.put(query.user_id, admitted.model.version, chosen.list_rows, chosen.list_scores)
+        rows = admitted.model.catalogue.lasting_rows(chosen.list_rows)
+        self._recent_lists.put(query.user_id, admitted.model.version, rows, chosen.list_scores)

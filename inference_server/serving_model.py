@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,9 @@ from inference_server.engine.index import ItemIndex
 from inference_server.engine.ranker import BlendRanker, ContentScorer, OnnxRanker, Pairs
 from inference_server.engine.search import EXACT_MAX_ITEMS, Allowed, ItemSearch
 from inference_server.engine.towers import UserTower
+from inference_server.live.catalogue import LiveCatalogue
+from inference_server.live.items import LiveItems, no_live_items
+from inference_server.live.search import LiveSearch
 from inference_server.page_token import PageTokens, tokens_of_bundle
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleIncompatible
@@ -23,7 +26,7 @@ from tandem.contract.features import encode_index, encode_users
 from tandem.contract.item_item import ItemItem
 from tandem.contract.manifest import MANIFEST
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
+from tandem.contract.vocabulary import Keys, Rows
 
 _WARM_UP_ITEMS = 10
 NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
@@ -34,11 +37,18 @@ class ServingModel:
     """A bundle with its engines."""
 
     bundle: Bundle
+    bundle_catalogue: Catalogue
+    """The bundle's items as they are there."""
     catalogue: Catalogue
+    """The items that requests are answered with: those of the bundle, and the live ones around them."""
     index: ItemIndex
     """The bundle's FAISS index."""
+    bundle_search: ExactSearch | ItemIndex
+    """The index, or exact search where the catalogue is small."""
     search: ItemSearch
-    """What requests are answered with: the index, or exact search where the catalogue is small."""
+    """The same over `catalogue`: what requests are answered with."""
+    live: LiveItems
+    """What changed since the bundle was made."""
     user_tower: UserTower
     content: ContentScorer | None
     item_item: ItemItem | None
@@ -59,9 +69,7 @@ class ServingModel:
 
     def known_rows(self, keys: Keys) -> Rows:
         """Rows of the keys that the catalogue holds: (n,) uint64 -> (m,) int64, m <= n."""
-        rows = self.bundle.item_vocabulary.rows_of_keys(keys)
-        known: Rows = rows[rows != MISSING_ROW]
-        return known
+        return self.catalogue.known_rows(keys)
 
     def user_index(self, user_ids: list[str]) -> npt.NDArray[np.int64] | None:
         """Inputs of an embedding of user ids: (users,) int64; None where the bundle has none."""
@@ -73,8 +81,8 @@ class ServingModel:
         tensors = encode_users(
             states,
             schema=self.bundle.manifest.feature_schema,
-            item_vocabulary=self.bundle.item_vocabulary,
-            item_vectors=self.bundle.item_vectors,
+            item_vocabulary=self.catalogue.vocabulary,
+            item_vectors=self.catalogue.vectors,
             user_index=self.user_index(user_ids),
         )
         return self.user_tower.encode(tensors)
@@ -91,23 +99,39 @@ def open_model(
     manifest = bundle.manifest
     index = ItemIndex(bundle.index, item_vectors=bundle.item_vectors, nprobe=manifest.index.nprobe)
     exact = len(bundle.items) <= EXACT_MAX_ITEMS
+    catalogue = Catalogue(bundle)
+    search = ExactSearch(bundle.item_vectors) if exact else index
+    live = no_live_items(len(bundle.items), manifest.embedding_dim, dead=bundle.items.unavailable_rows)
     model = ServingModel(
         bundle=bundle,
-        catalogue=Catalogue(bundle),
+        bundle_catalogue=catalogue,
+        catalogue=catalogue,
         index=index,
-        search=ExactSearch(bundle.item_vectors) if exact else index,
+        bundle_search=search,
+        search=search,
+        live=live,
         user_tower=UserTower(bundle.user_tower, manifest.feature_schema),
         content=ContentScorer(bundle.content) if bundle.content is not None else None,
         item_item=bundle.item_item,
         blend=BlendRanker(manifest.blend) if manifest.blend is not None else None,
         onnx_ranker=OnnxRanker(bundle) if bundle.ranker is not None else None,
-        page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes(), len(bundle.items)),
+        page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes()),
         variant=variant,
         registry_version=registry_version,
         loaded_at_seconds=time.time(),
     )
+    model = with_live(model, live)
     _warm_up(model)
     return model
+
+
+def with_live(model: ServingModel, live: LiveItems) -> ServingModel:
+    """The model with these live items in place of those that it has."""
+    catalogue, search = model.bundle_catalogue, model.bundle_search
+    if live.changes_nothing:
+        return replace(model, catalogue=catalogue, search=search, live=live)
+    searched = search.with_live(live) if isinstance(search, ExactSearch) else LiveSearch(search, live)
+    return replace(model, catalogue=LiveCatalogue(catalogue, live), search=searched, live=live)
 
 
 def _warm_up(model: ServingModel) -> None:
@@ -131,6 +155,7 @@ def _warm_up(model: ServingModel) -> None:
             collaborative=found.scores,
             content=np.zeros_like(found.scores),
             item_item=None,
+            catalogue=model.bundle_catalogue,
         )
         try:
             model.onnx_ranker.score(pairs)

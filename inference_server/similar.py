@@ -22,11 +22,13 @@ from inference_server.stages.admit import (
 from inference_server.stages.answer import MAX_BECAUSE_ITEMS, Answer, Reason
 from inference_server.stages.filter_items import allowed_by_filter, check_filter, look_up_long_list
 from tandem.contract import names
-from tandem.contract.vocabulary import MISSING_ROW
+from tandem.contract.vocabulary import MISSING_ROW, Rows, id_keys
 
 
 async def similar_items(query: SimilarQuery, model: ServingModel, threads: Executor) -> Answer:
     """The items with the highest inner product to the mean of the named ones, which themselves are left out.
+
+    They may be dead: it is when an item is sold out that somebody asks for similar ones.
 
     Raises InvalidRequest, UnknownItem.
     """
@@ -37,11 +39,11 @@ async def similar_items(query: SimilarQuery, model: ServingModel, threads: Execu
     validate_filter(query.filter)
     check_filter(query.filter, model)
     await look_up_long_list(query.filter, model)
-    rows = model.bundle.item_vocabulary.rows(query.item_ids)
+    rows = model.catalogue.vocabulary.rows_of_keys(id_keys(query.item_ids))
     for item_id, row in zip(query.item_ids, rows.tolist(), strict=True):
         if row == MISSING_ROW:
             raise UnknownItem(f"item_ids: there is no item {item_id!r}")
-    vectors = np.asarray(model.bundle.item_vectors[rows], dtype=np.float32)
+    vectors = model.catalogue.vectors[rows]
     vector = vectors.mean(axis=0)
     if model.bundle.manifest.similarity == "cosine":
         vector /= max(float(np.linalg.norm(vector)), 1e-12)
@@ -55,9 +57,9 @@ async def similar_items(query: SimilarQuery, model: ServingModel, threads: Execu
     near, scores = found.rows[0][order], found.scores[0][order].tolist()
     return Answer(
         request_id=new_request_id(),
-        item_ids=model.bundle.items.item_ids(near),
+        item_ids=model.catalogue.item_ids(near),
         scores=scores,
-        reasons=_explain(near.tolist(), scores, rows, model) if query.explain else None,
+        reasons=_explain(near, scores, rows, model) if query.explain else None,
         model_version=model.version,
         variant=model.variant,
         source=Source.RETRIEVED,
@@ -65,19 +67,17 @@ async def similar_items(query: SimilarQuery, model: ServingModel, threads: Execu
     )
 
 
-def _explain(
-    near: list[int], scores: list[float], rows: np.typing.NDArray[np.int64], model: ServingModel
-) -> list[Reason]:
-    items, vectors = model.bundle.items, model.bundle.item_vectors
+def _explain(near: Rows, scores: list[float], rows: Rows, model: ServingModel) -> list[Reason]:
+    catalogue = model.catalogue
     named = np.unique(rows)
-    similarities = vectors[near] @ vectors[named].T
+    similarities = catalogue.vectors[near] @ catalogue.vectors[named].T
     nearest = named[np.argsort(-similarities, axis=1, kind="stable")[:, :MAX_BECAUSE_ITEMS]]
     return [
         Reason(
             source=names.SOURCE_TWO_TOWER,
-            because_item_ids=tuple(items.item_ids(because)),
+            because_item_ids=tuple(catalogue.item_ids(because)),
             score_parts={names.SOURCE_TWO_TOWER: score},
-            title=items.title(row),
+            title=catalogue.title(row),
         )
-        for row, score, because in zip(near, scores, nearest, strict=True)
+        for row, score, because in zip(near.tolist(), scores, nearest, strict=True)
     ]

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from inference_server.catalogue import Catalogue
 from inference_server.serving_model import ServingModel
 from inference_server.store import ReadsStore, StoreFailed
 from tandem.contract.errors import StoreValueError
@@ -28,15 +29,17 @@ class TrendingList:
         self._store = store
         self._keys: Keys | None = None
         self._read_at = 0.0
-        self._rows: tuple[str, Keys, npt.NDArray[np.int64]] | None = None
+        self._rows: tuple[Catalogue, Keys, npt.NDArray[np.int64]] | None = None
 
     def rows(self, model: ServingModel) -> npt.NDArray[np.int64] | None:
-        """Rows of the items that this model's catalogue holds, best first: (n,) int64. None where no list is known."""
+        """Rows of the items that this model's catalogue has to recommend, best first: (n,) int64. None where no list
+        is known."""
         keys = self._keys
         if keys is None or time.monotonic() - self._read_at > _MAX_AGE_SECONDS:
             return None
-        if self._rows is None or self._rows[0] != model.version or self._rows[1] is not keys:
-            self._rows = (model.version, keys, model.known_rows(keys))
+        catalogue = model.catalogue
+        if self._rows is None or self._rows[0] is not catalogue or self._rows[1] is not keys:
+            self._rows = (catalogue, keys, catalogue.recommendable(catalogue.known_rows(keys)))
         return self._rows[2]
 
     async def run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.bitmap import bitmap_of_mask, without_rows
+from inference_server.bitmap import bitmap_of_mask, rows_in, without_rows
 from inference_server.engine.search import Allowed, Found, nothing_found
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.vocabulary import Rows
@@ -52,9 +53,25 @@ class ItemIndex:
         self._index = index
         self._item_vectors = np.asarray(item_vectors)
         self._nprobe = min(nprobe, index.nlist)
-        self._everything = bitmap_of_mask(np.ones(num_items, dtype=np.bool_))
+        self._visible = bitmap_of_mask(np.ones(num_items, dtype=np.bool_))
+        self._selector: faiss.IDSelectorBitmap | None = None
+        """Of the visible rows; None while all are."""
+        self._num_rows = num_items
         self._free_scratch: list[npt.NDArray[np.bool_]] = []
         self.num_items: Final = num_items
+
+    def hiding(self, rows: Rows, *, num_rows: int) -> ItemIndex:
+        """The same index in a catalogue of `num_rows` >= items, whose filters may name rows that are not in the index.
+        It finds none of these rows of its own, (n,) int64."""
+        view = copy.copy(self)
+        view._visible = np.zeros(-(-num_rows // 8), dtype=np.uint8)
+        own = without_rows(bitmap_of_mask(np.ones(self.num_items, dtype=np.bool_)), rows)
+        view._visible[: len(own)] = own
+        # FAISS keeps a bare pointer to the bits, which the view keeps alive. Measured: it costs a search nothing.
+        view._selector = faiss.IDSelectorBitmap(len(view._visible), faiss.swig_ptr(view._visible))
+        view._num_rows = num_rows
+        view._free_scratch = []
+        return view
 
     def nearest(
         self, vectors: npt.NDArray[np.float32], num_items: int, allowed: list[Allowed], *, exhaustive: bool = False
@@ -88,7 +105,7 @@ class ItemIndex:
         most = min(num_items + extra, self.num_items)
         nprobe = self._index.nlist if exhaustive else self._nprobe
         queries = vectors if len(places) == len(vectors) else vectors[places]
-        scores, rows = self._index.search(queries, most, params=_parameters(nprobe))
+        scores, rows = self._index.search(queries, most, params=_parameters(nprobe, self._selector))
         short = []
         for place, of_rows, of_scores in zip(places, rows, scores, strict=True):
             excluded = allowed[place].excluded
@@ -112,8 +129,11 @@ class ItemIndex:
         needed."""
         mask = allowed.mask
         if mask is not None and mask.rows is not None:
-            return self._score(vector, num_items, mask.rows[self._without(mask.rows, allowed.excluded)])
-        bitmap = self._everything if mask is None else mask.bitmap
+            rows = mask.rows if self._selector is None else mask.rows[rows_in(self._visible, mask.rows)]
+            return self._score(vector, num_items, rows[self._without(rows, allowed.excluded)])
+        bitmap = self._visible if mask is None else mask.bitmap
+        if self._selector is not None and mask is not None:
+            bitmap = bitmap & self._visible
         if len(allowed.excluded):
             bitmap = without_rows(bitmap, allowed.excluded)
         num_allowed = max((self.num_items if mask is None else mask.num_items) - len(allowed.excluded), 1)
@@ -137,7 +157,7 @@ class ItemIndex:
         try:
             flags = self._free_scratch.pop()
         except IndexError:
-            flags = np.ones(self.num_items + 1, dtype=np.bool_)  # the last one is that of MISSING_ROW
+            flags = np.ones(self._num_rows + 1, dtype=np.bool_)  # the last one is that of MISSING_ROW
         flags[excluded] = False
         kept = flags[rows]
         flags[excluded] = True

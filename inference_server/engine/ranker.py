@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from inference_server.catalogue import Catalogue
+from inference_server.engine.expectation import expected_others
 from inference_server.engine.onnx import open_session
 from inference_server.engine.search import EXACT_MAX_ITEMS
 from tandem.contract import names
@@ -15,7 +17,7 @@ from tandem.contract.errors import BundleIncompatible
 from tandem.contract.features import encode_index
 from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend, content_profiles
-from tandem.contract.vocabulary import Rows
+from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,21 @@ class Pairs:
     """(users, candidates) float32, inner products of content profile and content vector; 0 without content."""
     item_item: npt.NDArray[np.float32] | None
     """(users, candidates) float32, scores of the item-item source; None where the ranker does not read them."""
+    catalogue: Catalogue
+    """What `rows` are rows of."""
+    unknown: UnknownParts | None = None
+    """None where the bundle holds all candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownParts:
+    """Candidates that the bundle does not hold, whose content and item-item scores are not known: the means of all
+    users and items stand in their place."""
+
+    places: npt.NDArray[np.bool_]
+    """(users, candidates) bool."""
+    comparable: npt.NDArray[np.bool_]
+    """(users, candidates) bool: other candidates, chosen by the two towers' score alone as these were."""
 
 
 class ContentScorer:
@@ -85,7 +102,13 @@ class BlendRanker:
 
     def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(users, candidates) float32; higher is better."""
-        return blend(pairs.collaborative, pairs.content, self._spec, pairs.item_item)
+        scores = blend(pairs.collaborative, pairs.content, self._spec, pairs.item_item)
+        if pairs.unknown is not None:
+            others = blend(np.zeros_like(pairs.collaborative), pairs.content, self._spec, pairs.item_item)
+            expected = expected_others(pairs.collaborative, others, pairs.unknown.comparable)
+            places = pairs.unknown.places
+            scores[places] += expected[places] - others[places]
+        return scores
 
 
 class OnnxRanker:
@@ -97,8 +120,7 @@ class OnnxRanker:
         self._name = bundle.ranker.name
         self._session = open_session(bundle.ranker)
         self._inputs = [tensor.name for tensor in self._session.get_inputs()]
-        self._item_vectors = np.asarray(bundle.item_vectors)
-        self._popularity = bundle.items.popularity.astype(np.float32)
+        self._num_bundle_items = len(bundle.items)
         known = {
             names.RANKER_USER_VECTOR,
             names.RANKER_ITEM_VECTOR,
@@ -128,15 +150,15 @@ class OnnxRanker:
             case names.RANKER_USER_VECTOR:
                 return np.repeat(pairs.user_vectors, num_candidates, axis=0)
             case names.RANKER_ITEM_VECTOR:
-                return self._item_vectors[flat]
+                return pairs.catalogue.vectors[flat]
             case names.RANKER_USER_INDEX:
                 assert pairs.user_index is not None
                 return np.repeat(pairs.user_index, num_candidates)
             case names.RANKER_ITEM_INDEX:
-                return encode_index(flat)
+                return encode_index(np.where(flat < self._num_bundle_items, flat, MISSING_ROW))
             case names.RANKER_COLLABORATIVE_SCORE:
                 return pairs.collaborative.reshape(-1)
             case names.RANKER_CONTENT_SCORE:
                 return pairs.content.reshape(-1)
             case _:
-                return self._popularity[flat]
+                return pairs.catalogue.popularity_of(flat).astype(np.float32)

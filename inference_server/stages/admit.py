@@ -101,7 +101,7 @@ class Admitted:
     fingerprint: bytes
     """What a page token is bound to."""
     shown_rows: Rows = field(default_factory=_NO_ROWS.copy)
-    """(n,) int64: what earlier pages showed."""
+    """(n,) int64: what earlier pages showed, as `Catalogue.lasting_rows` numbers it."""
     laps: list[Lap] | None = None
     """The stages that the request went through, in their order; None where nobody wants to know."""
 

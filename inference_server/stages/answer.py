@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from inference_server.catalogue import Catalogue
 from inference_server.degradation import Degraded, Source
 from inference_server.query import Query
 from inference_server.stages.select import Chosen, Selection
@@ -55,7 +57,7 @@ def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
     ranked = selection.ranked
     model = ranked.model
     # One look-up of ids for the whole batch.
-    item_ids = model.bundle.items.item_ids(np.concatenate([chosen.rows for chosen in selection.chosen]))
+    item_ids = model.catalogue.item_ids(np.concatenate([chosen.rows for chosen in selection.chosen]))
     answers = []
     start = 0
     for place, chosen in enumerate(selection.chosen):
@@ -86,7 +88,9 @@ def _next_page(chosen: Chosen) -> str:
     admitted = chosen.user.admitted
     if len(chosen.rows) < admitted.num_items:
         return ""
-    shown = np.concatenate([admitted.shown_rows, chosen.rows]) if len(admitted.shown_rows) else chosen.rows
+    shown = admitted.model.catalogue.lasting_rows(chosen.rows)
+    if len(admitted.shown_rows):
+        shown = np.concatenate([admitted.shown_rows, shown])
     return admitted.model.page_tokens.issue(shown, admitted.fingerprint)
 
 
@@ -98,8 +102,8 @@ def _sources(selection: Selection, chosen: Chosen) -> list[str]:
 
 def _explain(selection: Selection, place: int) -> list[Reason]:
     ranked, chosen = selection.ranked, selection.chosen[place]
-    items = ranked.model.bundle.items
-    because = _nearest_history(ranked.model.bundle.item_vectors, chosen)
+    catalogue = ranked.model.catalogue
+    because = _nearest_history(catalogue, chosen)
     reasons = []
     for number, (row, column, source) in enumerate(
         zip(chosen.rows.tolist(), chosen.places.tolist(), _sources(selection, chosen), strict=True)
@@ -108,28 +112,29 @@ def _explain(selection: Selection, place: int) -> list[Reason]:
         if ranked.is_ordered:
             score_parts = {_POPULARITY if source == SOURCE_POPULAR else source: score}
         else:
-            score_parts = {name: float(part[place, column]) for name, part in ranked.parts}
+            parts = {name: float(part[place, column]) for name, part in ranked.parts}
+            # NaN: of an item that came after the bundle not all is known that its score would be made of.
+            score_parts = {name: part for name, part in parts.items() if not math.isnan(part)}
             if boost := score - float(ranked.scores[place, column]):
                 score_parts["boost"] = boost
         reasons.append(
             Reason(
                 source=source,
-                because_item_ids=tuple(items.item_ids(because[number])),
+                because_item_ids=tuple(catalogue.item_ids(np.array(because[number], dtype=np.int64))),
                 score_parts=score_parts,
-                title=items.title(row),
+                title=catalogue.title(row),
                 propensity=1.0 if chosen.propensities is None else float(chosen.propensities[number]),
             )
         )
     return reasons
 
 
-def _nearest_history(vectors: np.typing.NDArray[np.float32], chosen: Chosen) -> Sequence[Sequence[int]]:
+def _nearest_history(catalogue: Catalogue, chosen: Chosen) -> Sequence[Sequence[int]]:
     """For every shown item the rows of the user's events that are nearest to it, the item itself left out."""
-    user = chosen.user
-    history = np.unique(user.admitted.model.known_rows(user.state.event_item_keys))
+    history = np.unique(catalogue.known_rows(chosen.user.state.event_item_keys))
     if not len(history):
         return [[] for _ in chosen.rows]
-    similarities = vectors[chosen.rows] @ vectors[history].T  # (shown, history) float32
+    similarities = catalogue.vectors[chosen.rows] @ catalogue.vectors[history].T  # (shown, history) float32
     nearest = history[np.argsort(-similarities, axis=1, kind="stable")[:, : MAX_BECAUSE_ITEMS + 1]]
     return [
         [int(candidate) for candidate in candidates if candidate != row][:MAX_BECAUSE_ITEMS]

@@ -57,7 +57,8 @@ class Encoded:
     vectors: npt.NDArray[np.float32]
     """(users, dim) float32."""
     history_rows: npt.NDArray[np.int64]
-    """(users, n) int64, n at most PROFILE_EVENTS: the newest known events, newest last; MISSING_ROW in front."""
+    """(users, n) int64, n at most PROFILE_EVENTS: the newest events on items that the bundle holds, newest last;
+    MISSING_ROW in front. Nothing but their vectors is known of items that came later."""
 
 
 async def encode_users(
@@ -78,6 +79,10 @@ async def encode_users(
     ]
     history_rows = _history_rows([user.state for user in users], model)
     behaving = history_rows[:, -1] != MISSING_ROW
+    if len(model.live.slots):
+        for place in np.flatnonzero(~behaving).tolist():
+            # Whoever knows nothing but items that came after the bundle has a vector all the same.
+            behaving[place] = len(model.known_rows(users[place].state.event_item_keys)) > 0
     vectors: Vectors = [None] * len(users)
     to_run: list[int] = []
     for place, (user, known) in enumerate(zip(users, hydrated.known, strict=True)):
@@ -131,8 +136,8 @@ def _history_rows(states: Sequence[UserState], model: ServingModel) -> npt.NDArr
     events = np.arange(width) >= width - counts[:, None]
     rows[~events] = MISSING_ROW
     for unknown in np.flatnonzero(((rows == MISSING_ROW) & events).any(axis=1)).tolist():
-        # Some of the newest events are on items that this catalogue does not hold: older ones take their place.
-        known = model.known_rows(states[unknown].event_item_keys)[-width:]
+        # Some of the newest events are on items that the bundle does not hold: older ones take their place.
+        known = model.bundle_catalogue.known_rows(states[unknown].event_item_keys)[-width:]
         rows[unknown] = MISSING_ROW
         if len(known):
             rows[unknown, -len(known) :] = known

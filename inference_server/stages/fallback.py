@@ -15,7 +15,7 @@ from inference_server.recent_lists import RecentLists
 from inference_server.stages.candidates import Columns, Ranked
 from inference_server.stages.encode_user import User
 from tandem.contract import names
-from tandem.contract.vocabulary import Rows
+from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _SPARE: Final = 5
 """A policy that caps categories is given so many times the items asked for, to choose from."""
@@ -40,8 +40,9 @@ def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     # Nobody has asked for a list from memory who is not in need of one: without a reason, nothing is known of the user.
     cached = lists.get(admitted.query.user_id, model.version) if user.degraded_reasons else None
     if cached is not None:
-        passes = rows_in(bitmap, cached.rows.astype(np.int64))
-        rows, scores = cached.rows[passes][:wanted].astype(np.int64), cached.scores[passes][:wanted]
+        known = catalogue.rows_of_lasting(cached.rows)
+        passes = (known != MISSING_ROW) & rows_in(bitmap, known)
+        rows, scores = known[passes][:wanted], cached.scores[passes][:wanted]
         bitmap = without_rows(bitmap, rows)
         columns.append(Columns(names.SOURCE_CACHED, 0, len(rows)))
     source = Source.CACHED if len(rows) else Source.POPULAR
@@ -55,7 +56,7 @@ def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
         bitmap = without_rows(bitmap, new)
     if len(rows) > num_cached:
         columns.append(Columns(names.SOURCE_POPULAR, num_cached, len(rows)))
-        scores = np.concatenate([scores, catalogue.popularity[rows[num_cached:]].astype(np.float32)])
+        scores = np.concatenate([scores, catalogue.popularity_of(rows[num_cached:]).astype(np.float32)])
     return Ranked(
         model=model,
         users=[user],

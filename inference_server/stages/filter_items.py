@@ -17,7 +17,7 @@ from inference_server.query import NO_FILTER, Clause, ItemFilter
 from inference_server.serving_model import NO_ROWS, ServingModel
 from inference_server.stages.admit import Admitted, validate_list
 from inference_server.stages.encode_user import User
-from tandem.contract.vocabulary import MISSING_ROW, Rows
+from tandem.contract.vocabulary import MISSING_ROW, Rows, id_keys
 
 _IDS_AT_ONCE = 1_000
 """Ids of a long list that are looked up before others have their turn; these take 0.7 ms."""
@@ -30,18 +30,18 @@ def filter_items(users: Sequence[User], model: ServingModel) -> list[Allowed]:
 
 
 async def look_up_long_list(item_filter: ItemFilter, model: ServingModel) -> None:
-    """Looks up the rows of a long exclude list, unless it came before; other requests have their turns meanwhile.
+    """Looks up the keys of a long exclude list, unless it came before; other requests have their turns meanwhile.
 
     Raises InvalidRequest for an id that is empty or too long.
     """
     catalogue = model.catalogue
-    if not item_filter.exclude_digest or catalogue.known_list(item_filter.exclude_digest) is not None:
+    if not item_filter.exclude_digest or catalogue.knows_list(item_filter.exclude_digest):
         return
     found = []
     for start in range(0, len(item_filter.exclude_item_ids), _IDS_AT_ONCE):
         part = item_filter.exclude_item_ids[start : start + _IDS_AT_ONCE]
         validate_list("filter.exclude_item_ids", part, _IDS_AT_ONCE, first=start)
-        found.append(catalogue.rows_of_ids(part))
+        found.append(id_keys(part))
         await asyncio.sleep(0)
     catalogue.remember_list(item_filter.exclude_digest, np.concatenate(found))
 
@@ -63,7 +63,8 @@ def _allowed(admitted: Admitted, seen_rows: Rows) -> Allowed:
     rules = admitted.policy.rules
     excluded = seen_rows
     if len(admitted.shown_rows):
-        excluded = np.concatenate([seen_rows, admitted.shown_rows])
+        shown_rows = admitted.model.catalogue.rows_of_lasting(admitted.shown_rows)
+        excluded = np.concatenate([seen_rows, shown_rows[shown_rows != MISSING_ROW]])
     if item_filter is NO_FILTER and rules.demands_nothing:
         return Allowed(None, excluded)
     clauses = tuple(clause for clause in (_clause(item_filter), rules) if not clause.demands_nothing)
@@ -74,9 +75,9 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
     catalogue = model.catalogue
     mask: ItemMask | None = catalogue.mask(clauses) if clauses else None
     if item_filter.exclude_digest:
-        known = catalogue.known_list(item_filter.exclude_digest)
-        rows = catalogue.rows_of_ids(item_filter.exclude_item_ids) if known is None else known
-        mask = catalogue.mask_without(clauses, item_filter.exclude_digest, rows)
+        if not catalogue.knows_list(item_filter.exclude_digest):  # others have pushed it out meanwhile
+            catalogue.remember_list(item_filter.exclude_digest, id_keys(item_filter.exclude_item_ids))
+        mask = catalogue.mask_without(clauses, item_filter.exclude_digest)
     elif item_filter.exclude_item_ids:
         excluded = np.concatenate([excluded, catalogue.rows_of_ids(item_filter.exclude_item_ids)])
     return Allowed(mask, excluded)
@@ -85,7 +86,7 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
 def _seen_rows(users: Sequence[User], model: ServingModel) -> list[Rows]:
     """Items of the catalogue that each user has interacted with, where these are to be left out."""
     lists = [user.state.seen_item_keys if _excludes_seen(user.admitted) else _NO_KEYS for user in users]
-    rows = model.bundle.item_vocabulary.rows_of_keys(np.concatenate(lists)) if lists else NO_ROWS
+    rows = model.catalogue.vocabulary.rows_of_keys(np.concatenate(lists)) if lists else NO_ROWS
     ends = np.cumsum([len(keys) for keys in lists])
     parts = np.split(rows, ends[:-1])
     return [part if not len(part) or part.min() >= 0 else part[part != MISSING_ROW] for part in parts]

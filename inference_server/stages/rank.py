@@ -15,7 +15,7 @@ import structlog
 from inference_server.breaker import Breaker
 from inference_server.degradation import Degraded, Source
 from inference_server.engine.calls import call_engine
-from inference_server.engine.ranker import BlendRanker, OnnxRanker, Pairs
+from inference_server.engine.ranker import BlendRanker, OnnxRanker, Pairs, UnknownParts
 from inference_server.ladder import Ladder, Rung
 from inference_server.policy import Policy
 from inference_server.serving_model import ServingModel
@@ -87,48 +87,84 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
 ) -> Ranked:
     if ranker is None:
         return _by_two_tower(candidates, users, part)
-    encoded = candidates.encoded
-    rows = candidates.rows[part]
-    collaborative = candidates.collaborative[part]
-    missing = np.isneginf(collaborative)
-    valid_rows = np.maximum(rows, 0)
-    content = np.zeros(rows.shape, dtype=np.float32)
-    if encoded.model.content is not None and (isinstance(ranker, OnnxRanker) or ranker.reads_content):
-        content = encoded.model.content.score(encoded.history_rows[part], valid_rows)
-    item_item = None
-    if isinstance(ranker, BlendRanker) and ranker.decay_events is not None and encoded.model.item_item is not None:
-        item_item = item_item_scores(
-            encoded.model.item_item, encoded.history_rows[part], ranker.decay_events, valid_rows
-        )
-    pairs = Pairs(
-        user_vectors=encoded.vectors[part],
-        user_index=encoded.model.user_index([user.admitted.query.user_id for user in users])
-        if isinstance(ranker, OnnxRanker)
-        else None,
-        rows=valid_rows,
-        collaborative=np.where(missing, np.float32(0.0), collaborative),
-        content=content,
-        item_item=item_item,
-    )
+    pairs, missing = _pairs(candidates, users, part, ranker)
     scores = await _scores(ranker, pairs, run, breaker)
     if scores is None:
         failed = [_with_reason(user, Degraded.RANKER_FAILED) for user in users]
         return _by_two_tower(candidates, failed, part)
     scores[missing] = -np.inf
-    parts = [(names.SOURCE_TWO_TOWER, collaborative), (_CONTENT, content)]
-    if item_item is not None:
-        parts.append((names.SOURCE_ITEM_ITEM, item_item))
+    parts = [(names.SOURCE_TWO_TOWER, pairs.collaborative), (_CONTENT, _known(pairs.content, pairs.unknown))]
+    if pairs.item_item is not None:
+        parts.append((names.SOURCE_ITEM_ITEM, _known(pairs.item_item, pairs.unknown)))
     if isinstance(ranker, OnnxRanker):
         parts.append((_RANKER, scores))
     return Ranked(
-        model=encoded.model,
+        model=candidates.encoded.model,
         users=users,
         source=Source.RANKED,
-        rows=rows,
+        rows=candidates.rows[part],
         scores=scores,
         columns=candidates.columns,
         parts=tuple(parts),
     )
+
+
+def _pairs(
+    candidates: Candidates, users: Sequence[User], part: slice | list[int], ranker: BlendRanker | OnnxRanker
+) -> tuple[Pairs, npt.NDArray[np.bool_]]:
+    """What a ranker reads, and the cells without a candidate: (users, candidates) bool."""
+    encoded = candidates.encoded
+    model, history_rows = encoded.model, encoded.history_rows[part]
+    collaborative = candidates.collaborative[part]
+    missing = np.isneginf(collaborative)
+    rows = np.maximum(candidates.rows[part], 0)
+    unknown = _unknown(candidates, rows, missing)
+    # Content and item-item scores are the bundle's own, and it has no more rows than its items.
+    bundle_rows = rows if unknown is None else np.where(unknown.places, 0, rows)
+    spec = model.bundle.manifest.blend
+    content = np.zeros(rows.shape, dtype=np.float32)
+    if model.content is not None and (isinstance(ranker, OnnxRanker) or ranker.reads_content):
+        content = model.content.score(history_rows, bundle_rows)
+        if unknown is not None and spec is not None and spec.content is not None:
+            content[unknown.places] = spec.content.mean
+    item_item = None
+    if isinstance(ranker, BlendRanker) and ranker.decay_events is not None and model.item_item is not None:
+        item_item = item_item_scores(model.item_item, history_rows, ranker.decay_events, bundle_rows)
+        if unknown is not None and spec is not None and spec.item_item is not None:
+            item_item[unknown.places] = spec.item_item.calibration.mean
+    pairs = Pairs(
+        user_vectors=encoded.vectors[part],
+        user_index=model.user_index([user.admitted.query.user_id for user in users])
+        if isinstance(ranker, OnnxRanker)
+        else None,
+        rows=rows,
+        collaborative=np.where(missing, np.float32(0.0), collaborative),
+        content=content,
+        item_item=item_item,
+        catalogue=model.catalogue,
+        unknown=unknown,
+    )
+    return pairs, missing
+
+
+def _unknown(
+    candidates: Candidates, rows: npt.NDArray[np.int64], missing: npt.NDArray[np.bool_]
+) -> UnknownParts | None:
+    """Candidates, (users, candidates) int64, that came after the bundle; None where there are none."""
+    live = candidates.encoded.model.live
+    if not len(live.slots):
+        return None
+    places = rows >= live.num_bundle_items
+    if not places.any():
+        return None
+    # Other sources choose by what is unknown here, and say nothing of items that were not chosen so.
+    by_towers = np.arange(rows.shape[1]) < candidates.columns[0].stop
+    return UnknownParts(places, ~missing & ~places & by_towers)
+
+
+def _known(scores: _Scores, unknown: UnknownParts | None) -> _Scores:
+    """NaN where nothing is known."""
+    return scores if unknown is None else np.where(unknown.places, np.float32(np.nan), scores)
 
 
 async def _scores(

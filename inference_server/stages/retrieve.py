@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.bitmap import rows_in
+from inference_server.bitmap import Bitmap, rows_in
 from inference_server.degradation import Degraded
 from inference_server.engine.calls import call_engine
 from inference_server.engine.search import Allowed, Found
@@ -146,8 +146,8 @@ def _merge(
     else:
         new[(new[:, :, None] == found.rows[:, None, :]).any(axis=2)] = MISSING_ROW
         for of_user, one in zip(new, allowed, strict=True):
-            _drop_forbidden(of_user, one)
-        vectors = np.asarray(encoded.model.bundle.item_vectors)[np.maximum(new, 0)]  # (users, new, dim)
+            _drop_forbidden(of_user, one, encoded.model.catalogue.alive)
+        vectors = encoded.model.catalogue.vectors[np.maximum(new, 0)]  # (users, new, dim)
         scores = np.matmul(vectors, encoded.vectors[:, :, None])[:, :, 0]
     scores[new == MISSING_ROW] = -np.inf
     return Candidates(
@@ -160,10 +160,11 @@ def _merge(
     )
 
 
-def _drop_forbidden(rows: npt.NDArray[np.int64], allowed: Allowed) -> None:
-    """Overwrites rows that may not be shown with MISSING_ROW."""
-    if allowed.mask is not None:
-        rows[~rows_in(allowed.mask.bitmap, np.maximum(rows, 0))] = MISSING_ROW
+def _drop_forbidden(rows: npt.NDArray[np.int64], allowed: Allowed, alive: Bitmap | None) -> None:
+    """Overwrites rows that may not be shown with MISSING_ROW. `alive` are those that anybody may be shown."""
+    passing = alive if allowed.mask is None else allowed.mask.bitmap
+    if passing is not None:
+        rows[~rows_in(passing, np.maximum(rows, 0))] = MISSING_ROW
     excluded = allowed.excluded
     if len(excluded) > _FEW:
         rows[np.isin(rows, excluded)] = MISSING_ROW

@@ -98,7 +98,7 @@ def _choose(
     if diversity > 0.0 or not policy.is_plain:
         order = np.arange(len(rows))
         if diversity > 0.0 and len(order) > 1:
-            vectors = admitted.model.bundle.item_vectors[rows]
+            vectors = admitted.model.catalogue.vectors[rows]
             # All of the pool only where a later step may need more than what is shown.
             wanted = num_items if policy.is_plain else len(order)
             order = diversify(scores, vectors, diversity=diversity, num_items=wanted)

@@ -74,6 +74,10 @@ class TinySpec:
     """Share of the item-item source in the blend; 0: the bundle has none. Its weights are random."""
     attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
+    unavailable: tuple[int, ...] = ()
+    """Items that must not be recommended."""
+    catalogue_sequence: int = 0
+    """The last change of the live catalogue that the bundle has merged."""
     ranker: Callable[[], onnx.ModelProto] | None = None
     """Makes the bundle's ONNX ranker; None: it has none."""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
@@ -100,6 +104,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
             categories=_categories(row),
             attributes=spec.attributes(row),
             popularity=int(popularity[row]),
+            available=row not in spec.unavailable,
         )
         for row in range(spec.num_items)
     )
@@ -390,4 +395,5 @@ def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manife
         blend=_blend(spec),
         ranker=None if spec.ranker is None else _ranker_spec(spec.ranker()),
         onnx_max_abs_difference=0.0,
+        catalogue_sequence=spec.catalogue_sequence,
     )

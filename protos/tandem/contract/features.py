@@ -16,17 +16,39 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.store import MAX_RECENT_EVENTS, UserState
-from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, Vocabulary, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, id_keys
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 """Model inputs by tensor name."""
+
+
+class KeyRows(Protocol):
+    """Rows of items by their keys: a `Vocabulary`, or one with items that came after it was made."""
+
+    def rows_of_keys(self, keys: Keys) -> Rows:
+        """(n,) uint64 -> (n,) int64, MISSING_ROW where the key is unknown."""
+        ...
+
+
+class RowVectors(Protocol):
+    """Vectors of items by their rows: an array (items, dim), or what stands for one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(items, dim)."""
+        ...
+
+    def __getitem__(self, rows: Rows, /) -> npt.NDArray[np.float32]:
+        """(...) int64, no MISSING_ROW -> (..., dim) float32."""
+        ...
+
 
 DEFAULT_TEXT_MAX_TOKENS: Final = 256
 """Where texts are cut unless told otherwise, and in bundles that do not say."""
@@ -182,7 +204,7 @@ class History:
     """(users, history_length) float32, seconds from the event to the user's newest one; 0 where times are unknown."""
 
 
-def encode_histories(states: Sequence[UserState], vocabulary: Vocabulary, history_length: int) -> History:
+def encode_histories(states: Sequence[UserState], vocabulary: KeyRows, history_length: int) -> History:
     """Reads the histories out of user states. See `History` for shapes."""
     rows = np.full((len(states), history_length), MISSING_ROW, dtype=np.int64)
     codes = np.zeros((len(states), history_length), dtype=np.int64)
@@ -209,8 +231,8 @@ def encode_users(
     states: Sequence[UserState],
     *,
     schema: FeatureSchema,
-    item_vocabulary: Vocabulary,
-    item_vectors: npt.NDArray[np.float32],
+    item_vocabulary: KeyRows,
+    item_vectors: RowVectors,
     user_index: npt.NDArray[np.int64] | None = None,
 ) -> Tensors:
     """Inputs of the user tower for a batch of users.

@@ -87,18 +87,18 @@ class ItemTable:
     @classmethod
     def from_items(cls, items: Iterable[Item]) -> ItemTable:
         """A table of items in their order."""
-        rows = [
-            {
-                names.ITEM_ID: item.item_id,
-                names.TITLE: item.title,
-                names.CATEGORIES: list(item.categories),
-                names.ATTRIBUTES: list(item.attributes.items()),
-                names.POPULARITY: item.popularity,
-                names.AVAILABLE: item.available,
-            }
-            for item in items
-        ]
-        return cls(pa.Table.from_pylist(rows, schema=SCHEMA))
+        rows = list(items)
+        # Column by column: many times as fast as row by row, and a server does it whenever its live catalogue changes.
+        columns: dict[str, list[Any]] = {
+            names.ITEM_ID: [item.item_id for item in rows],
+            names.TITLE: [item.title for item in rows],
+            names.CATEGORIES: [list(item.categories) for item in rows],
+            names.ATTRIBUTES: [list(item.attributes.items()) for item in rows],
+            names.POPULARITY: [item.popularity for item in rows],
+            names.AVAILABLE: [item.available for item in rows],
+        }
+        arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+        return cls(pa.Table.from_arrays(arrays, schema=SCHEMA))
 
     @classmethod
     def read(cls, path: Path) -> ItemTable:
