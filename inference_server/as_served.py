@@ -143,7 +143,7 @@ def _measured(asked: _Asked, users: Sequence[HeldOutUser], num_shown: int) -> Se
     model, answers = asked.model, asked.answers
     shown = [model.bundle.item_vocabulary.rows(answer.item_ids) for answer in answers]
     all_shown = np.concatenate(shown)
-    times_chosen = np.maximum(model.catalogue.popularity[all_shown], 1)
+    times_chosen = np.maximum(model.catalogue.popularity_of(all_shown), 1)
     num_training_users = max(model.bundle.manifest.training_data.num_users, 1)
     return ServedBundle(
         model_version=model.version,
