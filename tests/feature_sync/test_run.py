@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from deploy.local.ports import free_port
-from tandem.contract.streams import EVENTS, stream_key
+from tandem.contract.streams import EVENTS, applied_key, stream_key
 from tests.feature_sync.conftest import read_json_lines
 from tests.feature_sync.ledger import Ledger
 from tests.feature_sync.test_program import running_store
@@ -138,6 +138,7 @@ def test_the_store_goes_away_and_comes_back(tmp_path: Path) -> None:
                 wait_until(lambda: program.metric('tandem_sync_up{stream="events"}') == 0.0, "it lost the store")
         with running_store(program.variables):
             wait_until(lambda: is_drained(client), "everything is applied")
+            wait_until(lambda: client.xlen(applied_key(EVENTS)) == 0, "everything is archived")
             check_all(ledger, tmp_path)
     changes = [line["event"] for line in program.logs() if line["event"] in {"waiting", "consuming"}]
     assert len(changes) >= 6
