@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if result is not None:
-        print(json.dumps(result, ensure_ascii=False, indent=2 if options.command == "show" else None))
+        print(json.dumps(result, ensure_ascii=False, indent=2 if options.command.startswith("show") else None))
     return 0
 
 
@@ -56,6 +56,10 @@ def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object] |
         from feature_sync.show import show_user
 
         return show_user(settings, options.user_id, bundle_dir=options.bundle)
+    if options.command == "show-item":
+        from feature_sync.items.show import show_item
+
+        return show_item(settings, options.item_id, bundle_dir=options.bundle)
     from feature_sync.publish import publish
 
     return dataclasses.asdict(publish(settings, options.prepared, bundle_dir=options.bundle, force=options.force))
@@ -80,6 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print one user's state and vector as JSON")
     show.add_argument("user_id", metavar="USER_ID")
     show.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    show_item = commands.add_parser("show-item", help="print one item of the live catalogue and its vectors as JSON")
+    show_item.add_argument("item_id", metavar="ITEM_ID")
+    show_item.add_argument(
+        "--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of champion and challenger"
+    )
     commands.add_parser("run", help="apply events to the online store until SIGTERM or Ctrl-C")
     commands.add_parser("store", help="run the embedded Valkey in the foreground, on the port of TANDEM_STORE_URL")
     return parser

@@ -11,7 +11,7 @@ FeatureSyncError
 |   +-- StoreAway, StreamAway   the online store, the broker of a stream
 +-- PortUnavailable      the port of the metrics is in use
 +-- PartEnded            a part of `feature_sync run` ended without being told to
-+-- UserTowerError       the bundle's user tower cannot be run, or answers nonsense
++-- TowerError           a tower of the bundle cannot be run, or answers nonsense
 +-- EmbeddedStoreError   the embedded store cannot be started
 
 A bundle that must not be used raises the contract's own `BundleError`. Each of them ends the program with one line on
@@ -63,8 +63,8 @@ class PartEnded(FeatureSyncError):
     """A part of `feature_sync run` ended without being told to."""
 
 
-class UserTowerError(FeatureSyncError):
-    """The user tower cannot be run."""
+class TowerError(FeatureSyncError):
+    """A tower of a bundle cannot be run."""
 
 
 class EmbeddedStoreError(FeatureSyncError):

@@ -64,6 +64,13 @@ class Metrics:
             ["stream"],
             registry=registry,
         )
+        self.item_vectors = Counter("tandem_sync_item_vectors", "Vectors of changed items made.", registry=registry)
+        self.item_vector_seconds = Counter(
+            "tandem_sync_item_vector_seconds", "Time spent on vectors of changed items.", registry=registry
+        )
+        self.item_vector_failures = Counter(
+            "tandem_sync_item_vector_failures", "Bundles whose item vectors cannot be made.", registry=registry
+        )
         self.vectors_refreshed = Counter(
             "tandem_sync_vectors_refreshed", "User vectors computed after events.", registry=registry
         )

@@ -1,5 +1,7 @@
 """Publishing: the state of every user of the prepared data, and their vectors under one bundle, into the online store.
 
+The vectors of items that changed since that bundle was trained are made too, so that none is missing when it is served.
+
 Read `publish` downwards. It can be stopped at any moment and run again: what is already right in the store is
 recognised and left alone, and only a complete run leaves the mark that lets the next one return at once.
 
@@ -24,8 +26,9 @@ from typing import Final
 import structlog
 from tqdm import tqdm
 
+from feature_sync.items.publish import publish_item_vectors
 from feature_sync.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
-from feature_sync.registry import fetch_bundle, find_version
+from feature_sync.registry import BUNDLE_CACHE, fetch_bundle, find_version
 from feature_sync.settings import Settings
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.user_tower import UserTower
@@ -35,7 +38,6 @@ from tandem.contract.store import UserState, UserVector
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
-BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +55,8 @@ class PublishReport:
     num_states_written: int = 0
     num_states_newer_in_store: int = 0
     num_vectors_written: int = 0
+    num_item_vectors_written: int = 0
+    """Of items that changed since the bundle was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ def publish(
         sampled = sample_user_ids(prepared, _SAMPLED_USERS)
         if not force and store.is_published(report.model_version, report.fingerprint, sampled):
             _log.info("already_published", model_version=report.model_version, fingerprint=report.fingerprint)
-            return dataclasses.replace(report, already_published=True)
+            return _with_items(settings, source, dataclasses.replace(report, already_published=True))
         started = time.monotonic()
         tower = UserTower(source.open_bundle())
         with tqdm(
@@ -108,6 +112,7 @@ def publish(
             for users in read_users(prepared, _BATCH_USERS):
                 report = _publish_batch(users, store=store, tower=tower, report=report)
                 progress.update(len(users))
+        report = _with_items(settings, source, report)
         store.mark_published(report.model_version, report.fingerprint)
     _log.info("published", **dataclasses.asdict(report), seconds=round(time.monotonic() - started, 3))
     return report
@@ -125,6 +130,11 @@ def _registry_source(settings: Settings) -> _Source:
         registry_version=version.registry_version,
         open_bundle=lambda: fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE),
     )
+
+
+def _with_items(settings: Settings, source: _Source, report: PublishReport) -> PublishReport:
+    num_vectors = publish_item_vectors(settings, report.model_version, source.open_bundle)
+    return dataclasses.replace(report, num_item_vectors_written=num_vectors)
 
 
 def _publish_batch(

@@ -9,17 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from feature_sync.errors import RegistryError
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
 
+BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
+"""Where bundles are kept, below the data folder."""
 _SQLITE: Final = "sqlite:///"
+_CACHED_BUNDLES: Final = 4
+"""Champion, challenger, the ones that they replaced: `run` and `publish` share one cache."""
 
 # Read by mlflow when it is imported. A bar of its own inside ours, and reports to its makers, are not wanted.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -42,41 +46,55 @@ class RegisteredVersion:
 
 def find_version(registry_uri: str, model_name: str, alias: str) -> RegisteredVersion:
     """The version that an alias names. Raises RegistryError when there is none or the registry cannot be read."""
+    found = find_versions(registry_uri, model_name, [alias])
+    if not found:
+        raise RegistryError(
+            f"no version of model {model_name!r} has the alias {alias!r} in {registry_uri}; "
+            "train a model first: python -m trainer train"
+        )
+    return found[0]
+
+
+def find_versions(registry_uri: str, model_name: str, aliases: Sequence[str]) -> list[RegisteredVersion]:
+    """The versions that aliases name, without those aliases that name none. Raises RegistryError."""
     database = Path(registry_uri.removeprefix(_SQLITE))
     if registry_uri.startswith(_SQLITE) and not database.is_file():
         # mlflow would create an empty registry here and then say that the model is missing.
         raise RegistryError(f"there is no registry at {database}; train a model first: python -m trainer train")
+    versions = []
     with _quiet_errors(registry_uri):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
         client = MlflowClient(tracking_uri=registry_uri, registry_uri=registry_uri)
-        try:
-            found = client.get_model_version_by_alias(model_name, alias)
-        except MlflowException as error:
-            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                raise RegistryError(
-                    f"no version of model {model_name!r} has the alias {alias!r} in {registry_uri}; "
-                    "train a model first: python -m trainer train"
-                ) from error
-            raise
+        for alias in aliases:
+            try:
+                versions.append(_registered(client.get_model_version_by_alias(model_name, alias)))
+            except MlflowException as error:
+                if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                    raise
+    return versions
+
+
+def _registered(found: Any) -> RegisteredVersion:
     model_version = found.tags.get(names.MODEL_VERSION_TAG)
     if not model_version:
-        raise RegistryError(f"version {found.version} of {model_name!r} lacks the tag {names.MODEL_VERSION_TAG}")
+        raise RegistryError(f"version {found.version} of {found.name!r} lacks the tag {names.MODEL_VERSION_TAG}")
     return RegisteredVersion(model_version=model_version, registry_version=str(found.version), source=str(found.source))
 
 
 def fetch_bundle(registry_uri: str, version: RegisteredVersion, cache: Path) -> Bundle:
-    """The version's bundle, verified, from `cache` or downloaded into it; other versions are removed from the cache.
+    """The version's bundle, verified, from `cache` or downloaded into it; the cache keeps the newest few.
 
     Raises RegistryError, or BundleError when the bundle is damaged or not the one that the registry names.
     """
     directory = cache / version.model_version
     if not directory.is_dir():
         _download(registry_uri, version.source, directory)
-        for other in cache.iterdir():
-            if other != directory:
-                shutil.rmtree(other, ignore_errors=True)
+    os.utime(directory)
+    by_age = sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime)
+    for other in by_age[:-_CACHED_BUNDLES]:
+        shutil.rmtree(other, ignore_errors=True)
     bundle = read_bundle(directory)
     if bundle.manifest.model_version != version.model_version:
         raise RegistryError(
@@ -95,7 +113,11 @@ def _download(registry_uri: str, source: str, directory: Path) -> None:
 
             # Without dst_path a local download would be the original folder itself.
             downloaded = download_artifacts(artifact_uri=source, dst_path=staging, tracking_uri=registry_uri)
-        Path(downloaded).rename(directory)
+        try:
+            Path(downloaded).rename(directory)
+        except OSError:
+            if not directory.is_dir():  # or another process was faster
+                raise
 
 
 @contextmanager

@@ -16,6 +16,9 @@ import structlog
 from feature_sync.archive.archiver import Archiver
 from feature_sync.events.applier import EventApplier, EventRules
 from feature_sync.events.trending import Trending
+from feature_sync.items.applier import ItemChangeApplier
+from feature_sync.items.maker import VectorMaker
+from feature_sync.live_bundles import LiveBundles
 from feature_sync.metrics import Metrics, MetricsServer
 from feature_sync.parts import Part, Threads
 from feature_sync.settings import Settings
@@ -37,7 +40,7 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     metrics = Metrics()
-    parts: dict[str, Part] = {"events": _events(settings, metrics)}
+    parts: dict[str, Part] = {"events": _events(settings, metrics), **_items(settings, metrics)}
     if settings.archive:
         parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
     threads = Threads(parts, on_end=stopping.set)
@@ -73,6 +76,21 @@ def _events(settings: Settings, metrics: Metrics) -> Consumer[Event]:
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,
     )
+
+
+def _items(settings: Settings, metrics: Metrics) -> dict[str, Part]:
+    bundles = LiveBundles(settings, on_change=lambda: vectors.wake())
+    vectors = VectorMaker(settings, StoreConnection(settings.store_url), live_bundles=bundles.current, metrics=metrics)
+    store = StoreConnection(settings.store_url)
+    stream_metrics = metrics.of_stream(ITEM_CHANGES)
+    changes = Consumer(
+        open_source(settings, ITEM_CHANGES),
+        ItemChangeApplier(store, metrics=stream_metrics, on_applied=vectors.wake),
+        dead_letters=DeadLetters(store, ITEM_CHANGES, max_entries=settings.dead_letters),
+        metrics=stream_metrics,
+        batch_entries=settings.batch_entries,
+    )
+    return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}
 
 
 def _archive(settings: Settings, metrics: Metrics, stream: str) -> Archiver:

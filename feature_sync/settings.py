@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, DirectoryPath, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_sync.errors import SettingsError
@@ -70,8 +70,25 @@ class Settings(BaseSettings):
     embedded one on the port named here."""
 
     data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
-    """Folder of the archive of events and item changes (`events/`, `item-changes/`), of caches (downloaded bundles) and
-    of the embedded store's files. The trainer reads the archive: both need the same folder."""
+    """Folder of the archive of events and item changes (`events/`, `item-changes/`), of caches (up to four downloaded
+    bundles) and of the embedded store's files. The trainer reads the archive: both need the same folder."""
+
+    bundle_path: DirectoryPath | None = None
+    """Folder of the one bundle that is served, where the server has it from TANDEM_BUNDLE_PATH and not from the
+    registry. It is then the bundle for which `run` makes vectors."""
+
+    registry_poll_seconds: float = Field(default=5.0, gt=0, le=3600)
+    """Seconds between two looks of `run` at the registry's aliases. The items that changed since a new champion's
+    training are recommended under it a few seconds after the next look. Raise it for a registry with many readers."""
+
+    text_threads: int = Field(default=1, ge=1, le=256)
+    """Cores that encoding the texts of changed items may take in `run`. Raise it where many items change at once and
+    cores are free; events need one of their own."""
+
+    item_change_retention_seconds: int = Field(default=7 * 24 * 3600, ge=0)
+    """Seconds for which a changed item stays in the live catalogue at least, once every live bundle has it. A rollback
+    to an older bundle finds the items of this time again; older ones wait for the next training there. Deleted and
+    unavailable items stay for ever. Each item takes the size of its texts."""
 
     vector_ttl_seconds: int = Field(default=14 * 24 * 3600, ge=0)
     """Seconds until a user vector that is not published again expires; 0 keeps vectors for ever. Every model version

@@ -10,8 +10,7 @@ import numpy as np
 import structlog
 
 from feature_sync.errors import RegistryError
-from feature_sync.publish import BUNDLE_CACHE
-from feature_sync.registry import fetch_bundle, find_version
+from feature_sync.registry import BUNDLE_CACHE, fetch_bundle, find_version
 from feature_sync.settings import Settings
 from feature_sync.store.online_store import OnlineStore
 from tandem.contract import names

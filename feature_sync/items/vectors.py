@@ -1,0 +1,104 @@
+"""Brings the vectors of changed items under one bundle up to date: the feed that workers search beside their index.
+
+A position says how far the vectors follow the feed of items; it moves in the transaction that writes the vectors, so
+this can stop at any moment and go on where it was. Two processes that do it for one bundle at once only do it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from feature_sync.errors import StoreConflict
+from feature_sync.items.feed import Page, raise_sequence, read_page
+from feature_sync.items.item_tower import ItemTower
+from feature_sync.store.connection import Command, StoreConnection
+from tandem.contract.live_items import LiveItemVector, item_vectors_feed, item_vectors_position_key
+
+_PAGE_ITEMS: Final = 64
+"""Few enough that the first of a thousand items do not wait for the last."""
+
+
+def position_of(connection: StoreConnection, model_version: str) -> int:
+    """Sequence of the last change that a version's vectors were made for; 0 where there is none. Raises StoreError."""
+    return int(connection.call("GET", item_vectors_position_key(model_version)) or 0)
+
+
+class LiveVectors:
+    """Vectors of changed items under one bundle."""
+
+    def __init__(self, connection: StoreConnection, tower: ItemTower, *, ttl_seconds: int) -> None:
+        """Every writing lets the vectors live for `ttl_seconds` more; 0: for ever."""
+        self._connection = connection
+        self._tower = tower
+        self._ttl_seconds = ttl_seconds
+        version = tower.manifest.model_version
+        self._feed = item_vectors_feed(version)
+        self._position = item_vectors_position_key(version)
+
+    def begin(self) -> None:
+        """To be called once, before `update`: the bundle has in it what it was trained on. Raises StoreError."""
+        raise_sequence(self._connection, self._tower.manifest.catalogue_sequence)
+
+    def update(self) -> int | None:
+        """Makes the vectors of the next changed items; returns how many, or None when there is nothing to do.
+
+        Raises StoreError, TowerError, TextEncoderError.
+        """
+        while True:
+            _, _, position, sequence = self._connection.run(
+                [
+                    ("UNWATCH",),
+                    ("WATCH", self._position, self._feed.sequence),
+                    ("GET", self._position),
+                    ("GET", self._feed.sequence),
+                ]
+            )
+            after = max(int(position or 0), self._tower.manifest.catalogue_sequence)
+            page = read_page(self._connection, after=after, max_items=_PAGE_ITEMS)
+            if page is None:
+                self._connection.call("UNWATCH")
+                return None
+            vectors = self._vectors(page)
+            try:
+                self._connection.transaction(self._writes(page, vectors, int(sequence or 0)))
+            except StoreConflict:
+                continue
+            return len(vectors)
+
+    def keep(self) -> None:
+        """Gives the vectors their full time to live. Raises StoreError."""
+        if expiry := self._expiry():
+            self._connection.run(expiry)
+
+    def _writes(self, page: Page, vectors: Mapping[str, bytes], sequence: int) -> list[Command]:
+        gone = [taken.change.item_id for taken in page.changes if taken.change.item_id not in vectors]
+        commands: list[Command] = []
+        if gone:
+            commands += [("HDEL", self._feed.values, *gone), ("ZREM", self._feed.changes, *gone)]
+        if vectors:
+            numbered = [(sequence + place, item_id) for place, item_id in enumerate(vectors, start=1)]
+            commands += [
+                ("HSET", self._feed.values, *(part for pair in vectors.items() for part in pair)),
+                ("ZADD", self._feed.changes, *(part for pair in numbered for part in pair)),
+                ("SET", self._feed.sequence, sequence + len(vectors)),
+            ]
+        return [*commands, ("SET", self._position, page.position), *self._expiry()]
+
+    def _vectors(self, page: Page) -> dict[str, bytes]:
+        """Packed vectors by item id, of the items of a page that may be recommended and that the tower can place."""
+        wanted = [taken for taken in page.changes if taken.change.available and not taken.change.deleted]
+        if not wanted:
+            return {}
+        vectors = self._tower.vectors([taken.change for taken in wanted])
+        return {
+            taken.change.item_id: LiveItemVector(taken.sequence, values).to_bytes()
+            for taken, values, is_known in zip(wanted, vectors.values, vectors.is_known, strict=True)
+            if is_known
+        }
+
+    def _expiry(self) -> Sequence[Command]:
+        if not self._ttl_seconds:
+            return ()
+        keys = (self._feed.values, self._feed.changes, self._feed.sequence, self._position)
+        return [("EXPIRE", key, self._ttl_seconds) for key in keys]

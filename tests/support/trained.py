@@ -1,0 +1,52 @@
+"""A small model trained for real, with texts, registered as the champion: a bundle, its data, its registry."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.manifest import MANIFEST
+from tests.support.checkerboard import write_checkerboard
+from trainer.config import load_train_config
+from trainer.data.config import load_data_config
+from trainer.run import RunOptions, train_and_register
+from trainer.settings import Settings
+
+_OVERRIDES = {"towers.embedding_dim": "16", "fit.max_epochs": "6", "text.max_tokens": "32"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a training leaves."""
+
+    registry_uri: str
+    bundle: Bundle
+    prepared: Path
+    """Folder of the prepared data."""
+
+
+def train_checkerboard(folder: Path, *, num_users: int = 12, num_items: int = 40) -> TrainedModel:
+    """Trains on a checkerboard in a new folder, which takes ten seconds. Item i has the title "A <colour> square"."""
+    toml = write_checkerboard(folder, num_users=num_users, num_items=num_items)
+    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    result = train_and_register(
+        load_data_config(str(toml), {}), load_train_config(None, _OVERRIDES), settings, RunOptions()
+    )
+    assert result is not None
+    assert result.decision is not None
+    assert result.decision.promoted
+    return TrainedModel(
+        registry_uri=settings.registry_uri,
+        bundle=read_bundle(Path(result.version.source)),
+        prepared=result.prepared.directory,
+    )
+
+
+def copy_bundle(bundle: Bundle, directory: Path, *, model_version: str, catalogue_sequence: int = 0) -> Bundle:
+    """The same model under another name, as if changes up to `catalogue_sequence` were merged in it."""
+    shutil.copytree(bundle.directory, directory)
+    manifest = replace(bundle.manifest, model_version=model_version, catalogue_sequence=catalogue_sequence)
+    (directory / MANIFEST).write_text(manifest.to_json())
+    return read_bundle(directory)
