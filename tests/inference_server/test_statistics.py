@@ -73,6 +73,20 @@ def test_answers_reasons_refusals_and_dependencies_are_shown() -> None:
     assert statistics.last_refusal == "corrupt: index.faiss is short"
 
 
+def test_a_backlog_is_one_that_all_workers_see_and_no_sum() -> None:
+    total, one, other = Statistics(), Statistics(), Statistics()
+    one.stream_backlog = {"events": 7, "item-changes": 1}
+    other.stream_backlog = {"events": 9}
+    one.events_appended["click"] = 2
+    for statistics in (one, other):
+        add(total, to_plain(statistics))
+    assert total.stream_backlog == {"events": 9, "item-changes": 1}
+    kept = Statistics()
+    add(kept, counts_alone(to_plain(one)))
+    assert (kept.stream_backlog, kept.events_appended) == ({}, {"click": 2}), "a worker that ended sees nothing"
+    assert 'tandem_stream_backlog{stream="events"} 9.0' in exposed(total)
+
+
 def test_model_swap_and_workers_are_shown(tmp_path: Path) -> None:
     report = CheckReport(
         model_version="m-1",
