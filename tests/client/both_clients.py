@@ -25,6 +25,15 @@ class InThread:
     async def similar_items(self, *arguments: Any, **options: Any) -> SimilarItems:
         return await asyncio.to_thread(self.client.similar_items, *arguments, **options)
 
+    async def record_events(self, *arguments: Any, **options: Any) -> int:
+        return await asyncio.to_thread(self.client.record_events, *arguments, **options)
+
+    async def upsert_items(self, *arguments: Any, **options: Any) -> int:
+        return await asyncio.to_thread(self.client.upsert_items, *arguments, **options)
+
+    async def delete_items(self, *arguments: Any, **options: Any) -> int:
+        return await asyncio.to_thread(self.client.delete_items, *arguments, **options)
+
     async def status(self, **options: Any) -> ServingStatus:
         return await asyncio.to_thread(self.client.status, **options)
 

@@ -107,6 +107,15 @@ class ScriptedServer(pb_grpc.RecommendationServiceServicer):
     async def SimilarItems(self, request: Any, context: _Context) -> pb.SimilarItemsResponse:  # noqa: N802
         return await self._next("SimilarItems", request, context, pb.SimilarItemsResponse())
 
+    async def RecordEvents(self, request: Any, context: _Context) -> pb.RecordEventsResponse:  # noqa: N802
+        return await self._next("RecordEvents", request, context, pb.RecordEventsResponse())
+
+    async def UpsertItems(self, request: Any, context: _Context) -> pb.UpsertItemsResponse:  # noqa: N802
+        return await self._next("UpsertItems", request, context, pb.UpsertItemsResponse())
+
+    async def DeleteItems(self, request: Any, context: _Context) -> pb.DeleteItemsResponse:  # noqa: N802
+        return await self._next("DeleteItems", request, context, pb.DeleteItemsResponse())
+
     async def GetServingStatus(self, request: Any, context: _Context) -> pb.GetServingStatusResponse:  # noqa: N802
         return await self._next("GetServingStatus", request, context, pb.GetServingStatusResponse())
 

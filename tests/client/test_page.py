@@ -20,7 +20,7 @@ from tests.support.tiny_bundle import TinySpec, build_tiny_bundle, state_of
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "localhost:50051"
-OUTPUT = (r"RETRIEVED tiny-1 \(\)$", r"^\('", r"^244 |^22 ", r"^tiny-1$", r"^num_items .+")
+OUTPUT = (r"RETRIEVED tiny-1 \(\)$", r"^\('", r"^244 |^22 ", r"^1 event", r"^tiny-1$", r"^num_items .+")
 """What each block prints, somewhere."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,10 +61,11 @@ async def test_the_table_of_errors_is_complete() -> None:
 
 
 async def test_numbers_in_the_text_are_the_defaults() -> None:
-    from tandem.client.core import DEADLINE_MS
+    from tandem.client.core import DEADLINE_MS, WRITE_DEADLINE_MS
 
     policy = tandem.client.RetryPolicy()
     assert f"{DEADLINE_MS:g} ms unless" in PAGE
+    assert f"{WRITE_DEADLINE_MS:,.0f} ms unless" in PAGE
     assert policy.max_attempts == 3
     assert "three attempts" in PAGE
     assert (policy.budget_ratio, policy.budget_tokens, policy.backoff_multiplier) == (0.1, 10, 2)

@@ -26,15 +26,19 @@ from tandem.client.errors import (
 from tandem.client.query import AttributePredicate, Filter, Query
 from tandem.client.results import Reason, Recommendations, RecommendedItem, ServingStatus, SimilarItems, Source
 from tandem.client.sync_client import TandemClient
+from tandem.client.writes import Event, EventType, Item
 
 __all__ = [
     "AsyncTandemClient",
     "AttributePredicate",
     "Cancelled",
     "DeadlineExceeded",
+    "Event",
+    "EventType",
     "Failure",
     "Filter",
     "InvalidRequest",
+    "Item",
     "NotFound",
     "OverCapacity",
     "PageExpired",

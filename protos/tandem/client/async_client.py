@@ -18,6 +18,7 @@ from tandem.client.core import (
     READY_SECONDS,
     RECOMMEND_BATCH,
     UNARY_RESPONSES,
+    WRITE_DEADLINE_MS,
     BatchProgress,
     ClientCore,
     PreparedCall,
@@ -29,6 +30,7 @@ from tandem.client.core import (
 from tandem.client.errors import TandemError, failure_of
 from tandem.client.query import NO_FILTER, Filter, Query, QueryOptions, batch_request
 from tandem.client.results import Recommendations, ServingStatus, SimilarItems
+from tandem.client.writes import Event, Item
 from tandem.v1 import recommendation_pb2 as pb
 
 
@@ -111,6 +113,24 @@ class AsyncTandemClient(ClientCore):
                 item_ids, num_items=num_items, filter=filter, explain=explain, deadline_ms=deadline_ms
             )
         )
+
+    async def record_events(self, events: Iterable[Event], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
+        """Records what users did, all of it or nothing, and returns how many events that are; they are durable then.
+
+        Attempts repeat the events' ids, so that none takes effect twice; so does a call with the same `Event` objects
+        after TandemError. Raises TandemError.
+        """
+        return await self._carry_out(self._record_events_call(events, deadline_ms))
+
+    async def upsert_items(self, items: Iterable[Item], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
+        """Adds items to the catalogue or replaces what it says of them, all or nothing; returns how many. Raises
+        TandemError."""
+        return await self._carry_out(self._upsert_items_call(items, deadline_ms))
+
+    async def delete_items(self, item_ids: Iterable[str], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
+        """Removes items from the catalogue, all or nothing; returns how many. Unknown ones are no error. Raises
+        TandemError."""
+        return await self._carry_out(self._delete_items_call(item_ids, deadline_ms))
 
     async def recommend_many(
         self,

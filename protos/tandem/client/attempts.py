@@ -126,7 +126,8 @@ Plan = Generator[Start | Wait, Outcome, Any]
 
 
 def may_retry(failure: Failure) -> bool:
-    """Whether the same read, asked again, may be answered."""
+    """Whether the same call, made again, may be answered. Reads change nothing, and what writes bring takes effect
+    once."""
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return failure.retry_after_seconds is not None
     return failure.code is grpc.StatusCode.UNAVAILABLE

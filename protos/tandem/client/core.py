@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -25,6 +25,7 @@ from tandem.client.results import (
     serving_status_of,
     similar_items_of,
 )
+from tandem.client.writes import Event, Item, delete_items_request, record_events_request, upsert_items_request
 from tandem.v1 import recommendation_pb2 as pb
 
 ResultT = TypeVar("ResultT")
@@ -33,6 +34,8 @@ _SERVICE: Final = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_n
 
 DEADLINE_MS: Final = 100.0
 """Time of a call unless told otherwise."""
+WRITE_DEADLINE_MS: Final = 2000.0
+"""Time of a call that records something, unless told otherwise: nobody waits for a page with it."""
 BATCH_DEADLINE_MS: Final = 60_000.0
 """Time of a whole batch unless told otherwise."""
 KEEPALIVE_SECONDS: Final = 20.0
@@ -49,12 +52,18 @@ Method = str
 RECOMMEND: Final = f"/{_SERVICE}/Recommend"
 RECOMMEND_BATCH: Final = f"/{_SERVICE}/RecommendBatch"
 SIMILAR_ITEMS: Final = f"/{_SERVICE}/SimilarItems"
+RECORD_EVENTS: Final = f"/{_SERVICE}/RecordEvents"
+UPSERT_ITEMS: Final = f"/{_SERVICE}/UpsertItems"
+DELETE_ITEMS: Final = f"/{_SERVICE}/DeleteItems"
 GET_SERVING_STATUS: Final = f"/{_SERVICE}/GetServingStatus"
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
 UNARY_RESPONSES: Final[Mapping[Method, Callable[[bytes], Message]]] = {
     RECOMMEND: pb.RecommendResponse.FromString,
     SIMILAR_ITEMS: pb.SimilarItemsResponse.FromString,
+    RECORD_EVENTS: pb.RecordEventsResponse.FromString,
+    UPSERT_ITEMS: pb.UpsertItemsResponse.FromString,
+    DELETE_ITEMS: pb.DeleteItemsResponse.FromString,
     GET_SERVING_STATUS: pb.GetServingStatusResponse.FromString,
     HEALTH_CHECK: health_pb2.HealthCheckResponse.FromString,
 }
@@ -147,6 +156,23 @@ class ClientCore(ABC):
             request=similar_items_request(item_ids, num_items=num_items, filter=filter, explain=explain),
             plan=self._attempts(SIMILAR_ITEMS, deadline_ms),
             read=similar_items_of,
+        )
+
+    def _record_events_call(self, events: Iterable[Event], deadline_ms: float) -> PreparedCall[int]:
+        return self._write_call(RECORD_EVENTS, record_events_request(events), deadline_ms)
+
+    def _upsert_items_call(self, items: Iterable[Item], deadline_ms: float) -> PreparedCall[int]:
+        return self._write_call(UPSERT_ITEMS, upsert_items_request(items), deadline_ms)
+
+    def _delete_items_call(self, item_ids: Iterable[str], deadline_ms: float) -> PreparedCall[int]:
+        return self._write_call(DELETE_ITEMS, delete_items_request(item_ids), deadline_ms)
+
+    def _write_call(self, method: Method, request: Message, deadline_ms: float) -> PreparedCall[int]:
+        return PreparedCall(
+            method=method,
+            request=request,
+            plan=self._attempts(method, deadline_ms),
+            read=lambda response: int(response.num_accepted),
         )
 
     def _status_call(self, deadline_ms: float | None) -> PreparedCall[ServingStatus]:
