@@ -167,16 +167,19 @@ def _measured(asked: _Asked, users: Sequence[HeldOutUser], num_shown: int) -> Se
 
 
 def _popularity_ranks(model: ServingModel, users: Sequence[HeldOutUser], num_shown: int) -> npt.NDArray[np.int64]:
-    """Place of each user's held-out item among the most popular ones that the user has not seen: (users,) int64."""
-    by_popularity = model.bundle.rows_by_popularity
-    place_of = np.empty(len(by_popularity), dtype=np.int64)
-    place_of[by_popularity] = np.arange(len(by_popularity))
-    targets: Rows = model.bundle.item_vocabulary.rows([user.target_item_id for user in users])
+    """Place of each user's held-out item among the most popular ones that may be shown and that the user has not seen:
+    (users,) int64."""
+    bundle = model.bundle
+    unavailable = bundle.items.unavailable_rows
+    shown = bundle.rows_by_popularity[~np.isin(bundle.rows_by_popularity, unavailable)]
+    place_of = np.full(len(bundle.items), len(bundle.items), dtype=np.int64)
+    place_of[shown] = np.arange(len(shown))
+    targets: Rows = bundle.item_vocabulary.rows([user.target_item_id for user in users])
 
     def rank(target: int, state: UserState) -> int:
-        if target == MISSING_ROW:
-            return NOT_SHOWN
         place = int(place_of[target])
+        if target == MISSING_ROW or place == len(place_of):
+            return NOT_SHOWN
         unseen = place - int((place_of[model.known_rows(state.seen_item_keys)] < place).sum())
         return unseen if unseen < num_shown else NOT_SHOWN
 

@@ -13,7 +13,21 @@ from typing import Protocol
 import structlog
 
 from tandem.contract.errors import ContractError
-from trainer.commands import compare, drift, evaluate, export, features, prepare, train, tune
+from trainer.commands import (
+    challenger,
+    compare,
+    drift,
+    evaluate,
+    export,
+    features,
+    prepare,
+    promote,
+    rollback,
+    train,
+    tune,
+    validate,
+    versions,
+)
 from trainer.errors import ConfigError, TrainerError
 from trainer.settings import Settings, load_settings
 
@@ -44,11 +58,17 @@ _COMMANDS: Mapping[str, Command] = {
     "compare": compare,
     "export": export,
     "drift": drift,
+    "validate": validate,
+    "promote": promote,
+    "rollback": rollback,
+    "challenger": challenger,
+    "versions": versions,
 }
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a run that failed, 2 for a wrong argument or setting."""
+    """Runs one command; returns the exit status: 0, 1 for a run that failed, 2 for a wrong argument or setting, 3 from
+    `validate` for a version that the gate refused."""
     options = build_parser().parse_args(arguments)
     options.command_line = shlex.join(["python", "-m", "trainer", *arguments])
     try:

@@ -228,6 +228,28 @@ class NcfConfig(_Section):
         return self
 
 
+class GateConfig(_Section):
+    """What a model must reach to become the champion, measured as it is served. It changes no model."""
+
+    max_users: int = Field(default=5_000, ge=1)
+    """Most held-out users asked. More tell smaller differences apart, at about a millisecond each."""
+    max_loss: float = Field(default=0.05, ge=0.0)
+    """Largest loss of mean NDCG@10 against the champion, as a share of the champion's. A loss beyond chance is refused
+    however small. Raise it where few users are held out, since equal models then differ by chance."""
+    max_possible_loss: float = Field(default=0.3, ge=0.0)
+    """Largest loss that the 95 % interval of the change may leave possible. Refuses where users are too few to tell."""
+    min_coverage_share: float = Field(default=0.7, ge=0.0)
+    """Least coverage, as a share of the champion's."""
+    min_catalogue_share: float = Field(default=0.9, ge=0.0)
+    """Least number of items, as a share of the champion's. Lower it before a large part is taken out on purpose."""
+    max_latency_ratio: float = Field(default=3.0, gt=0.0)
+    """Largest 99th percentile of the time to an answer, in the champion's of the same run. Busy machines are noisy."""
+    latency_allowance_ms: float = Field(default=10.0, ge=0.0)
+    """Milliseconds that are allowed on top of it, so that hiccups of the machine refuse nothing."""
+    max_degraded_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Largest share of degraded answers."""
+
+
 class TrainConfig(_Section):
     """Everything a training run can be told."""
 
@@ -239,6 +261,7 @@ class TrainConfig(_Section):
     item_item: ItemItemConfig = ItemItemConfig()
     ranker: RankerConfig = RankerConfig()
     ncf: NcfConfig = NcfConfig()
+    gate: GateConfig = GateConfig()
 
 
 def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
+from tandem.contract.bundle import HeldOutUser
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Rows, Vocabulary
 from trainer.parquet import read_table
@@ -151,6 +152,16 @@ def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:
     users = np.flatnonzero(targets >= 1)
     history = np.where(lengths >= 2, np.maximum(targets, 0), lengths)
     return HoldOut(history, users, dataset.item_rows[dataset.offsets[users] + targets[users]])
+
+
+def held_out_users(dataset: Dataset, hold_out: HoldOut, places: npt.NDArray[np.int64]) -> list[HeldOutUser]:
+    """Users at places of `hold_out.users`, (n,) int64, as they were before they chose their held-out item."""
+    users = hold_out.users[places]
+    states = history_states(dataset, hold_out, users)
+    return [
+        HeldOutUser(dataset.user_ids[user], state, dataset.catalogue.item_ids[target])
+        for user, state, target in zip(users, states, hold_out.target_rows[places], strict=True)
+    ]
 
 
 def load_dataset(directory: Path) -> Dataset:

@@ -8,6 +8,9 @@ TrainerError
 +-- TuningError      a study without a finished trial, or whose worker died
 +-- GaugesError      the Pushgateway does not take the gauges
 +-- RegistryError    the MLflow registry cannot be reached, or holds what it should not
+|   +-- AliasMoved   an alias names another version than the one that a decision was made about
++-- GateError        the serving engine, which the gate asks, cannot be asked here
++-- PromotionError   a version that must not be given an alias, or a way back that does not exist
 """
 
 
@@ -41,3 +44,15 @@ class GaugesError(TrainerError):
 
 class RegistryError(TrainerError):
     """The MLflow registry cannot be reached, or lacks what it should hold."""
+
+
+class AliasMoved(RegistryError):
+    """An alias names another version by now than the one that a decision was made about."""
+
+
+class GateError(TrainerError):
+    """The serving engine cannot be asked: not installed, or not to be started with these settings."""
+
+
+class PromotionError(TrainerError):
+    """A version that must not be given an alias, or no version to go back to. The message says what to do instead."""

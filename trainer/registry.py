@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
@@ -23,6 +23,13 @@ EVALUATIONS = "evaluations"
 """The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 DATA_VERSION_TAG = "tandem.data_version"
+GATE_TAG = "tandem.gate"
+"""On a version: the gate's last verdict, GATE_PASSED or GATE_REFUSED."""
+GATE_AGAINST_TAG = "tandem.gate_against"
+"""On a version: the number of the champion that the verdict was made against; empty where there was none."""
+GATE_PASSED, GATE_REFUSED = "passed", "refused"
+ROLLED_BACK_TAG = "tandem.rolled_back_at"
+"""On a version: when the champion's alias was taken from it by `rollback`, ISO 8601, UTC."""
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is what an unset alias raises
 
 
@@ -38,6 +45,8 @@ class RegisteredVersion:
     source: str
     run_id: str
     """The MLflow run that registered it."""
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """The gate's verdict among others."""
 
 
 class Run:
@@ -86,13 +95,40 @@ class Registry:
 
     def champion(self) -> RegisteredVersion | None:
         """The version under the alias; None when there is none yet."""
+        return self.aliased(self._settings.model_alias)
+
+    def aliased(self, alias: str) -> RegisteredVersion | None:
+        """The version under any alias; None when there is none."""
         try:
-            found = self._client.get_model_version_by_alias(self._settings.model_name, self._settings.model_alias)
+            return _version_of(self._client.get_model_version_by_alias(self._settings.model_name, alias))
         except MlflowException as error:
             if error.error_code in _NOT_FOUND:
                 return None
-            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
-        return _version_of(found)
+            raise self._error(error) from error
+
+    def aliases(self) -> dict[str, str]:
+        """Numbers of versions by alias."""
+        try:
+            model = self._client.get_registered_model(self._settings.model_name)
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                return {}
+            raise self._error(error) from error
+        return {alias: str(number) for alias, number in model.aliases.items()}
+
+    def versions(self) -> list[RegisteredVersion]:
+        """All versions, the newest first."""
+        found: list[RegisteredVersion] = []
+        token = None
+        try:
+            while True:
+                page = self._client.search_model_versions(f"name='{self._settings.model_name}'", page_token=token)
+                found += map(_version_of, page)
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda version: -int(version.number))
+        except MlflowException as error:
+            raise self._error(error) from error
 
     def find(self, name: str) -> RegisteredVersion:
         """The version of that number, or else under that alias. Raises RegistryError when there is none."""
@@ -105,7 +141,7 @@ class Registry:
             if error.error_code in _NOT_FOUND:
                 kind = "version" if name.isdecimal() else "alias"
                 raise RegistryError(f"{self._settings.registry_uri}: {model} has no {kind} {name!r}") from error
-            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
+            raise self._error(error) from error
 
     @contextmanager
     def start_run(self, name: str, *, run_id: str = "", parent_run_id: str = "") -> Iterator[Run]:
@@ -119,7 +155,7 @@ class Registry:
                 mlflow.create_experiment(self._settings.model_name, artifact_location=self._settings.artifact_location)
             mlflow.set_experiment(self._settings.model_name)
         except MlflowException as error:
-            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
+            raise self._error(error) from error
         with mlflow.start_run(
             run_id=run_id if run_id and self._holds_run(run_id) else None,
             run_name=name,
@@ -134,7 +170,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code in _NOT_FOUND:
                 return False
-            raise RegistryError(f"{self._settings.registry_uri}: {error.message}") from error
+            raise self._error(error) from error
 
     def register(self, run: Run, source: str, *, model_version: str, training_fingerprint: str) -> RegisteredVersion:
         """A new version of the registered model, from a bundle that was logged. It moves no alias."""
@@ -150,9 +186,53 @@ class Registry:
         )
         return RegisteredVersion(str(created.version), model_version, training_fingerprint, source, run.run_id)
 
-    def promote(self, version: RegisteredVersion) -> None:
-        """Moves the alias to a version."""
-        self._client.set_registered_model_alias(self._settings.model_name, self._settings.model_alias, version.number)
+    def set_alias(self, alias: str, version: RegisteredVersion) -> None:
+        """Has an alias name a version, whatever it named before."""
+        try:
+            self._client.set_registered_model_alias(self._settings.model_name, alias, version.number)
+        except MlflowException as error:
+            raise self._error(error) from error
+
+    def delete_alias(self, alias: str) -> None:
+        """Takes an alias away."""
+        try:
+            self._client.delete_registered_model_alias(self._settings.model_name, alias)
+        except MlflowException as error:
+            raise self._error(error) from error
+
+    def tag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
+        """Sets tags of a version; an empty value takes a tag's meaning away, whether it is there or not."""
+        try:
+            for name, value in tags.items():
+                self._client.set_model_version_tag(self._settings.model_name, version.number, name, value)
+        except MlflowException as error:
+            raise self._error(error) from error
+
+    def record(self, version: RegisteredVersion, directory: Path, name: str, metrics: Mapping[str, float]) -> str:
+        """Logs a folder's files and metrics to the run that registered a version, whether it is over or not.
+
+        Returns the URI of the folder among the run's artifacts.
+        """
+        try:
+            self._client.log_artifacts(version.run_id, str(directory), name)
+            for metric, value in metrics.items():
+                self._client.log_metric(version.run_id, metric.replace("@", "_at_"), value)
+            return f"{self._client.get_run(version.run_id).info.artifact_uri}/{name}"
+        except (MlflowException, OSError) as error:
+            raise RegistryError(f"run {version.run_id!r} of version {version.number}: {error}") from error
+
+    def metrics(self, version: RegisteredVersion) -> dict[str, float]:
+        """The last value of each metric of the run that registered a version; empty where the run is gone."""
+        try:
+            logged = self._client.get_run(version.run_id).data.metrics
+        except MlflowException as error:
+            if error.error_code in _NOT_FOUND:
+                return {}
+            raise self._error(error) from error
+        return {name.replace("_at_", "@"): value for name, value in logged.items()}
+
+    def _error(self, error: MlflowException) -> RegistryError:
+        return RegistryError(f"{self._settings.registry_uri}: {error.message}")
 
     def download(self, version: RegisteredVersion, directory: Path) -> Path:
         """A copy of a version's bundle in `directory`; the registry's own files are never handed out."""
@@ -181,4 +261,5 @@ def _version_of(found: ModelVersion) -> RegisteredVersion:
         found.tags.get(TRAINING_FINGERPRINT_TAG, ""),
         str(found.source),
         str(found.run_id or ""),
+        dict(found.tags),
     )

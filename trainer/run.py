@@ -13,24 +13,22 @@ from typing import Any
 
 import structlog
 
-from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import TrainingData
 from trainer.config import TrainConfig
 from trainer.config_help import config_toml
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
-from trainer.dataset import Dataset, first_user_id, leave_last_out
+from trainer.dataset import first_user_id, leave_last_out
 from trainer.device import choose_device
 from trainer.evaluation.blending import CHOICE_METRIC
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.comparison_text import comparison_text
 from trainer.evaluation.evaluation_files import save_evaluations
-from trainer.evaluation.full_ranking import bundle_ranks
 from trainer.evaluation.measure import BaselineChoice, baselines_for, measure
-from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
-from trainer.gate import GATE_METRIC, ChampionComparison, GateDecision, decide
-from trainer.onnx_runtime import OnnxTower
+from trainer.gate import GateDecision
+from trainer.promotion import Promotion
 from trainer.registry import DATA_VERSION_TAG, EVALUATIONS, RegisteredVersion, Registry, Run
 from trainer.report.build import build_report
 from trainer.report.html import report_html
@@ -41,6 +39,8 @@ from trainer.training.encoded import Encoded, encode, leave_last_out_plan
 from trainer.training.fit import unreported
 from trainer.training.progress import EpochReport
 from trainer.training.train import Trained, fit_towers, train
+from trainer.validation.held_out import sample_of_dataset
+from trainer.validation.validate import validate
 
 log = structlog.get_logger()
 
@@ -145,23 +145,16 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         location = run.log_bundle(bundle.directory)
         version = registry.register(run, location, model_version=model_version, training_fingerprint=fingerprint)
         shutil.rmtree(checkpoints)
-        against_champion = None
-        if champion is not None:
-            old = read_bundle(registry.download(champion, Path(scratch, "champion")))
-            against_champion = compare_with_champion(encoded.dataset, bundle, old)
-        decision = decide(
-            validation=trained.validation[GATE_METRIC],
-            validation_popularity=trained.validation_popularity[GATE_METRIC],
-            comparison=against_champion,
-        )
-        run.log_text(str(decision), "gate.txt")
-        if decision.promoted and options.promote:
-            registry.promote(version)
+    sample = sample_of_dataset(encoded.dataset, max_users=config.gate.max_users, name=prepared.name)
+    validation = validate(registry, version, lambda _: sample, config.gate)
+    promoted = validation.decision.passed and options.promote
+    if promoted:
+        Promotion(registry, settings).promote(validation.version)
     log.info(
         "model_registered",
         registry_version=version.number,
         model_version=model_version,
-        promoted=decision.promoted and options.promote,
+        promoted=promoted,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
         index=asdict(bundle.manifest.index),
@@ -171,8 +164,8 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         prepared=prepared,
         version=version,
         trained=True,
-        decision=decision,
-        promoted=decision.promoted and options.promote,
+        decision=validation.decision,
+        promoted=promoted,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
     )
@@ -188,24 +181,11 @@ def _help(source: DataConfig | PreparedData, config: TrainConfig, settings: Sett
     fit_towers(plan, config, on_epoch=unreported, checkpoints=checkpoints)
 
 
-def compare_with_champion(dataset: Dataset, candidate: Bundle, champion: Bundle) -> ChampionComparison:
-    """Both bundles, as they are served, on the users' last interactions."""
-    hold_out = leave_last_out(dataset, skip=0)
-
-    def gate_metric(bundle: Bundle) -> PerUser:
-        return metrics_per_user(bundle_ranks(dataset, hold_out, bundle, OnnxTower(bundle.user_tower)))[GATE_METRIC]
-
-    return ChampionComparison(
-        champion_version=champion.manifest.model_version,
-        candidate=gate_metric(candidate),
-        champion=gate_metric(champion),
-    )
-
-
 def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
     """SHA-256 of the prepared data's fingerprint and the configuration, hex."""
-    # A run that was resumed makes the same model, and has to find the checkpoints of the one before.
-    described = config.model_dump_json(exclude={"fit": {"resume"}})
+    # A run that was resumed makes the same model, and has to find the checkpoints of the one before; so does one that
+    # is judged by other limits.
+    described = config.model_dump_json(exclude={"fit": {"resume"}, "gate": True})
     return hashlib.sha256(f"{prepared.fingerprint}\n{described}".encode()).hexdigest()
 
 

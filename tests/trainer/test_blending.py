@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
+from tandem.contract.bundle import write_held_out_users
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS, PROFILE_EVENTS
+from tandem.contract.served import Served, ndcg
 from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
 from trainer.config import load_train_config
-from trainer.dataset import Dataset, history_states, leave_last_out
+from trainer.dataset import Dataset, held_out_users, history_states, leave_last_out
 from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
 from trainer.evaluation.full_ranking import bundle_ranks, model_ranks
 from trainer.evaluation.metrics import metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
-from trainer.gate import GATE_METRIC
 from trainer.models.item_item import fit_item_item
 from trainer.onnx_runtime import OnnxTower
-from trainer.run import compare_with_champion
+from trainer.validation.serving_engine import ask_serving_engine
 
 NUM_ITEMS = 120
 NUM_GROUPS = 6
@@ -213,14 +214,19 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
             assert ranks[place] >= len(ranked)
 
 
-def test_the_gate_compares_both_as_served(bundles, newer_data) -> None:
-    blended, older = bundles
-    comparison = compare_with_champion(newer_data, blended, older)
+def test_the_serving_engine_answers_as_is_measured_here(bundles, newer_data, tmp_path) -> None:
+    """The gate's figures are those of the trainer's own evaluation, user by user."""
     test = leave_last_out(newer_data, skip=0)
-    for bundle, seen in ((blended, comparison.candidate), (older, comparison.champion)):
+    users = tmp_path / "users.jsonl"
+    write_held_out_users(users, held_out_users(newer_data, test, np.arange(len(test.users))))
+    blended, older = (bundle.directory for bundle in bundles)
+    served = ask_serving_engine(blended, users, against=older, num_shown=10, output=tmp_path / "served.json")
+    assert isinstance(served, Served)
+    for bundle, answered in zip(bundles, (served.candidate, served.against), strict=True):
         ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
-        assert seen.tolist() == metrics_per_user(ranks)[GATE_METRIC].tolist()
-    assert comparison.candidate.tolist() != comparison.champion.tolist()
+        assert ndcg(answered.ranks) == pytest.approx(metrics_per_user(ranks)["ndcg@10"], abs=1e-6)
+    assert ndcg(served.candidate.ranks).mean() > 0
+    assert ndcg(served.candidate.ranks).tolist() != ndcg(served.against.ranks).tolist()
 
 
 def test_a_model_without_content_is_not_blended() -> None:

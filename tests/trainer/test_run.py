@@ -108,7 +108,7 @@ def test_the_bundle_holds_the_blend_calibrated_on_what_is_served(first, settings
 
 def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     assert first.trained
-    assert first.decision.promoted
+    assert first.decision.passed
     client = _client(settings)
     version = client.get_model_version_by_alias(settings.model_name, "champion")
     assert str(version.version) == first.version.number
@@ -124,7 +124,7 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
         "bundle",
         "cleaning_report.txt",
         "evaluations",
-        "gate.txt",
+        "gate",
         "report.html",
         "test_metrics.md",
     }
@@ -148,8 +148,8 @@ def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_conf
     untrained = load_train_config(None, {**SMALL, **worse})
     result = train_and_register(data_config, untrained, settings, RunOptions(if_needed=True))
     assert result.trained
-    assert not result.decision.promoted
-    assert any(reason.startswith("FAILED") and "champion" in reason for reason in result.decision.reasons)
+    assert not result.decision.passed
+    assert "ndcg@10, change" in [check.name for check in result.decision.failures]
     client = _client(settings)
     assert str(client.get_model_version_by_alias(settings.model_name, "champion").version) == first.version.number
     assert {str(found.version) for found in client.search_model_versions(f"name='{settings.model_name}'")} == {"1", "2"}

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
+from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, write_bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
-from trainer.dataset import Catalogue, Dataset, HoldOut, history_states, sample_places
+from trainer.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_places
 from trainer.evaluation.blending import BlendWeights, calibrate
 from trainer.evaluation.scoring import ScoringModel
 from trainer.export.index import build_index, exact_top, nearest_items
@@ -136,7 +136,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             golden_queries=GoldenQueries(
                 golden, exact_top(user_vectors[:GOLDEN_USERS], item_vectors, min(GOLDEN_K, len(items)))
             ),
-            held_out_users=_held_out_users(inputs, held_out),
+            held_out_users=held_out_users(inputs.dataset, inputs.hold_out, held_out),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
             item_item=inputs.item_item,
@@ -207,13 +207,3 @@ def _user_tensors(
         item_vectors=item_vectors,
         user_index=encode_index(users),
     )
-
-
-def _held_out_users(inputs: ExportInputs, places: npt.NDArray[np.int64]) -> list[HeldOutUser]:
-    dataset, hold_out = inputs.dataset, inputs.hold_out
-    users = hold_out.users[places]
-    states = history_states(dataset, hold_out, users)
-    return [
-        HeldOutUser(dataset.user_ids[user], state, dataset.catalogue.item_ids[target])
-        for user, state, target in zip(users, states, hold_out.target_rows[places], strict=True)
-    ]

@@ -236,7 +236,9 @@ def _storage(settings: Settings, options: TuneOptions) -> Path:
 
 def _fingerprint(prepared: PreparedData, config: TrainConfig, space: SearchSpace) -> str:
     ranges = sorted((key, repr(values)) for key, values in space.items())
-    return hashlib.sha256(f"{prepared.fingerprint}\n{config.model_dump_json()}\n{ranges}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{prepared.fingerprint}\n{config.model_dump_json(exclude={'gate'})}\n{ranges}".encode()
+    ).hexdigest()
 
 
 def _check(options: TuneOptions) -> None:

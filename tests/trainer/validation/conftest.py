@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.registry import Registry
+from trainer.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Making MLflow's database takes seconds: one for all, and a model's name for each test."""
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture
+def settings(registry_folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Of a registered model of the test's own; in the environment too, for commands."""
+    name = str(request.node.name).replace("[", "-").replace("]", "")
+    uri = f"sqlite:///{registry_folder / 'mlflow.db'}"
+    monkeypatch.setenv("TANDEM_DATA_DIR", str(registry_folder))
+    monkeypatch.setenv("TANDEM_REGISTRY_URI", uri)
+    monkeypatch.setenv("TANDEM_MODEL_NAME", name)
+    monkeypatch.setenv("TANDEM_LOG_LEVEL", "error")
+    return Settings(data_dir=registry_folder, registry_uri=uri, model_name=name)
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Registry:
+    return Registry(settings)

@@ -1,0 +1,41 @@
+"""`challenger`: names the version that challenges the champion, or none."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from trainer.errors import ConfigError
+from trainer.settings import Settings
+
+SUMMARY = "have the alias challenger name a version that the gate has passed, or none"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument(
+        "version", nargs="?", metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
+    )
+    parser.add_argument("--clear", action="store_true", help="take the alias away")
+    parser.add_argument("--force", action="store_true", help="without the gate's consent")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Sets or clears it; the last line of the output is one JSON object for the next program."""
+    if bool(options.version) == options.clear:
+        raise ConfigError("challenger: name either a version or --clear")
+    from trainer.promotion import Promotion
+    from trainer.registry import Registry
+
+    registry = Registry(settings)
+    promotion = Promotion(registry, settings)
+    if options.clear:
+        cleared = promotion.clear_challenger()
+        print("there was no challenger" if cleared is None else f"version {cleared.number} is no challenger any more")
+        print(json.dumps({"challenger": None}))
+        return 0
+    version = registry.find(options.version)
+    promotion.set_challenger(version, force=options.force)
+    print(f"version {version.number} ({version.model_version}) is the challenger")
+    print(json.dumps({"challenger": version.number}))
+    return 0

@@ -1,0 +1,36 @@
+"""`promote`: makes a registered version the champion."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from trainer.settings import Settings
+
+SUMMARY = "make a version that the gate has passed the champion; servers that follow the alias open it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="promote it without the gate's consent, or although it was rolled back from",
+    )
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Promotes; the last line of the output is one JSON object for the next program."""
+    from trainer.promotion import Promotion
+    from trainer.registry import Registry
+
+    registry = Registry(settings)
+    moved = Promotion(registry, settings).promote(registry.find(options.version), force=options.force)
+    previous = moved.previous.number if moved.previous else None
+    print(
+        f"version {moved.champion.number} ({moved.champion.model_version}) is the {settings.model_alias}; "
+        + (f"before it: version {previous}" if previous else "there was none before it")
+    )
+    print(json.dumps({"champion": moved.champion.number, "previous": previous}))
+    return 0

@@ -1,0 +1,36 @@
+"""`rollback`: gives the champion's alias back to the version before."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from trainer.settings import Settings
+
+SUMMARY = "make the champion before this one the champion again; doing it twice undoes it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument("--to", metavar="VERSION|ALIAS", help="go to this version (default: the champion before)")
+    parser.epilog = (
+        "It moves the alias in the registry, and every server follows at its next look. `python -m inference_server "
+        "rollback` has one running server go back at once and moves the alias too."
+    )
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Goes back; the last line of the output is one JSON object for the next program."""
+    from trainer.promotion import Promotion
+    from trainer.registry import Registry
+
+    registry = Registry(settings)
+    to = None if options.to is None else registry.find(options.to)
+    moved = Promotion(registry, settings).roll_back(to)
+    left = moved.previous.number if moved.previous else None
+    print(
+        f"version {moved.champion.number} ({moved.champion.model_version}) is the {settings.model_alias} again, "
+        f"instead of version {left}"
+    )
+    print(json.dumps({"champion": moved.champion.number, "previous": left}))
+    return 0

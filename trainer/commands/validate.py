@@ -1,0 +1,101 @@
+"""`validate`: the gate's verdict on a registered version."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.commands.arguments import (
+    add_config_arguments,
+    add_data_arguments,
+    add_prepared_argument,
+    data_source,
+    train_config,
+)
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from trainer.data.config import DataConfig
+    from trainer.data.prepare import PreparedData
+    from trainer.validation.held_out import HeldOutSample
+
+SUMMARY = "judge a registered version by the gate, as it is served and beside the champion"
+EXIT_REFUSED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
+    parser.description = (
+        "Has the serving engine answer held-out users with the version and with the champion, and judges by the limits "
+        "of the section gate of the training configuration (--help-config). Asked for are the users' last interactions "
+        "in --prepared or --dataset, or else those of the users that the version's own bundle holds. Exit status 0: "
+        "passed; 3: refused, and the output says why; 1: no verdict; 2: a wrong argument or setting."
+    )
+    parser.add_argument("--promote", action="store_true", help="make the version the champion where the gate passes it")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="PATH",
+        help="write the report to PATH too, as HTML if it ends in .html, else as Markdown; both are logged to MLflow "
+        "anyway, in the folder `gate` of the run that registered the version",
+    )
+    add_data_arguments(parser)
+    add_prepared_argument(parser)
+    add_config_arguments(parser)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Validates; the last line of the output is one JSON object for the next program."""
+    # Without either there would be the default data set, which has nothing to do with the version.
+    source = None if options.prepared is None and options.dataset is None else data_source(options)
+    limits = train_config(options).gate
+    from trainer.promotion import Promotion
+    from trainer.registry import Registry
+    from trainer.validation.validate import validate
+
+    registry = Registry(settings)
+    version = registry.find(options.version)
+    validation = validate(
+        registry, version, _sample_of(source, settings, limits.max_users), limits, report_path=options.report
+    )
+    print(validation.decision, f"report: {options.report or validation.report_uri}", sep="\n", file=sys.stderr)
+    promoted = False
+    if options.promote and validation.decision.passed:
+        Promotion(registry, settings).promote(validation.version)
+        promoted = True
+    print(
+        json.dumps(
+            {
+                "registry_version": version.number,
+                "model_version": version.model_version,
+                "champion": validation.champion.number if validation.champion else None,
+                "passed": validation.decision.passed,
+                "promoted": promoted,
+                "failures": [str(check) for check in validation.decision.failures],
+                "metrics": validation.metrics,
+                "report": str(options.report or validation.report_uri),
+            }
+        )
+    )
+    return 0 if validation.decision.passed else EXIT_REFUSED
+
+
+def _sample_of(
+    source: DataConfig | PreparedData | None, settings: Settings, max_users: int
+) -> Callable[[Path], HeldOutSample]:
+    """Who is asked for, told the folder of the version's bundle. Raises DataError."""
+    from trainer.validation.held_out import sample_of_bundle, sample_of_dataset
+
+    if source is None:
+        return lambda bundle: sample_of_bundle(bundle, max_users=max_users)
+    from trainer.data.prepare import prepare
+    from trainer.dataset import load_dataset
+
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
+    sample = sample_of_dataset(load_dataset(prepared.directory), max_users=max_users, name=prepared.name)
+    return lambda _: sample
