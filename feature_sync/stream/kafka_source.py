@@ -16,7 +16,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from feature_sync.errors import StreamAway
 from feature_sync.store.connection import Command
 from feature_sync.stream.source import Entry, Lag
-from tandem.contract.streams import CONSUMER_GROUP, kafka_topic
+from tandem.contract.streams import CONSUMER_GROUP, kafka_options, kafka_topic
 
 _TIMEOUT_SECONDS: Final = 5.0
 _LATER: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._PARTITION_EOF})
@@ -26,13 +26,13 @@ _LATER: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._PARTITI
 class KafkaSource:
     """See the module."""
 
-    def __init__(self, brokers: str, stream: str, *, takeover_seconds: float) -> None:
-        """`brokers` is host:port, several with commas; `stream` is EVENTS or ITEM_CHANGES."""
+    def __init__(self, url: str, stream: str, *, takeover_seconds: float) -> None:
+        """`url` as `kafka_options` takes it; `stream` is EVENTS or ITEM_CHANGES."""
         self._topic = kafka_topic(stream)
         self._away: KafkaError | None = None
         self._consumer = Consumer(
             {
-                "bootstrap.servers": brokers,
+                **kafka_options(url),
                 "group.id": CONSUMER_GROUP,
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",

@@ -17,5 +17,5 @@ def open_source(settings: Settings, stream: str) -> Source:
     if url.startswith(_KAFKA):
         from feature_sync.stream.kafka_source import KafkaSource
 
-        return KafkaSource(url.removeprefix(_KAFKA), stream, takeover_seconds=settings.takeover_seconds)
+        return KafkaSource(url, stream, takeover_seconds=settings.takeover_seconds)
     return RedisSource(url, stream, takeover_seconds=settings.takeover_seconds, shares_store=url == settings.store_url)

@@ -17,6 +17,7 @@ from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.redis_source import RedisSource
+from feature_sync.stream.source import Source
 from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key, stream_key
 from tests.support.waiting import wait_until
@@ -70,11 +71,13 @@ def stream(store_url: str) -> Iterator[Stream]:
 class Rig:
     """One consumer, with its parts."""
 
-    def __init__(self, url: str, *, min_rating: float | None = None, batch_entries: int = 100) -> None:
+    def __init__(
+        self, url: str, *, source: Source | None = None, min_rating: float | None = None, batch_entries: int = 100
+    ) -> None:
         self.store = StoreConnection(url)
         self.metrics = Metrics()
         self.changed_users: list[str] = []
-        self.source = RedisSource(url, EVENTS, takeover_seconds=0.2, shares_store=True)
+        self.source = source or RedisSource(url, EVENTS, takeover_seconds=0.2, shares_store=True)
         self.applier = EventApplier(
             self.store,
             rules=EventRules(mark_seconds=3600, min_rating=min_rating),

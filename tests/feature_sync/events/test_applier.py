@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import redis
+from confluent_kafka import Producer
 
+from feature_sync.errors import StreamAway
+from feature_sync.stream.kafka_source import KafkaSource
+from feature_sync.stream.source import Entry
 from tandem.contract import names
 from tandem.contract.store import TrendingItems, UserState, item_counters_key, trending_key, user_state_key
-from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, applied_key, dead_letters_key
+from tandem.contract.streams import (
+    DEAD_REASON_FIELD,
+    ENTRY_FIELD,
+    EVENTS,
+    applied_key,
+    dead_letters_key,
+    kafka_options,
+    kafka_topic,
+)
 from tandem.contract.vocabulary import id_key
 from tests.feature_sync.events.conftest import NOW, Rig, Stream, at_work, drain, event
+from tests.support.kafka import kafka_broker
 from tests.support.waiting import wait_until
 
 
@@ -169,3 +184,34 @@ class TestConflicts:
         applied = [rig.value("tandem_sync_applied_total", type="click") for rig in rigs]
         assert sum(applied) == 600
         assert stream.client.xlen(applied_key(EVENTS)) == 600
+
+
+class TestKafka:
+    """The stream elsewhere: its acknowledgement cannot be part of the transaction."""
+
+    def test_an_event_that_comes_again_takes_effect_once(self, stream: Stream) -> None:
+        with kafka_broker() as url:
+            producer = Producer(kafka_options(url))
+            for number in [*range(100), *range(50)]:
+                producer.produce(kafka_topic(EVENTS), event(number).to_bytes(), key=b"ann")
+            producer.produce(kafka_topic(EVENTS), b"poison", key=b"ann")
+            assert producer.flush(30) == 0
+
+            class ForgetsHalf(KafkaSource):
+                """Dies, as it were, before every acknowledgement of events that were applied, the first time."""
+
+                num_forgotten = 0
+
+                def acknowledge(self, entries: Sequence[Entry]) -> None:
+                    if self.num_forgotten < 2:
+                        self.num_forgotten += 1
+                        raise StreamAway("the broker went away")
+                    super().acknowledge(entries)
+
+            source = ForgetsHalf(url, EVENTS, takeover_seconds=0.2)
+            rig = Rig(stream.url, source=source, batch_entries=40)
+            with at_work(rig):
+                wait_until(lambda: len(stream.applied()) == 100, "all are applied")
+                wait_until(lambda: len(dead_letters(stream.client)) > 0, "the poison is set aside")
+        assert counts(stream.state("ann")) == {"click": 100}
+        assert [applied.event_id for applied in stream.applied()] == [f"event-{number}" for number in range(100)]
