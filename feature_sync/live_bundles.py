@@ -21,7 +21,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleError
 
-_GRACE_SECONDS: Final = 3600.0
+GRACE_SECONDS: Final = 3600.0
 
 _log = structlog.get_logger(__name__)
 
@@ -36,10 +36,13 @@ class _Named:
 class LiveBundles:
     """Knows the live bundles. `poll` and `run` are for one thread, `current` for any."""
 
-    def __init__(self, settings: Settings, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, *, on_change: Callable[[], None], grace_seconds: float = GRACE_SECONDS
+    ) -> None:
         """`on_change` is called once other bundles are live. With a bundle folder in the settings, that one is."""
         self._settings = settings
         self._on_change = on_change
+        self._grace_seconds = grace_seconds
         self._bundles: dict[str, _Named] = {}
         self._refused: set[str] = set()
         self._problem = ""
@@ -71,7 +74,7 @@ class LiveBundles:
         lingering = {
             version: named
             for version, named in self._bundles.items()
-            if version not in found and now - named.seen_at < _GRACE_SECONDS
+            if version not in found and now - named.seen_at < self._grace_seconds
         }
         before = set(self._bundles)
         self._bundles = {version: _Named(bundle, now) for version, bundle in found.items()} | lingering

@@ -1,0 +1,123 @@
+"""Which bundles are live: those of the aliases, those that an alias has just left, or the one of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from feature_sync.live_bundles import LiveBundles
+from feature_sync.registry import BUNDLE_CACHE, find_versions
+from feature_sync.settings import Settings
+from tandem.contract import names
+from tandem.contract.bundle import Bundle
+from tests.support.serving import MlflowRegistry
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> MlflowRegistry:
+    return MlflowRegistry(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def settings(registry: MlflowRegistry, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    return Settings(
+        registry_uri=registry.uri, model_name=request.node.name, data_dir=tmp_path, registry_poll_seconds=0.05
+    )
+
+
+def versions(live: LiveBundles) -> list[str]:
+    return [bundle.manifest.model_version for bundle in live.current()]
+
+
+def test_champion_and_challenger_are_followed(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, other_bundle_dir: Path
+) -> None:
+    changes: list[int] = []
+    live = LiveBundles(settings, on_change=lambda: changes.append(1))
+    live.poll()
+    assert (versions(live), changes) == ([], [])  # nothing is registered yet
+    name = settings.model_name
+    registry.register(bundle_dir, model_name=name, model_version="m1", alias=names.CHAMPION)
+    live.poll()
+    live.poll()
+    assert (versions(live), changes) == (["m1"], [1])
+    number = registry.register(other_bundle_dir, model_name=name, model_version="m2", alias=names.CHALLENGER)
+    live.poll()
+    assert versions(live) == ["m1", "m2"]
+    registry.move_alias(name, names.CHAMPION, number)
+    live.poll()
+    assert versions(live) == ["m2", "m1"]
+    assert {path.name for path in (settings.data_dir / BUNDLE_CACHE).iterdir()} == {"m1", "m2"}
+
+
+def test_a_bundle_that_its_alias_has_left_is_live_for_a_while(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, other_bundle_dir: Path
+) -> None:
+    name = settings.model_name
+    registry.register(bundle_dir, model_name=name, model_version="m1", alias=names.CHAMPION)
+    patient, hasty = (LiveBundles(settings, on_change=lambda: None, grace_seconds=seconds) for seconds in (60.0, 0.0))
+    for live in (patient, hasty):
+        live.poll()
+    registry.register(other_bundle_dir, model_name=name, model_version="m2", alias=names.CHAMPION)
+    for live in (patient, hasty):
+        live.poll()
+    assert versions(patient) == ["m2", "m1"]
+    assert versions(hasty) == ["m2"]
+
+
+def test_a_bundle_that_must_not_be_served_is_left_out(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, tmp_path: Path
+) -> None:
+    name = settings.model_name
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{}")
+    registry.register(bundle_dir, model_name=name, model_version="m1", alias=names.CHAMPION)
+    registry.register(broken, model_name=name, model_version="broken", alias=names.CHALLENGER)
+    live = LiveBundles(settings, on_change=lambda: None)
+    live.poll()
+    live.poll()
+    assert versions(live) == ["m1"]
+
+
+def test_a_registry_that_goes_away_leaves_what_is_known(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, tmp_path: Path
+) -> None:
+    registry.register(bundle_dir, model_name=settings.model_name, model_version="m1", alias=names.CHAMPION)
+    live = LiveBundles(settings, on_change=lambda: None)
+    live.poll()
+    away = registry.database.with_suffix(".away")
+    Path(registry.database).rename(away)
+    try:
+        live.poll()
+    finally:
+        Path(away).rename(registry.database)
+    assert versions(live) == ["m1"]
+
+
+def test_a_folder_takes_the_registrys_place(bundle: Bundle, tmp_path: Path) -> None:
+    settings = Settings(bundle_path=bundle.directory, registry_uri=f"sqlite:///{tmp_path}/none.db", data_dir=tmp_path)
+    live = LiveBundles(settings, on_change=lambda: None)
+    live.poll()
+    live.poll()
+    assert versions(live) == ["m1"]
+
+
+def test_it_runs_until_it_is_stopped(bundle: Bundle, tmp_path: Path) -> None:
+    settings = Settings(bundle_path=bundle.directory, data_dir=tmp_path, registry_poll_seconds=0.01)
+    live = LiveBundles(settings, on_change=lambda: None)
+    thread = threading.Thread(target=live.run)
+    thread.start()
+    wait_until(lambda: versions(live) == ["m1"], "it has looked")
+    live.stop()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_an_alias_that_names_nothing_is_no_error(registry: MlflowRegistry, settings: Settings) -> None:
+    client = MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
+    client.create_registered_model(settings.model_name)
+    assert find_versions(registry.uri, settings.model_name, [names.CHAMPION]) == []
