@@ -56,7 +56,8 @@ def to_item_changes(request: pb.UpsertItemsRequest) -> list[ItemChange]:
     """What a call says of items, as of now. Raises InvalidRequest."""
     _check_count("items", request.items)
     now = time.time_ns() // 1000
-    return [_to_item_change(f"items[{place}]", item, now) for place, item in enumerate(request.items)]
+    # A microsecond apart: where an item is there twice, the later entry is the newer change.
+    return [_to_item_change(f"items[{place}]", item, now + place) for place, item in enumerate(request.items)]
 
 
 def to_removals(request: pb.DeleteItemsRequest) -> list[ItemChange]:

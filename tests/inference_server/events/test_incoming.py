@@ -145,6 +145,12 @@ def test_an_item_keeps_everything_it_says() -> None:
     assert not change.deleted
 
 
+def test_of_an_item_that_a_call_has_twice_the_later_entry_is_newer() -> None:
+    twice = [pb.Item(item_id="i", title="first"), pb.Item(item_id="i", title="second")]
+    first, second = to_item_changes(pb.UpsertItemsRequest(items=twice))
+    assert (second.title, second.changed_at) == ("second", first.changed_at + 1)
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(0.0, "0"), (-3.0, "-3"), (0.1, "0.1"), (1e300, "1e+300"), (2.0**53, "9007199254740992")]
 )
