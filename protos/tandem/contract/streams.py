@@ -138,8 +138,8 @@ class ItemChange:
 
     item_id: str
     changed_at: int
-    """When the server took it, microseconds since 1970; entries of one call are a microsecond apart. The newest change of
-    an item holds, in whatever order changes arrive; of two of one time the first to arrive."""
+    """When the server took it, microseconds since 1970; entries of one call are a microsecond apart. The newest change
+    of an item holds, in whatever order changes arrive; of two of one time the first to arrive."""
     deleted: bool = False
     """The item is gone; the other fields say nothing then."""
     available: bool = True
