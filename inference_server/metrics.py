@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
@@ -20,6 +20,15 @@ from inference_server.breaker import BreakerState
 from inference_server.errors import PortUnavailable
 from inference_server.server_view import ServerView, WorkerView
 from inference_server.statistics import Histogram, Statistics
+
+_LIVE_CATALOGUE: Final = {
+    "items": "Items recommended that changed since the bundle was made.",
+    "dead_rows": "Items known to the model that are not recommended: deleted, or unavailable.",
+    "waiting": "Changed items whose vector is not there yet.",
+    "put_off": "Changes beyond the limit, which wait for the next bundle.",
+    "sequence": "The last change of the catalogue that was read.",
+    "age_seconds": "Time since the store last confirmed that nothing else had changed.",
+}
 
 
 class StatisticsCollector(Collector):
@@ -56,6 +65,7 @@ def _of_statistics(statistics: Statistics) -> Iterator[Metric]:
     )
     yield from _of_writes(statistics)
     yield _breakers(statistics)
+    yield from _of_live_catalogue(statistics)
     yield CounterMetricFamily("tandem_user_tower_runs", "User vectors computed.", statistics.user_tower_runs)
     yield CounterMetricFamily("tandem_bundle_swaps", "Bundles opened to serve.", statistics.bundle_swaps)
     yield _counter(
@@ -94,6 +104,16 @@ def _of_writes(statistics: Statistics) -> Iterator[Metric]:
     for stream, num_entries in statistics.stream_backlog.items():
         backlog.add_metric((stream,), num_entries)
     yield backlog
+
+
+def _of_live_catalogue(statistics: Statistics) -> Iterator[Metric]:
+    """Of the states the worst worker's: they differ for no longer than it takes to follow."""
+    state = statistics.live_catalogue_state
+    for name, documentation in _LIVE_CATALOGUE.items():
+        yield GaugeMetricFamily(f"tandem_live_{name}", documentation, state.get(name, 0.0))
+    yield _histogram(
+        "tandem_live_lag_seconds", "From a change of the catalogue to its effect.", {"": statistics.live_lag_seconds}
+    )
 
 
 def _breakers(statistics: Statistics) -> Metric:

@@ -174,6 +174,11 @@ class Settings(BaseSettings):
     """Requests that one worker answers at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency
     grows under load."""
 
+    max_live_items: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Most items that a worker keeps of those that changed since the bundle was made; each takes 2 to 3 kB in every
+    worker, and all are scored for every request. Beyond it the oldest wait for the next bundle; deleted and unavailable
+    items never wait. Lower it where whole catalogues are written anew more often than models are trained."""
+
     shutdown_grace_seconds: float = Field(default=10.0, ge=0, le=600)
     """Seconds that requests in flight get to finish at shutdown before they are cancelled."""
 

@@ -8,8 +8,8 @@ Works on whatever fields `Statistics` has, by what they hold, so that a new coun
     bool                      a state, such as "up": true where it is true in every worker
     str inside a dict         a state: the alphabetically last, so that "open" shows before "half_open" and "closed"
 
-Of a `..._backlog`, a state that all workers look at, the largest is shown. Points in time (`..._at_seconds`) and texts
-stay with the worker.
+Of a `..._backlog` or `..._state`, numbers that all workers look at, the largest is shown. Points in time
+(`..._at_seconds`) and texts stay with the worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Plain = Mapping[str, Any]
 """A snapshot that JSON can carry."""
 
 _NOT_SUMMED: Final = "_at_seconds"
-_SHARED_STATE: Final = "_backlog"
+_SHARED_STATE: Final = ("_backlog", "_state")
 
 
 def to_plain(statistics: Statistics) -> Plain:

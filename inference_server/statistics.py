@@ -21,6 +21,9 @@ SECONDS_BOUNDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005,
 BATCH_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Upper bounds of the sizes of micro-batches, in requests."""
 
+LIVE_LAG_BOUNDS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the time until a change of the catalogue takes effect, in seconds."""
+
 STAGES: Final = ("admit", "hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "select", "answer")
 STORE: Final = "store"
 REGISTRY: Final = "registry"
@@ -93,6 +96,10 @@ class Statistics:
         self.writes_refused: Counter[str] = Counter()
         self.append_seconds = Histogram(SECONDS_BOUNDS)
         self.stream_backlog: dict[str, int] = {}
+        self.live_lag_seconds = Histogram(LIVE_LAG_BOUNDS)
+        """From a change of the catalogue to its effect in this worker."""
+        self.live_catalogue_state: dict[str, float] = {}
+        """See `live.follower.LiveFollower.bring_up_to_date`."""
         self._sources: list[Callable[[], None]] = []
 
     def add_source(self, bring_up_to_date: Callable[[], None]) -> None:

@@ -19,6 +19,8 @@ from inference_server.statistics import STORE, Statistics
 _MIN_PATIENCE_SECONDS: Final = 0.25
 """How long a read at least waits for its reply, even if all its callers give up sooner: a caller with a tiny deadline
 must not cost the others a healthy connection."""
+_FEED_PATIENCE_SECONDS: Final = 1.0
+"""How long a read of a feed waits for its reply: nobody waits for it."""
 _PROBE_SECONDS: Final = 0.5
 _PROBE_TIMEOUT_SECONDS: Final = 1.0
 
@@ -33,11 +35,9 @@ class StoreFailed(Exception):
         self.reason = reason
 
 
-def _pack_mget(keys: Sequence[bytes]) -> bytes:
-    """An MGET as RESP writes it."""
-    parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
-    parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
-    return b"".join(parts)
+def _pack(*parts: bytes) -> bytes:
+    """A command as RESP writes it. Not redis-py's, which looks at the type of every part: three microseconds a user."""
+    return b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)])
 
 
 class ReadsStore(Protocol):
@@ -45,6 +45,21 @@ class ReadsStore(Protocol):
 
     def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
         """Begins to read the values of some keys; None where there is none. The task raises StoreFailed alone."""
+        ...
+
+
+class ReadsFeeds(ReadsStore, Protocol):
+    """What following the feeds of the live catalogue needs of a store."""
+
+    async def changed_members(self, changes: bytes, *, after: int, until: int, count: int) -> list[tuple[bytes, int]]:
+        """The first members of a sorted set with scores in (after, until], at most `count`, and their scores.
+
+        Raises StoreFailed.
+        """
+        ...
+
+    async def hash_values(self, values: bytes, fields: Sequence[bytes]) -> Values:
+        """Values of fields of a hash; None where there is none. Raises StoreFailed."""
         ...
 
 
@@ -81,25 +96,36 @@ class UserStore:
 
         Whoever has waited long enough leaves the task alone: it ends by itself, and its connection stays of use.
         """
-        task = asyncio.create_task(self._read(keys, max(patience_seconds, _MIN_PATIENCE_SECONDS)))
+        task = asyncio.create_task(self._ask(_pack(b"MGET", *keys), max(patience_seconds, _MIN_PATIENCE_SECONDS)))
         self._reads.add(task)
         task.add_done_callback(self._forget)
         return task
+
+    async def changed_members(self, changes: bytes, *, after: int, until: int, count: int) -> list[tuple[bytes, int]]:
+        """See `ReadsFeeds`."""
+        bounds = (b"(%d" % after, b"%d" % until)
+        command = _pack(b"ZRANGEBYSCORE", changes, *bounds, b"WITHSCORES", b"LIMIT", b"0", b"%d" % count)
+        reply = [part for part in await self._ask(command, _FEED_PATIENCE_SECONDS) if part is not None]
+        return [(member, int(float(score))) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def hash_values(self, values: bytes, fields: Sequence[bytes]) -> Values:
+        """See `ReadsFeeds`."""
+        return await self._ask(_pack(b"HMGET", values, *fields), _FEED_PATIENCE_SECONDS)
 
     def _forget(self, task: asyncio.Task[Values]) -> None:
         self._reads.discard(task)
         if not task.cancelled():
             task.exception()  # seen, also where nobody waits for it any more
 
-    async def _read(self, keys: Sequence[bytes], patience_seconds: float) -> Values:
+    async def _ask(self, packed_command: bytes, patience_seconds: float) -> Values:
+        """The reply to a command that replies with a list."""
         if not self._dependency.allows():
             raise StoreFailed(Degraded.STORE_UNAVAILABLE)
         connection = self._free_connections.pop() if self._free_connections else self._connections.make()
         usable = False
         try:
             async with asyncio.timeout(patience_seconds):
-                # Packed here, because redis-py looks at the type of every argument: three microseconds a user.
-                await connection.send_packed_command([_pack_mget(keys)], check_health=False)
+                await connection.send_packed_command([packed_command], check_health=False)
                 values: Values = await connection.read_response(disable_decoding=True)
             usable = True
         except TimeoutError as error:

@@ -47,6 +47,7 @@ from inference_server.http_api.app import create_app
 from inference_server.http_api.server import HttpServer
 from inference_server.impressions import ImpressionLog, worker_path
 from inference_server.journal import Journal
+from inference_server.live.follower import LiveFollower
 from inference_server.opening import open_beside
 from inference_server.policies import PolicyFile
 from inference_server.recommend import Recommender
@@ -89,6 +90,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._statistics = Statistics(identity)
         self._store = UserStore(settings.store_url, self._statistics)
+        self._live = LiveFollower(self._store, self._models, self._statistics, max_items=settings.max_live_items)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._policies = PolicyFile(settings.policies_file)
         self._admission = Admission(
@@ -101,6 +103,7 @@ class Worker:
         self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
         self._impressions = _impression_log(settings, identity)
         self._statistics.add_source(self._bring_up_to_date)
+        self._statistics.add_source(self._live.bring_up_to_date)
         self._recommender = Recommender(
             admission=self._admission,
             store=self._store,
@@ -131,6 +134,7 @@ class Worker:
         await self._store.start()
         await self._recommender.start()
         await self._recorder.start()
+        self._start(self._live.run())
         self._start(self._policies.run())
         self._start(self._security.keep_current(self._statistics))
         obeying = asyncio.create_task(self._obey(), name="control")
@@ -169,7 +173,8 @@ class Worker:
 
     def _note(self, message: Message) -> None:
         if isinstance(message, CloseBundle):
-            self._open_models.pop(message.bundle, None)
+            if (model := self._open_models.pop(message.bundle, None)) is not None:
+                self._live.forget(model)
         elif isinstance(message, RefusalsCounted):
             self._statistics.refusals_by_kind = Counter(message.by_kind)
             self._statistics.last_refusal = message.last
@@ -227,13 +232,14 @@ class Worker:
                 kind = RefusalKind.of(error)
                 await self._channel.send(BundleRefused(bundle=message.bundle, reason_kind=kind, reason=str(error)))
                 return
+            await self._live.prepare(model)
         self._open_models[message.bundle] = model
         await self._channel.send(BundleReady(bundle=message.bundle))
 
     async def _serve(self, message: ServeBundle) -> None:
-        """Phase two: moves the one pointer."""
+        """Phase two: moves the one pointer, to the bundle and what changed since it was made."""
         model = self._open_models[message.bundle]
-        self._models.current = model
+        await self._live.serve(model)
         switched_at_seconds = time.monotonic()
         await self._channel.send(BundleServing(bundle=message.bundle, switched_at_seconds=switched_at_seconds))
         _log.info("model_opened", model_version=model.version, registry_version=model.registry_version)

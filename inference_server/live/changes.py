@@ -38,6 +38,10 @@ class ItemChanges:
         """Whether the change of the item with this key is kept in full."""
         return key in self._changes
 
+    def __getitem__(self, key: int) -> AppliedItemChange:
+        """The change of the item with this key."""
+        return self._changes[key]
+
     def take(self, changes: Iterable[AppliedItemChange]) -> None:
         """Takes in changes; of two of one item the newer one holds."""
         for applied in changes:

@@ -916,6 +916,7 @@ class GetServingStatusResponse(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     NUM_WORKERS_FIELD_NUMBER: _builtins.int
     POLICIES_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    LIVE_CATALOGUE_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
     variant: _builtins.str
@@ -955,6 +956,10 @@ class GetServingStatusResponse(_message.Message):
     def breakers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """State of every circuit breaker: `closed` (used), `open` (not asked any more) or `half_open` (tried again), by name."""
 
+    @_builtins.property
+    def live_catalogue(self) -> Global___LiveCatalogue:
+        """What changed in the catalogue since the bundle was made, as this worker knows it."""
+
     def __init__(
         self,
         *,
@@ -974,11 +979,52 @@ class GetServingStatusResponse(_message.Message):
         worker: _builtins.int = ...,
         num_workers: _builtins.int = ...,
         policies_fingerprint: _builtins.str = ...,
+        live_catalogue: Global___LiveCatalogue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServingStatusResponse: _TypeAlias = GetServingStatusResponse  # noqa: Y015
+
+@_typing.final
+class LiveCatalogue(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    DEAD_ROWS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    PUT_OFF_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """The last change that was read."""
+    items: _builtins.int
+    """Items that are recommended as they changed, or that the bundle does not hold."""
+    dead_rows: _builtins.int
+    """Items known to the model that are not recommended: deleted, or unavailable."""
+    waiting: _builtins.int
+    """Changed items whose vector is not there yet."""
+    put_off: _builtins.int
+    """Changes beyond the server's limit, which wait for the next bundle."""
+    age_seconds: _builtins.float
+    """Time since the online store last confirmed that nothing else had changed."""
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        items: _builtins.int = ...,
+        dead_rows: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        put_off: _builtins.int = ...,
+        age_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "dead_rows", b"dead_rows", "items", b"items", "put_off", b"put_off", "sequence", b"sequence", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveCatalogue: _TypeAlias = LiveCatalogue  # noqa: Y015

@@ -1,0 +1,226 @@
+"""Follows the live catalogue: what the store says of changed items is in the next answers within seconds.
+
+One for a worker. Changes are kept whatever bundle serves, vectors for each open bundle, so that a bundle that takes
+over, and one that comes back, begins with everything that is known. A store that is away leaves what is known in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from inference_server.live.changes import ItemChanges, may_be_recommended
+from inference_server.live.feeds import FeedReader
+from inference_server.live.merge import merge
+from inference_server.live.vectors import ItemVectors
+from inference_server.serving_model import ModelSlot, ServingModel, with_live
+from inference_server.statistics import Statistics
+from inference_server.store import ReadsFeeds, StoreFailed
+from tandem.contract.errors import StreamEntryError
+from tandem.contract.live_items import item_vectors_feed, items_feed
+from tandem.contract.streams import AppliedItemChange
+
+_log = structlog.get_logger()
+
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks at the counters."""
+_PATIENCE_SECONDS: Final = 1.0
+_MOST_AT_ONCE: Final = 5_000
+"""Entries of a feed after which what was read takes effect, before there is more."""
+
+
+@dataclass
+class _Followed:
+    """An open bundle whose vectors are read."""
+
+    model: ServingModel
+    """As it was opened, or with the live items that it was last given."""
+    reader: FeedReader
+    vectors: ItemVectors
+
+    @property
+    def merged_until(self) -> int:
+        """The last change that the bundle has in it."""
+        return self.model.bundle.manifest.catalogue_sequence
+
+
+@dataclass
+class _News:
+    """What one look has brought."""
+
+    is_new: bool = False
+    is_complete: bool = True
+    """Whether everything there is was read."""
+    changed_at: list[int] = field(default_factory=list)
+    """When the changes were made that take effect now, microseconds since 1970."""
+
+
+class LiveFollower:
+    """Keeps the live items of the model that serves up to date."""
+
+    def __init__(self, store: ReadsFeeds, models: ModelSlot, statistics: Statistics, *, max_items: int) -> None:
+        """Moves the pointer of `models`. At most `max_items` changed items are kept in full."""
+        self._store = store
+        self._models = models
+        self._statistics = statistics
+        self._max_items = max_items
+        self._changes = ItemChanges(max_items)
+        self._items = FeedReader(store, items_feed())
+        self._known_after: int | None = None
+        """Changes after this one are known; None before the first bundle."""
+        self._followed: list[_Followed] = []
+        self._serving: _Followed | None = None
+        self._read_at = time.monotonic()
+        # Readers of feeds, and whoever makes a model of what was read, take turns.
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Looks for changes until it is cancelled."""
+        while True:
+            try:
+                is_complete = await self.look()
+            except StoreFailed:
+                is_complete = True  # nothing more can be had now
+            except Exception:  # whatever is in a feed, what is known stays in force, and the next entry may be sound
+                _log.exception("live_catalogue_failed")
+                is_complete = True
+            if is_complete:
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    async def look(self) -> bool:
+        """Reads what changed and puts it in force. Returns whether it was everything. Raises StoreFailed."""
+        async with self._turn:
+            if self._serving is None:
+                return True
+            news = await self._read(self._serving)
+            if news.is_new:
+                self._models.current = await self._merged(self._serving)
+                self._observe(news)
+            return news.is_complete
+
+    async def prepare(self, model: ServingModel) -> None:
+        """Reads everything for a bundle that was opened and does not serve yet; what the store does not give now is
+        read later."""
+        followed = _Followed(
+            model,
+            FeedReader(self._store, item_vectors_feed(model.version)),
+            ItemVectors(model.bundle.manifest.embedding_dim),
+        )
+        async with self._turn:
+            self._followed.append(followed)
+            await self._catch_up(followed)
+
+    async def serve(self, model: ServingModel) -> None:
+        """Moves the pointer to a bundle that was prepared, with everything that is known of its live items."""
+        followed = next(one for one in self._followed if one.model.bundle is model.bundle)
+        async with self._turn:
+            await self._catch_up(followed)
+            self._models.current = await self._merged(followed)
+            self._serving = followed
+            if self._known_after is not None:
+                self._known_after = max(self._known_after, min(one.merged_until for one in self._followed))
+                self._changes.forget_until(self._known_after)
+
+    def forget(self, model: ServingModel) -> None:
+        """Follows a bundle no longer."""
+        self._followed = [one for one in self._followed if one.model.bundle is not model.bundle]
+
+    def bring_up_to_date(self) -> None:
+        """Brings the statistics up to date."""
+        model = self._models.current
+        live = None if model is None else model.live
+        self._statistics.live_catalogue_state = {
+            "items": live.num_recommendable if live is not None else 0,
+            "dead_rows": len(live.dead) if live is not None else 0,
+            "waiting": live.num_waiting if live is not None else 0,
+            "put_off": self._changes.num_put_off,
+            "sequence": self._items.position,
+            "age_seconds": time.monotonic() - self._read_at,
+        }
+
+    async def _catch_up(self, followed: _Followed) -> None:
+        try:
+            while not (await self._read(followed)).is_complete:
+                pass
+        except StoreFailed as error:
+            _log.warning("live_catalogue_not_read", model_version=followed.model.version, reason=str(error.reason))
+
+    async def _read(self, followed: _Followed) -> _News:
+        """Reads what changed, and vectors for one bundle. Raises StoreFailed."""
+        counters = await self._store.read([self._items.counter, followed.reader.counter], _PATIENCE_SECONDS)
+        until_change, until_vector = (int(counter or 0) for counter in counters)
+        news = _News()
+        await self._read_changes(followed, until_change, news)
+        if news.is_complete:
+            # Vectors of changes that are not known yet would be of no use.
+            await self._read_vectors(followed, until_vector, news)
+        if news.is_complete:
+            self._read_at = time.monotonic()
+        return news
+
+    async def _read_changes(self, followed: _Followed, until: int, news: _News) -> None:
+        if until < self._items.position:
+            _log.warning("items_feed_began_anew", was_at=self._items.position, now_at=until)
+            self._known_after = None
+        if self._known_after is None or followed.merged_until < self._known_after:
+            # A bundle with fewer changes in it needs older ones too. Until all are read, those known stay in force.
+            changes = ItemChanges(self._max_items)
+            reader = FeedReader(self._store, items_feed(), after=min(followed.merged_until, until))
+            while reader.position < until:
+                async for values in reader.changed(until, _MOST_AT_ONCE):
+                    changes.take(_parsed(values))
+            self._changes, self._items, self._known_after = changes, reader, followed.merged_until
+            news.is_new = True
+            return
+        num_put_off = self._changes.num_put_off
+        async for values in self._items.changed(until, _MOST_AT_ONCE):
+            parsed = _parsed(values)
+            self._changes.take(parsed)
+            news.is_new = True
+            news.changed_at += [one.change.changed_at for one in parsed if not may_be_recommended(one)]
+        if self._changes.num_put_off > num_put_off:
+            _log.warning("live_items_put_off", limit=self._max_items, put_off=self._changes.num_put_off)
+        news.is_complete = self._items.position >= until
+
+    async def _read_vectors(self, followed: _Followed, until: int, news: _News) -> None:
+        if until < followed.reader.position:
+            # The feed of a version expires once nobody serves it, and begins anew when somebody does.
+            followed.reader = FeedReader(self._store, item_vectors_feed(followed.model.version))
+            followed.vectors.by_key.clear()
+            news.is_new = True
+        async for values in followed.reader.changed(until, _MOST_AT_ONCE):
+            for key in followed.vectors.take(values, self._changes):
+                news.is_new = True
+                applied = self._changes[key]
+                if followed.vectors.by_key[key].change_sequence == applied.sequence and may_be_recommended(applied):
+                    news.changed_at.append(applied.change.changed_at)
+        followed.vectors.keep_those_of(self._changes)
+        news.is_complete = followed.reader.position >= until
+
+    async def _merged(self, followed: _Followed) -> ServingModel:
+        """The model with what is known now. Made in a thread: thousands of items take tens of milliseconds."""
+
+        def make() -> ServingModel:
+            return with_live(followed.model, merge(followed.model.bundle, self._changes, followed.vectors.by_key))
+
+        return await asyncio.to_thread(make)
+
+    def _observe(self, news: _News) -> None:
+        now = time.time()
+        for changed_at in news.changed_at:
+            self._statistics.live_lag_seconds.observe(max(now - changed_at * 1e-6, 0.0))
+
+
+def _parsed(values: list[tuple[bytes, bytes]]) -> list[AppliedItemChange]:
+    """The changes that can be read; others are logged and have no effect."""
+    changes = []
+    for item, value in values:
+        try:
+            changes.append(AppliedItemChange.from_bytes(value))
+        except StreamEntryError as error:
+            _log.warning("item_change_refused", item_id=item.decode(errors="replace"), reason=str(error))
+    return changes

@@ -1,0 +1,53 @@
+"""Vectors of changed items under one bundle, as a worker has read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import structlog
+
+from inference_server.live.changes import ItemChanges
+from tandem.contract.errors import StoreValueError
+from tandem.contract.live_items import LiveItemVector
+from tandem.contract.vocabulary import id_key
+
+_log = structlog.get_logger()
+
+
+class ItemVectors:
+    """The newest vector of every item whose change is known."""
+
+    def __init__(self, dim: int) -> None:
+        """`dim` is the bundle's."""
+        self._dim = dim
+        self.by_key: dict[int, LiveItemVector] = {}
+        """By the items' keys."""
+
+    def take(self, values: Iterable[tuple[bytes, bytes]], changes: ItemChanges) -> list[int]:
+        """Takes in item ids and packed vectors; one that cannot be used is logged and counts as missing.
+
+        Returns the keys of the items.
+        """
+        keys = []
+        for item, value in values:
+            item_id = item.decode(errors="replace")
+            key = id_key(item_id)
+            if key not in changes:
+                continue
+            try:
+                vector = LiveItemVector.from_bytes(value)
+            except StoreValueError as error:
+                _log.warning("live_item_vector_refused", item_id=item_id, reason=str(error))
+                continue
+            if len(vector.values) != self._dim or not np.isfinite(vector.values).all():
+                _log.warning("live_item_vector_refused", item_id=item_id, reason="wrong dimension, or not finite")
+                continue
+            self.by_key[key] = vector
+            keys.append(key)
+        return keys
+
+    def keep_those_of(self, changes: ItemChanges) -> None:
+        """Drops vectors of items whose change is no longer known."""
+        if len(self.by_key) > len(changes):
+            self.by_key = {key: vector for key, vector in self.by_key.items() if key in changes}
