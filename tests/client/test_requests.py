@@ -143,12 +143,20 @@ async def test_pages_are_bounded_and_asked_for_as_they_are_taken(kind: str) -> N
 
 
 async def test_status_before_the_first_bundle(kind: str) -> None:
-    step = answers(uptime_seconds=1.5, breakers={"store": "open"}, worker=1, num_workers=2, policies_fingerprint="f")
+    step = answers(
+        uptime_seconds=1.5,
+        breakers={"store": "open"},
+        worker=1,
+        num_workers=2,
+        policies_fingerprint="f",
+        live_catalogue=pb.LiveCatalogue(items=3, age_seconds=0.5),
+    )
     async with scripted(step) as server, connected(kind, server.address) as client:
         status = await client.status()
     assert (status.model_version, status.model_loaded_at, status.started_at) == ("", None, None)
     assert (status.uptime_seconds, status.breakers, status.worker, status.num_workers) == (1.5, {"store": "open"}, 1, 2)
     assert status.policies_fingerprint == "f"
+    assert (status.live_catalogue.items, status.live_catalogue.age_seconds) == (3, 0.5)
 
 
 async def test_times_are_utc(kind: str) -> None:

@@ -24,7 +24,15 @@ from tandem.client.errors import (
     Unavailable,
 )
 from tandem.client.query import AttributePredicate, Filter, Query
-from tandem.client.results import Reason, Recommendations, RecommendedItem, ServingStatus, SimilarItems, Source
+from tandem.client.results import (
+    LiveCatalogue,
+    Reason,
+    Recommendations,
+    RecommendedItem,
+    ServingStatus,
+    SimilarItems,
+    Source,
+)
 from tandem.client.sync_client import TandemClient
 from tandem.client.writes import Event, EventType, Item
 
@@ -39,6 +47,7 @@ __all__ = [
     "Filter",
     "InvalidRequest",
     "Item",
+    "LiveCatalogue",
     "NotFound",
     "OverCapacity",
     "PageExpired",

@@ -106,6 +106,24 @@ class SimilarItems:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveCatalogue:
+    """What changed in the catalogue since the bundle was made, as one worker knows it."""
+
+    sequence: int
+    """The last change that was read."""
+    items: int
+    """Items that are recommended as they changed, or that the bundle does not hold."""
+    dead_rows: int
+    """Items known to the model that are not recommended: deleted, or unavailable."""
+    waiting: int
+    """Changed items whose vector is not there yet."""
+    put_off: int
+    """Changes beyond the server's limit, which wait for the next bundle."""
+    age_seconds: float
+    """Time since the online store last confirmed that nothing else had changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingStatus:
     """What one worker of the server serves, and how that goes. Counts are the worker's own, since its start."""
 
@@ -135,6 +153,7 @@ class ServingStatus:
     num_workers: int
     policies_fingerprint: str
     """SHA-256 of the policies in force, hex; empty while the built-in policy alone is."""
+    live_catalogue: LiveCatalogue
 
 
 def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
@@ -176,6 +195,14 @@ def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
         worker=wire.worker,
         num_workers=wire.num_workers,
         policies_fingerprint=wire.policies_fingerprint,
+        live_catalogue=LiveCatalogue(
+            sequence=wire.live_catalogue.sequence,
+            items=wire.live_catalogue.items,
+            dead_rows=wire.live_catalogue.dead_rows,
+            waiting=wire.live_catalogue.waiting,
+            put_off=wire.live_catalogue.put_off,
+            age_seconds=wire.live_catalogue.age_seconds,
+        ),
     )
 
 
