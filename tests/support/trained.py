@@ -36,7 +36,7 @@ def train_checkerboard(folder: Path, *, num_users: int = 12, num_items: int = 40
     )
     assert result is not None
     assert result.decision is not None
-    assert result.decision.promoted
+    assert result.decision.passed
     return TrainedModel(
         registry_uri=settings.registry_uri,
         bundle=read_bundle(Path(result.version.source)),

@@ -50,7 +50,8 @@ def folder(tmp_path_factory) -> Path:
     bundle = tasteful_bundle(folder / "bundle")
     with registry.start_run("tasteful") as run:
         source = run.log_bundle(bundle.directory)
-    registry.promote(registry.register(run, source, model_version="tasteful", training_fingerprint=""))
+    version = registry.register(run, source, model_version="tasteful", training_fingerprint="")
+    registry.set_alias("champion", version)
     return folder
 
 
