@@ -42,6 +42,8 @@ _MICROSECONDS: Final = 1_000_000
 _NANOSECONDS: Final = 1_000_000_000
 _LARGEST_WHOLE: Final = 2.0**53
 """Up to here a double holds every whole number."""
+_SHORT: Final = MAX_ID_BYTES // 4
+"""Ids of so many characters are short enough: a character takes four bytes at the most."""
 _BYTES: Final = f"at most {MAX_ID_BYTES} bytes of UTF-8"
 
 
@@ -69,35 +71,43 @@ def to_removals(request: pb.DeleteItemsRequest) -> list[ItemChange]:
     return [ItemChange(item_id=item_id, changed_at=now, deleted=True) for item_id in request.item_ids]
 
 
-def _to_event(path: str, event: pb.Event, now: int) -> Event:
-    for name, text in (("event_id", event.event_id), ("user_id", event.user_id), ("item_id", event.item_id)):
-        if not text or is_too_long(text):
-            _check_id(f"{path}.{name}", text)
-    if is_too_long(event.request_id):
-        raise InvalidRequest(f"{path}.request_id", f"must have {_BYTES}")
-    if event.type not in _TYPES:
+def _to_event(path: str, wire: pb.Event, now: int) -> Event:
+    # Fields are read once: every look into a message makes a new text.
+    event_id, user_id, item_id, request_id = wire.event_id, wire.user_id, wire.item_id, wire.request_id
+    longest = max(len(event_id), len(user_id), len(item_id), len(request_id))
+    if longest > _SHORT or not (event_id and user_id and item_id):
+        _check_ids(path, wire)
+    event_type, value = wire.type, wire.value
+    if event_type not in _TYPES:
         raise InvalidRequest(f"{path}.type", f"must be one of {_TYPE_NAMES}")
-    position = NO_POSITION
-    if event.HasField("position"):
-        position = event.position
-        if position < 0:
-            raise InvalidRequest(f"{path}.position", f"must be at least 0, is {position}")
+    if value != 0.0 or event_type == _RATING:
+        _check_value(f"{path}.value", event_type, value)
+    position = wire.position if wire.HasField("position") else NO_POSITION
+    if position < 0 and wire.HasField("position"):
+        raise InvalidRequest(f"{path}.position", f"must be at least 0, is {position}")
     return Event(
-        event_id=event.event_id,
-        user_id=event.user_id,
-        item_id=event.item_id,
-        type=_TYPES[event.type],
-        value=_checked_value(f"{path}.value", event.type, event.value),
-        occurred_at=_checked_time(f"{path}.occurred_at", event.occurred_at, now)
-        if event.HasField("occurred_at")
+        event_id=event_id,
+        user_id=user_id,
+        item_id=item_id,
+        type=_TYPES[event_type],
+        value=value,
+        occurred_at=_checked_time(f"{path}.occurred_at", wire.occurred_at, now)
+        if wire.HasField("occurred_at")
         else now,
         received_at=now,
-        request_id=event.request_id,
+        request_id=request_id,
         position=position,
     )
 
 
-def _checked_value(path: str, event_type: int, value: float) -> float:
+def _check_ids(path: str, wire: pb.Event) -> None:
+    for name, text in (("event_id", wire.event_id), ("user_id", wire.user_id), ("item_id", wire.item_id)):
+        _check_id(f"{path}.{name}", text)
+    if is_too_long(wire.request_id):
+        raise InvalidRequest(f"{path}.request_id", f"must have {_BYTES}")
+
+
+def _check_value(path: str, event_type: int, value: float) -> None:
     if event_type == _RATING:
         if not MIN_RATING <= value <= MAX_RATING:
             raise InvalidRequest(path, f"must be in {MIN_RATING:g}..{MAX_RATING:g} for a rating, is {value:g}")
@@ -106,7 +116,6 @@ def _checked_value(path: str, event_type: int, value: float) -> float:
             raise InvalidRequest(path, f"must be a number of milliseconds of at least 0, is {value:g}")
     elif value != 0.0:
         raise InvalidRequest(path, f"must be absent for this type, is {value:g}")
-    return value
 
 
 def _checked_time(path: str, at: Timestamp, now: int) -> int:
