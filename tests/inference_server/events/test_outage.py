@@ -117,7 +117,7 @@ async def test_a_server_starts_and_answers_without_its_stream(tmp_path: Path, bu
 
 
 async def test_a_server_records_in_kafka(tmp_path: Path, bundle: Bundle) -> None:
-    with kafka_broker() as url:
+    with kafka_broker("tansu") as url:
         async with (
             valkey(tmp_path / "store") as store,
             serve(tmp_path, bundle_path=bundle.directory, store_url=store.url, events_url=url) as server,

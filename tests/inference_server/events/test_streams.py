@@ -1,4 +1,4 @@
-"""What every stream must do, over each of them: a real Valkey, and Kafka's protocol (see tests/support/kafka.py)."""
+"""What every stream must do, over each of them: a real Valkey, and two that speak Kafka's protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from inference_server.events.kafka_stream import KafkaStream
 from inference_server.events.redis_stream import RedisStream
 from inference_server.events.stream import Batch, Entry, EventStream, StreamFailed
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, kafka_options, kafka_topic, stream_key
-from tests.support.kafka import kafka_broker
+from tests.support.kafka import BROKERS, kafka_broker
 from tests.support.serving import PATIENCE_SECONDS, Valkey, valkey
 
 
@@ -111,9 +111,9 @@ class TestRedisStream(StreamTests):
 
 
 class TestKafkaStream(StreamTests):
-    @pytest.fixture
-    async def held(self) -> AsyncIterator[Held]:
-        with kafka_broker() as url:
+    @pytest.fixture(params=BROKERS)
+    async def held(self, request: pytest.FixtureRequest) -> AsyncIterator[Held]:
+        with kafka_broker(request.param) as url:
             held = HeldByKafka(url)
             yield held
             await held.stream.close()
