@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from feature_sync.errors import FeatureSyncError, SettingsError
+from feature_sync.features.commands import add_features_parser, run_features
 from feature_sync.settings import Settings, load_settings, settings_help
 from tandem.contract.errors import ContractError
 
@@ -22,12 +23,18 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 failed, 2 a wrong argument or setting, 130 Ctrl-C."""
+    """Runs one command; returns the exit status: 0 done, 1 failed, 2 a wrong argument or setting, 130 Ctrl-C.
+
+    4: `features reconcile` found differences.
+    """
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings()
         _configure_logs(settings.log_level)
-        result = _run(options, settings)
+        if options.command == "features":
+            result, status = run_features(options, settings)
+        else:
+            result, status = _run(options, settings), 0
     except SettingsError as error:
         print(f"feature_sync: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     if result is not None:
         print(json.dumps(result, ensure_ascii=False, indent=2 if options.command.startswith("show") else None))
-    return 0
+    return status
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object] | None:
@@ -89,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     show_item.add_argument(
         "--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of champion and challenger"
     )
+    add_features_parser(commands)
     commands.add_parser("run", help="apply events to the online store until SIGTERM or Ctrl-C")
     commands.add_parser("store", help="run the embedded Valkey in the foreground, on the port of TANDEM_STORE_URL")
     return parser

@@ -13,6 +13,8 @@ FeatureSyncError
 +-- PartEnded            a part of `feature_sync run` ended without being told to
 +-- TowerError           a tower of the bundle cannot be run, or answers nonsense
 +-- EmbeddedStoreError   the embedded store cannot be started
++-- FeatureStoreError    the feature store refuses, or is not applied yet
+|   +-- LeakError        a feature that was not known yet at the time of a label
 
 A bundle that must not be used raises the contract's own `BundleError`. Each of them ends the program with one line on
 stderr; the message says what to do about it.
@@ -69,3 +71,11 @@ class TowerError(FeatureSyncError):
 
 class EmbeddedStoreError(FeatureSyncError):
     """The embedded store cannot be started."""
+
+
+class FeatureStoreError(FeatureSyncError):
+    """The feature store refuses what it is asked for, or its views are not applied yet."""
+
+
+class LeakError(FeatureStoreError):
+    """A source that cannot be joined by time, or a joined value that was not known before its label."""

@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     has vectors of its own: without an end, old versions' vectors fill the store. Keep it well above the time between
     two publishes; a vector that has expired is computed by the server, which costs it time, not correctness."""
 
+    features_ttl_seconds: int = Field(default=30 * 24 * 3600, ge=0)
+    """Seconds until Feast's online values of a user or an item that no `features materialize` has renewed expire; 0
+    keeps them for ever. Every materialisation renews those that are still in the data, so keep it well above the time
+    between two. Raise it where materialisations are rare."""
+
     store_retry_seconds: float = Field(default=30.0, ge=0, le=3600)
     """Seconds for which a publish under way keeps trying when the store drops the connection. Raise it where a
     fail-over of the store takes longer. It does not delay the error when the store is away from the start."""

@@ -66,6 +66,27 @@ RANKER_CONTENT_SCORE: Final = "content_score"
 RANKER_POPULARITY: Final = "popularity"
 RANKER_SCORE: Final = "ranker_score"
 
+# The feature store: its views.
+USER_PROFILE_VIEW: Final = "user_profile"
+USER_COUNTS_VIEW: Final = "user_interaction_counts"
+USER_VECTOR_VIEW: Final = "user_tower_embedding"
+ITEM_PROFILE_VIEW: Final = "item_profile"
+ITEM_COUNTS_VIEW: Final = "item_interaction_counts"
+ITEM_TEXT_VIEW: Final = "item_text_embedding"
+ITEM_VECTOR_VIEW: Final = "item_tower_embedding"
+
+# Columns of its sources; where a view has a field of another name in this module, it means the same there.
+EVENT_TIMESTAMP: Final = "event_timestamp"
+CREATED_TIMESTAMP: Final = "created_timestamp"
+KNOWN_AT: Final = "known_at"
+"""When a row's values became known, in microseconds since 1970: the same moment as its two timestamps, as a field."""
+EVENT_COUNTS: Final = tuple(f"num_{name}" for name in EVENT_TYPES)
+"""Fields of counts by event type, in the order of EVENT_TYPES."""
+MODEL_VERSION: Final = "model_version"
+STATE_REVISION: Final = "state_revision"
+CHANGE_SEQUENCE: Final = "change_sequence"
+TEXT_HASH: Final = "text_hash"
+
 # The registry.
 REGISTERED_MODEL: Final = "tandem"
 CHAMPION: Final = "champion"

@@ -1,0 +1,263 @@
+"""Feast: its repository applied, sources materialised, features read for a moment of the past and online.
+
+This is the only module of feature_sync that imports feast, beside the feature repository itself, which Feast imports.
+Feast reports to stdout; here it reports to stderr, because a command's result is what it prints to stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Template
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from feature_sync.errors import FeatureStoreError, SettingsError
+from feature_sync.features.sources import features_dir
+from feature_sync.settings import Settings
+from tandem.contract import names
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from feast import FeatureStore, RepoConfig
+
+REPOSITORY: Final = Path(__file__).parent.parent / "feature_repo"
+_CONFIG: Final = "feature_store.yaml"
+_DEFAULT_PORT: Final = 6379
+_UNUSABLE_IN_CONNECTION: Final = frozenset(",'")
+"""Feast's connection string is a list with commas, inside a quoted YAML text."""
+_TEXT_OPTIONS: Final = frozenset({"username", "password", "unix_socket_path"})
+"""Feast reads values as JSON where it can: a password of digits would become a number."""
+_METRICS_VARIABLES: Final = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
+"""Feast sets these for a server of its own; this process and its children would keep their metrics in its files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A view as it is registered."""
+
+    name: str
+    entity: str
+    """Column of the entity's id."""
+    source: Path
+    event_timestamp: str
+    created_timestamp: str
+    """Empty where the source has none."""
+    fields: tuple[str, ...]
+
+
+def feast_environment(settings: Settings) -> dict[str, str]:
+    """The variables of feature_store.yaml. Raises SettingsError when Feast cannot use the store's URL."""
+    return {
+        "TANDEM_FEAST_DIR": str(features_dir(settings.data_dir)),
+        "TANDEM_FEAST_REDIS": _connection_string(settings.store_url),
+        "TANDEM_FEAST_KEY_TTL_SECONDS": str(settings.features_ttl_seconds),
+    }
+
+
+def apply_repository(settings: Settings) -> list[str]:
+    """Registers the repository by Feast's own command line; returns its lines. The sources must be there already.
+
+    Raises FeatureStoreError.
+    """
+    command = [sys.executable, "-m", "feast.cli.cli", "-c", str(REPOSITORY), "apply"]
+    ended = subprocess.run(
+        command, env={**os.environ, **feast_environment(settings)}, capture_output=True, text=True, check=False
+    )
+    if ended.returncode != 0:
+        lines = ended.stderr.strip().splitlines() or ended.stdout.strip().splitlines() or ["no message"]
+        raise FeatureStoreError(f"feast apply failed: {lines[-1]}")
+    return ended.stdout.splitlines()
+
+
+class FeastStore:
+    """The applied feature store. Every method raises FeatureStoreError when Feast refuses."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Opens the registry. Raises FeatureStoreError when nothing is applied."""
+        environment = feast_environment(settings)
+        if not Path(environment["TANDEM_FEAST_DIR"], "registry.db").is_file():
+            raise FeatureStoreError("no features are applied yet: python -m feature_sync features apply --prepared DIR")
+        # Before Feast imports prometheus_client with its variables set: they decide for good.
+        import feature_sync.metrics  # noqa: F401
+
+        with _feast_errors("the registry cannot be opened"):
+            from feast import FeatureStore
+
+            self._store: FeatureStore = FeatureStore(config=_config(environment))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        import ibis
+
+        # Feast reads the sources through Ibis, whose DuckDB complains at exit when it is still open.
+        ibis.options.default_backend = None
+
+    def views(self) -> list[View]:
+        """The registered views, by name."""
+        with _feast_errors("the registry cannot be read"):
+            return [
+                View(
+                    name=view.name,
+                    entity=view.join_keys[0],
+                    source=Path(view.batch_source.path),
+                    event_timestamp=view.batch_source.timestamp_field,
+                    created_timestamp=view.batch_source.created_timestamp_column,
+                    fields=tuple(field.name for field in view.features),
+                )
+                for view in sorted(self._store.list_feature_views(), key=lambda view: view.name)
+            ]
+
+    def materialise(self, first_times: Mapping[str, int | None], *, until: int) -> dict[str, str]:
+        """Brings views' newest rows into the online store: those since the last time, or all the first time.
+
+        `first_times` holds each view's first moment, `until` is the last one; microseconds. Returns from when on each
+        view was materialised, ISO 8601. A view without rows is left alone.
+        """
+        end = _time(until)
+        began: dict[str, str] = {}
+        for name, first in first_times.items():
+            if first is None:
+                continue
+            with _feast_errors(f"view {name} cannot be materialised"):
+                since = self._store.get_feature_view(name).most_recent_end_time
+                if since is None:
+                    since = _time(first)
+                    # materialize_incremental would begin a year ago, whatever the times of the data.
+                    self._store.materialize(start_date=since, end_date=end, feature_views=[name])
+                else:
+                    self._store.materialize_incremental(end_date=end, feature_views=[name])
+            began[name] = since.isoformat()
+        return began
+
+    def online(self, view: View, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The online values of entities, by id; None where there is none."""
+        references = [f"{view.name}:{field}" for field in view.fields]
+        with _feast_errors(f"view {view.name} cannot be read online"):
+            answer = self._store.get_online_features(references, [{view.entity: entity_id} for entity_id in ids])
+            columns = answer.to_dict()
+        return {
+            entity_id: {field: columns[field][place] for field in view.fields} for place, entity_id in enumerate(ids)
+        }
+
+    def write_online(self, view: View, rows: Sequence[Mapping[str, Any]], *, now: int) -> None:
+        """Writes rows into the online store, dated `now`, in microseconds; fields that a row lacks become empty."""
+        import pandas as pd
+
+        moment = pd.Timestamp(now, unit="us", tz="UTC")
+        columns = {name: [row.get(name) for row in rows] for name in (view.entity, *view.fields)}
+        columns[names.KNOWN_AT] = [now] * len(rows)
+        frame = pd.DataFrame(columns).astype(dict.fromkeys(_integers(columns), "Int64"))
+        frame[view.event_timestamp] = moment
+        frame[view.created_timestamp] = moment
+        with _feast_errors(f"view {view.name} cannot be written online"):
+            self._store.write_to_online_store(view.name, df=frame)
+
+    def historical(self, labels: pd.DataFrame, service: str) -> pa.Table:
+        """Labels, with their ids and an `event_timestamp`, and a service's features as they were known at that time.
+
+        Columns of features are `{view}__{field}`. A value that was created later than the label is not joined,
+        however its row is dated.
+        """
+        with _feast_errors(f"the features of {service!r} cannot be joined"):
+            features = self._store.get_feature_service(service)
+            job = self._store.get_historical_features(
+                entity_df=labels, features=features, full_feature_names=True, filter_by_created_timestamp=True
+            )
+            return job.to_arrow()
+
+    def services(self) -> dict[str, list[str]]:
+        """Names of the views of every feature service."""
+        with _feast_errors("the registry cannot be read"):
+            return {
+                service.name: [projection.name for projection in service.feature_view_projections]
+                for service in self._store.list_feature_services()
+            }
+
+    def online_keys(self, entity: str, ids: Sequence[str]) -> list[bytes]:
+        """The keys under which the online store keeps entities: the encoded entity, then the project's name."""
+        from feast.infra.key_encoding_utils import serialize_entity_key
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        config = self._store.config
+        return [
+            serialize_entity_key(
+                EntityKey(join_keys=[entity], entity_values=[Value(string_val=entity_id)]),
+                entity_key_serialization_version=config.entity_key_serialization_version,
+            )
+            + config.project.encode()
+            for entity_id in ids
+        ]
+
+
+def _config(environment: Mapping[str, str]) -> RepoConfig:
+    """As Feast reads the file, without changing this process's environment."""
+    import yaml
+    from feast import RepoConfig
+
+    raw = yaml.safe_load(Template((REPOSITORY / _CONFIG).read_text()).safe_substitute(environment))
+    return RepoConfig(**raw, repo_path=REPOSITORY)
+
+
+def _connection_string(store_url: str) -> str:
+    """The store's URL as Feast takes it: host:port,option=value,... with values as JSON."""
+    url = urlsplit(store_url)
+    options = dict(parse_qsl(url.query))
+    host = f"{url.hostname or 'localhost'}:{url.port or _DEFAULT_PORT}"
+    if url.scheme == "unix":
+        options["unix_socket_path"] = url.path
+    else:
+        options["db"] = url.path.strip("/") or "0"
+    if url.scheme == "rediss":
+        options["ssl"] = "true"
+    options |= {
+        name: unquote(value) for name, value in (("username", url.username), ("password", url.password)) if value
+    }
+    for name, value in options.items():
+        if unusable := _UNUSABLE_IN_CONNECTION & set(value):
+            raise SettingsError(f"TANDEM_STORE_URL: Feast cannot take a {name} with {' '.join(sorted(unusable))}")
+    texts = {name: json.dumps(value) if name in _TEXT_OPTIONS else value for name, value in options.items()}
+    return ",".join([host, *(f"{name}={value}" for name, value in texts.items())])
+
+
+def _integers(columns: Mapping[str, Sequence[object]]) -> list[str]:
+    """Columns of whole numbers: pandas would make floats of them where one is missing."""
+    return [
+        name
+        for name, values in columns.items()
+        if any(type(value) is int for value in values) and all(value is None or type(value) is int for value in values)
+    ]
+
+
+def _time(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=microseconds)
+
+
+@contextlib.contextmanager
+def _feast_errors(what: str) -> Iterator[None]:
+    """Feast lets through whatever its parts raise: its own exceptions share no base."""
+    metrics_before = {name: os.environ.get(name) for name in _METRICS_VARIABLES}
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise FeatureStoreError(f"{what}: {reason}") from error
+    finally:
+        for name, value in metrics_before.items():
+            if value is None:
+                os.environ.pop(name, None)

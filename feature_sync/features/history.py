@@ -1,0 +1,135 @@
+"""SQL that derives feature rows of the past from prepared data and from the archive of events and catalogue changes.
+
+Every row carries `known_at`, the microsecond from which on its values were known. That is what makes joins in time
+right, so this is what each is dated by:
+
+| rows                   | dated by                                                                                    |
+| ---------------------- | ------------------------------------------------------------------------------------------- |
+| counts                 | the receipt of an archived event, never before it happened; the own time of an interaction  |
+| profiles, from data    | the microsecond before the entity's first event                                             |
+| profiles, from changes | the change                                                                                  |
+
+Counts have one row per entity and moment. Data do not say since when a profile holds; it is taken to be there before
+the first event, as a catalogue is before its first click.
+
+Prepared data may contain archived events already; those are counted once, by their receipt. Popularity is left empty
+here: as the training data count it, it was known only when the model was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tandem.contract import names
+
+EVENTS: Final = "events"
+"""The view that `events_sql` is to be registered as; the other queries read it."""
+
+_EVENT: Final = (names.USER_ID, names.ITEM_ID, names.EVENT_TYPE, names.TIMESTAMP)
+
+
+def events_sql(interactions: Path, archive: Path) -> str:
+    """Every event of the data and of the archive, each once, with its `known_at`; those without a time are left out."""
+    columns = ", ".join(_EVENT)
+    return f"""
+        WITH archived AS (
+            SELECT {columns}, greatest({names.RECEIVED_AT}, {names.TIMESTAMP}) AS {names.KNOWN_AT}
+            FROM {
+        _archived(
+            archive, {**dict.fromkeys(_EVENT[:3], "VARCHAR"), names.TIMESTAMP: "BIGINT", names.RECEIVED_AT: "BIGINT"}
+        )
+    }
+        )
+        SELECT {columns}, {names.TIMESTAMP} AS {names.KNOWN_AT}
+        FROM read_parquet({quoted(interactions)}) AS prepared ANTI JOIN archived USING ({columns})
+        WHERE {names.TIMESTAMP} > 0
+        UNION ALL BY NAME
+        SELECT * FROM archived
+    """
+
+
+def counts_sql(entity: str) -> str:
+    """Events so far by type, a row for every entity and every moment at which one became known."""
+    at_once = ", ".join(
+        f"count(*) FILTER ({names.EVENT_TYPE} = '{kind}') AS {column}"
+        for kind, column in zip(names.EVENT_TYPES, names.EVENT_COUNTS, strict=True)
+    )
+    so_far = ", ".join(f"(sum({column}) OVER so_far)::BIGINT AS {column}" for column in names.EVENT_COUNTS)
+    return f"""
+        SELECT {entity}, {so_far}, {names.KNOWN_AT}
+        FROM (SELECT {entity}, {names.KNOWN_AT}, {at_once} FROM {EVENTS} GROUP BY ALL)
+        WINDOW so_far AS (PARTITION BY {entity} ORDER BY {names.KNOWN_AT})
+    """
+
+
+def user_profile_sql(users: Path) -> str:
+    """Demographics of the data."""
+    return f"SELECT users.*, {_before_first_event(names.USER_ID)} FROM read_parquet({quoted(users)}) AS users"
+
+
+def item_profile_sql(items: Path, changes: Path) -> str:
+    """Titles, categories and attributes of the data, then those of every change."""
+    columns = {
+        names.ITEM_ID: "VARCHAR",
+        names.TITLE: "VARCHAR",
+        names.CATEGORIES: "VARCHAR[]",
+        names.ATTRIBUTES: "MAP(VARCHAR, VARCHAR)",
+        names.AVAILABLE: "BOOLEAN",
+        names.DELETED: "BOOLEAN",
+        names.SEQUENCE: "BIGINT",
+        names.CHANGED_AT: "BIGINT",
+    }
+    described = f"""{names.ITEM_ID}, {names.TITLE}, {names.CATEGORIES},
+        to_json(map_from_entries(list_sort(map_entries({names.ATTRIBUTES}))))::VARCHAR AS {names.ATTRIBUTES}"""
+    return f"""
+        SELECT {described}, true AS {names.AVAILABLE}, 0 AS {names.CHANGE_SEQUENCE},
+            {_before_first_event(names.ITEM_ID)}
+        FROM read_parquet({quoted(items)}) AS items
+        UNION ALL BY NAME
+        SELECT {described}, {names.AVAILABLE} AND NOT {names.DELETED} AS {names.AVAILABLE},
+            {names.SEQUENCE} AS {names.CHANGE_SEQUENCE}, {names.CHANGED_AT} AS {names.KNOWN_AT}
+        FROM {_archived(changes, columns)}
+    """
+
+
+def item_texts_sql(items: Path) -> str:
+    """What the text of every item of the data is made of, and since when it is taken to hold."""
+    columns = ", ".join((names.ITEM_ID, names.TITLE, names.DESCRIPTION, names.CATEGORIES))
+    return f"SELECT {columns}, {_before_first_event(names.ITEM_ID)} FROM read_parquet({quoted(items)}) AS items"
+
+
+def quoted(value: object) -> str:
+    """A text as SQL has it."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """A column's name as SQL has it, whatever the data call it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def empty_sql(columns: dict[str, str]) -> str:
+    """No rows of these columns, type by name."""
+    nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+    return f"SELECT {nulls} WHERE false"
+
+
+def _before_first_event(entity: str) -> str:
+    first = f"(SELECT min({names.KNOWN_AT}) FROM {EVENTS} WHERE {EVENTS}.{entity} = {_table_of(entity)}.{entity})"
+    return f"coalesce({first} - 1, 0) AS {names.KNOWN_AT}"
+
+
+def _table_of(entity: str) -> str:
+    return "users" if entity == names.USER_ID else "items"
+
+
+def _archived(folder: Path, columns: dict[str, str]) -> str:
+    """A table of all complete files of an archive; of no rows where it does not exist yet."""
+    # A name that begins with a dot or an underscore is of a file that is still being written.
+    paths: Sequence[Path] = sorted(folder.glob(f"{names.DAY_PARTITION}*/[!._]*.parquet"))
+    if not paths:
+        return f"({empty_sql(columns)})"
+    listed = ", ".join(quoted(path) for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning=false)"

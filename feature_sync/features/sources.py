@@ -1,0 +1,240 @@
+"""The offline sources: one Parquet file per view, with the rows of every entity over time.
+
+A source is rows of the past, derived anew from the data each time, and rows that were observed: whenever the serving
+keys hold another value than the entity's newest row, a row is added and dated by the moment of the look. Observed rows
+are kept, in files of their own. So the newest row of an entity is what serving held when the sources were last
+written, whatever the derived rows say, and looking again adds nothing.
+
+Files are replaced by renaming. A crash between two of them leaves an observed row that the source lacks; the next
+look adds it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+import pyarrow as pa
+
+from feature_sync.errors import FeatureStoreError
+from feature_sync.features.history import empty_sql, identifier, quoted
+from feature_sync.features.source_columns import SOURCES, SourceColumns
+from tandem.contract import names
+
+Row = Mapping[str, Any]
+"""Values by column."""
+
+_FOLDER: Final = Path("features")
+_OBSERVED: Final = "observed"
+_ROWS_AT_A_TIME: Final = 10_000
+_NEWEST_FIRST: Final = f"ORDER BY {names.KNOWN_AT} DESC"
+
+
+def features_dir(data_dir: Path) -> Path:
+    """The folder of the sources and of Feast's registry."""
+    return data_dir.absolute() / _FOLDER
+
+
+def source_path(folder: Path, view: str) -> Path:
+    """The file of one view's source."""
+    return folder / f"{view}.parquet"
+
+
+class Sources:
+    """The sources in one folder. One process at a time writes them."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens the folder, which need not exist."""
+        self._folder = folder
+        self._database = duckdb.connect()
+        self._database.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._database.close()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing. Raises FeatureStoreError when one does."""
+        (self._folder / _OBSERVED).mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise FeatureStoreError(
+                f"another process writes the features in {self._folder}; try again later"
+            ) from error
+        finally:
+            os.close(handle)
+
+    def define(self, name: str, sql: str) -> None:
+        """Makes a table that later queries can read. Raises FeatureStoreError when its files cannot be read."""
+        self._execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
+
+    def rows(self, sql: str) -> Iterator[dict[str, Any]]:
+        """Rows of a query, read in batches."""
+        yield from _dicts(self._database.sql(sql))
+
+    def observe(self, view: str, rows: Sequence[Row]) -> None:
+        """Takes in what serving holds of some entities now; `write` compares. A row without `known_at` is known now."""
+        columns = SOURCES[view].all
+        self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {_seen(view)} AS {empty_sql(columns)}")
+        if not rows:
+            return
+        given = sorted({name for row in rows for name in row})
+        for name in sorted(set(given) - set(self._columns_of(_seen(view)))):
+            self._execute(f"ALTER TABLE {_seen(view)} ADD COLUMN {identifier(name)} VARCHAR")
+        self._database.register("batch", pa.table({name: [row.get(name) for row in rows] for name in given}))
+        self._execute(f"INSERT INTO {_seen(view)} BY NAME SELECT * FROM batch")
+        self._database.unregister("batch")
+
+    def observe_history(self, view: str, history: str) -> None:
+        """Takes in the newest rows of a query, once the source is there, as if serving held them."""
+        self.observe(view, [])
+        if source_path(self._folder, view).is_file():
+            newest = f"SELECT * EXCLUDE ({names.KNOWN_AT}) FROM ({history}) {_newest_of_each(SOURCES[view].entity)}"
+            self._execute(f"INSERT INTO {_seen(view)} BY NAME {newest}")
+
+    def write(self, view: str, *, history: str | None, now: int) -> int:
+        """Writes a view's source: rows of the query `history`, rows observed before, and what `observe` took in where
+        it differs from the newest row. `now` is in microseconds. Returns how many rows were added to the observed ones.
+        """
+        columns = SOURCES[view]
+        self.define("history", history or empty_sql(columns.all))
+        self._define_observed(view, columns, now)
+        num_added = self._value("SELECT count(*) FROM added")
+        if num_added:
+            self._replace(self._observed_path(view), "SELECT * FROM observed")
+        self._replace(
+            source_path(self._folder, view),
+            f"""
+            SELECT *, make_timestamp({names.KNOWN_AT})::TIMESTAMPTZ AS {names.EVENT_TIMESTAMP},
+                {names.EVENT_TIMESTAMP} AS {names.CREATED_TIMESTAMP}
+            FROM (
+                SELECT * EXCLUDE (priority) FROM (
+                    {empty_sql(columns.all)}
+                    UNION ALL BY NAME SELECT *, 0 AS priority FROM history
+                    UNION ALL BY NAME SELECT *, 1 AS priority FROM observed
+                )
+                QUALIFY row_number() OVER (PARTITION BY {columns.entity}, {names.KNOWN_AT} ORDER BY priority DESC) = 1
+            )
+            ORDER BY {columns.entity}, {names.KNOWN_AT}
+            """,
+        )
+        self._execute(f"DROP TABLE IF EXISTS {_seen(view)}")
+        return num_added or 0
+
+    def newest(self, view: str, ids: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """The newest row of entities, of all or of some, by id; nothing where the source is not written yet."""
+        path = source_path(self._folder, view)
+        if not path.is_file():
+            return {}
+        entity = SOURCES[view].entity
+        chosen = "" if ids is None else f"WHERE {entity} IN (SELECT unnest($ids))"
+        sql = f"SELECT * FROM read_parquet({quoted(path)}) {chosen} {_newest_of_each(entity)}"
+        found = self._database.sql(sql, params=None if ids is None else {"ids": list(ids)})
+        return {row[entity]: row for row in _dicts(found)}
+
+    def newest_values(self, view: str, column: str) -> dict[str, Any]:
+        """One value of every entity's newest row, by id."""
+        path, entity = source_path(self._folder, view), SOURCES[view].entity
+        if not path.is_file():
+            return {}
+        sql = f"SELECT {entity}, {column} FROM read_parquet({quoted(path)}) {_newest_of_each(entity)}"
+        return dict(self._execute(sql).fetchall())
+
+    def first_time(self, view: str) -> int | None:
+        """When a view's first row was known, in microseconds; None where it has no row."""
+        sql = f"SELECT min({names.KNOWN_AT}) FROM read_parquet({quoted(source_path(self._folder, view))})"
+        return self._value(sql)
+
+    def field_names(self, view: str) -> set[str]:
+        """The columns of a source that are features."""
+        path, columns = source_path(self._folder, view), SOURCES[view]
+        return set(self._columns_of(f"SELECT * FROM read_parquet({quoted(path)})")) - {
+            columns.entity,
+            names.EVENT_TIMESTAMP,
+            names.CREATED_TIMESTAMP,
+        }
+
+    def ids(self, view: str) -> list[str]:
+        """The entities of a source."""
+        path, entity = source_path(self._folder, view), SOURCES[view].entity
+        if not path.is_file():
+            return []
+        found = self._execute(f"SELECT DISTINCT {entity} FROM read_parquet({quoted(path)}) ORDER BY 1")
+        return [row[0] for row in found.fetchall()]
+
+    def _define_observed(self, view: str, columns: SourceColumns, now: int) -> None:
+        """Makes the tables `added`, rows that `observe` took in and that differ, and `observed`, with earlier ones."""
+        entity, empty = columns.entity, empty_sql(columns.all)
+        self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {_seen(view)} AS {empty}")
+        previous, observed = source_path(self._folder, view), self._observed_path(view)
+        self.define("newest", f"{empty} UNION ALL BY NAME {_select(previous, empty)} {_newest_of_each(entity)}")
+        stored = set(self._columns_of("newest"))
+        compared = [
+            name for name in self._columns_of(_seen(view)) if name not in {entity, names.KNOWN_AT, *columns.markers}
+        ]
+        differs = " OR ".join(
+            f"seen.{identifier(name)} IS DISTINCT FROM " + (f"newest.{identifier(name)}" if name in stored else "NULL")
+            for name in compared
+        )
+        self.define(
+            "added",
+            f"""
+            SELECT seen.* REPLACE (coalesce(seen.{names.KNOWN_AT}, {now}) AS {names.KNOWN_AT})
+            FROM {_seen(view)} AS seen LEFT JOIN newest USING ({entity})
+            WHERE newest.{entity} IS NULL OR {differs or "false"}
+            """,
+        )
+        self.define("observed", f"{empty} UNION ALL BY NAME {_select(observed, empty)} UNION ALL BY NAME FROM added")
+
+    def _execute(self, sql: str) -> duckdb.DuckDBPyConnection:
+        try:
+            return self._database.execute(sql)
+        except duckdb.Error as error:
+            raise FeatureStoreError(f"the features' sources: {str(error).splitlines()[0]}") from error
+
+    def _value(self, sql: str) -> int | None:
+        """The one number that a query gives."""
+        ((value,),) = self._execute(sql).fetchall()
+        return None if value is None else int(value)
+
+    def _columns_of(self, table: str) -> list[str]:
+        return [row[0] for row in self._execute(f"DESCRIBE {table}").fetchall()]
+
+    def _observed_path(self, view: str) -> Path:
+        return self._folder / _OBSERVED / f"{view}.parquet"
+
+    def _replace(self, path: Path, sql: str) -> None:
+        staging = path.with_name(f".{path.name}")
+        self._execute(f"COPY ({sql}) TO {quoted(staging)} (FORMAT parquet, COMPRESSION zstd)")
+        staging.rename(path)
+
+
+def _dicts(result: Any) -> Iterator[dict[str, Any]]:
+    for batch in result.to_arrow_reader(_ROWS_AT_A_TIME):
+        yield from batch.to_pylist()
+
+
+def _seen(view: str) -> str:
+    return f"seen_{view}"
+
+
+def _select(path: Path, otherwise: str) -> str:
+    return f"SELECT * FROM read_parquet({quoted(path)})" if path.is_file() else otherwise
+
+
+def _newest_of_each(entity: str) -> str:
+    return f"QUALIFY row_number() OVER (PARTITION BY {entity} {_NEWEST_FIRST}) = 1"

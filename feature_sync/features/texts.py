@@ -1,0 +1,75 @@
+"""Embeddings of the items' texts, by the encoder that the served bundle names; only of new and changed texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from feature_sync.features.sources import Row, Sources
+from tandem.contract import names
+from tandem.contract.features import FeatureSchema
+from tandem.contract.item_features import item_text
+from tandem.contract.streams import AppliedItemChange
+from tandem.text.encoder import TextEncoder, identity
+
+_TEXTS_AT_A_TIME: Final = 64
+
+_log = structlog.get_logger(__name__)
+
+
+def text_rows(
+    sources: Sources, texts_of_data: str, changes: Mapping[str, AppliedItemChange], schema: FeatureSchema
+) -> list[Row]:
+    """Rows of items whose text the source does not have yet: none where the bundle reads no text.
+
+    `texts_of_data` is a query as `history.item_texts_sql` makes it. A text of the data holds from the time that it
+    says, as the item's profile does, when it is the item's first; any other from now. Raises TextEncoderError.
+    """
+    if not schema.text_encoder:
+        return []
+    encoder = identity(schema.text_encoder, max_tokens=schema.text_max_tokens)
+    stored = sources.newest_values(names.ITEM_TEXT_VIEW, names.TEXT_HASH)
+    texts: dict[str, str] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for item in _items(sources, texts_of_data, changes):
+        text = item_text(item[names.TITLE], item[names.DESCRIPTION], item[names.CATEGORIES])
+        text_hash = hashlib.sha256(f"{encoder}\n{text}".encode()).hexdigest()
+        item_id = item[names.ITEM_ID]
+        if text and stored.get(item_id) != text_hash:
+            known_at = None if item_id in stored else item[names.KNOWN_AT]
+            rows[item_id] = {names.ITEM_ID: item_id, names.TEXT_HASH: text_hash, names.KNOWN_AT: known_at}
+            texts[item_id] = text
+    if texts:
+        _log.info("encoding_texts", num_texts=len(texts), encoder=schema.text_encoder)
+        _encode(rows, texts, TextEncoder(schema.text_encoder, max_tokens=schema.text_max_tokens))
+    return list(rows.values())
+
+
+def _items(sources: Sources, texts_of_data: str, changes: Mapping[str, AppliedItemChange]) -> list[dict[str, Any]]:
+    """What each item's text is made of: the newest change says all, where there is one."""
+    items = [item for item in sources.rows(texts_of_data) if item[names.ITEM_ID] not in changes]
+    for item_id, applied in changes.items():
+        change = applied.change
+        if not change.deleted:
+            items.append(
+                {
+                    names.ITEM_ID: item_id,
+                    names.TITLE: change.title,
+                    names.DESCRIPTION: change.description,
+                    names.CATEGORIES: list(change.categories),
+                    names.KNOWN_AT: change.changed_at,
+                }
+            )
+    return items
+
+
+def _encode(rows: Mapping[str, dict[str, Any]], texts: Mapping[str, str], encoder: TextEncoder) -> None:
+    by_length: Sequence[str] = sorted(texts, key=lambda item_id: len(texts[item_id]))  # equal lengths waste no padding
+    for start in range(0, len(by_length), _TEXTS_AT_A_TIME):
+        chosen = by_length[start : start + _TEXTS_AT_A_TIME]
+        embeddings = encoder.encode([texts[item_id] for item_id in chosen])
+        for item_id, embedding in zip(chosen, embeddings, strict=True):
+            rows[item_id][names.TEXT_EMBEDDING] = embedding.tolist()

@@ -1,0 +1,184 @@
+"""Writing the sources from all that there is, applying the repository, and bringing both into the online store.
+
+    prepared data, archive -> rows of the past  \\
+    serving keys, bundle   -> rows observed now  > one source per view -> Feast's registry -> Feast's online store
+
+Read `materialise` downwards. All of it can be done again at any time, and then does nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+
+from feature_sync.errors import FeatureStoreError
+from feature_sync.features import history
+from feature_sync.features.feast_store import FeastStore, View, apply_repository
+from feature_sync.features.serving_keys import ServingKeys
+from feature_sync.features.serving_rows import Rows, ServingCatalogue, user_rows
+from feature_sync.features.source_columns import SOURCES
+from feature_sync.features.sources import Sources, features_dir
+from feature_sync.features.texts import text_rows
+from feature_sync.prepared import open_prepared
+from feature_sync.publish import BUNDLE_CACHE
+from feature_sync.registry import fetch_bundle, find_version
+from feature_sync.settings import Settings
+from tandem.contract import names
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.streams import EVENTS, ITEM_CHANGES
+
+BATCH: Final = 500
+"""Entities at a time."""
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaterialiseReport:
+    """What a materialisation did."""
+
+    model_version: str
+    rows_observed: dict[str, int] = field(default_factory=dict)
+    """Rows that were added to each source because serving held something else."""
+    materialised_since: dict[str, str] = field(default_factory=dict)
+    """From when on each view's rows were brought into the online store, ISO 8601; views without rows are left out."""
+    num_keys_renewed: int = 0
+
+
+def apply(settings: Settings, prepared_dir: Path) -> list[str]:
+    """Writes the sources' rows of the past and applies the repository; returns what Feast said of it, in lines.
+
+    Raises FeatureSyncError.
+    """
+    with Sources(features_dir(settings.data_dir)) as sources, sources.locked():
+        write_history(sources, settings, prepared_dir)
+    return apply_repository(settings)
+
+
+def materialise(settings: Settings, prepared_dir: Path, *, bundle_dir: Path | None = None) -> MaterialiseReport:
+    """Brings the sources up to date with the data and with serving, and Feast's online store with the sources.
+
+    Raises FeatureSyncError, BundleError, or TextEncoderError.
+    """
+    bundle = served_bundle(settings, bundle_dir)
+    with (
+        FeastStore(settings) as store,
+        Sources(features_dir(settings.data_dir)) as sources,
+        sources.locked(),
+        ServingKeys(settings.store_url) as serving,
+    ):
+        define_events(sources, settings, prepared_dir)
+        observe_serving(sources, serving, bundle, prepared_dir)
+        now = microseconds_now()
+        added = _write(sources, settings, prepared_dir, now)
+        _check_fields(store.views(), sources)
+        first_times = {view: sources.first_time(view) for view in SOURCES}
+        began = store.materialise(first_times, until=now)
+        renewed = _renew_keys(store, sources, serving, settings.features_ttl_seconds)
+    report = MaterialiseReport(
+        model_version=bundle.manifest.model_version,
+        rows_observed=added,
+        materialised_since=began,
+        num_keys_renewed=renewed,
+    )
+    _log.info("features_materialised", model_version=report.model_version, rows_observed=added, num_keys=renewed)
+    return report
+
+
+def write_history(sources: Sources, settings: Settings, prepared_dir: Path) -> None:
+    """Writes every source from the data and from what was observed before, without looking at serving."""
+    define_events(sources, settings, prepared_dir)
+    _write(sources, settings, prepared_dir, microseconds_now())
+
+
+def define_events(sources: Sources, settings: Settings, prepared_dir: Path) -> None:
+    """Opens prepared data: later queries read its events and those of the archive. Raises PreparedDataError."""
+    open_prepared(prepared_dir)
+    interactions = prepared_dir / "interactions.parquet"
+    sources.define(history.EVENTS, history.events_sql(interactions, settings.data_dir / EVENTS))
+
+
+def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
+    """The bundle in a folder, or the one that the registry's alias names. Raises RegistryError, BundleError."""
+    if bundle_dir is not None:
+        return read_bundle(bundle_dir)
+    version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
+    return fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE)
+
+
+def observe_serving(sources: Sources, serving: ServingKeys, bundle: Bundle, prepared_dir: Path) -> None:
+    """Takes in what serving holds of every user and every item now."""
+    model_version = bundle.manifest.model_version
+    for user_ids in batches(serving.user_ids()):
+        users = serving.users(user_ids, model_version)
+        _observe(sources, (user_rows(user, model_version) for user in users))
+    catalogue = ServingCatalogue(
+        bundle=bundle, changes=serving.item_changes(), vectors=serving.item_vectors(model_version)
+    )
+    for item_ids in batches(catalogue.item_ids()):
+        _observe(sources, catalogue.rows(item_ids).values())
+    texts = history.item_texts_sql(prepared_dir / "items.parquet")
+    sources.observe(names.ITEM_TEXT_VIEW, text_rows(sources, texts, catalogue.changes, bundle.manifest.feature_schema))
+
+
+def batches(values: Iterable[_T]) -> Iterator[list[_T]]:
+    """Values in lists of at most BATCH."""
+    remaining = iter(values)
+    while batch := list(itertools.islice(remaining, BATCH)):
+        yield batch
+
+
+def microseconds_now() -> int:
+    """The time, in microseconds since 1970."""
+    return time.time_ns() // 1_000
+
+
+def _observe(sources: Sources, rows_of_entities: Iterable[Rows]) -> None:
+    by_view: dict[str, list[dict[str, object]]] = {}
+    for rows in rows_of_entities:
+        for view, row in rows.items():
+            by_view.setdefault(view, []).append(row)
+    for view, rows_of_view in by_view.items():
+        sources.observe(view, rows_of_view)
+
+
+def _write(sources: Sources, settings: Settings, prepared_dir: Path, now: int) -> dict[str, int]:
+    items = history.item_profile_sql(prepared_dir / "items.parquet", settings.data_dir / ITEM_CHANGES)
+    of_the_past = {
+        names.USER_PROFILE_VIEW: history.user_profile_sql(prepared_dir / "users.parquet"),
+        names.USER_COUNTS_VIEW: history.counts_sql(names.USER_ID),
+        names.ITEM_PROFILE_VIEW: items,
+        names.ITEM_COUNTS_VIEW: history.counts_sql(names.ITEM_ID),
+    }
+    # Nobody serves counts of items, so their newest row of the past is what is observed: an event that is archived late
+    # is dated before the last materialisation, and would never reach the online store.
+    sources.observe_history(names.ITEM_COUNTS_VIEW, of_the_past[names.ITEM_COUNTS_VIEW])
+    return {view: sources.write(view, history=of_the_past.get(view), now=now) for view in SOURCES}
+
+
+def _check_fields(views: Sequence[View], sources: Sources) -> None:
+    """Demographics are named by the data: other data need another registration."""
+    for view in views:
+        if view.name in SOURCES and (new := sorted(sources.field_names(view.name) - set(view.fields))):
+            raise FeatureStoreError(
+                f"view {view.name} has no field {', '.join(new)}, the data have: python -m feature_sync features apply"
+            )
+
+
+def _renew_keys(store: FeastStore, sources: Sources, serving: ServingKeys, seconds: int) -> int:
+    """Gives every entity of the sources its full time to live: Feast renews only what it writes."""
+    if not seconds:
+        return 0
+    num_renewed = 0
+    for entity, view in ((names.USER_ID, names.USER_COUNTS_VIEW), (names.ITEM_ID, names.ITEM_PROFILE_VIEW)):
+        for ids in batches(sources.ids(view)):
+            serving.expire(store.online_keys(entity, ids), seconds)
+            num_renewed += len(ids)
+    return num_renewed
