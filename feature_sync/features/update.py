@@ -26,8 +26,7 @@ from feature_sync.features.source_columns import SOURCES
 from feature_sync.features.sources import Sources, features_dir
 from feature_sync.features.texts import text_rows
 from feature_sync.prepared import open_prepared
-from feature_sync.publish import BUNDLE_CACHE
-from feature_sync.registry import fetch_bundle, find_version
+from feature_sync.registry import BUNDLE_CACHE, fetch_bundle, find_version
 from feature_sync.settings import Settings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
