@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import structlog
 
 from feature_sync.features.sources import Row, Sources
+from feature_sync.items.texts import TextEmbeddings
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
 from tandem.contract.item_features import item_text
 from tandem.contract.streams import AppliedItemChange
-from tandem.text.encoder import TextEncoder, identity
+from tandem.text.encoder import identity
 
-_TEXTS_AT_A_TIME: Final = 64
+_TEXTS_AT_A_TIME: Final = 1_000
 
 _log = structlog.get_logger(__name__)
 
 
 def text_rows(
-    sources: Sources, texts_of_data: str, changes: Mapping[str, AppliedItemChange], schema: FeatureSchema
-) -> list[Row]:
-    """Rows of items whose text the source does not have yet: none where the bundle reads no text.
+    sources: Sources,
+    texts_of_data: str,
+    changes: Mapping[str, AppliedItemChange],
+    schema: FeatureSchema,
+    *,
+    threads: int,
+) -> Iterator[list[Row]]:
+    """Rows of items whose text the source does not have yet, in batches: none where the bundle reads no text.
 
     `texts_of_data` is a query as `history.item_texts_sql` makes it. A text of the data holds from the time that it
     says, as the item's profile does, when it is the item's first; any other from now. Raises TextEncoderError.
     """
-    if not schema.text_encoder:
-        return []
+    if not schema.text_dim:
+        return
     encoder = identity(schema.text_encoder, max_tokens=schema.text_max_tokens)
     stored = sources.newest_values(names.ITEM_TEXT_VIEW, names.TEXT_HASH)
-    texts: dict[str, str] = {}
-    rows: dict[str, dict[str, Any]] = {}
+    missing: list[tuple[str, dict[str, Any]]] = []
     for item in _items(sources, texts_of_data, changes):
         text = item_text(item[names.TITLE], item[names.DESCRIPTION], item[names.CATEGORIES])
         text_hash = hashlib.sha256(f"{encoder}\n{text}".encode()).hexdigest()
         item_id = item[names.ITEM_ID]
         if text and stored.get(item_id) != text_hash:
             known_at = None if item_id in stored else item[names.KNOWN_AT]
-            rows[item_id] = {names.ITEM_ID: item_id, names.TEXT_HASH: text_hash, names.KNOWN_AT: known_at}
-            texts[item_id] = text
-    if texts:
-        _log.info("encoding_texts", num_texts=len(texts), encoder=schema.text_encoder)
-        _encode(rows, texts, TextEncoder(schema.text_encoder, max_tokens=schema.text_max_tokens))
-    return list(rows.values())
+            missing.append((text, {names.ITEM_ID: item_id, names.TEXT_HASH: text_hash, names.KNOWN_AT: known_at}))
+    embeddings = TextEmbeddings(threads=threads)
+    missing.sort(key=lambda entry: len(entry[0]))  # a batch of equal lengths wastes no padding
+    for start in range(0, len(missing), _TEXTS_AT_A_TIME):
+        texts, rows = zip(*missing[start : start + _TEXTS_AT_A_TIME], strict=True)
+        vectors = embeddings.embed(texts, schema)
+        yield [{**row, names.TEXT_EMBEDDING: vector.tolist()} for row, vector in zip(rows, vectors, strict=True)]
+        _log.info("texts_encoded", num_texts=start + len(texts), of=len(missing), encoder=schema.text_encoder)
 
 
 def _items(sources: Sources, texts_of_data: str, changes: Mapping[str, AppliedItemChange]) -> list[dict[str, Any]]:
@@ -64,12 +71,3 @@ def _items(sources: Sources, texts_of_data: str, changes: Mapping[str, AppliedIt
                 }
             )
     return items
-
-
-def _encode(rows: Mapping[str, dict[str, Any]], texts: Mapping[str, str], encoder: TextEncoder) -> None:
-    by_length: Sequence[str] = sorted(texts, key=lambda item_id: len(texts[item_id]))  # equal lengths waste no padding
-    for start in range(0, len(by_length), _TEXTS_AT_A_TIME):
-        chosen = by_length[start : start + _TEXTS_AT_A_TIME]
-        embeddings = encoder.encode([texts[item_id] for item_id in chosen])
-        for item_id, embedding in zip(chosen, embeddings, strict=True):
-            rows[item_id][names.TEXT_EMBEDDING] = embedding.tolist()

@@ -74,7 +74,7 @@ def materialise(settings: Settings, prepared_dir: Path, *, bundle_dir: Path | No
         ServingKeys(settings.store_url) as serving,
     ):
         define_events(sources, settings, prepared_dir)
-        observe_serving(sources, serving, bundle, prepared_dir)
+        observe_serving(sources, serving, bundle, prepared_dir, text_threads=settings.text_threads)
         now = microseconds_now()
         added = _write(sources, settings, prepared_dir, now)
         _check_fields(store.views(), sources)
@@ -112,7 +112,9 @@ def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
     return fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE)
 
 
-def observe_serving(sources: Sources, serving: ServingKeys, bundle: Bundle, prepared_dir: Path) -> None:
+def observe_serving(
+    sources: Sources, serving: ServingKeys, bundle: Bundle, prepared_dir: Path, *, text_threads: int
+) -> None:
     """Takes in what serving holds of every user and every item now."""
     model_version = bundle.manifest.model_version
     for user_ids in batches(serving.user_ids()):
@@ -124,7 +126,9 @@ def observe_serving(sources: Sources, serving: ServingKeys, bundle: Bundle, prep
     for item_ids in batches(catalogue.item_ids()):
         _observe(sources, catalogue.rows(item_ids).values())
     texts = history.item_texts_sql(prepared_dir / "items.parquet")
-    sources.observe(names.ITEM_TEXT_VIEW, text_rows(sources, texts, catalogue.changes, bundle.manifest.feature_schema))
+    schema = bundle.manifest.feature_schema
+    for rows in text_rows(sources, texts, catalogue.changes, schema, threads=text_threads):
+        sources.observe(names.ITEM_TEXT_VIEW, rows)
 
 
 def batches(values: Iterable[_T]) -> Iterator[list[_T]]:
