@@ -197,3 +197,11 @@ def test_wrong_files_of_users_are_named(bundle: Bundle, tmp_path: Path) -> None:
 def test_what_is_no_result_is_not_read_as_one(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_check_result(text)
+
+
+def test_the_check_needs_nothing_of_the_wire() -> None:
+    """The trainer's environment has what this imports, and not the rest of the server's."""
+    wire = ("grpc", "google", "fastapi", "uvicorn", "mlflow", "prometheus_client", "jsonschema_rs")
+    code = f"import sys; import inference_server.check_command; print([name for name in {wire} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -17,6 +17,7 @@ from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS
 from tests.support.checkerboard import write_checkerboard
+from trainer.cli import main
 from trainer.config import TrainConfig, load_train_config
 from trainer.data.config import load_data_config
 from trainer.dataset import leave_last_out, load_dataset
@@ -153,6 +154,22 @@ def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_conf
     client = _client(settings)
     assert str(client.get_model_version_by_alias(settings.model_name, "champion").version) == first.version.number
     assert {str(found.version) for found in client.search_model_versions(f"name='{settings.model_name}'")} == {"1", "2"}
+
+
+def test_a_version_is_validated_on_prepared_data(first, settings, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TANDEM_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setenv("TANDEM_REGISTRY_URI", settings.registry_uri)
+    capsys.readouterr()
+    assert main(["validate", first.version.number, "--prepared", str(first.prepared.directory)]) == 0
+    output = capsys.readouterr()
+    result = json.loads(output.out.splitlines()[-1])
+    assert "It is the champion already" in output.err
+    bundle = read_bundle(Registry(settings).download(first.version, tmp_path))
+    dataset = load_dataset(first.prepared.directory)
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    assert result["metrics"]["gate/ndcg@10"] == pytest.approx(metrics_per_user(ranks)["ndcg@10"].mean(), abs=1e-6)
+    report = Path(result["report"]).read_text()
+    assert "60 held-out users, last interactions in checkerboard, answered as it is served." in report
 
 
 def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:

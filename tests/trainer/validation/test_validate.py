@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
@@ -12,8 +13,11 @@ from tests.inference_server.defects import flipped_byte_in_index, nan_user_vecto
 from tests.support.tiny_bundle import nan_ranker
 from tests.trainer.validation.candidates import NUM_USERS, VECTORS, noisy, register, shuffled, slow_user_tower
 from trainer.cli import main
+from trainer.config import GateConfig
 from trainer.registry import GATE_AGAINST_TAG, GATE_TAG, Registry
 from trainer.settings import Settings
+from trainer.validation.held_out import sample_of_bundle
+from trainer.validation.validate import validate
 
 
 @pytest.fixture
@@ -147,3 +151,11 @@ def test_mistakes_are_named(registry, tmp_path, capsys, monkeypatch) -> None:
     status, _, said = run(capsys, "validate", version.number)
     assert (status, "TANDEM_GRPC_PORT" in said) == (1, True)
     assert GATE_TAG not in registry.find(version.number).tags
+
+
+def test_a_champion_that_may_have_learned_the_answers_is_noted(champion, registry, tmp_path) -> None:
+    version = register(registry, tmp_path, "good")
+    sample = sample_of_bundle(tmp_path / "good", max_users=10)
+    older = replace(sample, num_interactions=sample.num_interactions - 1)
+    (note,) = validate(registry, version, lambda _: older, GateConfig()).decision.notes
+    assert "it may have learned what is asked here, which favours it" in note
