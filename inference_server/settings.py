@@ -145,7 +145,7 @@ class Settings(BaseSettings):
 
     events_max_backlog: int = Field(default=1_000_000, ge=1)
     """Entries in a stream from which on further ones are refused with RESOURCE_EXHAUSTED: nothing is dropped when
-    feature_sync is away, callers keep it. A million events take 0.2 GB of the store. Kafka keeps to its own limits."""
+    feature_sync is away, callers keep it. A million events take 0.14 GB of the store. Kafka keeps to its own limits."""
 
     data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
     """Folder for downloaded bundles. On a disk that survives restarts, so that a start needs no registry."""
