@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     metrics_port: int = Field(default=9100, ge=0, le=65535)
     """Port of Prometheus metrics on 127.0.0.1; 0 picks a free one."""
 
+    sync_metrics_port: int = Field(default=9101, ge=0, le=65535)
+    """Port of the metrics of `feature_sync run` on 127.0.0.1; 0 picks a free one."""
+
 
 def load_settings() -> Settings:
     """The settings of this process. Raises SettingsError naming the first variable that cannot be used."""

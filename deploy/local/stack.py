@@ -1,7 +1,8 @@
 """The stack's steps: store, train, publish, serve. Read `run` and `smoke` downwards.
 
-Each step is one of the commands that containers run too. The server is started beside the training step wherever a
-registry exists already: it then loads its libraries, and the champion there is, while the data are checked.
+Each step is one of the commands that containers run too. The server, and feature_sync that applies what it records, are
+started beside the training step wherever a registry exists already: they then load their libraries, and the champion
+there is, while the data are checked.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Plan:
     grpc_port: int
     http_port: int
     metrics_port: int
+    sync_metrics_port: int
 
     @property
     def address(self) -> str:
@@ -66,7 +68,13 @@ class Plan:
             "TANDEM_GRPC_PORT": str(self.grpc_port),
             "TANDEM_HTTP_PORT": str(self.http_port),
             "TANDEM_METRICS_PORT": str(self.metrics_port),
+            "TANDEM_SYNC_METRICS_PORT": str(self.sync_metrics_port),
         }
+
+    @property
+    def store_environment(self) -> dict[str, str]:
+        """Environment of the store, and of what archives its events: each store has an archive of its own."""
+        return {**self.environment, "TANDEM_DATA_DIR": str(self.store_data_dir)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,7 @@ def run(settings: Settings, train_arguments: tuple[str, ...]) -> int:
         grpc_port=require_free(settings.grpc_port, "TANDEM_GRPC_PORT"),
         http_port=require_free(settings.http_port, "TANDEM_HTTP_PORT"),
         metrics_port=require_free(settings.metrics_port, "TANDEM_METRICS_PORT"),
+        sync_metrics_port=require_free(settings.sync_metrics_port, "TANDEM_SYNC_METRICS_PORT"),
     )
 
     async def work(children: Children) -> None:
@@ -119,6 +128,7 @@ def smoke(settings: Settings, train_arguments: tuple[str, ...]) -> int:
             grpc_port=free_port(),
             http_port=free_port(),
             metrics_port=free_port(),
+            sync_metrics_port=free_port(),
         )
 
         async def work(children: Children) -> None:
@@ -169,13 +179,11 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
     environment = plan.environment
     with _step("store"):
         if not await store_answers(plan.store_url):
-            store = {**environment, "TANDEM_DATA_DIR": str(plan.store_data_dir)}
-            await children.start("store", _python("feature_sync", "store"), store)
+            await children.start("store", _python("feature_sync", "store"), plan.store_environment)
             await wait_for_store(plan.store_url)
-    serve = _python("inference_server", "serve")
-    server_started = _has_registry(plan.registry_uri)
-    if server_started:
-        await children.start("server", serve, environment)
+    has_registry = _has_registry(plan.registry_uri)
+    if has_registry:
+        await _start_services(plan, children)
     with _step("train"):
         command = _python("trainer", "train", "--if-needed", *plan.train_arguments)
         trained = _last_json("train", await children.run("train", command, environment))
@@ -184,8 +192,8 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
         published = _last_json("publish", await children.run("publish", command, environment))
     model_version = str(published["model_version"])
     with _step("serve"):
-        if not server_started:
-            await children.start("server", serve, environment)
+        if not has_registry:
+            await _start_services(plan, children)
         await wait_until_serving(plan.address, model_version, _READY_SECONDS)
     print(
         f"READY grpc={plan.address} http=http://{HOST}:{plan.http_port} "
@@ -194,6 +202,11 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
         flush=True,
     )
     return Ready(model_version=model_version, sample_user_id=str(trained["sample_user_id"]))
+
+
+async def _start_services(plan: Plan, children: Children) -> None:
+    await children.start("server", _python("inference_server", "serve"), plan.environment)
+    await children.start("sync", _python("feature_sync", "run"), plan.store_environment)
 
 
 def grpcurl_command(user_id: str, address: str) -> list[str]:

@@ -131,7 +131,7 @@ class TestEveryContainer:
     def test_of_a_service_is_probed_on_its_own_ports(self, one: Container) -> None:
         ports = {port["name"]: port["containerPort"] for port in one.spec["ports"]}
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            [kind] = {"tcpSocket", "grpc", "exec"} & one.spec[probe].keys()
+            [kind] = {"tcpSocket", "grpc", "exec", "httpGet"} & one.spec[probe].keys()
             if kind != "exec":
                 assert one.spec[probe][kind]["port"] in {*ports, *ports.values()}
 
@@ -163,6 +163,30 @@ class TestServer:
         assert container("inference-server").spec["args"] == ["serve"]
         assert 'ENTRYPOINT ["python", "-m", "inference_server"]\nCMD ["serve"]' in DOCKERFILES["server"]
         assert "serve" in help_of("inference_server")
+
+
+class TestFeatureSync:
+    def test_its_command_and_its_port(self) -> None:
+        sync = container("feature-sync")
+        assert sync.spec["args"] == ["feature_sync", "run"]
+        assert "run" in help_of("feature_sync")
+        assert 'ENTRYPOINT ["python", "-m"]' in DOCKERFILES["trainer"]
+        assert [str(port["containerPort"]) for port in sync.spec["ports"]] == [
+            sync.environment["TANDEM_SYNC_METRICS_PORT"]
+        ]
+        assert sync.environment["TANDEM_HOST"] == "0.0.0.0"
+
+    def test_one_archives_where_the_trainer_reads(self) -> None:
+        assert objects("Deployment")["feature-sync"]["spec"]["replicas"] == 1
+        assert objects("Deployment")["feature-sync"]["spec"]["strategy"] == {"type": "Recreate"}
+        claims = [
+            volume["persistentVolumeClaim"]
+            for owner, template in pod_templates()
+            if owner in {"feature-sync", "trainer"}
+            for volume in template["spec"]["volumes"]
+            if volume["name"] == "data"
+        ]
+        assert claims == [{"claimName": "trainer-data"}] * 2
 
 
 class TestServices:
