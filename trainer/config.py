@@ -124,6 +124,22 @@ class FitConfig(_Section):
     """Whether the model that is served is trained anew on train + validation, for the number of epochs found."""
 
 
+class WarmStartConfig(_Section):
+    """How training goes on from an earlier model (`train --warm-start`); the rest of [fit] is as for a full one."""
+
+    learning_rate: float = Field(default=5e-4, gt=0.0)
+    """Peak rate of AdamW. Higher: what is new is learned sooner, and what was known is forgotten sooner."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs over which the learning rate rises, and in which early stopping does not count."""
+    max_epochs: int = Field(default=4, ge=1)
+    """Most epochs. Raise it where much is new at once."""
+    patience: int = Field(default=1, ge=1)
+    """Epochs without a better validation Recall@10 before training stops."""
+    min_validation_users: int = Field(default=100, ge=1)
+    """Validation asks users for choices that the earlier model has not learned; with fewer of them, a full training
+    takes place."""
+
+
 class IndexConfig(_Section):
     """The FAISS index."""
 
@@ -256,12 +272,27 @@ class TrainConfig(_Section):
     towers: TowersConfig = TowersConfig()
     text: TextConfig = TextConfig()
     fit: FitConfig = FitConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     index: IndexConfig = IndexConfig()
     content: ContentConfig = ContentConfig()
     item_item: ItemItemConfig = ItemItemConfig()
     ranker: RankerConfig = RankerConfig()
     ncf: NcfConfig = NcfConfig()
     gate: GateConfig = GateConfig()
+
+    def warm_started(self) -> TrainConfig:
+        """The same where [fit] is that of a warm start."""
+        start = self.warm_start
+        fit = self.fit.model_copy(
+            update={
+                "learning_rate": start.learning_rate,
+                "warmup_epochs": start.warmup_epochs,
+                "max_epochs": start.max_epochs,
+                "patience": start.patience,
+                "patience_steps": 0,
+            }
+        )
+        return self.model_copy(update={"fit": fit})
 
 
 def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainConfig:

@@ -21,6 +21,9 @@ from trainer.settings import Settings
 
 EVALUATIONS = "evaluations"
 """The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
+WEIGHTS = "weights"
+"""The artifact of a run that a later training can go on from, see `trainer.warm_start.previous`."""
+WARM_START_TAG = "tandem.warm_started_from"
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 DATA_VERSION_TAG = "tandem.data_version"
 GATE_TAG = "tandem.gate"

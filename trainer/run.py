@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from trainer.config import TrainConfig
 from trainer.config_help import config_toml
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
-from trainer.dataset import first_user_id, leave_last_out
+from trainer.dataset import first_user_id, leave_last_out, load_dataset
 from trainer.device import choose_device
 from trainer.evaluation.blending import CHOICE_METRIC
 from trainer.evaluation.comparison import Comparison
@@ -29,18 +29,28 @@ from trainer.evaluation.measure import BaselineChoice, baselines_for, measure
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.gate import GateDecision
 from trainer.promotion import Promotion
-from trainer.registry import DATA_VERSION_TAG, EVALUATIONS, RegisteredVersion, Registry, Run
+from trainer.registry import (
+    DATA_VERSION_TAG,
+    EVALUATIONS,
+    WARM_START_TAG,
+    WEIGHTS,
+    RegisteredVersion,
+    Registry,
+    Run,
+)
 from trainer.report.build import build_report
 from trainer.report.html import report_html
 from trainer.report.model_card import CardContents, model_card
 from trainer.settings import Settings
 from trainer.training import distributed
-from trainer.training.encoded import Encoded, encode, leave_last_out_plan
+from trainer.training.encoded import Encoded, TrainingPlan
 from trainer.training.fit import unreported
 from trainer.training.progress import EpochReport
 from trainer.training.train import Trained, fit_towers, train
 from trainer.validation.held_out import sample_of_dataset
 from trainer.validation.validate import validate
+from trainer.warm_start.previous import PreviousModel
+from trainer.warm_start.start import WarmStart, encode_warm, start_of, warm_plan
 
 log = structlog.get_logger()
 
@@ -64,6 +74,8 @@ class RunResult:
     """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
     promoted: bool = True
     """Whether `version` is the champion now."""
+    start: WarmStart = field(default_factory=WarmStart)
+    """What the training began with."""
 
     @property
     def sample_user_id(self) -> str:
@@ -87,6 +99,8 @@ class RunOptions:
     """Whether a model that passes the gate becomes the champion; it is registered in any case."""
     data_version: str = ""
     """What the version control of the data calls them, for the record."""
+    warm_start: str = ""
+    """Number or alias of the registered version that training goes on from; empty for a full training."""
 
 
 def train_and_register(
@@ -114,22 +128,26 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
         return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)
     distributed.broadcast(True)
-    checkpoints = settings.data_dir / "checkpoints" / fingerprint
+    dataset = load_dataset(prepared.directory)
+    start = distributed.broadcast(start_of(registry, options.warm_start, dataset, config))
+    checkpoints = settings.data_dir / "checkpoints" / start.checkpoint_name(fingerprint)
     model_version = new_model_version(fingerprint)
-    encoded = encode(prepared, config, settings)
+    encoded = encode_warm(dataset, start, config, settings)
     # What is exported lives in the registry; a copy here would be one more for every night.
     with registry.start_run(model_version) as run, tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch:
         run.log_params({**_flat(config.model_dump()), **_data_params(prepared, options.data_version)})
-        run.set_tags({DATA_VERSION_TAG: options.data_version} if options.data_version else {})
+        run.set_tags({DATA_VERSION_TAG: options.data_version, WARM_START_TAG: start.version_number})
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         epochs: list[EpochReport] = []
-        trained = train(encoded, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
+        plan = warm_plan(encoded, start)
+        trained = train(plan, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
         result = measure(trained, encoded, baselines_for(encoded, options.baselines), config)
         card = CardContents(
             cleaning=prepared.report,
             comparison=result.comparison,
             config_toml=config_toml(config, explained=False),
             command=options.command,
+            started_from=str(start),
         )
         inputs = _export_inputs(trained, encoded, _training_data(prepared, options.data_version), model_version)
         inputs = replace(inputs, model_card=partial(model_card, card), catalogue_sequence=prepared.catalogue_sequence)
@@ -140,6 +158,7 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
             options.report_path.parent.mkdir(parents=True, exist_ok=True)
             options.report_path.write_text(report)
         _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
+        _log_weights(run, trained, plan, config, Path(scratch, WEIGHTS))
         run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
         run.log_metrics(_run_metrics(trained, bundle))
         location = run.log_bundle(bundle.directory)
@@ -155,6 +174,7 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         registry_version=version.number,
         model_version=model_version,
         promoted=promoted,
+        warm_started_from=start.version_number,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
         index=asdict(bundle.manifest.index),
@@ -166,6 +186,7 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         trained=True,
         decision=validation.decision,
         promoted=promoted,
+        start=start,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
     )
@@ -176,8 +197,9 @@ def _help(source: DataConfig | PreparedData, config: TrainConfig, settings: Sett
     if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
         return
     prepared = prepare(source, settings.data_dir, engine=settings.engine)
-    checkpoints = settings.data_dir / "checkpoints" / training_fingerprint(prepared, config)
-    plan = leave_last_out_plan(encode(prepared, config, settings))
+    start = distributed.broadcast(WarmStart())  # the value of process 0
+    checkpoints = settings.data_dir / "checkpoints" / start.checkpoint_name(training_fingerprint(prepared, config))
+    plan = warm_plan(encode_warm(load_dataset(prepared.directory), start, config, settings), start)
     fit_towers(plan, config, on_epoch=unreported, checkpoints=checkpoints)
 
 
@@ -281,6 +303,13 @@ def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
     save_evaluations(comparison.evaluations, directory)
     run.log_directory(directory, EVALUATIONS)
     run.log_text(comparison_text(comparison), "test_metrics.md")
+
+
+def _log_weights(run: Run, trained: Trained, plan: TrainingPlan, config: TrainConfig, directory: Path) -> None:
+    """What the next training can go on from."""
+    cut = plan.cut if config.fit.refit else plan.validation
+    PreviousModel.of(trained.model, plan.final, config, cut.num_history_events).save(directory)
+    run.log_directory(directory, WEIGHTS)
 
 
 def _log_epoch(run: Run, epochs: list[EpochReport]) -> Callable[[EpochReport], None]:

@@ -128,6 +128,7 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
         "gate",
         "report.html",
         "test_metrics.md",
+        "weights",
     }
 
 

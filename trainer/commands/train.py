@@ -29,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--if-needed", action="store_true", help="end early when the champion came from the same data and configuration"
     )
     parser.add_argument(
+        "--warm-start",
+        nargs="?",
+        const="",
+        metavar="ALIAS|VERSION",
+        help="go on for a few epochs from this registered version (without a value: the champion); where that "
+        "cannot be, say why and train in full",
+    )
+    parser.add_argument(
         "--no-promote",
         action="store_true",
         help="register the model and judge it, and leave the alias where it is",
@@ -53,6 +61,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         if_needed=options.if_needed,
         baselines=options.baselines,
         report_path=options.report,
+        warm_start=settings.model_alias if options.warm_start == "" else options.warm_start or "",
         promote=not options.no_promote,
         data_version=options.data_version or settings.data_version,
         command=options.command_line,
@@ -69,6 +78,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 "model_version": result.version.model_version,
                 "registry_version": result.version.number,
                 "trained": result.trained,
+                "warm_started_from": result.start.version_number,
+                "full_training_because": result.start.why_not,
                 "content_weight": result.content_weight,
                 "item_item_weight": result.item_item_weight,
                 "promoted": result.promoted,

@@ -25,6 +25,8 @@ class CardContents:
     """The training configuration as a file."""
     command: str
     """How to train the same again."""
+    started_from: str = "scratch"
+    """What the weights were before the training."""
 
 
 def model_card(contents: CardContents, manifest: Manifest) -> str:

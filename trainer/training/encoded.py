@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
@@ -19,6 +21,7 @@ from trainer.features.content import content_vectors
 from trainer.features.schema import build_schema, catalogue_texts, item_inputs
 from trainer.features.text import embed_texts
 from trainer.settings import Settings
+from trainer.warm_start.growth import extended_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,8 @@ class TrainingPlan:
     final: Encoded
     cut: Cut
     """In `final`: the refit learns from all events before it."""
+    weights: Mapping[str, Tensor] | None = None
+    """Of an earlier model, which both begin with; None for a training from scratch."""
 
 
 def leave_last_out_plan(encoded: Encoded) -> TrainingPlan:
@@ -84,7 +89,13 @@ def plan_of_parts(encoded: Encoded, validation: Part, known: Dataset) -> Trainin
 
 def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> Encoded:
     """Reads the prepared data and turns catalogue and users into what the towers read."""
-    dataset = load_dataset(prepared.directory)
+    return encode_dataset(load_dataset(prepared.directory), config, settings)
+
+
+def encode_dataset(
+    dataset: Dataset, config: TrainConfig, settings: Settings, *, extend: FeatureSchema | None = None
+) -> Encoded:
+    """The same for data in memory. With `extend`, codes mean what they mean in that schema, and new ones come after."""
     embeddings = embed_texts(
         catalogue_texts(dataset.catalogue),
         config.text,
@@ -92,6 +103,8 @@ def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> E
         device=choose_device(config.fit.device),
     )
     schema = build_schema(dataset, config, text_dim=embeddings.shape[1])
+    if extend is not None:
+        schema = extended_schema(extend, schema)
     popularity = dataset.popularity(leave_last_out(dataset, skip=0).num_history_events)
     item_tensors = item_inputs(dataset.catalogue, schema, text_embeddings=embeddings, popularity=popularity)
     return Encoded(

@@ -27,6 +27,7 @@ from trainer.training.checkpoint import Trainee
 from trainer.training.progress import EpochReport, Progress
 from trainer.training.step import TrainingStep
 from trainer.training.windows import Windows
+from trainer.warm_start.growth import grown_weights
 
 log = structlog.get_logger()
 
@@ -65,6 +66,8 @@ class FitInputs:
     popularity: npt.NDArray[np.int64]
     """(items,) int64, interactions in the training part."""
     num_users: int
+    weights: Mapping[str, Tensor] | None = None
+    """Of an earlier model, which this one begins with; its rows are the first ones here."""
 
 
 def fit(
@@ -79,7 +82,8 @@ def fit(
 ) -> FitResult:
     """Trains for at most `num_epochs`, together with the other processes of torchrun, if there are any.
 
-    With `validate`, training stops once the validation metric has not risen for `patience` epochs, or after
+    With weights of an earlier model they are validated first, and stay if no epoch is better. With `validate`, training
+    stops once the validation metric has not risen for `patience` epochs, or after
     `max_minutes`, and the best epoch's weights are returned; without, the last epoch's. Process 0 alone validates. With
     `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` goes on from one that is found.
     """
@@ -95,6 +99,8 @@ def fit(
             for report in progress.reports:
                 on_epoch(report)
         log.info("training_resumed", after_epoch=len(progress.reports), checkpoint=str(checkpoint_path))
+    if inputs.weights is not None and validate is not None and not progress.reports:
+        progress.started(_validated(model, validate), model.state_dict())
     first = len(progress.reports) + 1
     with tqdm(
         total=num_epochs, initial=first - 1, desc="training", unit="epoch", disable=distributed.rank() > 0
@@ -152,6 +158,8 @@ def _trainee(inputs: FitInputs, config: TrainConfig, device: torch.device) -> Tr
     model = TwoTowerModel(
         config.towers, inputs.schema, num_items=len(inputs.popularity), num_users=inputs.num_users
     ).to(device)
+    if inputs.weights is not None:
+        model.load_state_dict(grown_weights(inputs.weights, model))
     if own_seed != seed:
         torch.manual_seed(own_seed)
     optimiser = torch.optim.AdamW(

@@ -138,13 +138,15 @@ def fit_towers(
     Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
     without one there are none. Raises DataError when there is nobody to validate on.
     """
+    if plan.weights is not None:
+        config = config.warm_started()
     selected = _select_towers(
         plan, config, on_epoch=on_epoch, checkpoint_path=checkpoints and checkpoints / "selection.pt"
     )
     if not config.fit.refit:
         return FittedTowers(selected=selected, final=selected)
     final = fit(
-        _fit_inputs(plan.final, plan.cut),
+        _fit_inputs(plan.final, plan.cut, plan.weights),
         config,
         device=choose_device(config.fit.device),
         num_epochs=selected.best_epoch,
@@ -194,14 +196,18 @@ def fit_plan(
 
 
 def train(
-    encoded: Encoded,
+    plan: TrainingPlan,
     config: TrainConfig,
     *,
     on_epoch: Callable[[EpochReport], None],
     checkpoints: Path | None = None,
 ) -> Trained:
-    """Fits by leave-last-out and scores the test items once. See `fit_towers` for `checkpoints` and what is raised."""
-    fitted = fit_plan(leave_last_out_plan(encoded), config, on_epoch=on_epoch, checkpoints=checkpoints)
+    """Fits a plan of leave-last-out and scores the test items once.
+
+    See `fit_towers` for `checkpoints` and what is raised.
+    """
+    fitted = fit_plan(plan, config, on_epoch=on_epoch, checkpoints=checkpoints)
+    encoded = plan.final
     test = leave_last_out(encoded.dataset, skip=0)
     model = scoring_model(fitted.model, encoded, fitted.item_item)
     test_served, test_two_tower = _test_metrics(model, encoded, test, fitted.blend_weights)
@@ -246,7 +252,7 @@ def _select_towers(
             interactions=len(encoded.dataset.item_rows),
         )
     return fit(
-        _fit_inputs(encoded, validation),
+        _fit_inputs(encoded, validation, plan.weights),
         config,
         device=choose_device(config.fit.device),
         num_epochs=config.fit.max_epochs,
@@ -318,7 +324,7 @@ def _test_metrics(
     return served, two_tower
 
 
-def _fit_inputs(encoded: Encoded, cut: Cut) -> FitInputs:
+def _fit_inputs(encoded: Encoded, cut: Cut, weights: Mapping[str, torch.Tensor] | None) -> FitInputs:
     dataset = encoded.dataset
     return FitInputs(
         schema=encoded.schema,
@@ -326,4 +332,5 @@ def _fit_inputs(encoded: Encoded, cut: Cut) -> FitInputs:
         item_tensors=encoded.item_tensors,
         popularity=dataset.popularity(cut.num_history_events),
         num_users=len(dataset.user_ids),
+        weights=weights,
     )
