@@ -65,6 +65,7 @@ def test_metadata_of_2018(write, tmp_path: Path):
         "description": "One fine set. Two mills.",
         "categories": ["Home", "Kitchen & Dining"],
         "attributes": [("brand", "Mill & Co"), ("price", "1012.34")],
+        "available": True,
     }
     assert items["B"]["attributes"] == []
     assert items["Z"]["categories"] == ["Never reviewed"]
@@ -92,6 +93,7 @@ def test_metadata_of_2014_as_json(write, tmp_path: Path):
         "description": "D",
         "categories": ["X", "Y", "Z"],
         "attributes": [("brand", "B"), ("price", "5.26")],
+        "available": True,
     }
 
 
@@ -117,6 +119,7 @@ def test_metadata_of_2014_as_python_literals(write, tmp_path: Path):
         "description": "It's fine",
         "categories": ["Movies & TV", "Movies", "A, B"],
         "attributes": [("price", "5.26")],
+        "available": True,
     }
     assert items[1]["categories"] == ["Movies & TV"]
     assert [(line.line, line.kind) for line in prepared.report.file("items").bad_lines] == [(2, "bad_json")]
@@ -140,6 +143,7 @@ def test_metadata_of_2023(write, tmp_path: Path):
         "description": "D. F1 F2",
         "categories": ["X", "Y"],
         "attributes": [("store", "S")],
+        "available": True,
     }
 
 

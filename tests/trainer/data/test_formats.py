@@ -85,6 +85,7 @@ class TestEveryFormat:
             "description": "",
             "categories": [],
             "attributes": [],
+            "available": True,
         }
         assert table_rows(prepared.users_path) == [{"user_id": "3"}, {"user_id": "7"}]
         assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (2, 4, 4)

@@ -53,6 +53,7 @@ class TestMovieLens100K:
             "description": "",
             "categories": ["Animation", "Children's", "Comedy"],
             "attributes": [("release_year", "1995")],
+            "available": True,
         }
         genres = {genre for item in items.values() for genre in item["categories"]}
         assert len(genres) == 19

@@ -89,15 +89,24 @@ def test_json_items(write, tmp_path: Path):
             "description": "",
             "categories": ["3", "a < b"],
             "attributes": [("price", "2.5")],
+            "available": True,
         },
-        {"item_id": "20", "title": "", "description": "", "categories": ["single"], "attributes": []},
-        {"item_id": "30", "title": "", "description": "", "categories": [], "attributes": []},
+        {
+            "item_id": "20",
+            "title": "",
+            "description": "",
+            "categories": ["single"],
+            "attributes": [],
+            "available": True,
+        },
+        {"item_id": "30", "title": "", "description": "", "categories": [], "attributes": [], "available": True},
         {
             "item_id": "40",
             "title": "Never seen",
             "description": "",
             "categories": [],
             "attributes": [("maker", "Me & Co")],
+            "available": True,
         },
     ]
     report = prepared.report.file("items")
