@@ -1,0 +1,67 @@
+"""`replay`: the past, period by period, with incremental training beside full training."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trainer.commands.arguments import (
+    add_config_arguments,
+    add_data_arguments,
+    add_output_argument,
+    add_prepared_argument,
+    data_source,
+    positive_int,
+    train_config,
+)
+from trainer.settings import Settings
+
+SUMMARY = "replay the past: quality and time of incremental training beside those of full training"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add_data_arguments(parser)
+    add_prepared_argument(parser)
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--days",
+        type=positive_int,
+        default=5,
+        help="updates to replay, of equally many interactions each: the days of the data set (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--share",
+        type=_share,
+        default=0.2,
+        help="share of the interactions, the newest ones, that the updates and the period after them have, above 0 and "
+        "below 1 (default: %(default)s)",
+    )
+    add_output_argument(parser)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Trains twice for every update; nothing is registered."""
+    source, config = data_source(options), train_config(options)
+    from trainer.data.prepare import prepare
+    from trainer.dataset import load_dataset
+    from trainer.evaluation.replay import replay
+    from trainer.evaluation.replay_report import ReplayReport
+
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
+    dataset = load_dataset(prepared.directory)
+    steps = replay(dataset, config, settings, num_periods=options.days, share=options.share)
+    report = ReplayReport(data=prepared.name, command=options.command_line, steps=steps)
+    print(report.to_text())
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{options.output}.json").write_text(report.to_json() + "\n")
+        Path(f"{options.output}.md").write_text(f"# Incremental training\n\n{report.to_text()}\n")
+    return 0
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0.0 < number < 1.0:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0 and below 1")
+    return number
