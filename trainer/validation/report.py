@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -65,14 +66,11 @@ class GateReport:
         return None if isinstance(self.result, Refused) else self.result.against
 
 
-def report_markdown(report: GateReport) -> str:
-    """The report as Markdown."""
-    return render("gate.md.j2", report=report)
-
-
-def report_html(report: GateReport) -> str:
-    """The report as one HTML page that loads nothing."""
-    return render("gate.html.j2", report=report)
+def write_report(report: GateReport, path: Path) -> None:
+    """Writes the report: as one HTML page that loads nothing if the path ends so, else as Markdown."""
+    template = "gate.html.j2" if path.suffix.lower() in {".html", ".htm"} else "gate.md.j2"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(template, report=report))
 
 
 def _interval(per_user: npt.NDArray[np.float64]) -> str:

@@ -17,7 +17,7 @@ from trainer.config import GateConfig
 from trainer.gate import NUM_SHOWN, GateDecision, decide
 from trainer.registry import GATE_AGAINST_TAG, GATE_PASSED, GATE_REFUSED, GATE_TAG, RegisteredVersion, Registry
 from trainer.validation.held_out import HeldOutSample
-from trainer.validation.report import GateReport, report_html, report_markdown
+from trainer.validation.report import GateReport, write_report
 from trainer.validation.serving_engine import ask_serving_engine
 
 log = structlog.get_logger()
@@ -61,43 +61,26 @@ def validate(
     where there is no held-out user.
     """
     champion = registry.champion()
-    is_champion = champion == version
-    compared = None if is_champion else champion
+    compared = None if champion == version else champion
     with tempfile.TemporaryDirectory(prefix="tandem-gate-") as name:
         scratch = Path(name)
+        bundle = registry.download(version, scratch / "candidate")
+        champion_bundle = None if compared is None else registry.download(compared, scratch / "champion")
+        sample = sample_of(bundle)
         results = scratch / "results"
         results.mkdir()
-        candidate_bundle = registry.download(version, scratch / "candidate")
-        champion_bundle = None if compared is None else registry.download(compared, scratch / "champion")
-        sample = sample_of(candidate_bundle)
-        write_held_out_users(scratch / "held_out_users.jsonl", sample.users)
-        result = ask_serving_engine(
-            candidate_bundle,
-            scratch / "held_out_users.jsonl",
-            against=champion_bundle,
-            num_shown=NUM_SHOWN,
-            output=results / _RESULT,
-        )
-        notes = _notes(sample, champion_bundle, is_champion=is_champion)
+        result = _ask(bundle, champion_bundle, sample, scratch / "held_out_users.jsonl", results / _RESULT)
+        notes = _notes(sample, champion_bundle, is_champion=champion == version)
         decision = decide(result, limits, notes=notes)
         report = GateReport(
             version=version, champion=compared, sample=sample, decision=decision, limits=limits, result=result
         )
-        (results / REPORT_MARKDOWN).write_text(report_markdown(report))
-        (results / REPORT_HTML).write_text(report_html(report))
-        if report_path is not None:
-            report_path.parent.mkdir(parents=True, exist_ok=True)
-            as_html = report_path.suffix.lower() in {".html", ".htm"}
-            report_path.write_text(report_html(report) if as_html else report_markdown(report))
+        for path in (results / REPORT_MARKDOWN, results / REPORT_HTML, *([report_path] if report_path else [])):
+            write_report(report, path)
         metrics = gate_metrics(result)
         folder_uri = registry.record(version, results, GATE_ARTIFACT, metrics)
-    registry.tag(
-        version,
-        {
-            GATE_TAG: GATE_PASSED if decision.passed else GATE_REFUSED,
-            GATE_AGAINST_TAG: champion.number if champion is not None else "",
-        },
-    )
+    verdict = GATE_PASSED if decision.passed else GATE_REFUSED
+    registry.tag(version, {GATE_TAG: verdict, GATE_AGAINST_TAG: champion.number if champion else ""})
     log.info(
         "version_validated",
         registry_version=version.number,
@@ -132,6 +115,13 @@ def gate_metrics(result: Served | Refused) -> dict[str, float]:
             f"{prefix}/degraded_answers": float(bundle.num_degraded_answers),
         }
     return metrics
+
+
+def _ask(
+    bundle: Path, champion_bundle: Path | None, sample: HeldOutSample, users: Path, output: Path
+) -> Served | Refused:
+    write_held_out_users(users, sample.users)
+    return ask_serving_engine(bundle, users, against=champion_bundle, num_shown=NUM_SHOWN, output=output)
 
 
 def _notes(sample: HeldOutSample, champion_bundle: Path | None, *, is_champion: bool) -> tuple[str, ...]:
