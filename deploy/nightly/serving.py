@@ -1,0 +1,43 @@
+"""Asks a server which model it serves, over HTTP, until it serves the right one."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from typing import Any, Final
+
+from deploy.nightly.errors import NotServed
+from deploy.nightly.settings import Settings
+
+_POLL_SECONDS: Final = 1.0
+_ANSWER_SECONDS: Final = 10.0
+
+
+def wait_until_served(model_version: str, settings: Settings) -> dict[str, Any]:
+    """The server's status once it serves `model_version`. Raises NotServed."""
+    give_up_at = time.monotonic() + settings.serve_timeout_seconds
+    found = "nothing answered"
+    while True:
+        try:
+            status = _status(settings)
+        except (OSError, ValueError) as error:
+            found = str(error)
+        else:
+            if status["model_version"] == model_version:
+                return status
+            found = f"it serves {status['model_version'] or 'no model'}; refused: {status['last_refusal'] or 'none'}"
+        if time.monotonic() > give_up_at:
+            waited = f"after {settings.serve_timeout_seconds:g} s"
+            raise NotServed(f"{settings.server_url} does not serve {model_version} {waited}: {found}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _status(settings: Settings) -> dict[str, Any]:
+    """What GET /v1/status answers. Raises OSError, ValueError."""
+    request = urllib.request.Request(f"{settings.server_url}/v1/status")
+    if settings.api_key:
+        request.add_header("x-api-key", settings.api_key)
+    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as answer:
+        status: dict[str, Any] = json.load(answer)
+    return status

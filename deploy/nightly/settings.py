@@ -1,0 +1,67 @@
+"""What the nightly run is told: environment variables TANDEM_NIGHTLY_*, the same for Airflow and the CronJob.
+
+The programs read their own variables; of these, TANDEM_DATA_DIR alone is read here too.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.nightly.errors import SettingsError
+
+_PREFIX: Final = "TANDEM_NIGHTLY_"
+VARIABLES: Final = tuple(
+    f"{_PREFIX}{name}" for name in ("DATA", "TRAIN", "FULL_ON", "SERVER", "SERVE_TIMEOUT_SECONDS", "API_KEY")
+)
+"""All of them."""
+_DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the nightly run is told."""
+
+    data_dir: Path
+    """TANDEM_DATA_DIR: feature_sync keeps events and item changes below it."""
+    data_arguments: tuple[str, ...] = ("--dataset", "ml-100k")
+    """TANDEM_NIGHTLY_DATA: the data set, in the words of `python -m trainer prepare`."""
+    train_arguments: tuple[str, ...] = ()
+    """TANDEM_NIGHTLY_TRAIN: more words for `python -m trainer train`, for example "--set fit.max_minutes=30"."""
+    full_weekday: int = 6
+    """TANDEM_NIGHTLY_FULL_ON: the day whose night trains in full, "sunday" by default; as 0 for Monday to 6."""
+    server_url: str = "http://127.0.0.1:8080"
+    """TANDEM_NIGHTLY_SERVER: the HTTP address of a server, asked which model it serves."""
+    serve_timeout_seconds: float = 600.0
+    """TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS: how long the server may take to serve a new champion."""
+    api_key: str = ""
+    """TANDEM_NIGHTLY_API_KEY: a key for servers that ask for one."""
+
+
+def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Reads the environment. Raises SettingsError."""
+    given = {name.removeprefix(_PREFIX): value for name, value in environment.items() if value}
+    defaults = Settings(data_dir=Path(environment.get("TANDEM_DATA_DIR") or Path.cwd() / ".tandem"))
+    day = given.get("FULL_ON", _DAYS[defaults.full_weekday]).lower()
+    if day not in _DAYS:
+        raise SettingsError(f"{_PREFIX}FULL_ON: {day!r} is none of {', '.join(_DAYS)}")
+    try:
+        return Settings(
+            data_dir=defaults.data_dir,
+            data_arguments=_words(given, "DATA", defaults.data_arguments),
+            train_arguments=_words(given, "TRAIN", defaults.train_arguments),
+            full_weekday=_DAYS.index(day),
+            server_url=given.get("SERVER", defaults.server_url).rstrip("/"),
+            serve_timeout_seconds=float(given.get("SERVE_TIMEOUT_SECONDS", defaults.serve_timeout_seconds)),
+            api_key=given.get("API_KEY", defaults.api_key),
+        )
+    except ValueError as error:
+        raise SettingsError(f"{_PREFIX}*: {error}") from error
+
+
+def _words(given: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(shlex.split(given[name])) if name in given else default

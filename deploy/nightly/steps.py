@@ -1,0 +1,71 @@
+"""The commands of the nightly run, one function each: what comes after `python -m`.
+
+    ingest -> drift -> train (a step on from the champion, or in full) -> validate -> promote -> publish -> serve
+
+Every command prints a JSON object as its last line; what one needs of another's is an argument here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from deploy.nightly.settings import Settings
+
+Command = tuple[str, ...]
+
+EXIT_REFUSED: Final = 3
+"""Status of `validate` when the gate refuses the candidate: no failure, and the champion serves on."""
+_ARCHIVES: Final = ("events", "item-changes")
+"""Folders that feature_sync keeps below the data folder, and the options that take them."""
+
+
+def ingest(settings: Settings, *, until: str) -> Command:
+    """The data set with the events and item changes of the days that began before `until`."""
+    folders = {f"--{name}": settings.data_dir / name for name in _ARCHIVES}
+    # feature_sync makes a folder with the first entry.
+    kept = [word for option, folder in folders.items() if folder.is_dir() for word in (option, str(folder))]
+    return ("trainer", "prepare", *settings.data_arguments, *kept, "--until", until)
+
+
+def drift(prepared: str) -> Command:
+    """Whether the newest days still look like those before them."""
+    return ("trainer", "drift", "--prepared", prepared)
+
+
+def train(settings: Settings, prepared: str, *, full: bool) -> Command:
+    """A candidate, registered under no alias. The gate compares it with the champion; no baseline is needed."""
+    how: Sequence[str] = () if full else ("--warm-start",)
+    options = ("--no-promote", "--baselines", "popularity")
+    return ("trainer", "train", "--prepared", prepared, *how, *options, *settings.train_arguments)
+
+
+def validate(version: str, prepared: str) -> Command:
+    """The gate. Its status is EXIT_REFUSED for a candidate that must not serve."""
+    return ("trainer", "validate", version, "--prepared", prepared)
+
+
+def promote(version: str) -> Command:
+    """Moves the alias, unless another champion has come since the gate compared."""
+    return ("trainer", "promote", version)
+
+
+def publish(prepared: str) -> Command:
+    """The vectors of all users under the new champion."""
+    return ("feature_sync", "publish", "--prepared", prepared)
+
+
+def serve(model_version: str) -> Command:
+    """Waits until the server serves a model."""
+    return ("deploy.nightly", "wait", model_version)
+
+
+def train_in_full(drift: Mapping[str, Any] | None, until: datetime, full_weekday: int) -> bool:
+    """Whether tonight's training is a full one: on its weekday, on drift, and while there is no champion.
+
+    `drift` is what the command of that name printed; None when it failed, which is no reason to train for hours.
+    """
+    if until.weekday() == full_weekday:
+        return True
+    return drift is not None and bool(drift["drifted"] or drift["registry_version"] is None)
