@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import add_data_arguments, data_config
+from trainer.commands.arguments import add_data_arguments, add_prepared_argument, data_source
 from trainer.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _WINDOW = "FOLDER|FROM..UNTIL"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_data_arguments(parser)
-    parser.add_argument("--prepared", type=Path, metavar="FOLDER", help="prepared data, instead of --dataset")
+    add_prepared_argument(parser)
     parser.add_argument(
         "--reference",
         metavar=_WINDOW,
@@ -42,12 +42,13 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from trainer.drift.run import measure_drift
 
     windows = _windows(options, settings)
-    print(json.dumps(measure_drift(windows, options.model or settings.model_alias, settings).to_dict()))
+    print(json.dumps(measure_drift(windows, options.model, settings).to_dict()))
     return 0
 
 
 def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
     """The windows that were asked for; None where there is nothing to compare. Raises ConfigError, DataError."""
+    from trainer.data.prepare import prepare
     from trainer.dataset import load_dataset
     from trainer.drift.windows import END_OF_TIME, Window, Windows, newest_days, parse_span, whole
 
@@ -57,7 +58,8 @@ def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
     if all(text and Path(text).is_dir() for text in (options.reference, options.recent)):
         reference, recent = (load_dataset(Path(text)) for text in (options.reference, options.recent))
         return Windows(reference=whole(reference), recent=whole(recent))
-    main = load_dataset(_prepared(options, settings))
+    prepared = prepare(data_source(options), settings.data_dir, engine=settings.engine)
+    main = load_dataset(prepared.directory)
     days = settings.drift_recent_days
     newest = given(options.recent) if options.recent else newest_days(main, days, end=END_OF_TIME)
     if newest is None:
@@ -65,11 +67,3 @@ def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
     days = settings.drift_reference_days
     before = given(options.reference) if options.reference else newest_days(main, days, end=newest.span.start)
     return None if before is None else Windows(reference=before, recent=newest)
-
-
-def _prepared(options: argparse.Namespace, settings: Settings) -> Path:
-    from trainer.data.prepare import load_prepared, prepare
-
-    if options.prepared:
-        return load_prepared(options.prepared).directory
-    return prepare(data_config(options), settings.data_dir, engine=settings.engine).directory

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from trainer.commands.arguments import add_config_arguments, add_data_arguments, data_config, train_config
+from trainer.commands.arguments import (
+    add_config_arguments,
+    add_data_arguments,
+    add_prepared_argument,
+    data_source,
+    train_config,
+)
 from trainer.settings import Settings
 
 SUMMARY = "encode and cache the texts of the catalogue, print which features there are"
@@ -13,17 +19,18 @@ SUMMARY = "encode and cache the texts of the catalogue, print which features the
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add_data_arguments(parser)
+    add_prepared_argument(parser)
     add_config_arguments(parser)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Encodes; texts that are in the cache are not encoded again."""
-    config_of_data, config = data_config(options), train_config(options)
+    source, config = data_source(options), train_config(options)
     from trainer.data.prepare import prepare
     from trainer.features.summary import feature_summary
     from trainer.training.encoded import encode
 
-    encoded = encode(prepare(config_of_data, settings.data_dir, engine=settings.engine), config, settings)
+    encoded = encode(prepare(source, settings.data_dir, engine=settings.engine), config, settings)
     print(feature_summary(encoded.dataset, encoded.schema, encoded.content_vectors))
     print(settings.data_dir / "embeddings")
     return 0

@@ -52,8 +52,8 @@ _SEED: Final = 0
 class DriftResult:
     """What came of a drift run."""
 
-    version: RegisteredVersion
-    """Whose scores, lists and vectors were compared."""
+    version: RegisteredVersion | None
+    """Whose scores, lists and vectors were compared; None while there is no champion."""
     windows: Windows | None
     reports: Mapping[str, ColumnReport] = field(default_factory=dict)
     """Empty where the windows hold too little."""
@@ -86,23 +86,23 @@ class DriftResult:
             },
             "reference": str(self.windows.reference.span) if self.windows else None,
             "recent": str(self.windows.recent.span) if self.windows else None,
-            "model_version": self.version.model_version,
-            "registry_version": self.version.number,
+            "model_version": self.version.model_version if self.version else None,
+            "registry_version": self.version.number if self.version else None,
             "run_id": self.run_id,
             "gauges": str(self.gauges_path) if self.gauges_path else None,
         }
 
 
 def measure_drift(windows: Windows | None, model: str, settings: Settings) -> DriftResult:
-    """The whole run, with the registered version of that number or alias.
+    """The whole run, with the registered version of that number or alias; empty is the champion.
 
     Raises RegistryError, and GaugesError when the gauges cannot be pushed.
     """
     registry = Registry(settings)
-    version = registry.find(model)
+    version = registry.find(model) if model else registry.champion()
     nothing = DriftResult(version=version, windows=windows, drift_share=settings.drift_share)
-    if windows is None:
-        log.warning("drift_has_no_windows")
+    if windows is None or version is None:
+        log.warning("drift_has_nothing_to_compare", windows=windows is not None, champion=version is not None)
         return nothing
     reference, recent = _draw(windows.reference, settings), _draw(windows.recent, settings)
     if min(len(reference.users), len(recent.users)) < MIN_USERS:

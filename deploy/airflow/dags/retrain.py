@@ -2,7 +2,7 @@
 
     ingest >> drift >> choose >> (train_on | train_in_full) >> validate >> deploy: promote >> publish >> serve
 
-    ingest >> drift >> choose >> (train_on | train_in_full) >> validate >> deploy (promote >> publish >> serve)
+Tasks are the commands of `deploy.nightly.steps`, in the project's own environment: Airflow's has no packages of ours.
 A run takes the events of the days that ended before its data interval did. Those never change, so that a run that is
 cleared or backfilled does what it would have done.
 """

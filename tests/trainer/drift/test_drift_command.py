@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     with registry.start_run("tasteful") as run:
         source = run.log_bundle(bundle.directory)
     version = registry.register(run, source, model_version="tasteful", training_fingerprint="")
-    registry.set_alias("champion", version)
+    registry.set_alias(settings.model_alias, version)
     return folder
 
 
@@ -116,6 +116,14 @@ def test_too_few_users_say_nothing(tmp_path, capsys) -> None:
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["drifted"] is False
     assert answer["enough_data"] is False
+
+
+def test_without_a_champion_there_is_nothing_to_compare(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("TANDEM_REGISTRY_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert main(["drift", "--dataset", str(write_shop(tmp_path, Customers(prefix="late")))]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["drifted"] is False
+    assert answer["registry_version"] is None
 
 
 @pytest.mark.parametrize("span", ["yesterday", "2026-03-09..2026-03-02", "2026-03-09"])

@@ -1,0 +1,119 @@
+"""What the nightly run decides by itself. With the real programs it runs in `tests/end_to_end/test_retrain.py`."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy.nightly import steps
+from deploy.nightly.errors import NotServed, SettingsError
+from deploy.nightly.serving import wait_until_served
+from deploy.nightly.settings import VARIABLES, Settings, load_settings
+
+WEDNESDAY, SUNDAY = datetime(2026, 11, 25, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("drift", "night", "full"),
+    [
+        ({"drifted": False, "registry_version": "1"}, WEDNESDAY, False),
+        ({"drifted": True, "registry_version": "1"}, WEDNESDAY, True),
+        ({"drifted": False, "registry_version": "1"}, SUNDAY, True),
+        ({"drifted": False, "registry_version": None}, WEDNESDAY, True),
+        (None, WEDNESDAY, False),
+        (None, SUNDAY, True),
+    ],
+)
+def test_training_is_full_on_its_day_on_drift_and_while_there_is_no_champion(drift, night, full) -> None:
+    assert steps.train_in_full(drift, night, Settings(data_dir=Path()).full_weekday) is full
+
+
+def test_settings_are_read_from_the_environment(tmp_path) -> None:
+    settings = load_settings(
+        {
+            "TANDEM_DATA_DIR": str(tmp_path),
+            "TANDEM_NIGHTLY_DATA": "--dataset 'my shop.toml'",
+            "TANDEM_NIGHTLY_TRAIN": "--set fit.max_minutes=30",
+            "TANDEM_NIGHTLY_FULL_ON": "Monday",
+            "TANDEM_NIGHTLY_SERVER": "http://server:8080/",
+        }
+    )
+    assert settings == Settings(
+        data_dir=tmp_path,
+        data_arguments=("--dataset", "my shop.toml"),
+        train_arguments=("--set", "fit.max_minutes=30"),
+        full_weekday=0,
+        server_url="http://server:8080",
+    )
+    assert steps.train(settings, "/prepared", full=True)[-2:] == ("--set", "fit.max_minutes=30")
+
+
+def test_empty_variables_are_the_defaults(tmp_path) -> None:
+    given = {"TANDEM_DATA_DIR": str(tmp_path), **dict.fromkeys(VARIABLES, "")}
+    assert load_settings(given) == Settings(data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("TANDEM_NIGHTLY_FULL_ON", "someday"), ("TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS", "long")]
+)
+def test_a_wrong_variable_is_named(name, value) -> None:
+    with pytest.raises(SettingsError, match=r"TANDEM_NIGHTLY_.*" + value):
+        load_settings({name: value})
+
+
+def test_folders_that_feature_sync_has_not_made_yet_are_left_out(tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert "--events" not in steps.ingest(settings, until="2026-11-25")
+    (tmp_path / "events").mkdir()
+    (tmp_path / "item-changes").mkdir()
+    words = steps.ingest(settings, until="2026-11-25")
+    assert words[words.index("--events") + 1] == str(tmp_path / "events")
+    assert words[words.index("--item-changes") + 1] == str(tmp_path / "item-changes")
+
+
+class Serving(BaseHTTPRequestHandler):
+    """A server that serves another model with every answer, the last one for good."""
+
+    versions: list[str] = []  # noqa: RUF012
+    keys: list[str | None] = []  # noqa: RUF012
+
+    def do_GET(self) -> None:
+        self.keys.append(self.headers["x-api-key"])
+        version = self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
+        body = json.dumps({"model_version": version, "last_refusal": "golden queries differ"}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server_url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Serving)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_waits_until_the_server_serves_the_model(server_url, tmp_path) -> None:
+    Serving.versions = ["", "one", "two"]
+    settings = Settings(data_dir=tmp_path, server_url=server_url, api_key="secret")
+    assert wait_until_served("two", settings)["model_version"] == "two"
+    assert set(Serving.keys) == {"secret"}
+
+
+def test_a_server_that_does_not_serve_it_says_why(server_url, tmp_path) -> None:
+    Serving.versions = ["one"]
+    settings = Settings(data_dir=tmp_path, server_url=server_url, serve_timeout_seconds=0)
+    with pytest.raises(NotServed, match="it serves one; refused: golden queries differ"):
+        wait_until_served("two", settings)
