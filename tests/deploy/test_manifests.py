@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import yaml
 import feature_sync.settings
 import inference_server.settings
 import trainer.settings
+from deploy.nightly.settings import VARIABLES, load_settings
+from deploy.nightly.steps import EXIT_REFUSED
 from tandem.v1 import recommendation_pb2 as pb
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +126,7 @@ class TestEveryContainer:
     def test_is_set_by_settings_that_exist(self, one: Container) -> None:
         for name in one.environment:
             if name.startswith("TANDEM_"):
-                assert name in SETTINGS
+                assert name in SETTINGS or name in VARIABLES
 
     @pytest.mark.parametrize("one", [one for one in containers() if one.owner != "trainer"], ids=str)
     def test_of_a_service_is_probed_on_its_own_ports(self, one: Container) -> None:
@@ -218,38 +219,36 @@ class TestServices:
         assert trainer.settings.load_settings().registry_uri == settings["TANDEM_REGISTRY_URI"]
 
 
-class TestTrainer:
-    def test_trains_and_then_publishes(self) -> None:
-        train, publish = container("train"), container("publish")
-        assert train.spec in train.pod["initContainers"]
-        assert publish.spec in publish.pod["containers"]
-        for one, program, arguments in [
-            (train, "trainer train", ("--if-needed", "--dataset")),
-            (publish, "feature_sync publish", ("--prepared",)),
-        ]:
-            [script] = one.spec["args"]
-            assert script.startswith(f"python -m {program} ")
-            documented = help_of(*program.split())
-            for argument in arguments:
-                assert argument in script
-                assert argument in documented
+class TestNightlyRun:
+    def test_starts_the_command_that_make_starts(self) -> None:
+        night = container("nightly")
+        assert night.spec["args"] == ["deploy.nightly", "run"]
+        assert 'ENTRYPOINT ["python", "-m"]' in DOCKERFILES["trainer"]
+        assert "python -m deploy.nightly run" in (ROOT / "Makefile").read_text()
+        assert "--until" in help_of("deploy.nightly", "run")
 
-    def test_the_publish_script_finds_the_prepared_data(self, tmp_path: Path) -> None:
-        """The real script of the manifest, in a real shell, with a program that prints its arguments instead."""
-        result = tmp_path / "last-train.out"
-        result.write_text('something else\n{"prepared": "/var/lib/tandem/prepared/with a space", "trained": true}\n')
-        [script] = container("publish").spec["args"]
-        script = script.replace("/var/lib/tandem/last-train.out", shlex.quote(str(result)))
-        script = script.replace("python -m feature_sync", "printf '%s\\n'")
-        done = subprocess.run(
-            ["sh", "-ec", script],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
-        )
-        assert done.stdout.splitlines() == ["publish", "--prepared", "/var/lib/tandem/prepared/with a space"]
+    def test_its_image_carries_the_nightly_run_and_the_engine_that_the_gate_asks(self) -> None:
+        assert "deploy/nightly/*.py" in DOCKERFILES["trainer"]
+        assert "ARG EXTRAS=trainer,sync,server" in DOCKERFILES["trainer"]
+        assert "!deploy/nightly" in (ROOT / ".dockerignore").read_text().splitlines()
+
+    def test_asks_the_servers_own_port(self) -> None:
+        host, port = re.fullmatch(
+            r"http://([\w-]+):(\d+)", container("nightly").environment["TANDEM_NIGHTLY_SERVER"]
+        ).groups()  # type: ignore[union-attr]
+        assert int(port) in {entry["port"] for entry in objects("Service")[host]["spec"]["ports"]}
+
+    def test_is_told_what_it_understands(self) -> None:
+        night = container("nightly")
+        assert load_settings(night.environment).data_arguments == ("--dataset", "ml-100k")
+        assert "--dataset" in help_of("trainer", "prepare")
+
+    def test_a_refused_candidate_is_not_tried_again(self) -> None:
+        job = objects("CronJob")["trainer"]["spec"]["jobTemplate"]["spec"]
+        [rule] = job["podFailurePolicy"]["rules"]
+        assert rule["action"] == "FailJob"
+        assert EXIT_REFUSED in rule["onExitCodes"]["values"]
+        assert rule["onExitCodes"]["containerName"] == container("nightly").spec["name"]
 
     def test_two_runs_never_overlap(self) -> None:
         assert objects("CronJob")["trainer"]["spec"]["concurrencyPolicy"] == "Forbid"
