@@ -227,9 +227,8 @@ class TestNightlyRun:
         assert "python -m deploy.nightly run" in (ROOT / "Makefile").read_text()
         assert "--until" in help_of("deploy.nightly", "run")
 
-    def test_its_image_carries_the_nightly_run_and_the_engine_that_the_gate_asks(self) -> None:
+    def test_its_image_carries_the_nightly_run(self) -> None:
         assert "deploy/nightly/*.py" in DOCKERFILES["trainer"]
-        assert "ARG EXTRAS=trainer,sync,server" in DOCKERFILES["trainer"]
         assert "!deploy/nightly" in (ROOT / ".dockerignore").read_text().splitlines()
 
     def test_asks_the_servers_own_port(self) -> None:

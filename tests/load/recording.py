@@ -1,7 +1,7 @@
 """Events that one worker takes, and what they cost the answers beside them.
 
 `python -m tests.load.recording [--seconds 5]` serves a tiny catalogue with a Valkey that syncs every write, and calls
-it from this process: RecordEvents with 100 events a call, at several numbers of callers; then Recommend alone and beside
+it from this process: RecordEvents of 100 events a call, at several numbers of callers; then Recommend alone and beside
 5,000 events/s. Costs are the worker's processor time, which other work on the machine changes less than throughput.
 """
 
