@@ -5,12 +5,15 @@ The vectors of items that changed since that bundle was trained are made too, so
 Read `publish` downwards. It can be stopped at any moment and run again: what is already right in the store is
 recognised and left alone, and only a complete run leaves the mark that lets the next one return at once.
 
-| stored state                               | state                              | vector                         |
-| ------------------------------------------ | ---------------------------------- | ------------------------------ |
-| none, or unreadable                        | written, revision 1                | written                        |
-| equal to the file's, the revision aside    | kept                               | written if not of its revision |
-| other, its newest event not after the file's | written, revision = stored one + 1 | written                        |
-| its newest event is after the file's       | kept: events arrived since         | written if not of its revision |
+| stored state                                 | state                                    | vector               |
+| -------------------------------------------- | ---------------------------------------- | -------------------- |
+| none, or unreadable                          | written, revision 1                      | written              |
+| the same, counts aside                       | kept                                     | written, if stale    |
+| other, its newest event not after the file's | the file's, revision = stored one + 1    | written              |
+| it has events after the file's newest        | the file's and these: they arrived since | written, if stale    |
+
+Counts are the higher of the two: the file knows no impressions and no repetitions, the store may know less history.
+A user that others write to again and again is published with fewer users at once, see `_publish_batch`.
 """
 
 from __future__ import annotations
@@ -23,9 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 from tqdm import tqdm
 
+from feature_sync.errors import StoreConflict
 from feature_sync.items.publish import publish_item_vectors
 from feature_sync.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
 from feature_sync.registry import BUNDLE_CACHE, fetch_bundle, find_version
@@ -34,7 +40,7 @@ from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.user_tower import UserTower
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import StoreValueError
-from tandem.contract.store import UserState, UserVector
+from tandem.contract.store import MAX_RECENT_EVENTS, UserState, UserVector
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
@@ -155,7 +161,16 @@ def _publish_batch(
             for number, decision in enumerate(decisions)
         ]
 
-    store.update_users([user.user_id for user in users], report.model_version, decide)
+    try:
+        store.update_users([user.user_id for user in users], report.model_version, decide)
+    except StoreConflict:
+        if len(users) == 1:
+            raise
+        # Events keep arriving for some of them: fewer at once take less time, and meet less.
+        middle = len(users) // 2
+        for part in (users[:middle], users[middle:]):
+            report = _publish_batch(part, store=store, tower=tower, report=report)
+        return report
     return dataclasses.replace(
         report,
         num_users=report.num_users + len(users),
@@ -170,14 +185,42 @@ def _decide(from_file: UserState, held: StoredUser) -> _Decision:
     if stored is None:
         # A vector that outlived its state may carry revision 1 too, of another state: it is never trusted.
         return _Decision(state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=True)
-    if _newest_time(stored) > _newest_time(from_file) > 0:
-        return _Decision(
-            state=stored, write_state=False, write_vector=not _is_vector_of(held, stored), newer_in_store=True
-        )
-    if dataclasses.replace(from_file, revision=stored.revision).to_bytes() == held.state:
-        return _Decision(state=stored, write_state=False, write_vector=not _is_vector_of(held, stored))
+    newer = _arrived_since(stored, from_file)
+    state = _merged(from_file, stored, newer)
+    is_kept = state.to_bytes() == stored.to_bytes()
     return _Decision(
-        state=dataclasses.replace(from_file, revision=stored.revision + 1), write_state=True, write_vector=True
+        state=state if is_kept else dataclasses.replace(state, revision=stored.revision + 1),
+        write_state=not is_kept,
+        write_vector=not is_kept or not _is_vector_of(held, stored),
+        newer_in_store=bool(newer.any()),
+    )
+
+
+def _arrived_since(stored: UserState, from_file: UserState) -> npt.NDArray[np.bool_]:
+    """Which of the stored events, (n,), came after those of the file."""
+    newest = int(from_file.event_times[-1]) if len(from_file.event_times) else 0
+    if newest == 0 and not (stored.event_times == 0).any():
+        # Data without times, over a state that other data left: what is newer cannot be told.
+        return np.zeros(len(stored.event_times), dtype=np.bool_)
+    return stored.event_times > newest
+
+
+def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_]) -> UserState:
+    """The file's state with what arrived since, under the stored revision."""
+    state = dataclasses.replace(
+        from_file,
+        revision=stored.revision,
+        event_counts=np.maximum(from_file.event_counts, stored.event_counts),
+    )
+    if not newer.any():
+        return state
+    added = newer & ~np.isin(stored.event_item_keys, from_file.seen_item_keys)
+    return dataclasses.replace(
+        state,
+        event_item_keys=np.concatenate([from_file.event_item_keys, stored.event_item_keys[added]])[-MAX_RECENT_EVENTS:],
+        event_codes=np.concatenate([from_file.event_codes, stored.event_codes[added]])[-MAX_RECENT_EVENTS:],
+        event_times=np.concatenate([from_file.event_times, stored.event_times[added]])[-MAX_RECENT_EVENTS:],
+        seen_item_keys=np.union1d(from_file.seen_item_keys, stored.seen_item_keys),
     )
 
 
@@ -198,7 +241,3 @@ def _is_vector_of(held: StoredUser, state: UserState) -> bool:
         return UserVector.from_bytes(held.vector).state_revision == state.revision
     except StoreValueError:
         return False
-
-
-def _newest_time(state: UserState) -> int:
-    return int(state.event_times[-1]) if len(state.event_times) else 0

@@ -19,14 +19,15 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from feature_sync.errors import StoreError
+from feature_sync.errors import StoreConflict, StoreError
 from feature_sync.store.connection import without_password
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 
 _TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
-_MAX_CONFLICTS: Final = 100
+_MAX_CONFLICTS: Final = 3
+_MAX_CONFLICTS_OF_ONE: Final = 100
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -88,10 +89,14 @@ class OnlineStore:
         return StoredUser(state=state, vector=vector)
 
     def update_users(self, user_ids: Sequence[str], model_version: str, decide: Decide) -> None:
-        """Reads the users, asks `decide`, writes what it says, and gives every vector its full time to live."""
+        """Reads the users, asks `decide`, writes what it says, and gives every vector its full time to live.
+
+        Raises StoreConflict where others keep writing to them; fewer users at once meet fewer.
+        """
         state_keys = [user_state_key(user_id) for user_id in user_ids]
         vector_keys = [user_vector_key(model_version, user_id) for user_id in user_ids]
-        self._persist(lambda: self._update(state_keys, vector_keys, decide))
+        max_conflicts = _MAX_CONFLICTS_OF_ONE if len(user_ids) == 1 else _MAX_CONFLICTS
+        self._persist(lambda: self._update(state_keys, vector_keys, decide), max_conflicts)
 
     def is_published(self, model_version: str, fingerprint: str, user_ids: Sequence[str]) -> bool:
         """Whether these data were completely published for this version, and the store still holds it.
@@ -152,7 +157,7 @@ class OnlineStore:
                     pipe.persist(key)
             pipe.execute()
 
-    def _persist(self, action: Callable[[], _T]) -> _T:
+    def _persist(self, action: Callable[[], _T], max_conflicts: int = 0) -> _T:
         """Does `action` until it succeeds, for as long as the settings allow; it must be safe to repeat."""
         give_up_at = time.monotonic() + self._retry_seconds
         pause_seconds = _FIRST_PAUSE_SECONDS
@@ -162,8 +167,11 @@ class OnlineStore:
                 return action()
             except (redis.WatchError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 # redis-py reports a connection lost while watching as a WatchError too, so both are bounded.
-                conflicts += isinstance(error, redis.WatchError)
-                if time.monotonic() + pause_seconds > give_up_at or conflicts > _MAX_CONFLICTS:
+                if isinstance(error, redis.WatchError):
+                    conflicts += 1
+                    if conflicts > max_conflicts:
+                        raise StoreConflict(f"others keep writing to what is published: {error}") from error
+                if time.monotonic() + pause_seconds > give_up_at:
                     raise StoreError(
                         f"the online store {without_password(self._url)} was lost, "
                         f"and did not return within {self._retry_seconds:g} s: {error}"

@@ -14,6 +14,7 @@ import redis
 from feature_sync.errors import RegistryError, StoreError
 from feature_sync.publish import publish
 from feature_sync.settings import Settings
+from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 from tandem.contract.vocabulary import id_keys
@@ -196,19 +197,42 @@ class TestRevisions:
         data = prepare(interactions())
         publish(settings, data, bundle_dir=bundle.directory)
         old = state_of(client, "bob")
-        clicked = UserState(
-            revision=2,
-            event_item_keys=np.append(old.event_item_keys, id_keys([ITEM_IDS[11]])),
-            event_codes=np.append(old.event_codes, np.uint8(2)),
-            event_times=np.append(old.event_times, 9_000_000),
-            seen_item_keys=np.union1d(old.seen_item_keys, id_keys([ITEM_IDS[11]])),
-        )
+        clicked = old.with_events(id_keys([ITEM_IDS[11]]), np.array([2], np.uint8), np.array([9_000_000]))
         client.set(user_state_key("bob"), clicked.to_bytes())
         report = publish(settings, data, bundle_dir=bundle.directory, force=True)
         assert (report.num_states_newer_in_store, report.num_states_written, report.num_vectors_written) == (1, 0, 1)
         assert client.get(user_state_key("bob")) == clicked.to_bytes()
         assert vector_of(client, "bob").state_revision == 2
         assert_vector(vector_of(client, "bob"), bundle, [7, 11])
+
+    def test_an_event_before_the_first_publish_joins_the_history(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        clicked = UserState().with_events(id_keys([ITEM_IDS[11]]), np.array([2], np.uint8), np.array([9_000_000]))
+        client.set(user_state_key("bob"), clicked.to_bytes())
+        data = prepare(interactions(), users=GENDERS)
+        report = publish(settings, data, bundle_dir=bundle.directory)
+        assert (report.num_states_newer_in_store, report.num_states_written) == (1, 3)
+        state = state_of(client, "bob")
+        assert (state.revision, state.features) == (2, {"gender": "M"})
+        assert state.event_item_keys.tolist() == id_keys([ITEM_IDS[7], ITEM_IDS[11]]).tolist()
+        assert state.seen_item_keys.tolist() == sorted(state.event_item_keys.tolist())
+        assert dict(zip(names.EVENT_TYPES, state.event_counts.tolist(), strict=True))["click"] == 1
+        assert_vector(vector_of(client, "bob"), bundle, [7, 11])
+        again = publish(settings, data, bundle_dir=bundle.directory, force=True)
+        assert (again.num_states_written, again.num_vectors_written) == (0, 0)
+
+    def test_counts_that_the_file_does_not_know_are_kept(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        data = prepare(interactions())
+        publish(settings, data, bundle_dir=bundle.directory)
+        shown = state_of(client, "bob").with_events(
+            id_keys([ITEM_IDS[11]]), np.array([1], np.uint8), np.array([9_000_000])
+        )
+        client.set(user_state_key("bob"), shown.to_bytes())
+        publish(settings, data, bundle_dir=bundle.directory, force=True)
+        assert client.get(user_state_key("bob")) == shown.to_bytes()
 
     def test_data_without_times_win_over_the_store(
         self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
