@@ -84,8 +84,7 @@ class FeastStore:
 
     def __init__(self, settings: Settings) -> None:
         """Opens the registry. Raises FeatureStoreError when nothing is applied."""
-        environment = feast_environment(settings)
-        if not Path(environment["TANDEM_FEAST_DIR"], "registry.db").is_file():
+        if not (features_dir(settings.data_dir) / "registry.db").is_file():
             raise FeatureStoreError("no features are applied yet: python -m feature_sync features apply --prepared DIR")
         # Before Feast imports prometheus_client with its variables set: they decide for good.
         import feature_sync.metrics  # noqa: F401
@@ -93,7 +92,7 @@ class FeastStore:
         with _feast_errors("the registry cannot be opened"):
             from feast import FeatureStore
 
-            self._store: FeatureStore = FeatureStore(config=_config(environment))
+            self._store: FeatureStore = FeatureStore(config=feast_config(settings))
 
     def __enter__(self) -> Self:
         return self
@@ -204,13 +203,13 @@ class FeastStore:
         ]
 
 
-def _config(environment: Mapping[str, str]) -> RepoConfig:
-    """As Feast reads the file, without changing this process's environment."""
+def feast_config(settings: Settings) -> RepoConfig:
+    """feature_store.yaml as Feast reads it, without changing this process's environment. Raises SettingsError."""
     import yaml
     from feast import RepoConfig
 
-    raw = yaml.safe_load(Template((REPOSITORY / _CONFIG).read_text()).safe_substitute(environment))
-    return RepoConfig(**raw, repo_path=REPOSITORY)
+    text = Template((REPOSITORY / _CONFIG).read_text()).safe_substitute(feast_environment(settings))
+    return RepoConfig(**yaml.safe_load(text), repo_path=REPOSITORY)
 
 
 def _connection_string(store_url: str) -> str:

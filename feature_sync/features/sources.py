@@ -182,23 +182,28 @@ class Sources:
         self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {_seen(view)} AS {empty}")
         previous, observed = source_path(self._folder, view), self._observed_path(view)
         self.define("newest", f"{empty} UNION ALL BY NAME {_select(previous, empty)} {_newest_of_each(entity)}")
-        stored = set(self._columns_of("newest"))
-        compared = [
-            name for name in self._columns_of(_seen(view)) if name not in {entity, names.KNOWN_AT, *columns.markers}
-        ]
-        differs = " OR ".join(
-            f"seen.{identifier(name)} IS DISTINCT FROM " + (f"newest.{identifier(name)}" if name in stored else "NULL")
-            for name in compared
-        )
         self.define(
             "added",
             f"""
             SELECT seen.* REPLACE (coalesce(seen.{names.KNOWN_AT}, {now}) AS {names.KNOWN_AT})
             FROM {_seen(view)} AS seen LEFT JOIN newest USING ({entity})
-            WHERE newest.{entity} IS NULL OR {differs or "false"}
+            WHERE newest.{entity} IS NULL OR {self._differs(view, columns)}
             """,
         )
         self.define("observed", f"{empty} UNION ALL BY NAME {_select(observed, empty)} UNION ALL BY NAME FROM added")
+
+    def _differs(self, view: str, columns: SourceColumns) -> str:
+        """The condition that a row of `seen` has another value than that of `newest`."""
+        stored = set(self._columns_of("newest"))
+        conditions = ["false"]
+        for name in self._columns_of(_seen(view)):
+            ours, theirs = f"seen.{identifier(name)}", f"newest.{identifier(name)}" if name in stored else "NULL"
+            if name in columns.markers:
+                # A row of the past may have no marker, and nothing could be told to be newer than it.
+                conditions.append(f"({theirs} IS NULL AND {ours} IS NOT NULL)")
+            elif name not in {columns.entity, names.KNOWN_AT}:
+                conditions.append(f"{ours} IS DISTINCT FROM {theirs}")
+        return " OR ".join(conditions)
 
     def _execute(self, sql: str) -> duckdb.DuckDBPyConnection:
         try:

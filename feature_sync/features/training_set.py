@@ -30,6 +30,7 @@ from tandem.contract import names
 DEFAULT_SERVICE: Final = "training"
 _LABELS_AT_A_TIME: Final = 20_000
 """Feast's join pairs every label with every earlier row of its user and of its item before it keeps the newest."""
+_ORDER: Final = (names.TIMESTAMP, names.USER_ID, names.ITEM_ID)
 _LABEL_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.TIMESTAMP, names.EVENT_TYPE, names.RATING)
 
 _log = structlog.get_logger(__name__)
@@ -91,7 +92,7 @@ def _labels(
     ]
     rows = sources.rows(
         f"SELECT {', '.join(_LABEL_COLUMNS)} FROM {interactions} WHERE {' AND '.join(bounds) or 'true'} "
-        f"ORDER BY {', '.join(_LABEL_COLUMNS[:3])}"
+        f"ORDER BY {', '.join(_ORDER)}"
     )
     while chosen := list(islice(rows, _LABELS_AT_A_TIME)):
         labels = pd.DataFrame(chosen, columns=list(_LABEL_COLUMNS))
@@ -106,7 +107,8 @@ def _join(store: FeastStore, labels: Iterator[pd.DataFrame], service: str, views
         if len(rows) != len(chosen):
             raise FeatureStoreError(f"{len(chosen)} interactions became {len(rows)} rows: a source repeats a row")
         check_joined(rows, views)
-        yield rows
+        # Joined rows come in any order; equal data must make an equal file.
+        yield rows.sort_by([(column, "ascending") for column in _ORDER])
 
 
 def _write(tables: Iterator[pa.Table], output: Path) -> tuple[int, int]:

@@ -57,6 +57,15 @@ def test_a_marker_alone_is_no_new_row(sources: Sources, tmp_path: Path) -> None:
     assert sources.write(VIEW, history=None, now=300) == 0
 
 
+def test_a_row_without_a_marker_gets_one(sources: Sources, tmp_path: Path) -> None:
+    """Else nobody could tell whether serving has moved on since."""
+    past = f"SELECT *, 10 AS known_at FROM (SELECT 'ann' AS user_id, {', '.join(f'0 AS {n}' for n in NO_EVENTS)})"
+    sources.write(VIEW, history=past, now=100)
+    sources.observe(VIEW, [counts("ann", 0)])
+    assert sources.write(VIEW, history=past, now=200) == 1
+    assert sources.newest(VIEW)["ann"][names.STATE_REVISION] == 1
+
+
 def test_observed_rows_outlive_a_change_of_the_past(sources: Sources, tmp_path: Path) -> None:
     sources.observe(VIEW, [counts("ann", 3)])
     sources.write(VIEW, history=PAST, now=200)
