@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,9 @@ from inference_server.page_token import PageTokens, tokens_of_bundle
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleIncompatible
 from tandem.contract.features import encode_index, encode_users
-from tandem.contract.item_item import ItemItem
+from tandem.contract.item_item import ItemItem, num_events_read
 from tandem.contract.manifest import MANIFEST
+from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Keys, Rows
 
@@ -66,6 +68,16 @@ class ServingModel:
     def version(self) -> str:
         """The bundle's model version."""
         return self.bundle.manifest.model_version
+
+    @cached_property
+    def num_events_ranked_by(self) -> int:
+        """Newest events that ranking and the sources beside the two towers read: as many as in the trainer, or the
+        order would be another one than was measured."""
+        manifest = self.bundle.manifest
+        read = PROFILE_EVENTS
+        if manifest.blend is not None and manifest.blend.item_item is not None:
+            read = max(read, num_events_read(manifest.blend.item_item.decay_events))
+        return min(read, manifest.feature_schema.history_length)
 
     def known_rows(self, keys: Keys) -> Rows:
         """Rows of the keys that the catalogue holds: (n,) uint64 -> (m,) int64, m <= n."""

@@ -25,7 +25,6 @@ from inference_server.stages.hydrate import Hydrated, Known
 from inference_server.statistics import Statistics
 from tandem.contract.features import with_recent_items
 from tandem.contract.names import EVENT_CODES
-from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import MISSING_ROW
 
@@ -57,7 +56,7 @@ class Encoded:
     vectors: npt.NDArray[np.float32]
     """(users, dim) float32."""
     history_rows: npt.NDArray[np.int64]
-    """(users, n) int64, n at most PROFILE_EVENTS: the newest events on items that the bundle holds, newest last;
+    """(users, model.num_events_ranked_by) int64: the newest events on items that the bundle holds, newest last;
     MISSING_ROW in front. Nothing but their vectors is known of items that came later."""
 
 
@@ -124,7 +123,7 @@ def user_of(admitted: Admitted, known: Known, rung: Rung) -> User:
 
 def _history_rows(states: Sequence[UserState], model: ServingModel) -> npt.NDArray[np.int64]:
     """See `Encoded.history_rows`."""
-    width = min(PROFILE_EVENTS, model.bundle.manifest.feature_schema.history_length)
+    width = model.num_events_ranked_by
     keys = np.zeros((len(states), width), dtype=np.uint64)
     counts = np.zeros(len(states), dtype=np.int64)
     for place, state in enumerate(states):

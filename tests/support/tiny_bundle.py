@@ -72,6 +72,9 @@ class TinySpec:
     """Share of content in the blend; None: the bundle has no content. Content vectors are random, of CONTENT_DIM."""
     item_item_weight: float = 0.0
     """Share of the item-item source in the blend; 0: the bundle has none. Its weights are random."""
+    item_item_decay_events: float = 3.0
+    history_length: int = HISTORY_LENGTH
+    """Newest events that the user tower reads."""
     attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
     unavailable: tuple[int, ...] = ()
@@ -109,7 +112,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
         for row in range(spec.num_items)
     )
     schema = FeatureSchema(
-        history_length=HISTORY_LENGTH,
+        history_length=spec.history_length,
         user_features=spec.user_features,
         item_categories=(*CATEGORIES, RARE),
         max_item_categories=2,
@@ -266,12 +269,12 @@ def _blend(spec: TinySpec) -> BlendSpec | None:
         spec.content_weight or 0.0,
         plain,
         None if spec.content_weight is None else plain,
-        ItemItemSpec(spec.item_item_weight, 3.0, plain) if spec.item_item_weight else None,
+        ItemItemSpec(spec.item_item_weight, spec.item_item_decay_events, plain) if spec.item_item_weight else None,
     )
 
 
 def _user_tower(spec: TinySpec) -> onnx.ModelProto:
-    history = ("batch", HISTORY_LENGTH)
+    history = ("batch", spec.history_length)
     inputs = [
         helper.make_tensor_value_info(names.HISTORY_VECTORS, TensorProto.FLOAT, (*history, spec.dim)),
         helper.make_tensor_value_info(names.HISTORY_EVENT_CODES, TensorProto.INT64, history),
@@ -368,7 +371,7 @@ def _top_items(popularity: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.in
 
 
 def _manifest(spec: TinySpec, schema: FeatureSchema, *, recall: float) -> Manifest:
-    history: tuple[str | int, ...] = ("batch", HISTORY_LENGTH)
+    history: tuple[str | int, ...] = ("batch", spec.history_length)
     inputs = [
         TensorSpec(names.HISTORY_VECTORS, "float32", (*history, spec.dim)),
         TensorSpec(names.HISTORY_EVENT_CODES, "int64", history),

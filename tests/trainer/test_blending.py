@@ -215,18 +215,21 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
 
 
 def test_the_serving_engine_answers_as_is_measured_here(bundles, newer_data, tmp_path) -> None:
-    """The gate's figures are those of the trainer's own evaluation, user by user."""
+    """The gate's figures are those of the trainer's own evaluation, user by user, where every item is a candidate."""
+    far = {"history_length": 30, "item_item_weight": 0.5, "item_item_decay_events": 10.0}
+    all_sources = build_tiny_bundle(tmp_path / "all", TinySpec(num_items=60, content_weight=0.2, **far))
     test = leave_last_out(newer_data, skip=0)
     users = tmp_path / "users.jsonl"
     write_held_out_users(users, held_out_users(newer_data, test, np.arange(len(test.users))))
-    blended, older = (bundle.directory for bundle in bundles)
-    served = ask_serving_engine(blended, users, against=older, num_shown=10, output=tmp_path / "served.json")
-    assert isinstance(served, Served)
-    for bundle, answered in zip(bundles, (served.candidate, served.against), strict=True):
-        ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
-        assert ndcg(answered.ranks) == pytest.approx(metrics_per_user(ranks)["ndcg@10"], abs=1e-6)
-    assert ndcg(served.candidate.ranks).mean() > 0
-    assert ndcg(served.candidate.ranks).tolist() != ndcg(served.against.ranks).tolist()
+    for pair in ([bundles[0], bundles[1]], [all_sources, bundles[0]]):
+        candidate, against = (bundle.directory for bundle in pair)
+        served = ask_serving_engine(candidate, users, against=against, num_shown=10, output=tmp_path / "served.json")
+        assert isinstance(served, Served)
+        for bundle, answered in zip(pair, (served.candidate, served.against), strict=True):
+            ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
+            assert ndcg(answered.ranks) == pytest.approx(metrics_per_user(ranks)["ndcg@10"], abs=1e-6)
+        assert ndcg(served.candidate.ranks).mean() > 0
+        assert ndcg(served.candidate.ranks).tolist() != ndcg(served.against.ranks).tolist()
 
 
 def test_a_model_without_content_is_not_blended() -> None:

@@ -28,6 +28,11 @@ class ItemItem:
     """(items, neighbours) float16, what the item adds to the score of that neighbour, 0 where there is none."""
 
 
+def num_events_read(decay_events: float) -> int:
+    """How many of the newest events count."""
+    return int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events))
+
+
 def item_item_scores(
     model: ItemItem, history_rows: Rows, decay_events: float, rows: Rows | None = None
 ) -> npt.NDArray[np.float32]:
@@ -39,7 +44,7 @@ def item_item_scores(
     """
     num_items = len(model.rows)
     scores = np.empty((len(history_rows), num_items if rows is None else rows.shape[1]), dtype=np.float32)
-    num_events = min(history_rows.shape[1], int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events)))
+    num_events = min(history_rows.shape[1], num_events_read(decay_events))
     newest = history_rows[:, history_rows.shape[1] - num_events :]
     decay = np.exp(-np.arange(num_events - 1, -1, -1) / decay_events).astype(np.float32)
     for user, events in enumerate(newest):
