@@ -16,6 +16,7 @@ from feature_sync.errors import FeatureSyncError, SettingsError
 from feature_sync.features.commands import add_features_parser, run_features
 from feature_sync.settings import Settings, load_settings, settings_help
 from tandem.contract.errors import ContractError
+from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -44,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if result is not None:
-        print(json.dumps(result, ensure_ascii=False, indent=2 if options.command.startswith("show") else None))
+        print(
+            json.dumps(
+                result, ensure_ascii=False, indent=2 if options.command.startswith(("show", "dead-letters")) else None
+            )
+        )
     return status
 
 
@@ -59,6 +64,8 @@ def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object] |
 
         run(settings)
         return None
+    if options.command == "dead-letters":
+        return _dead_letters(options, settings)
     if options.command == "show":
         from feature_sync.show import show_user
 
@@ -70,6 +77,15 @@ def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object] |
     from feature_sync.publish import publish
 
     return dataclasses.asdict(publish(settings, options.prepared, bundle_dir=options.bundle, force=options.force))
+
+
+def _dead_letters(options: argparse.Namespace, settings: Settings) -> dict[str, object]:
+    from feature_sync import dead_letter_commands as commands
+
+    if options.action == "list":
+        return commands.list_dead_letters(settings, options.stream, limit=options.limit)
+    act = commands.replay_dead_letters if options.action == "replay" else commands.drop_dead_letters
+    return act(settings, options.stream)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,6 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_features_parser(commands)
     commands.add_parser("run", help="apply events to the online store until SIGTERM or Ctrl-C")
+    dead_letters = commands.add_parser(
+        "dead-letters",
+        help="entries that could not be applied: list, replay, drop",
+        description="Prints a report as JSON. Replaying applies each entry here and now; what fails again stays.",
+    )
+    dead_letters.add_argument("action", choices=("list", "replay", "drop"))
+    dead_letters.add_argument("--stream", choices=(EVENTS, ITEM_CHANGES), default=EVENTS, help="default: %(default)s")
+    dead_letters.add_argument("--limit", type=int, default=20, metavar="N", help="entries to list (%(default)s)")
     commands.add_parser("store", help="run the embedded Valkey in the foreground, on the port of TANDEM_STORE_URL")
     return parser
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from feature_sync.archive.archiver import Archiver
-from feature_sync.events.applier import EventApplier, EventRules
-from feature_sync.events.trending import Trending
+from feature_sync.events.opening import event_applier
+from feature_sync.events.user_vectors import UserVectorRefresher
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.maker import VectorMaker
 from feature_sync.live_bundles import LiveBundles
@@ -26,7 +27,8 @@ from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.opening import open_source
-from tandem.contract.streams import EVENTS, ITEM_CHANGES, Event
+from tandem.contract.bundle import Bundle
+from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
 _GRACE_SECONDS: Final = 20.0
 """For all parts to end what they have begun."""
@@ -40,7 +42,8 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     metrics = Metrics()
-    parts: dict[str, Part] = {"events": _events(settings, metrics), **_items(settings, metrics)}
+    items, live_bundles = _items(settings, metrics)
+    parts = {**_events(settings, metrics, live_bundles), **items}
     if settings.archive:
         parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
     threads = Threads(parts, on_end=stopping.set)
@@ -56,29 +59,27 @@ def run(settings: Settings) -> None:
     threads.raise_failure()
 
 
-def _events(settings: Settings, metrics: Metrics) -> Consumer[Event]:
+def _events(settings: Settings, metrics: Metrics, live_bundles: Callable[[], Sequence[Bundle]]) -> dict[str, Part]:
     store = StoreConnection(settings.store_url)
     stream_metrics = metrics.of_stream(EVENTS)
-    applier = EventApplier(
-        store,
-        rules=EventRules(mark_seconds=settings.event_id_seconds, min_rating=settings.event_min_rating),
-        trending=Trending(
-            half_life_seconds=settings.trending_half_life_seconds,
-            weights=settings.trending_weights,
-            num_items=settings.trending_items,
-        ),
-        metrics=stream_metrics,
+    vectors = UserVectorRefresher(
+        StoreConnection(settings.store_url),
+        live_bundles=live_bundles,
+        is_behind=lambda: events.is_behind,
+        ttl_seconds=settings.vector_ttl_seconds,
+        metrics=metrics,
     )
-    return Consumer(
+    events = Consumer(
         open_source(settings, EVENTS),
-        applier,
+        event_applier(settings, store, stream_metrics, on_changed_users=vectors.add),
         dead_letters=DeadLetters(store, EVENTS, max_entries=settings.dead_letters),
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,
     )
+    return {"events": events, "user_vectors": vectors}
 
 
-def _items(settings: Settings, metrics: Metrics) -> dict[str, Part]:
+def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], Callable[[], Sequence[Bundle]]]:
     bundles = LiveBundles(settings, on_change=lambda: vectors.wake())
     vectors = VectorMaker(settings, StoreConnection(settings.store_url), live_bundles=bundles.current, metrics=metrics)
     store = StoreConnection(settings.store_url)
@@ -90,7 +91,7 @@ def _items(settings: Settings, metrics: Metrics) -> dict[str, Part]:
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,
     )
-    return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}
+    return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}, bundles.current
 
 
 def _archive(settings: Settings, metrics: Metrics, stream: str) -> Archiver:

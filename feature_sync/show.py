@@ -72,6 +72,9 @@ def _state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]
     return {
         "revision": state.revision,
         "features": dict(state.features),
+        "event_counts": {
+            event_type: int(count) for event_type, count in zip(names.EVENT_TYPES, state.event_counts, strict=True)
+        },
         "num_seen_items": len(state.seen_item_keys),
         "num_recent_events": len(state.event_item_keys),
         "recent_events_newest_first": [

@@ -16,11 +16,12 @@ from tandem.contract.store import UserState
 
 
 class UserTower:
-    """The user tower of one bundle, in ONNX Runtime on every core: publishing is bulk work."""
+    """The user tower of one bundle, in ONNX Runtime."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Opens the tower. Raises TowerError."""
-        threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        """Opens the tower; on every core, if not on `threads`, because publishing is bulk work. Raises TowerError."""
+        if threads is None:
+            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         self._tower = OnnxTower(bundle.user_tower, threads=threads)
         self._bundle = bundle
 

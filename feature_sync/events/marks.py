@@ -5,7 +5,8 @@ of so few integers as one sorted array, 8 bytes a mark, where a key for each wou
 a false match all but impossible: at a hundred million marks, 1e-16 for each new event.
 
 Sets belong to a period as long as marks have to last. An id is looked for in this period and in the one before, so a
-mark is found for one period at least, and its set expires when two have passed.
+mark is found for one period at least, and its set expires when two have passed. Periods of another length number their
+sets otherwise, so a change of the setting forgets all marks.
 """
 
 from __future__ import annotations

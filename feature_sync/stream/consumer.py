@@ -89,7 +89,13 @@ class Consumer(Generic[_T]):
         self._batch_entries = batch_entries
         self._wait_seconds = wait_seconds
         self._stop = threading.Event()
+        self._is_behind = False
         self._next_lag_at = 0.0
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more entries wait than one batch takes. From any thread."""
+        return self._is_behind
 
     def stop(self) -> None:
         """Lets `run` end once the batch in work is done. From any thread."""
@@ -100,7 +106,9 @@ class Consumer(Generic[_T]):
         pause_seconds = _FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             try:
-                if entries := self._source.read(self._batch_entries, self._wait_seconds):
+                entries = self._source.read(self._batch_entries, self._wait_seconds)
+                self._is_behind = len(entries) == self._batch_entries
+                if entries:
                     self._apply(entries)
                 self._applier.rest()
                 self._report_lag()

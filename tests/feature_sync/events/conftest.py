@@ -25,6 +25,8 @@ from tests.support.waiting import wait_until
 NOW = 1_800_000_000_000_000
 """Microseconds since 1970; nothing in these tests depends on the clock but marks and trending."""
 
+MARK_SECONDS = 3600
+
 
 def event(number: int, **fields: object) -> Event:
     """Event `number`: a click of ann on an item of its own, one second after the one before."""
@@ -80,7 +82,7 @@ class Rig:
         self.source = source or RedisSource(url, EVENTS, takeover_seconds=0.2, shares_store=True)
         self.applier = EventApplier(
             self.store,
-            rules=EventRules(mark_seconds=3600, min_rating=min_rating),
+            rules=EventRules(mark_seconds=MARK_SECONDS, min_rating=min_rating),
             trending=Trending(half_life_seconds=3600, weights={"click": 1.0, "purchase": 5.0}, num_items=10),
             metrics=self.metrics.of_stream(EVENTS),
             on_changed_users=self.changed_users.extend,

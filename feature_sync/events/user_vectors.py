@@ -1,0 +1,133 @@
+"""Refreshes the stored vectors of users whose states events have changed, under the champion, when there is time.
+
+Only a cache: the server sees by the revision that a stored vector is stale, and computes it itself. So this gives way
+to events: it rests while they queue, works for a quarter of the time at most, and forgets users where too many wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Final
+
+import structlog
+
+from feature_sync.errors import StoreConflict, TowerError, Unavailable
+from feature_sync.metrics import Metrics
+from feature_sync.store.connection import StoreConnection
+from feature_sync.user_tower import UserTower
+from tandem.contract.bundle import Bundle
+from tandem.contract.errors import ContractError, StoreValueError
+from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
+
+_USERS_AT_ONCE: Final = 32
+"""Few: the interpreter is shared with the thread that applies events."""
+_MOST_WAITING: Final = 20_000
+_LEAST_REST_SECONDS: Final = 0.2
+"""Events of one user come in bursts; their last one is worth a vector."""
+_REST_PER_WORK: Final = 3.0
+
+_log = structlog.get_logger(__name__)
+
+
+class UserVectorRefresher:
+    """See the module. `add`, `wake` and `stop` are for any thread, `step` and `run` for one."""
+
+    def __init__(
+        self,
+        store: StoreConnection,
+        *,
+        live_bundles: Callable[[], Sequence[Bundle]],
+        is_behind: Callable[[], bool],
+        ttl_seconds: int,
+        metrics: Metrics,
+    ) -> None:
+        """`is_behind` says whether events queue."""
+        self._store = store
+        self._live_bundles = live_bundles
+        self._is_behind = is_behind
+        self._ttl_seconds = ttl_seconds
+        self._metrics = metrics
+        self._waiting: dict[str, None] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._tower: tuple[str, UserTower | None] = ("", None)
+
+    def add(self, user_ids: Collection[str]) -> None:
+        """Says that the states of users have changed."""
+        with self._lock:
+            if len(self._waiting) + len(user_ids) <= _MOST_WAITING:
+                self._waiting.update(dict.fromkeys(user_ids))
+
+    def stop(self) -> None:
+        """Lets `run` end soon."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Refreshes vectors until it is stopped."""
+        rest_seconds = _LEAST_REST_SECONDS
+        while not self._stop.wait(rest_seconds):
+            started = time.monotonic()
+            # What is missed, the server computes; whoever changed a state meanwhile says so.
+            with contextlib.suppress(Unavailable, StoreConflict):
+                self.step()
+            rest_seconds = max(_LEAST_REST_SECONDS, _REST_PER_WORK * (time.monotonic() - started))
+        self._store.close()
+
+    def step(self) -> None:
+        """Refreshes vectors of those who wait, as long as no events do. Raises StoreAway, StoreConflict."""
+        bundles = self._live_bundles()
+        tower = self._tower_of(bundles[0]) if bundles else None
+        for _ in range(len(self._waiting) // _USERS_AT_ONCE + 1):
+            if tower is None or self._is_behind() or self._stop.is_set():
+                return
+            if user_ids := self._take():
+                self._refresh(bundles[0].manifest.model_version, tower, user_ids)
+
+    def _take(self) -> list[str]:
+        with self._lock:
+            taken = list(self._waiting)[:_USERS_AT_ONCE]
+            for user_id in taken:
+                del self._waiting[user_id]
+        return taken
+
+    def _refresh(self, model_version: str, tower: UserTower, user_ids: Sequence[str]) -> None:
+        state_keys = [user_state_key(user_id) for user_id in user_ids]
+        _, _, stored = self._store.run([("UNWATCH",), ("WATCH", *state_keys), ("MGET", *state_keys)])
+        states = dict(_readable(zip(user_ids, stored, strict=True)))
+        try:
+            vectors = tower.vectors(list(states), list(states.values()))
+        except TowerError as error:
+            self._give_up(model_version, error)
+            return
+        expiry = ("EX", self._ttl_seconds) if self._ttl_seconds else ()
+        self._store.transaction(
+            [
+                ("SET", user_vector_key(model_version, user_id), UserVector(state.revision, vector).to_bytes(), *expiry)
+                for (user_id, state), vector in zip(states.items(), vectors, strict=True)
+            ]
+        )
+        self._metrics.vectors_refreshed.inc(len(states))
+
+    def _tower_of(self, bundle: Bundle) -> UserTower | None:
+        version = bundle.manifest.model_version
+        if self._tower[0] != version:
+            try:
+                self._tower = (version, UserTower(bundle, threads=1))
+            except (TowerError, ContractError) as error:
+                self._give_up(version, error)
+        return self._tower[1]
+
+    def _give_up(self, model_version: str, error: Exception) -> None:
+        """A tower that fails once fails again."""
+        self._tower = (model_version, None)
+        _log.error("user_vectors_stopped", model_version=model_version, error=str(error))
+
+
+def _readable(stored: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, UserState]]:
+    for user_id, value in stored:
+        if value is not None:
+            with contextlib.suppress(StoreValueError):
+                yield user_id, UserState.from_bytes(value)
