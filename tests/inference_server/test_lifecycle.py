@@ -91,7 +91,7 @@ async def test_health_follows_the_model(
         assert (response.model_version, response.variant) == ("tiny-1", "champion")
         status = await server.status()
         assert (status.variant, status.registry_version) == ("champion", "1")
-        assert dict(status.dependencies) == {"store": "down", "registry": "up"}
+        assert dict(status.dependencies) == {"store": "down", "events": "down", "registry": "up"}
 
         # A watcher hears of the end, and does not hold it up.
         stopping = asyncio.create_task(server.stop())
