@@ -66,7 +66,7 @@ class LiveBundles:
         """Looks once. A registry or a bundle that cannot be read is logged, and what is known stays."""
         try:
             found = self._folder() if self._settings.bundle_path else self._registered()
-        except (RegistryError, BundleError) as error:
+        except (RegistryError, BundleError, OSError) as error:
             self._report(str(error))
             return
         self._report("")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tandem.contract.bundle import Bundle, read_bundle
 BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
 """Where bundles are kept, below the data folder."""
 _SQLITE: Final = "sqlite:///"
+_DOWNLOAD: Final = ".download-"
+_LONGEST_DOWNLOAD_SECONDS: Final = 24 * 3600.0
 _CACHED_BUNDLES: Final = 4
 """Champion, challenger, the ones that they replaced: `run` and `publish` share one cache."""
 
@@ -92,9 +95,7 @@ def fetch_bundle(registry_uri: str, version: RegisteredVersion, cache: Path) -> 
     if not directory.is_dir():
         _download(registry_uri, version.source, directory)
     os.utime(directory)
-    by_age = sorted(cache.iterdir(), key=lambda path: path.stat().st_mtime)
-    for other in by_age[:-_CACHED_BUNDLES]:
-        shutil.rmtree(other, ignore_errors=True)
+    _drop_old(cache)
     bundle = read_bundle(directory)
     if bundle.manifest.model_version != version.model_version:
         raise RegistryError(
@@ -104,10 +105,26 @@ def fetch_bundle(registry_uri: str, version: RegisteredVersion, cache: Path) -> 
     return bundle
 
 
+def _drop_old(cache: Path) -> None:
+    """Removes all but the bundles used last, and what killed downloads left; those under way are other processes'."""
+    bundles = sorted(cache.glob("[!.]*"), key=_used_at)
+    left = [path for path in cache.glob(f"{_DOWNLOAD}*") if time.time() - _used_at(path) > _LONGEST_DOWNLOAD_SECONDS]
+    for path in (*bundles[:-_CACHED_BUNDLES], *left):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _used_at(path: Path) -> float:
+    """Seconds since 1970; 0 for what another process has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def _download(registry_uri: str, source: str, directory: Path) -> None:
     """Downloads beside the place and renames, so that a killed download leaves no half bundle behind."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=directory.parent) as staging:
+    with tempfile.TemporaryDirectory(prefix=_DOWNLOAD, dir=directory.parent) as staging:
         with _quiet_errors(registry_uri):
             from mlflow.artifacts import download_artifacts
 

@@ -274,9 +274,18 @@ class TestRegistry:
         for age in range(5):
             (cache / f"old-{age}").mkdir(parents=True)
             os.utime(cache / f"old-{age}", (1_000_000 - age, 1_000_000 - age))
+        (cache / ".download-under-way").mkdir()
+        (cache / ".download-killed").mkdir()
+        os.utime(cache / ".download-killed", (1_000_000, 1_000_000))
         report = publish(settings, data)
         assert (report.model_version, report.registry_version) == ("m1", "1")
-        assert {path.name for path in cache.iterdir()} == {"m1", "old-0", "old-1", "old-2"}
+        assert {path.name for path in cache.iterdir()} == {
+            "m1",
+            "old-0",
+            "old-1",
+            "old-2",
+            ".download-under-way",
+        }
         assert_vector(vector_of(client, "bob"), bundle, [7])
         downloaded = (cache / "m1").stat().st_ino
         publish(settings, data, force=True)
