@@ -28,6 +28,8 @@ class LiveVocabulary:
     def rows_of_keys(self, keys: Keys) -> Rows:
         """See `features.KeyRows`."""
         rows = self._of_bundle.rows_of_keys(keys)
+        if not len(rows) or rows.min() != MISSING_ROW:  # mostly the bundle holds them all
+            return rows
         places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[places] == keys, self._rows[places], rows)
 
@@ -72,9 +74,9 @@ class LiveCatalogue(Catalogue):
 
     def item_ids(self, rows: Rows) -> list[str]:
         """See `Catalogue.item_ids`."""
-        further = rows >= self._live.num_bundle_items
-        if not further.any():
+        if self._are_of_bundle(rows):
             return self._of_bundle.item_ids(rows)
+        further = rows >= self._live.num_bundle_items
         ids = self._of_bundle.item_ids(np.where(further, 0, rows))
         first = len(self._ids) - len(self._live.slots) - self._live.num_bundle_items
         for place in np.flatnonzero(further).tolist():
@@ -110,9 +112,9 @@ class LiveCatalogue(Catalogue):
 
     def lasting_rows(self, rows: Rows) -> Rows:
         """See `Catalogue.lasting_rows`: a further item is known by its slot, which every worker gives the same row."""
-        further = rows >= self._live.num_bundle_items
-        if not further.any():
+        if self._are_of_bundle(rows):
             return rows
+        further = rows >= self._live.num_bundle_items
         lasting = rows.copy()
         lasting[further] = self._live.slots[rows[further] - self._live.num_bundle_items] + self._live.num_bundle_items
         return lasting
@@ -143,6 +145,10 @@ class LiveCatalogue(Catalogue):
         """See `ClauseFilter.check`. Live items do not count: one of them with a text where the others have numbers must
         not turn callers' requests into mistakes."""
         self._of_bundle.check(predicates, field=field)
+
+    def _are_of_bundle(self, rows: Rows) -> bool:
+        # The largest of a few rows is found in a third of the time that it takes to compare each.
+        return not len(rows) or bool(rows.max() < self._live.num_bundle_items)
 
     def _make_mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
         of_bundle = self._of_bundle.mask(clauses)

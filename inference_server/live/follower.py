@@ -163,7 +163,7 @@ class LiveFollower:
         return news
 
     async def _read_changes(self, followed: _Followed, until: int, news: _News) -> None:
-        if until < self._items.position:
+        if 0 < until < self._items.position:
             _log.warning("items_feed_began_anew", was_at=self._items.position, now_at=until)
             self._known_after = None
         if self._known_after is None or followed.merged_until < self._known_after:
@@ -187,8 +187,9 @@ class LiveFollower:
         news.is_complete = self._items.position >= until
 
     async def _read_vectors(self, followed: _Followed, until: int, news: _News) -> None:
-        if until < followed.reader.position:
-            # The feed of a version expires once nobody serves it, and begins anew when somebody does.
+        if 0 < until < followed.reader.position:
+            # A version's feed expires when feature_sync is away for long, and begins anew when it is back. Until then
+            # the vectors that are known stay in force.
             followed.reader = FeedReader(self._store, item_vectors_feed(followed.model.version))
             followed.vectors.by_key.clear()
             news.is_new = True

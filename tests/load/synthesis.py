@@ -89,6 +89,7 @@ def item_table(
         names.CATEGORIES: pa.ListArray.from_arrays(pa.array(offsets), flat),
         names.ATTRIBUTES: pa.MapArray.from_arrays(map_offsets, keys, values),
         names.POPULARITY: pa.array(popularity, pa.int64()),
+        names.AVAILABLE: pa.array(np.ones(num_items, dtype=np.bool_)),
     }
     arrays = [columns[name] for name in contract_items.SCHEMA.names]
     return ItemTable(pa.Table.from_arrays(arrays, schema=contract_items.SCHEMA))
