@@ -26,7 +26,7 @@ _LIVE_CATALOGUE: Final = {
     "dead_rows": "Items known to the model that are not recommended: deleted, or unavailable.",
     "waiting": "Changed items whose vector is not there yet.",
     "put_off": "Changes beyond the limit, which wait for the next bundle.",
-    "sequence": "The last change of the catalogue that was read.",
+    "sequence": "The last change of the catalogue that is in force.",
     "age_seconds": "Time since the store last confirmed that nothing else had changed.",
 }
 

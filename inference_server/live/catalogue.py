@@ -68,8 +68,7 @@ class LiveCatalogue(Catalogue):
         self._ids = live.table.item_ids(range(len(live.rows)))
         self._hidden = live.hidden_from_bundle
         self._searched = live.searched
-        self.alive = self.mask(()).bitmap
-        self._alive = self.alive
+        self.alive = self.mask(()).bitmap if len(live.dead) else None
         self._top_rows = self.recommendable(of_bundle.top_rows(of_bundle.num_items))
 
     def item_ids(self, rows: Rows) -> list[str]:
@@ -108,7 +107,7 @@ class LiveCatalogue(Catalogue):
 
     def recommendable(self, rows: Rows) -> Rows:
         """See `Catalogue.recommendable`."""
-        return rows[rows_in(self._alive, rows)]
+        return rows if self.alive is None else rows[rows_in(self.alive, rows)]
 
     def lasting_rows(self, rows: Rows) -> Rows:
         """See `Catalogue.lasting_rows`: a further item is known by its slot, which every worker gives the same row."""

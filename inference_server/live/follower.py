@@ -74,6 +74,7 @@ class LiveFollower:
         """Changes after this one are known; None before the first bundle."""
         self._followed: list[_Followed] = []
         self._serving: _Followed | None = None
+        self._sequence_in_force = 0
         self._read_at = time.monotonic()
         # Readers of feeds, and whoever makes a model of what was read, take turns.
         self._turn = asyncio.Lock()
@@ -100,6 +101,7 @@ class LiveFollower:
             if news.is_new:
                 self._models.current = await self._merged(self._serving)
                 self._observe(news)
+            self._sequence_in_force = self._items.position
             return news.is_complete
 
     async def prepare(self, model: ServingModel) -> None:
@@ -120,6 +122,7 @@ class LiveFollower:
         async with self._turn:
             await self._catch_up(followed)
             self._models.current = await self._merged(followed)
+            self._sequence_in_force = self._items.position
             self._serving = followed
             if self._known_after is not None:
                 self._known_after = max(self._known_after, min(one.merged_until for one in self._followed))
@@ -138,7 +141,7 @@ class LiveFollower:
             "dead_rows": len(live.dead) if live is not None else 0,
             "waiting": live.num_waiting if live is not None else 0,
             "put_off": self._changes.num_put_off,
-            "sequence": self._items.position,
+            "sequence": self._sequence_in_force,
             "age_seconds": time.monotonic() - self._read_at,
         }
 

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.bitmap import Bitmap, rows_in
+from inference_server.bitmap import rows_in
 from inference_server.degradation import Degraded
 from inference_server.engine.calls import call_engine
 from inference_server.engine.search import Allowed, Found
@@ -145,8 +145,11 @@ def _merge(
         scores = found.others[np.arange(len(new))[:, None], new]
     else:
         new[(new[:, :, None] == found.rows[:, None, :]).any(axis=2)] = MISSING_ROW
+        alive = encoded.model.catalogue.alive
+        if alive is not None:
+            new[~rows_in(alive, np.maximum(new, 0))] = MISSING_ROW
         for of_user, one in zip(new, allowed, strict=True):
-            _drop_forbidden(of_user, one, encoded.model.catalogue.alive)
+            _drop_forbidden(of_user, one)
         vectors = encoded.model.catalogue.vectors[np.maximum(new, 0)]  # (users, new, dim)
         scores = np.matmul(vectors, encoded.vectors[:, :, None])[:, :, 0]
     scores[new == MISSING_ROW] = -np.inf
@@ -160,11 +163,10 @@ def _merge(
     )
 
 
-def _drop_forbidden(rows: npt.NDArray[np.int64], allowed: Allowed, alive: Bitmap | None) -> None:
-    """Overwrites rows that may not be shown with MISSING_ROW. `alive` are those that anybody may be shown."""
-    passing = alive if allowed.mask is None else allowed.mask.bitmap
-    if passing is not None:
-        rows[~rows_in(passing, np.maximum(rows, 0))] = MISSING_ROW
+def _drop_forbidden(rows: npt.NDArray[np.int64], allowed: Allowed) -> None:
+    """Overwrites rows that may not be shown with MISSING_ROW."""
+    if allowed.mask is not None:
+        rows[~rows_in(allowed.mask.bitmap, np.maximum(rows, 0))] = MISSING_ROW
     excluded = allowed.excluded
     if len(excluded) > _FEW:
         rows[np.isin(rows, excluded)] = MISSING_ROW

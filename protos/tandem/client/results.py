@@ -110,7 +110,7 @@ class LiveCatalogue:
     """What changed in the catalogue since the bundle was made, as one worker knows it."""
 
     sequence: int
-    """The last change that was read."""
+    """The last change that is in force; changes count up from 1."""
     items: int
     """Items that are recommended as they changed, or that the bundle does not hold."""
     dead_rows: int

@@ -1000,7 +1000,7 @@ class LiveCatalogue(_message.Message):
     PUT_OFF_FIELD_NUMBER: _builtins.int
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """The last change that was read."""
+    """The last change that is in force; changes count up from 1."""
     items: _builtins.int
     """Items that are recommended as they changed, or that the bundle does not hold."""
     dead_rows: _builtins.int
