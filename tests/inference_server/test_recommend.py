@@ -265,7 +265,7 @@ class TestStatusAndMetrics:
         assert status.manifest["embedding_dim"] == 16
         assert status.manifest["metrics"]["test/ndcg@10"] == 0.5
         assert "files" not in status.manifest
-        assert dict(status.dependencies) == {"store": "up"}
+        assert dict(status.dependencies) == {"store": "up", "events": "up"}
         assert status.answers_by_source["RECOMMENDATION_SOURCE_RETRIEVED"] >= 1
         assert status.uptime_seconds > 0
         assert status.started_at.seconds <= status.model_loaded_at.seconds
