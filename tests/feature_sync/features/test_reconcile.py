@@ -176,12 +176,11 @@ def test_the_command_prints_differences_and_exits_with_4(settled: World) -> None
         "TANDEM_STORE_URL": settled.settings.store_url,
         "TANDEM_DATA_DIR": str(settled.settings.data_dir),
     }
-    done = subprocess.run(
-        [*command, "--repair"], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 4, done.stderr
     line, report = done.stdout.splitlines()
     assert line == "different user_interaction_counts cem num_click: serving 1, feast 77"
-    assert json.loads(report)["num_repaired"] == 1
+    assert json.loads(report)["different_by_view"] == {names.USER_COUNTS_VIEW: 1}
     assert "leaked" not in done.stderr
+    settled.reconcile(repair=True)
     settled.assert_equal()
