@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from feature_sync.__main__ import main
 from feature_sync.dead_letter_commands import drop_dead_letters, list_dead_letters, replay_dead_letters
@@ -67,5 +68,8 @@ def test_commands_print_json(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TANDEM_STORE_URL", settings.store_url)
-    assert main(["dead-letters", "list", "--limit", "1"]) == 0
+    try:
+        assert main(["dead-letters", "list", "--limit", "1"]) == 0
+    finally:
+        structlog.reset_defaults()  # it logs to what pytest has captured
     assert '"num_dead_letters": 4' in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -19,8 +21,9 @@ class Refreshed:
     def __init__(self, stream: Stream, bundle: Bundle) -> None:
         self.is_behind = False
         self.bundles: list[Bundle] = [bundle]
+        self.store = StoreConnection(stream.url)
         self.refresher = UserVectorRefresher(
-            StoreConnection(stream.url),
+            self.store,
             live_bundles=lambda: self.bundles,
             is_behind=lambda: self.is_behind,
             ttl_seconds=60,
@@ -41,8 +44,10 @@ class Refreshed:
 
 
 @pytest.fixture
-def refreshed(stream: Stream, bundle: Bundle) -> Refreshed:
-    return Refreshed(stream, bundle)
+def refreshed(stream: Stream, bundle: Bundle) -> Iterator[Refreshed]:
+    refreshed = Refreshed(stream, bundle)
+    yield refreshed
+    refreshed.store.close()
 
 
 def test_a_changed_state_gets_its_vector(refreshed: Refreshed, bundle: Bundle, stream: Stream) -> None:
