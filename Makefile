@@ -76,7 +76,7 @@ pipeline: $(VENV)/.pipeline ## DVC: ingest, features, train, evaluate, export wi
 	@PATH=$(BIN):$$PATH $(BIN)/dvc repro
 
 nightly: export TANDEM_NIGHTLY_DATA ?= $(filter-out --set $(SET),$(STACK_ARGS))
-nightly: export TANDEM_NIGHTLY_TRAIN ?= $(foreach pair,$(SET),--set $(pair))
+nightly: export TANDEM_NIGHTLY_CONFIG ?= $(foreach pair,$(SET),--set $(pair))
 nightly: $(VENV)/.local ## from new events to a served model, beside `make run`; prints the wall time of every step
 	@$(BIN)/python -m deploy.nightly run
 

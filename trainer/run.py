@@ -67,7 +67,7 @@ class RunResult:
     trained: bool
     """False when the champion was already trained from these data and this configuration."""
     decision: GateDecision | None
-    """None where nothing was trained."""
+    """None where nothing was trained, or where `validate` is to judge it."""
     content_weight: float | None
     """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
     item_item_weight: float = 0.0
@@ -96,7 +96,7 @@ class RunOptions:
     command: str = "python -m trainer train"
     """How the run was started, for the record."""
     promote: bool = True
-    """Whether a model that passes the gate becomes the champion; it is registered in any case."""
+    """Whether the gate judges the model, and makes it the champion where it passes; it is registered in any case."""
     data_version: str = ""
     """What the version control of the data calls them, for the record."""
     warm_start: str = ""
@@ -164,11 +164,10 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         location = run.log_bundle(bundle.directory)
         version = registry.register(run, location, model_version=model_version, training_fingerprint=fingerprint)
         shutil.rmtree(checkpoints)
-    sample = sample_of_dataset(encoded.dataset, max_users=config.gate.max_users, name=prepared.name)
-    validation = validate(registry, version, lambda _: sample, config.gate)
-    promoted = validation.decision.passed and options.promote
-    if promoted:
-        Promotion(registry, settings).promote(validation.version)
+    decision = None
+    if options.promote:
+        decision = _judge_and_promote(registry, version, encoded, config, settings, name=prepared.name)
+    promoted = decision is not None and decision.passed
     log.info(
         "model_registered",
         registry_version=version.number,
@@ -184,12 +183,29 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         prepared=prepared,
         version=version,
         trained=True,
-        decision=validation.decision,
+        decision=decision,
         promoted=promoted,
         start=start,
         content_weight=trained.content_weight,
         item_item_weight=trained.item_item_weight,
     )
+
+
+def _judge_and_promote(
+    registry: Registry,
+    version: RegisteredVersion,
+    encoded: Encoded,
+    config: TrainConfig,
+    settings: Settings,
+    *,
+    name: str,
+) -> GateDecision:
+    """`name` is that of the data, for the record."""
+    sample = sample_of_dataset(encoded.dataset, max_users=config.gate.max_users, name=name)
+    validation = validate(registry, version, lambda _: sample, config.gate)
+    if validation.decision.passed:
+        Promotion(registry, settings).promote(validation.version)
+    return validation.decision
 
 
 def _help(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings) -> None:

@@ -54,7 +54,7 @@ def run_night(settings: Settings, until: datetime, *, full: bool | None = None) 
         candidate = _run(steps.train(settings, prepared, full=full))
     version = str(candidate["registry_version"])
     with night.step("validate"):
-        verdict = _run(steps.validate(version, prepared), allowed=(0, steps.EXIT_REFUSED))
+        verdict = _run(steps.validate(settings, version, prepared), allowed=(0, steps.EXIT_REFUSED))
     if verdict["passed"]:
         with night.step("promote"):
             _run(steps.promote(version))

@@ -16,7 +16,7 @@ from deploy.nightly.errors import SettingsError
 
 _PREFIX: Final = "TANDEM_NIGHTLY_"
 VARIABLES: Final = tuple(
-    f"{_PREFIX}{name}" for name in ("DATA", "TRAIN", "FULL_ON", "SERVER", "SERVE_TIMEOUT_SECONDS", "API_KEY")
+    f"{_PREFIX}{name}" for name in ("DATA", "CONFIG", "FULL_ON", "SERVER", "SERVE_TIMEOUT_SECONDS", "API_KEY")
 )
 """All of them."""
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -30,8 +30,9 @@ class Settings:
     """TANDEM_DATA_DIR: feature_sync keeps events and item changes below it."""
     data_arguments: tuple[str, ...] = ("--dataset", "ml-100k")
     """TANDEM_NIGHTLY_DATA: the data set, in the words of `python -m trainer prepare`."""
-    train_arguments: tuple[str, ...] = ()
-    """TANDEM_NIGHTLY_TRAIN: more words for `python -m trainer train`, for example "--set fit.max_minutes=30"."""
+    config_arguments: tuple[str, ...] = ()
+    """TANDEM_NIGHTLY_CONFIG: the training configuration and the gate's limits, in the words of `trainer train`, for
+    example "--set fit.max_minutes=30"."""
     full_weekday: int = 6
     """TANDEM_NIGHTLY_FULL_ON: the day whose night trains in full, "sunday" by default; as 0 for Monday to 6."""
     server_url: str = "http://127.0.0.1:8080"
@@ -53,7 +54,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         return Settings(
             data_dir=defaults.data_dir,
             data_arguments=_words(given, "DATA", defaults.data_arguments),
-            train_arguments=_words(given, "TRAIN", defaults.train_arguments),
+            config_arguments=_words(given, "CONFIG", defaults.config_arguments),
             full_weekday=_DAYS.index(day),
             server_url=given.get("SERVER", defaults.server_url).rstrip("/"),
             serve_timeout_seconds=float(given.get("SERVE_TIMEOUT_SECONDS", defaults.serve_timeout_seconds)),

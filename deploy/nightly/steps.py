@@ -38,12 +38,12 @@ def train(settings: Settings, prepared: str, *, full: bool) -> Command:
     """A candidate, registered under no alias. The gate compares it with the champion; no baseline is needed."""
     how: Sequence[str] = () if full else ("--warm-start",)
     options = ("--no-promote", "--baselines", "popularity")
-    return ("trainer", "train", "--prepared", prepared, *how, *options, *settings.train_arguments)
+    return ("trainer", "train", "--prepared", prepared, *how, *options, *settings.config_arguments)
 
 
-def validate(version: str, prepared: str) -> Command:
+def validate(settings: Settings, version: str, prepared: str) -> Command:
     """The gate. Its status is EXIT_REFUSED for a candidate that must not serve."""
-    return ("trainer", "validate", version, "--prepared", prepared)
+    return ("trainer", "validate", version, "--prepared", prepared, *settings.config_arguments)
 
 
 def promote(version: str) -> Command:

@@ -39,7 +39,7 @@ def test_settings_are_read_from_the_environment(tmp_path) -> None:
         {
             "TANDEM_DATA_DIR": str(tmp_path),
             "TANDEM_NIGHTLY_DATA": "--dataset 'my shop.toml'",
-            "TANDEM_NIGHTLY_TRAIN": "--set fit.max_minutes=30",
+            "TANDEM_NIGHTLY_CONFIG": "--set fit.max_minutes=30",
             "TANDEM_NIGHTLY_FULL_ON": "Monday",
             "TANDEM_NIGHTLY_SERVER": "http://server:8080/",
         }
@@ -47,7 +47,7 @@ def test_settings_are_read_from_the_environment(tmp_path) -> None:
     assert settings == Settings(
         data_dir=tmp_path,
         data_arguments=("--dataset", "my shop.toml"),
-        train_arguments=("--set", "fit.max_minutes=30"),
+        config_arguments=("--set", "fit.max_minutes=30"),
         full_weekday=0,
         server_url="http://server:8080",
     )

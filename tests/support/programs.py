@@ -1,11 +1,12 @@
-"""Programs of the project, run to their end."""
+"""Programs of the project, run to their end or until they are told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 PROGRAM_SECONDS = 300.0
@@ -29,3 +30,17 @@ async def run_program(*arguments: str, environment: Mapping[str, str]) -> dict[s
     assert process.returncode == 0, err.decode()
     result: dict[str, Any] = json.loads(out.decode().splitlines()[-1])
     return result
+
+
+@asynccontextmanager
+async def running_program(*arguments: str, environment: Mapping[str, str]) -> AsyncIterator[None]:
+    """Runs `python -m` with these arguments meanwhile, and ends it with SIGTERM, as which it must end well."""
+    process = await asyncio.create_subprocess_exec(*(sys.executable, "-m", *arguments), env=dict(environment))
+    try:
+        yield
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 60) == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-promote",
         action="store_true",
-        help="register the model and judge it, and leave the alias where it is",
+        help="register the model, and leave the alias where it is and the judging to `validate`",
     )
     parser.add_argument(
         "--data-version",
@@ -69,8 +69,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     result = train_and_register(source, config, settings, run_options)
     if result is None:  # a process of torchrun that helped; process 0 says what came of it
         return 0
-    if result.decision is not None:
-        print(result.prepared.report.to_text(), result.decision, sep="\n", file=sys.stderr)
+    if result.trained:
+        print(result.prepared.report.to_text(), result.decision or "not judged", sep="\n", file=sys.stderr)
     print(
         json.dumps(
             {

@@ -122,7 +122,7 @@ with DAG(
     )
     validate = Step(
         task_id="validate",
-        arguments=steps.validate(VERSION, PREPARED),
+        arguments=steps.validate(SETTINGS, VERSION, PREPARED),
         trigger_rule="none_failed_min_one_success",
     )
     with TaskGroup("deploy") as deploy:
