@@ -77,7 +77,8 @@ def _page(rounds: list[Throughput], fresh: Freshness, marks: dict[int, float]) -
     return f"""# The way of an event
 
 `python -m tests.load.events`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores, Linux
-{machine["kernel"]}, Python {machine["python"]}; load average {os.getloadavg()[1]:.1f} over the last five minutes.
+{machine["kernel"]}, Python {machine["python"]}; load average {os.getloadavg()[1]:.1f} over the last five minutes, all
+measured processes at nice {os.getpriority(os.PRIO_PROCESS, 0)}.
 
 ## Events applied by one process on one core
 
