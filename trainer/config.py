@@ -133,7 +133,7 @@ class WarmStartConfig(_Section):
     """Epochs over which the learning rate rises, and in which early stopping does not count."""
     max_epochs: int = Field(default=4, ge=1)
     """Most epochs. Raise it where much is new at once."""
-    patience: int = Field(default=1, ge=1)
+    patience: int = Field(default=2, ge=1)
     """Epochs without a better validation Recall@10 before training stops."""
     min_validation_users: int = Field(default=100, ge=1)
     """Validation asks users for choices that the earlier model has not learned; with fewer of them, a full training

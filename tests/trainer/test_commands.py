@@ -123,6 +123,7 @@ def test_prepared_data_are_trained_on_and_the_alias_stays(trained, folder, tmp_p
     assert answer["prepared"] == prepared["prepared"]
     assert answer["trained"]
     assert not answer["promoted"]
+    assert 100 < answer["peak_memory_mib"] < 100_000
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     version = client.get_model_version("tandem", answer["registry_version"])
     assert client.get_model_version_by_alias("tandem", "champion").run_id != version.run_id

@@ -71,6 +71,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         return 0
     if result.trained:
         print(result.prepared.report.to_text(), result.decision or "not judged", sep="\n", file=sys.stderr)
+    from trainer.device import process_peak_memory_bytes
+
+    peak_memory_mib = process_peak_memory_bytes() >> 20
+    print(f"peak memory of this process: {peak_memory_mib:,} MiB", file=sys.stderr)
     print(
         json.dumps(
             {
@@ -83,6 +87,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
                 "content_weight": result.content_weight,
                 "item_item_weight": result.item_item_weight,
                 "promoted": result.promoted,
+                "peak_memory_mib": peak_memory_mib,
                 "sample_user_id": result.sample_user_id,
             }
         )

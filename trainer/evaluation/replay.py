@@ -84,7 +84,7 @@ class Step:
     """By INCREMENTAL and FULL."""
     cpu_seconds: Mapping[str, float]
     epochs: Mapping[str, int]
-    """The best epoch on validation, by the same; 0 keeps the weights of the model before."""
+    """The best epoch on validation, by the same."""
     evaluations: Mapping[str, Evaluation]
     """Of the next period, as served, by NEVER, INCREMENTAL and FULL."""
 

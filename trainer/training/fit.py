@@ -82,8 +82,7 @@ def fit(
 ) -> FitResult:
     """Trains for at most `num_epochs`, together with the other processes of torchrun, if there are any.
 
-    With weights of an earlier model they are validated first, and stay if no epoch is better. With `validate`, training
-    stops once the validation metric has not risen for `patience` epochs, or after
+    With `validate`, training stops once the validation metric has not risen for `patience` epochs, or after
     `max_minutes`, and the best epoch's weights are returned; without, the last epoch's. Process 0 alone validates. With
     `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` goes on from one that is found.
     """
@@ -99,8 +98,6 @@ def fit(
             for report in progress.reports:
                 on_epoch(report)
         log.info("training_resumed", after_epoch=len(progress.reports), checkpoint=str(checkpoint_path))
-    if inputs.weights is not None and validate is not None and not progress.reports:
-        progress.started(_validated(model, validate), model.state_dict())
     first = len(progress.reports) + 1
     with tqdm(
         total=num_epochs, initial=first - 1, desc="training", unit="epoch", disable=distributed.rank() > 0

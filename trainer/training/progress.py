@@ -45,11 +45,6 @@ class Progress:
     """Training and validation so far, over all runs of a fit that was resumed."""
     is_done: bool = False
 
-    def started(self, metrics: Mapping[str, float], weights: Mapping[str, Tensor]) -> None:
-        """Counts what training begins with as epoch 0."""
-        self.best_key = (metrics[STOPPING_METRIC], metrics[TIE_METRIC])
-        self.best_weights = copy.deepcopy(dict(weights))
-
     def validated(
         self, report: EpochReport, weights: Mapping[str, Tensor], config: FitConfig, *, steps_per_epoch: int
     ) -> None:

@@ -28,7 +28,7 @@ from trainer.warm_start.start import find_warm_start
 
 SMALL = {
     "towers.embedding_dim": "16",
-    "fit.max_epochs": "60",
+    "fit.max_epochs": "20",
     "fit.batch_size": "16",
     "text.encoder": "none",
     "warm_start.min_validation_users": "10",
