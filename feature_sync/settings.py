@@ -118,7 +118,7 @@ class Settings(BaseSettings):
 
     event_id_seconds: int = Field(default=3 * 24 * 3600, ge=60)
     """Seconds for which an event id is remembered at least; an event that is recorded again later is applied again.
-    Each remembered id takes about 12 bytes of the store, for up to twice the time. A change forgets all ids: make it
+    Each remembered id takes about 16 bytes of the store, for up to twice the time. A change forgets all ids: make it
     when no client repeats its calls, and the same in every process."""
 
     event_min_rating: float | None = None

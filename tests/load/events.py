@@ -77,8 +77,8 @@ def _page(rounds: list[Throughput], fresh: Freshness, marks: dict[int, float]) -
     return f"""# The way of an event
 
 `python -m tests.load.events`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores, Linux
-{machine["kernel"]}, Python {machine["python"]}; load average {os.getloadavg()[1]:.1f} over the last five minutes, all
-measured processes at nice {os.getpriority(os.PRIO_PROCESS, 0)}.
+{machine["kernel"]}, Python {machine["python"]}; load average {os.getloadavg()[1]:.1f} over the last five minutes,
+scheduling group of the measured processes {_scheduling_group()}.
 
 ## Events applied by one process on one core
 
@@ -102,6 +102,12 @@ Ids share 65,536 sets; the more there are, the less each takes.
 
 {mark_table}
 """
+
+
+def _scheduling_group() -> str:
+    """Our weight against other work of the machine (`man 7 sched`, autogroup): it says whose time was measured."""
+    group = Path("/proc/self/autogroup")
+    return f"at {group.read_text().partition(' ')[2].strip()}" if group.exists() else "unknown"
 
 
 def main() -> None:
