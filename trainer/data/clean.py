@@ -142,7 +142,7 @@ def _with_events(engine: Engine, staged: StagedData) -> tuple[Any, FileReport]:
     if staged.events is None:
         return rows, report
     events = staged.events.good(engine)
-    # An event comes after the rows of the file of the same time.
+    # Of the same time and position, an event comes after the rows of the file.
     events = events.mutate((events[ROW] + report.rows_read).name(ROW))
     joined = [
         table.select(ROW, table[POSITION].fill_null(0.0).name(POSITION), *_JOINED_COLUMNS) for table in (rows, events)
@@ -152,7 +152,7 @@ def _with_events(engine: Engine, staged: StagedData) -> tuple[Any, FileReport]:
         report,
         rows_read=report.rows_read + num_events,
         rows_kept=report.rows_kept + num_events,
-        noted={**report.noted, kinds.FROM_EVENTS: num_events},
+        noted={**report.noted, **occurring({kinds.FROM_EVENTS: num_events})},
     )
 
 
