@@ -85,6 +85,7 @@ def window(customers: Customers, *, first_day: int, num_days: int, seed: int) ->
             categories=[[CATEGORIES[row % NUM_TASTES]] for row in range(NUM_ITEMS)],
             attributes=[{}] * NUM_ITEMS,
             vocabulary=Vocabulary.from_ids(item_ids),
+            available=np.ones(NUM_ITEMS, dtype=np.bool_),
         ),
         user_ids=user_ids,
         user_features=[{}] * len(user_ids),
