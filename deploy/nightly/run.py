@@ -62,6 +62,9 @@ def run_night(settings: Settings, until: datetime, *, full: bool | None = None) 
             _run(steps.publish(prepared))
         with night.step("serve"):
             _run(steps.serve(str(candidate["model_version"])))
+        if settings.feature_store:
+            with night.step("features"):
+                _try(steps.features(prepared))
     return {
         "served": bool(verdict["passed"]),
         "model_version": candidate["model_version"],

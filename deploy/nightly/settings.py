@@ -16,7 +16,8 @@ from deploy.nightly.errors import SettingsError
 
 _PREFIX: Final = "TANDEM_NIGHTLY_"
 VARIABLES: Final = tuple(
-    f"{_PREFIX}{name}" for name in ("DATA", "CONFIG", "FULL_ON", "SERVER", "SERVE_TIMEOUT_SECONDS", "API_KEY")
+    f"{_PREFIX}{name}"
+    for name in ("DATA", "CONFIG", "FULL_ON", "SERVER", "SERVE_TIMEOUT_SECONDS", "API_KEY", "FEATURES")
 )
 """All of them."""
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -41,6 +42,8 @@ class Settings:
     """TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS: how long the server may take to serve a new champion."""
     api_key: str = ""
     """TANDEM_NIGHTLY_API_KEY: a key for servers that ask for one."""
+    feature_store: bool = False
+    """TANDEM_NIGHTLY_FEATURES: "on" brings what is served into the feature store too, once that was applied."""
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -50,6 +53,9 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     day = given.get("FULL_ON", _DAYS[defaults.full_weekday]).lower()
     if day not in _DAYS:
         raise SettingsError(f"{_PREFIX}FULL_ON: {day!r} is none of {', '.join(_DAYS)}")
+    features = given.get("FEATURES", "off").lower()
+    if features not in ("on", "off"):
+        raise SettingsError(f"{_PREFIX}FEATURES: {features!r} is neither on nor off")
     try:
         return Settings(
             data_dir=defaults.data_dir,
@@ -59,6 +65,7 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
             server_url=given.get("SERVER", defaults.server_url).rstrip("/"),
             serve_timeout_seconds=float(given.get("SERVE_TIMEOUT_SECONDS", defaults.serve_timeout_seconds)),
             api_key=given.get("API_KEY", defaults.api_key),
+            feature_store=features == "on",
         )
     except ValueError as error:
         raise SettingsError(f"{_PREFIX}*: {error}") from error

@@ -61,6 +61,11 @@ def serve(model_version: str) -> Command:
     return ("deploy.nightly", "wait", model_version)
 
 
+def features(prepared: str) -> Command:
+    """Brings what is served now into the feature store, for others who read it there."""
+    return ("feature_sync", "features", "materialize", "--prepared", prepared)
+
+
 def train_in_full(drift: Mapping[str, Any] | None, until: datetime, full_weekday: int) -> bool:
     """Whether tonight's training is a full one: on its weekday, on drift, and while there is no champion.
 

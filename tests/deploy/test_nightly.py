@@ -42,6 +42,7 @@ def test_settings_are_read_from_the_environment(tmp_path) -> None:
             "TANDEM_NIGHTLY_CONFIG": "--set fit.max_minutes=30",
             "TANDEM_NIGHTLY_FULL_ON": "Monday",
             "TANDEM_NIGHTLY_SERVER": "http://server:8080/",
+            "TANDEM_NIGHTLY_FEATURES": "on",
         }
     )
     assert settings == Settings(
@@ -50,6 +51,7 @@ def test_settings_are_read_from_the_environment(tmp_path) -> None:
         config_arguments=("--set", "fit.max_minutes=30"),
         full_weekday=0,
         server_url="http://server:8080",
+        feature_store=True,
     )
     assert steps.train(settings, "/prepared", full=True)[-2:] == ("--set", "fit.max_minutes=30")
 
@@ -60,7 +62,12 @@ def test_empty_variables_are_the_defaults(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("TANDEM_NIGHTLY_FULL_ON", "someday"), ("TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS", "long")]
+    ("name", "value"),
+    [
+        ("TANDEM_NIGHTLY_FULL_ON", "someday"),
+        ("TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS", "long"),
+        ("TANDEM_NIGHTLY_FEATURES", "perhaps"),
+    ],
 )
 def test_a_wrong_variable_is_named(name, value) -> None:
     with pytest.raises(SettingsError, match=r"TANDEM_NIGHTLY_.*" + value):

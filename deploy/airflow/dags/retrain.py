@@ -130,4 +130,6 @@ with DAG(
         publish = Step(task_id="publish", arguments=steps.publish(PREPARED))
         serve = Step(task_id="serve", arguments=steps.serve(MODEL_VERSION))
         promote >> publish >> serve
+        if SETTINGS.feature_store:
+            serve >> Step(task_id="features", arguments=steps.features(PREPARED), retries=min(RETRIES, 1))
     ingest >> drift >> choose() >> [train_on, train_in_full] >> validate >> deploy
