@@ -7,6 +7,8 @@ AIRFLOW_VENV := $(CURDIR)/.venv-airflow
 AIRFLOW_ENV = AIRFLOW_HOME=$(CURDIR)/.tandem/airflow AIRFLOW__CORE__DAGS_FOLDER=$(CURDIR)/deploy/airflow/dags \
 	AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False AIRFLOW__API__PORT=8081
 
+# Processes that `make test` shares the tests out to; each needs a core and about 2 GB.
+TEST_PROCESSES ?= 2
 # The data set that `make run` and `make smoke` use: the name of a preset, or the path of a TOML file (see README).
 DATASET ?= ml-100k
 # What `make quality` asks, how many models it trains, and what they stand beside (auto, all, tuned, popularity).
@@ -33,7 +35,7 @@ smoke: $(VENV)/.local ## the same unattended: one Recommend over the wire, print
 	@$(BIN)/python -m deploy.local smoke $(STACK_ARGS)
 
 test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## the whole test suite with coverage, real components included
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --cov --cov-report=term
 
 lint: $(VENV)/.dev ## ruff and buf
 	$(BIN)/ruff check .
