@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     model_alias: str = Field(default=CHAMPION, min_length=1)
     """Alias that is moved to a model that passes the gate."""
     drift_reference_days: int = Field(default=28, ge=1)
-    """Days with events that recent ones are compared with. More make a calmer reference that knows less of seasons."""
+    """Days that the recent ones are compared with. More make a calmer reference that knows less of seasons."""
     drift_recent_days: int = Field(default=7, ge=1)
-    """Newest days with events that are compared. Whole weeks keep weekdays out of the comparison."""
+    """Newest days that are compared. Whole weeks keep weekdays out of the comparison."""
     drift_max_users: int = Field(default=1000, ge=20)
     """Users drawn from each of the two windows. Time and memory grow with it, those of user vectors with its square."""
     drift_distance: float = Field(default=0.1, gt=0.0)

@@ -1,8 +1,8 @@
 """One night on a real data set, from new events to the served model: the wall time of every step.
 
-`python -m tests.load.nightly --dataset ml-1m --champion "--set fit.max_minutes=5"` trains a champion, publishes and
-serves it, has the server record synthetic events of known and new users, waits until `feature_sync run` has archived
-them, and runs `python -m deploy.nightly run`. Real programs, real store, real registry; all on this machine at once.
+`python -m tests.load.nightly --data "--dataset ml-1m" --champion "--set fit.max_minutes=5"` trains a champion, serves
+it, has the server record synthetic events of known and new users, waits until `feature_sync run` has archived them, and
+runs `python -m deploy.nightly run`. Real programs, real store, real registry; all on this machine at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "TANDEM_DATA_DIR": str(data_dir),
         "TANDEM_REGISTRY_URI": f"sqlite:///{folder / 'mlflow.db'}",
     }
-    data = ("--dataset", options.dataset)
+    data = shlex.split(options.data)
     champion = ("--no-promote", "--baselines", "popularity", *shlex.split(options.champion))
     trained = await _run("trainer", "train", *data, *champion, environment=environment)
     await _run("trainer", "promote", "--force", trained["registry_version"], environment=environment)
@@ -111,7 +111,7 @@ async def _run(*arguments: str, environment: dict[str, str], statuses: tuple[int
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures; prints what the night printed."""
     parser = argparse.ArgumentParser(prog="python -m tests.load.nightly", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--dataset", default="ml-1m")
+    parser.add_argument("--data", default="--dataset ml-1m", metavar="WORDS", help="as `trainer prepare` takes them")
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--champion", default="", metavar="WORDS", help="configuration of the champion's training")
     parser.add_argument("--night", default="", metavar="WORDS", help="the same of the night's")

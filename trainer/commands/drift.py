@@ -50,7 +50,7 @@ def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
     """The windows that were asked for; None where there is nothing to compare. Raises ConfigError, DataError."""
     from trainer.data.prepare import prepare
     from trainer.dataset import load_dataset
-    from trainer.drift.windows import END_OF_TIME, Window, Windows, newest_days, parse_span, whole
+    from trainer.drift.windows import Window, Windows, days_before, newest_days, parse_span, whole
 
     def given(text: str) -> Window:
         return whole(load_dataset(Path(text))) if Path(text).is_dir() else Window(main, parse_span(text))
@@ -60,10 +60,7 @@ def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
         return Windows(reference=whole(reference), recent=whole(recent))
     prepared = prepare(data_source(options), settings.data_dir, engine=settings.engine)
     main = load_dataset(prepared.directory)
-    days = settings.drift_recent_days
-    newest = given(options.recent) if options.recent else newest_days(main, days, end=END_OF_TIME)
-    if newest is None:
-        return None
+    newest = given(options.recent) if options.recent else newest_days(main, settings.drift_recent_days)
     days = settings.drift_reference_days
-    before = given(options.reference) if options.reference else newest_days(main, days, end=newest.span.start)
+    before = given(options.reference) if options.reference else days_before(main, days, end=newest.span.start)
     return None if before is None else Windows(reference=before, recent=newest)

@@ -1,7 +1,7 @@
 """Which events are compared: the days of the two windows, and the users who are drawn from each.
 
-A window counts days on which something happened, so that a shop that is closed on Sundays, or a data set whose history
-ended years before the first live event, still has a full reference.
+Days are those of the calendar: events that ended years before the first live one, or that have no time, are no
+reference for what is normal now.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from trainer.dataset import Dataset
 from trainer.errors import ConfigError
 
 MICROSECONDS_OF_DAY: Final = 86_400_000_000
-END_OF_TIME: Final = 2**62
-"""Later than any event."""
 _SEPARATOR: Final = ".."
 
 
@@ -75,13 +73,17 @@ def parse_span(text: str) -> Span:
     return span
 
 
-def newest_days(dataset: Dataset, num_days: int, *, end: int) -> Window | None:
-    """The newest `num_days` days with events, in UTC, that begin before `end`; None where there is no such day."""
-    days = np.unique(dataset.event_times[dataset.event_times < end] // MICROSECONDS_OF_DAY)
-    if len(days) == 0:
-        return None
-    first, last = int(days[-num_days:][0]), int(days[-1])
-    return Window(dataset, Span(first * MICROSECONDS_OF_DAY, min((last + 1) * MICROSECONDS_OF_DAY, end)))
+def newest_days(dataset: Dataset, num_days: int) -> Window:
+    """The day of the newest event, in UTC, and the days before it, `num_days` in all."""
+    end = (int(dataset.event_times.max()) // MICROSECONDS_OF_DAY + 1) * MICROSECONDS_OF_DAY
+    return Window(dataset, Span(end - num_days * MICROSECONDS_OF_DAY, end))
+
+
+def days_before(dataset: Dataset, num_days: int, *, end: int) -> Window | None:
+    """The `num_days` days before a moment; None where no event lies in them."""
+    span = Span(end - num_days * MICROSECONDS_OF_DAY, end)
+    is_empty = not ((dataset.event_times >= span.start) & (dataset.event_times < end)).any()
+    return None if is_empty else Window(dataset, span)
 
 
 def whole(dataset: Dataset) -> Window:

@@ -118,6 +118,17 @@ def test_too_few_users_say_nothing(tmp_path, capsys) -> None:
     assert answer["enough_data"] is False
 
 
+def test_events_without_times_are_no_reference(tmp_path, capsys) -> None:
+    data = write_shop(tmp_path, Customers(prefix="late"))
+    events = (tmp_path / "events.csv").read_text().splitlines()
+    timeless = [f"{line.split(',')[0]},{line.split(',')[1]},0,click" for line in events[1:]]
+    (tmp_path / "events.csv").write_text("\n".join([events[0], *timeless, events[-1].replace("item-", "item-1")]))
+    assert main(["drift", "--dataset", str(data)]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["drifted"] is False
+    assert answer["enough_data"] is False
+
+
 def test_without_a_champion_there_is_nothing_to_compare(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("TANDEM_REGISTRY_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert main(["drift", "--dataset", str(write_shop(tmp_path, Customers(prefix="late")))]) == 0
