@@ -84,7 +84,8 @@ def test_the_version_of_the_data_is_recorded(repository) -> None:
     (version,) = [output["md5"] for output in outputs]
     manifest = read_bundle(repository.pipeline("bundle")).manifest
     assert manifest.training_data.data_version == version
-    client = MlflowClient(f"sqlite:///{repository.folder / 'mlflow.db'}")
+    uri = f"sqlite:///{repository.folder / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     registered = client.get_model_version(
         "tandem", json.loads(repository.pipeline("trained.json").read_text())["registry_version"]
     )

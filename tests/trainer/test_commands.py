@@ -52,7 +52,8 @@ def test_the_report_is_written_and_logged(trained, folder) -> None:
     assert "as served" in page
     assert "Popularity" in page
     assert "A black square" in page
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     run_id = client.get_model_version_by_alias("tandem", "champion").run_id
     logged = Path(client.download_artifacts(run_id, "report.html", str(folder)))
     assert logged.read_text() == page
@@ -124,7 +125,8 @@ def test_prepared_data_are_trained_on_and_the_alias_stays(trained, folder, tmp_p
     assert answer["trained"]
     assert not answer["promoted"]
     assert 100 < answer["peak_memory_mib"] < 100_000
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     version = client.get_model_version("tandem", answer["registry_version"])
     assert client.get_model_version_by_alias("tandem", "champion").run_id != version.run_id
     run = client.get_run(version.run_id)

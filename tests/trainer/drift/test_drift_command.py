@@ -72,7 +72,8 @@ def test_drift_is_said_logged_and_measured(folder, tmp_path, capsys, monkeypatch
     assert answer["reference"] == "2026-03-02T00:00:00..2026-03-30T00:00:00"
     assert answer["recent"] == "2026-03-30T00:00:00..2026-04-06T00:00:00"
 
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     run = client.get_run(answer["run_id"])
     champion = client.get_model_version_by_alias("tandem", "champion")
     assert run.data.tags["mlflow.parentRunId"] == champion.run_id
