@@ -65,4 +65,5 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
 
 
 def _top_level() -> set[str]:
-    return {path.name for path in ROOT.iterdir()}
+    # Not .tandem: what programs leave there is no part of the project.
+    return {path.name for path in ROOT.iterdir()} - {".tandem"}
