@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from inference_server.impressions import Impression, ImpressionLog
-from inference_server.logs import log_answered
+from inference_server.logs import log_answered, logs_answers
 from inference_server.security.api_keys import current_caller
 from inference_server.stages.admit import Admitted
 from inference_server.stages.answer import Answer
@@ -23,6 +23,7 @@ class Journal:
         """`impressions` None: nobody keeps them."""
         self._tracing = tracing
         self._impressions = impressions
+        self._logs_answers = logs_answers()
 
     @property
     def traces(self) -> bool:
@@ -37,14 +38,15 @@ class Journal:
     def write(self, admitted: Admitted, answer: Answer, traceparent: str | None) -> None:
         """Writes of one answer. Never blocks and raises nothing."""
         query = admitted.query
-        log_answered(
-            request_id=answer.request_id,
-            user_id=query.user_id,
-            source=answer.source,
-            degraded_reasons=answer.degraded_reasons,
-            milliseconds=(time.monotonic() - admitted.admitted_at) * 1e3,
-            caller=current_caller.get(),
-        )
+        if self._logs_answers:
+            log_answered(
+                request_id=answer.request_id,
+                user_id=query.user_id,
+                source=answer.source,
+                degraded_reasons=answer.degraded_reasons,
+                milliseconds=(time.monotonic() - admitted.admitted_at) * 1e3,
+                caller=current_caller.get(),
+            )
         if self._impressions is not None:
             impression = Impression(
                 request_id=answer.request_id,

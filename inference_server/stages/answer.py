@@ -14,6 +14,7 @@ from inference_server.degradation import Degraded, Source
 from inference_server.query import Query
 from inference_server.stages.select import Chosen, Selection
 from tandem.contract.names import SOURCE_POPULAR
+from tandem.contract.vocabulary import Rows
 
 MAX_BECAUSE_ITEMS: Final = 3
 _POPULARITY: Final = "popularity"
@@ -57,7 +58,9 @@ def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
     ranked = selection.ranked
     model = ranked.model
     # One look-up of ids for the whole batch.
-    item_ids = model.catalogue.item_ids(np.concatenate([chosen.rows for chosen in selection.chosen]))
+    every_row = np.concatenate([chosen.rows for chosen in selection.chosen])
+    item_ids = model.catalogue.item_ids(every_row)
+    lasting_rows = model.catalogue.lasting_rows(every_row)
     answers = []
     start = 0
     for place, chosen in enumerate(selection.chosen):
@@ -74,7 +77,7 @@ def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
                 variant=model.variant,
                 source=ranked.source,
                 degraded_reasons=chosen.user.degraded_reasons,
-                next_page_token=_next_page(chosen),
+                next_page_token=_next_page(chosen, lasting_rows[start:stop]),
                 propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
                 sources=_sources(selection, chosen) if with_sources else [],
             )
@@ -83,12 +86,12 @@ def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
     return answers
 
 
-def _next_page(chosen: Chosen) -> str:
-    """A token that leaves out what was shown until now; none after a page that could not be filled."""
+def _next_page(chosen: Chosen, shown: Rows) -> str:
+    """A token that leaves out what was shown until now, `shown` as the last of it; none after a page that could not be
+    filled."""
     admitted = chosen.user.admitted
-    if len(chosen.rows) < admitted.num_items:
+    if len(shown) < admitted.num_items:
         return ""
-    shown = admitted.model.catalogue.lasting_rows(chosen.rows)
     if len(admitted.shown_rows):
         shown = np.concatenate([admitted.shown_rows, shown])
     return admitted.model.page_tokens.issue(shown, admitted.fingerprint)

@@ -73,3 +73,15 @@ def test_many_keys_of_a_large_vocabulary_have_the_rows_that_each_alone_has() -> 
     one_by_one = [int(vocabulary.rows_of_keys(asked[place : place + 1])[0]) for place in range(len(asked))]
     assert together.tolist() == one_by_one
     assert set(range(500)) <= set(one_by_one)
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1) | st.integers(2**63, 2**63 + 40), unique=True, min_size=1, max_size=60),
+    st.lists(st.integers(0, 2**64 - 1) | st.integers(2**63 - 5, 2**63 + 45), max_size=60),
+)
+def test_keys_of_any_spread_are_found(held: list[int], others: list[int]) -> None:
+    rows = {key: row for row, key in enumerate(held)}
+    vocabulary = Vocabulary(np.array(held, dtype=np.uint64))
+    asked = [*held, *others, 0, 2**64 - 1]
+    found = vocabulary.rows_of_keys(np.array(asked, dtype=np.uint64))
+    assert found.tolist() == [rows.get(key, MISSING_ROW) for key in asked]

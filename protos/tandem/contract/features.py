@@ -189,6 +189,9 @@ def encode_user_feature_codes(states: Sequence[UserState], schema: FeatureSchema
     return codes
 
 
+_NO_KEYS: Final[Keys] = np.empty(0, dtype=np.uint64)
+
+
 @dataclass(frozen=True)
 class History:
     """Histories of a batch of users, aligned to the right: the newest event is in the last column.
@@ -209,8 +212,12 @@ def encode_histories(states: Sequence[UserState], vocabulary: KeyRows, history_l
     rows = np.full((len(states), history_length), MISSING_ROW, dtype=np.int64)
     codes = np.zeros((len(states), history_length), dtype=np.int64)
     ages = np.zeros((len(states), history_length), dtype=np.float32)
+    # One look-up for the whole batch: for each user alone it would take most of this function's time.
+    every_row = vocabulary.rows_of_keys(np.concatenate([_NO_KEYS, *(state.event_item_keys for state in states)]))
+    end = 0
     for user, state in enumerate(states):
-        event_rows = vocabulary.rows_of_keys(state.event_item_keys)
+        start, end = end, end + len(state.event_item_keys)
+        event_rows = every_row[start:end]
         kept = np.flatnonzero(event_rows != MISSING_ROW)[-history_length:]
         if len(kept) == 0:
             continue

@@ -21,10 +21,8 @@ from tandem.contract.errors import BundleIncompatible
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
-_MANY_KEYS = 500
-_MANY_PAIRS = 25_000_000
-"""Keys times rows from which sorting the keys first pays: neighbouring searches then read the same memory. 10,000 keys
-in a million rows take 0.7 ms instead of 1.9, 2,000 take 0.07 instead of 0.34."""
+_MAX_BUCKET_BITS = 19
+"""Most leading bits of a key that find its bucket: with more, a million rows would cost every process over 2 MB."""
 
 MISSING_ROW = -1
 """The row of an id that a vocabulary does not hold."""
@@ -52,6 +50,9 @@ class Vocabulary:
     them as files, which processes map and share. None: they are made here, and are this process's own."""
     _sorted: Keys = field(init=False, repr=False, compare=False)
     _order: Rows = field(init=False, repr=False, compare=False)
+    _shift: np.uint64 = field(init=False, repr=False, compare=False)
+    _starts: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    """(buckets,) int32: the place in `_sorted` of each bucket's first key."""
 
     def __post_init__(self, lookup: tuple[Keys, Rows] | None) -> None:
         # Keys that are mapped from a file give results of numpy's slower memmap class, in every lookup.
@@ -59,6 +60,7 @@ class Vocabulary:
         if lookup is not None:
             object.__setattr__(self, "_sorted", np.asarray(lookup[0]))
             object.__setattr__(self, "_order", np.asarray(lookup[1]))
+            self._make_buckets()
             return
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
@@ -68,6 +70,15 @@ class Vocabulary:
             )
         object.__setattr__(self, "_sorted", ordered)
         object.__setattr__(self, "_order", order.astype(np.int64))
+        self._make_buckets()
+
+    def _make_buckets(self) -> None:
+        """Keys are digests, spread evenly: their leading bits say nearly where in the order they are."""
+        bits = min(len(self._sorted).bit_length() + 1, _MAX_BUCKET_BITS)
+        shift = np.uint64(64 - bits)
+        counts = np.bincount((self._sorted >> shift).astype(np.int64), minlength=1 << bits)
+        object.__setattr__(self, "_shift", shift)
+        object.__setattr__(self, "_starts", (np.cumsum(counts) - counts).astype(np.int32))
 
     @classmethod
     def from_ids(cls, external_ids: Iterable[str]) -> Self:
@@ -96,15 +107,16 @@ class Vocabulary:
         """Rows of keys. (n,) uint64 -> (n,) int64, `MISSING_ROW` where the key is unknown."""
         if len(self._sorted) == 0:
             return np.full(len(keys), MISSING_ROW, dtype=np.int64)
-        if len(keys) < _MANY_KEYS or len(keys) * len(self._sorted) < _MANY_PAIRS:
-            return self._look_up(keys)
-        order = np.argsort(keys)
-        rows = np.empty(len(keys), dtype=np.int64)
-        rows[order] = self._look_up(keys[order])
-        return rows
-
-    def _look_up(self, keys: Keys) -> Rows:
-        places = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+        last = len(self._sorted) - 1
+        # From the bucket's first place upwards, together: most are there at once, and each step leaves fewer. A binary
+        # search takes 2 to 4 times as long for a batch's keys, because it jumps through memory for each of them.
+        places = np.minimum(self._starts[keys >> self._shift], last)
+        below = np.flatnonzero(self._sorted[places] < keys)
+        while len(below):
+            places[below] += 1
+            below = below[places[below] <= last]
+            below = below[self._sorted[places[below]] < keys[below]]
+        np.minimum(places, last, out=places)
         return np.where(self._sorted[places] == keys, self._order[places], MISSING_ROW)
 
     def rows(self, external_ids: Iterable[str]) -> Rows:
