@@ -20,6 +20,7 @@ import asyncio
 import math
 import re
 import shutil
+import signal
 import struct
 import tempfile
 import time
@@ -145,6 +146,8 @@ class LoadResult:
     `metrics`; what its transport refuses before the server sees it is not, and is the difference between the two."""
     failed: int
     """Requests that ended otherwise, those in flight on a lost connection among them."""
+    crashed: int = 0
+    """Processes of h2load that died with their connection, and with what they had in flight and had not logged yet."""
     ends: Seconds = field(init=False)
 
     def __post_init__(self) -> None:
@@ -169,6 +172,8 @@ class LoadResult:
             "streams_per_connection": self.load.streams_per_client,
             "from_send_ms": quantiles_ms(self.from_send),
         }
+        if self.crashed:
+            result["h2load_processes_crashed"] = self.crashed
         if self.load.rate is not None:
             result["offered_per_second"] = round(self.load.rate, 1)
             result["from_schedule_ms"] = quantiles_ms(self.from_schedule)
@@ -221,6 +226,7 @@ async def run_load(target: Target, load: Load) -> LoadResult:
         from_schedule=from_schedule[order],
         total_answers=sum(part.total_answers for part in parts),
         failed=sum(part.failed for part in parts),
+        crashed=sum(part.crashed for part in parts),
     )
 
 
@@ -233,6 +239,7 @@ class _Part:
     from_schedule: Seconds
     total_answers: int
     failed: int
+    crashed: int
 
 
 async def _run_process(target: Target, load: Load, folder: Path, place: int) -> _Part:
@@ -240,21 +247,27 @@ async def _run_process(target: Target, load: Load, folder: Path, place: int) -> 
     body.write_bytes(target.bodies[place % len(target.bodies)])
     ends_at = time.monotonic() + load.warm_up_seconds + load.seconds
     columns: list[tuple[Seconds, Seconds, Seconds]] = []
-    failed = 0
+    failed = crashed = 0
     while not columns or ends_at - time.monotonic() > _SHORTEST_RUN_SECONDS:
         log = folder / f"log-{place}-{len(columns)}"
         left = ends_at - time.monotonic()
-        output = await _h2load(target, load, body, log, seconds=min(left, load.reconnect_seconds or left))
+        seconds = min(left, load.reconnect_seconds or left)
+        status, output = await _h2load(target, load, body, log, seconds=seconds)
         found = _REQUESTS.search(output)
-        if found is None:
-            raise RuntimeError(f"h2load failed:\n{output}")
-        failed += int(found[1]) + int(found[2])
-        starts, statuses, seconds = parse_log(log.read_text())
+        if found is not None:
+            failed += int(found[1]) + int(found[2])
+        elif status == -signal.SIGSEGV and load.reconnect_seconds is not None:
+            # Seen of h2load 1.52.0 when the peer of its connection was killed: goes on as after any lost connection.
+            crashed += 1
+            await asyncio.sleep(max(0.0, ends_at - left + seconds - time.monotonic()))
+        else:
+            raise RuntimeError(f"h2load ended with status {status}:\n{output}")
+        starts, statuses, durations = parse_log(log.read_text() if log.exists() else "")
         due = starts
         if load.rate is not None:
             due = due_times(starts, rate=load.rate / load.processes, clients=load.clients_per_process)
         good = statuses == 200
-        columns.append((starts[good], seconds[good], (starts + seconds - due)[good]))
+        columns.append((starts[good], durations[good], (starts + durations - due)[good]))
     starts, from_send, from_schedule = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     measured = starts >= starts.min(initial=np.inf) + load.warm_up_seconds
     return _Part(
@@ -263,10 +276,12 @@ async def _run_process(target: Target, load: Load, folder: Path, place: int) -> 
         from_schedule=from_schedule[measured],
         total_answers=len(starts),
         failed=failed,
+        crashed=crashed,
     )
 
 
-async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds: float) -> str:
+async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds: float) -> tuple[int | None, str]:
+    """Runs one process; its exit status and what it printed."""
     process = await asyncio.create_subprocess_exec(
         require_h2load(),
         *(f"--clients={load.clients_per_process}", f"--max-concurrent-streams={load.streams_per_client}"),
@@ -280,7 +295,8 @@ async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds:
     )
     try:
         async with asyncio.timeout(seconds + _GIVE_UP_SECONDS):
-            return (await process.communicate())[0].decode()
+            output, _ = await process.communicate()
+            return process.returncode, output.decode()
     finally:
         if process.returncode is None:
             process.kill()
