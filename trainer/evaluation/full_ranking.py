@@ -12,7 +12,7 @@ from tandem.contract.manifest import BlendSpec
 from trainer.dataset import Dataset, HoldOut, history_states
 from trainer.evaluation.ranking import Asked, ScoreUsers, rank_all
 from trainer.evaluation.reranking import RankedModel
-from trainer.evaluation.scoring import BlendedScores, ScoringModel, UserVectors
+from trainer.evaluation.scoring import BlendedScores, EncodedUsers, ScoringModel, UserVectors
 from trainer.onnx_runtime import OnnxTower
 
 
@@ -25,17 +25,26 @@ def ranks_of_targets(
 
 
 def model_ranks(
-    dataset: Dataset, hold_out: HoldOut, model: ScoringModel, blends: Sequence[BlendSpec | None]
+    dataset: Dataset,
+    hold_out: HoldOut,
+    model: ScoringModel,
+    blends: Sequence[BlendSpec | None],
+    *,
+    encoded_users: EncodedUsers | None = None,
 ) -> list[npt.NDArray[np.int64]]:
     """Ranks under a model for each of several blends, where None is the two towers alone; one pass scores for all.
 
     The model may be older than the data: an item it does not know comes after all it knows. Blends read what the model
-    has, or ValueError is raised. Returns (evaluated users,) int64 for each blend.
+    has, or ValueError is raised. With `encoded_users`, those of the hold-out by this model, the user tower does not
+    run. Returns (evaluated users,) int64 for each blend.
     """
     scores_of = BlendedScores(model, dataset.catalogue.vocabulary, blends)
 
     def score_users(users: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
-        return scores_of([dataset.user_ids[user] for user in users], history_states(dataset, hold_out, users))
+        states = history_states(dataset, hold_out, users)
+        if encoded_users is None:
+            return scores_of(model.vectors_of([dataset.user_ids[user] for user in users], states), states)
+        return scores_of(encoded_users.vectors_of(users), states)
 
     return ranks_of_targets(dataset, hold_out, score_users, num_rankings=len(blends))
 

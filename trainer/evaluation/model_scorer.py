@@ -22,12 +22,14 @@ class ModelScorer:
     def __init__(self, known: Dataset, model: ScoringModel, spec: BlendSpec | None) -> None:
         """`spec` None is the two towers alone. Raises ValueError for a blend of what the model does not have."""
         self._known = known
+        self._model = model
         self._scores = BlendedScores(model, known.catalogue.vocabulary, [spec])
 
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 -> (n, items) float32."""
         states = history_states(self._known, everything(self._known), users)
-        (scores,) = self._scores([self._known.user_ids[user] for user in users], states)
+        vectors = self._model.vectors_of([self._known.user_ids[user] for user in users], states)
+        (scores,) = self._scores(vectors, states)
         return scores
 
 
