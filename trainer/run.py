@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from trainer.training import distributed
 from trainer.training.encoded import Encoded, TrainingPlan
 from trainer.training.fit import unreported
 from trainer.training.progress import EpochReport
-from trainer.training.train import Trained, fit_towers, train
+from trainer.training.train import Fitted, fit_plan, fit_towers
 from trainer.validation.held_out import sample_of_dataset
 from trainer.validation.validate import validate
 from trainer.warm_start.previous import PreviousModel
@@ -140,8 +140,9 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         run.log_text(prepared.report.to_text(), "cleaning_report.txt")
         epochs: list[EpochReport] = []
         plan = warm_plan(encoded, start)
-        trained = train(plan, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
-        result = measure(trained, encoded, baselines_for(encoded, options.baselines), config)
+        fitted = fit_plan(plan, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
+        result = measure(fitted, plan, baselines_for(encoded, options.baselines), config)
+        metrics = {**fitted.validation_metrics(), **result.metrics()}
         card = CardContents(
             cleaning=prepared.report,
             comparison=result.comparison,
@@ -149,18 +150,19 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
             command=options.command,
             started_from=str(start),
         )
-        inputs = _export_inputs(trained, encoded, _training_data(prepared, options.data_version), model_version)
+        training_data = _training_data(prepared, options.data_version)
+        inputs = _export_inputs(fitted, encoded, training_data, model_version, metrics)
         inputs = replace(inputs, model_card=partial(model_card, card), catalogue_sequence=prepared.catalogue_sequence)
         bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
-        report = report_html(build_report(card, result, bundle, epochs, trained.best_epoch))
+        report = report_html(build_report(card, result, bundle, epochs, fitted.best_epoch))
         run.log_text(report, REPORT_FILE)
         if options.report_path is not None:
             options.report_path.parent.mkdir(parents=True, exist_ok=True)
             options.report_path.write_text(report)
         _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
-        _log_weights(run, trained, plan, config, Path(scratch, WEIGHTS))
-        run.log_params({**_blend_params(bundle), "ranker": "blend" if trained.ncf is None else "ncf"})
-        run.log_metrics(_run_metrics(trained, bundle))
+        _log_weights(run, fitted, plan, config, Path(scratch, WEIGHTS))
+        run.log_params({**_blend_params(bundle), "ranker": "blend" if fitted.ncf is None else "ncf"})
+        run.log_metrics(_run_metrics(fitted, bundle))
         location = run.log_bundle(bundle.directory)
         version = registry.register(run, location, model_version=model_version, training_fingerprint=fingerprint)
         shutil.rmtree(checkpoints)
@@ -174,8 +176,8 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         model_version=model_version,
         promoted=promoted,
         warm_started_from=start.version_number,
-        content_weight=trained.content_weight,
-        item_item_weight=trained.item_item_weight,
+        content_weight=fitted.content_weight,
+        item_item_weight=fitted.item_item_weight,
         index=asdict(bundle.manifest.index),
         onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
@@ -186,8 +188,8 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
         decision=decision,
         promoted=promoted,
         start=start,
-        content_weight=trained.content_weight,
-        item_item_weight=trained.item_item_weight,
+        content_weight=fitted.content_weight,
+        item_item_weight=fitted.item_item_weight,
     )
 
 
@@ -250,20 +252,22 @@ def _data_params(prepared: PreparedData, data_version: str) -> dict[str, object]
     }
 
 
-def _export_inputs(trained: Trained, encoded: Encoded, training_data: TrainingData, model_version: str) -> ExportInputs:
+def _export_inputs(
+    fitted: Fitted, encoded: Encoded, training_data: TrainingData, model_version: str, metrics: Mapping[str, float]
+) -> ExportInputs:
     return ExportInputs(
-        model=trained.model,
+        model=fitted.model,
         schema=encoded.schema,
         item_tensors=encoded.item_tensors,
         dataset=encoded.dataset,
         hold_out=leave_last_out(encoded.dataset, skip=0),
         training_data=training_data,
         model_version=model_version,
-        metrics=trained.metrics(),
+        metrics=metrics,
         content_vectors=encoded.content_vectors,
-        blend_weights=trained.blend_weights,
-        item_item=trained.item_item,
-        ncf=trained.ncf,
+        blend_weights=fitted.blend_weights,
+        item_item=fitted.item_item,
+        ncf=fitted.ncf,
     )
 
 
@@ -289,21 +293,21 @@ def _blend_params(bundle: Bundle) -> dict[str, object]:
     return params
 
 
-def _run_metrics(trained: Trained, bundle: Bundle) -> dict[str, float]:
+def _run_metrics(fitted: Fitted, bundle: Bundle) -> dict[str, float]:
     return {
-        **trained.metrics(),
+        **bundle.manifest.metrics,
         **{
             f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
-            for weight, value in trained.validation_by_content_weight.items()
+            for weight, value in fitted.validation_by_content_weight.items()
         },
         **{
             f"validation/item_item_weight_{weight:g}/{CHOICE_METRIC}": value
-            for weight, value in trained.validation_by_item_item_weight.items()
+            for weight, value in fitted.validation_by_item_item_weight.items()
         },
-        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in trained.validation_by_ranker.items()},
-        "best_epoch": float(trained.best_epoch),
-        "interactions_per_second": trained.interactions_per_second,
-        "peak_memory_mib": trained.peak_memory_bytes / 2**20,
+        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in fitted.validation_by_ranker.items()},
+        "best_epoch": float(fitted.best_epoch),
+        "interactions_per_second": fitted.interactions_per_second,
+        "peak_memory_mib": fitted.peak_memory_bytes / 2**20,
         "index_recall_at_100": bundle.manifest.index.recall_at_100,
         "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,
     }
@@ -321,10 +325,10 @@ def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
     run.log_text(comparison_text(comparison), "test_metrics.md")
 
 
-def _log_weights(run: Run, trained: Trained, plan: TrainingPlan, config: TrainConfig, directory: Path) -> None:
+def _log_weights(run: Run, fitted: Fitted, plan: TrainingPlan, config: TrainConfig, directory: Path) -> None:
     """What the next training can go on from."""
     cut = plan.cut if config.fit.refit else plan.validation
-    PreviousModel.of(trained.model, plan.final, config, cut.num_history_events).save(directory)
+    PreviousModel.of(fitted.model, plan.final, config, cut.num_history_events).save(directory)
     run.log_directory(directory, WEIGHTS)
 
 

@@ -139,7 +139,7 @@ def test_batches_do_not_change_ranks(monkeypatch) -> None:
     model = _model(dataset, NOISE, BY_GROUP)
     spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
     whole = model_ranks(dataset, test, model, [spec])[0]
-    monkeypatch.setattr("trainer.evaluation.full_ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
+    monkeypatch.setattr("trainer.evaluation.ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
     assert model_ranks(dataset, test, model, [spec])[0].tolist() == whole.tolist()
 
 
@@ -257,6 +257,24 @@ def test_validation_takes_the_item_item_source_where_only_it_knows() -> None:
     assert choice.by_item_item_weight[0.7] > 2 * choice.by_item_item_weight[0.0]
     assert choice.by_item_item_weight[0.0] == pytest.approx(choice.two_tower["ndcg@10"].mean())
     assert choice.by_content_weight == {}
+
+
+def test_the_user_tower_runs_once_for_all_blends_that_are_tried() -> None:
+    dataset = _loyal_users()
+    validation = leave_last_out(dataset, skip=1)
+    config = load_train_config(None, {})
+    asked: list[int] = []
+
+    def counted(tensors: Tensors) -> np.ndarray:
+        asked.append(len(tensors[names.HISTORY_VECTORS]))
+        return _mean_of_history(tensors)
+
+    item_item = fit_item_item(dataset, validation.num_history_events, config.item_item)
+    model = replace(_model(dataset, NOISE, BY_GROUP), item_item=item_item, user_vectors=counted)
+    choice = choose_blend(dataset, validation, model, config)
+    assert sum(asked) == len(validation.users)
+    assert choice.by_item_item_weight
+    assert choice.by_content_weight
 
 
 def test_the_item_item_source_is_calibrated_on_every_pair() -> None:

@@ -34,7 +34,7 @@ def test_ranks_leave_out_history_and_break_ties_without_favour() -> None:
     dataset = dataset_of([[0, 1, 2]] * 400, num_items=6)
     hold_out = leave_last_out(dataset, skip=0)
     scores = np.array([9, 9, 5, 7, 5, 1], dtype=np.float32)  # rows 0 and 1 are history; row 4 ties with the target
-    ranks = ranks_of_targets(dataset, hold_out, lambda places: [np.tile(scores, (len(places), 1))])[0]
+    ranks = ranks_of_targets(dataset, hold_out, lambda users: [np.tile(scores, (len(users), 1))])[0]
     assert set(ranks.tolist()) == {1, 2}
     assert 0.4 < (ranks == 1).mean() < 0.6
 

@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.dataset import Cut, Dataset, HoldOut, history_states, sample_places
 from trainer.evaluation.full_ranking import model_ranks
 from trainer.evaluation.metrics import PerUser, metrics_per_user
-from trainer.evaluation.scoring import ScoringModel
+from trainer.evaluation.scoring import EncodedUsers, ScoringModel
 
 CALIBRATION_USERS = 1_000
 """Users, with all items each, over whose scores the calibration is measured."""
@@ -57,22 +57,21 @@ def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, con
     """Takes the weights with the best CHOICE_METRIC on validation by full ranking, of equally good ones the lowest.
 
     One after the other, which tries a few blends instead of all: the decay by the item-item source alone, its weight
-    without content, then the weight of content.
+    without content, then the weight of content. The user tower runs once for all of them.
     """
-    (alone,) = _quality(dataset, validation, model, [None])
+    asked = _Validation(dataset, validation, model, EncodedUsers(dataset, validation, model))
+    (alone,) = asked.quality([None])
     weights = BlendWeights()
     metrics: Mapping[str, PerUser] = alone
     by_item_item: dict[float, float] = {}
     if model.item_item is not None:
-        weights = replace(
-            weights, decay_events=_choose_decay(dataset, validation, model, config.item_item.decays_events)
-        )
+        weights = replace(weights, decay_events=asked.choose_decay(config.item_item.decays_events))
         tried = [replace(weights, item_item=weight) for weight in config.ranker.item_item_weights]
-        weights, metrics, by_item_item = _best(dataset, validation, model, tried, lambda one: one.item_item)
+        weights, metrics, by_item_item = asked.best(tried, lambda one: one.item_item)
     by_content: dict[float, float] = {}
     if model.content_vectors is not None:
         tried = [replace(weights, content=weight) for weight in config.ranker.content_weights]
-        weights, metrics, by_content = _best(dataset, validation, model, tried, lambda one: one.content)
+        weights, metrics, by_content = asked.best(tried, lambda one: one.content)
     nothing_to_blend = model.content_vectors is None and weights.item_item == 0.0
     return BlendChoice(
         weights=None if nothing_to_blend else weights,
@@ -83,14 +82,25 @@ def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, con
     )
 
 
-def calibrate(dataset: Dataset, cut: Cut, model: ScoringModel, weights: BlendWeights) -> BlendSpec:
+def calibrate(
+    dataset: Dataset,
+    cut: Cut,
+    model: ScoringModel,
+    weights: BlendWeights,
+    *,
+    encoded_users: EncodedUsers | None = None,
+) -> BlendSpec:
     """The blend of these weights, calibrated on all items' scores for at most CALIBRATION_USERS users of the cut.
 
-    Raises ValueError for a weight of a source that the model does not have.
+    With `encoded_users`, those of the cut by this model, the user tower does not run. Raises ValueError for a
+    weight of a source that the model does not have.
     """
     users = cut.users[sample_places(cut, CALIBRATION_USERS)]
     states = history_states(dataset, cut, users)
-    vectors = model.vectors_of([dataset.user_ids[user] for user in users], states)
+    if encoded_users is None:
+        vectors = model.vectors_of([dataset.user_ids[user] for user in users], states)
+    else:
+        vectors = encoded_users.vectors_of(users)
     item_item = None
     if weights.item_item > 0.0:
         scores = model.item_item_scores_of(states, weights.decay_events)
@@ -103,51 +113,54 @@ def calibrate(dataset: Dataset, cut: Cut, model: ScoringModel, weights: BlendWei
     return BlendSpec(weights.content, calibration(vectors, model.item_vectors), content, item_item)
 
 
-def _choose_decay(dataset: Dataset, validation: HoldOut, model: ScoringModel, decays_events: Sequence[float]) -> float:
-    """The decay with which the item-item source alone is best on validation."""
-    places = sample_places(validation, DECAY_USERS)
-    some = replace(validation, users=validation.users[places], target_rows=validation.target_rows[places])
-    tried = [BlendWeights(item_item=1.0, decay_events=decay) for decay in decays_events]
-    best, _, _ = _best(dataset, some, model, tried, lambda one: one.decay_events)
-    return best.decay_events
+@dataclass(frozen=True)
+class _Validation:
+    """What blends are tried on."""
 
+    dataset: Dataset
+    hold_out: HoldOut
+    model: ScoringModel
+    encoded_users: EncodedUsers
 
-def _best(
-    dataset: Dataset,
-    validation: HoldOut,
-    model: ScoringModel,
-    tried: Sequence[BlendWeights],
-    key: Callable[[BlendWeights], float],
-) -> tuple[BlendWeights, Mapping[str, PerUser], dict[float, float]]:
-    """The best of some weights, its metrics, and the mean CHOICE_METRIC of all by `key`, which is ascending."""
-    specs = _calibrated(dataset, validation, model, tried)
-    qualities = _quality(dataset, validation, model, specs)
-    means = [float(metrics[CHOICE_METRIC].mean()) for metrics in qualities]
-    best = int(np.argmax(means))  # the first of equally good ones
-    return tried[best], qualities[best], {key(one): mean for one, mean in zip(tried, means, strict=True)}
+    def choose_decay(self, decays_events: Sequence[float]) -> float:
+        """The decay with which the item-item source alone is best, by DECAY_USERS users at most."""
+        places = sample_places(self.hold_out, DECAY_USERS)
+        users, targets = self.hold_out.users[places], self.hold_out.target_rows[places]
+        some = replace(self, hold_out=replace(self.hold_out, users=users, target_rows=targets))
+        tried = [BlendWeights(item_item=1.0, decay_events=decay) for decay in decays_events]
+        best, _, _ = some.best(tried, lambda one: one.decay_events)
+        return best.decay_events
 
+    def best(
+        self, tried: Sequence[BlendWeights], key: Callable[[BlendWeights], float]
+    ) -> tuple[BlendWeights, Mapping[str, PerUser], dict[float, float]]:
+        """The best of some weights, its metrics, and the mean CHOICE_METRIC of all by `key`, which is ascending."""
+        qualities = self.quality(self._calibrated(tried))
+        means = [float(metrics[CHOICE_METRIC].mean()) for metrics in qualities]
+        best = int(np.argmax(means))  # the first of equally good ones
+        return tried[best], qualities[best], {key(one): mean for one, mean in zip(tried, means, strict=True)}
 
-def _calibrated(
-    dataset: Dataset, validation: HoldOut, model: ScoringModel, tried: Sequence[BlendWeights]
-) -> list[BlendSpec]:
-    """A blend for each of several weights. Calibrations do not depend on weights, so each is measured once."""
-    full = {
-        decay: calibrate(dataset, validation, model, BlendWeights(item_item=1.0, decay_events=decay))
-        for decay in {one.decay_events for one in tried if one.item_item > 0.0}
-    }
-    plain = next(iter(full.values())) if full else calibrate(dataset, validation, model, BlendWeights())
-    specs = []
-    for one in tried:
-        source = full[one.decay_events].item_item if one.item_item > 0.0 else None
-        item_item = replace(source, weight=one.item_item) if source is not None else None
-        specs.append(replace(plain, content_weight=one.content, item_item=item_item))
-    return specs
+    def quality(self, specs: Sequence[BlendSpec | None]) -> list[dict[str, PerUser]]:
+        """Metrics of each user by each blend."""
+        ranks = model_ranks(self.dataset, self.hold_out, self.model, specs, encoded_users=self.encoded_users)
+        return [metrics_per_user(one) for one in ranks]
 
+    def _calibrated(self, tried: Sequence[BlendWeights]) -> list[BlendSpec]:
+        """A blend for each of several weights. Calibrations do not depend on weights, so each is measured once."""
+        full = {
+            decay: self._calibrate(BlendWeights(item_item=1.0, decay_events=decay))
+            for decay in {one.decay_events for one in tried if one.item_item > 0.0}
+        }
+        plain = next(iter(full.values())) if full else self._calibrate(BlendWeights())
+        specs = []
+        for one in tried:
+            source = full[one.decay_events].item_item if one.item_item > 0.0 else None
+            item_item = replace(source, weight=one.item_item) if source is not None else None
+            specs.append(replace(plain, content_weight=one.content, item_item=item_item))
+        return specs
 
-def _quality(
-    dataset: Dataset, hold_out: HoldOut, model: ScoringModel, specs: Sequence[BlendSpec | None]
-) -> list[dict[str, PerUser]]:
-    return [metrics_per_user(ranks) for ranks in model_ranks(dataset, hold_out, model, specs)]
+    def _calibrate(self, weights: BlendWeights) -> BlendSpec:
+        return calibrate(self.dataset, self.hold_out, self.model, weights, encoded_users=self.encoded_users)
 
 
 def _calibration_of(scores: npt.NDArray[np.float32]) -> Calibration:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
+import structlog
 from tqdm import tqdm
 
 from tandem.contract.bundle import Bundle
@@ -19,7 +20,7 @@ from trainer.evaluation.blending import calibrate
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
-from trainer.evaluation.metrics import CUTOFF, ranking_metrics
+from trainer.evaluation.metrics import CUTOFF, HELD_OUT_METRICS, ranking_metrics
 from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer, ServedScorer
 from trainer.evaluation.parts import Part, leave_last_out_part
 from trainer.evaluation.ranking import rank_part
@@ -29,8 +30,10 @@ from trainer.evaluation.scorer import Baseline, Scorer
 from trainer.evaluation.scoring import ScoringModel
 from trainer.onnx_runtime import OnnxTower
 from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
-from trainer.training.encoded import Encoded, TrainingPlan, leave_last_out_plan
-from trainer.training.train import Fitted, Trained, scoring_model
+from trainer.training.encoded import Encoded, TrainingPlan
+from trainer.training.train import Fitted, scoring_model
+
+log = structlog.get_logger()
 
 BaselineChoice = Literal["auto", "all", "tuned", "popularity"]
 """Which baselines a run is measured against; "auto" is all of them up to AUTO_MAX_ITEMS items, else popularity; "tuned"
@@ -52,6 +55,31 @@ class TestResult:
     """The model as served comes first, and is compared with the best of the others."""
     scorers: dict[str, Scorer]
     """Every scorer by its name, in the order of the comparison."""
+
+    @property
+    def served(self) -> Evaluation:
+        """The model as it is served."""
+        return self.comparison.evaluations[0]
+
+    @property
+    def two_towers(self) -> Evaluation:
+        """Its two towers alone, which is how it is served where nothing else ranks."""
+        return self._named(TWO_TOWERS) or self.served
+
+    @property
+    def popularity(self) -> Evaluation:
+        """The baseline that every choice of baselines has."""
+        popularity = self._named(Popularity.name)
+        assert popularity is not None
+        return popularity
+
+    def metrics(self) -> dict[str, float]:
+        """Means by name, for the manifest and the registry."""
+        parts = {"test": self.served, "test/two_tower": self.two_towers, "test/popularity": self.popularity}
+        return {f"{part}/{name}": parts[part].means()[name] for part in parts for name in HELD_OUT_METRICS}
+
+    def _named(self, name: str) -> Evaluation | None:
+        return next((one for one in self.comparison.evaluations if one.name == name), None)
 
 
 def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: Part | None = None) -> list[Baseline]:
@@ -82,12 +110,30 @@ def fitted_scorers(fitted: Fitted, plan: TrainingPlan, part: Part, config: Train
     return _model_scorers(model, blend, ranked, part)
 
 
-def measure(trained: Trained, encoded: Encoded, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
-    """The test items of leave-last-out under a model that was just trained."""
+def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
+    """The test items of leave-last-out under a model that was just trained by a plan of leave-last-out."""
+    encoded = plan.final
     part = leave_last_out_part(encoded.dataset, skip=0)
-    of_model = fitted_scorers(trained, leave_last_out_plan(encoded), part, config)
-    scorers = {**of_model, **fitted_baselines(baselines, part)}
-    return _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
+    scorers = {**fitted_scorers(fitted, plan, part, config), **fitted_baselines(baselines, part)}
+    result = _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
+    log.info(
+        "model_evaluated",
+        best_epoch=fitted.best_epoch,
+        interactions_per_second=round(fitted.interactions_per_second),
+        peak_memory_mib=fitted.peak_memory_bytes >> 20,
+        blend_weights=fitted.blend_weights and asdict(fitted.blend_weights),
+        ranker="blend" if fitted.ncf is None else "ncf",
+        **{
+            f"{label}_{metric}": str(result.comparison.intervals[evaluation.name][metric])
+            for label, evaluation in (
+                ("test", result.served),
+                ("two_tower", result.two_towers),
+                ("popularity", result.popularity),
+            )
+            for metric in HELD_OUT_METRICS
+        },
+    )
+    return result
 
 
 def measure_bundle(

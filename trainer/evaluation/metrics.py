@@ -28,6 +28,8 @@ PerUser = npt.NDArray[np.float64]
 CUTOFF = 10
 CUTOFFS = (5, 10, 20, 50)
 ACCURACY_METRICS = ("precision", "recall", "hr", "map", "mrr", "ndcg")
+HELD_OUT_METRICS = (f"recall@{CUTOFF}", f"ndcg@{CUTOFF}", f"map@{CUTOFF}")
+"""Of users with one held-out item; what selection, manifest and registry tell."""
 MAP_DEFINITION = (
     f"map@{CUTOFF} is the mean over users of AP@{CUTOFF}: the sum of precision at each hit among the first {CUTOFF}, "
     f"divided by min({CUTOFF}, the user's held-out items)."
@@ -70,9 +72,9 @@ def ranking_metrics(
 
 
 def metrics_per_user(ranks: npt.NDArray[np.int64]) -> dict[str, PerUser]:
-    """recall@10, ndcg@10 and map@10 of users with one held-out item each, from its 0-based rank, (users,) int64."""
+    """HELD_OUT_METRICS of users with one held-out item each, from its 0-based rank, (users,) int64."""
     metrics = ranking_metrics(ranks, np.arange(len(ranks) + 1), (CUTOFF,))
-    return {name: metrics[name] for name in (f"recall@{CUTOFF}", f"ndcg@{CUTOFF}", f"map@{CUTOFF}")}
+    return {name: metrics[name] for name in HELD_OUT_METRICS}
 
 
 def mean_metrics(per_user: Mapping[str, PerUser]) -> dict[str, float]:

@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.manifest import BlendSpec
-from tandem.contract.vocabulary import MISSING_ROW
-from trainer.dataset import Dataset
+from trainer.dataset import Dataset, everything, history_states
 from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.scoring import BlendedScores, ScoringModel
@@ -23,13 +22,14 @@ class ModelScorer:
     def __init__(self, known: Dataset, model: ScoringModel, spec: BlendSpec | None) -> None:
         """`spec` None is the two towers alone. Raises ValueError for a blend of what the model does not have."""
         self._known = known
+        self._model = model
         self._scores = BlendedScores(model, known.catalogue.vocabulary, [spec])
 
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 -> (n, items) float32."""
-        lengths = self._known.lengths[users]
-        states = [self._known.user_state(int(user), int(length)) for user, length in zip(users, lengths, strict=True)]
-        (scores,) = self._scores([self._known.user_ids[user] for user in users], states)
+        states = history_states(self._known, everything(self._known), users)
+        vectors = self._model.vectors_of([self._known.user_ids[user] for user in users], states)
+        (scores,) = self._scores(vectors, states)
         return scores
 
 
@@ -58,16 +58,9 @@ class RankedModelScorer:
     """
 
     def __init__(self, known: Dataset, ranked: RankedModel) -> None:
-        self._known = known
-        self._ranked = ranked
-        self._model_rows = ranked.model.item_vocabulary.rows_of_keys(known.catalogue.vocabulary.keys)
+        self._score_users = ranked.score_users(known, everything(known))
 
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 -> (n, items) float32."""
-        lengths = self._known.lengths[users]
-        states = [self._known.user_state(int(user), int(length)) for user, length in zip(users, lengths, strict=True)]
-        of_model = self._ranked.scores_of([self._known.user_ids[user] for user in users], states)
-        scores = np.full((len(users), len(self._known.catalogue)), -np.inf, dtype=np.float32)
-        known = np.flatnonzero(self._model_rows != MISSING_ROW)
-        scores[:, known] = of_model[:, self._model_rows[known]]
+        (scores,) = self._score_users(users)
         return scores

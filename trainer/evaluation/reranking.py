@@ -27,7 +27,7 @@ from tandem.contract.features import Tensors, encode_histories, encode_index
 from tandem.contract.ranking import content_profiles
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows
-from trainer.dataset import Dataset, HoldOut, history_states
+from trainer.dataset import Cut, Dataset, history_states
 from trainer.evaluation.scoring import ScoringModel
 
 PairScores = Callable[[Tensors], npt.NDArray[np.float32]]
@@ -80,21 +80,18 @@ class RankedModel:
         return scores
 
     def score_users(
-        self, dataset: Dataset, hold_out: HoldOut
+        self, dataset: Dataset, cut: Cut
     ) -> Callable[[npt.NDArray[np.int64]], Iterator[npt.NDArray[np.float32]]]:
-        """What `full_ranking.ranks_of_targets` asks: scores of held-out users in the rows of the data set.
+        """What `ranking.rank_all` asks: scores of users, as they were at the cut, in the rows of the data set.
 
         The model may be older than the data: an item it does not know is no candidate.
         """
         model_rows = self.model.item_vocabulary.rows_of_keys(dataset.catalogue.vocabulary.keys)
         known = np.flatnonzero(model_rows != MISSING_ROW)
 
-        def scores(places: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
-            users = hold_out.users[places]
-            of_model = self.scores_of(
-                [dataset.user_ids[user] for user in users], history_states(dataset, hold_out, users)
-            )
-            of_data = np.full((len(places), len(model_rows)), -np.inf, dtype=np.float32)
+        def scores(users: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+            of_model = self.scores_of([dataset.user_ids[user] for user in users], history_states(dataset, cut, users))
+            of_data = np.full((len(users), len(model_rows)), -np.inf, dtype=np.float32)
             of_data[:, known] = of_model[:, model_rows[known]]
             yield of_data
 

@@ -15,7 +15,7 @@ from trainer.dataset import Dataset
 from trainer.evaluation.evaluate import item_popularity, question_digest
 from trainer.evaluation.evaluation import SAMPLED, Evaluation
 from trainer.evaluation.parts import Part
-from trainer.evaluation.ranking import order_keys
+from trainer.evaluation.ranking import TieOrder
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.segments import head_items
 
@@ -33,18 +33,20 @@ def evaluate_sampled(part: Part, scorer: Scorer, whole: Dataset, *, name: str) -
     if (np.diff(part.target_offsets) != 1).any():
         raise ValueError(f"{SAMPLED} asks for exactly one target for each user")
     samples = sampled_items(part, whole)
-    generator = np.random.default_rng(_SEED)
+    order = TieOrder.drawn(len(part.users), len(whole.catalogue), _SEED)
     ranks = np.empty(len(part.users), dtype=np.int64)
     batch = max(1, _BATCH_PAIRS // max(1, len(whole.catalogue)))
     for start in range(0, len(part.users), batch):
         places = slice(start, start + batch)
         scores = scorer.scores(part.users[places])
         scores[:, whole.catalogue.unavailable_rows] = -np.inf
-        target_scores = np.take_along_axis(scores, part.target_rows[places, None], axis=1)
-        sampled = samples[places]
-        sample_scores = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
-        keys = order_keys(np.hstack([target_scores, sample_scores]), generator)
-        ranks[places] = ((keys[:, 1:] > keys[:, :1]) & (sampled != MISSING_ROW)).sum(axis=1)
+        targets, sampled = part.target_rows[places, None], samples[places]
+        of_targets = np.take_along_axis(scores, targets, axis=1)
+        of_samples = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
+        user_keys = order.of_users[places, None]
+        tied_in_front = order.of_items[sampled] * user_keys > order.of_items[targets] * user_keys
+        in_front = (of_samples > of_targets) | ((of_samples == of_targets) & tied_in_front)
+        ranks[places] = (in_front & (sampled != MISSING_ROW)).sum(axis=1)
     return Evaluation(
         name=name,
         protocol=SAMPLED,

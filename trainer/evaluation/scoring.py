@@ -15,9 +15,11 @@ from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows, Vocabulary
+from trainer.dataset import Cut, Dataset, history_states
 
 UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a user tower: inputs of a batch -> (users, dim) float32."""
+_BATCH_USERS = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,26 @@ class ScoringModel:
         return item_item_scores(self.item_item, history.rows, decay_events)
 
 
+class EncodedUsers:
+    """Vectors of a cut's users, made once for any number of blends. They take as much memory as a user embedding."""
+
+    def __init__(self, dataset: Dataset, cut: Cut, model: ScoringModel) -> None:
+        """Runs the user tower over all users of the cut."""
+        self._places = np.zeros(len(dataset.user_ids), dtype=np.int64)
+        self._places[cut.users] = np.arange(len(cut.users))
+        self._vectors = np.empty((len(cut.users), model.item_vectors.shape[1]), dtype=np.float32)
+        for start in range(0, len(cut.users), _BATCH_USERS):
+            users = cut.users[start : start + _BATCH_USERS]
+            states = history_states(dataset, cut, users)
+            user_ids = [dataset.user_ids[user] for user in users]
+            self._vectors[start : start + len(users)] = model.vectors_of(user_ids, states)
+
+    def vectors_of(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Users of the cut, (n,) int64 rows -> (n, dim) float32."""
+        vectors: npt.NDArray[np.float32] = self._vectors[self._places[users]]
+        return vectors
+
+
 class BlendedScores:
     """Scores of all items of a data set by a model's two towers and by any of its blends.
 
@@ -110,9 +132,14 @@ class BlendedScores:
         if model.content_vectors is not None and any(spec is not None and spec.content for spec in blends):
             self._content_vectors = model.content_vectors[self._model_rows].astype(np.float32)
 
-    def __call__(self, user_ids: Sequence[str], states: Sequence[UserState]) -> Iterator[npt.NDArray[np.float32]]:
-        """(users, items) float32 of its own for each of the blends, for users in these states."""
-        two_tower = self._model.vectors_of(user_ids, states) @ self._item_vectors.T
+    def __call__(
+        self, user_vectors: npt.NDArray[np.float32], states: Sequence[UserState]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """(users, items) float32 of its own for each of the blends, for users in these states.
+
+        `user_vectors`, (users, dim), are those of `ScoringModel.vectors_of`.
+        """
+        two_tower = user_vectors @ self._item_vectors.T
         content = None
         if self._content_vectors is not None:
             content = self._model.profiles_of(states) @ self._content_vectors.T

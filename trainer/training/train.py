@@ -1,4 +1,4 @@
-"""Trains one model: encode, select on validation, choose the blend there, refit, score the test items once."""
+"""Trains one model: select on validation, choose the blend there, refit. Test items are never read."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tandem.contract.features import Tensors
 from tandem.contract.item_item import ItemItem
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config import TrainConfig
-from trainer.dataset import Cut, HoldOut, leave_last_out
+from trainer.dataset import Cut, HoldOut
 from trainer.device import choose_device
 from trainer.errors import DataError
-from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, choose_blend
+from trainer.evaluation.blending import BlendChoice, BlendWeights, choose_blend
 from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
-from trainer.evaluation.metrics import PerUser, bootstrap_mean, mean_metrics, metrics_per_user
+from trainer.evaluation.metrics import PerUser, mean_metrics, metrics_per_user
 from trainer.evaluation.scoring import ScoringModel
 from trainer.models.item_item import fit_item_item
 from trainer.models.ncf import NcfRanker
@@ -76,25 +76,12 @@ class Fitted:
         """Share of the item-item source in the blend's collaborative score; 0 without it."""
         return 0.0 if self.blend_weights is None else self.blend_weights.item_item
 
-
-@dataclass(frozen=True, kw_only=True)
-class Trained(Fitted):
-    """A model with what leave-last-out says of it."""
-
-    test: Mapping[str, PerUser]
-    """Ranked as served: by NCF or the blend where there is one."""
-    test_two_tower: Mapping[str, PerUser]
-    test_popularity: Mapping[str, PerUser]
-
-    def metrics(self) -> dict[str, float]:
+    def validation_metrics(self) -> dict[str, float]:
         """Means by name, for the manifest and the registry."""
         parts = {
             "validation": self.validation,
             "validation/two_tower": self.validation_two_tower,
             "validation/popularity": self.validation_popularity,
-            "test": self.test,
-            "test/two_tower": self.test_two_tower,
-            "test/popularity": self.test_popularity,
         }
         return {f"{part}/{name}": mean for part, values in parts.items() for name, mean in mean_metrics(values).items()}
 
@@ -195,45 +182,6 @@ def fit_plan(
     )
 
 
-def train(
-    plan: TrainingPlan,
-    config: TrainConfig,
-    *,
-    on_epoch: Callable[[EpochReport], None],
-    checkpoints: Path | None = None,
-) -> Trained:
-    """Fits a plan of leave-last-out and scores the test items once.
-
-    See `fit_towers` for `checkpoints` and what is raised.
-    """
-    fitted = fit_plan(plan, config, on_epoch=on_epoch, checkpoints=checkpoints)
-    encoded = plan.final
-    test = leave_last_out(encoded.dataset, skip=0)
-    model = scoring_model(fitted.model, encoded, fitted.item_item)
-    test_served, test_two_tower = _test_metrics(model, encoded, test, fitted.blend_weights)
-    if fitted.ncf is not None:
-        frozen = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
-        test_served = frozen.ncf_metrics(test, fitted.ncf)
-    trained = Trained(
-        **vars(fitted),
-        test=test_served,
-        test_two_tower=test_two_tower,
-        test_popularity=metrics_per_user(popularity_ranks(encoded.dataset, test)),
-    )
-    log.info(
-        "model_evaluated",
-        best_epoch=trained.best_epoch,
-        interactions_per_second=round(trained.interactions_per_second),
-        peak_memory_mib=trained.peak_memory_bytes >> 20,
-        blend_weights=trained.blend_weights and asdict(trained.blend_weights),
-        ranker="blend" if trained.ncf is None else "ncf",
-        **{f"test_{name}": str(bootstrap_mean(values)) for name, values in trained.test.items()},
-        **{f"two_tower_{name}": str(bootstrap_mean(values)) for name, values in trained.test_two_tower.items()},
-        **{f"popularity_{name}": str(bootstrap_mean(values)) for name, values in trained.test_popularity.items()},
-    )
-    return trained
-
-
 def _select_towers(
     plan: TrainingPlan, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None], checkpoint_path: Path | None
 ) -> FitResult:
@@ -313,15 +261,6 @@ def scoring_model(model: TwoTowerModel, encoded: Encoded, item_item: ItemItem | 
 
 def _item_item(encoded: Encoded, config: TrainConfig, cut: Cut) -> ItemItem | None:
     return fit_item_item(encoded.dataset, cut.num_history_events, config.item_item)
-
-
-def _test_metrics(
-    model: ScoringModel, encoded: Encoded, test: HoldOut, weights: BlendWeights | None
-) -> tuple[dict[str, PerUser], dict[str, PerUser]]:
-    """Metrics of each test user ranked as served, and by the two towers alone."""
-    spec = None if weights is None else calibrate(encoded.dataset, test, model, weights)
-    served, two_tower = map(metrics_per_user, model_ranks(encoded.dataset, test, model, [spec, None]))
-    return served, two_tower
 
 
 def _fit_inputs(encoded: Encoded, cut: Cut, weights: Mapping[str, torch.Tensor] | None) -> FitInputs:

@@ -5,7 +5,7 @@ from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.evaluation.parts import Table, part_of
 from tests.trainer.small_dataset import dataset_of
 from trainer.evaluation.parts import leave_last_out_part
-from trainer.evaluation.ranking import LIST_LENGTH, order_keys, rank_part
+from trainer.evaluation.ranking import LIST_LENGTH, TieOrder, rank_part
 
 
 def test_ranks_and_lists_leave_out_the_history() -> None:
@@ -53,13 +53,36 @@ def test_ranks_of_many_users_and_targets_are_those_of_a_plain_sort() -> None:
         assert ranking.top_rows[user, : len(order)].tolist() == order
 
 
-def test_keys_order_like_floats() -> None:
-    scores = np.array([-np.inf, -2.5, -1e-30, 0.0, 1e-30, 3.0, np.inf], dtype=np.float32)
-    keys = order_keys(scores, np.random.default_rng(0))
-    assert (np.diff(keys.astype(object)) > 0).all()
-    assert (keys > 0).all()
-    signed_zeros = order_keys(np.array([-0.0, 0.0], dtype=np.float32), np.random.default_rng(0)) >> np.uint64(32)
-    assert signed_zeros[0] == signed_zeros[1]
+def test_equal_scores_have_one_order_in_ranks_lists_and_batches_of_any_size(monkeypatch) -> None:
+    """With every item a target, ranks are a whole order; lists begin with it, and one target alone agrees with it."""
+    generator = np.random.default_rng(5)
+    table = generator.integers(0, 3, size=(300, 70)).astype(np.float32)
+    whole = rank_part(part_of([[]] * 300, {user: list(range(70)) for user in range(300)}, num_items=70), Table(table))
+    ranks = whole.ranks.reshape(300, 70)
+    assert (np.sort(ranks, axis=1) == np.arange(70)).all()
+    in_order = np.argsort(ranks, axis=1)
+    assert (np.diff(np.take_along_axis(table, in_order, axis=1), axis=1) <= 0).all()
+    assert (whole.top_rows == in_order[:, :LIST_LENGTH]).all()
+    monkeypatch.setattr("trainer.evaluation.ranking.BATCH_PAIRS", 7 * 70)
+    of_one = rank_part(part_of([[]] * 300, {user: [user % 70] for user in range(300)}, num_items=70), Table(table))
+    assert (of_one.ranks == ranks[np.arange(300), np.arange(300) % 70]).all()
+    assert (of_one.top_rows == whole.top_rows).all()
+
+
+def test_all_orders_of_equal_scores_come_equally_often() -> None:
+    counts = np.zeros((5, 5))
+    for seed in range(20):
+        order = TieOrder.drawn(1_000, 5, seed)
+        for user in range(1_000):
+            counts[np.arange(5), np.argsort(np.argsort(order.of_user(user)))] += 1
+    assert counts / counts.sum() * 25 == pytest.approx(np.ones((5, 5)), abs=0.1)  # 6 standard errors
+
+
+def test_signed_zeros_are_equal() -> None:
+    part = part_of([[]] * 200, {user: [1] for user in range(200)}, num_items=2)
+    ranking = rank_part(part, Table([[0.0, -0.0]] * 200))
+    assert 60 < ranking.ranks.sum() < 140
+    assert (ranking.top_rows[np.arange(200), ranking.ranks] == 1).all()
 
 
 def test_nan_is_refused() -> None:

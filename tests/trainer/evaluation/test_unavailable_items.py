@@ -32,7 +32,7 @@ def test_they_are_in_no_list_and_as_targets_come_last() -> None:
 def test_held_out_ones_are_a_miss() -> None:
     dataset = without_items(dataset_of([[0, 1], [0, 2], [0, 3]], num_items=5), [1])
     scores = np.array([[9, 8, 7, 6, 5]] * 3, dtype=np.float32)
-    (ranks,) = ranks_of_targets(dataset, leave_last_out(dataset, skip=0), lambda places: [scores[places]])
+    (ranks,) = ranks_of_targets(dataset, leave_last_out(dataset, skip=0), lambda users: [scores[users]])
     assert ranks[0] >= 3  # after the three that may be recommended
     assert ranks[1:].tolist() == [0, 1]
 
