@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import redis.asyncio
 
-from tandem.contract.live_items import Feed, LiveItemVector, item_vectors_feed, items_feed
+from tandem.contract.live_items import Feed, LiveItemVector, item_vectors_feed, item_vectors_position_key, items_feed
 from tandem.contract.streams import AppliedItemChange, ItemChange
 
 
@@ -43,6 +43,7 @@ class Feeds:
     def __init__(self, client: redis.asyncio.Redis, model_version: str) -> None:
         self._client = client
         self._vectors = item_vectors_feed(model_version)
+        self._position = item_vectors_position_key(model_version)
         self._slots: dict[str, int] = {}
         self._sequence = 0
         self._vector_sequence = 0
@@ -62,6 +63,10 @@ class Feeds:
         self._vector_sequence += 1
         value = LiveItemVector(change_sequence, vector).to_bytes()
         await self._write(self._vectors, item_id, self._vector_sequence, value)
+
+    async def follow(self, change_sequence: int) -> None:
+        """Says that vectors were made for all changes up to one, where they could be made."""
+        await self._client.set(self._position, change_sequence)
 
     async def _write(self, feed: Feed, item_id: str, sequence: int, value: bytes) -> None:
         async with self._client.pipeline(transaction=True) as transaction:
