@@ -140,7 +140,11 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
             "TANDEM_ARCHIVE_SECONDS": "0.2",
             "TANDEM_SYNC_METRICS_PORT": "0",
         }
-        settings = {"registry_uri": stack.settings.registry_uri, "store_url": store.url}
+        settings = {
+            "registry_uri": stack.settings.registry_uri,
+            "store_url": store.url,
+            "events_deadline_ms": 30_000,  # a busy machine is no reason to refuse a change
+        }
         async with (
             serve(tmp_path / "server", **settings) as server,
             running_program("feature_sync", "run", environment=environment),
