@@ -40,18 +40,18 @@ def applied_change(
 class Feeds:
     """Writes both feeds of a store."""
 
-    def __init__(self, client: redis.asyncio.Redis, model_version: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, model_version: str, *, after: int = 0) -> None:
+        """Sequences and slots begin after `after`, as they do where a store was emptied."""
         self._client = client
         self._vectors = item_vectors_feed(model_version)
         self._position = item_vectors_position_key(model_version)
         self._slots: dict[str, int] = {}
-        self._sequence = 0
-        self._vector_sequence = 0
+        self._sequence = self._vector_sequence = self._first_slot = after
 
     async def change(self, item_id: str, vector: npt.NDArray[np.float32] | None = None, **fields: object) -> int:
         """Publishes a change and, where one is given, the vector made from it. Returns the change's sequence."""
         self._sequence += 1
-        slot = self._slots.setdefault(item_id, len(self._slots))
+        slot = self._slots.setdefault(item_id, self._first_slot + len(self._slots))
         applied = applied_change(item_id, self._sequence, slot, **fields)  # type: ignore[arg-type]
         await self._write(items_feed(), item_id, self._sequence, applied.to_bytes())
         if vector is not None:

@@ -297,6 +297,21 @@ async def test_a_feed_that_began_anew_is_read_from_its_start(live: Live, server:
     assert set(await live.ids(num_items=500)) == expected
 
 
+async def test_what_is_known_stays_where_the_store_was_emptied_and_numbers_go_on(live: Live, server: Valkey) -> None:
+    await live.feeds.change("item-1", deleted=True)
+    await live.feeds.change("before", live.vector("item-7"))
+    await live.follower.look()
+    async with server.client() as client:
+        await client.flushall()
+        await live.follower.look()
+        again = Feeds(client, live.opened.version, after=2)
+        await again.change("item-4", deleted=True)
+        await again.change("after", live.vector("item-7"))
+        await live.follower.look()
+    expected = {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-1", "item-4"} | {"before", "after"}
+    assert set(await live.ids(num_items=500)) == expected
+
+
 async def test_beyond_the_limit_the_oldest_wait_and_nothing_gone_comes_back(
     server: Valkey, model: ServingModel
 ) -> None:
