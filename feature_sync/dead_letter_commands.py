@@ -14,11 +14,12 @@ from typing import Any, Final
 from feature_sync.errors import StoreConflict, Unavailable
 from feature_sync.events.opening import event_applier
 from feature_sync.items.applier import ItemChangeApplier
+from feature_sync.items.numbering import Numbering
 from feature_sync.metrics import Metrics
 from feature_sync.settings import Settings
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Applier, Parsed
-from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, dead_letters_key
+from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, ITEM_CHANGES, dead_letters_key
 
 _PAGE_ENTRIES: Final = 500
 
@@ -85,7 +86,9 @@ def _applier(settings: Settings, store: StoreConnection, stream: str) -> Applier
     metrics = Metrics().of_stream(stream)
     if stream == EVENTS:
         return event_applier(settings, store, metrics)
-    return ItemChangeApplier(store, metrics=metrics, on_applied=lambda: None)
+    # Bundles need not be asked: a store that has lost the counter has no dead letters either.
+    numbering = Numbering(settings.data_dir / ITEM_CHANGES, lambda: 0)
+    return ItemChangeApplier(store, numbering=numbering, metrics=metrics, on_applied=lambda: None)
 
 
 def _apply(applier: Applier[Any], letter: _DeadLetter, stream: str) -> None:

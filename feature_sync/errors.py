@@ -9,6 +9,7 @@ FeatureSyncError
 |   +-- StoreConflict    another writer changed what a transaction had read: it is begun anew
 +-- Unavailable          something that is needed is away for now: whoever can wait, waits
 |   +-- StoreAway, StreamAway   the online store, the broker of a stream
++-- ArchiveUnreadable    a file of the archive is damaged
 +-- PortUnavailable      the port of the metrics is in use
 +-- PartEnded            a part of `feature_sync run` ended without being told to
 +-- TowerError           a tower of the bundle cannot be run, or answers nonsense
@@ -55,6 +56,10 @@ class StoreConflict(StoreError):
 
 class StreamAway(Unavailable):
     """The broker of a stream does not answer now."""
+
+
+class ArchiveUnreadable(FeatureSyncError):
+    """A file of the archive is not what feature_sync writes. The message names it."""
 
 
 class PortUnavailable(FeatureSyncError):

@@ -34,7 +34,7 @@ class _Named:
 
 
 class LiveBundles:
-    """Knows the live bundles. `poll` and `run` are for one thread, `current` for any."""
+    """Knows the live bundles. `poll` and `run` are for one thread, the rest for any."""
 
     def __init__(
         self, settings: Settings, *, on_change: Callable[[], None], grace_seconds: float = GRACE_SECONDS
@@ -46,11 +46,18 @@ class LiveBundles:
         self._bundles: dict[str, _Named] = {}
         self._refused: set[str] = set()
         self._problem = ""
+        self._has_looked = False
         self._stop = threading.Event()
 
     def current(self) -> tuple[Bundle, ...]:
         """The live bundles, the champion first; empty while none is known."""
         return tuple(named.bundle for named in self._bundles.values())
+
+    def merged_sequence(self) -> int | None:
+        """The last change of the catalogue that one of them has merged, 0 without any; None before the first look."""
+        if not self._has_looked:
+            return None
+        return max((bundle.manifest.catalogue_sequence for bundle in self.current()), default=0)
 
     def run(self) -> None:
         """Follows the registry until it is stopped."""
@@ -64,6 +71,12 @@ class LiveBundles:
 
     def poll(self) -> None:
         """Looks once. A registry or a bundle that cannot be read is logged, and what is known stays."""
+        try:
+            self._look()
+        finally:
+            self._has_looked = True
+
+    def _look(self) -> None:
         try:
             found = self._folder() if self._settings.bundle_path else self._registered()
         except (RegistryError, BundleError, OSError) as error:

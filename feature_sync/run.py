@@ -19,6 +19,7 @@ from feature_sync.events.opening import event_applier
 from feature_sync.events.user_vectors import UserVectorRefresher
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.maker import VectorMaker
+from feature_sync.items.numbering import Numbering
 from feature_sync.live_bundles import LiveBundles
 from feature_sync.metrics import Metrics, MetricsServer
 from feature_sync.parts import Part, Threads
@@ -86,7 +87,12 @@ def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], Calla
     stream_metrics = metrics.of_stream(ITEM_CHANGES)
     changes = Consumer(
         open_source(settings, ITEM_CHANGES),
-        ItemChangeApplier(store, metrics=stream_metrics, on_applied=vectors.wake),
+        ItemChangeApplier(
+            store,
+            numbering=Numbering(settings.data_dir / ITEM_CHANGES, bundles.merged_sequence),
+            metrics=stream_metrics,
+            on_applied=vectors.wake,
+        ),
         dead_letters=DeadLetters(store, ITEM_CHANGES, max_entries=settings.dead_letters),
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,

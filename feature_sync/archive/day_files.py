@@ -107,10 +107,16 @@ class DayFiles:
         self._position = last
 
     def _newest(self) -> LogId | None:
-        for day in sorted(self._folder.glob(f"{names.DAY_PARTITION}*"), reverse=True):
-            if files := sorted(day.glob(f"[0-9]*{_SUFFIX}")):
-                return LogId.parse(files[-1].stem.partition("-")[2], "_")
-        return None
+        files = newest_day(self._folder)
+        return LogId.parse(files[-1].stem.partition("-")[2], "_") if files else None
+
+
+def newest_day(folder: Path) -> list[Path]:
+    """The files of the newest day that has any, oldest first; empty where nothing is archived."""
+    for day in sorted(folder.glob(f"{names.DAY_PARTITION}*"), reverse=True):
+        if files := sorted(day.glob(f"[0-9]*{_SUFFIX}")):
+            return files
+    return []
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from feature_sync.archive.day_files import newest_day
+from feature_sync.errors import ArchiveUnreadable
 from tandem.contract import names
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, AppliedItemChange, Event
 
@@ -87,3 +89,22 @@ def write_entries(stream: str, payloads: Sequence[bytes], path: Path) -> None:
     columns = zip(*map(row, payloads), strict=True)
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+
+
+def last_archived_sequence(folder: Path) -> int:
+    """The highest sequence in an archive of item changes; 0 where nothing is archived.
+
+    Sequences grow with the days, so that the newest day has it; its files' statistics are read, and no rows. Raises
+    ArchiveUnreadable and OSError.
+    """
+    return max(map(_last_sequence, newest_day(folder)), default=0)
+
+
+def _last_sequence(path: Path) -> int:
+    try:
+        metadata = pq.read_metadata(path)
+        column = metadata.schema.names.index(names.SEQUENCE)
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        return int(max(group.column(column).statistics.max for group in groups))
+    except (pa.ArrowException, ValueError, AttributeError) as error:
+        raise ArchiveUnreadable(f"{path}: {error}") from error

@@ -2,7 +2,8 @@
 
 The counter of the feed is watched. Every writer of the feed moves it, so two of them never give one sequence, or one
 slot, twice; and a process that dies has written all of a batch or nothing. What is delivered again is recognised by
-its time, see `changes`.
+its time, see `changes`. Where the store has lost the counter, numbers go on after the last one all the same, see
+`numbering`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import structlog
 
 from feature_sync.items.changes import Outcome, Standing, place_changes
+from feature_sync.items.numbering import Numbering
 from feature_sync.metrics import StreamMetrics
 from feature_sync.store.connection import Command, StoreConnection
 from feature_sync.stream.consumer import Parsed
@@ -31,9 +33,17 @@ _log = structlog.get_logger(__name__)
 class ItemChangeApplier:
     """Lets entries of the stream of item changes take effect."""
 
-    def __init__(self, connection: StoreConnection, *, metrics: StreamMetrics, on_applied: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: StoreConnection,
+        *,
+        numbering: Numbering,
+        metrics: StreamMetrics,
+        on_applied: Callable[[], None],
+    ) -> None:
         """`on_applied` is called after changes took effect: vectors are to be made."""
         self._connection = connection
+        self._numbering = numbering
         self._metrics = metrics
         self._on_applied = on_applied
 
@@ -47,13 +57,14 @@ class ItemChangeApplier:
     def apply(self, entries: Sequence[Parsed[ItemChange]], acknowledgement: Sequence[Command]) -> None:
         """Applies changes once, however often they come: all or nothing, `acknowledgement` in the same transaction.
 
-        Raises StoreAway, and StoreConflict where another writer was faster.
+        Raises Unavailable, and StoreConflict where another writer was faster.
         """
         changes = [entry.value for entry in entries]
         outcome = place_changes(changes, self._read(sorted({change.item_id for change in changes})))
         self._connection.transaction([*_writes(outcome), *acknowledgement])
         self._count(outcome)
         if outcome.applied:
+            self._numbering.give(outcome.applied[-1].sequence)
             self._on_applied()
 
     def rest(self) -> None:
@@ -68,19 +79,17 @@ class ItemChangeApplier:
 
     def _read(self, item_ids: Sequence[str]) -> Standing:
         # A batch that ended in an exception may have left the key watched.
-        _, _, sequence, num_places, places, current = self._connection.run(
+        _, _, sequence, places, current = self._connection.run(
             [
                 ("UNWATCH",),
                 ("WATCH", _FEED.sequence),
                 ("GET", _FEED.sequence),
-                ("HLEN", _PLACES),
                 ("HMGET", _PLACES, *item_ids),
                 ("HMGET", _FEED.values, *item_ids),
             ]
         )
         return Standing(
-            sequence=int(sequence or 0),
-            num_places=num_places,
+            sequence=self._numbering.last(int(sequence or 0)),
             places={i: ItemPlace.from_bytes(raw) for i, raw in zip(item_ids, places, strict=True) if raw is not None},
             current=_readable(item_ids, current),
         )

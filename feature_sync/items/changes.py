@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from tandem.contract.live_items import ItemPlace
 from tandem.contract.streams import AppliedItemChange, ItemChange
+
+_NUM_SLOTS: Final = 1 << 32
+"""A place keeps 32 bits of a slot: after four billion changes slots come again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +19,6 @@ class Standing:
 
     sequence: int
     """Of the newest change that took effect."""
-    num_places: int
-    """Items that were ever changed."""
     places: Mapping[str, ItemPlace]
     """By item id, of the batch's items that have one."""
     current: Mapping[str, AppliedItemChange]
@@ -43,20 +45,22 @@ def place_changes(changes: Sequence[ItemChange], standing: Standing) -> Outcome:
     A change takes effect where it is newer than the item's newest one, so that none does twice, and an old one that
     comes late does not at all. One that says nothing new moves the item's time and gets no sequence: a catalogue that
     is sent anew every night costs no vectors.
+
+    A slot is the number of an item's first change, not a count of items: where the store was emptied, workers still
+    know items by their slots, and others must get new ones.
     """
     places, current = dict(standing.places), dict(standing.current)
     applied: list[AppliedItemChange] = []
     moved: dict[str, ItemPlace] = {}
     num_stale = num_unchanged = 0
-    num_places = standing.num_places
     for change in changes:
         place = places.get(change.item_id)
         if place is not None and change.changed_at <= place.changed_at:
             num_stale += 1
             continue
         if place is None:
-            place = ItemPlace(slot=num_places, changed_at=change.changed_at)
-            num_places += 1
+            slot = (standing.sequence + len(applied)) % _NUM_SLOTS
+            place = ItemPlace(slot=slot, changed_at=change.changed_at)
         else:
             place = replace(place, changed_at=change.changed_at)
         places[change.item_id] = moved[change.item_id] = place

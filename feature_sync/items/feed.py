@@ -29,9 +29,10 @@ def read_page(connection: StoreConnection, *, after: int, max_items: int) -> Pag
     if not flat:
         return None
     values = connection.call("HMGET", _FEED.values, *flat[::2])
-    # An item that was pruned in between is gone, and one that changed again comes with a later page too.
-    changes = tuple(AppliedItemChange.from_bytes(value) for value in values if value is not None)
-    return Page(changes=changes, position=int(float(flat[-1])))
+    position = int(float(flat[-1]))
+    found = [AppliedItemChange.from_bytes(value) for value in values if value is not None]
+    # An item that was pruned in between is gone, and one that changed again comes with a later page.
+    return Page(changes=tuple(taken for taken in found if taken.sequence <= position), position=position)
 
 
 def newest_sequence(connection: StoreConnection) -> int:

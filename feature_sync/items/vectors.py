@@ -2,6 +2,9 @@
 
 A position says how far the vectors follow the feed of items; it moves in the transaction that writes the vectors, so
 this can stop at any moment and go on where it was. Two processes that do it for one bundle at once only do it twice.
+
+A vector has the sequence of its change in this feed too. Changes' sequences go on where the store was emptied, and so
+do these: a worker that has read so far misses none.
 """
 
 from __future__ import annotations
@@ -46,14 +49,7 @@ class LiveVectors:
         Raises StoreError, TowerError, TextEncoderError.
         """
         while True:
-            _, _, position, sequence = self._connection.run(
-                [
-                    ("UNWATCH",),
-                    ("WATCH", self._position, self._feed.sequence),
-                    ("GET", self._position),
-                    ("GET", self._feed.sequence),
-                ]
-            )
+            _, _, position = self._connection.run([("UNWATCH",), ("WATCH", self._position), ("GET", self._position)])
             after = max(int(position or 0), self._tower.manifest.catalogue_sequence)
             page = read_page(self._connection, after=after, max_items=_PAGE_ITEMS)
             if page is None:
@@ -61,7 +57,7 @@ class LiveVectors:
                 return None
             vectors = self._vectors(page)
             try:
-                self._connection.transaction(self._writes(page, vectors, int(sequence or 0)))
+                self._connection.transaction(self._writes(page, vectors))
             except StoreConflict:
                 continue
             return len(vectors)
@@ -71,17 +67,17 @@ class LiveVectors:
         if expiry := self._expiry():
             self._connection.run(expiry)
 
-    def _writes(self, page: Page, vectors: Mapping[str, bytes], sequence: int) -> list[Command]:
+    def _writes(self, page: Page, vectors: Mapping[str, bytes]) -> list[Command]:
         gone = [taken.change.item_id for taken in page.changes if taken.change.item_id not in vectors]
         commands: list[Command] = []
         if gone:
             commands += [("HDEL", self._feed.values, *gone), ("ZREM", self._feed.changes, *gone)]
         if vectors:
-            numbered = [(sequence + place, item_id) for place, item_id in enumerate(vectors, start=1)]
+            sequences = {taken.change.item_id: taken.sequence for taken in page.changes}
             commands += [
                 ("HSET", self._feed.values, *(part for pair in vectors.items() for part in pair)),
-                ("ZADD", self._feed.changes, *(part for pair in numbered for part in pair)),
-                ("SET", self._feed.sequence, sequence + len(vectors)),
+                ("ZADD", self._feed.changes, *(part for item_id in vectors for part in (sequences[item_id], item_id))),
+                ("SET", self._feed.sequence, page.position),
             ]
         return [*commands, ("SET", self._position, page.position), *self._expiry()]
 

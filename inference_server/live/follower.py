@@ -2,6 +2,7 @@
 
 One for a worker. Changes are kept whatever bundle serves, vectors for each open bundle, so that a bundle that takes
 over, and one that comes back, begins with everything that is known. A store that is away leaves what is known in force.
+A bundle that is opened beside another one waits a while for its vectors of the items that are live now.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from inference_server.serving_model import ModelSlot, ServingModel, with_live
 from inference_server.statistics import Statistics
 from inference_server.store import ReadsFeeds, StoreFailed
 from tandem.contract.errors import StreamEntryError
-from tandem.contract.live_items import item_vectors_feed, items_feed
+from tandem.contract.live_items import item_vectors_feed, item_vectors_position_key, items_feed
 from tandem.contract.streams import AppliedItemChange
 
 _log = structlog.get_logger()
@@ -29,6 +30,10 @@ _log = structlog.get_logger()
 _LOOK_SECONDS: Final = 1.0
 """Between two looks at the counters."""
 _PATIENCE_SECONDS: Final = 1.0
+_HAND_OVER_SECONDS: Final = 20.0
+"""Longest wait for vectors of a bundle that is to take over. feature_sync looks for new bundles every 5 s, downloads
+them, and makes a vector in about 8 ms."""
+_HAND_OVER_LOOK_SECONDS: Final = 0.25
 _MOST_AT_ONCE: Final = 5_000
 """Entries of a feed after which what was read takes effect, before there is more."""
 
@@ -106,7 +111,10 @@ class LiveFollower:
 
     async def prepare(self, model: ServingModel) -> None:
         """Reads everything for a bundle that was opened and does not serve yet; what the store does not give now is
-        read later."""
+        read later.
+
+        Returns once it could take over without an item that is live now being missed, or after 20 s.
+        """
         followed = _Followed(
             model,
             FeedReader(self._store, item_vectors_feed(model.version)),
@@ -115,6 +123,10 @@ class LiveFollower:
         async with self._turn:
             self._followed.append(followed)
             await self._catch_up(followed)
+        try:
+            await self._until_none_is_missed(followed)
+        except StoreFailed:
+            return  # the bundle is not to wait for the store as well
 
     async def serve(self, model: ServingModel) -> None:
         """Moves the pointer to a bundle that was prepared, with everything that is known of its live items."""
@@ -144,6 +156,35 @@ class LiveFollower:
             "sequence": self._sequence_in_force,
             "age_seconds": time.monotonic() - self._read_at,
         }
+
+    async def _until_none_is_missed(self, followed: _Followed) -> None:
+        """Waits for the vectors of a bundle that is to take over. Raises StoreFailed."""
+        give_up_at = time.monotonic() + _HAND_OVER_SECONDS
+        position_key = item_vectors_position_key(followed.model.version)
+        while missed := self._missed(followed):
+            (position,) = await self._store.read([position_key], _PATIENCE_SECONDS)
+            async with self._turn:
+                await self._catch_up(followed)
+            missed = self._missed(followed)
+            if not missed or int(position or 0) >= max(missed):
+                return  # of an item that has none by now the bundle's tower knows nothing
+            if time.monotonic() >= give_up_at:
+                _log.warning("live_items_missed", model_version=followed.model.version, num_items=len(missed))
+                return
+            await asyncio.sleep(_HAND_OVER_LOOK_SECONDS)
+
+    def _missed(self, followed: _Followed) -> list[int]:
+        """Sequences of the changes by which items are recommended now, and would not be if this bundle took over."""
+        serving = self._serving
+        if serving is None:
+            return []
+        return [
+            applied.sequence
+            for key, applied in self._changes.since(followed.merged_until)
+            if may_be_recommended(applied)
+            and (applied.sequence <= serving.merged_until or serving.vectors.has(key, applied))
+            and not followed.vectors.has(key, applied)
+        ]
 
     async def _catch_up(self, followed: _Followed) -> None:
         try:
@@ -200,7 +241,7 @@ class LiveFollower:
             for key in followed.vectors.take(values, self._changes):
                 news.is_new = True
                 applied = self._changes[key]
-                if followed.vectors.by_key[key].change_sequence == applied.sequence and may_be_recommended(applied):
+                if followed.vectors.has(key, applied) and may_be_recommended(applied):
                     news.changed_at.append(applied.change.changed_at)
         followed.vectors.keep_those_of(self._changes)
         news.is_complete = followed.reader.position >= until

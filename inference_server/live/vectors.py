@@ -10,6 +10,7 @@ import structlog
 from inference_server.live.changes import ItemChanges
 from tandem.contract.errors import StoreValueError
 from tandem.contract.live_items import LiveItemVector
+from tandem.contract.streams import AppliedItemChange
 from tandem.contract.vocabulary import id_key
 
 _log = structlog.get_logger()
@@ -46,6 +47,11 @@ class ItemVectors:
             self.by_key[key] = vector
             keys.append(key)
         return keys
+
+    def has(self, key: int, applied: AppliedItemChange) -> bool:
+        """Whether the vector of the item with this key was made from this very change."""
+        vector = self.by_key.get(key)
+        return vector is not None and vector.change_sequence == applied.sequence
 
     def keep_those_of(self, changes: ItemChanges) -> None:
         """Drops vectors of items whose change is no longer known."""

@@ -102,9 +102,11 @@ def test_a_registry_that_goes_away_leaves_what_is_known(
 def test_a_folder_takes_the_registrys_place(bundle: Bundle, tmp_path: Path) -> None:
     settings = Settings(bundle_path=bundle.directory, registry_uri=f"sqlite:///{tmp_path}/none.db", data_dir=tmp_path)
     live = LiveBundles(settings, on_change=lambda: None)
+    assert live.merged_sequence() is None
     live.poll()
     live.poll()
     assert versions(live) == ["m1"]
+    assert live.merged_sequence() == 0
 
 
 def test_it_runs_until_it_is_stopped(bundle: Bundle, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ where it has grown, the items with a higher sequence than the last one read, and
 
 The first is independent of models, so that a deleted item is gone under a bundle that no vector was made for yet. An
 item whose vector is missing, or was made from another change than the newest, waits: it is not recommended. The feed of
-vectors has a sequence of its own: a bundle gets its vectors after changes were made. A counter that is lower than the
-one read before is that of a new feed, the old one having expired: it is read from the start.
+vectors has a counter of its own, because a bundle gets its vectors after changes were made; a vector has its change's
+sequence. A counter that is lower than the one read before is that of a new feed, the old one having expired: it is
+read from the start.
 
 Beside the feeds, for feature_sync:
 

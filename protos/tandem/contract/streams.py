@@ -176,10 +176,11 @@ class AppliedItemChange:
     """A change with its place among all changes of the live catalogue."""
 
     sequence: int
-    """Grows by one with every change. `Manifest.catalogue_sequence` is the last one that a bundle has merged."""
+    """Grows with every change, also over the loss of the online store. `Manifest.catalogue_sequence` is the last one
+    that a bundle has merged."""
     slot: int
-    """Number of the item among all that were ever changed, from 0. It never changes, so that every worker gives the
-    item the same row."""
+    """A number that no other item has. It stays while the online store keeps the item's place, so that every worker
+    gives the item the same row."""
     change: ItemChange
 
     def to_bytes(self) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from feature_sync.items.applier import ItemChangeApplier
+from feature_sync.items.numbering import Numbering
 from feature_sync.metrics import Metrics
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Parsed
@@ -39,6 +41,11 @@ def change(item_id: str, second: int = 0, **fields: object) -> ItemChange:
     return dataclasses.replace(usual, **fields)  # type: ignore[arg-type]
 
 
+def no_numbers() -> Numbering:
+    """Nothing is archived and no bundle is live."""
+    return Numbering(Path("nowhere"), lambda: 0)
+
+
 class LiveCatalogue:
     """The stream of changes, and what the store holds of items."""
 
@@ -61,7 +68,10 @@ class LiveCatalogue:
             self.num_wakes += 1
 
         return ItemChangeApplier(
-            StoreConnection(self.url), metrics=self.metrics.of_stream(ITEM_CHANGES), on_applied=wake
+            StoreConnection(self.url),
+            numbering=no_numbers(),
+            metrics=self.metrics.of_stream(ITEM_CHANGES),
+            on_applied=wake,
         )
 
     def apply(self, *changes: ItemChange) -> None:

@@ -12,7 +12,7 @@ from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.redis_source import RedisSource
 from tandem.contract.errors import StreamEntryError
 from tandem.contract.streams import DEAD_REASON_FIELD, ITEM_CHANGES, ItemChange, dead_letters_key, stream_key
-from tests.feature_sync.items.conftest import LiveCatalogue, change
+from tests.feature_sync.items.conftest import LiveCatalogue, change, no_numbers
 
 
 class StopsWhenEmpty(ItemChangeApplier):
@@ -29,7 +29,7 @@ class StopsWhenEmpty(ItemChangeApplier):
 def consume(catalogue: LiveCatalogue) -> None:
     """Runs a consumer in this thread until the stream is empty."""
     store, metrics = StoreConnection(catalogue.url), catalogue.metrics.of_stream(ITEM_CHANGES)
-    applier = StopsWhenEmpty(store, metrics=metrics, on_applied=lambda: None)
+    applier = StopsWhenEmpty(store, numbering=no_numbers(), metrics=metrics, on_applied=lambda: None)
     consumer = Consumer(
         RedisSource(catalogue.url, ITEM_CHANGES, takeover_seconds=0.2, shares_store=True),
         applier,
@@ -109,7 +109,10 @@ def test_two_appliers_never_give_one_slot_twice(catalogue: LiveCatalogue) -> Non
             return standing
 
     slow = Slow(
-        StoreConnection(catalogue.url), metrics=catalogue.metrics.of_stream(ITEM_CHANGES), on_applied=lambda: None
+        StoreConnection(catalogue.url),
+        numbering=no_numbers(),
+        metrics=catalogue.metrics.of_stream(ITEM_CHANGES),
+        on_applied=lambda: None,
     )
     slower = change("slower", 2)
     with pytest.raises(StoreConflict):

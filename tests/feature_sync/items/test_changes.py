@@ -10,7 +10,7 @@ from tandem.contract.live_items import ItemPlace
 from tandem.contract.streams import AppliedItemChange, ItemChange
 from tests.feature_sync.items.conftest import NOW, change
 
-NOTHING = Standing(sequence=0, num_places=0, places={}, current={})
+NOTHING = Standing(sequence=0, places={}, current={})
 
 
 def after(standing: Standing, outcome: Outcome) -> Standing:
@@ -18,20 +18,19 @@ def after(standing: Standing, outcome: Outcome) -> Standing:
     places = {**standing.places, **outcome.places}
     return Standing(
         sequence=standing.sequence + len(outcome.applied),
-        num_places=len(places),
         places=places,
         current={**standing.current, **{taken.change.item_id: taken for taken in outcome.applied}},
     )
 
 
 def test_new_items_get_sequences_and_slots_in_the_order_of_arrival() -> None:
-    standing = Standing(sequence=7, num_places=3, places={}, current={})
+    standing = Standing(sequence=7, places={}, current={})
     outcome = place_changes([change("b", 2), change("a", 1)], standing)
     assert [(taken.change.item_id, taken.sequence, taken.slot) for taken in outcome.applied] == [
-        ("b", 8, 3),
-        ("a", 9, 4),
+        ("b", 8, 7),
+        ("a", 9, 8),
     ]
-    assert outcome.places["a"] == ItemPlace(slot=4, changed_at=NOW + 1_000_000)
+    assert outcome.places["a"] == ItemPlace(slot=8, changed_at=NOW + 1_000_000)
 
 
 def test_two_changes_of_one_item_in_a_batch_both_take_effect() -> None:
@@ -58,7 +57,7 @@ def test_a_change_that_says_nothing_new_moves_the_time_alone() -> None:
 
 
 def test_an_item_that_was_pruned_keeps_its_slot_and_its_time() -> None:
-    standing = Standing(sequence=9, num_places=3, places={"a": ItemPlace(slot=1, changed_at=NOW)}, current={})
+    standing = Standing(sequence=9, places={"a": ItemPlace(slot=1, changed_at=NOW)}, current={})
     outcome = place_changes([change("a", -1), change("a", 1)], standing)
     assert outcome.num_stale == 1
     assert [(taken.sequence, taken.slot) for taken in outcome.applied] == [(10, 1)]
@@ -90,4 +89,4 @@ def test_any_delivery_that_brings_all_changes_ends_with_the_newest(
     }
     assert [taken.sequence for taken in log] == list(range(1, len(log) + 1))
     assert len({(taken.change.item_id, taken.change.changed_at) for taken in log}) == len(log)
-    assert sorted(place.slot for place in standing.places.values()) == list(range(len(newest)))
+    assert len({place.slot for place in standing.places.values()}) == len(newest)

@@ -85,7 +85,7 @@ def test_twenty_kills_leave_each_change_applied_once(catalogue: LiveCatalogue, t
         assert entry is not None
         assert entry.change == expected
     slots = [catalogue.place(item_id).slot for item_id in newest]
-    assert sorted(slots) == list(range(len(newest)))
+    assert len(set(slots)) == len(newest)
 
 
 def test_from_the_append_to_the_vector(catalogue: LiveCatalogue, trained: TrainedModel, tmp_path: Path) -> None:

@@ -126,8 +126,8 @@ def test_vectors_follow_changes(catalogue: LiveCatalogue, trained: TrainedModel,
     vectors.step()
     assert list(catalogue.vectors(version)) == ["hidden"]
     feed = item_vectors_feed(version)
-    assert catalogue.client.zrange(feed.changes, 0, -1, withscores=True) == [(b"hidden", 3.0)]
-    assert catalogue.client.get(feed.sequence) == b"3"
+    assert catalogue.client.zrange(feed.changes, 0, -1, withscores=True) == [(b"hidden", 5.0)]
+    assert catalogue.client.get(feed.sequence) == b"5"
     assert catalogue.client.get(item_vectors_position_key(version)) == b"6"
     assert catalogue.count("tandem_sync_item_vectors_total") == 3
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import redis.asyncio
 
-from tandem.contract.live_items import Feed, LiveItemVector, item_vectors_feed, items_feed
+from tandem.contract.live_items import Feed, LiveItemVector, item_vectors_feed, item_vectors_position_key, items_feed
 from tandem.contract.streams import AppliedItemChange, ItemChange
 
 
@@ -40,17 +40,18 @@ def applied_change(
 class Feeds:
     """Writes both feeds of a store."""
 
-    def __init__(self, client: redis.asyncio.Redis, model_version: str) -> None:
+    def __init__(self, client: redis.asyncio.Redis, model_version: str, *, after: int = 0) -> None:
+        """Sequences and slots begin after `after`, as they do where a store was emptied."""
         self._client = client
         self._vectors = item_vectors_feed(model_version)
+        self._position = item_vectors_position_key(model_version)
         self._slots: dict[str, int] = {}
-        self._sequence = 0
-        self._vector_sequence = 0
+        self._sequence = self._vector_sequence = self._first_slot = after
 
     async def change(self, item_id: str, vector: npt.NDArray[np.float32] | None = None, **fields: object) -> int:
         """Publishes a change and, where one is given, the vector made from it. Returns the change's sequence."""
         self._sequence += 1
-        slot = self._slots.setdefault(item_id, len(self._slots))
+        slot = self._slots.setdefault(item_id, self._first_slot + len(self._slots))
         applied = applied_change(item_id, self._sequence, slot, **fields)  # type: ignore[arg-type]
         await self._write(items_feed(), item_id, self._sequence, applied.to_bytes())
         if vector is not None:
@@ -62,6 +63,10 @@ class Feeds:
         self._vector_sequence += 1
         value = LiveItemVector(change_sequence, vector).to_bytes()
         await self._write(self._vectors, item_id, self._vector_sequence, value)
+
+    async def follow(self, change_sequence: int) -> None:
+        """Says that vectors were made for all changes up to one, where they could be made."""
+        await self._client.set(self._position, change_sequence)
 
     async def _write(self, feed: Feed, item_id: str, sequence: int, value: bytes) -> None:
         async with self._client.pipeline(transaction=True) as transaction:

@@ -297,6 +297,21 @@ async def test_a_feed_that_began_anew_is_read_from_its_start(live: Live, server:
     assert set(await live.ids(num_items=500)) == expected
 
 
+async def test_what_is_known_stays_where_the_store_was_emptied_and_numbers_go_on(live: Live, server: Valkey) -> None:
+    await live.feeds.change("item-1", deleted=True)
+    await live.feeds.change("before", live.vector("item-7"))
+    await live.follower.look()
+    async with server.client() as client:
+        await client.flushall()
+        await live.follower.look()
+        again = Feeds(client, live.opened.version, after=2)
+        await again.change("item-4", deleted=True)
+        await again.change("after", live.vector("item-7"))
+        await live.follower.look()
+    expected = {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-1", "item-4"} | {"before", "after"}
+    assert set(await live.ids(num_items=500)) == expected
+
+
 async def test_beyond_the_limit_the_oldest_wait_and_nothing_gone_comes_back(
     server: Valkey, model: ServingModel
 ) -> None:
@@ -352,6 +367,56 @@ class TestBundles:
             await Feeds(client, "newer").vector("new", sequence, vector)
             await live.follower.look()
             assert (await live.ids(recent_item_ids=["item-12"]))[0] == "new"
+
+    async def test_a_new_bundle_waits_for_its_vectors_of_what_is_live(
+        self, server: Valkey, model: ServingModel, tmp_path: Path
+    ) -> None:
+        newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3, catalogue_sequence=1).directory)
+        async with following(server, model) as live, server.client() as client:
+            await live.feeds.change("item-8", live.vector("item-9"))  # the newer bundle has it
+            await live.feeds.change("item-9", deleted=True)
+            sequence = await live.feeds.change("new", live.vector("item-7"))
+            await live.feeds.change("not-live-yet")
+            await live.follower.look()
+            preparing = asyncio.create_task(live.follower.prepare(newer))
+            await asyncio.sleep(1.0)
+            assert not preparing.done()
+            await live.feeds.change("newest", live.vector("item-6"))
+            await live.follower.look()
+            assert "newest" in await live.ids(num_items=500), "what serves is followed meanwhile"
+            vector = np.array(newer.bundle.item_vectors[12])
+            feeds = Feeds(client, "newer")
+            await feeds.vector("new", sequence, vector)
+            await feeds.vector("newest", sequence + 2, vector)
+            await asyncio.wait_for(preparing, 10)
+            await live.follower.serve(newer)
+            found = await live.ids(num_items=500)
+            assert {"new", "newest"} < set(found)
+            assert not {"item-9", "not-live-yet"} & set(found)
+
+    async def test_it_does_not_wait_for_what_its_tower_does_not_know(
+        self, server: Valkey, model: ServingModel, tmp_path: Path
+    ) -> None:
+        newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3).directory)
+        async with following(server, model) as live, server.client() as client:
+            sequence = await live.feeds.change("new", live.vector("item-7"))
+            await live.follower.look()
+            await Feeds(client, "newer").follow(sequence)
+            async with asyncio.timeout(10):
+                await live.follower.prepare(newer)
+
+    async def test_it_does_not_wait_for_ever(
+        self, server: Valkey, model: ServingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("inference_server.live.follower._HAND_OVER_SECONDS", 0.5)
+        newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3).directory)
+        async with following(server, model) as live:
+            await live.feeds.change("new", live.vector("item-7"))
+            await live.follower.look()
+            async with asyncio.timeout(10):
+                await live.follower.prepare(newer)
+            await live.follower.serve(newer)
+            assert "new" not in await live.ids(num_items=500)
 
     async def test_the_bundle_before_comes_back_with_everything_known(
         self, server: Valkey, model: ServingModel, tmp_path: Path
