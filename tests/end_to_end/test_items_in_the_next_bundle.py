@@ -258,7 +258,9 @@ async def test_changes_are_in_the_next_bundle_or_stay_live_around_it(system: Sys
     await check_served(system)
     # Nothing was lost or came back for a single answer, the first ones of the new model among them.
     assert watch.versions_of(before, slice(first_before, last_before)) == [first]
-    assert watch.versions_of(after, slice(first_after, None)) == [first, night["model_version"]]
+    # On a machine so slow that the night is over before the last changes show, the new model alone shows them.
+    seen_with = watch.versions_of(after, slice(first_after, None))
+    assert seen_with in ([first, night["model_version"]], [night["model_version"]])
     assert not any({"item-3", "brief"} & set(ids) for _, ids in watch.answers[first_before:])
     await wait_until(lambda: len(system.archived(ITEM_CHANGES)) >= 12, "the later changes are archived")
     assert [row[names.SEQUENCE] for row in system.archived(ITEM_CHANGES)] == list(range(1, 13))
