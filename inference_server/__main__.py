@@ -23,7 +23,7 @@ from inference_server.settings import Settings, settings_help
 _ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """One thread for each matrix product: batches are small, and workers share the cores between them. Read by numpy when
 it is imported, so it has to be set before."""
-_FEWER_THREADS: Final = "-event_engine_listener"
+GRPC_EXPERIMENTS: Final = "-event_engine_listener"
 """gRPC's newer listener hands each event from thread to thread: 17 switches a request instead of 12, and a tenth less
 throughput of a core (docs/decisions/0051-threads-of-grpc.md). Read by gRPC when it starts."""
 
@@ -62,7 +62,7 @@ def _serve(_: argparse.Namespace, settings: Settings) -> int:
 
 def _template(arguments: argparse.Namespace, settings: Settings) -> int:
     os.environ.update(_ONE_THREAD)
-    os.environ.setdefault("GRPC_EXPERIMENTS", _FEWER_THREADS)
+    os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     import uvloop
 
     from inference_server.statistics import WorkerIdentity

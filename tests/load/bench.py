@@ -125,9 +125,9 @@ class Bench:
             await serving.__aexit__(None, None, None)
 
     @asynccontextmanager
-    async def program(self, module: str, *arguments: str) -> AsyncIterator[int]:
+    async def program(self, module: str, *arguments: str, **environment: str) -> AsyncIterator[int]:
         """Another server on the served core, which prints its port; yields the port."""
-        process = await self._on_served_core(module, *arguments)
+        process = await self._on_served_core(module, *arguments, **environment)
         try:
             assert process.stdout is not None
             async with asyncio.timeout(_START_SECONDS):
@@ -147,13 +147,13 @@ class Bench:
         result: dict[str, Any] = json.loads(printed)
         return result
 
-    async def _on_served_core(self, module: str, *arguments: str) -> asyncio.subprocess.Process:
+    async def _on_served_core(self, module: str, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
         with on_served_core():
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", module, *arguments),
                 stdout=asyncio.subprocess.PIPE,
                 # Threads of a numerical library on one core only wait for each other.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **environment},
             )
 
 

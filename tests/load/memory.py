@@ -5,8 +5,8 @@ dimensions) in DIR, or takes the one that is there, and has servers serve it. Ev
 so that pages which requests touch are counted.
 
 RSS counts pages that workers share once for each of them, so it says nothing about what one more costs. PSS divides a
-shared page among those who map it: the growth of its sum is what the machine has less of. Private pages are a worker's
-alone.
+shared page among those who map it: the growth of its sum, the process that workers are forked from included, is what
+the machine has less of. Private pages are a worker's alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import grpc
 from tandem.contract.bundle import read_bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+from tests.load.machine import children, command_line
 from tests.support.serving import PATIENCE_SECONDS, Server, serve
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
@@ -51,11 +52,13 @@ class Measurement:
 
     index_bytes: int
     workers: Sequence[WorkerMemory]
+    template: WorkerMemory
+    """Of the process that workers are forked from: with each of them, a smaller part of what it shares is its own."""
 
     @property
     def pss(self) -> int:
-        """Memory of all workers, shared pages once, in bytes."""
-        return sum(worker.pss for worker in self.workers)
+        """Memory of all workers and of their template, shared pages once, in bytes."""
+        return self.template.pss + sum(worker.pss for worker in self.workers)
 
 
 def memory_of(pid: int) -> WorkerMemory:
@@ -83,7 +86,10 @@ async def measure(bundle: Path, *, num_workers: int) -> Measurement:
             await _ask_all(server, num_workers)
             pids = [line["pid"] for line in server.logs if line.get("event") == "worker_listening"]
             workers = [memory_of(pid) for pid in pids]
-    return Measurement(index_bytes=(bundle / "index.faiss").stat().st_size, workers=workers)
+            (template,) = [pid for pid in children(server.process.pid) if "template" in command_line(pid)]
+            forked_from = memory_of(template)
+    index_bytes = (bundle / "index.faiss").stat().st_size
+    return Measurement(index_bytes=index_bytes, workers=workers, template=forked_from)
 
 
 def build(directory: Path) -> None:
@@ -117,7 +123,7 @@ def report(measurements: Sequence[Measurement]) -> str:
     """The measurements as a table in Markdown."""
     index_bytes = measurements[0].index_bytes
     lines = [
-        f"Index: {index_bytes / 1e6:.0f} MB. MB per worker; the growth is that of the sum of PSS.",
+        f"Index: {index_bytes / 1e6:.0f} MB. MB per worker; the sum of PSS has their template's too.",
         "",
         "| workers | RSS | PSS | private | anonymous | sum of PSS | growth | growth / index |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

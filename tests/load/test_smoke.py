@@ -33,7 +33,8 @@ def test_throughput_is_measured_and_written_down(tmp_path) -> None:
     assert ended.returncode == 0, ended.stderr
     report = json.loads(output.with_suffix(".json").read_text())
     medians = report["scenarios"]["throughput"]["medians"]
-    assert list(medians) == ["empty handler", "tandem ml-1m", "naive ml-1m"]
+    tuned = "empty handler, gRPC as in the worker"
+    assert list(medians) == ["empty handler", tuned, "tandem ml-1m", "naive ml-1m"]
     assert all(row["full_answers_per_second"] > 0 for row in medians.values())
     assert "A quick run" in output.with_suffix(".md").read_text()
 

@@ -21,6 +21,7 @@ from tandem.contract.errors import BundleIncompatible
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
+_KEYS_AT_ONCE = 65_536
 _MAX_BUCKET_BITS = 19
 """Most leading bits of a key that find its bucket: with more, a million rows would cost every process over 2 MB."""
 
@@ -52,7 +53,7 @@ class Vocabulary:
     _order: Rows = field(init=False, repr=False, compare=False)
     _shift: np.uint64 = field(init=False, repr=False, compare=False)
     _starts: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
-    """(buckets,) int32: the place in `_sorted` of each bucket's first key."""
+    """(buckets + 1,) int32: the place in `_sorted` of each bucket's first key."""
 
     def __post_init__(self, lookup: tuple[Keys, Rows] | None) -> None:
         # Keys that are mapped from a file give results of numpy's slower memmap class, in every lookup.
@@ -76,9 +77,14 @@ class Vocabulary:
         """Keys are digests, spread evenly: their leading bits say nearly where in the order they are."""
         bits = min(len(self._sorted).bit_length() + 1, _MAX_BUCKET_BITS)
         shift = np.uint64(64 - bits)
-        counts = np.bincount((self._sorted >> shift).astype(np.int64), minlength=1 << bits)
+        starts = np.zeros((1 << bits) + 1, dtype=np.int32)
+        # In parts: what a worker allocates at once while it opens a bundle stays with it.
+        for begin in range(0, len(self._sorted), _KEYS_AT_ONCE):
+            buckets = (self._sorted[begin : begin + _KEYS_AT_ONCE] >> shift).astype(np.int64)
+            counts = np.bincount(buckets - buckets[0])
+            starts[buckets[0] + 1 : buckets[-1] + 2] += counts.astype(np.int32)
         object.__setattr__(self, "_shift", shift)
-        object.__setattr__(self, "_starts", (np.cumsum(counts) - counts).astype(np.int32))
+        object.__setattr__(self, "_starts", np.cumsum(starts, out=starts))
 
     @classmethod
     def from_ids(cls, external_ids: Iterable[str]) -> Self:

@@ -1,4 +1,4 @@
-"""Most answers per second of one worker on one core, beside four servers that bound it from above and below.
+"""Most answers per second of one worker on one core, beside servers that bound it from above and below.
 
 Closed loop. Every server is first asked with different numbers of requests in flight; the number that gives most full
 answers while P99 stays below 50 ms is kept. Then all take turns, round after round, and what is reported are ratios
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from inference_server.__main__ import GRPC_EXPERIMENTS
 from tandem.v1 import recommendation_pb2 as pb
 from tests.load.bench import Bench, Tandem, say
 from tests.load.catalogues import BuiltCatalogue
@@ -26,6 +27,7 @@ _SIZES: Final = ("ml-1m", "1m")
 _IN_FLIGHT: Final = (16, 32, 64, 128)
 _NAIVE_IN_FLIGHT: Final = (1, 4, 8, 16, 32)
 _ROUNDS: Final = 5
+_LIMIT: Final = "empty handler"
 _FAISS_K: Final = (10, 100)
 
 
@@ -90,7 +92,12 @@ async def _start(bench: Bench, stack: AsyncExitStack) -> list[Arm]:
         if size == _SIZES[0]:
             answer = await _sample_answer(tandem, requests[1], catalogue, bench.folder)
             port = await stack.enter_async_context(bench.program("tests.load.empty_server", str(answer)))
-            arms.insert(0, Arm(name="empty handler", target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
+            arms.insert(0, Arm(name=_LIMIT, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
+            port = await stack.enter_async_context(
+                bench.program("tests.load.empty_server", str(answer), GRPC_EXPERIMENTS=GRPC_EXPERIMENTS)
+            )
+            name = f"{_LIMIT}, gRPC as in the worker"
+            arms.insert(1, Arm(name=name, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
     return [*arms, *naive]
 
 
@@ -136,7 +143,7 @@ def _best(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _median(name: str, rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     own = [points[name] for points in rounds]
-    empty = [points["empty handler"]["full_answers_per_second"] for points in rounds]
+    empty = [points[_LIMIT]["full_answers_per_second"] for points in rounds]
     latencies = [point["p99_ms"] for point in own if point["p99_ms"] is not None]
     ratios = [point["full_answers_per_second"] / limit for point, limit in zip(own, empty, strict=True)]
     return {
