@@ -67,7 +67,7 @@ def test_port_0_is_a_free_one() -> None:
 
 
 async def test_a_store_answers_or_does_not() -> None:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         assert await store_answers(f"redis://127.0.0.1:{server.port}/0")
     assert not await store_answers(f"redis://127.0.0.1:{free_port()}/0")
 

