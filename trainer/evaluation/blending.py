@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.dataset import Cut, Dataset, HoldOut, history_states, sample_places
 from trainer.evaluation.full_ranking import model_ranks
 from trainer.evaluation.metrics import PerUser, metrics_per_user
-from trainer.evaluation.scoring import EncodedUsers, ScoringModel
+from trainer.evaluation.scoring import EncodedUsers, ScoringModel, vectors_of_users
 
 CALIBRATION_USERS = 1_000
 """Users, with all items each, over whose scores the calibration is measured."""
@@ -97,10 +97,7 @@ def calibrate(
     """
     users = cut.users[sample_places(cut, CALIBRATION_USERS)]
     states = history_states(dataset, cut, users)
-    if encoded_users is None:
-        vectors = model.vectors_of([dataset.user_ids[user] for user in users], states)
-    else:
-        vectors = encoded_users.vectors_of(users)
+    vectors = vectors_of_users(dataset, users, states, model, encoded_users)
     item_item = None
     if weights.item_item > 0.0:
         scores = model.item_item_scores_of(states, weights.decay_events)

@@ -12,7 +12,7 @@ from tandem.contract.manifest import BlendSpec
 from trainer.dataset import Dataset, HoldOut, history_states
 from trainer.evaluation.ranking import Asked, ScoreUsers, rank_all
 from trainer.evaluation.reranking import RankedModel
-from trainer.evaluation.scoring import BlendedScores, EncodedUsers, ScoringModel, UserVectors
+from trainer.evaluation.scoring import BlendedScores, EncodedUsers, ScoringModel, UserVectors, vectors_of_users
 from trainer.onnx_runtime import OnnxTower
 
 
@@ -42,9 +42,7 @@ def model_ranks(
 
     def score_users(users: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
         states = history_states(dataset, hold_out, users)
-        if encoded_users is None:
-            return scores_of(model.vectors_of([dataset.user_ids[user] for user in users], states), states)
-        return scores_of(encoded_users.vectors_of(users), states)
+        return scores_of(vectors_of_users(dataset, users, states, model, encoded_users), states)
 
     return ranks_of_targets(dataset, hold_out, score_users, num_rankings=len(blends))
 

@@ -9,7 +9,7 @@ from tandem.contract.manifest import BlendSpec
 from trainer.dataset import Dataset, everything, history_states
 from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scorer import Scorer
-from trainer.evaluation.scoring import BlendedScores, ScoringModel
+from trainer.evaluation.scoring import BlendedScores, ScoringModel, vectors_of_users
 
 
 class ModelScorer:
@@ -28,7 +28,7 @@ class ModelScorer:
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 -> (n, items) float32."""
         states = history_states(self._known, everything(self._known), users)
-        vectors = self._model.vectors_of([self._known.user_ids[user] for user in users], states)
+        vectors = vectors_of_users(self._known, users, states, self._model)
         (scores,) = self._scores(vectors, states)
         return scores
 

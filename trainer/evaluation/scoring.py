@@ -96,13 +96,26 @@ class EncodedUsers:
         for start in range(0, len(cut.users), _BATCH_USERS):
             users = cut.users[start : start + _BATCH_USERS]
             states = history_states(dataset, cut, users)
-            user_ids = [dataset.user_ids[user] for user in users]
-            self._vectors[start : start + len(users)] = model.vectors_of(user_ids, states)
+            self._vectors[start : start + len(users)] = vectors_of_users(dataset, users, states, model)
 
     def vectors_of(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Users of the cut, (n,) int64 rows -> (n, dim) float32."""
         vectors: npt.NDArray[np.float32] = self._vectors[self._places[users]]
         return vectors
+
+
+def vectors_of_users(
+    dataset: Dataset,
+    users: npt.NDArray[np.int64],
+    states: Sequence[UserState],
+    model: ScoringModel,
+    encoded_users: EncodedUsers | None = None,
+) -> npt.NDArray[np.float32]:
+    """Vectors of users in these states, (n, dim) float32; those of `encoded_users` where there are any, so that the
+    user tower does not run. `users` is (n,) int64 rows."""
+    if encoded_users is not None:
+        return encoded_users.vectors_of(users)
+    return model.vectors_of([dataset.user_ids[user] for user in users], states)
 
 
 class BlendedScores:
