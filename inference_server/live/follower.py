@@ -161,7 +161,7 @@ class LiveFollower:
         """Waits for the vectors of a bundle that is to take over. Raises StoreFailed."""
         give_up_at = time.monotonic() + _HAND_OVER_SECONDS
         position_key = item_vectors_position_key(followed.model.version)
-        while missed := self._missed(followed):
+        while self._missed(followed):
             (position,) = await self._store.read([position_key], _PATIENCE_SECONDS)
             async with self._turn:
                 await self._catch_up(followed)

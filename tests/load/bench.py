@@ -15,7 +15,7 @@ from typing import Any, Final
 from tandem.v1 import recommendation_pb2 as pb
 from tests.load import catalogues
 from tests.load.catalogues import SPECS, BuiltCatalogue
-from tests.load.machine import children, command_line, load_cores, move, on_served_core, resident_megabytes
+from tests.load.machine import children, load_cores, move, on_served_core, resident_megabytes, templates
 from tests.load.metrics import Scrape, scrape
 from tests.load.users import publish
 from tests.support.serving import Server, Valkey, serve, wait_until
@@ -46,8 +46,7 @@ class Tandem:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
-        templates = [pid for pid in children(self.server.process.pid) if "template" in command_line(pid)]
-        return [worker for template in templates for worker in children(template)]
+        return [worker for template in templates(self.server.process.pid) for worker in children(template)]
 
     def resident_megabytes(self) -> float:
         """Resident memory of all workers together."""

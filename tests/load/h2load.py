@@ -146,7 +146,7 @@ class LoadResult:
     `metrics`; what its transport refuses before the server sees it is not, and is the difference between the two."""
     failed: int
     """Requests that ended otherwise, those in flight on a lost connection among them."""
-    crashed: int = 0
+    crashed: int
     """Processes of h2load that died with their connection, and with what they had in flight and had not logged yet."""
     ends: Seconds = field(init=False)
 
@@ -168,12 +168,11 @@ class LoadResult:
         result: dict[str, Any] = {
             "answers_per_second": round(self.rate, 1),
             "failed": self.failed,
+            "h2load_processes_crashed": self.crashed,
             "connections": self.load.processes * self.load.clients_per_process,
             "streams_per_connection": self.load.streams_per_client,
             "from_send_ms": quantiles_ms(self.from_send),
         }
-        if self.crashed:
-            result["h2load_processes_crashed"] = self.crashed
         if self.load.rate is not None:
             result["offered_per_second"] = round(self.load.rate, 1)
             result["from_schedule_ms"] = quantiles_ms(self.from_schedule)

@@ -25,7 +25,7 @@ import grpc
 from tandem.contract.bundle import read_bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
-from tests.load.machine import children, command_line
+from tests.load.machine import templates
 from tests.support.serving import PATIENCE_SECONDS, Server, serve
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
@@ -86,7 +86,7 @@ async def measure(bundle: Path, *, num_workers: int) -> Measurement:
             await _ask_all(server, num_workers)
             pids = [line["pid"] for line in server.logs if line.get("event") == "worker_listening"]
             workers = [memory_of(pid) for pid in pids]
-            (template,) = [pid for pid in children(server.process.pid) if "template" in command_line(pid)]
+            (template,) = templates(server.process.pid)
             forked_from = memory_of(template)
     index_bytes = (bundle / "index.faiss").stat().st_size
     return Measurement(index_bytes=index_bytes, workers=workers, template=forked_from)

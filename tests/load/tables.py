@@ -192,7 +192,7 @@ def _facts(result: Json, own: Mapping[str, object]) -> str:
         or "none",
         "errors counted by the server": server["errors"],
         "requests that failed in h2load": result["load"]["failed"],
-        "h2load processes that crashed with their connection": result["load"].get("h2load_processes_crashed", 0),
+        "h2load processes that crashed with their connection": result["load"]["h2load_processes_crashed"],
         "answers of the probe by status": ", ".join(f"{code} {n}" for code, n in result["probe"]["codes"].items()),
     }
     return table(("what", "measured"), facts.items())

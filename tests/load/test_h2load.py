@@ -69,6 +69,12 @@ def test_full_answers_exclude_degraded_refused_and_what_the_transport_ended(answ
     )
     seconds = np.zeros(100)
     result = LoadResult(
-        load=Load(seconds=1), starts=seconds, from_send=seconds, from_schedule=seconds, total_answers=100, failed=0
+        load=Load(seconds=1),
+        starts=seconds,
+        from_send=seconds,
+        from_schedule=seconds,
+        total_answers=100,
+        failed=0,
+        crashed=0,
     )
     assert result.full_share(counted) == pytest.approx(share)

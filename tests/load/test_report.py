@@ -25,6 +25,7 @@ LOAD = {
     "answers_per_second": 999.5,
     "offered_per_second": 1000,
     "failed": 1,
+    "h2load_processes_crashed": 0,
     "from_send_ms": QUANTILES,
     "from_schedule_ms": QUANTILES,
 }

@@ -101,6 +101,12 @@ async def following(
             await store.close()
 
 
+@pytest.fixture
+def newer(tmp_path: Path) -> ServingModel:
+    """Another bundle of the same items, which has merged no change."""
+    return open_model(build(tmp_path / "newer", model_version="newer", seed=3).directory)
+
+
 @pytest_asyncio.fixture(loop_scope="module", params=["exact", "index"])
 async def live(request: pytest.FixtureRequest, server: Valkey, model: ServingModel) -> AsyncIterator[Live]:
     async with following(server, model if request.param == "exact" else over_index(model)) as running:
@@ -355,9 +361,8 @@ class TestBundles:
             assert found == {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-9", "item-10"}, "8 came back by then"
 
     async def test_live_items_need_vectors_of_the_new_bundle(
-        self, server: Valkey, model: ServingModel, tmp_path: Path
+        self, server: Valkey, model: ServingModel, newer: ServingModel
     ) -> None:
-        newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3).directory)
         async with following(server, model) as live, server.client() as client:
             sequence = await live.feeds.change("new", live.vector("item-7"))
             await live.follower.prepare(newer)
@@ -395,9 +400,8 @@ class TestBundles:
             assert not {"item-9", "not-live-yet"} & set(found)
 
     async def test_it_does_not_wait_for_what_its_tower_does_not_know(
-        self, server: Valkey, model: ServingModel, tmp_path: Path
+        self, server: Valkey, model: ServingModel, newer: ServingModel
     ) -> None:
-        newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3).directory)
         async with following(server, model) as live, server.client() as client:
             sequence = await live.feeds.change("new", live.vector("item-7"))
             await live.follower.look()
@@ -406,10 +410,9 @@ class TestBundles:
                 await live.follower.prepare(newer)
 
     async def test_it_does_not_wait_for_ever(
-        self, server: Valkey, model: ServingModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, server: Valkey, model: ServingModel, newer: ServingModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("inference_server.live.follower._HAND_OVER_SECONDS", 0.5)
-        newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3).directory)
         async with following(server, model) as live:
             await live.feeds.change("new", live.vector("item-7"))
             await live.follower.look()
