@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from feature_sync.errors import TowerError
-from tandem.contract.features import Tensors
+from tandem.contract.features import Tensors, tower_inputs
 
 
 class OnnxTower:
@@ -27,12 +27,13 @@ class OnnxTower:
             self._session = ort.InferenceSession(path, sess_options=options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base; each means that the file cannot be run
             raise TowerError(f"{path} cannot be opened: {error}") from error
+        self._inputs = {node.name: node.shape for node in self._session.get_inputs()}
         self._path = path
 
     def run(self, inputs: Tensors, output: str, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
         """The output for a batch, float32 of the shape that is expected. Raises TowerError."""
         try:
-            (vectors,) = self._session.run([output], inputs)
+            (vectors,) = self._session.run([output], tower_inputs(inputs, self._inputs))
         except Exception as error:  # as above: the input's names, types or shapes do not fit the file
             raise TowerError(f"{self._path} failed: {error}") from error
         if vectors.shape != shape or not np.isfinite(vectors).all():

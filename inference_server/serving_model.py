@@ -77,7 +77,7 @@ class ServingModel:
         read = PROFILE_EVENTS
         if manifest.blend is not None and manifest.blend.item_item is not None:
             read = max(read, num_events_read(manifest.blend.item_item.decay_events))
-        return min(read, manifest.feature_schema.history_length)
+        return read
 
     def known_rows(self, keys: Keys) -> Rows:
         """Rows of the keys that the catalogue holds: (n,) uint64 -> (m,) int64, m <= n."""

@@ -183,8 +183,9 @@ class ItemItemConfig(_Section):
         Field(min_length=1),
         BeforeValidator(_split),
         AfterValidator(_ascending),
-    ] = (1.0, 2.0, 5.0, 10.0, 30.0)
-    """Decays among which validation chooses: an event that so many newer ones follow counts 1/e of the newest."""
+    ] = (1.0, 2.0, 5.0, 10.0, 30.0, 1000.0)
+    """Decays among which validation chooses: an event that so many newer ones follow counts 1/e of the newest. With
+    1,000 all events that the online store keeps count nearly alike, as where events have no order worth knowing."""
 
 
 class RankerConfig(_Section):
@@ -204,7 +205,7 @@ class RankerConfig(_Section):
         Field(min_length=1),
         BeforeValidator(_split),
         AfterValidator(_ascending),
-    ] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    ] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
     """Shares of the item-item source in the collaborative score, among which validation chooses; the two towers have
     the rest."""
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from tandem.contract.features import Tensors
+from tandem.contract.features import Tensors, tower_inputs
 
 
 class OnnxTower:
@@ -17,9 +17,9 @@ class OnnxTower:
     def __init__(self, path: Path) -> None:
         """Opens an exported model on the CPU."""
         self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        self.input_names = tuple(node.name for node in self._session.get_inputs())
+        self.inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        """Their shapes by name."""
 
     def __call__(self, tensors: Tensors) -> npt.NDArray[np.float32]:
         """Runs a batch; tensors the tower does not read are left out. Returns (batch, ...) float32."""
-        inputs = {name: tensors[name] for name in self.input_names}
-        return np.asarray(self._session.run(None, inputs)[0], dtype=np.float32)
+        return np.asarray(self._session.run(None, tower_inputs(tensors, self.inputs))[0], dtype=np.float32)

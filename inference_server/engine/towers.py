@@ -10,7 +10,7 @@ import numpy.typing as npt
 from inference_server.engine.onnx import open_session
 from tandem.contract import names
 from tandem.contract.errors import BundleIncompatible
-from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.features import FeatureSchema, Tensors, tower_inputs
 
 
 class UserTower:
@@ -20,7 +20,7 @@ class UserTower:
         """Opens a tower. Raises BundleCorrupt when ONNX Runtime cannot, BundleIncompatible on unknown tensors."""
         self._session = open_session(path)
         # An exporter may drop an input that the model ignores, so the tower may read fewer tensors than there are.
-        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._inputs = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
         if unknown := sorted(set(self._inputs) - _known_inputs(schema)):
             raise BundleIncompatible(f"{path.name} reads {', '.join(unknown)}, which the feature schema does not make")
         if names.USER_VECTOR not in [tensor.name for tensor in self._session.get_outputs()]:
@@ -28,13 +28,13 @@ class UserTower:
 
     def encode(self, tensors: Tensors) -> npt.NDArray[np.float32]:
         """Vectors of a batch of users, from inputs as `features.encode_users` makes them: (users, dim) float32."""
-        feeds = {name: tensors[name] for name in self._inputs}
-        vectors: npt.NDArray[np.float32] = self._session.run([names.USER_VECTOR], feeds)[0]
+        inputs = tower_inputs(tensors, self._inputs)
+        vectors: npt.NDArray[np.float32] = self._session.run([names.USER_VECTOR], inputs)[0]
         return vectors
 
 
 def _known_inputs(schema: FeatureSchema) -> set[str]:
-    known = {names.HISTORY_VECTORS, names.HISTORY_EVENT_CODES, names.HISTORY_AGES}
+    known = set(names.HISTORY)
     if schema.user_features:
         known.add(names.USER_FEATURE_CODES)
     if schema.user_ids:

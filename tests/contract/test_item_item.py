@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tandem.contract.item_item import ItemItem, item_item_scores
+from tandem.contract.item_item import ItemItem, item_item_scores, num_events_read
+from tandem.contract.store import MAX_RECENT_EVENTS
 from tandem.contract.vocabulary import MISSING_ROW
 
 NUM_ITEMS = 12
@@ -35,3 +36,12 @@ def test_scores_are_the_decayed_sum_over_the_history(decay_events: float) -> Non
     candidates = GENERATOR.integers(0, NUM_ITEMS, (3, 6))
     of_candidates = item_item_scores(model, history, decay_events, candidates)
     assert of_candidates.tolist() == np.take_along_axis(scores, candidates, axis=1).tolist()
+
+
+def test_a_decay_so_slow_that_all_events_count_alike_reads_what_the_store_keeps() -> None:
+    assert num_events_read(2.0) == 10
+    assert num_events_read(1e6) == MAX_RECENT_EVENTS
+    model = _model()
+    (scores,) = item_item_scores(model, np.array([[3, 7, 1, 2]]), 1e6)
+    (reversed_scores,) = item_item_scores(model, np.array([[2, 1, 7, 3]]), 1e6)
+    np.testing.assert_allclose(scores, reversed_scores, atol=1e-3)

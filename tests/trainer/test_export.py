@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tandem.contract import names
-from tandem.contract.features import HISTORY_FEATURES, FeatureSchema, UserFeature, encode_users
+from tandem.contract.features import HISTORY_FEATURES, FeatureSchema, UserFeature, encode_users, tower_inputs
 from tests.trainer.small_dataset import dataset_of
 from trainer.config import TowersConfig
 from trainer.errors import ExportError
@@ -104,6 +104,42 @@ def test_vectors_depend_on_the_events_before_alone(user_tower) -> None:
         before, after = tower.sequence(vectors, codes, ages), tower.sequence(changed, codes, ages)
     assert torch.equal(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+@pytest.mark.parametrize("user_tower", ["transformer", "mean"])
+@pytest.mark.parametrize("schema", [FULL, BARE], ids=["full", "bare"])
+def test_serving_computes_the_newest_vector_alone(schema, user_tower) -> None:
+    tower = _model(schema, "cosine", user_tower).user_tower
+    generator = torch.Generator().manual_seed(2)
+    vectors = torch.randn(3, 6, 8, generator=generator)
+    codes = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 2, 1], [0] * 6])
+    ages = torch.tensor([[500.0, 400.0, 300.0, 200.0, 100.0, 0.0]] * 3)
+    rest = (torch.ones(3, len(schema.user_features), dtype=torch.int64), torch.tensor([1, 2, 0]))
+    rest = rest if schema is FULL else ()
+    with torch.inference_mode():
+        newest, every = tower(vectors, codes, ages, *rest), tower.sequence(vectors, codes, ages, *rest)
+    assert newest.shape == (3, 8)
+    torch.testing.assert_close(newest, every[:, -1], atol=1e-5, rtol=0)
+
+
+def test_short_histories_are_read_without_the_columns_that_none_of_them_fills(tmp_path) -> None:
+    tower = OnnxTower(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
+    generator = np.random.default_rng(3)
+    present = np.arange(6) >= np.array([[4], [5], [6]])  # two events, one, none
+    full = {
+        names.HISTORY_VECTORS: np.where(present[..., None], generator.normal(size=(3, 6, 8)), 0.0).astype(np.float32),
+        names.HISTORY_EVENT_CODES: np.where(present, 1, 0),
+        names.HISTORY_AGES: np.where(present, [[0, 0, 0, 0, 50, 0]], 0).astype(np.float32),
+    }
+    fewer = tower_inputs(full, tower.inputs)
+    assert {name: fewer[name].shape[1] for name in tower.inputs} == dict.fromkeys(names.HISTORY, 2)
+    assert tower_inputs({name: array[2:] for name, array in full.items()}, tower.inputs)[names.HISTORY_AGES].size == 1
+    one_by_one = [tower({name: array[user : user + 1] for name, array in full.items()}) for user in range(3)]
+    np.testing.assert_allclose(tower(full), np.concatenate(one_by_one), atol=1e-5)
+    longest = {name: np.concatenate([array, np.ones_like(array[:1])]) for name, array in full.items()}
+    np.testing.assert_allclose(tower(longest)[:3], tower(full), atol=1e-5)
+    fixed = {name: [None, 6] for name in names.HISTORY}
+    assert tower_inputs(full, fixed)[names.HISTORY_VECTORS] is full[names.HISTORY_VECTORS]
 
 
 def test_the_mean_tower_starts_as_a_plain_mean_and_learns_to_weigh_by_age() -> None:

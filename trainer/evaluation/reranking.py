@@ -24,7 +24,7 @@ from tandem.contract.candidates import (
     neighbour_rows,
 )
 from tandem.contract.features import Tensors, encode_histories, encode_index
-from tandem.contract.ranking import content_profiles
+from tandem.contract.ranking import PROFILE_EVENTS, content_profiles
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 from trainer.dataset import Cut, Dataset, history_states
@@ -105,7 +105,7 @@ def candidates_of(
     states: Sequence[UserState],
 ) -> Candidates:
     """Unseen, available candidates as the server's built-in policy takes them, each once for a user."""
-    history_rows = encode_histories(states, model.item_vocabulary, model.schema.history_length).rows
+    history_rows = encode_histories(states, model.item_vocabulary, PROFILE_EVENTS).rows
     user_vectors = model.vectors_of(user_ids, states)
     collaborative = user_vectors @ model.item_vectors.T
     collaborative[:, model.unavailable_rows] = -np.inf

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import FeatureSchema, Tensors, encode_histories, encode_index, encode_users
-from tandem.contract.item_item import ItemItem, item_item_scores
+from tandem.contract.item_item import ItemItem, item_item_scores, num_events_read
 from tandem.contract.manifest import BlendSpec
-from tandem.contract.ranking import blend, content_profiles
+from tandem.contract.ranking import PROFILE_EVENTS, blend, content_profiles
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows, Vocabulary
 from trainer.dataset import Cut, Dataset, history_states
@@ -71,7 +71,7 @@ class ScoringModel:
         """
         if self.content_vectors is None:
             raise ValueError("a model without content has no content profiles")
-        history = encode_histories(states, self.item_vocabulary, self.schema.history_length)
+        history = encode_histories(states, self.item_vocabulary, PROFILE_EVENTS)
         return content_profiles(self.content_vectors, history.rows)
 
     def item_item_scores_of(self, states: Sequence[UserState], decay_events: float) -> npt.NDArray[np.float32]:
@@ -81,7 +81,7 @@ class ScoringModel:
         """
         if self.item_item is None:
             raise ValueError("a model without the item-item source has no such scores")
-        history = encode_histories(states, self.item_vocabulary, self.schema.history_length)
+        history = encode_histories(states, self.item_vocabulary, num_events_read(decay_events))
         return item_item_scores(self.item_item, history.rows, decay_events)
 
 

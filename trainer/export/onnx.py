@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,8 @@ def export_item_tower(model: TwoTowerModel, item_tensors: Tensors, path: Path, *
 
 
 def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *, dim: int) -> ExportedTower:
-    """Writes the user tower, which reads the last `schema.history_length` events."""
+    """Writes the user tower, which reads the last `schema.history_length` events, and of shorter histories no more
+    columns than they have."""
     generator = np.random.default_rng(0)
     length = schema.history_length
 
@@ -84,7 +85,9 @@ def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *
         names.USER_FEATURE_CODES,
         names.USER_INDEX,
     )
-    return _export(model.user_tower, arguments, sample, path, _Output(names.USER_VECTOR, dim))
+    # Of a single column the exporter would conclude that there is never another number of them.
+    shorter = names.HISTORY if length > 1 else ()
+    return _export(model.user_tower, arguments, sample, path, _Output(names.USER_VECTOR, dim), shorter=shorter)
 
 
 def export_ranker(ranker: NcfRanker, path: Path) -> ExportedTower:
@@ -117,13 +120,23 @@ class _Output:
         return TensorSpec(self.name, "float32", ("batch",) if self.dim is None else ("batch", self.dim))
 
 
-def _export(module: nn.Module, arguments: Sequence[str], sample: _Sample, path: Path, output: _Output) -> ExportedTower:
-    """`arguments` are the parameters of `module.forward` in order; those absent from a sample are passed None."""
+def _export(  # noqa: PLR0917 - what a model is, and what is written
+    module: nn.Module,
+    arguments: Sequence[str],
+    sample: _Sample,
+    path: Path,
+    output: _Output,
+    *,
+    shorter: Collection[str] = (),
+) -> ExportedTower:
+    """`arguments` are the parameters of `module.forward` in order; those absent from a sample are passed None. Of those
+    in `shorter` the second dimension may be smaller than the sample's."""
     module = module.eval().cpu()
     # Batch 2, and every example input an array of its own: a shared tensor or a batch of 1 is baked into the graph.
     example = sample(2)
     present = [name for name in arguments if name in example]
     batch = torch.export.Dim("batch", min=1)
+    events = torch.export.Dim("events", min=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         torch.onnx.export(
@@ -132,20 +145,27 @@ def _export(module: nn.Module, arguments: Sequence[str], sample: _Sample, path: 
             f=str(path),
             input_names=present,
             output_names=[output.name],
-            dynamic_shapes={name: {0: batch} for name in present},
+            dynamic_shapes={name: {0: batch, 1: events} if name in shorter else {0: batch} for name in present},
             dynamo=True,
             external_data=False,
             verbose=False,
         )
     tower = OnnxTower(path)
-    if missing := sorted(set(present) - set(tower.input_names)):
+    if missing := sorted(set(present) - set(tower.inputs)):
         raise ExportError(f"{path.name}: the exporter dropped the inputs {', '.join(missing)}")
     difference = max(_difference(module, tower, sample(size)) for size in _PARITY_BATCHES)
     if not difference <= MAX_ABS_DIFFERENCE:  # NaN fails too
         raise ExportError(
             f"{path.name}: differs from PyTorch by {difference:.2e}, at most {MAX_ABS_DIFFERENCE:.0e} allowed"
         )
-    inputs = tuple(TensorSpec(name, str(example[name].dtype), ("batch", *example[name].shape[1:])) for name in present)
+    inputs = tuple(
+        TensorSpec(
+            name,
+            str(example[name].dtype),
+            ("batch", "events", *example[name].shape[2:]) if name in shorter else ("batch", *example[name].shape[1:]),
+        )
+        for name in present
+    )
     return ExportedTower(path, TowerSpec(inputs, (output.spec,)), difference)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 AGE_BUCKETS = 32
 """Buckets of the time between two events: bucket b holds 2^b - 1 to 2^(b+1) - 1 seconds, the last all longer times."""
@@ -48,6 +49,8 @@ class AttentionBias(nn.Module):
         visible = causal & (event_codes != 0)[:, None, None, :]
         if layout is not None:
             visible = visible & (layout.segments[:, None, :, None] == layout.segments[:, None, None, :])
+        # A column without an event sees itself, so that what it holds does not depend on how many such columns there are.
+        visible = visible | torch.eye(length, dtype=torch.bool, device=event_codes.device)
         bias = torch.where(visible, 0.0, _MASKED)
         if ages is None:
             return bias
@@ -71,17 +74,37 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attention_dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """Takes x (b, n, dim) and bias (b, heads or 1, n, n) float32, added to the attention; returns (b, n, dim)."""
+    def forward(self, x: Tensor, bias: Tensor, *, newest_only: bool = False) -> Tensor:
+        """Takes x (b, n, dim) and bias (b, heads or 1, n, n) float32, added to the attention; returns (b, n, dim).
+
+        With `newest_only` what it returns is (b, 1, dim): the last position of the same.
+        """
+        normed = self.attention_norm(x)
+        if newest_only:
+            x, bias = x[:, -1:], bias[:, :, -1:]
+            query, key, value = self._heads_of_newest(normed)
+        else:
+            query, key, value = self._split_heads(self.query_key_value(normed), 3)
         batch, length, dim = x.shape
-        heads = self.query_key_value(self.attention_norm(x)).reshape(batch, length, 3, self.num_heads, -1)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)  # (b, heads, n, dim / heads)
         # Written out: the ONNX exporter of PyTorch 2.13 mistakes the memory layout of the fused operator's output.
         weights = torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias, dim=-1)
         attended = self.attention_dropout(weights) @ value
         x = x + self.dropout(self.output(attended.transpose(1, 2).reshape(batch, length, dim)))
         fed: Tensor = self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return x + fed
+
+    def _heads_of_newest(self, normed: Tensor) -> tuple[Tensor, ...]:
+        """The query of the last position, keys and values of all."""
+        dim = normed.shape[-1]
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        (query,) = self._split_heads(functional.linear(normed[:, -1:], weight[:dim], bias[:dim]), 1)
+        key, value = self._split_heads(functional.linear(normed, weight[dim:], bias[dim:]), 2)
+        return query, key, value
+
+    def _split_heads(self, projected: Tensor, count: int) -> tuple[Tensor, ...]:
+        """(b, n, count * dim) -> `count` of (b, heads, n, dim / heads)."""
+        batch, length, _ = projected.shape
+        return projected.reshape(batch, length, count, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 class TransformerEncoder(nn.Module):
@@ -97,13 +120,25 @@ class TransformerEncoder(nn.Module):
         self.bias = AttentionBias(num_heads)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, events: Tensor, event_codes: Tensor, ages: Tensor | None, layout: Layout | None) -> Tensor:
-        """Takes (b, n, dim) float32 events, (b, n) int64 codes, (b, n) float32 ages in seconds or None for all 0."""
-        newest = self.position_embedding[-events.shape[1] :]
+    def forward(
+        self,
+        events: Tensor,
+        event_codes: Tensor,
+        ages: Tensor | None,
+        layout: Layout | None,
+        *,
+        newest_only: bool = False,
+    ) -> Tensor:
+        """Takes (b, n, dim) float32 events, (b, n) int64 codes, (b, n) float32 ages in seconds or None for all 0.
+
+        With `newest_only` the last block asks for the newest event alone, which is all that serving reads, and what
+        comes back is (b, 1, dim): of two blocks little more than one is computed.
+        """
+        newest = self.position_embedding[len(self.position_embedding) - events.shape[1] :]
         x = self.dropout(events + (newest if layout is None else self.position_embedding[layout.positions]))
         bias = self.bias(event_codes, ages, layout)
-        for block in self.blocks:
-            x = block(x, bias)
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, bias, newest_only=newest_only and number == len(self.blocks))
         vectors: Tensor = self.norm(x)
         return vectors
 
@@ -118,9 +153,18 @@ class MeanEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, events: Tensor, event_codes: Tensor, ages: Tensor | None, layout: Layout | None) -> Tensor:
+    def forward(
+        self,
+        events: Tensor,
+        event_codes: Tensor,
+        ages: Tensor | None,
+        layout: Layout | None,
+        *,
+        newest_only: bool = False,
+    ) -> Tensor:
         """Takes and returns what `TransformerEncoder.forward` does."""
-        weights = torch.softmax(self.bias(event_codes, ages, layout)[:, 0], dim=-1)
+        bias = self.bias(event_codes, ages, layout)[:, 0]
+        weights = torch.softmax(bias[:, -1:] if newest_only else bias, dim=-1)
         mean = weights @ self.dropout(events)
         vectors: Tensor = self.norm(mean + self.dropout(self.feed_forward(mean)))
         return vectors

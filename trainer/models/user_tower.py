@@ -45,8 +45,10 @@ class UserTower(nn.Module):
         user_index: Tensor | None = None,
     ) -> Tensor:
         """Vectors after the newest event: inputs as `tandem.contract.features.encode_users` makes them -> (b, dim)."""
-        vectors = self.sequence(history_vectors, history_event_codes, history_ages, user_feature_codes, user_index)
-        return vectors[:, -1]
+        vectors = self._vectors(
+            history_vectors, history_event_codes, history_ages, user_feature_codes, user_index, newest_only=True
+        )
+        return vectors[:, 0]
 
     def sequence(
         self,
@@ -65,8 +67,23 @@ class UserTower(nn.Module):
         (b, features) and `user_index` (b,), or (b, n, features) and (b, n) where they differ from event to event, as
         they do when several histories share a row by `layout`.
         """
+        return self._vectors(
+            history_vectors, history_event_codes, history_ages, user_feature_codes, user_index, layout=layout
+        )
+
+    def _vectors(
+        self,
+        history_vectors: Tensor,
+        history_event_codes: Tensor,
+        history_ages: Tensor | None,
+        user_feature_codes: Tensor | None,
+        user_index: Tensor | None,
+        *,
+        layout: Layout | None = None,
+        newest_only: bool = False,
+    ) -> Tensor:
         events = history_vectors + self.event_embedding(history_event_codes)
-        vectors: Tensor = self.encoder(events, history_event_codes, history_ages, layout)
+        vectors: Tensor = self.encoder(events, history_event_codes, history_ages, layout, newest_only=newest_only)
         if user_feature_codes is not None:
             codes = user_feature_codes if user_feature_codes.dim() == 3 else user_feature_codes[:, None]
             for column, embedding in enumerate(self.feature_embeddings):

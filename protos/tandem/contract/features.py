@@ -267,6 +267,27 @@ def encode_users(
     return tensors
 
 
+def tower_inputs(tensors: Tensors, shapes: Mapping[str, Sequence[int | str | None]]) -> Tensors:
+    """What a model reads of these tensors, by the names and shapes of its inputs as ONNX Runtime tells them.
+
+    A user tower whose number of events has a name instead of a number takes shorter histories too. It gets no more
+    columns than the longest history of the batch has, at least one: the rest is what histories are filled up with, so
+    the vectors are the same, and come sooner.
+    """
+    fixed = any(isinstance(shapes[name][1], int) for name in names.HISTORY if name in shapes)
+    first = 0 if fixed or names.HISTORY_EVENT_CODES not in shapes else _first_column(tensors)
+    return {
+        name: np.ascontiguousarray(tensors[name][:, first:]) if first and name in names.HISTORY else tensors[name]
+        for name in shapes
+    }
+
+
+def _first_column(tensors: Tensors) -> int:
+    """The first column in which any history has an event; the last one where none has."""
+    events = (tensors[names.HISTORY_EVENT_CODES] != 0).any(axis=0)
+    return int(events.argmax()) if events.any() else len(events) - 1
+
+
 def with_recent_items(state: UserState, recent_item_ids: Sequence[str], event_code: int) -> UserState:
     """The state as it will be once these items, newest last, have arrived as events at the time of its newest event."""
     recent: Keys = id_keys(recent_item_ids)

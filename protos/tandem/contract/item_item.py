@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from tandem.contract.store import MAX_RECENT_EVENTS
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _NEGLIGIBLE: Final = 0.01
@@ -29,8 +30,8 @@ class ItemItem:
 
 
 def num_events_read(decay_events: float) -> int:
-    """How many of the newest events count."""
-    return int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events))
+    """How many of the newest events count, of those that the online store keeps."""
+    return min(int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events)), MAX_RECENT_EVENTS)
 
 
 def item_item_scores(

@@ -41,6 +41,8 @@ EVENT_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES, start=
 HISTORY_VECTORS: Final = "history_vectors"
 HISTORY_EVENT_CODES: Final = "history_event_codes"
 HISTORY_AGES: Final = "history_ages"
+HISTORY: Final = (HISTORY_VECTORS, HISTORY_EVENT_CODES, HISTORY_AGES)
+"""Inputs of the user tower with a column for each event, the newest in the last one."""
 USER_FEATURE_CODES: Final = "user_feature_codes"
 USER_INDEX: Final = "user_index"
 USER_VECTOR: Final = "user_vector"
