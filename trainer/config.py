@@ -115,6 +115,9 @@ class FitConfig(_Section):
     """Negatives a step draws, for the losses "sampled", "mixed" and "gbce"."""
     negative_alpha: float = Field(default=0.5, ge=0.0, le=1.0)
     """Negatives of the loss "sampled" are drawn in proportion to popularity ** alpha: 0 is uniform."""
+    unchosen_negatives: bool = True
+    """Whether items that nobody has chosen are among the negatives: right where they are most of the catalogue and stay
+    unchosen. False gives new items a better chance, and other items no worse one where new ones are few."""
     correct_targets: bool = True
     """Whether the logQ correction is applied to the target too, as Yi et al. do: popular targets then weigh more. False
     estimates the full softmax."""

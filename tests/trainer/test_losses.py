@@ -22,6 +22,7 @@ from trainer.models.losses import (
 )
 
 POPULARITY = torch.arange(1, 201) ** 2
+ALL = torch.ones(200, dtype=torch.bool)
 
 
 def _generator() -> torch.Generator:
@@ -55,14 +56,16 @@ def _full(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
 def test_the_full_softmax_is_the_cross_entropy_over_all_items() -> None:
     users, items = _vectors()
     targets = torch.randint(0, 200, (64,), generator=_generator())
-    assert _loss(FullSoftmax(200), users, items, targets).item() == pytest.approx(_full(users, items, targets).item())
+    assert _loss(FullSoftmax(ALL), users, items, targets).item() == pytest.approx(_full(users, items, targets).item())
 
 
 def test_negatives_of_a_skewed_draw_estimate_the_full_softmax_and_its_gradient() -> None:
     users, items = _vectors()
     items.requires_grad_()
     targets = torch.randint(0, 200, (64,), generator=_generator())
-    loss = SampledSoftmax(POPULARITY, alpha=0.5, num_negatives=50_000, correct_targets=False, generator=_generator())
+    loss = SampledSoftmax(
+        POPULARITY, ALL, alpha=0.5, num_negatives=50_000, correct_targets=False, generator=_generator()
+    )
     sampled, full = _loss(loss, users, items, targets), _full(users, items, targets)
     assert sampled.item() == pytest.approx(full.item(), rel=0.02)
     (expected,), (estimated,) = torch.autograd.grad(full, items), torch.autograd.grad(sampled, items)
@@ -76,7 +79,9 @@ def test_batches_of_targets_estimate_the_full_softmax(num_uniform) -> None:
     share = popularity / popularity.sum()
     targets = torch.multinomial(share, 50_000, replacement=True, generator=_generator())
     users = users.repeat(len(targets) // 64 + 1, 1)[: len(targets)]
-    loss = InBatchSoftmax(popularity, num_uniform=num_uniform, correct_targets=False, generator=_generator())
+    loss = InBatchSoftmax(
+        popularity, ALL[: len(popularity)], num_uniform=num_uniform, correct_targets=False, generator=_generator()
+    )
     sampled = _loss(loss, users, items, targets)
     assert sampled.item() == pytest.approx(_full(users, items, targets).item(), rel=0.01)
 
@@ -84,7 +89,7 @@ def test_batches_of_targets_estimate_the_full_softmax(num_uniform) -> None:
 def test_repeated_targets_weigh_as_if_they_were_written_out() -> None:
     users, items = _vectors()
     targets = torch.tensor([3, 3, 7, 9, 3, 7])
-    loss = InBatchSoftmax(POPULARITY, num_uniform=0, correct_targets=True, generator=_generator())
+    loss = InBatchSoftmax(POPULARITY, ALL, num_uniform=0, correct_targets=True, generator=_generator())
     log_expected = torch.log(POPULARITY / POPULARITY.sum() * len(targets))
     logits = users[:6] @ items[targets].T - log_expected[targets]
     others = logits.masked_fill(targets[:, None] == targets, float("-inf"))
@@ -97,14 +102,19 @@ def test_repeated_targets_weigh_as_if_they_were_written_out() -> None:
 def test_a_sample_of_all_items_once_is_the_full_softmax() -> None:
     users, items = _vectors()
     targets = torch.randint(0, 200, (64,), generator=_generator())
-    loss = SampledSoftmax(POPULARITY, alpha=0.0, num_negatives=200, correct_targets=True, generator=_generator())
+    loss = SampledSoftmax(POPULARITY, ALL, alpha=0.0, num_negatives=200, correct_targets=True, generator=_generator())
     every = Sample(torch.arange(200), torch.zeros(200), torch.zeros(64))
     assert loss(_scored(users, items, targets, every)).item() == pytest.approx(_full(users, items, targets).item())
 
 
 def test_negatives_follow_popularity_and_every_item_can_be_drawn() -> None:
     loss = SampledSoftmax(
-        torch.tensor([0, 1, 98]), alpha=1.0, num_negatives=100_000, correct_targets=True, generator=_generator()
+        torch.tensor([0, 1, 98]),
+        ALL[:3],
+        alpha=1.0,
+        num_negatives=100_000,
+        correct_targets=True,
+        generator=_generator(),
     )
     counts = torch.bincount(loss.sample(torch.tensor([0])).rows, minlength=3) / 100_000
     assert counts.tolist() == pytest.approx([0.01, 0.01, 0.98], abs=0.005)
@@ -123,7 +133,7 @@ def test_a_catalogue_of_the_target_alone_has_nothing_to_lose(kind) -> None:
 def test_gbce_without_calibration_is_the_binary_cross_entropy_and_beta_follows_the_paper() -> None:
     users, items = _vectors()
     targets = torch.randint(0, 200, (64,), generator=_generator())
-    plain = GeneralisedBce(200, num_negatives=19, t=0.0, generator=_generator())
+    plain = GeneralisedBce(ALL, num_negatives=19, t=0.0, generator=_generator())
     assert plain.beta == 1.0
     sample = plain.sample(targets)
     logits = torch.cat([(users * items[targets]).sum(1, keepdim=True), users @ items[sample.rows].T], dim=1)
@@ -134,15 +144,15 @@ def test_gbce_without_calibration_is_the_binary_cross_entropy_and_beta_follows_t
     expected = F.binary_cross_entropy_with_logits(logits, labels, weight=kept)
     assert plain(_scored(users, items, targets, sample)).item() == pytest.approx(expected.item(), rel=1e-5)
     # t = 1: beta is the sampling rate. In between it is linear in t.
-    assert GeneralisedBce(200, num_negatives=19, t=1.0, generator=_generator()).beta == pytest.approx(19 / 199)
-    assert GeneralisedBce(200, num_negatives=19, t=0.5, generator=_generator()).beta == pytest.approx(
+    assert GeneralisedBce(ALL, num_negatives=19, t=1.0, generator=_generator()).beta == pytest.approx(19 / 199)
+    assert GeneralisedBce(ALL, num_negatives=19, t=0.5, generator=_generator()).beta == pytest.approx(
         (1 + 19 / 199) / 2
     )
 
 
 def test_the_gradient_of_gbce_on_the_target_is_beta_times_that_of_the_plain_loss() -> None:
     score = torch.tensor(0.3, requires_grad=True)
-    loss = GeneralisedBce(101, num_negatives=10, t=0.75, generator=_generator())
+    loss = GeneralisedBce(ALL[:101], num_negatives=10, t=0.75, generator=_generator())
     scored = Scored(
         user_vectors=score.reshape(1, 1),
         target_rows=torch.tensor([0]),
@@ -165,6 +175,27 @@ def test_large_scores_stay_finite(kind) -> None:
     assert torch.isfinite(users.grad).all()
 
 
+@pytest.mark.parametrize("kind", ["full", "sampled", "in-batch", "mixed", "gbce"])
+def test_items_that_nobody_chose_can_be_left_out_of_the_negatives(kind) -> None:
+    """The loss is then that of a catalogue without them."""
+    users, items = _vectors()
+    popularity = torch.where(torch.arange(200) % 3 == 1, 0, POPULARITY)
+    chosen = torch.nonzero(popularity)[:, 0]
+    places = torch.randint(0, len(chosen), (64,), generator=_generator())
+    config = FitConfig(loss=kind, num_negatives=64, unchosen_negatives=False)
+    without = item_loss(config, popularity, _generator())
+    rows = without.sample(chosen[places]).rows
+    assert (popularity[rows] > 0).all()
+    of_all, of_chosen = (
+        _loss(item_loss(config, counts, _generator()), users, vectors, targets)
+        for counts, vectors, targets in (
+            (popularity, items, chosen[places]),
+            (popularity[chosen], items[chosen], places),
+        )
+    )
+    assert of_all.item() == pytest.approx(of_chosen.item(), rel=1e-5)
+
+
 def test_auto_scores_a_small_catalogue_in_full() -> None:
     config = FitConfig(full_softmax_max_items=200)
     assert isinstance(item_loss(config, POPULARITY, _generator()), FullSoftmax)
@@ -177,7 +208,7 @@ def test_the_full_softmax_in_parts_equals_cross_entropy(monkeypatch: pytest.Monk
     targets = torch.randint(20, (10,))
     expected = F.cross_entropy(30 * users @ items.T, targets)
     expected_gradients = torch.autograd.grad(expected, [users, items])
-    loss = FullSoftmax(20)
+    loss = FullSoftmax(ALL[:20])
     scored = Scored(
         user_vectors=30 * users,
         target_rows=targets,

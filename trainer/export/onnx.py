@@ -120,7 +120,7 @@ class _Output:
         return TensorSpec(self.name, "float32", ("batch",) if self.dim is None else ("batch", self.dim))
 
 
-def _export(  # noqa: PLR0917 - what a model is, and what is written
+def _export(
     module: nn.Module,
     arguments: Sequence[str],
     sample: _Sample,

@@ -49,7 +49,7 @@ class AttentionBias(nn.Module):
         visible = causal & (event_codes != 0)[:, None, None, :]
         if layout is not None:
             visible = visible & (layout.segments[:, None, :, None] == layout.segments[:, None, None, :])
-        # A column without an event sees itself, so that what it holds does not depend on how many such columns there are.
+        # A column without an event sees itself: what it holds must not depend on how many such columns there are.
         visible = visible | torch.eye(length, dtype=torch.bool, device=event_codes.device)
         bias = torch.where(visible, 0.0, _MASKED)
         if ages is None:

@@ -71,19 +71,21 @@ class Scored:
 
 
 class FullSoftmax:
-    """Cross-entropy over all items."""
+    """Cross-entropy over all negatives, which include every target."""
 
-    def __init__(self, num_items: int) -> None:
-        self._num_items = num_items
+    def __init__(self, is_negative: Tensor) -> None:
+        """`is_negative` is (items,) bool."""
+        self._rows = torch.nonzero(is_negative)[:, 0]
+        self._places = torch.cumsum(is_negative, dim=0) - 1
 
     def sample(self, target_rows: Tensor) -> Sample:
-        """Every item once, in row order."""
-        rows = torch.arange(self._num_items, device=target_rows.device)
-        return _unweighted(rows, target_rows)
+        """Every negative once, in row order."""
+        return _unweighted(self._rows.to(target_rows.device), target_rows)
 
     def __call__(self, scored: Scored) -> Tensor:
         """Mean cross-entropy."""
-        loss: Tensor = _FullCrossEntropy.apply(scored.user_vectors, scored.sample_vectors, scored.target_rows)  # type: ignore[no-untyped-call]
+        targets = self._places.to(scored.target_rows.device)[scored.target_rows]
+        loss: Tensor = _FullCrossEntropy.apply(scored.user_vectors, scored.sample_vectors, targets)  # type: ignore[no-untyped-call]
         return loss
 
 
@@ -145,10 +147,18 @@ class SampledSoftmax(_SampledSoftmax):
     """Negatives drawn in proportion to popularity ** alpha, with replacement."""
 
     def __init__(
-        self, popularity: Tensor, *, alpha: float, num_negatives: int, correct_targets: bool, generator: torch.Generator
+        self,
+        popularity: Tensor,
+        is_negative: Tensor,
+        *,
+        alpha: float,
+        num_negatives: int,
+        correct_targets: bool,
+        generator: torch.Generator,
     ) -> None:
-        """`popularity` is (items,) counts; an item without interactions is drawn as if it had one."""
-        weights = popularity.double().clamp(min=1.0) ** alpha
+        """`popularity` is (items,) counts, `is_negative` (items,) bool; a negative without interactions is drawn as if
+        it had one."""
+        weights = popularity.double().clamp(min=1.0) ** alpha * is_negative
         self._draw = _Draw(weights, num_negatives, generator)
         self._log_expected = torch.log(weights / weights.sum() * num_negatives).float()
         self._correct_targets = correct_targets
@@ -169,20 +179,27 @@ class InBatchSoftmax(_SampledSoftmax):
     """
 
     def __init__(
-        self, popularity: Tensor, *, num_uniform: int, correct_targets: bool, generator: torch.Generator
+        self,
+        popularity: Tensor,
+        is_negative: Tensor,
+        *,
+        num_uniform: int,
+        correct_targets: bool,
+        generator: torch.Generator,
     ) -> None:
-        """`popularity` is (items,) counts of targets, from which follows how often an item is expected in a batch."""
-        counts = popularity.double().clamp(min=1.0)
+        """`popularity` is (items,) counts of targets, from which follows how often an item is expected in a batch;
+        `is_negative`, (items,) bool, is drawn from."""
+        counts = popularity.double().clamp(min=1.0) * is_negative
         self._share = counts / counts.sum()
-        self._num_uniform = num_uniform
-        self._draw = _Draw(torch.ones_like(counts), num_uniform, generator)
+        self._expected_uniform = is_negative.double() * (num_uniform / int(is_negative.sum()))
+        self._draw = _Draw(is_negative.double(), num_uniform, generator)
         self._correct_targets = correct_targets
 
     def sample(self, target_rows: Tensor) -> Sample:
         """The targets of the batch, each once, and the uniform draws."""
         device = target_rows.device
         of_batch, counts = torch.unique(target_rows, return_counts=True)
-        expected = self._share * len(target_rows) + self._num_uniform / len(self._share)
+        expected = self._share * len(target_rows) + self._expected_uniform
         log_expected = torch.log(expected).float().to(device)
         drawn = self._draw().to(device)
         rows = torch.cat([of_batch, drawn])
@@ -202,9 +219,10 @@ class GeneralisedBce:
     plain loss. The negatives are shared by all positions of a batch, where gSASRec draws some for each position.
     """
 
-    def __init__(self, num_items: int, *, num_negatives: int, t: float, generator: torch.Generator) -> None:
-        self._draw = _Draw(torch.ones(num_items, dtype=torch.float64), num_negatives, generator)
-        rate = min(1.0, num_negatives / max(1, num_items - 1))
+    def __init__(self, is_negative: Tensor, *, num_negatives: int, t: float, generator: torch.Generator) -> None:
+        """`is_negative`, (items,) bool, is drawn from."""
+        self._draw = _Draw(is_negative.double(), num_negatives, generator)
+        rate = min(1.0, num_negatives / max(1, int(is_negative.sum()) - 1))
         self.beta = rate * (t * (1 - 1 / rate) + 1 / rate)
 
     def sample(self, target_rows: Tensor) -> Sample:
@@ -225,13 +243,14 @@ class _Draw:
     def __init__(self, weights: Tensor, num_draws: int, generator: torch.Generator) -> None:
         # Searching the cumulative weights costs draws * log(items); torch.multinomial also stops at 2^24 items.
         self._cumulative = torch.cumsum(weights, dim=0)
+        self._last = int(torch.nonzero(weights)[-1, 0])
         self._num_draws = num_draws
         self._generator = generator
 
     def __call__(self) -> Tensor:
         places = torch.rand(self._num_draws, generator=self._generator, dtype=torch.float64) * self._cumulative[-1]
         rows = torch.searchsorted(self._cumulative, places, right=True)
-        return rows.clamp(max=len(self._cumulative) - 1)
+        return rows.clamp(max=self._last)
 
 
 def _unweighted(rows: Tensor, target_rows: Tensor) -> Sample:
@@ -247,25 +266,28 @@ def _target_weight(log_expected: Tensor, correct: bool) -> Tensor:
 def item_loss(config: FitConfig, popularity: Tensor, generator: torch.Generator) -> ItemLoss:
     """The loss that `fit.loss` names; popularity is (items,) counts, `generator` draws the negatives."""
     num_items = len(popularity)
+    is_negative = torch.ones(num_items, dtype=torch.bool) if config.unchosen_negatives else popularity > 0
     kind = config.loss
     if kind == "auto":
         kind = "full" if num_items <= config.full_softmax_max_items else "sampled"
     match kind:
         case "full":
-            return FullSoftmax(num_items)
+            return FullSoftmax(is_negative)
         case "sampled":
             return SampledSoftmax(
                 popularity,
+                is_negative,
                 alpha=config.negative_alpha,
                 num_negatives=config.num_negatives,
                 correct_targets=config.correct_targets,
                 generator=generator,
             )
         case "gbce":
-            return GeneralisedBce(num_items, num_negatives=config.num_negatives, t=config.gbce_t, generator=generator)
+            return GeneralisedBce(is_negative, num_negatives=config.num_negatives, t=config.gbce_t, generator=generator)
         case "in-batch" | "mixed":
             return InBatchSoftmax(
                 popularity,
+                is_negative,
                 num_uniform=config.num_negatives if kind == "mixed" else 0,
                 correct_targets=config.correct_targets,
                 generator=generator,
