@@ -110,7 +110,8 @@ def request_fingerprint(query: Query) -> bytes:
     diversity = query.diversity
     asked = _ASKED.pack(len(user_id), len(scenario), query.exclude_seen, diversity is not None, diversity or 0.0)
     item_filter = query.filter
-    # An empty filter and none ask for the same. A long list is known by its digest: comparing it would make strings of it.
+    # An empty filter and none ask for the same. A long list is known by its digest: to compare it, all of its texts
+    # would be made.
     is_empty = item_filter is NO_FILTER or (not item_filter.exclude_digest and item_filter == NO_FILTER)
     filtered = b"" if is_empty else _filter_bytes(item_filter)
     return hashlib.blake2b(asked + user_id + scenario + filtered, digest_size=16).digest()

@@ -68,8 +68,12 @@ class ContentScorer:
         """Profile times content vector. (users, n) and (users, candidates) int64 -> (users, candidates) float32."""
         vectors = self._vectors if self._dense is None else self._dense
         profiles = content_profiles(vectors, history_rows)
-        candidates = vectors[rows].astype(np.float32, copy=False)  # (users, candidates, content_dim)
-        scores: npt.NDArray[np.float32] = np.matmul(candidates, profiles[:, :, None])[:, :, 0]
+        scores = np.empty(rows.shape, dtype=np.float32)
+        # User by user: one user's candidates stay in the processor's cache, those of a batch do not. With `take`, which
+        # is faster than indexing, it is half to two thirds of the time.
+        for profile, of_user, into in zip(profiles, rows, scores, strict=True):
+            candidates = vectors.take(of_user, axis=0).astype(np.float32, copy=False)  # (candidates, content_dim)
+            np.matmul(candidates, profile, out=into)
         return scores
 
 
