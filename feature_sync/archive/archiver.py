@@ -1,7 +1,8 @@
 """Moves the log of what was applied from the online store into files.
 
 Read `Archiver.run` downwards. Entries leave the store only once they are on disk. A kill at any point repeats nothing:
-the next start begins behind the newest file, and what was written and not removed from the store is removed then.
+the next start begins behind the newest file, and what was written and not removed from the store is removed then. Where
+a store was emptied and its clock is behind the newest file, its log is made to go on behind that file first.
 """
 
 from __future__ import annotations
@@ -25,6 +26,32 @@ from tandem.contract.streams import ENTRY_FIELD, applied_key
 _TICK_SECONDS: Final = 0.5
 _PAGE_ENTRIES: Final = 2_000
 """Read at once: a reply of all would keep the store from answering others."""
+
+_GO_ON: Final = """
+local key, milliseconds, number = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
+local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+if not newest then
+  if redis.call('EXISTS', key) == 0 then
+    local position = ARGV[1] .. '-' .. ARGV[2]
+    redis.call('XADD', key, position, ARGV[3], '')
+    redis.call('XDEL', key, position)
+  end
+  return 0
+end
+local newest_milliseconds, newest_number = string.match(newest[1], '(%d+)-(%d+)')
+newest_milliseconds, newest_number = tonumber(newest_milliseconds), tonumber(newest_number)
+if newest_milliseconds > milliseconds or (newest_milliseconds == milliseconds and newest_number >= number) then
+  return 0
+end
+local entries = redis.call('XRANGE', key, '-', '+')
+for place, entry in ipairs(entries) do
+  redis.call('XADD', key, string.format('%.0f-%.0f', milliseconds, number + place), unpack(entry[2]))
+  redis.call('XDEL', key, entry[1])
+end
+return #entries
+"""
+"""A log whose newest entry is before the archive's position has not seen that position: it began anew. Its entries get
+ids behind it, and so will those that are still to come; in one script, so that nobody appends in between."""
 
 _Logged = tuple[LogId, bytes]
 _log = structlog.get_logger(__name__)
@@ -52,6 +79,8 @@ class Archiver:
         self._flush_seconds = flush_seconds
         self._metrics = metrics
         self._stop = threading.Event()
+        self._oldest: LogId | None = None
+        self._seen_at = 0.0
 
     def stop(self) -> None:
         """Lets `run` write what is there, and end. From any thread."""
@@ -89,16 +118,37 @@ class Archiver:
     def _is_due(self, *, at_once: bool) -> bool:
         position = self._files.position
         if position is not None:
+            self._go_on_behind(position)
             # Also what a process that was killed had written and not removed yet.
             self._store.call("XTRIM", self._log_key, "MINID", str(position.next))
         num_waiting, oldest = self._store.run(
             [("XLEN", self._log_key), ("XRANGE", self._log_key, "-", "+", "COUNT", 1)]
         )
-        age_seconds = time.time() - LogId.parse(oldest[0][0].decode()).milliseconds / 1000 if oldest else 0.0
+        age_seconds = self._age_seconds(LogId.parse(oldest[0][0].decode())) if oldest else 0.0
         self._metrics.report_waiting(age_seconds)
         if num_waiting == 0:
             return False
         return at_once or num_waiting >= self._flush_rows or age_seconds >= self._flush_seconds
+
+    def _age_seconds(self, oldest: LogId) -> float:
+        """How long the oldest entry has waited: since its time, or, where that is still to come, since it was seen."""
+        if oldest != self._oldest:
+            self._oldest, self._seen_at = oldest, time.monotonic()
+        return max(time.time() - oldest.milliseconds / 1000, time.monotonic() - self._seen_at)
+
+    def _go_on_behind(self, position: LogId) -> None:
+        """Sees to it that no entry of the log is taken for an archived one, should the store have lost the log."""
+        renumbered = self._store.call(
+            *("EVAL", _GO_ON, 1, self._log_key, position.milliseconds, position.number, ENTRY_FIELD)
+        )
+        if renumbered:
+            _log.warning(
+                "archive_goes_on",
+                stream=self._stream,
+                num_entries=renumbered,
+                position=str(position),
+                reason="the store lost its log, and its clock is behind the archive",
+            )
 
     def _read(self, max_entries: int) -> Iterator[_Logged]:
         """The oldest entries of the log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,6 +162,38 @@ def test_a_kill_between_the_rename_and_the_trim_repeats_nothing(
     archive_once(store_url, tmp_path)
     assert event_numbers(tmp_path) == list(range(6))
     assert client.xlen(applied_key(EVENTS)) == 0
+
+
+def _archived_until(folder: Path, milliseconds: int) -> None:
+    """An archive with event 0 in it, of that time."""
+    files = DayFiles(folder)
+    assert files.try_lock()
+    position = LogId(milliseconds, 7)
+    files.add(position, position, lambda path: write_entries(EVENTS, [event(0).to_bytes()], path))
+    files.unlock()
+
+
+@pytest.mark.parametrize("is_there_before", [True, False], ids=["log begun before", "log begun meanwhile"])
+def test_a_store_that_was_emptied_and_whose_clock_is_behind_loses_nothing(
+    store_url: str, client: redis.Redis, tmp_path: Path, is_there_before: bool
+) -> None:
+    ahead_ms = int(time.time() * 1000) + DAY_MS
+    _archived_until(tmp_path, ahead_ms)
+    numbers = range(1, 4)
+    if is_there_before:
+        for number in numbers:
+            client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(number).to_bytes()})
+    with at_work(store_url, tmp_path):
+        if not is_there_before:
+            wait_until(lambda: bool(client.exists(applied_key(EVENTS))), "the log is made to go on")
+            for number in numbers:
+                client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(number).to_bytes()})
+        wait_until(lambda: len(event_numbers(tmp_path)) == 4, "all are archived")
+        client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(4).to_bytes()})
+    assert event_numbers(tmp_path) == [0, 1, 2, 3, 4]
+    assert client.xlen(applied_key(EVENTS)) == 0
+    newest = StoreConnection(store_url).call("XINFO", "STREAM", applied_key(EVENTS))
+    assert dict(zip(newest[::2], newest[1::2], strict=True))[b"last-generated-id"] == f"{ahead_ms}-11".encode()
 
 
 def test_one_at_a_time(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
