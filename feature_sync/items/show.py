@@ -96,7 +96,7 @@ def _vector_summary(
         **made_up_to,
         "vector": {
             "change_sequence": vector.change_sequence,
-            "is_current": vector.change_sequence == change_sequence,
+            "is_current": vector.is_of(change_sequence),
             "dimension": len(vector.values),
             "norm": round(float(np.linalg.norm(vector.values)), 6),
             "first_values": [round(float(number), 6) for number in vector.values[:4]],

@@ -72,7 +72,7 @@ def _take_own(merged: _Merged, row: int, key: int, applied: AppliedItemChange, v
     """Takes in a change of an item that the bundle has."""
     if not may_be_recommended(applied):
         merged.dead.append(row)
-    elif vector is not None and vector.change_sequence == applied.sequence:
+    elif vector is not None and vector.is_of(applied.sequence):
         merged.in_bundle[row] = _Entry(key, applied, vector.values)
     else:
         merged.num_waiting += 1
@@ -80,7 +80,7 @@ def _take_own(merged: _Merged, row: int, key: int, applied: AppliedItemChange, v
 
 def _take_further(merged: _Merged, key: int, applied: AppliedItemChange, vector: LiveItemVector | None) -> None:
     """Takes in a change of an item that the bundle lacks."""
-    is_up_to_date = vector is not None and vector.change_sequence == applied.sequence
+    is_up_to_date = vector is not None and vector.is_of(applied.sequence)
     wanted = may_be_recommended(applied)
     if vector is not None:
         merged.further[applied.slot] = _Entry(key, applied, vector.values, is_dead=not (wanted and is_up_to_date))

@@ -51,7 +51,7 @@ class ItemVectors:
     def has(self, key: int, applied: AppliedItemChange) -> bool:
         """Whether the vector of the item with this key was made from this very change."""
         vector = self.by_key.get(key)
-        return vector is not None and vector.change_sequence == applied.sequence
+        return vector is not None and vector.is_of(applied.sequence)
 
     def keep_those_of(self, changes: ItemChanges) -> None:
         """Drops vectors of items whose change is no longer known."""

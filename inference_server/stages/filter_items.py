@@ -17,7 +17,7 @@ from inference_server.query import NO_FILTER, Clause, ItemFilter
 from inference_server.serving_model import NO_ROWS, ServingModel
 from inference_server.stages.admit import Admitted, validate_list
 from inference_server.stages.encode_user import User
-from tandem.contract.vocabulary import MISSING_ROW, Rows, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Rows, id_keys
 
 _IDS_AT_ONCE = 1_000
 """Ids of a long list that are looked up before others have their turn; these take 0.7 ms."""
@@ -85,7 +85,7 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
 
 def _seen_rows(users: Sequence[User], model: ServingModel) -> list[Rows]:
     """Items of the catalogue that each user has interacted with, where these are to be left out."""
-    lists = [user.state.seen_item_keys if _excludes_seen(user.admitted) else _NO_KEYS for user in users]
+    lists = [user.state.seen_item_keys if _excludes_seen(user.admitted) else NO_KEYS for user in users]
     rows = model.catalogue.vocabulary.rows_of_keys(np.concatenate(lists)) if lists else NO_ROWS
     ends = np.cumsum([len(keys) for keys in lists])
     parts = np.split(rows, ends[:-1])
@@ -98,6 +98,3 @@ def _excludes_seen(admitted: Admitted) -> bool:
 
 def _clause(item_filter: ItemFilter) -> Clause:
     return Clause(item_filter.include_categories, item_filter.exclude_categories, item_filter.attributes)
-
-
-_NO_KEYS = np.empty(0, dtype=np.uint64)

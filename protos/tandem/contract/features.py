@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.store import MAX_RECENT_EVENTS, UserState
-from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Keys, Rows, id_keys
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 """Model inputs by tensor name."""
@@ -189,9 +189,6 @@ def encode_user_feature_codes(states: Sequence[UserState], schema: FeatureSchema
     return codes
 
 
-_NO_KEYS: Final[Keys] = np.empty(0, dtype=np.uint64)
-
-
 @dataclass(frozen=True)
 class History:
     """Histories of a batch of users, aligned to the right: the newest event is in the last column.
@@ -213,7 +210,7 @@ def encode_histories(states: Sequence[UserState], vocabulary: KeyRows, history_l
     codes = np.zeros((len(states), history_length), dtype=np.int64)
     ages = np.zeros((len(states), history_length), dtype=np.float32)
     # One look-up for the whole batch: for each user alone it would take most of this function's time.
-    every_row = vocabulary.rows_of_keys(np.concatenate([_NO_KEYS, *(state.event_item_keys for state in states)]))
+    every_row = vocabulary.rows_of_keys(np.concatenate([NO_KEYS, *(state.event_item_keys for state in states)]))
     end = 0
     for user, state in enumerate(states):
         start, end = end, end + len(state.event_item_keys)

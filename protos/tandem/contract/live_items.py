@@ -111,6 +111,10 @@ class LiveItemVector:
     values: npt.NDArray[np.float32]
     """(dim,) float32."""
 
+    def is_of(self, change_sequence: int) -> bool:
+        """Whether it was computed from this very change."""
+        return self.change_sequence == change_sequence
+
     def to_bytes(self) -> bytes:
         """Packs the vector: header, then float32 values."""
         return (

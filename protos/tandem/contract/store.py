@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.errors import StoreValueError
-from tandem.contract.vocabulary import Keys
+from tandem.contract.vocabulary import NO_KEYS, Keys
 
 MAX_ID_BYTES = 256
 """Longest external id, in bytes of UTF-8."""
@@ -46,7 +46,6 @@ _TRENDING_FORMAT = 1
 _TRENDING_HEADER = struct.Struct("<B3xI")  # format, items
 _VECTOR_HEADER = struct.Struct("<B3xIQ")  # format, dimension, revision of the state it was computed from
 
-_NO_KEYS: Keys = np.empty(0, dtype=np.uint64)
 _NO_CODES: npt.NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 _NO_TIMES: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
 _NO_COUNTS: npt.NDArray[np.uint32] = np.zeros(len(names.EVENT_TYPES), dtype=np.uint32)
@@ -84,13 +83,13 @@ class UserState:
 
     revision: int = 0
     """Grows with every change of the state; a vector computed from another revision is stale."""
-    event_item_keys: Keys = field(default_factory=_NO_KEYS.copy)
+    event_item_keys: Keys = field(default_factory=NO_KEYS.copy)
     """(n,) uint64, at most MAX_RECENT_EVENTS."""
     event_codes: npt.NDArray[np.uint8] = field(default_factory=_NO_CODES.copy)
     """(n,) uint8, see names.EVENT_CODES."""
     event_times: npt.NDArray[np.int64] = field(default_factory=_NO_TIMES.copy)
     """(n,) int64, microseconds since 1970; 0 where the data have an order but no time."""
-    seen_item_keys: Keys = field(default_factory=_NO_KEYS.copy)
+    seen_item_keys: Keys = field(default_factory=NO_KEYS.copy)
     """(m,) uint64, sorted, without repeats: everything the user ever interacted with."""
     features: Mapping[str, str] = field(default_factory=dict)
     """Raw user features by name, for example {"age": "49"}."""

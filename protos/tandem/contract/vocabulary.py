@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import InitVar, dataclass, field
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from tandem.contract.errors import BundleIncompatible
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
+NO_KEYS: Final[Keys] = np.empty(0, dtype=np.uint64)
 _KEYS_AT_ONCE = 65_536
 _MAX_BUCKET_BITS = 19
 """Most leading bits of a key that find its bucket: with more, a million rows would cost every process over 2 MB."""
