@@ -38,6 +38,7 @@ FILES = (
     "popularity_order.npy",
     "sorted_item_keys.npy",
     "sorted_item_rows.npy",
+    "item_key_buckets.npy",
     "item_tower.onnx",
     "item_vectors.npy",
     "items.arrow",
@@ -45,7 +46,13 @@ FILES = (
     "user_keys.npy",
     "user_tower.onnx",
 )
-DERIVED = ("category_rows.arrow", "popularity_order.npy", "sorted_item_keys.npy", "sorted_item_rows.npy")
+DERIVED = (
+    "category_rows.arrow",
+    "item_key_buckets.npy",
+    "popularity_order.npy",
+    "sorted_item_keys.npy",
+    "sorted_item_rows.npy",
+)
 """Files that follow from others."""
 
 

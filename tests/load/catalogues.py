@@ -46,7 +46,7 @@ HISTORY_LENGTH: Final = 50
 NUM_CATEGORIES: Final = 40
 RECALL_AT: Final = 100
 
-_BUILDER_VERSION: Final = 1
+_BUILDER_VERSION: Final = 2
 """Part of the fingerprint: raise it when what is built changes."""
 _RECALL_QUERIES: Final = 500
 

@@ -10,6 +10,7 @@
     item_keys.npy          (items,) uint64: the item vocabulary
     sorted_item_keys.npy   (items,) uint64: its keys in ascending order
     sorted_item_rows.npy   (items,) int64: their rows
+    item_key_buckets.npy   (buckets + 1,) int32: where among the sorted keys each value of their leading bits begins
     popularity_order.npy   (items,) int64: all rows, most popular first, equal ones in row order
     category_rows.arrow    per category the ascending rows that have it
     items.arrow            the item table
@@ -53,7 +54,7 @@ from tandem.contract.items import ItemTable, read_category_rows
 from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import MISSING_ROW, Vocabulary, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, Keys, SortedKeys, Vocabulary, bucket_starts, id_keys
 
 _USER_TOWER: Final = "user_tower.onnx"
 _ITEM_TOWER: Final = "item_tower.onnx"
@@ -62,6 +63,7 @@ _ITEM_VECTORS: Final = "item_vectors.npy"
 _ITEM_KEYS: Final = "item_keys.npy"
 _SORTED_ITEM_KEYS: Final = "sorted_item_keys.npy"
 _SORTED_ITEM_ROWS: Final = "sorted_item_rows.npy"
+_ITEM_KEY_BUCKETS: Final = "item_key_buckets.npy"
 _POPULARITY_ORDER: Final = "popularity_order.npy"
 _CATEGORY_ROWS: Final = "category_rows.arrow"
 _ITEMS: Final = "items.arrow"
@@ -298,8 +300,9 @@ def _write_parts(staging: Path, parts: BundleParts) -> None:
     shutil.copyfile(parts.index, staging / _INDEX)
     np.save(staging / _ITEM_VECTORS, np.ascontiguousarray(parts.item_vectors, dtype=np.float32))
     np.save(staging / _ITEM_KEYS, np.asarray(parts.item_vocabulary.keys, dtype=np.uint64))
-    np.save(staging / _SORTED_ITEM_KEYS, parts.item_vocabulary.sorted_keys)
-    np.save(staging / _SORTED_ITEM_ROWS, parts.item_vocabulary.sorted_rows)
+    np.save(staging / _SORTED_ITEM_KEYS, parts.item_vocabulary.lookup.keys)
+    np.save(staging / _SORTED_ITEM_ROWS, parts.item_vocabulary.lookup.rows)
+    np.save(staging / _ITEM_KEY_BUCKETS, parts.item_vocabulary.lookup.bucket_starts)
     np.save(staging / _POPULARITY_ORDER, _popularity_order(parts.items))
     parts.items.write_category_rows(staging / _CATEGORY_ROWS)
     parts.items.write(staging / _ITEMS)
@@ -424,13 +427,16 @@ def _check_values(bundle: Bundle) -> None:
     if not np.isfinite(bundle.item_vectors).all():
         raise BundleCorrupt(f"{_ITEM_VECTORS} holds values that are NaN or infinite")
     vocabulary = bundle.item_vocabulary
-    for name, rows in ((_SORTED_ITEM_ROWS, vocabulary.sorted_rows), (_POPULARITY_ORDER, bundle.rows_by_popularity)):
+    lookup = vocabulary.lookup
+    for name, rows in ((_SORTED_ITEM_ROWS, lookup.rows), (_POPULARITY_ORDER, bundle.rows_by_popularity)):
         if not np.array_equal(np.bincount(np.clip(rows, 0, num_items - 1), minlength=num_items), np.ones(num_items)):
             raise BundleIncompatible(f"{name} does not hold every row once")
-    if not np.array_equal(vocabulary.keys[vocabulary.sorted_rows], vocabulary.sorted_keys) or not bool(
-        (vocabulary.sorted_keys[1:] > vocabulary.sorted_keys[:-1]).all()
+    if not np.array_equal(vocabulary.keys[lookup.rows], lookup.keys) or not bool(
+        (lookup.keys[1:] > lookup.keys[:-1]).all()
     ):
         raise BundleIncompatible(f"{_SORTED_ITEM_KEYS} is not {_ITEM_KEYS} in ascending order")
+    if not np.array_equal(bucket_starts(lookup.keys), lookup.bucket_starts):
+        raise BundleIncompatible(f"{_ITEM_KEY_BUCKETS} is not where the buckets of {_SORTED_ITEM_KEYS} begin")
     if bool((np.diff(bundle.items.popularity[bundle.rows_by_popularity]) > 0).any()):
         raise BundleIncompatible(f"{_POPULARITY_ORDER} does not begin with the most popular items")
     categories = bundle.items.rows_by_category()
@@ -476,7 +482,19 @@ def _load_item_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary:
         if array.dtype != dtype or array.ndim != 1 or (arrays and len(array) != len(arrays[0])):
             raise BundleIncompatible(f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} for every item")
         arrays.append(array)
-    return Vocabulary(arrays[0], (arrays[1], arrays[2]))
+    keys, ordered, rows = map(np.asarray, arrays)
+    return Vocabulary(keys, SortedKeys(ordered, rows, _load_bucket_starts(directory, manifest, ordered)))
+
+
+def _load_bucket_starts(directory: Path, manifest: Manifest, ordered: Keys) -> npt.NDArray[np.int32]:
+    if _ITEM_KEY_BUCKETS not in manifest.files:
+        return bucket_starts(ordered)
+    starts = _load_array(directory / _ITEM_KEY_BUCKETS)
+    if starts.dtype != np.int32 or starts.ndim != 1 or (len(starts) - 1).bit_count() != 1:
+        raise BundleIncompatible(
+            f"{_ITEM_KEY_BUCKETS} is {starts.dtype} {starts.shape}, not int32 for 2^n buckets and one"
+        )
+    return np.asarray(starts)
 
 
 def _load_popularity_order(directory: Path, manifest: Manifest, items: ItemTable) -> npt.NDArray[np.int64]:

@@ -24,7 +24,7 @@ Rows = npt.NDArray[np.int64]
 NO_KEYS: Final[Keys] = np.empty(0, dtype=np.uint64)
 _KEYS_AT_ONCE = 65_536
 _MAX_BUCKET_BITS = 19
-"""Most leading bits of a key that find its bucket: with more, a million rows would cost every process over 2 MB."""
+"""Most leading bits of a key that find its bucket: the buckets of a million rows then take 2 MB."""
 
 MISSING_ROW = -1
 """The row of an id that a vocabulary does not hold."""
@@ -42,50 +42,31 @@ def id_keys(external_ids: Iterable[str]) -> Keys:
 
 
 @dataclass(frozen=True)
+class SortedKeys:
+    """What keys are looked up in."""
+
+    keys: Keys
+    """(n,) uint64, ascending."""
+    rows: Rows
+    """(n,) int64, their rows."""
+    bucket_starts: npt.NDArray[np.int32]
+    """(buckets + 1,) int32: the place of each bucket's first key. A key's leading bits are the number of its bucket,
+    and there are 2^bits of them."""
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """Maps keys to rows 0..n-1. A key it does not hold has the row `MISSING_ROW`."""
 
     keys: Keys
     """(n,) uint64, the key of each row."""
-    lookup: InitVar[tuple[Keys, Rows] | None] = None
-    """The keys in ascending order, (n,) uint64, and their rows, (n,) int64, where they are known already: a bundle has
-    them as files, which processes map and share. None: they are made here, and are this process's own."""
-    _sorted: Keys = field(init=False, repr=False, compare=False)
-    _order: Rows = field(init=False, repr=False, compare=False)
-    _shift: np.uint64 = field(init=False, repr=False, compare=False)
-    _starts: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
-    """(buckets + 1,) int32: the place in `_sorted` of each bucket's first key."""
+    sorted_keys: InitVar[SortedKeys | None] = None
+    """Where they are known already: a bundle has them as files, which processes map and share. None: they are made
+    here, and are this process's own."""
+    lookup: SortedKeys = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self, lookup: tuple[Keys, Rows] | None) -> None:
-        # Keys that are mapped from a file give results of numpy's slower memmap class, in every lookup.
-        keys = np.asarray(self.keys)
-        if lookup is not None:
-            object.__setattr__(self, "_sorted", np.asarray(lookup[0]))
-            object.__setattr__(self, "_order", np.asarray(lookup[1]))
-            self._make_buckets()
-            return
-        order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
-        if len(ordered) > 1 and bool((ordered[1:] == ordered[:-1]).any()):
-            raise BundleIncompatible(
-                "vocabulary: two ids have the same key (a repeated id, or a collision of 64-bit keys)"
-            )
-        object.__setattr__(self, "_sorted", ordered)
-        object.__setattr__(self, "_order", order.astype(np.int64))
-        self._make_buckets()
-
-    def _make_buckets(self) -> None:
-        """Keys are digests, spread evenly: their leading bits say nearly where in the order they are."""
-        bits = min(len(self._sorted).bit_length() + 1, _MAX_BUCKET_BITS)
-        shift = np.uint64(64 - bits)
-        starts = np.zeros((1 << bits) + 1, dtype=np.int32)
-        # In parts: what a worker allocates at once while it opens a bundle stays with it.
-        for begin in range(0, len(self._sorted), _KEYS_AT_ONCE):
-            buckets = (self._sorted[begin : begin + _KEYS_AT_ONCE] >> shift).astype(np.int64)
-            counts = np.bincount(buckets - buckets[0])
-            starts[buckets[0] + 1 : buckets[-1] + 2] += counts.astype(np.int32)
-        object.__setattr__(self, "_shift", shift)
-        object.__setattr__(self, "_starts", np.cumsum(starts, out=starts))
+    def __post_init__(self, sorted_keys: SortedKeys | None) -> None:
+        object.__setattr__(self, "lookup", _sort(np.asarray(self.keys)) if sorted_keys is None else sorted_keys)
 
     @classmethod
     def from_ids(cls, external_ids: Iterable[str]) -> Self:
@@ -96,36 +77,55 @@ class Vocabulary:
         return len(self.keys)
 
     @property
-    def sorted_keys(self) -> Keys:
-        """(n,) uint64, the keys in ascending order."""
-        return self._sorted
-
-    @property
-    def sorted_rows(self) -> Rows:
-        """(n,) int64, the rows of `sorted_keys`."""
-        return self._order
-
-    @property
     def content_hash(self) -> str:
         """SHA-256 over the keys in row order, hex."""
         return hashlib.sha256(np.ascontiguousarray(self.keys, dtype="<u8").data).hexdigest()
 
     def rows_of_keys(self, keys: Keys) -> Rows:
         """Rows of keys. (n,) uint64 -> (n,) int64, `MISSING_ROW` where the key is unknown."""
-        if len(self._sorted) == 0:
+        lookup = self.lookup
+        ordered = lookup.keys
+        if len(ordered) == 0:
             return np.full(len(keys), MISSING_ROW, dtype=np.int64)
-        last = len(self._sorted) - 1
+        last = len(ordered) - 1
         # From the bucket's first place upwards, together: most are there at once, and each step leaves fewer. A binary
         # search takes 2 to 4 times as long for a batch's keys, because it jumps through memory for each of them.
-        places = np.minimum(self._starts[keys >> self._shift], last)
-        below = np.flatnonzero(self._sorted[places] < keys)
+        places = np.minimum(lookup.bucket_starts[keys >> _shift(lookup.bucket_starts)], last)
+        below = np.flatnonzero(ordered[places] < keys)
         while len(below):
             places[below] += 1
             below = below[places[below] <= last]
-            below = below[self._sorted[places[below]] < keys[below]]
+            below = below[ordered[places[below]] < keys[below]]
         np.minimum(places, last, out=places)
-        return np.where(self._sorted[places] == keys, self._order[places], MISSING_ROW)
+        return np.where(ordered[places] == keys, lookup.rows[places], MISSING_ROW)
 
     def rows(self, external_ids: Iterable[str]) -> Rows:
         """Rows of ids. Returns (n,) int64, `MISSING_ROW` where the id is unknown."""
         return self.rows_of_keys(id_keys(external_ids))
+
+
+def bucket_starts(ordered: Keys) -> npt.NDArray[np.int32]:
+    """See `SortedKeys.bucket_starts`. Keys are digests, spread evenly: their leading bits say nearly where in the order
+    they are."""
+    bits = min(len(ordered).bit_length() + 1, _MAX_BUCKET_BITS)
+    starts = np.zeros((1 << bits) + 1, dtype=np.int32)
+    # In parts: what a worker allocates at once while it opens a bundle stays with it.
+    for begin in range(0, len(ordered), _KEYS_AT_ONCE):
+        buckets = (ordered[begin : begin + _KEYS_AT_ONCE] >> _shift(starts)).astype(np.int64)
+        counts = np.bincount(buckets - buckets[0])
+        starts[buckets[0] + 1 : buckets[-1] + 2] += counts.astype(np.int32)
+    return np.cumsum(starts, out=starts)
+
+
+def _shift(starts: npt.NDArray[np.int32]) -> np.uint64:
+    """How far a key is shifted to become the number of its bucket."""
+    return np.uint64(65 - len(starts).bit_length())
+
+
+def _sort(keys: Keys) -> SortedKeys:
+    """Raises BundleIncompatible where a key repeats."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    if len(ordered) > 1 and bool((ordered[1:] == ordered[:-1]).any()):
+        raise BundleIncompatible("vocabulary: two ids have the same key (a repeated id, or a collision of 64-bit keys)")
+    return SortedKeys(ordered, order.astype(np.int64), bucket_starts(ordered))
