@@ -482,6 +482,7 @@ def _load_item_vocabulary(directory: Path, manifest: Manifest) -> Vocabulary:
         if array.dtype != dtype or array.ndim != 1 or (arrays and len(array) != len(arrays[0])):
             raise BundleIncompatible(f"{name} is {array.dtype} {array.shape}, not {np.dtype(dtype)} for every item")
         arrays.append(array)
+    # Of numpy's class for mapped files every lookup would be slower.
     keys, ordered, rows = map(np.asarray, arrays)
     return Vocabulary(keys, SortedKeys(ordered, rows, _load_bucket_starts(directory, manifest, ordered)))
 
