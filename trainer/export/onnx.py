@@ -78,13 +78,7 @@ def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *
             tensors[names.USER_INDEX] = generator.integers(0, 2, batch).astype(np.int64)
         return tensors
 
-    arguments = (
-        names.HISTORY_VECTORS,
-        names.HISTORY_EVENT_CODES,
-        names.HISTORY_AGES,
-        names.USER_FEATURE_CODES,
-        names.USER_INDEX,
-    )
+    arguments = (*names.HISTORY, names.USER_FEATURE_CODES, names.USER_INDEX)
     # Of a single column the exporter would conclude that there is never another number of them.
     shorter = names.HISTORY if length > 1 else ()
     return _export(model.user_tower, arguments, sample, path, _Output(names.USER_VECTOR, dim), shorter=shorter)
@@ -135,8 +129,8 @@ def _export(
     # Batch 2, and every example input an array of its own: a shared tensor or a batch of 1 is baked into the graph.
     example = sample(2)
     present = [name for name in arguments if name in example]
-    batch = torch.export.Dim("batch", min=1)
-    events = torch.export.Dim("events", min=1)
+    dims = {name: ("batch", "events") if name in shorter else ("batch",) for name in present}
+    dynamic = {dim: torch.export.Dim(dim, min=1) for dim in ("batch", "events")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         torch.onnx.export(
@@ -145,7 +139,7 @@ def _export(
             f=str(path),
             input_names=present,
             output_names=[output.name],
-            dynamic_shapes={name: {0: batch, 1: events} if name in shorter else {0: batch} for name in present},
+            dynamic_shapes={name: {axis: dynamic[dim] for axis, dim in enumerate(dims[name])} for name in present},
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -159,11 +153,7 @@ def _export(
             f"{path.name}: differs from PyTorch by {difference:.2e}, at most {MAX_ABS_DIFFERENCE:.0e} allowed"
         )
     inputs = tuple(
-        TensorSpec(
-            name,
-            str(example[name].dtype),
-            ("batch", "events", *example[name].shape[2:]) if name in shorter else ("batch", *example[name].shape[1:]),
-        )
+        TensorSpec(name, str(example[name].dtype), (*dims[name], *example[name].shape[len(dims[name]) :]))
         for name in present
     )
     return ExportedTower(path, TowerSpec(inputs, (output.spec,)), difference)

@@ -8,6 +8,7 @@ a fraction of the time and is the usual user tower of retrieval models (Covingto
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -107,18 +108,10 @@ class CausalBlock(nn.Module):
         return projected.reshape(batch, length, count, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-class TransformerEncoder(nn.Module):
-    """Causal blocks over the events; returns (b, n, dim), a vector after every event."""
+class HistoryEncoder(nn.Module, ABC):
+    """What the user tower asks for the vectors after the events of a history."""
 
-    def __init__(self, *, dim: int, history_length: int, num_layers: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.position_embedding = nn.Parameter(torch.randn(history_length, dim) * 0.02)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            CausalBlock(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
-        )
-        self.bias = AttentionBias(num_heads)
-        self.norm = nn.LayerNorm(dim)
+    bias: AttentionBias
 
     def forward(
         self,
@@ -131,20 +124,41 @@ class TransformerEncoder(nn.Module):
     ) -> Tensor:
         """Takes (b, n, dim) float32 events, (b, n) int64 codes, (b, n) float32 ages in seconds or None for all 0.
 
-        With `newest_only` the last block asks for the newest event alone, which is all that serving reads, and what
-        comes back is (b, 1, dim): of two blocks little more than one is computed.
+        Returns (b, n, dim), a vector after every event. With `newest_only`, which is all that serving reads, it is
+        (b, 1, dim), the last position of the same.
         """
+        return self._encode(events, self.bias(event_codes, ages, layout), layout, newest_only=newest_only)
+
+    @abstractmethod
+    def _encode(self, events: Tensor, bias: Tensor, layout: Layout | None, *, newest_only: bool) -> Tensor:
+        """See `forward`; `bias` is what `AttentionBias` returns."""
+
+
+class TransformerEncoder(HistoryEncoder):
+    """Causal blocks over the events. For the newest event alone the last block computes one position: of two blocks
+    little more than one is computed."""
+
+    def __init__(self, *, dim: int, history_length: int, num_layers: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.position_embedding = nn.Parameter(torch.randn(history_length, dim) * 0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            CausalBlock(dim=dim, num_heads=num_heads, dropout=dropout) for _ in range(num_layers)
+        )
+        self.bias = AttentionBias(num_heads)
+        self.norm = nn.LayerNorm(dim)
+
+    def _encode(self, events: Tensor, bias: Tensor, layout: Layout | None, *, newest_only: bool) -> Tensor:
         newest = self.position_embedding[len(self.position_embedding) - events.shape[1] :]
         x = self.dropout(events + (newest if layout is None else self.position_embedding[layout.positions]))
-        bias = self.bias(event_codes, ages, layout)
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, bias, newest_only=newest_only and number == len(self.blocks))
         vectors: Tensor = self.norm(x)
         return vectors
 
 
-class MeanEncoder(nn.Module):
-    """The mean of the events so far, weighted by their ages, then a feed-forward layer; returns (b, n, dim)."""
+class MeanEncoder(HistoryEncoder):
+    """The mean of the events so far, weighted by their ages, then a feed-forward layer."""
 
     def __init__(self, *, dim: int, dropout: float) -> None:
         super().__init__()
@@ -153,18 +167,9 @@ class MeanEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(
-        self,
-        events: Tensor,
-        event_codes: Tensor,
-        ages: Tensor | None,
-        layout: Layout | None,
-        *,
-        newest_only: bool = False,
-    ) -> Tensor:
-        """Takes and returns what `TransformerEncoder.forward` does."""
-        bias = self.bias(event_codes, ages, layout)[:, 0]
-        weights = torch.softmax(bias[:, -1:] if newest_only else bias, dim=-1)
+    def _encode(self, events: Tensor, bias: Tensor, layout: Layout | None, *, newest_only: bool) -> Tensor:  # noqa: ARG002 - a mean knows no positions
+        of_one_head = bias[:, 0, -1:] if newest_only else bias[:, 0]
+        weights = torch.softmax(of_one_head, dim=-1)
         mean = weights @ self.dropout(events)
         vectors: Tensor = self.norm(mean + self.dropout(self.feed_forward(mean)))
         return vectors

@@ -7,7 +7,7 @@ from torch import nn
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
 from trainer.config import TowersConfig
-from trainer.models.history_encoder import MeanEncoder, TransformerEncoder
+from trainer.models.history_encoder import HistoryEncoder, MeanEncoder, TransformerEncoder
 from trainer.models.item_tower import ItemTower
 from trainer.models.user_tower import UserTower
 
@@ -37,7 +37,7 @@ class TwoTowerModel(nn.Module):
         self.temperature = config.temperature if config.similarity == "cosine" else 1.0
 
 
-def _encoder(config: TowersConfig, history_length: int) -> TransformerEncoder | MeanEncoder:
+def _encoder(config: TowersConfig, history_length: int) -> HistoryEncoder:
     if config.user_tower == "mean":
         return MeanEncoder(dim=config.embedding_dim, dropout=config.dropout)
     return TransformerEncoder(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tandem.contract.manifest import Similarity
-from trainer.models.history_encoder import Layout, MeanEncoder, TransformerEncoder
+from trainer.models.history_encoder import HistoryEncoder, Layout
 from trainer.models.similarity import normalise
 
 
@@ -17,7 +17,7 @@ class UserTower(nn.Module):
 
     def __init__(
         self,
-        encoder: TransformerEncoder | MeanEncoder,
+        encoder: HistoryEncoder,
         *,
         dim: int,
         num_event_codes: int,
@@ -45,7 +45,7 @@ class UserTower(nn.Module):
         user_index: Tensor | None = None,
     ) -> Tensor:
         """Vectors after the newest event: inputs as `tandem.contract.features.encode_users` makes them -> (b, dim)."""
-        vectors = self._vectors(
+        vectors = self.sequence(
             history_vectors, history_event_codes, history_ages, user_feature_codes, user_index, newest_only=True
         )
         return vectors[:, 0]
@@ -59,29 +59,16 @@ class UserTower(nn.Module):
         user_index: Tensor | None = None,
         *,
         layout: Layout | None = None,
+        newest_only: bool = False,
     ) -> Tensor:
-        """Vectors after every event of the history, each seeing that event and earlier ones only: (b, n, dim).
+        """Vectors after every event of the history, each seeing that event and earlier ones only: (b, n, dim), or with
+        `newest_only` (b, 1, dim), after the newest event.
 
         The histories may be shorter than the tower reads: they are its newest events. `history_ages` None says that all
         ages are 0, as they are where only the order is known; the same vectors come sooner. `user_feature_codes` are
         (b, features) and `user_index` (b,), or (b, n, features) and (b, n) where they differ from event to event, as
         they do when several histories share a row by `layout`.
         """
-        return self._vectors(
-            history_vectors, history_event_codes, history_ages, user_feature_codes, user_index, layout=layout
-        )
-
-    def _vectors(
-        self,
-        history_vectors: Tensor,
-        history_event_codes: Tensor,
-        history_ages: Tensor | None,
-        user_feature_codes: Tensor | None,
-        user_index: Tensor | None,
-        *,
-        layout: Layout | None = None,
-        newest_only: bool = False,
-    ) -> Tensor:
         events = history_vectors + self.event_embedding(history_event_codes)
         vectors: Tensor = self.encoder(events, history_event_codes, history_ages, layout, newest_only=newest_only)
         if user_feature_codes is not None:
