@@ -21,7 +21,7 @@ export TANDEM_DATA_DIR ?= $(CURDIR)/.tandem/$(STACK)
 export TANDEM_REGISTRY_URI ?= sqlite:///$(TANDEM_DATA_DIR)/mlflow.db
 STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(META),--meta $(META)) $(foreach pair,$(SET),--set $(pair))
 
-SOURCES := inference_server trainer feature_sync deploy protos tests .ci
+SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
 .PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
 
@@ -64,15 +64,15 @@ wheel-check: $(VENV)/.dev ## build the wheel, install it with [server] alone in 
 
 static-checks: lint types imports protos-check ## all checks that run no test
 
-quality: $(VENV)/.local ## train with SEEDS seeds, ask by PROTOCOL, write docs/benchmarks/quality-*: leave-last-out, random, time, cold-items
+quality: $(VENV)/.local ## train with SEEDS seeds, ask by PROTOCOL, write benchmarks/results/quality-*: leave-last-out, random, time, cold-items
 	$(BIN)/python -m trainer evaluate $(STACK_ARGS) --protocol $(PROTOCOL) --seeds $(SEEDS) --baselines $(BASELINES) \
-		--output docs/benchmarks/quality-$(STACK)$(if $(filter-out leave-last-out,$(PROTOCOL)),-$(PROTOCOL))
+		--output benchmarks/results/quality-$(STACK)$(if $(filter-out leave-last-out,$(PROTOCOL)),-$(PROTOCOL))
 
-bench: $(VENV)/.dev ## the load benchmark: writes docs/benchmarks/request-path.* (needs h2load; 20 minutes)
-	@$(BIN)/python -m tests.load
+bench: $(VENV)/.dev ## the load benchmark: writes benchmarks/results/request-path.* (needs h2load; 20 minutes)
+	@$(BIN)/python -m benchmarks
 
 bench-quick: $(VENV)/.dev ## seconds of every scenario on a tiny catalogue, to see that the benchmark works; writes nothing
-	@$(BIN)/python -m tests.load --quick
+	@$(BIN)/python -m benchmarks --quick
 
 pipeline: $(VENV)/.pipeline ## DVC: ingest, features, train, evaluate, export with the parameters of params.yaml; what did not change is not run
 	@PATH=$(BIN):$$PATH $(BIN)/dvc repro

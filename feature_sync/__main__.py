@@ -12,9 +12,9 @@ from pathlib import Path
 
 import structlog
 
-from feature_sync.errors import FeatureSyncError, SettingsError
-from feature_sync.features.commands import add_features_parser, run_features
-from feature_sync.settings import Settings, load_settings, settings_help
+from feature_sync.commands.features import add_features_parser, run_features
+from feature_sync.core.errors import FeatureSyncError, SettingsError
+from feature_sync.core.settings import Settings, load_settings, settings_help
 from tandem.contract.errors import ContractError
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
@@ -56,31 +56,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, settings: Settings) -> dict[str, object] | None:
     # Each command imports what it needs: the embedded store starts without ONNX Runtime, redis or pyarrow.
     if options.command == "store":
-        from feature_sync.embedded_store import run_embedded_store
+        from feature_sync.store.embedded_store import run_embedded_store
 
         run_embedded_store(settings.store_url, settings.data_dir)
     if options.command == "run":
-        from feature_sync.run import run
+        from feature_sync.service.run import run
 
         run(settings)
         return None
     if options.command == "dead-letters":
         return _dead_letters(options, settings)
     if options.command == "show":
-        from feature_sync.show import show_user
+        from feature_sync.commands.show_user import show_user
 
         return show_user(settings, options.user_id, bundle_dir=options.bundle)
     if options.command == "show-item":
-        from feature_sync.items.show import show_item
+        from feature_sync.commands.show_item import show_item
 
         return show_item(settings, options.item_id, bundle_dir=options.bundle)
-    from feature_sync.publish import publish
+    from feature_sync.publish.publish import publish
 
     return dataclasses.asdict(publish(settings, options.prepared, bundle_dir=options.bundle, force=options.force))
 
 
 def _dead_letters(options: argparse.Namespace, settings: Settings) -> dict[str, object]:
-    from feature_sync import dead_letter_commands as commands
+    from feature_sync.commands import dead_letters as commands
 
     if options.action == "list":
         return commands.list_dead_letters(settings, options.stream, limit=options.limit)

@@ -16,9 +16,9 @@ from typing import Final
 
 import structlog
 
-from inference_server.errors import OperationError, PoliciesInvalid, SettingsError
-from inference_server.logs import configure_logging
-from inference_server.settings import Settings, settings_help
+from inference_server.core.errors import OperationError, PoliciesInvalid, SettingsError
+from inference_server.core.settings import Settings, settings_help
+from inference_server.telemetry.logs import configure_logging
 
 _ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """One thread for each matrix product: batches are small, and workers share the cores between them. Read by numpy when
@@ -49,8 +49,8 @@ def main() -> int:
 
 def _serve(_: argparse.Namespace, settings: Settings) -> int:
     from inference_server.security.files import Security
-    from inference_server.supervisor import supervise
-    from inference_server.tracing import require_extra
+    from inference_server.supervisor.supervisor import supervise
+    from inference_server.telemetry.tracing import require_extra
 
     # Workers read them again; here, before there is any, a mistake ends with one line.
     Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
@@ -65,9 +65,9 @@ def _template(arguments: argparse.Namespace, settings: Settings) -> int:
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
     import uvloop
 
-    from inference_server.statistics import WorkerIdentity
-    from inference_server.template import run_template
-    from inference_server.worker import run_worker
+    from inference_server.telemetry.statistics import WorkerIdentity
+    from inference_server.worker.fork_server import run_template
+    from inference_server.worker.worker import run_worker
 
     def run(identity: WorkerIdentity, control: socket.socket) -> int:
         try:
@@ -85,8 +85,8 @@ def _template(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _command(arguments: argparse.Namespace, settings: Settings) -> int:
-    from inference_server.operator_commands import run_command
-    from inference_server.operator_socket import Command
+    from inference_server.supervisor.operator_commands import run_command
+    from inference_server.supervisor.operator_socket import Command
 
     return asyncio.run(run_command(settings, Command(name=arguments.command, to=arguments.to)))
 
@@ -94,7 +94,7 @@ def _command(arguments: argparse.Namespace, settings: Settings) -> int:
 def _check(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.held_out is not None or arguments.against is not None:
         os.environ.update(_ONE_THREAD)  # as a worker serves
-    from inference_server.check_command import CheckOptions, run_check
+    from inference_server.bundle_check.command import CheckOptions, run_check
 
     return run_check(
         CheckOptions(
@@ -112,7 +112,7 @@ def _check(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check_policies(arguments: argparse.Namespace, _: Settings) -> int:
-    from inference_server.policies import describe_policies, load_policies
+    from inference_server.policy.policy_file import describe_policies, load_policies
 
     try:
         policies = load_policies(arguments.file)
@@ -139,7 +139,7 @@ def _hash_key(arguments: argparse.Namespace, _: Settings) -> int:
 
 
 def _num_items(text: str) -> int:
-    from inference_server.stages.admit import MAX_NUM_ITEMS
+    from inference_server.request.flow.limits import MAX_NUM_ITEMS
 
     number = int(text)
     if not 1 <= number <= MAX_NUM_ITEMS:

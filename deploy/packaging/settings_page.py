@@ -10,17 +10,17 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings
 
-import feature_sync.settings
-import inference_server.settings
-import trainer.settings
-from trainer.config import TrainConfig
-from trainer.config_help import explanation
+import feature_sync.core.settings
+import inference_server.core.settings
+import trainer.core.settings
+from trainer.config.help import explanation
+from trainer.config.train_config import TrainConfig
 
 PAGE = Path("docs/settings.md")
 _PROGRAMS: tuple[tuple[str, type[BaseSettings]], ...] = (
-    ("trainer", trainer.settings.Settings),
-    ("feature_sync", feature_sync.settings.Settings),
-    ("inference_server", inference_server.settings.Settings),
+    ("trainer", trainer.core.settings.Settings),
+    ("feature_sync", feature_sync.core.settings.Settings),
+    ("inference_server", inference_server.core.settings.Settings),
 )
 
 
@@ -41,7 +41,7 @@ def settings_page() -> str:
         parts.append("\n".join(rows))
     parts += [
         "## Training configuration",
-        "Keys of the file that `--config` takes and of `--set KEY=VALUE`, in `trainer/config.py`. "
+        "Keys of the file that `--config` takes and of `--set KEY=VALUE`, in `trainer/config/train_config.py`. "
         "`python -m trainer train --help-config` prints them as such a file; `python -m trainer prepare --help-data` "
         "prints the keys that describe a data set.",
         _training_keys(),

@@ -18,9 +18,9 @@ import structlog
 
 from feature_sync.archive.day_files import DayFiles, LogId
 from feature_sync.archive.tables import write_entries
-from feature_sync.errors import Unavailable
-from feature_sync.metrics import ArchiveMetrics
+from feature_sync.core.errors import Unavailable
 from feature_sync.store.connection import StoreConnection
+from feature_sync.telemetry.metrics import ArchiveMetrics
 from tandem.contract.streams import ENTRY_FIELD, applied_key
 
 _TICK_SECONDS: Final = 0.5

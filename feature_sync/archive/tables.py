@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_sync.archive.day_files import newest_day
-from feature_sync.errors import ArchiveUnreadable
+from feature_sync.core.errors import ArchiveUnreadable
 from tandem.contract import names
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, AppliedItemChange, Event
 

@@ -16,9 +16,9 @@ import structlog
 from feature_sync.events.marks import EventMarks, mark_of
 from feature_sync.events.states import by_user, state_after
 from feature_sync.events.trending import Trending, TrendingSchedule
-from feature_sync.metrics import StreamMetrics
 from feature_sync.store.connection import Command, StoreClock, StoreConnection
 from feature_sync.stream.consumer import Parsed
+from feature_sync.telemetry.metrics import StreamMetrics
 from tandem.contract.store import item_counters_key, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
 

@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 
-from feature_sync.errors import StoreConflict, TowerError, Unavailable
-from feature_sync.metrics import Metrics
+from feature_sync.core.errors import StoreConflict, TowerError, Unavailable
 from feature_sync.store.connection import StoreConnection
-from feature_sync.user_tower import UserTower
+from feature_sync.telemetry.metrics import Metrics
+from feature_sync.towers.user_tower import UserTower
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import ContractError, StoreValueError
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key

@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from feature_sync.errors import FeatureStoreError, SettingsError
+from feature_sync.core.errors import FeatureStoreError, SettingsError
+from feature_sync.core.settings import Settings
 from feature_sync.features.sources import features_dir
-from feature_sync.settings import Settings
 from tandem.contract import names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class FeastStore:
         if not (features_dir(settings.data_dir) / "registry.db").is_file():
             raise FeatureStoreError("no features are applied yet: python -m feature_sync features apply --prepared DIR")
         # Before Feast imports prometheus_client with its variables set: they decide for good.
-        import feature_sync.metrics  # noqa: F401
+        import feature_sync.telemetry.metrics  # noqa: F401
 
         with _feast_errors("the registry cannot be opened"):
             from feast import FeatureStore

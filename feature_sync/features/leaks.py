@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_sync.errors import LeakError
+from feature_sync.core.errors import LeakError
 from feature_sync.features.feast_store import View
 from feature_sync.features.history import quoted
 from tandem.contract import names

@@ -22,14 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from feature_sync.errors import FeatureStoreError
+from feature_sync.core.errors import FeatureStoreError
+from feature_sync.core.settings import Settings
 from feature_sync.features.feast_store import FeastStore, View
 from feature_sync.features.serving_keys import ServingKeys
 from feature_sync.features.serving_rows import Rows, ServingCatalogue, user_rows
 from feature_sync.features.source_columns import SOURCES
 from feature_sync.features.sources import Sources, features_dir
 from feature_sync.features.update import batches, microseconds_now, served_bundle
-from feature_sync.settings import Settings
 from tandem.contract import names
 
 Kind = Literal["different", "serving_newer"]

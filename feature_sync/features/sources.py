@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import duckdb
 import pyarrow as pa
 
-from feature_sync.errors import FeatureStoreError
+from feature_sync.core.errors import FeatureStoreError
 from feature_sync.features.history import empty_sql, identifier, quoted
 from feature_sync.features.source_columns import SOURCES, SourceColumns
 from tandem.contract import names

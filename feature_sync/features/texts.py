@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 
 from feature_sync.features.sources import Row, Sources
-from feature_sync.items.texts import TextEmbeddings
+from feature_sync.towers.texts import TextEmbeddings
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
 from tandem.contract.item_features import item_text

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import structlog
 
-from feature_sync.errors import FeatureStoreError
+from feature_sync.core.errors import FeatureStoreError
+from feature_sync.core.settings import Settings
 from feature_sync.features.feast_store import FeastStore
 from feature_sync.features.history import quoted
 from feature_sync.features.leaks import check_joined, check_source
 from feature_sync.features.sources import Sources, features_dir
 from feature_sync.features.update import microseconds_now, write_history
-from feature_sync.settings import Settings
 from tandem.contract import names
 
 DEFAULT_SERVICE: Final = "training"

@@ -17,7 +17,9 @@ from typing import Final, TypeVar
 
 import structlog
 
-from feature_sync.errors import FeatureStoreError
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version
+from feature_sync.core.errors import FeatureStoreError
+from feature_sync.core.settings import Settings
 from feature_sync.features import history
 from feature_sync.features.feast_store import FeastStore, View, apply_repository
 from feature_sync.features.serving_keys import ServingKeys
@@ -25,9 +27,7 @@ from feature_sync.features.serving_rows import Rows, ServingCatalogue, user_rows
 from feature_sync.features.source_columns import SOURCES
 from feature_sync.features.sources import Sources, features_dir
 from feature_sync.features.texts import text_rows
-from feature_sync.prepared import open_prepared
-from feature_sync.registry import BUNDLE_CACHE, fetch_bundle, find_version
-from feature_sync.settings import Settings
+from feature_sync.prepared.prepared import open_prepared
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES

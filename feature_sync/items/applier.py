@@ -15,9 +15,9 @@ import structlog
 
 from feature_sync.items.changes import Outcome, Standing, place_changes
 from feature_sync.items.numbering import Numbering
-from feature_sync.metrics import StreamMetrics
 from feature_sync.store.connection import Command, StoreConnection
 from feature_sync.stream.consumer import Parsed
+from feature_sync.telemetry.metrics import StreamMetrics
 from tandem.contract.errors import StreamEntryError
 from tandem.contract.live_items import ItemPlace, item_places_key, items_feed
 from tandem.contract.store import MAX_ID_BYTES

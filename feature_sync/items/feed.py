@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from feature_sync.errors import StoreConflict
+from feature_sync.core.errors import StoreConflict
 from feature_sync.store.connection import StoreConnection
 from tandem.contract.live_items import items_feed
 from tandem.contract.streams import AppliedItemChange

@@ -13,14 +13,14 @@ from typing import Final
 
 import structlog
 
-from feature_sync.errors import StoreAway, StoreError, TowerError
+from feature_sync.core.errors import StoreAway, StoreError, TowerError
+from feature_sync.core.settings import Settings
 from feature_sync.items.feed import prune
-from feature_sync.items.item_tower import ItemTower
-from feature_sync.items.texts import TextEmbeddings
 from feature_sync.items.vectors import LiveVectors
-from feature_sync.metrics import Metrics
-from feature_sync.settings import Settings
 from feature_sync.store.connection import StoreConnection
+from feature_sync.telemetry.metrics import Metrics
+from feature_sync.towers.item_tower import ItemTower
+from feature_sync.towers.texts import TextEmbeddings
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import ContractError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from feature_sync.archive.tables import last_archived_sequence
-from feature_sync.errors import ArchiveUnreadable, Unavailable
+from feature_sync.core.errors import ArchiveUnreadable, Unavailable
 
 _log = structlog.get_logger(__name__)
 

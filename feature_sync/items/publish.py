@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from feature_sync.core.settings import Settings
 from feature_sync.items.feed import newest_sequence
-from feature_sync.items.item_tower import ItemTower
-from feature_sync.items.texts import TextEmbeddings
 from feature_sync.items.vectors import LiveVectors, position_of
-from feature_sync.settings import Settings
 from feature_sync.store.connection import StoreConnection
+from feature_sync.towers.item_tower import ItemTower
+from feature_sync.towers.texts import TextEmbeddings
 from tandem.contract.bundle import Bundle
 
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from feature_sync.errors import StoreConflict
+from feature_sync.core.errors import StoreConflict
 from feature_sync.items.feed import Page, raise_sequence, read_page
-from feature_sync.items.item_tower import ItemTower
 from feature_sync.store.connection import Command, StoreConnection
+from feature_sync.towers.item_tower import ItemTower
 from tandem.contract.live_items import LiveItemVector, item_vectors_feed, item_vectors_position_key
 
 _PAGE_ITEMS: Final = 64

@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
 
-from feature_sync.errors import StoreAway, StoreConflict, StoreError
+from feature_sync.core.errors import StoreAway, StoreConflict, StoreError
 
 Command = tuple[str | bytes | int | float, ...]
 """A command's name and its arguments."""

@@ -19,7 +19,7 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from feature_sync.errors import StoreConflict, StoreError
+from feature_sync.core.errors import StoreConflict, StoreError
 from feature_sync.store.connection import without_password
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 

@@ -22,11 +22,11 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from feature_sync.errors import StoreConflict, Unavailable
-from feature_sync.metrics import StreamMetrics
+from feature_sync.core.errors import StoreConflict, Unavailable
 from feature_sync.store.connection import Command
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.source import Entry, Source
+from feature_sync.telemetry.metrics import StreamMetrics
 from tandem.contract.errors import StreamEntryError
 
 _FIRST_PAUSE_SECONDS: Final = 0.05

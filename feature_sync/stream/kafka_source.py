@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from feature_sync.errors import StreamAway
+from feature_sync.core.errors import StreamAway
+from feature_sync.core.lag import Lag
 from feature_sync.store.connection import Command
-from feature_sync.stream.source import Entry, Lag
+from feature_sync.stream.source import Entry
 from tandem.contract.streams import CONSUMER_GROUP, kafka_options, kafka_topic
 
 _TIMEOUT_SECONDS: Final = 5.0

@@ -19,9 +19,10 @@ from typing import Any, Final
 
 import structlog
 
-from feature_sync.errors import StoreAway
+from feature_sync.core.errors import StoreAway
+from feature_sync.core.lag import Lag
 from feature_sync.store.connection import Command, StoreConnection
-from feature_sync.stream.source import Entry, Lag
+from feature_sync.stream.source import Entry
 from tandem.contract.streams import CONSUMER_GROUP, ENTRY_FIELD, stream_key
 
 _LONGEST_BLOCK_SECONDS: Final = 1.0

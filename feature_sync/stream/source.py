@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from feature_sync.core.lag import Lag
 from feature_sync.store.connection import Command
 
 
@@ -21,15 +22,6 @@ class Entry:
     """Where it lies in the stream, as the stream writes it."""
     payload: bytes | None
     """What was appended; None for something that lies in the stream but was not appended as an entry is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lag:
-    """What lies in a stream and is not applied yet."""
-
-    num_entries: int
-    oldest_seconds: float
-    """Age of the oldest such entry; 0 where there is none."""
 
 
 class Source(Protocol):

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from inference_server.dependency import Dependency
-from inference_server.errors import OverCapacity, StreamUnavailable
+from inference_server.core.errors import OverCapacity, StreamUnavailable
 from inference_server.events.stream import Batch, EventStream, StreamFailed, StreamFull
-from inference_server.statistics import EVENTS, Statistics
+from inference_server.store.dependency import Dependency
+from inference_server.telemetry.statistics import EVENTS, Statistics
 
 GROUP_ENTRIES: Final = 1000
 """Entries of one group at which no further call is added: Redis answers nobody else during a transaction, 2 ms for so

@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from inference_server.errors import SettingsError
+from inference_server.core.errors import SettingsError
 from inference_server.events.stream import Batch, StreamFailed, StreamFull
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, kafka_options, kafka_topic
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from inference_server.errors import DeadlineTooShort
+from inference_server.core.errors import DeadlineTooShort
 from inference_server.events.group_commit import GroupCommit
 from inference_server.events.stream import Batch, Entry
-from inference_server.statistics import Statistics
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, Event, ItemChange
 
 _SECONDS_TO_ANSWER: Final = 0.005

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from inference_server.events.stream import Batch, StreamFailed, StreamFull
-from inference_server.redis_connections import AbstractConnection, Connections, OutOfMemoryError, ResponseError
+from inference_server.store.redis_connections import AbstractConnection, Connections, OutOfMemoryError, ResponseError
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, stream_key
 
 _STREAMS: Final = (EVENTS, ITEM_CHANGES)

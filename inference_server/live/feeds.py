@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Final
 
-from inference_server.store import ReadsFeeds
+from inference_server.store.user_store import ReadsFeeds
 from tandem.contract.live_items import Feed
 
 _PIECE: Final = 64

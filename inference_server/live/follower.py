@@ -18,9 +18,9 @@ from inference_server.live.changes import ItemChanges, may_be_recommended
 from inference_server.live.feeds import FeedReader
 from inference_server.live.merge import merge
 from inference_server.live.vectors import ItemVectors
-from inference_server.serving_model import ModelSlot, ServingModel, with_live
-from inference_server.statistics import Statistics
-from inference_server.store import ReadsFeeds, StoreFailed
+from inference_server.model.serving_model import ModelSlot, ServingModel, with_live
+from inference_server.store.user_store import ReadsFeeds, StoreFailed
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract.errors import StreamEntryError
 from tandem.contract.live_items import item_vectors_feed, item_vectors_position_key, items_feed
 from tandem.contract.streams import AppliedItemChange

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.live.changes import ItemChanges, may_be_recommended
-from inference_server.live.items import LiveItems
+from inference_server.model.catalogue.live_items import LiveItems
 from tandem.contract.bundle import Bundle
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.live_items import LiveItemVector

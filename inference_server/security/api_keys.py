@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
-from inference_server.errors import SettingsError, Unauthenticated
+from inference_server.core.errors import SettingsError, Unauthenticated
 from inference_server.security.watched_files import WatchedFiles
 
 MIN_KEY_CHARACTERS: Final = 16

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference_server.core.settings import TlsFiles
 from inference_server.security.api_keys import ApiKeys
-from inference_server.security.tls import Certificates, TlsFiles
+from inference_server.security.tls import Certificates
 from inference_server.security.watched_files import POLL_SECONDS, keep_current
-from inference_server.statistics import Statistics
+from inference_server.telemetry.statistics import Statistics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,8 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_server.errors import SettingsError
+from inference_server.core.errors import SettingsError
+from inference_server.core.settings import TlsFiles
 from inference_server.security.watched_files import WatchedFiles
 
 
@@ -25,37 +26,28 @@ class TlsMaterial:
     """Certificates that sign those of clients; None: clients need none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TlsFiles:
-    """The files that the settings name."""
+def read_tls(files: TlsFiles) -> TlsMaterial:
+    """Reads and checks the files. Raises SettingsError, which names the variable of the file that is wrong."""
+    certificate = _bytes("TANDEM_TLS_CERTIFICATE", files.certificate)
+    _require_certificates("TANDEM_TLS_CERTIFICATE", files.certificate, certificate)
+    key = _bytes("TANDEM_TLS_KEY", files.key)
+    try:
+        load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+    except ssl.SSLError as error:
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        reason = f"does not belong to {files.certificate}" if mismatch else "is not an unencrypted private key in PEM"
+        raise SettingsError(f"TANDEM_TLS_KEY: {files.key} {reason}") from error
+    client_ca = None
+    if files.client_ca is not None:
+        client_ca = _bytes("TANDEM_TLS_CLIENT_CA", files.client_ca)
+        _require_certificates("TANDEM_TLS_CLIENT_CA", files.client_ca, client_ca)
+    return TlsMaterial(certificate=certificate, key=key, client_ca=client_ca)
 
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
 
-    def read(self) -> TlsMaterial:
-        """Reads and checks them. Raises SettingsError that names the variable of the file that is wrong."""
-        certificate = _bytes("TANDEM_TLS_CERTIFICATE", self.certificate)
-        _require_certificates("TANDEM_TLS_CERTIFICATE", self.certificate, certificate)
-        key = _bytes("TANDEM_TLS_KEY", self.key)
-        try:
-            self.load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        except ssl.SSLError as error:
-            mismatch = error.reason == "KEY_VALUES_MISMATCH"
-            reason = (
-                f"does not belong to {self.certificate}" if mismatch else "is not an unencrypted private key in PEM"
-            )
-            raise SettingsError(f"TANDEM_TLS_KEY: {self.key} {reason}") from error
-        client_ca = None
-        if self.client_ca is not None:
-            client_ca = _bytes("TANDEM_TLS_CLIENT_CA", self.client_ca)
-            _require_certificates("TANDEM_TLS_CLIENT_CA", self.client_ca, client_ca)
-        return TlsMaterial(certificate=certificate, key=key, client_ca=client_ca)
-
-    def load_into(self, context: ssl.SSLContext) -> None:
-        """Gives the certificate and its key to a context. Raises ssl.SSLError."""
-        # Without a password OpenSSL would ask for one at the terminal.
-        context.load_cert_chain(self.certificate, self.key, password="")
+def load_into(context: ssl.SSLContext, files: TlsFiles) -> None:
+    """Gives the certificate and its key to a context. Raises ssl.SSLError."""
+    # Without a password OpenSSL would ask for one at the terminal.
+    context.load_cert_chain(files.certificate, files.key, password="")
 
 
 class Certificates:
@@ -68,7 +60,7 @@ class Certificates:
         self.files = files
         self._watched = WatchedFiles(*(path for path in (files.certificate, files.key, files.client_ca) if path))
         self._contexts: list[ssl.SSLContext] = []
-        self.current = files.read()
+        self.current = read_tls(files)
 
     def follow(self, context: ssl.SSLContext) -> None:
         """Gives every new certificate to this context too: a server on the standard library's ssl uses it for the
@@ -79,9 +71,9 @@ class Certificates:
         """See `Reloadable`."""
         if not self._watched.changed():
             return False
-        self.current = self.files.read()
+        self.current = read_tls(self.files)
         for context in self._contexts:
-            self.files.load_into(context)
+            load_into(context, self.files)
         return True
 
 

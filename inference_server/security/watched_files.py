@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from inference_server.errors import SettingsError
-from inference_server.statistics import Statistics
+from inference_server.core.errors import SettingsError
+from inference_server.telemetry.statistics import Statistics
 
 _log = structlog.get_logger()
 

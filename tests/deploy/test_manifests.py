@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-import feature_sync.settings
-import inference_server.settings
-import trainer.settings
+import feature_sync.core.settings
+import inference_server.core.settings
+import trainer.core.settings
 from deploy.nightly.settings import VARIABLES, load_settings
 from deploy.nightly.steps import EXIT_REFUSED
 from tandem.v1 import recommendation_pb2 as pb
@@ -28,9 +28,9 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 SETTINGS = {
     f"TANDEM_{name.upper()}": settings.model_fields[name]
     for settings in (
-        feature_sync.settings.Settings,
-        inference_server.settings.Settings,
-        trainer.settings.Settings,
+        feature_sync.core.settings.Settings,
+        inference_server.core.settings.Settings,
+        trainer.core.settings.Settings,
     )
     for name in settings.model_fields
 }
@@ -214,9 +214,9 @@ class TestServices:
         assert settings.keys() <= SETTINGS.keys()
         for name, value in settings.items():
             monkeypatch.setenv(name, value)
-        assert str(feature_sync.settings.load_settings().data_dir) == settings["TANDEM_DATA_DIR"]
-        assert inference_server.settings.Settings.load().store_url == settings["TANDEM_STORE_URL"]
-        assert trainer.settings.load_settings().registry_uri == settings["TANDEM_REGISTRY_URI"]
+        assert str(feature_sync.core.settings.load_settings().data_dir) == settings["TANDEM_DATA_DIR"]
+        assert inference_server.core.settings.Settings.load().store_url == settings["TANDEM_STORE_URL"]
+        assert trainer.core.settings.load_settings().registry_uri == settings["TANDEM_REGISTRY_URI"]
 
 
 class TestNightlyRun:

@@ -44,8 +44,8 @@ def test_every_make_command_shown_is_a_target() -> None:
 
 
 def test_stages_of_the_picture_are_the_lines_of_recommend() -> None:
-    source = (ROOT / "inference_server/recommend.py").read_text()
-    stages = [Path(path).stem for path in _box_paths() if path.startswith("inference_server/stages/")]
+    source = (ROOT / "inference_server/request/recommender.py").read_text()
+    stages = [Path(path).stem for path in _box_paths() if path.startswith("inference_server/request/stages/")]
     imported = re.findall(r"^from inference_server\.stages\.(\w+) import", source, re.MULTILINE)
     assert sorted(stages) == sorted(imported)
 

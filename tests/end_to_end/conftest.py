@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tandem.contract.bundle import Bundle, read_bundle
-from trainer.registry import Registry
-from trainer.settings import Settings
+from trainer.core.settings import Settings
+from trainer.registry.registry import Registry
 
 SMOKE_SECONDS = 900
 

@@ -33,7 +33,7 @@ from tests.end_to_end.conftest import Stack, new_stack
 from tests.support.checkerboard import write_checkerboard
 from tests.support.programs import PROGRAM_SECONDS, run_program, running_program
 from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey, wait_until
-from trainer.registry import WARM_START_TAG, Registry
+from trainer.registry.registry import WARM_START_TAG, Registry
 
 NUM_ITEMS = 24
 NEWCOMERS = 20

@@ -18,7 +18,7 @@ from tests.end_to_end.conftest import Stack, new_stack
 from tests.support.checkerboard import write_checkerboard
 from tests.support.programs import run_program, running_program
 from tests.support.serving import Server, serve, valkey, wait_until
-from trainer.registry import GATE_PASSED, GATE_REFUSED, GATE_TAG, WARM_START_TAG, Registry
+from trainer.registry.registry import GATE_PASSED, GATE_REFUSED, GATE_TAG, WARM_START_TAG, Registry
 
 SMALL = ("towers.embedding_dim=16", "fit.batch_size=16", "fit.max_epochs=8", "text.encoder=none")
 CONFIG = (*SMALL, "warm_start.min_validation_users=10", "gate.max_latency_ratio=100")

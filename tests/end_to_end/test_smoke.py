@@ -37,7 +37,7 @@ def test_movielens_from_nothing_to_a_personal_answer(movielens) -> None:
 
 @pytest.mark.slow
 def test_movielens_model_learned(movielens) -> None:
-    """The means over three seeds are in docs/benchmarks; one seed has a standard error of 0.013 on 942 users."""
+    """The means over three seeds are in benchmarks/results; one seed has a standard error of 0.013 on 942 users."""
     manifest = movielens[0].bundle().manifest
     assert manifest.metrics["test/recall@10"] > 0.14
     assert manifest.metrics["test/recall@10"] > 1.5 * manifest.metrics["test/popularity/recall@10"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from feature_sync.live_bundles import LiveBundles
-from feature_sync.registry import BUNDLE_CACHE, find_versions
-from feature_sync.settings import Settings
+from feature_sync.bundles.live_bundles import LiveBundles
+from feature_sync.bundles.registry import BUNDLE_CACHE, find_versions
+from feature_sync.core.settings import Settings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tests.support.serving import MlflowRegistry

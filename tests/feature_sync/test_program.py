@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from deploy.local.ports import free_port
-from feature_sync.publish import publish
-from feature_sync.settings import Settings
+from feature_sync.core.settings import Settings
+from feature_sync.publish.publish import publish
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 from tests.feature_sync.conftest import ITEM_IDS, read_json_lines
 from tests.feature_sync.prepared_data import Interaction

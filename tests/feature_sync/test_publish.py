@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import redis
 
-from feature_sync.errors import RegistryError, StoreError
-from feature_sync.publish import publish
-from feature_sync.settings import Settings
+from feature_sync.core.errors import RegistryError, StoreError
+from feature_sync.core.settings import Settings
+from feature_sync.publish.publish import publish
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.serving_model import ModelSlot, ServingModel, open_model
+from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
 from tandem.contract.bundle import Bundle
 from tests.support.serving import MlflowRegistry
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle

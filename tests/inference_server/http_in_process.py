@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import httpx
 
-from inference_server.http_api.app import ApiKeys, create_app
-from inference_server.http_api.server import HttpServer
-from inference_server.ladder import Ladder
-from inference_server.policies import PolicyFile
-from inference_server.recommend import Recommender
+from inference_server.api.http.app import ApiKeys, create_app
+from inference_server.api.http.server import HttpServer
+from inference_server.model.serving_model import ModelSlot
+from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.admission import Admission
+from inference_server.request.flow.ladder import Ladder
+from inference_server.request.recommender import Recommender
 from inference_server.security.tls import Certificates
-from inference_server.serving_model import ModelSlot
-from inference_server.stages.admit import Admission
-from inference_server.statistics import Statistics
-from inference_server.store import UserStore
+from inference_server.store.user_store import UserStore
+from inference_server.telemetry.statistics import Statistics
 from tests.inference_server.in_process import no_store, recorder_of
 from tests.support.serving import PATIENCE_SECONDS
 

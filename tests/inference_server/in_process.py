@@ -12,18 +12,18 @@ from pathlib import Path
 import grpc
 
 from deploy.local.ports import free_port
+from inference_server.api.grpc.server import GrpcServer
+from inference_server.api.grpc.servicer import RecommendationServicer
 from inference_server.events.group_commit import GroupCommit
 from inference_server.events.recorder import Recorder
 from inference_server.events.redis_stream import RedisStream
-from inference_server.grpc_api.server import GrpcServer
-from inference_server.grpc_api.servicer import RecommendationServicer
-from inference_server.ladder import Ladder
-from inference_server.policies import PolicyFile
-from inference_server.recommend import Recommender
-from inference_server.serving_model import ModelSlot
-from inference_server.stages.admit import Admission
-from inference_server.statistics import Statistics
-from inference_server.store import UserStore
+from inference_server.model.serving_model import ModelSlot
+from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.admission import Admission
+from inference_server.request.flow.ladder import Ladder
+from inference_server.request.recommender import Recommender
+from inference_server.store.user_store import UserStore
+from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 from tests.support.serving import PATIENCE_SECONDS
 

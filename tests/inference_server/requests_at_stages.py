@@ -10,13 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from inference_server.ladder import Ladder, Rung
-from inference_server.page_token import request_fingerprint
-from inference_server.policy import Policy
-from inference_server.query import NO_FILTER, ItemFilter, Query
-from inference_server.serving_model import ServingModel
-from inference_server.stages.admit import Admitted, Caller
-from inference_server.stages.encode_user import Encoded, User
+from inference_server.core.query import NO_FILTER, ItemFilter, Query
+from inference_server.model.page_token import request_fingerprint
+from inference_server.model.serving_model import ServingModel
+from inference_server.policy.policy import Policy
+from inference_server.request.flow.ladder import Ladder, Rung
+from inference_server.request.flow.types import Admitted, Caller, Encoded, User
 from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW

@@ -7,11 +7,11 @@ import math
 
 import pytest
 
-from inference_server.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity
-from inference_server.policies import PolicyFile
-from inference_server.query import AttributePredicate
-from inference_server.serving_model import ModelSlot
-from inference_server.stages.admit import Admission
+from inference_server.core.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity
+from inference_server.core.query import AttributePredicate
+from inference_server.model.serving_model import ModelSlot
+from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.admission import Admission
 from tests.inference_server.requests_at_stages import query
 
 NO_FILE = PolicyFile(None)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_server.as_served import MIN_REQUESTS, ask_held_out_users
-from inference_server.policies import PolicyFile
-from inference_server.serving_model import ServingModel, open_model
+from inference_server.bundle_check.held_out_users import MIN_REQUESTS, ask_held_out_users
+from inference_server.model.serving_model import ServingModel, open_model
+from inference_server.policy.policy_file import PolicyFile
 from tandem.contract.bundle import Bundle, HeldOutUser, write_held_out_users
 from tandem.contract.served import (
     NOT_SHOWN,
@@ -202,6 +202,9 @@ def test_what_is_no_result_is_not_read_as_one(text: str) -> None:
 def test_the_check_needs_nothing_of_the_wire() -> None:
     """The trainer's environment has what this imports, and not the rest of the server's."""
     wire = ("grpc", "google", "fastapi", "uvicorn", "mlflow", "prometheus_client", "jsonschema_rs")
-    code = f"import sys; import inference_server.check_command; print([name for name in {wire} if name in sys.modules])"
+    code = (
+        "import sys; import inference_server.bundle_check.command; "
+        f"print([name for name in {wire} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from inference_server.breaker import Breaker, BreakerState
+from inference_server.core.breaker import Breaker, BreakerState
 
 
 class Clock:

@@ -13,8 +13,8 @@ import grpc
 import pytest
 import structlog
 
-from inference_server.grpc_api.bulk import IN_FLIGHT, recommend_batch
-from inference_server.serving_model import ModelSlot
+from inference_server.api.grpc.bulk import IN_FLIGHT, recommend_batch
+from inference_server.model.serving_model import ModelSlot
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import Parts, in_process
 from tests.inference_server.requests_at_stages import slow_tower

@@ -15,20 +15,19 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from deploy.local.ports import free_port
-from inference_server.degradation import Degraded, Source
-from inference_server.engine.search import EXACT_MAX_ITEMS
-from inference_server.ladder import Ladder, Rung
-from inference_server.policy import Policy, Sources
-from inference_server.recent_lists import RecentLists
-from inference_server.serving_model import ServingModel, open_model
-from inference_server.stages.candidates import Candidates, Ranked
-from inference_server.stages.encode_user import User
-from inference_server.stages.fallback import fallback
-from inference_server.stages.filter_items import filter_items
-from inference_server.stages.retrieve import retrieve
-from inference_server.statistics import Statistics
-from inference_server.store import UserStore
-from inference_server.trending import TrendingList
+from inference_server.core.degradation import Degraded, Source
+from inference_server.model.engine.search import EXACT_MAX_ITEMS
+from inference_server.model.serving_model import ServingModel, open_model
+from inference_server.policy.policy import Policy, Sources
+from inference_server.request.flow.ladder import Ladder, Rung
+from inference_server.request.flow.recent_lists import RecentLists
+from inference_server.request.flow.types import Candidates, Ranked, User
+from inference_server.request.sources.trending import TrendingList
+from inference_server.request.stages.fallback import fallback
+from inference_server.request.stages.filter_items import filter_items
+from inference_server.request.stages.retrieve import retrieve
+from inference_server.store.user_store import UserStore
+from inference_server.telemetry.statistics import Statistics
 from tests.inference_server.conftest import build
 from tests.inference_server.requests_at_stages import admitted, encoded_with, user_with
 from tests.support.tiny_bundle import CATEGORIES, RARE, state_of

@@ -11,18 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_server.check import check_bundle
-from inference_server.check_process import check_in_child
-from inference_server.errors import BundleRefused, RefusalKind
+from inference_server.bundle_check.child_process import check_in_child
+from inference_server.bundle_check.golden_queries import check_bundle
+from inference_server.core.errors import BundleRefused, RefusalKind
 from tandem.contract.bundle import Bundle
 from tests.inference_server.conftest import build
-from tests.inference_server.defects import (
-    DEFECTS,
-    copy_of,
-    correct_checksums,
-    flipped_byte_in_index,
-    shuffled_index,
-)
+from tests.inference_server.defects import DEFECTS, copy_of, correct_checksums, flipped_byte_in_index, shuffled_index
 
 
 def test_a_good_bundle_passes(bundle: Bundle) -> None:

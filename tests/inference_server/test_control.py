@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from inference_server.control import (
+from inference_server.control.messages import (
     BreakerChanged,
     BundleReady,
     BundleRefused,
@@ -26,8 +26,8 @@ from inference_server.control import (
     from_line,
     to_line,
 )
-from inference_server.snapshot import to_plain
-from inference_server.statistics import Statistics
+from inference_server.control.snapshot import to_plain
+from inference_server.telemetry.statistics import Statistics
 
 MESSAGES: list[Message] = [
     Listen(grpc_port=1, http_port=2),

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_server.degradation import Degraded
-from inference_server.ladder import Ladder
-from inference_server.serving_model import ServingModel, open_model
-from inference_server.stages.encode_user import User, encode_users
-from inference_server.stages.hydrate import Hydrated, Known
-from inference_server.statistics import Statistics
+from inference_server.core.degradation import Degraded
+from inference_server.model.serving_model import ServingModel, open_model
+from inference_server.request.flow.ladder import Ladder
+from inference_server.request.flow.types import Hydrated, Known, User
+from inference_server.request.stages.encode_user import encode_users
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import MISSING_ROW

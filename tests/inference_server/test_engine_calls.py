@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference_server.engine.calls import LONG_SECONDS, call_engine
+from inference_server.request.flow.engine_calls import LONG_SECONDS, call_engine
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import grpc
 
-from inference_server.errors import RequestError
-from inference_server.grpc_api.status import STATUS_OF
+from inference_server.api.grpc.status_of_errors import STATUS_OF
+from inference_server.core.errors import RequestError
 
 
 def subclasses(of: type) -> set[type]:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_server.catalogue import FEW_ROWS
-from inference_server.engine.exact import ExactSearch
-from inference_server.engine.search import Allowed, Found, ItemSearch
-from inference_server.query import AttributePredicate, ItemFilter
-from inference_server.serving_model import ServingModel, open_model
-from inference_server.stages.filter_items import allowed_by_filter, look_up_long_list
-from inference_server.wire import LONG_LIST
+from inference_server.api.wire import LONG_LIST
+from inference_server.core.query import AttributePredicate, ItemFilter
+from inference_server.model.catalogue.catalogue import FEW_ROWS
+from inference_server.model.engine.exact import ExactSearch
+from inference_server.model.engine.search import Allowed, Found, ItemSearch
+from inference_server.model.serving_model import ServingModel, open_model
+from inference_server.request.stages.filter_items import allowed_by_filter, look_up_long_list
 from tandem.contract.vocabulary import MISSING_ROW
 from tests.inference_server.conftest import build
 from tests.support.tiny_bundle import CATEGORIES, RARE

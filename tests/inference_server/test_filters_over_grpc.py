@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from inference_server.serving_model import ModelSlot, open_model
+from inference_server.model.serving_model import ModelSlot, open_model
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.inference_server.in_process import Parts, in_process

@@ -10,11 +10,12 @@ import httpx
 import pytest
 import structlog
 
-from inference_server.errors import PortUnavailable, Unauthenticated
-from inference_server.http_api import body
-from inference_server.http_api.server import HttpServer
-from inference_server.security.tls import Certificates, TlsFiles
-from inference_server.serving_model import ModelSlot
+from inference_server.api.http import body
+from inference_server.api.http.server import HttpServer
+from inference_server.core.errors import PortUnavailable, Unauthenticated
+from inference_server.core.settings import TlsFiles
+from inference_server.model.serving_model import ModelSlot
+from inference_server.security.tls import Certificates
 from tests.inference_server.http_in_process import RECOMMEND, served
 from tests.inference_server.requests_at_stages import slow_tower
 from tests.support.certificates import Authority

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from inference_server.degradation import Degraded, Source
-from inference_server.grpc_api.status import STATUS_OF as GRPC_STATUS_OF
-from inference_server.http_api.errors import STATUS_OF
-from inference_server.http_api.responses import recommend_payload, similar_items_payload
-from inference_server.http_api.schemas import LIMITS, components, schema_documents
-from inference_server.stages.answer import Answer, Reason
-from inference_server.wire import to_response, to_similar_response
+from inference_server.api.grpc.status_of_errors import STATUS_OF as GRPC_STATUS_OF
+from inference_server.api.http.errors import STATUS_OF
+from inference_server.api.http.responses import recommend_payload, similar_items_payload
+from inference_server.api.http.schemas import LIMITS, components, schema_documents
+from inference_server.api.wire import to_response, to_similar_response
+from inference_server.core.answers import Answer, Reason
+from inference_server.core.degradation import Degraded, Source
 from tandem.v1 import recommendation_pb2 as pb
 
 # The very largest float32 is written with digits that protobuf's JSON reader takes for more than it.

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToDict, ParseDict
 
-from inference_server.http_api.schemas import schema_documents
+from inference_server.api.http.schemas import schema_documents
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.serving import PATIENCE_SECONDS, Server, serve

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from inference_server.impressions import NUM_KEPT, Impression, ImpressionLog, worker_path
+from inference_server.telemetry.impressions import NUM_KEPT, Impression, ImpressionLog, worker_path
 from tests.support.serving import wait_until
 
 
@@ -129,7 +129,7 @@ async def test_what_cannot_be_written_as_json_is_counted_and_the_next_is_written
 async def test_a_disk_that_hangs_holds_up_neither_requests_nor_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inference_server.impressions._MAX_WAITING", 10)
+    monkeypatch.setattr("inference_server.telemetry.impressions._MAX_WAITING", 10)
     pipe = tmp_path / "pipe"  # whose buffer is full after less than one line, and nobody reads
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)

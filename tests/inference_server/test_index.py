@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.bitmap import bitmap_of_mask, count_rows, rows_in, without_rows
-from inference_server.catalogue import ItemMask
-from inference_server.engine.index import ItemIndex
-from inference_server.engine.search import Allowed
+from inference_server.model.catalogue.bitmap import bitmap_of_mask, count_rows, rows_in, without_rows
+from inference_server.model.catalogue.catalogue import ItemMask
+from inference_server.model.engine.index import ItemIndex
+from inference_server.model.engine.search import Allowed
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.vocabulary import MISSING_ROW
 

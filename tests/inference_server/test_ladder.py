@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.ladder import SECONDS_TO_ANSWER, Ladder, Rung
-from inference_server.serving_model import ModelSlot, open_model
+from inference_server.model.serving_model import ModelSlot, open_model
+from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder, Rung
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.inference_server.in_process import in_process

@@ -16,14 +16,7 @@ from deploy.local.ports import free_port
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.defects import copy_of, truncated_index
-from tests.support.serving import (
-    PATIENCE_SECONDS,
-    MlflowRegistry,
-    serve,
-    server_environment,
-    valkey,
-    wait_until,
-)
+from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, serve, server_environment, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
 SERVICE = "tandem.v1.RecommendationService"
@@ -195,12 +188,12 @@ async def test_the_worker_imports_no_registry_and_the_supervisor_no_engine() -> 
     def imported_by(module: str) -> str:
         return f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
 
-    _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.worker"))
+    _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.worker.worker"))
     assert "faiss" in output.split(), errors
     assert not {"prometheus_client", "mlflow", "torch", "transformers", "sqlalchemy", "onnx", "pandas"} & set(
         output.split()
     )
-    _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.supervisor"))
+    _, output, errors = await run(sys.executable, "-c", imported_by("inference_server.supervisor.supervisor"))
     assert "structlog" in output.split(), errors
     assert not {"faiss", "onnxruntime", "grpc", "redis", "mlflow", "torch"} & set(output.split())
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import structlog
 
-from inference_server.logs import log_answered, log_failed, user_digest
+from inference_server.telemetry.logs import log_answered, log_failed, user_digest
 
 PROGRAM = """
-from inference_server.logs import configure_logging, log_answered, log_failed
+from inference_server.telemetry.logs import configure_logging, log_answered, log_failed
 configure_logging({level!r}, process="worker")
 log_answered(request_id="r1", user_id="anna@example.org", source="RETRIEVED", degraded_reasons=("deadline",),
              milliseconds=1.23456, caller="shop")

@@ -11,11 +11,11 @@ from typing import cast
 import pytest
 import structlog
 
-from inference_server.micro_batches import MAX_BATCH, MicroBatches
-from inference_server.serving_model import ModelSlot, ServingModel, open_model
-from inference_server.stages.admit import Admitted
-from inference_server.stages.answer import Answer
-from inference_server.statistics import Statistics
+from inference_server.core.answers import Answer
+from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
+from inference_server.request.flow.types import Admitted
+from inference_server.request.micro_batches import MAX_BATCH, MicroBatches
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract.bundle import Bundle
 from tests.inference_server.in_process import in_process
 from tests.inference_server.requests_at_stages import admitted, query

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from inference_server.errors import InvalidRequest
-from inference_server.page_token import MAX_SHOWN, PageTokens, request_fingerprint, tokens_of_bundle
-from inference_server.query import NO_FILTER, AttributePredicate, ItemFilter, Query
+from inference_server.core.errors import InvalidRequest
+from inference_server.core.query import NO_FILTER, AttributePredicate, ItemFilter, Query
+from inference_server.model.page_token import MAX_SHOWN, PageTokens, request_fingerprint, tokens_of_bundle
 
 NUM_ITEMS = 1000
 TOKENS = tokens_of_bundle(b'{"model_version": "one"}')

@@ -11,9 +11,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from structlog.testing import capture_logs
 
-from inference_server.errors import PoliciesInvalid, UnknownScenario
-from inference_server.policies import Policies, PolicyFile, describe_policies, load_policies
-from inference_server.policy import AttributePredicateConfig, Boost, Policy, Sources
+from inference_server.core.errors import PoliciesInvalid, UnknownScenario
+from inference_server.policy.policy import AttributePredicateConfig, Boost, Policy, Sources
+from inference_server.policy.policy_file import Policies, PolicyFile, describe_policies, load_policies
 from tests.support.waiting import wait_until
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy/policies.example.yaml"

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from inference_server.policies import load_policies
+from inference_server.policy.policy_file import load_policies
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "deploy/policies.example.yaml"
 

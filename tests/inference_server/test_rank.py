@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_server.breaker import BreakerState
-from inference_server.serving_model import ModelSlot, ServingModel, open_model
+from inference_server.core.breaker import BreakerState
+from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleIncompatible
 from tandem.contract.item_item import item_item_scores

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.operator_socket import Command, Reply, ask_server
+from inference_server.supervisor.operator_socket import Command, Reply, ask_server
 from tandem.contract.bundle import Bundle
 from tests.inference_server.conftest import build
 from tests.inference_server.defects import copy_of, truncated_index

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference_server.degradation import Source
-from inference_server.policy import Boost, Policy
-from inference_server.serving_model import ServingModel
-from inference_server.stages.answer import answer
-from inference_server.stages.candidates import Columns, Ranked
-from inference_server.stages.encode_user import User
-from inference_server.stages.select import Selection, select
+from inference_server.core.degradation import Source
+from inference_server.model.serving_model import ServingModel
+from inference_server.policy.policy import Boost, Policy
+from inference_server.request.flow.types import Columns, Ranked, Selection, User
+from inference_server.request.stages.answer import answer
+from inference_server.request.stages.select import select
 from tests.inference_server.requests_at_stages import admitted, user_with
 from tests.support.tiny_bundle import state_of
 

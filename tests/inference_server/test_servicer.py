@@ -10,8 +10,8 @@ import grpc
 import pytest
 import structlog
 
-from inference_server.micro_batches import MAX_IN_FLIGHT
-from inference_server.serving_model import ModelSlot
+from inference_server.model.serving_model import ModelSlot
+from inference_server.request.micro_batches import MAX_IN_FLIGHT
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import in_process
 from tests.inference_server.requests_at_stages import slow_tower

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.errors import SettingsError
-from inference_server.security.tls import TlsFiles
-from inference_server.settings import Settings, settings_help
+from inference_server.core.errors import SettingsError
+from inference_server.core.settings import Settings, TlsFiles, settings_help
 
 
 @pytest.fixture(autouse=True)

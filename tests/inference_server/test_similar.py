@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from inference_server.serving_model import ModelSlot, ServingModel
+from inference_server.model.serving_model import ModelSlot, ServingModel
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import Parts, in_process

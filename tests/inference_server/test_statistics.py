@@ -9,16 +9,16 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from inference_server.breaker import Breaker
-from inference_server.bundles import CheckedBundle
-from inference_server.check_report import CheckReport
-from inference_server.degradation import Degraded, Source
-from inference_server.metrics import StatisticsCollector
-from inference_server.processes import usage
-from inference_server.registry import RegisteredVersion
-from inference_server.server_view import ServerView, WorkerView
-from inference_server.snapshot import add, counts_alone, to_plain
-from inference_server.statistics import Histogram, StageClock, Statistics
+from inference_server.bundle_check.report import CheckReport
+from inference_server.control.snapshot import add, counts_alone, to_plain
+from inference_server.core.breaker import Breaker
+from inference_server.core.degradation import Degraded, Source
+from inference_server.supervisor.checked_bundle import CheckedBundle
+from inference_server.supervisor.metrics import StatisticsCollector
+from inference_server.supervisor.process_usage import usage
+from inference_server.supervisor.registry import RegisteredVersion
+from inference_server.supervisor.server_view import ServerView, WorkerView
+from inference_server.telemetry.statistics import Histogram, StageClock, Statistics
 
 
 def shown(view: ServerView) -> str:

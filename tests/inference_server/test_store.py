@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from deploy.local.ports import free_port
-from inference_server.breaker import BreakerState
-from inference_server.degradation import Degraded
-from inference_server.statistics import Statistics
-from inference_server.store import StoreFailed, UserStore
+from inference_server.core.breaker import BreakerState
+from inference_server.core.degradation import Degraded
+from inference_server.store.user_store import StoreFailed, UserStore
+from inference_server.telemetry.statistics import Statistics
 from tests.support.serving import Valkey, valkey, wait_until
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from deploy.local.ports import free_port
-from inference_server import tracing as tracing_module
-from inference_server.tracing import TraceParent, Tracing, parse_traceparent
+from inference_server.telemetry import tracing as tracing_module
+from inference_server.telemetry.tracing import TraceParent, Tracing, parse_traceparent
 from tests.support.collector import attributes_of, collector
 from tests.support.serving import wait_until
 
@@ -160,7 +160,8 @@ async def test_a_collector_that_hangs_holds_up_neither_requests_nor_the_end(monk
 
 def test_nothing_is_imported_or_started_when_off() -> None:
     program = (
-        "import sys, threading; from inference_server.tracing import Tracing; t = Tracing('', sample_ratio=1.0);"
+        "import sys, threading; from inference_server.telemetry.tracing import Tracing;"
+        "t = Tracing('', sample_ratio=1.0);"
         "t.record(name='n', started_at_ns=0, ended_at_ns=1, stages=[], attributes={}, traceparent=None);"
         "t.close(timeout_seconds=1);"
         "print(t.enabled, t.num_dropped, threading.active_count(), 'opentelemetry' in sys.modules)"
@@ -173,7 +174,7 @@ def test_a_missing_extra_is_a_settings_error() -> None:
     program = (
         "import sys\n"
         "sys.modules['opentelemetry'] = None\n"  # what Python does with a package that is not installed
-        "from inference_server.tracing import Tracing\n"
+        "from inference_server.telemetry.tracing import Tracing\n"
         "Tracing('http://127.0.0.1:1', sample_ratio=1.0)\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

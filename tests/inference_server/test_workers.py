@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.errors import PortUnavailable
-from inference_server.ports import hold_port
+from inference_server.core.errors import PortUnavailable
+from inference_server.supervisor.held_ports import hold_port
 from tandem.contract.bundle import Bundle
 from tests.inference_server.conftest import build
 from tests.support.serving import (

@@ -9,10 +9,10 @@ from pathlib import Path
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.manifest import MANIFEST
 from tests.support.checkerboard import write_checkerboard
-from trainer.config import load_train_config
+from trainer.config.train_config import load_train_config
+from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
-from trainer.run import RunOptions, train_and_register
-from trainer.settings import Settings
+from trainer.pipeline.train_run import RunOptions, train_and_register
 
 _OVERRIDES = {"towers.embedding_dim": "16", "fit.max_epochs": "6", "text.max_tokens": "32"}
 

@@ -12,7 +12,7 @@ import torch
 
 from tandem.contract.errors import TextEncoderError
 from tandem.text.encoder import MINILM, TextEncoder, identity
-from trainer.config import TextConfig
+from trainer.config.train_config import TextConfig
 from trainer.features.text import embed_texts
 
 TEXTS = ["Star Wars. Science Fiction", "Cooking pasta at home, for beginners", "Heat"]

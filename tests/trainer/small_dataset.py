@@ -9,7 +9,7 @@ import numpy as np
 
 from tandem.contract.names import EVENT_CODES
 from tandem.contract.vocabulary import Vocabulary
-from trainer.dataset import Catalogue, Dataset
+from trainer.dataset.dataset import Catalogue, Dataset
 
 
 def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset:

@@ -17,15 +17,15 @@ from tandem.contract.served import Served, ndcg
 from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import load_train_config
-from trainer.dataset import Dataset, held_out_users, history_states, leave_last_out
-from trainer.evaluation.blending import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
-from trainer.evaluation.full_ranking import bundle_ranks, model_ranks
+from trainer.baselines.item_item_source import fit_item_item
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import load_train_config
+from trainer.dataset.dataset import Dataset, held_out_users, history_states, leave_last_out
 from trainer.evaluation.metrics import metrics_per_user
-from trainer.evaluation.scoring import ScoringModel
-from trainer.models.item_item import fit_item_item
-from trainer.onnx_runtime import OnnxTower
-from trainer.validation.serving_engine import ask_serving_engine
+from trainer.release.serving_engine import ask_serving_engine
+from trainer.scoring.blend_choice import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
+from trainer.scoring.ranks_by_model import bundle_ranks, model_ranks
+from trainer.scoring.scoring_model import ScoringModel
 
 NUM_ITEMS = 120
 NUM_GROUPS = 6

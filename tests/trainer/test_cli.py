@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkerboard import write_checkerboard
-from trainer.cli import build_parser, main
-from trainer.config import TrainConfig, load_train_config
-from trainer.config_help import config_toml
+from trainer.commands.cli import build_parser, main
+from trainer.config.help import config_toml
+from trainer.config.train_config import TrainConfig, load_train_config
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_every_option_of_every_command_has_help_with_its_default() -> None:
 
 def test_help_needs_no_heavy_library() -> None:
     code = (
-        "import sys; from trainer.cli import build_parser; build_parser().format_help(); "
+        "import sys; from trainer.commands.cli import build_parser; build_parser().format_help(); "
         "print([n for n in ('torch', 'mlflow', 'pandas', 'faiss', 'optuna', 'plotly') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

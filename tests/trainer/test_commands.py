@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 
 from tandem.contract.bundle import MODEL_CARD, read_bundle
 from tests.support.checkerboard import write_checkerboard
-from trainer.cli import main
-from trainer.config import load_train_config
+from trainer.commands.cli import main
+from trainer.config.train_config import load_train_config
 from trainer.evaluation.comparison import TABLE_METRICS
 
 SMALL = ("towers.embedding_dim=16", "fit.max_epochs=12", "fit.batch_size=16", "text.encoder=none")

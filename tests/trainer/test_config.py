@@ -1,8 +1,8 @@
 import pytest
 
-from trainer.config import load_train_config
-from trainer.errors import ConfigError
-from trainer.settings import Settings, load_settings
+from trainer.config.train_config import load_train_config
+from trainer.core.errors import ConfigError
+from trainer.core.settings import Settings, load_settings
 
 
 def test_file_then_overrides(tmp_path) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tandem.contract.vocabulary import Vocabulary
-from trainer.config import ContentConfig
-from trainer.dataset import Catalogue
+from trainer.config.train_config import ContentConfig
+from trainer.dataset.dataset import Catalogue
 from trainer.features.content import content_vectors, tf_idf
 
 NO_TEXT = np.zeros((6, 0), np.float32)

@@ -1,8 +1,8 @@
 import numpy as np
 
 from tests.trainer.small_dataset import dataset_of
-from trainer.dataset import leave_last_out
-from trainer.evaluation.full_ranking import popularity_ranks, ranks_of_targets
+from trainer.dataset.dataset import leave_last_out
+from trainer.scoring.ranks_by_model import popularity_ranks, ranks_of_targets
 
 
 def test_leave_last_out_splits_each_user_by_order() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.device import autocast, choose_device, peak_memory_bytes, to_device
-from trainer.errors import ConfigError
+from trainer.compute.device import autocast, choose_device, peak_memory_bytes, to_device
+from trainer.core.errors import ConfigError
 
 CPU = torch.device("cpu")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -7,12 +7,12 @@ import torch
 from tandem.contract import names
 from tandem.contract.features import HISTORY_FEATURES, FeatureSchema, UserFeature, encode_users, tower_inputs
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import TowersConfig
-from trainer.errors import ExportError
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import TowersConfig
+from trainer.core.errors import ExportError
 from trainer.export.onnx import export_item_tower, export_user_tower
 from trainer.features.schema import item_inputs
 from trainer.models.two_tower import TwoTowerModel
-from trainer.onnx_runtime import OnnxTower
 
 FULL = FeatureSchema(
     history_length=6,

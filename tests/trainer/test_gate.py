@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tandem.contract.served import NOT_SHOWN, Refused, Served, ServedBundle
-from trainer.config import GateConfig
-from trainer.gate import GateDecision, decide, relative_change
+from trainer.config.train_config import GateConfig
+from trainer.release.gate import GateDecision, decide, relative_change
 
 GENERATOR = np.random.default_rng(0)
 NUM_USERS = 2_000

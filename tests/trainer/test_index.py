@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from tandem.contract.recall import recall_of
-from trainer.config import IndexConfig
-from trainer.errors import ExportError
-from trainer.export.index import build_index, exact_top, nearest_items, recall_and_latency
+from trainer.config.train_config import IndexConfig
+from trainer.core.errors import ExportError
+from trainer.vectors.faiss_index import build_index, exact_top, nearest_items, recall_and_latency
 
 
 def _vectors(count, dim, seed):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config import FitConfig
+from trainer.config.train_config import FitConfig
 from trainer.models.losses import (
     FullSoftmax,
     GeneralisedBce,

@@ -10,14 +10,14 @@ from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.vocabulary import Vocabulary
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import NcfConfig, RankerConfig, TrainConfig, load_train_config
-from trainer.dataset import Dataset, leave_last_out
-from trainer.errors import ConfigError
-from trainer.evaluation.blending import choose_blend
-from trainer.evaluation.scoring import ScoringModel
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import NcfConfig, RankerConfig, TrainConfig, load_train_config
+from trainer.core.errors import ConfigError
+from trainer.dataset.dataset import Dataset, leave_last_out
 from trainer.export.onnx import export_ranker
 from trainer.models.ncf import NcfRanker, NcfShape
-from trainer.onnx_runtime import OnnxTower
+from trainer.scoring.blend_choice import choose_blend
+from trainer.scoring.scoring_model import ScoringModel
 from trainer.training.choose_ranker import FrozenTowers, choose_ranker
 from trainer.training.ranker_examples import ranker_examples
 

@@ -12,19 +12,19 @@ from tandem.contract.bundle import MODEL_CARD, read_bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.checkerboard import write_checkerboard
 from tests.support.serving import serve, valkey
-from trainer.config import load_train_config
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import load_train_config
+from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
-from trainer.dataset import leave_last_out, load_dataset
+from trainer.dataset.dataset import leave_last_out, load_dataset
 from trainer.evaluation.evaluation_files import evaluation_directories, load_evaluation
-from trainer.evaluation.full_ranking import bundle_ranks
-from trainer.evaluation.measure import SERVED
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
-from trainer.evaluation.reranking import RankedModel
-from trainer.evaluation.scoring import ScoringModel
-from trainer.onnx_runtime import OnnxTower
-from trainer.registry import EVALUATIONS
-from trainer.run import RunOptions, RunResult, train_and_register
-from trainer.settings import Settings
+from trainer.experiments.test_set_metrics import SERVED
+from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register
+from trainer.registry.registry import EVALUATIONS
+from trainer.scoring.candidate_ranking import RankedModel
+from trainer.scoring.ranks_by_model import bundle_ranks
+from trainer.scoring.scoring_model import ScoringModel
 
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 240, 60, 12
 OVERRIDES = {

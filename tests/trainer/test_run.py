@@ -17,17 +17,17 @@ from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS
 from tests.support.checkerboard import write_checkerboard
-from trainer.cli import main
-from trainer.config import TrainConfig, load_train_config
+from trainer.commands.cli import main
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
-from trainer.dataset import leave_last_out, load_dataset
-from trainer.evaluation.full_ranking import bundle_ranks
+from trainer.dataset.dataset import leave_last_out, load_dataset
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
-from trainer.evaluation.seeds import evaluate_seeds
-from trainer.onnx_runtime import OnnxTower
-from trainer.registry import Registry
-from trainer.run import RunOptions, RunResult, train_and_register, training_fingerprint
-from trainer.settings import Settings
+from trainer.experiments.seeds import evaluate_seeds
+from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register, training_fingerprint
+from trainer.registry.registry import Registry
+from trainer.scoring.ranks_by_model import bundle_ranks
 
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
 

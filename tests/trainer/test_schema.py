@@ -5,8 +5,8 @@ import pytest
 
 from tandem.contract import names
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import TextConfig, TowersConfig, TrainConfig
-from trainer.errors import DataError
+from trainer.config.train_config import TextConfig, TowersConfig, TrainConfig
+from trainer.core.errors import DataError
 from trainer.features.schema import build_schema, catalogue_texts, item_inputs, user_feature
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.config import TextConfig
-from trainer.errors import ConfigError
+from trainer.config.train_config import TextConfig
+from trainer.core.errors import ConfigError
 from trainer.features.text import embed_texts
 
 CPU = torch.device("cpu")

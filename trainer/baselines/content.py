@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from trainer.baselines.histories import HistoryModel, HistoryScorer
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class DenseContent:
     def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
         """(n, items) -> (n, items) float32."""
         # FAISS is loaded by the methods that need it alone.
-        from trainer.export.index import inner_products
+        from trainer.vectors.faiss_index import inner_products
 
         return inner_products(np.asarray(histories @ self.vectors, dtype=np.float32), self.vectors)
 

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.linalg import lapack
 
 from trainer.baselines.histories import HistoryScorer
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
 _BLOCK = 1_024

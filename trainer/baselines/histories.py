@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 from trainer.evaluation.scorer import Baseline, Scorer
 
 

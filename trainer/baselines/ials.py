@@ -14,7 +14,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from trainer.baselines.histories import HistoryScorer
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
 

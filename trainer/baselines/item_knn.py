@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from trainer.baselines.histories import HistoryScorer
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.baselines.histories import item_counts
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset import Dataset
-from trainer.errors import DataError
+from trainer.core.errors import DataError
+from trainer.dataset.dataset import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)

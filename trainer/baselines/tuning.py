@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from trainer.baselines.catalogue import Choices, text_content, tf_idf_content
+from trainer.baselines.all_baselines import Choices, text_content, tf_idf_content
 from trainer.baselines.ease import Ease
 from trainer.baselines.histories import HistoryBaseline, HistoryScorer, WithRecency
 from trainer.baselines.hybrid import HybridScorer
 from trainer.baselines.ials import IALS
 from trainer.baselines.item_knn import ItemKNN
-from trainer.evaluation.parts import Part
+from trainer.dataset.parts import Part
 from trainer.evaluation.scorer import Scorer
 
 log = structlog.get_logger()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.config import TrainConfig, load_train_config
-from trainer.config_help import config_toml, keys_text
+from trainer.config.help import config_toml, keys_text
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.core.errors import ConfigError
 from trainer.data.config import DATA_FORMATS, DataConfig, load_data_config, preset_train_config
-from trainer.errors import ConfigError
 
 if TYPE_CHECKING:
     from trainer.data.prepare import PreparedData

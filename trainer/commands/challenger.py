@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from trainer.errors import ConfigError
-from trainer.settings import Settings
+from trainer.core.errors import ConfigError
+from trainer.core.settings import Settings
 
 SUMMARY = "have the alias challenger name a version that the gate has passed, or none"
 
@@ -24,8 +24,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Sets or clears it; the last line of the output is one JSON object for the next program."""
     if bool(options.version) == options.clear:
         raise ConfigError("challenger: name either a version or --clear")
-    from trainer.promotion import Promotion
-    from trainer.registry import Registry
+    from trainer.registry.registry import Registry
+    from trainer.release.promotion import Promotion
 
     registry = Registry(settings)
     promotion = Promotion(registry, settings)

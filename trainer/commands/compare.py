@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from trainer.commands.arguments import add_output_argument, write_comparison
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "put runs side by side, with the baselines they were measured against and paired tests"
 
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Reads what the runs measured; nothing is measured anew."""
     from trainer.evaluation.comparison_text import comparison_text
-    from trainer.evaluation.earlier import compare_earlier
-    from trainer.registry import Registry
+    from trainer.experiments.earlier_runs import compare_earlier
+    from trainer.registry.registry import Registry
 
     comparison = compare_earlier(options.runs, Registry(settings), against=options.against)
     print(comparison_text(comparison))

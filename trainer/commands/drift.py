@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import add_data_arguments, add_prepared_argument, data_source
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.drift.windows import Windows
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
     """The windows that were asked for; None where there is nothing to compare. Raises ConfigError, DataError."""
     from trainer.data.prepare import prepare
-    from trainer.dataset import load_dataset
+    from trainer.dataset.dataset import load_dataset
     from trainer.drift.windows import Window, Windows, days_before, newest_days, parse_span, whole
 
     def given(text: str) -> Window:

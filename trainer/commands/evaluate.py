@@ -16,8 +16,8 @@ from trainer.commands.arguments import (
     train_config,
     write_comparison,
 )
-from trainer.errors import ConfigError
-from trainer.settings import Settings
+from trainer.core.errors import ConfigError
+from trainer.core.settings import Settings
 
 SUMMARY = "test metrics of a registered model, or of a configuration over several seeds, beside the baselines"
 _LEAVE_LAST_OUT = "leave-last-out"
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             )
         return _evaluate_registered(options, settings)
     source, config = data_source(options), train_config(options)
-    from trainer.evaluation.seeds import evaluate_seeds
+    from trainer.experiments.seeds import evaluate_seeds
 
     result = evaluate_seeds(
         source,
@@ -90,9 +90,9 @@ def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int
     from trainer.data.prepare import prepare
     from trainer.evaluation.comparison_text import comparison_text
     from trainer.evaluation.evaluation_files import save_evaluations
-    from trainer.evaluation.measure import baselines_for, measure_bundle
-    from trainer.registry import Registry
-    from trainer.training.encoded import encode
+    from trainer.experiments.test_set_metrics import baselines_for, measure_bundle
+    from trainer.features.encoded import encode
+    from trainer.registry.registry import Registry
 
     registry = Registry(settings)
     version = registry.find(options.model)

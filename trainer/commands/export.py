@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "write the bundle of a registered version into a folder, and verify it there"
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Copies the bundle; the last line of the output is one JSON object for the next program."""
     from trainer.export.registered import export_registered
-    from trainer.registry import Registry
+    from trainer.registry.registry import Registry
 
     registry = Registry(settings)
     version = registry.find(options.model or settings.model_alias)

@@ -11,7 +11,7 @@ from trainer.commands.arguments import (
     data_source,
     train_config,
 )
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "encode and cache the texts of the catalogue, print which features there are"
 
@@ -27,8 +27,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Encodes; texts that are in the cache are not encoded again."""
     source, config = data_source(options), train_config(options)
     from trainer.data.prepare import prepare
+    from trainer.features.encoded import encode
     from trainer.features.summary import feature_summary
-    from trainer.training.encoded import encode
 
     encoded = encode(prepare(source, settings.data_dir, engine=settings.engine), config, settings)
     print(feature_summary(encoded.dataset, encoded.schema, encoded.content_vectors))

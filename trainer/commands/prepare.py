@@ -6,7 +6,7 @@ import argparse
 import json
 
 from trainer.commands.arguments import add_data_arguments, data_config
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "read and clean a data set, print what was dropped, its profile and the folder"
 
@@ -36,8 +36,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     print(profile(prepared).to_text())
     if options.split:
         from trainer.data.split_files import write_split
-        from trainer.data.splits import split_parts
-        from trainer.dataset import load_dataset
+        from trainer.dataset.dataset import load_dataset
+        from trainer.dataset.splits import split_parts
 
         dataset = load_dataset(prepared.directory)
         for kind in options.split:

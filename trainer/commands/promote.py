@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "make a version that the gate has passed the champion; servers that follow the alias open it"
 
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Promotes; the last line of the output is one JSON object for the next program."""
-    from trainer.promotion import Promotion
-    from trainer.registry import Registry
+    from trainer.registry.registry import Registry
+    from trainer.release.promotion import Promotion
 
     registry = Registry(settings)
     moved = Promotion(registry, settings).promote(registry.find(options.version), force=options.force)

@@ -14,7 +14,7 @@ from trainer.commands.arguments import (
     positive_int,
     train_config,
 )
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "replay the past: quality and time of incremental training beside those of full training"
 
@@ -44,9 +44,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Trains twice for every update; nothing is registered."""
     source, config = data_source(options), train_config(options)
     from trainer.data.prepare import prepare
-    from trainer.dataset import load_dataset
-    from trainer.evaluation.replay import replay
-    from trainer.evaluation.replay_report import ReplayReport
+    from trainer.dataset.dataset import load_dataset
+    from trainer.experiments.replay import replay
+    from trainer.experiments.replay_report import ReplayReport
 
     prepared = prepare(source, settings.data_dir, engine=settings.engine)
     dataset = load_dataset(prepared.directory)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "make the champion before this one the champion again; doing it twice undoes it"
 
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Goes back; the last line of the output is one JSON object for the next program."""
-    from trainer.promotion import Promotion
-    from trainer.registry import Registry
+    from trainer.registry.registry import Registry
+    from trainer.release.promotion import Promotion
 
     registry = Registry(settings)
     to = None if options.to is None else registry.find(options.to)

@@ -15,7 +15,7 @@ from trainer.commands.arguments import (
     data_source,
     train_config,
 )
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "prepare, train, export, register, and promote past the gate"
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Trains; the last line of the output is one JSON object for the next program."""
     source, config = data_source(options), train_config(options)
-    from trainer.run import RunOptions, train_and_register
+    from trainer.pipeline.train_run import RunOptions, train_and_register
 
     run_options = RunOptions(
         if_needed=options.if_needed,
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         return 0
     if result.trained:
         print(result.prepared.report.to_text(), result.decision or "not judged", sep="\n", file=sys.stderr)
-    from trainer.device import process_peak_memory_bytes
+    from trainer.compute.device import process_peak_memory_bytes
 
     peak_memory_mib = process_peak_memory_bytes() >> 20
     print(f"peak memory of this process: {peak_memory_mib:,} MiB", file=sys.stderr)

@@ -11,7 +11,7 @@ from trainer.commands.arguments import (
     positive_int,
     train_config,
 )
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "search for a better configuration on validation, and write it as a file that `train --config` takes"
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Runs what is left of the study; the last line of the output is the file with the best configuration."""
     config_of_data, config = data_config(options), train_config(options)
-    from trainer.tuning.tune import TuneOptions, tune
+    from trainer.experiments.tuning.tune import TuneOptions, tune
 
     study = options.study or config_of_data.name
     tune_options = TuneOptions(study=study, num_trials=options.trials, workers=options.workers)

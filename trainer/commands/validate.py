@@ -16,12 +16,12 @@ from trainer.commands.arguments import (
     data_source,
     train_config,
 )
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.data.config import DataConfig
     from trainer.data.prepare import PreparedData
-    from trainer.validation.held_out import HeldOutSample
+    from trainer.release.held_out_users import HeldOutSample
 
 SUMMARY = "judge a registered version by the gate, as it is served and beside the champion"
 EXIT_REFUSED = 3
@@ -54,9 +54,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     # Without either there would be the default data set, which has nothing to do with the version.
     source = None if options.prepared is None and options.dataset is None else data_source(options)
     limits = train_config(options).gate
-    from trainer.promotion import Promotion
-    from trainer.registry import Registry
-    from trainer.validation.validate import validate
+    from trainer.registry.registry import Registry
+    from trainer.release.promotion import Promotion
+    from trainer.release.validate import validate
 
     registry = Registry(settings)
     version = registry.find(options.version)
@@ -89,12 +89,12 @@ def _sample_of(
     source: DataConfig | PreparedData | None, settings: Settings, max_users: int
 ) -> Callable[[Path], HeldOutSample]:
     """Who is asked for, told the folder of the version's bundle. Raises DataError."""
-    from trainer.validation.held_out import sample_of_bundle, sample_of_dataset
+    from trainer.release.held_out_users import sample_of_bundle, sample_of_dataset
 
     if source is None:
         return lambda bundle: sample_of_bundle(bundle, max_users=max_users)
     from trainer.data.prepare import prepare
-    from trainer.dataset import load_dataset
+    from trainer.dataset.dataset import load_dataset
 
     prepared = prepare(source, settings.data_dir, engine=settings.engine)
     sample = sample_of_dataset(load_dataset(prepared.directory), max_users=max_users, name=prepared.name)

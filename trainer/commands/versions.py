@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 
-from trainer.settings import Settings
+from trainer.core.settings import Settings
 
 SUMMARY = "list the registered versions with their aliases, the gate's verdicts and their metrics"
 _SHOWN_METRICS = ("gate/ndcg@10", "gate/recall@10", "gate/coverage", "test/ndcg@10")
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Lists, the newest first; the last line of the output is one JSON object for the next program."""
-    from trainer.registry import GATE_AGAINST_TAG, GATE_TAG, ROLLED_BACK_TAG, Registry
+    from trainer.registry.registry import GATE_AGAINST_TAG, GATE_TAG, ROLLED_BACK_TAG, Registry
 
     registry = Registry(settings)
     names_of: dict[str, list[str]] = {}

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import ibis
 
 from tandem.contract import names
+from trainer.core.errors import DataError
 from trainer.data import text
 from trainer.data.config import TimestampUnit
 from trainer.data.duckdb_engine import DuckDBEngine
@@ -24,7 +25,6 @@ from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawDat
 from trainer.data.report import BAD_JSON, CATEGORY_IS_MARKUP, PRICE_UNPARSABLE
 from trainer.data.scan import LINE, ROW, first_lines, scan_lines
 from trainer.data.table import DOCUMENT, documents, json_path, json_string_list, json_strings
-from trainer.errors import DataError
 
 _LINES_TO_LOOK_AT: Final = 1_000
 _PRICE: Final = r"^\$?\s*([0-9][0-9,]*(?:\.[0-9]+)?)$"

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 
 from tandem.contract import names
+from trainer.core.errors import DataError
 from trainer.data.config import DataConfig, parse_until
 from trainer.data.duckdb_engine import quoted
-from trainer.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import ibis
 
 from tandem.contract import names
+from trainer.core.errors import DataError
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
 from trainer.data.engine import Engine, count_rows, write_counted
@@ -24,8 +25,7 @@ from trainer.data.report import CleaningReport, FileReport
 from trainer.data.scan import ROW
 from trainer.data.stage import Staged, occurring
 from trainer.data.text import empty_map, no_strings
-from trainer.errors import DataError
-from trainer.parquet import ColumnType, rewrite
+from trainer.dataset.parquet import ColumnType, rewrite
 
 INTERACTIONS_FILE: Final = "interactions.parquet"
 ITEMS_FILE: Final = "items.parquet"

@@ -26,9 +26,9 @@ from pydantic import (
 )
 
 from tandem.contract.names import EVENT_TYPES
-from trainer.config_errors import ConfigText, describe_problems, keys_of
+from trainer.core.config_problems import ConfigText, describe_problems, keys_of
+from trainer.core.errors import ConfigError
 from trainer.data.event_weights import EventWeights
-from trainer.errors import ConfigError
 
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
 TimestampUnit = Literal["seconds", "milliseconds", "microseconds", "iso"]

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 from tqdm import tqdm
 
-from trainer.errors import DownloadError
+from trainer.core.errors import DownloadError
 
 _ATTEMPTS: Final = 5
 _RETRY_WAIT_SECONDS: Final = 0.5

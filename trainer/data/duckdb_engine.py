@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 import duckdb
 import ibis
 
-from trainer.errors import DataError
+from trainer.core.errors import DataError
 
 _MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Enough to sort some tens of millions of interactions without spilling, and it leaves room on a small machine."""

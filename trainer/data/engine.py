@@ -6,11 +6,9 @@ Source files are read by DuckDB in any case (see `scan`); an engine takes over f
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from trainer.parquet import num_rows
-
-EngineName = Literal["duckdb", "spark"]
+from trainer.dataset.parquet import num_rows
 
 
 class Engine(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.errors import DataError
+from trainer.core.errors import DataError
 
 _CHUNK_BYTES: Final = 1 << 20
 

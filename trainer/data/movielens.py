@@ -18,13 +18,13 @@ from typing import Final
 import ibis
 
 from tandem.contract import names
+from trainer.core.errors import DownloadError
 from trainer.data import text
 from trainer.data.config import MovieLens100KConfig, TableConfig
 from trainer.data.download import file_sha256
 from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.raw import RawData
 from trainer.data.table import read_table
-from trainer.errors import DownloadError
 
 _REQUIREMENT: Final = "recbole==1.2.1"
 _FOLDER_IN_WHEEL: Final = "recbole/dataset_example/ml-100k"

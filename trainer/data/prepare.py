@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tandem.contract import names
+from trainer.core.errors import DataError, DownloadError
+from trainer.core.settings import EngineName
 from trainer.data.amazon import read_amazon
 from trainer.data.archive import Archive, find_archive
 from trainer.data.clean import INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, Cleaned, StagedData, clean
@@ -25,7 +27,7 @@ from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens1
 from trainer.data.defects import identified_rows, interaction_rows
 from trainer.data.download import download, file_sha256
 from trainer.data.duckdb_engine import DuckDBEngine
-from trainer.data.engine import Engine, EngineName
+from trainer.data.engine import Engine
 from trainer.data.events import stage_events
 from trainer.data.item_changes import stage_changes
 from trainer.data.movielens import fetch_movielens_100k, read_movielens_100k
@@ -34,7 +36,6 @@ from trainer.data.report import CleaningReport
 from trainer.data.spark_engine import SparkEngine
 from trainer.data.stage import stage
 from trainer.data.table import read_table
-from trainer.errors import DataError, DownloadError
 
 _LAYOUT: Final = 3
 """Part of every folder's name: to be raised when the same source would be cleaned or written differently."""

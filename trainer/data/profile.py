@@ -16,8 +16,8 @@ import numpy.typing as npt
 from tandem.contract.names import EVENT_TYPES
 from trainer.data.prepare import PreparedData
 from trainer.data.report import DROP_KINDS
-from trainer.dataset import Dataset, load_dataset
-from trainer.evaluation.list_quality import gini_of_counts
+from trainer.dataset.dataset import Dataset, load_dataset
+from trainer.dataset.inequality import gini_of_counts
 
 HEAD_PERCENTS: Final = (1, 10, 20)
 """Shares of the whole catalogue, most popular items first, whose share of interactions is told."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from trainer.errors import DataError
+from trainer.core.errors import DataError
 
 BAD_JSON: Final = "bad_json"
 BAD_CSV: Final = "bad_csv"

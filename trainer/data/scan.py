@@ -17,10 +17,10 @@ from typing import Any, Final, Literal
 
 import ibis
 
+from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import FileConfig
 from trainer.data.duckdb_engine import DuckDBEngine, identifier, quoted
 from trainer.data.line_numbers import blank_lines, is_gzip, lines_at, lines_of_ranks
-from trainer.errors import ConfigError, DataError
 
 ROW: Final = "source_row"
 """Column of every scan: place of the row among those that were parsed, from 1, int64."""

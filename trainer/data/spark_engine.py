@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import ibis
 
-from trainer.errors import ConfigError, DataError
+from trainer.core.errors import ConfigError, DataError
 
 _LOG_SETTINGS: Final = """rootLogger.level = error
 rootLogger.appenderRef.stderr.ref = stderr

@@ -14,11 +14,11 @@ from typing import Final
 import numpy as np
 
 from tandem.contract import names
+from trainer.core.errors import DataError
 from trainer.data.prepare import PreparedData
-from trainer.data.splits import PART_NAMES, SplitKind, Splits, splits_of_codes
-from trainer.dataset import Dataset
-from trainer.errors import DataError
-from trainer.parquet import read_table, write_columns
+from trainer.dataset.dataset import Dataset
+from trainer.dataset.parquet import read_table, write_columns
+from trainer.dataset.splits import PART_NAMES, SplitKind, Splits, splits_of_codes
 
 _FOLDER: Final = "splits"
 _PART: Final = "part"

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import ibis
 
+from trainer.core.errors import DataError
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
 from trainer.data.duckdb_engine import DuckDBEngine
@@ -19,7 +20,6 @@ from trainer.data.engine import Engine, count_rows
 from trainer.data.raw import DEFECT, EXCERPT, RawTable
 from trainer.data.report import MAX_BAD_LINES_KEPT, BadLine, FileReport
 from trainer.data.scan import ROW
-from trainer.errors import DataError
 
 _MAX_EXCERPT_LENGTH: Final = 120
 

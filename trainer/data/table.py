@@ -9,13 +9,13 @@ from typing import Any, Final
 import ibis
 
 from tandem.contract import names
+from trainer.core.errors import ConfigError
 from trainer.data import text
 from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, UsersConfig
 from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
 from trainer.data.report import BAD_JSON
 from trainer.data.scan import LINE, ROW, Scan, scan_table, text_of
-from trainer.errors import ConfigError
 
 DOCUMENT: Final = "document"
 """Column of parsed JSON lines: the JSON object, null where the line is not one."""

@@ -12,8 +12,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge, push_to_gateway, write_to_textfile
 
+from trainer.core.errors import GaugesError
 from trainer.drift.evidently_reports import ColumnReport
-from trainer.errors import GaugesError
 
 _JOB: Final = "tandem_drift"
 

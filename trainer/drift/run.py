@@ -17,6 +17,8 @@ import numpy.typing as npt
 import structlog
 
 from tandem.contract.bundle import Bundle, read_bundle
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.core.settings import Settings
 from trainer.drift import tables
 from trainer.drift.evidently_reports import (
     ColumnReport,
@@ -29,13 +31,11 @@ from trainer.drift.gauges import drift_gauges, publish_gauges
 from trainer.drift.noise import noise_limits
 from trainer.drift.tables import Table
 from trainer.drift.windows import Sample, Window, Windows, draw_sample
-from trainer.evaluation.model_scorer import ModelScorer, RankedModelScorer
-from trainer.evaluation.reranking import RankedModel
 from trainer.evaluation.scorer import Scorer
-from trainer.evaluation.scoring import ScoringModel
-from trainer.onnx_runtime import OnnxTower
-from trainer.registry import RegisteredVersion, Registry
-from trainer.settings import Settings
+from trainer.registry.registry import RegisteredVersion, Registry
+from trainer.scoring.candidate_ranking import RankedModel
+from trainer.scoring.scorers import ModelScorer, RankedModelScorer
+from trainer.scoring.scoring_model import ScoringModel
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.vocabulary import MISSING_ROW, Rows
-from trainer.dataset import Catalogue, Dataset
+from trainer.dataset.dataset import Catalogue, Dataset
 from trainer.drift.windows import MICROSECONDS_OF_DAY, Sample
 
 NUM_RECOMMENDED: Final = 10

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset import Dataset
-from trainer.errors import ConfigError
+from trainer.core.errors import ConfigError
+from trainer.dataset.dataset import Dataset
 
 MICROSECONDS_OF_DAY: Final = 86_400_000_000
 _SEPARATOR: Final = ".."

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainer.errors import ConfigError, DataError
+from trainer.core.errors import ConfigError, DataError
 from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.metrics import ACCURACY_METRICS, CUTOFF, Interval, bootstrap_intervals
 from trainer.evaluation.significance import holm, sign_flip_p_values

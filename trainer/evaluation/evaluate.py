@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from trainer.dataset.parts import Part
 from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
 from trainer.evaluation.list_quality import coverage, diversity, gini, novelty
 from trainer.evaluation.metrics import CUTOFF, PerUser
-from trainer.evaluation.parts import Part
 from trainer.evaluation.ranking import Ranking, rank_part
 from trainer.evaluation.scorer import RatingPredictor, Scorer
 from trainer.evaluation.segments import head_items

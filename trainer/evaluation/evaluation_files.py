@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainer.errors import DataError
+from trainer.core.errors import DataError
 from trainer.evaluation.evaluation import Evaluation
 
 _FORMAT: Final = 1

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.vocabulary import MISSING_ROW, Rows
+from trainer.dataset.inequality import gini_of_counts
 from trainer.evaluation.metrics import PerUser
 
 _BATCH_USERS = 4_096
@@ -22,18 +23,6 @@ def coverage(lists: Rows, num_items: int) -> float:
 def gini(lists: Rows, num_items: int) -> float:
     """Gini coefficient of how often each item of the catalogue is recommended; 0 where nothing is."""
     return gini_of_counts(_times_recommended(lists, num_items))
-
-
-def gini_of_counts(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient of counts, (n,) int64, half their mean absolute difference over their mean.
-
-    0: all are equal; towards 1: one has all. 0 where all are 0.
-    """
-    ascending, num = np.sort(counts), len(counts)
-    if ascending.sum() == 0:
-        return 0.0
-    place = np.arange(1, num + 1)
-    return float(((2 * place - num - 1) * ascending).sum() / (num * ascending.sum()))
 
 
 def novelty(lists: Rows, popularity: npt.NDArray[np.int64], num_users: int) -> PerUser:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.vocabulary import MISSING_ROW, Rows
-from trainer.dataset import Cut, Dataset, HoldOut
+from trainer.dataset.dataset import Cut, Dataset, HoldOut
+from trainer.dataset.parts import Part
 from trainer.evaluation.metrics import CUTOFFS
-from trainer.evaluation.parts import Part
 from trainer.evaluation.scorer import Scorer
 
 LIST_LENGTH = max(CUTOFFS)

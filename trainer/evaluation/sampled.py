@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from tandem.contract.vocabulary import MISSING_ROW, Rows
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
+from trainer.dataset.parts import Part
 from trainer.evaluation.evaluate import item_popularity, question_digest
 from trainer.evaluation.evaluation import SAMPLED, Evaluation
-from trainer.evaluation.parts import Part
 from trainer.evaluation.ranking import TieOrder
 from trainer.evaluation.scorer import Scorer
 from trainer.evaluation.segments import head_items

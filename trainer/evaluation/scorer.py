@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 
 
 class Scorer(Protocol):

@@ -18,15 +18,15 @@ from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
-from trainer.config import TrainConfig
-from trainer.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_places
-from trainer.evaluation.blending import BlendWeights, calibrate
-from trainer.evaluation.scoring import ScoringModel
-from trainer.export.index import build_index, exact_top, nearest_items
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import TrainConfig
+from trainer.dataset.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_places
 from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
-from trainer.onnx_runtime import OnnxTower
+from trainer.scoring.blend_choice import BlendWeights, calibrate
+from trainer.scoring.scoring_model import ScoringModel
+from trainer.vectors.faiss_index import build_index, exact_top, nearest_items
 
 TOP_N = 500
 """Length of the lists of popular items: the most a request may ask for."""

@@ -15,10 +15,10 @@ from torch import nn
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.manifest import TensorSpec, TowerSpec
-from trainer.errors import ExportError
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.core.errors import ExportError
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
-from trainer.onnx_runtime import OnnxTower
 
 MAX_ABS_DIFFERENCE = 1e-4
 """Largest difference between ONNX Runtime and PyTorch that an export may show."""

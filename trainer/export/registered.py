@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from tandem.contract.bundle import Bundle, read_bundle
-from trainer.errors import ConfigError
-from trainer.registry import RegisteredVersion, Registry
+from trainer.core.errors import ConfigError
+from trainer.registry.registry import RegisteredVersion, Registry
 
 
 def export_registered(registry: Registry, version: RegisteredVersion, directory: Path) -> Bundle:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from trainer.config import ContentConfig
-from trainer.dataset import Catalogue
+from trainer.config.train_config import ContentConfig
+from trainer.dataset.dataset import Catalogue
 
 MAX_TERMS = 50_000
 """Words and categories that count: those of the most items."""

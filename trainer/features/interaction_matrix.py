@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 
 
 def interaction_matrix(

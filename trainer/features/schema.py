@@ -16,9 +16,9 @@ from tandem.contract.features import (
     UserFeature,
 )
 from tandem.contract.item_features import encode_item_index, encode_items, item_text
-from trainer.config import TrainConfig
-from trainer.dataset import Catalogue, Dataset
-from trainer.errors import DataError
+from trainer.config.train_config import TrainConfig
+from trainer.core.errors import DataError
+from trainer.dataset.dataset import Catalogue, Dataset
 
 MAX_CATEGORIES = 2_000
 """Categories with an embedding of their own: the most frequent ones."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.features import FeatureSchema
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 from trainer.features.schema import catalogue_texts
 
 

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from tandem.contract.errors import TextEncoderError
 from tandem.text.encoder import TextEncoder, identity
-from trainer.config import TextConfig
-from trainer.errors import ConfigError
-from trainer.training import distributed
+from trainer.compute import distributed
+from trainer.config.train_config import TextConfig
+from trainer.core.errors import ConfigError
 
 _NO_TEXT = "none"
 

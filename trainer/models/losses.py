@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.config import FitConfig
+from trainer.config.train_config import FitConfig
 
 _CPU_PART_SCORES: Final = 1 << 19
 """Scores of the full softmax at once: 2 MiB."""

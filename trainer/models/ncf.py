@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tandem.contract import names
-from trainer.config import NcfConfig
+from trainer.config.train_config import NcfConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from torch import nn
 
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
-from trainer.config import TowersConfig
+from trainer.config.train_config import TowersConfig
 from trainer.models.history_encoder import HistoryEncoder, MeanEncoder, TransformerEncoder
 from trainer.models.item_tower import ItemTower
 from trainer.models.user_tower import UserTower

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
-from trainer.evaluation.measure import TestResult
-from trainer.evaluation.scoring import ScoringModel
-from trainer.export.index import recall_and_latency
-from trainer.onnx_runtime import OnnxTower
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.experiments.test_set_metrics import TestResult
 from trainer.report.contents import RunReport
 from trainer.report.gather import example_users, map_points
 from trainer.report.model_card import CardContents, ranking_of
+from trainer.scoring.scoring_model import ScoringModel
 from trainer.training.progress import EpochReport
+from trainer.vectors.faiss_index import recall_and_latency
 
 MAX_LATENCY_USERS = 300
 """Searches from which the latency of an index is told; every nprobe asks for all of them."""

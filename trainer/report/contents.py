@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.evaluation.comparison import Comparison
-from trainer.export.index import IndexPoint
 from trainer.training.progress import EpochReport
+from trainer.vectors.faiss_index import IndexPoint
 
 
 @dataclass(frozen=True, kw_only=True)

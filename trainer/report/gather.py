@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.vocabulary import Rows
-from trainer.dataset import Catalogue
-from trainer.evaluation.parts import Part
+from trainer.dataset.dataset import Catalogue
+from trainer.dataset.parts import Part
 from trainer.evaluation.scorer import Scorer
 from trainer.report.contents import ExampleUser, ListedItem, MapPoint
 

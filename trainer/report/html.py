@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from trainer.evaluation.comparison import SEGMENT_METRIC, TABLE_METRICS
 from trainer.evaluation.metrics import BOOTSTRAP_DRAWS
+from trainer.rendering.render import render
 from trainer.report.contents import RunReport
 from trainer.report.plots import embedding_map, learning_curves, metric_by_segment, plotly_js, recall_against_latency
-from trainer.report.rendering import render
 
 
 def report_html(report: RunReport) -> str:

@@ -11,7 +11,7 @@ from tandem.contract.manifest import Manifest
 from trainer.data.report import CleaningReport
 from trainer.evaluation.comparison import Comparison
 from trainer.evaluation.comparison_text import comparison_text
-from trainer.report.rendering import render
+from trainer.rendering.render import render
 
 
 @dataclass(frozen=True, kw_only=True)

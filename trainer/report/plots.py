@@ -13,9 +13,9 @@ from plotly.offline import get_plotlyjs
 
 from trainer.evaluation.comparison import SegmentResult
 from trainer.evaluation.metrics import Interval
-from trainer.export.index import IndexPoint
 from trainer.report.contents import MapPoint
 from trainer.training.progress import EpochReport
+from trainer.vectors.faiss_index import IndexPoint
 
 _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b": 50}, "height": 380}
 

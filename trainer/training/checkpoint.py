@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from trainer.errors import ConfigError
+from trainer.compute import distributed
+from trainer.core.errors import ConfigError
 from trainer.models.two_tower import TwoTowerModel
-from trainer.training import distributed
 from trainer.training.progress import EpochReport, Progress
 
 

@@ -13,12 +13,12 @@ import torch
 
 from tandem.contract.features import Tensors, encode_index
 from tandem.contract.vocabulary import MISSING_ROW
-from trainer.config import TrainConfig
-from trainer.dataset import Cut, Dataset, HoldOut, history_states
-from trainer.evaluation.blending import CHOICE_METRIC, BlendChoice, calibration
-from trainer.evaluation.full_ranking import ranks_of_targets
+from trainer.config.train_config import TrainConfig
+from trainer.dataset.dataset import Cut, Dataset, HoldOut, history_states
 from trainer.evaluation.metrics import PerUser, metrics_per_user
-from trainer.evaluation.reranking import (
+from trainer.models.ncf import NcfRanker, NcfShape
+from trainer.scoring.blend_choice import CHOICE_METRIC, BlendChoice, calibration
+from trainer.scoring.candidate_ranking import (
     BATCH_USERS,
     Candidates,
     PairScores,
@@ -26,11 +26,11 @@ from trainer.evaluation.reranking import (
     candidates_of,
     score_candidates,
 )
-from trainer.evaluation.scoring import ScoringModel
-from trainer.export.index import nearest_items
-from trainer.models.ncf import NcfRanker, NcfShape
+from trainer.scoring.ranks_by_model import ranks_of_targets
+from trainer.scoring.scoring_model import ScoringModel
 from trainer.training.fit_ranker import RankerFit, ValidateRanker, fit_ranker, run_ranker
 from trainer.training.ranker_examples import ranker_examples
+from trainer.vectors.faiss_index import nearest_items
 
 log = structlog.get_logger()
 

@@ -18,16 +18,17 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from tandem.contract.features import FeatureSchema, Tensors
-from trainer.config import FitConfig, TrainConfig
-from trainer.device import peak_memory_bytes
+from trainer.compute import distributed
+from trainer.compute.device import peak_memory_bytes
+from trainer.config.train_config import FitConfig, TrainConfig
+from trainer.features.growth import grown_weights
 from trainer.models.losses import item_loss
 from trainer.models.two_tower import TwoTowerModel
-from trainer.training import checkpoint, distributed
+from trainer.training import checkpoint
 from trainer.training.checkpoint import Trainee
 from trainer.training.progress import EpochReport, Progress
 from trainer.training.step import TrainingStep
 from trainer.training.windows import Windows
-from trainer.warm_start.growth import grown_weights
 
 log = structlog.get_logger()
 

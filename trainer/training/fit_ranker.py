@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from tandem.contract import names
 from tandem.contract.features import Tensors
-from trainer.config import NcfConfig
+from trainer.config.train_config import NcfConfig
 from trainer.models.ncf import NcfRanker
 from trainer.training.ranker_examples import RankerExamples
 

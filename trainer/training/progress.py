@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from trainer.config import FitConfig
+from trainer.config.train_config import FitConfig
 
 STOPPING_METRIC = "recall@10"
 TIE_METRIC = "ndcg@10"

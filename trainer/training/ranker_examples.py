@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from tandem.contract.features import Tensors
 from tandem.contract.vocabulary import Rows
-from trainer.config import NcfConfig
-from trainer.dataset import Cut, Dataset
-from trainer.evaluation.reranking import BATCH_USERS, Candidates, candidates_of, pair_tensors
-from trainer.evaluation.scoring import ScoringModel
+from trainer.config.train_config import NcfConfig
+from trainer.dataset.dataset import Cut, Dataset
+from trainer.scoring.candidate_ranking import BATCH_USERS, Candidates, candidates_of, pair_tensors
+from trainer.scoring.scoring_model import ScoringModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tandem.contract import names
 from tandem.contract.features import Tensors
-from trainer.config import FitConfig
-from trainer.device import autocast, to_device
+from trainer.compute.device import autocast, to_device
+from trainer.config.train_config import FitConfig
 from trainer.models.history_encoder import Layout
 from trainer.models.losses import ItemLoss, Scored
 from trainer.models.two_tower import TwoTowerModel

@@ -14,21 +14,22 @@ import torch
 from tandem.contract.features import Tensors
 from tandem.contract.item_item import ItemItem
 from tandem.contract.vocabulary import Vocabulary
-from trainer.config import TrainConfig
-from trainer.dataset import Cut, HoldOut
-from trainer.device import choose_device
-from trainer.errors import DataError
-from trainer.evaluation.blending import BlendChoice, BlendWeights, choose_blend
-from trainer.evaluation.full_ranking import model_ranks, popularity_ranks
+from trainer.baselines.item_item_source import fit_item_item
+from trainer.compute import distributed
+from trainer.compute.device import choose_device
+from trainer.config.train_config import TrainConfig
+from trainer.core.errors import DataError
+from trainer.dataset.dataset import Cut, HoldOut
 from trainer.evaluation.metrics import PerUser, mean_metrics, metrics_per_user
-from trainer.evaluation.scoring import ScoringModel
-from trainer.models.item_item import fit_item_item
+from trainer.features.encoded import Encoded
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
-from trainer.training import distributed
+from trainer.scoring.blend_choice import BlendChoice, BlendWeights, choose_blend
+from trainer.scoring.ranks_by_model import model_ranks, popularity_ranks
+from trainer.scoring.scoring_model import ScoringModel
 from trainer.training.choose_ranker import FrozenTowers, RankerChoice, choose_ranker
-from trainer.training.encoded import Encoded, TrainingPlan, leave_last_out_plan
 from trainer.training.fit import FitInputs, FitResult, fit, unreported
+from trainer.training.plan import TrainingPlan, leave_last_out_plan
 from trainer.training.progress import EpochReport
 from trainer.training.step import encode_items
 from trainer.training.windows import training_windows

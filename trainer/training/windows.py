@@ -24,7 +24,7 @@ from tandem.contract.features import (
 )
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW
-from trainer.dataset import Dataset
+from trainer.dataset.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import redis
 from feature_sync.archive.archiver import Archiver
 from feature_sync.archive.day_files import DayFiles, LogId
 from feature_sync.archive.tables import EVENT_SCHEMA, ITEM_CHANGE_SCHEMA, write_entries
-from feature_sync.metrics import Metrics
 from feature_sync.store.connection import StoreConnection
+from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, AppliedItemChange, Event, ItemChange, applied_key
 from tests.support.waiting import wait_until
 

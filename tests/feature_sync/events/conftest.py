@@ -12,12 +12,12 @@ import redis
 
 from feature_sync.events.applier import EventApplier, EventRules
 from feature_sync.events.trending import Trending
-from feature_sync.metrics import Metrics
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.redis_source import RedisSource
 from feature_sync.stream.source import Source
+from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key, stream_key
 from tests.support.waiting import wait_until

@@ -9,7 +9,7 @@ import pytest
 import redis
 from confluent_kafka import Producer
 
-from feature_sync.errors import StreamAway
+from feature_sync.core.errors import StreamAway
 from feature_sync.stream.kafka_source import KafkaSource
 from feature_sync.stream.source import Entry
 from tandem.contract import names

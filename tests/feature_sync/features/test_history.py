@@ -8,18 +8,12 @@ from typing import Any
 
 import pytest
 
-from feature_sync.errors import FeatureStoreError
+from feature_sync.core.errors import FeatureStoreError
 from feature_sync.features import history
 from feature_sync.features.sources import Sources
 from tandem.contract import names
 from tandem.contract.streams import AppliedItemChange, Event, ItemChange
-from tests.feature_sync.features.small_catalogue import (
-    SECOND,
-    START,
-    write_events,
-    write_item_changes,
-    write_items,
-)
+from tests.feature_sync.features.small_catalogue import SECOND, START, write_events, write_item_changes, write_items
 from tests.feature_sync.prepared_data import Interaction
 
 Prepare = Callable[..., Path]

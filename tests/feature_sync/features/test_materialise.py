@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_sync.errors import FeatureStoreError, SettingsError
+from feature_sync.core.errors import FeatureStoreError, SettingsError
+from feature_sync.core.settings import Settings
 from feature_sync.features.feast_store import FeastStore, feast_environment
 from feature_sync.features.source_columns import SOURCES
 from feature_sync.features.sources import features_dir, source_path
 from feature_sync.features.update import MaterialiseReport, materialise
-from feature_sync.settings import Settings
 from tandem.contract import names
 from tandem.contract.store import KEY_PREFIX
 from tests.feature_sync.features.conftest import ITEM_IDS, World

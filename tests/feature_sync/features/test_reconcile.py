@@ -17,7 +17,7 @@ import pytest
 from feature_sync.features.feast_store import FeastStore
 from feature_sync.features.reconcile import DIFFERENT, SERVING_NEWER
 from feature_sync.features.update import microseconds_now
-from feature_sync.publish import publish
+from feature_sync.publish.publish import publish
 from tandem.contract import names
 from tandem.contract.live_items import LiveItemVector, item_vectors_feed, items_feed
 from tandem.contract.store import user_state_key

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from feature_sync.errors import FeatureStoreError
+from feature_sync.core.errors import FeatureStoreError
 from feature_sync.features.source_columns import SOURCES
 from feature_sync.features.sources import Sources, source_path
 from tandem.contract import names

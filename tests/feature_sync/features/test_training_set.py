@@ -13,7 +13,7 @@ import pytest
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Int64
 
-from feature_sync.errors import FeatureStoreError, LeakError
+from feature_sync.core.errors import FeatureStoreError, LeakError
 from feature_sync.features.feast_store import feast_config
 from feature_sync.features.training_set import write_training_set
 from tandem.contract import names

@@ -11,9 +11,9 @@ import redis
 
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.numbering import Numbering
-from feature_sync.metrics import Metrics
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Parsed
+from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.live_items import (
     ItemPlace,
     LiveItemVector,

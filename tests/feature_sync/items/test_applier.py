@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feature_sync.errors import StoreConflict
+from feature_sync.core.errors import StoreConflict
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Consumer, Parsed

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_sync.archive.tables import last_archived_sequence
-from feature_sync.errors import ArchiveUnreadable, Unavailable
+from feature_sync.core.errors import ArchiveUnreadable, Unavailable
+from feature_sync.core.settings import Settings
 from feature_sync.items.maker import VectorMaker
 from feature_sync.items.numbering import Numbering
-from feature_sync.settings import Settings
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Parsed
 from tandem.contract import names

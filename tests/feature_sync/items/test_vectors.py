@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from feature_sync.commands.show_item import show_item
+from feature_sync.core.settings import Settings
 from feature_sync.items.feed import prune, raise_sequence
-from feature_sync.items.item_tower import ItemTower
 from feature_sync.items.maker import VectorMaker
 from feature_sync.items.publish import publish_item_vectors
-from feature_sync.items.show import show_item
-from feature_sync.items.texts import TextEmbeddings
-from feature_sync.settings import Settings
 from feature_sync.store.connection import StoreConnection
+from feature_sync.towers.item_tower import ItemTower
+from feature_sync.towers.texts import TextEmbeddings
 from tandem.contract.bundle import Bundle
 from tandem.contract.live_items import item_vectors_feed, item_vectors_position_key
 from tandem.contract.streams import ItemChange
@@ -75,11 +75,11 @@ def test_an_item_that_training_never_saw_lies_among_its_like(trained: TrainedMod
 
 def test_the_trainer_encodes_an_unknown_item_the_same(trained: TrainedModel, texts: TextEmbeddings) -> None:
     from tandem.contract import names
-    from trainer.config import load_train_config
-    from trainer.dataset import load_dataset
+    from trainer.compute.onnx_runtime import OnnxTower
+    from trainer.config.train_config import load_train_config
+    from trainer.dataset.dataset import load_dataset
     from trainer.features.schema import catalogue_texts, item_inputs
     from trainer.features.text import embed_texts
-    from trainer.onnx_runtime import OnnxTower
 
     bundle, catalogue = trained.bundle, load_dataset(trained.prepared).catalogue
     schema = bundle.manifest.feature_schema

@@ -11,7 +11,7 @@ import redis
 from confluent_kafka import Producer
 
 from deploy.local.ports import free_port
-from feature_sync.errors import Unavailable
+from feature_sync.core.errors import Unavailable
 from feature_sync.stream.kafka_source import KafkaSource
 from feature_sync.stream.redis_source import RedisSource
 from feature_sync.stream.source import Entry, Source

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.errors import OverCapacity, StreamUnavailable
+from inference_server.core.errors import OverCapacity, StreamUnavailable
 from inference_server.events.group_commit import GROUP_ENTRIES, MAX_WAITING_ENTRIES, GroupCommit
 from inference_server.events.redis_stream import RedisStream
 from inference_server.events.stream import Batch, Entry
-from inference_server.statistics import Statistics
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, stream_key
 from tests.support.serving import PATIENCE_SECONDS, Valkey, valkey, wait_until
 

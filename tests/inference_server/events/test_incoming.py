@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from inference_server.errors import InvalidRequest
-from inference_server.events.incoming import number_text, to_events, to_item_changes, to_removals
+from inference_server.api.wire_events import number_text, to_events, to_item_changes, to_removals
+from inference_server.core.errors import InvalidRequest
 from tandem.contract import names
 from tandem.contract.streams import NO_POSITION, Event, ItemChange
 from tandem.v1 import recommendation_pb2 as pb

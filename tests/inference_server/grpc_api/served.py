@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from inference_server.grpc_api.server import GrpcServer
+from inference_server.api.grpc.server import GrpcServer
 from inference_server.security.api_keys import current_caller
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc

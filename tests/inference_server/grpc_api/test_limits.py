@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 
-from inference_server.grpc_api.server import Limits
+from inference_server.api.grpc.server import Limits
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.grpc_api.served import (
     MAX_CONCURRENT_STREAMS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference_server.grpc_api.metadata import Metadata, presented_key, traceparent
+from inference_server.api.grpc.metadata import Metadata, presented_key, traceparent
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from inference_server.core.settings import TlsFiles
 from inference_server.security.files import Security
-from inference_server.security.tls import Certificates, TlsFiles
-from inference_server.statistics import Statistics
+from inference_server.security.tls import Certificates
+from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.grpc_api.served import served, stub_of
 from tests.support.certificates import Authority, Pair, common_name

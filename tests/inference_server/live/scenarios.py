@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from inference_server.core.query import AttributePredicate, ItemFilter
 from inference_server.live.changes import ItemChanges
 from inference_server.live.merge import merge
-from inference_server.query import AttributePredicate, ItemFilter
-from inference_server.serving_model import ServingModel, with_live
+from inference_server.model.serving_model import ServingModel, with_live
 from tandem.contract.bundle import Bundle
 from tandem.contract.live_items import LiveItemVector
 from tandem.contract.streams import AppliedItemChange

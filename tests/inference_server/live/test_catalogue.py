@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from inference_server.catalogue import Catalogue
-from inference_server.errors import InvalidRequest
-from inference_server.live.items import no_live_items
-from inference_server.query import AttributePredicate, Clause
-from inference_server.serving_model import ServingModel, open_model, with_live
+from inference_server.core.errors import InvalidRequest
+from inference_server.core.query import AttributePredicate, Clause
+from inference_server.model.catalogue.catalogue import Catalogue
+from inference_server.model.catalogue.live_items import no_live_items
+from inference_server.model.serving_model import ServingModel, open_model, with_live
 from tandem.contract.items import ItemTable
 from tandem.contract.live_items import LiveItemVector
 from tandem.contract.vocabulary import MISSING_ROW, id_keys

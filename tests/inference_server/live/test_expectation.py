@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inference_server.engine.expectation import expected_others
+from inference_server.model.engine.expectation import expected_others
 
 TOWERS = np.array([[0.0, 1.0, 2.0, 3.0, 9.0]], dtype=np.float32)
 COMPARABLE = np.array([[True, True, True, False, False]])

@@ -15,9 +15,9 @@ import pytest
 import pytest_asyncio
 
 from inference_server.live.follower import LiveFollower
-from inference_server.serving_model import ModelSlot, ServingModel, open_model
-from inference_server.statistics import Statistics
-from inference_server.store import UserStore
+from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
+from inference_server.store.user_store import UserStore
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract.live_items import items_feed
 from tandem.contract.store import TrendingItems, trending_key
 from tandem.contract.vocabulary import id_keys

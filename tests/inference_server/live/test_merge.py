@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from inference_server.live.changes import ItemChanges
-from inference_server.live.items import LiveItems
 from inference_server.live.merge import merge
-from inference_server.serving_model import ServingModel
+from inference_server.model.catalogue.live_items import LiveItems
+from inference_server.model.serving_model import ServingModel
 from tandem.contract.live_items import LiveItemVector
 from tandem.contract.vocabulary import id_key
 from tests.inference_server.live.feeds import applied_change

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference_server.engine.exact import ExactSearch
-from inference_server.engine.search import Allowed, Found
-from inference_server.live.search import LiveSearch
-from inference_server.query import AttributePredicate, ItemFilter
-from inference_server.serving_model import ServingModel, open_model
-from inference_server.stages.filter_items import allowed_by_filter, look_up_long_list
-from inference_server.wire import LONG_LIST
+from inference_server.api.wire import LONG_LIST
+from inference_server.core.query import AttributePredicate, ItemFilter
+from inference_server.model.engine.exact import ExactSearch
+from inference_server.model.engine.live_search import LiveSearch
+from inference_server.model.engine.search import Allowed, Found
+from inference_server.model.serving_model import ServingModel, open_model
+from inference_server.request.stages.filter_items import allowed_by_filter, look_up_long_list
 from tandem.contract.live_items import LiveItemVector
 from tandem.contract.streams import AppliedItemChange
 from tandem.contract.vocabulary import MISSING_ROW, id_keys

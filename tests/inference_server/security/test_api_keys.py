@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from inference_server.errors import SettingsError, Unauthenticated
+from inference_server.core.errors import SettingsError, Unauthenticated
 from inference_server.security.api_keys import ApiKeys, key_line
 from inference_server.security.files import Security
-from inference_server.statistics import Statistics
+from inference_server.telemetry.statistics import Statistics
 from tests.support.serving import wait_until
 
 SHOP, MAIL = "the-key-of-the-shop", "the-key-of-the-mailer"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from inference_server.errors import SettingsError
+from inference_server.core.errors import SettingsError
+from inference_server.core.settings import TlsFiles
 from inference_server.security.files import Security
-from inference_server.security.tls import Certificates, TlsFiles
-from inference_server.statistics import Statistics
+from inference_server.security.tls import Certificates, load_into, read_tls
+from inference_server.telemetry.statistics import Statistics
 from tests.support.certificates import Authority, common_name
 from tests.support.serving import wait_until
 
@@ -31,7 +32,7 @@ def files(tmp_path: Path, authority: Authority) -> TlsFiles:
 
 
 def test_a_good_pair_is_read(files: TlsFiles, authority: Authority) -> None:
-    material = files.read()
+    material = read_tls(files)
     assert material.certificate == files.certificate.read_bytes()
     assert material.key == files.key.read_bytes()
     assert material.client_ca == authority.certificate
@@ -39,7 +40,7 @@ def test_a_good_pair_is_read(files: TlsFiles, authority: Authority) -> None:
 
 def refused(files: TlsFiles, variable: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=rf"^{variable}: .*{reason}") as caught:
-        files.read()
+        read_tls(files)
     assert "\n" not in str(caught.value)
 
 
@@ -89,7 +90,7 @@ async def test_a_bad_pair_is_refused_until_it_is_a_pair_again(files: TlsFiles, a
 async def test_a_server_on_the_standard_librarys_ssl_can_follow(files: TlsFiles, authority: Authority) -> None:
     certificates = Certificates(files)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    files.load_into(context)
+    load_into(context, files)
     certificates.follow(context)
 
     async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

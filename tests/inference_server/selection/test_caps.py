@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.selection.caps import NO_CODE, apply_caps
+from inference_server.request.selection.caps import NO_CODE, apply_caps
 
 CODES = 4
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.selection.exploration import explore, rng_for
+from inference_server.request.selection.exploration import explore, rng_for
 
 Shown = tuple[int, ...]
 

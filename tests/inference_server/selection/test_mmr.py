@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.selection.mmr import diversify
+from inference_server.request.selection.mmr import diversify
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from tests.support.checkerboard import write_checkerboard
-from trainer.baselines.catalogue import all_baselines
+from trainer.baselines.all_baselines import all_baselines
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.rating_svd import RatingSVD
 from trainer.data.config import load_data_config
 from trainer.data.prepare import prepare
-from trainer.dataset import Dataset, load_dataset
-from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.dataset.dataset import Dataset, load_dataset
+from trainer.dataset.parts import Part, leave_last_out_part
 from trainer.evaluation.scorer import Baseline
 
 NAMES = [

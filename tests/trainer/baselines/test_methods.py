@@ -15,7 +15,7 @@ from trainer.baselines.hybrid import Hybrid, HybridScorer
 from trainer.baselines.item_knn import ItemKNN
 from trainer.baselines.popularity import Popularity, PopularityScorer
 from trainer.baselines.rating_svd import RatingSVD
-from trainer.errors import DataError
+from trainer.core.errors import DataError
 from trainer.features.interaction_matrix import interaction_matrix
 
 

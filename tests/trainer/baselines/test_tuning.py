@@ -9,12 +9,12 @@ import pytest
 
 from tests.trainer.small_dataset import dataset_of
 from trainer.baselines import tuning
-from trainer.baselines.catalogue import all_baselines
+from trainer.baselines.all_baselines import all_baselines
 from trainer.baselines.ease import Ease
 from trainer.baselines.ials import IALS
 from trainer.baselines.item_knn import ItemKNN
 from trainer.baselines.tuning import Grids, tune
-from trainer.evaluation.parts import Part, leave_last_out_part
+from trainer.dataset.parts import Part, leave_last_out_part
 from trainer.evaluation.scorer import Scorer
 
 NUM_ITEMS = 24

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.conftest import table_rows
+from trainer.core.errors import DataError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import prepare
-from trainer.errors import DataError
 
 REVIEWS_2018 = [
     {"reviewerID": "U1", "asin": "A", "overall": 5.0, "unixReviewTime": 1_400_000_000, "reviewText": "x"},

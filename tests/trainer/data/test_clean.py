@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.conftest import csv_text, table_rows
+from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import PreparedData, prepare
-from trainer.dataset import load_dataset
-from trainer.errors import ConfigError, DataError
+from trainer.dataset.dataset import load_dataset
 
 CONFIG = """
 name = "small"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import TrainConfig, load_train_config
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.core.errors import ConfigError
 from trainer.data.config import (
     AmazonConfig,
     MovieLens100KConfig,
@@ -13,7 +14,6 @@ from trainer.data.config import (
     preset_names,
     preset_train_config,
 )
-from trainer.errors import ConfigError
 
 TABLE = """name = "mine"
 format = "table"

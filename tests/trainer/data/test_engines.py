@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.conftest import csv_text, jsonl_text
+from trainer.core.errors import ConfigError
 from trainer.data.config import DataConfig, load_data_config
 from trainer.data.prepare import PreparedData, prepare
-from trainer.errors import ConfigError
 
 CONFIG = """
 name = "generated"

@@ -9,10 +9,10 @@ import pytest
 
 from tests.trainer.data.conftest import table_rows
 from tests.trainer.data.serving_files import ServedFile, serve
+from trainer.core.errors import DataError, DownloadError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import load_prepared, prepare
 from trainer.data.report import CleaningReport
-from trainer.errors import DataError, DownloadError
 
 ROWS = "u,i,r,p\n1,a,5,0\n1,b,2,1\n2,a,4,0\n"
 CONFIG = """

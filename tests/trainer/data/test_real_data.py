@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.conftest import table_rows
+from trainer.core.errors import DownloadError
 from trainer.data.config import load_data_config
 from trainer.data.movielens import fetch_movielens_100k
 from trainer.data.prepare import PreparedData, prepare
-from trainer.errors import DownloadError
 
 
 def check_order(prepared: PreparedData) -> None:

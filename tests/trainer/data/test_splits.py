@@ -8,13 +8,13 @@ import pytest
 
 from tests.trainer.data.conftest import csv_text
 from tests.trainer.small_dataset import dataset_of
+from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import PreparedData, prepare
 from trainer.data.split_files import read_split, split_path, write_split
-from trainer.data.splits import PART_NAMES, SPLIT_KINDS, TEST, TRAIN, VALIDATION, SplitKind, split_parts
-from trainer.dataset import Dataset, load_dataset
-from trainer.errors import ConfigError, DataError
-from trainer.evaluation.parts import Part
+from trainer.dataset.dataset import Dataset, load_dataset
+from trainer.dataset.parts import Part
+from trainer.dataset.splits import PART_NAMES, SPLIT_KINDS, TEST, TRAIN, VALIDATION, SplitKind, split_parts
 
 CONFIG = """
 name = "small"

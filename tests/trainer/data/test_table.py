@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.conftest import parquet_bytes, table_rows
+from trainer.core.errors import ConfigError, DataError, DownloadError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import prepare
-from trainer.errors import ConfigError, DataError, DownloadError
 
 INTERACTIONS = "user,item,position\n1,10,0\n1,20,1\n2,30,0\n"
 BASE = """

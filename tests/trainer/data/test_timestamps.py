@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.conftest import table_rows
+from trainer.core.errors import DataError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import prepare
-from trainer.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.names import EVENT_CODES
 from tandem.contract.vocabulary import Vocabulary
 from tests.support.tiny_bundle import CATEGORIES, TinySpec, build_tiny_bundle
-from trainer.dataset import Catalogue, Dataset
+from trainer.dataset.dataset import Catalogue, Dataset
 from trainer.drift.windows import MICROSECONDS_OF_DAY, Span, Window
 
 NUM_ITEMS = 200

@@ -9,10 +9,10 @@ import pytest
 
 from tandem.contract.bundle import Bundle
 from tests.trainer.drift.shop import Customers, tasteful_bundle, window
+from trainer.core.settings import Settings
 from trainer.drift.evidently_reports import ColumnReport
 from trainer.drift.run import compare_samples
 from trainer.drift.windows import draw_sample
-from trainer.settings import Settings
 
 LATE = Customers(prefix="late")
 

@@ -12,9 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.trainer.drift.shop import Customers, tasteful_bundle, write_shop
-from trainer.cli import main
-from trainer.registry import Registry
-from trainer.settings import Settings
+from trainer.commands.cli import main
+from trainer.core.settings import Settings
+from trainer.registry.registry import Registry
 
 
 class Pushed(BaseHTTPRequestHandler):

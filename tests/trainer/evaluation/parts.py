@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.trainer.small_dataset import dataset_of
-from trainer.evaluation.parts import Part
+from trainer.dataset.parts import Part
 
 
 class Table:

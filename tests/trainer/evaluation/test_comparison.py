@@ -6,13 +6,13 @@ import pytest
 
 from tests.trainer.evaluation.parts import Table, part_of
 from tests.trainer.small_dataset import dataset_of
-from trainer.errors import ConfigError, DataError
+from trainer.core.errors import ConfigError, DataError
+from trainer.dataset.parts import Part, leave_last_out_part
 from trainer.evaluation.comparison import TABLE_METRICS, compare
 from trainer.evaluation.comparison_text import comparison_text
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import Evaluation
 from trainer.evaluation.evaluation_files import evaluation_directories, load_evaluation, save_evaluation
-from trainer.evaluation.parts import Part, leave_last_out_part
 from trainer.evaluation.sampled import evaluate_sampled
 
 NUM_ITEMS, NUM_USERS = 200, 300

@@ -11,12 +11,12 @@ from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.vocabulary import Vocabulary
 from tests.trainer.evaluation.parts import part_of
 from tests.trainer.small_dataset import dataset_of
-from trainer.dataset import leave_last_out
+from trainer.dataset.dataset import leave_last_out
+from trainer.dataset.parts import leave_last_out_part
 from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.full_ranking import model_ranks
-from trainer.evaluation.model_scorer import ModelScorer
-from trainer.evaluation.parts import leave_last_out_part
-from trainer.evaluation.scoring import ScoringModel
+from trainer.scoring.ranks_by_model import model_ranks
+from trainer.scoring.scorers import ModelScorer
+from trainer.scoring.scoring_model import ScoringModel
 
 NUM_ITEMS = 60
 GENERATOR = np.random.default_rng(0)

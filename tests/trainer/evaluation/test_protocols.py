@@ -10,16 +10,16 @@ import pytest
 
 from tandem.contract import names
 from tests.trainer.training.fitting import NUM_ITEMS, ring_config, ring_data
-from trainer.data.splits import split_parts
-from trainer.dataset import Dataset, everything
-from trainer.errors import DataError
-from trainer.evaluation.cold_items import cold_items
-from trainer.evaluation.measure import SERVED, TWO_TOWERS, fitted_scorers
-from trainer.evaluation.model_scorer import ServedScorer
-from trainer.evaluation.parts import one_target_each
-from trainer.evaluation.protocols import PROTOCOLS, protocol_of
-from trainer.evaluation.seeds import evaluate_protocol
-from trainer.training.encoded import Encoded
+from trainer.core.errors import DataError
+from trainer.dataset.dataset import Dataset, everything
+from trainer.dataset.parts import one_target_each
+from trainer.dataset.splits import split_parts
+from trainer.experiments.cold_items import cold_items
+from trainer.experiments.protocols import PROTOCOLS, protocol_of
+from trainer.experiments.seeds import evaluate_protocol
+from trainer.experiments.test_set_metrics import SERVED, TWO_TOWERS, fitted_scorers
+from trainer.features.encoded import Encoded
+from trainer.scoring.scorers import ServedScorer
 from trainer.training.fit import unreported
 from trainer.training.train import fit_plan
 
@@ -78,7 +78,7 @@ def test_nothing_that_is_asked_for_reaches_the_model(kind, encoded) -> None:
 
 def replace_plan(encoded: Encoded, protocol):
     """The protocol's plan, made from data of which only what is known is as before."""
-    from trainer.training.encoded import plan_of_parts
+    from trainer.training.plan import plan_of_parts
 
     return plan_of_parts(encoded, protocol.validation, protocol.questions[0].part.known)
 

@@ -11,12 +11,12 @@ import pytest
 
 from tests.trainer.small_dataset import dataset_of
 from tests.trainer.training.fitting import ring_config, ring_data
-from trainer.config import TrainConfig
-from trainer.dataset import Dataset
-from trainer.errors import DataError
-from trainer.evaluation.replay import FULL, INCREMENTAL, NEVER, Step, period_part, replay
-from trainer.evaluation.replay_report import ReplayReport, ratio_of_means
-from trainer.settings import Settings
+from trainer.config.train_config import TrainConfig
+from trainer.core.errors import DataError
+from trainer.core.settings import Settings
+from trainer.dataset.dataset import Dataset
+from trainer.experiments.replay import FULL, INCREMENTAL, NEVER, Step, period_part, replay
+from trainer.experiments.replay_report import ReplayReport, ratio_of_means
 
 CONFIG = ring_config(fit__max_epochs="3", fit__warmup_epochs="1", warm_start__max_epochs="1", text__encoder="none")
 

@@ -4,7 +4,7 @@ import pytest
 from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.evaluation.parts import Table, part_of
 from tests.trainer.small_dataset import dataset_of
-from trainer.evaluation.parts import leave_last_out_part
+from trainer.dataset.parts import leave_last_out_part
 from trainer.evaluation.sampled import NUM_SAMPLED_ITEMS, evaluate_sampled, sampled_items
 
 

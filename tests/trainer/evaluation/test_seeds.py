@@ -5,12 +5,12 @@ import pytest
 
 from tests.trainer.evaluation.parts import Table
 from tests.trainer.small_dataset import dataset_of
+from trainer.dataset.parts import leave_last_out_part
 from trainer.evaluation.comparison import compare
 from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.measure import SERVED
-from trainer.evaluation.parts import leave_last_out_part
 from trainer.evaluation.sampled import evaluate_sampled
-from trainer.evaluation.seeds import SeedEvaluations, SeedRun, SeedsResult, Spread
+from trainer.experiments.seeds import SeedEvaluations, SeedRun, SeedsResult, Spread
+from trainer.experiments.test_set_metrics import SERVED
 
 DATASET = dataset_of([[user % 40, (7 * user + 3) % 40, (user * user + 20) % 40] for user in range(90)], num_items=40)
 PART = leave_last_out_part(DATASET, skip=0)

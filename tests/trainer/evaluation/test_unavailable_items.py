@@ -11,14 +11,14 @@ from tandem.contract.features import FeatureSchema
 from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.evaluation.parts import Table, part_of
 from tests.trainer.small_dataset import dataset_of, without_items
-from trainer.dataset import HoldOut, leave_last_out
-from trainer.evaluation.full_ranking import popularity_ranks, ranks_of_targets
-from trainer.evaluation.parts import leave_last_out_part
+from trainer.dataset.dataset import HoldOut, leave_last_out
+from trainer.dataset.parts import leave_last_out_part
 from trainer.evaluation.ranking import rank_part
-from trainer.evaluation.reranking import candidates_of
 from trainer.evaluation.sampled import evaluate_sampled, sampled_items
-from trainer.evaluation.scoring import ScoringModel
 from trainer.export.bundle import item_table, top_items
+from trainer.scoring.candidate_ranking import candidates_of
+from trainer.scoring.ranks_by_model import popularity_ranks, ranks_of_targets
+from trainer.scoring.scoring_model import ScoringModel
 
 
 def test_they_are_in_no_list_and_as_targets_come_last() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 
 from trainer.evaluation.comparison import Comparison, compare
 from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
-from trainer.export.index import IndexPoint
 from trainer.report.contents import ExampleUser, ListedItem, MapPoint, RunReport
 from trainer.training.progress import EpochReport
+from trainer.vectors.faiss_index import IndexPoint
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 

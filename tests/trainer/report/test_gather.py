@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.small_dataset import dataset_of
-from trainer.evaluation.parts import leave_last_out_part
+from trainer.dataset.parts import leave_last_out_part
 from trainer.report.gather import MAX_MAP_CATEGORIES, MAX_MAP_ITEMS, example_users, map_points
 
 

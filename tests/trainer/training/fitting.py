@@ -10,10 +10,10 @@ import torch
 
 from tandem.contract.features import FeatureSchema
 from tests.trainer.small_dataset import dataset_of
-from trainer.config import TrainConfig, load_train_config
-from trainer.dataset import leave_last_out
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.dataset.dataset import leave_last_out
+from trainer.features.encoded import Encoded
 from trainer.features.schema import build_schema, item_inputs
-from trainer.training.encoded import Encoded
 from trainer.training.fit import FitInputs, FitResult, fit, unreported
 from trainer.training.progress import EpochReport
 from trainer.training.train import two_tower_metrics

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from tests.trainer.training.fitting import CPU, fit_ring, ring_config
-from trainer.config import TextConfig
+from trainer.compute import distributed
+from trainer.config.train_config import TextConfig
 from trainer.features.text import embed_texts
-from trainer.training import distributed
 
 TEXTS = [f"a red bicycle with {count} gears" + " and a bell" * (count % 7) for count in range(60)] + ["", "one"]
 

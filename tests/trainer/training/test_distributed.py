@@ -14,9 +14,9 @@ import torch
 
 from tandem.contract.bundle import read_bundle
 from tests.support.checkerboard import write_checkerboard
-from trainer.registry import Registry
-from trainer.settings import Settings
-from trainer.training import distributed
+from trainer.compute import distributed
+from trainer.core.settings import Settings
+from trainer.registry.registry import Registry
 
 ROOT = Path(__file__).parents[3]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

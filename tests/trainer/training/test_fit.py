@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.trainer.training.fitting import fit_ring, ring_config
-from trainer.errors import ConfigError
+from trainer.core.errors import ConfigError
 from trainer.models.two_tower import TwoTowerModel
 from trainer.training.fit import learning_rate_factor
 

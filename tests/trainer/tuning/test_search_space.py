@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.config import TrainConfig, load_train_config
-from trainer.config_help import config_toml
-from trainer.errors import ConfigError
-from trainer.tuning.config_file import write_config
-from trainer.tuning.search_space import SEARCH_SPACE, Choices, FloatRange, IntRange, check_space, with_values
+from trainer.config.help import config_toml
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.core.errors import ConfigError
+from trainer.experiments.tuning.config_file import write_config
+from trainer.experiments.tuning.search_space import (
+    SEARCH_SPACE,
+    Choices,
+    FloatRange,
+    IntRange,
+    check_space,
+    with_values,
+)
 
 
 def _ends(values: FloatRange | IntRange | Choices) -> tuple:

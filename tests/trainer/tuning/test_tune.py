@@ -12,13 +12,13 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.checkerboard import write_checkerboard
-from trainer.config import TrainConfig, load_train_config
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.core.errors import ConfigError
+from trainer.core.settings import Settings
 from trainer.data.config import DataConfig, load_data_config
-from trainer.errors import ConfigError
-from trainer.settings import Settings
-from trainer.tuning.search_space import Choices, FloatRange, IntRange
-from trainer.tuning.study import Study, Trial
-from trainer.tuning.tune import TuneOptions, tune
+from trainer.experiments.tuning.search_space import Choices, FloatRange, IntRange
+from trainer.experiments.tuning.study import Study, Trial
+from trainer.experiments.tuning.tune import TuneOptions, tune
 
 SPACE = {
     "fit.learning_rate": FloatRange(1e-3, 2e-2, log=True),

@@ -20,7 +20,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle, HeldOutUser, write_held_out_users
 from tests.inference_server.defects import correct_checksums
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle, mean_vector, state_of
-from trainer.registry import RegisteredVersion, Registry
+from trainer.registry.registry import RegisteredVersion, Registry
 
 NUM_USERS = 120
 NUM_ITEMS = 200

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.registry import Registry
-from trainer.settings import Settings
+from trainer.core.settings import Settings
+from trainer.registry.registry import Registry
 
 
 @pytest.fixture(scope="session")

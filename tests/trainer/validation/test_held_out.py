@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 from tests.trainer.small_dataset import dataset_of
-from trainer.errors import DataError
-from trainer.validation.held_out import sample_of_bundle, sample_of_dataset
+from trainer.core.errors import DataError
+from trainer.release.held_out_users import sample_of_bundle, sample_of_dataset
 
 
 def test_each_users_last_item_is_held_out_with_the_state_before_it() -> None:

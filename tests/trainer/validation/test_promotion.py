@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from trainer.cli import main
-from trainer.errors import AliasMoved, PromotionError, RegistryError
-from trainer.promotion import Promotion
-from trainer.registry import GATE_AGAINST_TAG, GATE_PASSED, GATE_TAG, RegisteredVersion, Registry
+from trainer.commands.cli import main
+from trainer.core.errors import AliasMoved, PromotionError, RegistryError
+from trainer.registry.registry import GATE_AGAINST_TAG, GATE_PASSED, GATE_TAG, RegisteredVersion, Registry
+from trainer.release.promotion import Promotion
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from tandem.contract.served import Served, parse_check_result
 from tests.inference_server.defects import flipped_byte_in_index, nan_user_vectors
 from tests.support.tiny_bundle import nan_ranker
 from tests.trainer.validation.candidates import NUM_USERS, VECTORS, noisy, register, shuffled, slow_user_tower
-from trainer.cli import main
-from trainer.config import GateConfig
-from trainer.registry import GATE_AGAINST_TAG, GATE_TAG, Registry
-from trainer.settings import Settings
-from trainer.validation.held_out import sample_of_bundle
-from trainer.validation.validate import validate
+from trainer.commands.cli import main
+from trainer.config.train_config import GateConfig
+from trainer.core.settings import Settings
+from trainer.registry.registry import GATE_AGAINST_TAG, GATE_TAG, Registry
+from trainer.release.held_out_users import sample_of_bundle
+from trainer.release.validate import validate
 
 
 @pytest.fixture

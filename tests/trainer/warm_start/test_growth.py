@@ -10,12 +10,12 @@ import torch
 from tandem.contract.features import FeatureSchema, UserFeature
 from tandem.contract.vocabulary import Vocabulary
 from tests.trainer.small_dataset import dataset_of, without_items
-from trainer.config import TowersConfig
-from trainer.dataset import Dataset
-from trainer.errors import ConfigError
+from trainer.config.train_config import TowersConfig
+from trainer.core.errors import ConfigError
+from trainer.dataset.dataset import Dataset
+from trainer.features.growth import extended_schema, grown_weights, with_earlier_items, with_earlier_users
 from trainer.features.schema import MAX_CATEGORIES
 from trainer.models.two_tower import TwoTowerModel
-from trainer.warm_start.growth import extended_schema, grown_weights, with_earlier_items, with_earlier_users
 
 SCHEMA = FeatureSchema(
     history_length=4,

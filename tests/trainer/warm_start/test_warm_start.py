@@ -13,18 +13,18 @@ from tandem.contract.bundle import MODEL_CARD, read_bundle
 from tandem.contract.streams import AppliedItemChange, ItemChange
 from tests.support.archive import event, write_events, write_item_changes
 from tests.support.checkerboard import write_checkerboard
-from trainer.cli import main
-from trainer.config import TrainConfig, load_train_config
+from trainer.commands.cli import main
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import TrainConfig, load_train_config
+from trainer.core.errors import DataError, RegistryError
+from trainer.core.settings import Settings
 from trainer.data.config import DataConfig, load_data_config
-from trainer.dataset import leave_last_out, load_dataset
-from trainer.errors import DataError, RegistryError
-from trainer.evaluation.full_ranking import bundle_ranks
-from trainer.onnx_runtime import OnnxTower
-from trainer.registry import WARM_START_TAG, WEIGHTS, Registry
-from trainer.run import RunOptions, RunResult, train_and_register
-from trainer.settings import Settings
-from trainer.warm_start.previous import PreviousModel
-from trainer.warm_start.start import find_warm_start
+from trainer.dataset.dataset import leave_last_out, load_dataset
+from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register
+from trainer.registry.registry import WARM_START_TAG, WEIGHTS, Registry
+from trainer.scoring.ranks_by_model import bundle_ranks
+from trainer.training.previous_model import PreviousModel
+from trainer.training.warm_start import find_warm_start
 
 SMALL = {
     "towers.embedding_dim": "16",

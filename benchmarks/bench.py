@@ -1,0 +1,161 @@
+"""What every scenario works with: the store, catalogues with their users published, servers on their core, times."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import catalogues
+from benchmarks.catalogues import SPECS, BuiltCatalogue
+from benchmarks.machine import children, load_cores, move, on_served_core, resident_megabytes, templates
+from benchmarks.metrics import Scrape, scrape
+from benchmarks.users import publish
+from tandem.v1 import recommendation_pb2 as pb
+from tests.support.serving import Server, Valkey, serve, wait_until
+
+DEADLINE_MS: Final = 50
+"""The server's own default, which every scenario keeps."""
+
+_START_SECONDS: Final = 240.0
+_USERS: Final = 32
+_QUICK_CATALOGUE: Final = "tiny"
+
+
+class ServerLacks(Exception):
+    """The server under test does not have what a scenario measures."""
+
+
+class Tandem:
+    """A running inference server: what the benchmark asks of it besides answers."""
+
+    def __init__(self, server: Server, *, http_port: int) -> None:
+        self.server = server
+        self.grpc_port = server.grpc_port
+        self.http_port = http_port
+        """0 where the server has no HTTP."""
+
+    async def scrape(self) -> Scrape:
+        return await scrape(self.server.metrics_port)
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        return [worker for template in templates(self.server.process.pid) for worker in children(template)]
+
+    def resident_megabytes(self) -> float:
+        """Resident memory of all workers together."""
+        return sum(resident_megabytes(pid) for pid in self.workers())
+
+
+class Bench:
+    """One run of the benchmark."""
+
+    def __init__(self, *, folder: Path, catalogue_dir: Path, store: Valkey, quick: bool) -> None:
+        self.folder = folder
+        self.store = store
+        self.quick = quick
+        self.results: dict[str, Any] = {}
+        """What scenarios have measured so far, by scenario."""
+        self._catalogue_dir = catalogue_dir
+        self._open: dict[str, BuiltCatalogue] = {}
+        self._servers = 0
+
+    def opened(self) -> list[BuiltCatalogue]:
+        """The catalogues that scenarios have asked for so far."""
+        return list(self._open.values())
+
+    def seconds(self, full: float, quick: float = 1.0) -> float:
+        """How long to measure."""
+        return quick if self.quick else full
+
+    async def catalogue(self, name: str) -> BuiltCatalogue:
+        """A catalogue, built if it is new, with its users in the store. A quick run takes the tiny one for any."""
+        name = _QUICK_CATALOGUE if self.quick else name
+        if name not in self._open:
+            built = catalogues.build(SPECS[name], self._catalogue_dir)
+            await publish(built.users, built.bundle, self.store.url)
+            self._open[name] = built
+        return self._open[name]
+
+    def requests(self, catalogue: BuiltCatalogue, **fields: Any) -> list[pb.RecommendRequest]:
+        """One request each of several users, a tenth of them without a stored vector."""
+        users = catalogue.users
+        spread = [place * len(users) // _USERS // 10 * 10 for place in range(_USERS)]
+        chosen = [user + (place * 3) % 10 for place, user in enumerate(spread)]
+        return [pb.RecommendRequest(user_id=users.user_id(user), num_items=10, **fields) for user in chosen]
+
+    @asynccontextmanager
+    async def tandem(
+        self, catalogue: BuiltCatalogue | None = None, *, move_supervisor: bool = True, **settings: object
+    ) -> AsyncIterator[Tandem]:
+        """A server on the served core, with a catalogue or, without one, what `settings` say.
+
+        The supervisor, with its downloads and checks, moves to the other cores unless `move_supervisor` is false.
+        """
+        self._servers += 1
+        chosen: dict[str, object] = {
+            "deadline_ms": DEADLINE_MS,
+            "http_port": 0,
+            "store_url": self.store.url,
+            **settings,
+        }
+        if catalogue is not None:
+            chosen["bundle_path"] = catalogue.bundle.directory.resolve()
+        with on_served_core():
+            serving = serve(self.folder / f"server-{self._servers}", until_serving=False, **chosen)
+            server = await serving.__aenter__()
+        try:
+            if move_supervisor:
+                move(server.process.pid, load_cores())
+
+            async def is_serving() -> bool:
+                return await server.serving_status() == "SERVING"
+
+            await wait_until(is_serving, "health is SERVING", patience_seconds=_START_SECONDS)
+            listening = await server.log("server_listening")
+            yield Tandem(server, http_port=int(listening.get("http_port") or 0))
+        finally:
+            await serving.__aexit__(None, None, None)
+
+    @asynccontextmanager
+    async def program(self, module: str, *arguments: str, **environment: str) -> AsyncIterator[int]:
+        """Another server on the served core, which prints its port; yields the port."""
+        process = await self._on_served_core(module, *arguments, **environment)
+        try:
+            assert process.stdout is not None
+            async with asyncio.timeout(_START_SECONDS):
+                port = int(await process.stdout.readline())
+            yield port
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+    async def output(self, module: str, *arguments: str) -> dict[str, Any]:
+        """Runs a program on the served core to its end; returns the JSON object it prints."""
+        process = await self._on_served_core(module, *arguments)
+        printed, _ = await process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"{module} ended with status {process.returncode}")
+        result: dict[str, Any] = json.loads(printed)
+        return result
+
+    async def _on_served_core(self, module: str, *arguments: str, **environment: str) -> asyncio.subprocess.Process:
+        with on_served_core():
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", module, *arguments),
+                stdout=asyncio.subprocess.PIPE,
+                # Threads of a numerical library on one core only wait for each other.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **environment},
+            )
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

@@ -1,0 +1,266 @@
+"""Synthetic catalogues as real bundles, from 1,700 to a million items, built once and kept.
+
+What they hold is drawn by `synthesis`; nprobe is the smallest one with the recall asked for, measured on vectors of
+users that the index has not seen, and stands in the manifest like that of a trained bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from benchmarks import onnx_models
+from benchmarks.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
+from benchmarks.synthesis import clustered, content_of, item_table, top_items, zipf_popularity
+from benchmarks.users import Users, draw_users
+from tandem.contract import names
+from tandem.contract.bundle import (
+    Bundle,
+    BundleParts,
+    Content,
+    GoldenQueries,
+    HeldOutUser,
+    read_bundle,
+    read_manifest,
+    write_bundle,
+)
+from tandem.contract.errors import BundleError
+from tandem.contract.features import FeatureSchema, encode_users
+from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TrainingData
+from tandem.contract.vocabulary import Vocabulary
+
+HISTORY_LENGTH: Final = 50
+NUM_CATEGORIES: Final = 40
+RECALL_AT: Final = 100
+
+_BUILDER_VERSION: Final = 2
+"""Part of the fingerprint: raise it when what is built changes."""
+_RECALL_QUERIES: Final = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueSpec:
+    """What a synthetic catalogue is like."""
+
+    name: str
+    num_items: int
+    index: str
+    """FAISS factory string of an IVF index."""
+    min_recall: float
+    """Least recall@100 on held-out users' vectors; the smallest nprobe that has it is taken."""
+    dim: int = 64
+    content_weight: float | None = 0.3
+    """Share of content in the blend; None: no blend."""
+    content_dim: int = 64
+    content_neighbours: int = 20
+    num_users: int = 5000
+    seed: int = 0
+
+    @property
+    def num_clusters(self) -> int:
+        """About 250 items each, at least 16."""
+        return max(16, self.num_items // 250)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes the bundle."""
+        text = json.dumps([_BUILDER_VERSION, dataclasses.asdict(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def model_version(self) -> str:
+        return f"bench-{self.name}-{self.fingerprint}"
+
+
+SPECS: Final = {
+    spec.name: spec
+    for spec in (
+        CatalogueSpec(name="tiny", num_items=600, index="IVF8,Flat", min_recall=0.99, num_users=200),
+        CatalogueSpec(name="1.7k", num_items=1700, index="IVF32,Flat", min_recall=0.99),
+        CatalogueSpec(name="ml-1m", num_items=3706, index="IVF64,Flat", min_recall=0.99),
+        CatalogueSpec(name="100k", num_items=100_000, index="IVF1024,SQ8", min_recall=0.95),
+        CatalogueSpec(name="1m", num_items=1_000_000, index="IVF4096,SQ8", min_recall=0.95),
+        CatalogueSpec(name="1m-x128", num_items=1_000_000, index="IVF4096,SQ8", min_recall=0.95, dim=128),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltCatalogue:
+    """A bundle with users for it."""
+
+    spec: CatalogueSpec
+    bundle: Bundle
+    users: Users
+    build_seconds: float
+    """What building took when it was built; it is kept since."""
+
+
+def build(spec: CatalogueSpec, directory: Path, *, log: Callable[[str], None] = print) -> BuiltCatalogue:
+    """Builds a catalogue under `directory`, or opens the one built before with the same spec."""
+    folder = directory / f"{spec.name}-{spec.fingerprint}"
+    try:
+        bundle = read_bundle(folder / "bundle", verify_checksums=False)
+        users = Users.load(folder / "users.npz")
+        seconds = json.loads((folder / "build.json").read_text())["seconds"]
+        return BuiltCatalogue(spec=spec, bundle=bundle, users=users, build_seconds=seconds)
+    except (BundleError, OSError):
+        pass
+    log(f"building the catalogue {spec.name}: {spec.num_items:,} items of dimension {spec.dim}")
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle, users = _build(spec, folder / "bundle", log)
+    users.save(folder / "users.npz")
+    seconds = time.perf_counter() - started
+    (folder / "build.json").write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+    log(f"built {spec.name} in {seconds:.0f} s: nprobe {bundle.manifest.index.nprobe}")
+    return BuiltCatalogue(spec=spec, bundle=bundle, users=users, build_seconds=seconds)
+
+
+def renamed(bundle: Bundle, directory: Path, model_version: str) -> Bundle:
+    """The same bundle under another model version, in the new folder `directory`: what a hot swap swaps to."""
+    manifest: Manifest = read_manifest(bundle.directory)
+    directory.mkdir(parents=True)
+    for name in manifest.files:
+        (directory / name).hardlink_to(bundle.directory / name)
+    (directory / "manifest.json").write_text(dataclasses.replace(manifest, model_version=model_version).to_json())
+    return read_bundle(directory, verify_checksums=False)
+
+
+def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> tuple[Bundle, Users]:
+    rng = np.random.default_rng(spec.seed)
+    clusters = rng.integers(spec.num_clusters, size=spec.num_items)
+    vectors = clustered(rng, clusters, spec.num_clusters, spec.dim)
+    popularity = zipf_popularity(rng, spec.num_items)
+    item_ids = [f"item-{row}" for row in range(spec.num_items)]
+    vocabulary = Vocabulary.from_ids(item_ids)
+    categories = [f"category-{number}" for number in range(NUM_CATEGORIES)]
+    own_categories = clusters % NUM_CATEGORIES
+    items = item_table(rng, item_ids, own_categories, categories, popularity)
+    del item_ids
+    schema = FeatureSchema(history_length=HISTORY_LENGTH, item_categories=tuple(categories), max_item_categories=2)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        user_tower, item_tower, index_file = (Path(scratch, name) for name in ("user.onnx", "item.onnx", "index"))
+        tower = onnx_models.user_tower(dim=spec.dim, history_length=HISTORY_LENGTH, seed=spec.seed)
+        onnx.save(tower, str(user_tower))
+        onnx.save(onnx_models.item_tower(dim=spec.dim, seed=spec.seed), str(item_tower))
+        drawn = draw_users(
+            rng, clusters=clusters, popularity=popularity, num_users=spec.num_users + _RECALL_QUERIES, name=spec.name
+        )
+        users = drawn.with_vectors(_encode(drawn, vocabulary, vectors, schema, user_tower))
+        log(f"  {spec.name}: items and users are drawn")
+        index = build_index(spec.index, vectors, seed=spec.seed)
+        log(f"  {spec.name}: the index is trained and filled")
+        queries = users.vectors[spec.num_users :]
+        exact = exact_top(vectors, queries, min(RECALL_AT, spec.num_items))
+        nprobe, recall = smallest_nprobe(index, queries, exact, spec.min_recall)
+        log(f"  {spec.name}: recall@{RECALL_AT} {recall:.4f} at nprobe {nprobe} of {index.nlist}")
+        golden = golden_queries(index, queries, exact)
+        faiss.write_index(index, str(index_file))
+        del index
+        golden_states = [users.state(spec.num_users + int(place), vocabulary) for place in golden]
+        content = None
+        if spec.content_weight is not None:
+            content = content_of(
+                rng,
+                clusters,
+                num_clusters=spec.num_clusters,
+                dim=spec.content_dim,
+                num_neighbours=spec.content_neighbours,
+            )
+        bundle = write_bundle(
+            directory,
+            _manifest(
+                spec,
+                schema=schema,
+                vectors=vectors,
+                content=content,
+                users=users,
+                index=IndexSpec(spec.index, nprobe, recall),
+            ),
+            BundleParts(
+                user_tower=user_tower,
+                item_tower=item_tower,
+                index=index_file,
+                item_vectors=vectors,
+                items=items,
+                item_vocabulary=vocabulary,
+                top_items=top_items(popularity, own_categories, categories),
+                golden_queries=GoldenQueries(
+                    encode_users(golden_states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors),
+                    exact[golden][:, :GOLDEN_K],
+                ),
+                held_out_users=[
+                    HeldOutUser(f"held-out-{place}", state, f"item-{exact[golden[place], 0]}")
+                    for place, state in enumerate(golden_states)
+                ],
+                content=content,
+            ),
+        )
+    return bundle, users.first(spec.num_users)
+
+
+def _encode(
+    users: Users, vocabulary: Vocabulary, vectors: npt.NDArray[np.float32], schema: FeatureSchema, tower: Path
+) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(tower), providers=["CPUExecutionProvider"])
+    read = [tensor.name for tensor in session.get_inputs()]
+    parts = []
+    for start in range(0, len(users), 256):
+        states = [users.state(user, vocabulary) for user in range(start, min(start + 256, len(users)))]
+        tensors = encode_users(states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors)
+        parts.append(session.run([names.USER_VECTOR], {name: tensors[name] for name in read})[0])
+    return np.concatenate(parts)
+
+
+def _manifest(
+    spec: CatalogueSpec,
+    *,
+    schema: FeatureSchema,
+    vectors: npt.NDArray[np.float32],
+    content: Content | None,
+    users: Users,
+    index: IndexSpec,
+) -> Manifest:
+    sampled = np.random.default_rng(spec.seed).integers(spec.num_items, size=2000)
+    collaborative = users.vectors[:256] @ vectors[sampled].T
+    blend = None
+    if content is not None and spec.content_weight is not None:
+        sampled_content = content.vectors[sampled].astype(np.float32)
+        blend = BlendSpec(
+            spec.content_weight, _calibration(collaborative), _calibration(sampled_content[:256] @ sampled_content.T)
+        )
+    history = {"history_length": HISTORY_LENGTH, "dim": spec.dim}
+    return Manifest(
+        model_version=spec.model_version,
+        created_at="2026-01-01T00:00:00Z",
+        training_data=TrainingData(
+            f"synthetic-{spec.name}", "0" * 64, spec.num_users, spec.num_items, int(users.offsets[-1])
+        ),
+        feature_schema=schema,
+        user_tower=onnx_models.user_tower_spec(**history),
+        item_tower=onnx_models.item_tower_spec(dim=spec.dim),
+        embedding_dim=spec.dim,
+        similarity="cosine",
+        index=index,
+        metrics={},
+        blend=blend,
+        onnx_max_abs_difference=0.0,
+    )
+
+
+def _calibration(scores: npt.NDArray[np.float32]) -> Calibration:
+    return Calibration(float(scores.mean()), float(scores.std()))

@@ -1,0 +1,127 @@
+"""`python -m benchmarks.events`: measures the way of an event, writes benchmarks/results/events.md. Takes minutes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from benchmarks.bench import say
+from benchmarks.event_freshness import Freshness, freshness
+from benchmarks.event_throughput import Throughput, bytes_per_mark, throughput, use_load_cores
+from benchmarks.machine import describe_machine
+from benchmarks.tables import table
+from tests.support.serving import valkey
+
+_OUTPUT: Final = Path("benchmarks/results/events.md")
+_ROUNDS: Final = 3
+_NUM_EVENTS: Final = 120_000
+_NUM_PROBES: Final = 500
+_BACKGROUND_PER_SECOND: Final = 500
+_NUM_MARKS: Final = (100_000, 1_000_000)
+
+
+async def measure(*, quick: bool) -> str:
+    """Measures everything and returns the page. `quick` sees only that the benchmark works."""
+    with tempfile.TemporaryDirectory(prefix="tandem-events-") as name:
+        folder = Path(name)
+        # Started before this process leaves the measured core, so that it may use them all, as the server may.
+        async with valkey(folder / "store") as store:
+            say("freshness")
+            fresh = await freshness(
+                store,
+                folder / "freshness",
+                num_probes=20 if quick else _NUM_PROBES,
+                background_per_second=_BACKGROUND_PER_SECOND,
+            )
+        use_load_cores()
+        async with valkey(folder / "other-store") as store:
+            rounds = []
+            for number in range(1 if quick else _ROUNDS):
+                say(f"throughput, round {number + 1}")
+                num_events = 5_000 if quick else _NUM_EVENTS
+                rounds.append(await throughput(store, folder / f"round-{number}", num_events=num_events))
+            say("marks")
+            marks = {
+                count: await bytes_per_mark(store, num_marks=count) for count in _NUM_MARKS[: 1 if quick else None]
+            }
+    return _page(rounds, fresh, marks)
+
+
+def _page(rounds: list[Throughput], fresh: Freshness, marks: dict[int, float]) -> str:
+    machine = describe_machine()
+    throughput_table = table(
+        ("round", "events", "events/s", "CPU of the process per event, us"),
+        [
+            (
+                number,
+                f"{measured.num_events:,}",
+                f"{measured.events_per_second:,.0f}",
+                f"{measured.cpu_seconds / measured.num_events * 1e6:.0f}",
+            )
+            for number, measured in enumerate(rounds, start=1)
+        ],
+    )
+    quantiles = {"P50": 0.5, "P90": 0.9, "P99": 0.99, "max": 1.0}
+    freshness_table = table(
+        ("probes", *quantiles),
+        [(len(fresh.seconds), *(f"{fresh.quantile_ms(share):.1f}" for share in quantiles.values()))],
+    )
+    mark_table = table(
+        ("ids remembered", "bytes of the store for each"),
+        [(f"{count:,}", f"{size:.1f}") for count, size in marks.items()],
+    )
+    return f"""# The way of an event
+
+`python -m benchmarks.events`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores, Linux
+{machine["kernel"]}, Python {machine["python"]}; load average {os.getloadavg()[1]:.1f} over the last five minutes,
+scheduling group of the measured processes {_scheduling_group()}.
+
+## Events applied by one process on one core
+
+Target: 5,000 events/s. A backlog of new events of 20,000 users with histories of 50 events, 70% impressions; states,
+counters, trending, the log and its archive as always. The process has one core; Valkey has the others, and flushes
+every transaction to disk. CPU includes the start of the process.
+
+{throughput_table}
+
+## From the acknowledgement to the effect
+
+Target: P99 below 1,000 ms, median below 100 ms. In milliseconds, from the return of RecordEvents (on disk) until the
+clicked item no longer comes in the user's answers, asked every 2 ms; beside it {fresh.background_per_second:,.0f}
+events/s of other users. Real server, `feature_sync run` and Valkey, which share all cores with the probe.
+
+{freshness_table}
+
+## What a remembered event id takes
+
+Ids share 65,536 sets; the more there are, the less each takes.
+
+{mark_table}
+"""
+
+
+def _scheduling_group() -> str:
+    """Our weight against other work of the machine (`man 7 sched`, autogroup): it says whose time was measured."""
+    group = Path("/proc/self/autogroup")
+    return f"at {group.read_text().partition(' ')[2].strip()}" if group.exists() else "unknown"
+
+
+def main() -> None:
+    """Measures and writes the page, or prints it with --quick."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description="The way of an event.")
+    parser.add_argument("--quick", action="store_true", help="seconds, to see that it works; prints, writes nothing")
+    options = parser.parse_args()
+    page = asyncio.run(measure(quick=options.quick))
+    if options.quick:
+        print(page)
+    else:
+        _OUTPUT.write_text(page)
+        say(f"wrote {_OUTPUT}")
+
+
+if __name__ == "__main__":
+    main()

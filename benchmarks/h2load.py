@@ -1,0 +1,307 @@
+"""Load from h2load: many processes of one user each, and what their logs say.
+
+h2load is a C program that keeps a rate on a fraction of a core; a Python client at 1,000 requests a second would be
+measured instead of the server. It sends one body for ever, so every user is a process of their own.
+
+What is measured, per request, from h2load's log (start of sending, microseconds until the end of the response):
+
+- `from_send`: the log's own number. A request that waited inside h2load because the server was slow is not charged for
+  that, which is called coordinated omission.
+- `from_schedule`: from the moment the request was due. A client of h2load releases the k-th request k / rate seconds
+  after its first, at ticks of 1 / rate but at least 10 ms, rounded, and catches up after a delay. So its lateness
+  against that line wanders within a tick on a healthy server: up to 1.5 ticks are taken for h2load's own, and the
+  request counts from when it was sent. A request that is later than that was held up (no free stream, or a busy core
+  of the load), and counts from the line, all of its lateness included. The line touches the earliest request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import shutil
+import signal
+import struct
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.metrics import Scrape
+from tandem.v1 import recommendation_pb2 as pb
+
+RATE_PER_CLIENT: Final = 100
+"""Requests per second of a client, at which its ticks are as short as they get."""
+QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
+
+_METHOD: Final = "/tandem.v1.RecommendationService/Recommend"
+_REQUESTS: Final = re.compile(r"requests: \d+ total, .* (\d+) failed, (\d+) errored, \d+ timeout")
+_MAX_PROCESSES: Final = 32
+_MIN_TICK_SECONDS: Final = 0.01
+_OWN_TICKS: Final = 1.5
+_GIVE_UP_SECONDS: Final = 30.0
+_SHORTEST_RUN_SECONDS: Final = 0.1
+Seconds = npt.NDArray[np.float64]
+
+
+class H2loadMissing(Exception):
+    """The load generator is not installed."""
+
+
+def require_h2load() -> str:
+    """The path of h2load. Raises H2loadMissing."""
+    path = shutil.which("h2load")
+    if path is None:
+        raise H2loadMissing(
+            "h2load is missing: install the Debian package nghttp2-client (apt-get install nghttp2-client)"
+        )
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where to send what."""
+
+    url: str
+    bodies: Sequence[bytes]
+    headers: Mapping[str, str]
+    http1: bool = False
+
+
+def grpc_target(port: int, requests: Sequence[pb.RecommendRequest]) -> Target:
+    """`Recommend` over gRPC; every process sends one of these requests."""
+    bodies = [_framed(request.SerializeToString()) for request in requests]
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+    return Target(url=f"http://127.0.0.1:{port}{_METHOD}", bodies=bodies, headers=headers)
+
+
+def http_target(port: int, bodies: Sequence[bytes]) -> Target:
+    """`POST /v1/recommend` over HTTP/1.1 with JSON."""
+    url = f"http://127.0.0.1:{port}/v1/recommend"
+    return Target(url=url, bodies=bodies, headers={"content-type": "application/json"}, http1=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """How much to send, for how long."""
+
+    seconds: float
+    warm_up_seconds: float = 1.0
+    """Sent like the rest, and left out of the latencies. h2load's own warm-up is not logged, so what is sent in it
+    could not be counted against what the server has seen."""
+    rate: float | None = None
+    """Requests per second of all together, whether or not they are answered; None: as soon as the last was answered."""
+    processes: int = 8
+    clients_per_process: int = 1
+    """Connections of one process. They tick together, so their requests come in bunches of this size."""
+    streams_per_client: int = 16
+    """Most requests in flight on a connection. HTTP/1.1 has 1 in any case."""
+    reconnect_seconds: float | None = None
+    """Every so often each process ends and a new one begins. For loads whose server dies: h2load keeps quiet for the
+    rest of its time once it has lost its connection. None: never."""
+
+    @classmethod
+    def at_rate(
+        cls, rate: float, *, seconds: float, warm_up_seconds: float = 1.0, streams_per_client: int = 100
+    ) -> Load:
+        """An open loop of as many processes, of one connection each, as keep every one below RATE_PER_CLIENT."""
+        processes = min(_MAX_PROCESSES, max(2, math.ceil(rate / RATE_PER_CLIENT)))
+        return cls(
+            seconds=seconds,
+            warm_up_seconds=warm_up_seconds,
+            rate=rate,
+            processes=processes,
+            streams_per_client=streams_per_client,
+        )
+
+    @classmethod
+    def in_flight(cls, count: int, *, seconds: float, warm_up_seconds: float = 1.0) -> Load:
+        """A closed loop of `count` requests in flight, on 8 connections or, below 8, on as many as that."""
+        processes = min(8, count)
+        return cls(
+            seconds=seconds,
+            warm_up_seconds=warm_up_seconds,
+            processes=processes,
+            streams_per_client=max(1, count // processes),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadResult:
+    """What a load measured; arrays are (requests,) float64, ordered by start, warm-up left out."""
+
+    load: Load
+    starts: Seconds
+    """Seconds since 1970 at which requests were sent."""
+    from_send: Seconds
+    from_schedule: Seconds
+    """Equal to `from_send` in a closed loop, which has no schedule."""
+    total_answers: int
+    """HTTP answers of status 200, those in the warm-up included. What gRPC says of them is counted by the server, see
+    `metrics`; what its transport refuses before the server sees it is not, and is the difference between the two."""
+    failed: int
+    """Requests that ended otherwise, those in flight on a lost connection among them."""
+    crashed: int
+    """Processes of h2load that died with their connection, and with what they had in flight and had not logged yet."""
+    ends: Seconds = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ends", self.starts + self.from_send)
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return len(self.starts) / self.load.seconds
+
+    def full_share(self, counted: Scrape) -> float:
+        """Share of the answers that were full ones, by what the server counted from before the load to after it."""
+        requests = counted.answered + counted.refused + counted.errors
+        return min(1.0, (counted.answered - counted.degraded) / max(1.0, requests, self.total_answers))
+
+    def summary(self) -> dict[str, Any]:
+        """For the report."""
+        result: dict[str, Any] = {
+            "answers_per_second": round(self.rate, 1),
+            "failed": self.failed,
+            "h2load_processes_crashed": self.crashed,
+            "connections": self.load.processes * self.load.clients_per_process,
+            "streams_per_connection": self.load.streams_per_client,
+            "from_send_ms": quantiles_ms(self.from_send),
+        }
+        if self.load.rate is not None:
+            result["offered_per_second"] = round(self.load.rate, 1)
+            result["from_schedule_ms"] = quantiles_ms(self.from_schedule)
+        return result
+
+
+def quantiles_ms(seconds: Seconds) -> dict[str, float | None]:
+    """P50 to P99.9 and the maximum in milliseconds, each a value that was measured; None where nothing was."""
+    if len(seconds) == 0:
+        return dict.fromkeys([*QUANTILES, "max"])
+    found = {
+        name: round(1e3 * float(np.quantile(seconds, share, method="inverted_cdf")), 3)
+        for name, share in QUANTILES.items()
+    }
+    return {**found, "max": round(1e3 * float(seconds.max()), 3)}
+
+
+def parse_log(text: str) -> tuple[Seconds, npt.NDArray[np.int64], Seconds]:
+    """h2load's log: starts in seconds since 1970, HTTP statuses (-1: failed), durations in seconds, by start."""
+    rows = np.array([line.split("\t")[:3] for line in text.splitlines()], dtype=np.int64).reshape(-1, 3)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    return rows[:, 0] * 1e-6, rows[:, 1], rows[:, 2] * 1e-6
+
+
+def due_times(starts: Seconds, *, rate: float, clients: int) -> Seconds:
+    """When each request of one process was due: (n,) ascending starts -> (n,), none later than its start.
+
+    The clients of a process tick together, so `clients` requests are due at a time. See the module's docstring.
+    """
+    every = clients / rate
+    line = np.arange(len(starts)) // clients * every
+    line += (starts - line).min(initial=np.inf)
+    return np.where(starts - line > _OWN_TICKS * max(_MIN_TICK_SECONDS, every), line, starts)
+
+
+async def run_load(target: Target, load: Load) -> LoadResult:
+    """Sends the load and returns what was measured."""
+    with tempfile.TemporaryDirectory(prefix="tandem-h2load-") as name:
+        folder = Path(name)
+        runs = [_run_process(target, load, folder, place) for place in range(load.processes)]
+        parts = await asyncio.gather(*runs)
+    starts, from_send, from_schedule = (
+        np.concatenate([getattr(part, column) for part in parts]) for column in ("starts", "from_send", "from_schedule")
+    )
+    order = np.argsort(starts, kind="stable")
+    return LoadResult(
+        load=load,
+        starts=starts[order],
+        from_send=from_send[order],
+        from_schedule=from_schedule[order],
+        total_answers=sum(part.total_answers for part in parts),
+        failed=sum(part.failed for part in parts),
+        crashed=sum(part.crashed for part in parts),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one process measured."""
+
+    starts: Seconds
+    from_send: Seconds
+    from_schedule: Seconds
+    total_answers: int
+    failed: int
+    crashed: int
+
+
+async def _run_process(target: Target, load: Load, folder: Path, place: int) -> _Part:
+    body = folder / f"body-{place}"
+    body.write_bytes(target.bodies[place % len(target.bodies)])
+    ends_at = time.monotonic() + load.warm_up_seconds + load.seconds
+    columns: list[tuple[Seconds, Seconds, Seconds]] = []
+    failed = crashed = 0
+    while not columns or ends_at - time.monotonic() > _SHORTEST_RUN_SECONDS:
+        log = folder / f"log-{place}-{len(columns)}"
+        left = ends_at - time.monotonic()
+        seconds = min(left, load.reconnect_seconds or left)
+        status, output = await _h2load(target, load, body, log, seconds=seconds)
+        found = _REQUESTS.search(output)
+        if found is not None:
+            failed += int(found[1]) + int(found[2])
+        elif status == -signal.SIGSEGV and load.reconnect_seconds is not None:
+            # Seen of h2load 1.52.0 when the peer of its connection was killed: goes on as after any lost connection.
+            crashed += 1
+            await asyncio.sleep(max(0.0, ends_at - left + seconds - time.monotonic()))
+        else:
+            raise RuntimeError(f"h2load ended with status {status}:\n{output}")
+        starts, statuses, durations = parse_log(log.read_text() if log.exists() else "")
+        due = starts
+        if load.rate is not None:
+            due = due_times(starts, rate=load.rate / load.processes, clients=load.clients_per_process)
+        good = statuses == 200
+        columns.append((starts[good], durations[good], (starts + durations - due)[good]))
+    starts, from_send, from_schedule = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    measured = starts >= starts.min(initial=np.inf) + load.warm_up_seconds
+    return _Part(
+        starts=starts[measured],
+        from_send=from_send[measured],
+        from_schedule=from_schedule[measured],
+        total_answers=len(starts),
+        failed=failed,
+        crashed=crashed,
+    )
+
+
+async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds: float) -> tuple[int | None, str]:
+    """Runs one process; its exit status and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        require_h2load(),
+        *(f"--clients={load.clients_per_process}", f"--max-concurrent-streams={load.streams_per_client}"),
+        *(f"--duration={math.ceil(1e3 * seconds)}ms", f"--data={body}", f"--log-file={log}"),
+        *([f"--rps={load.rate / load.processes / load.clients_per_process}"] if load.rate is not None else []),
+        *(["--h1"] if target.http1 else []),
+        *(f"--header={name}: {value}" for name, value in target.headers.items()),
+        target.url,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(seconds + _GIVE_UP_SECONDS):
+            output, _ = await process.communicate()
+            return process.returncode, output.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _framed(message: bytes) -> bytes:
+    """A gRPC message as it stands in HTTP/2: not compressed, its length, its bytes."""
+    return struct.pack(">BI", 0, len(message)) + message

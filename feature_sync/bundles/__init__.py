@@ -1,0 +1,1 @@
+"""Bundles from the MLflow registry: fetched once, and followed while the service runs."""

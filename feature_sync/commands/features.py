@@ -1,0 +1,119 @@
+"""The commands `python -m feature_sync features ...`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from feature_sync.core.settings import Settings
+
+EXIT_DIFFERENT: Final = 4
+
+Result = tuple[dict[str, object] | None, int]
+"""What to print as one JSON line, if anything, and the exit status."""
+
+
+def add_features_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the commands to those of feature_sync."""
+    features = commands.add_parser(
+        "features",
+        help="the feature store: apply, materialize, training-set, reconcile, env",
+        description="The feature store. Each command prints its result as one JSON line, the last one.",
+    )
+    actions = features.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    apply = actions.add_parser("apply", help="write the sources and register views and services with Feast")
+    _add_prepared(apply)
+
+    materialize = actions.add_parser(
+        "materialize", help="bring the sources up to date, and the online store with them; idempotent"
+    )
+    _add_prepared(materialize)
+    _add_bundle(materialize)
+
+    training_set = actions.add_parser(
+        "training-set", help="write interactions with their features as of just before them, as Parquet"
+    )
+    _add_prepared(training_set)
+    training_set.add_argument("--output", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    training_set.add_argument("--service", default="training", help="feature service (default: %(default)s)")
+    training_set.add_argument("--since", type=_time, metavar="TIME", help="interactions from this time on (ISO 8601)")
+    training_set.add_argument("--until", type=_time, metavar="TIME", help="interactions before this time (ISO 8601)")
+
+    reconcile = actions.add_parser(
+        "reconcile",
+        help="compare Feast's online values with the serving keys",
+        description="Prints every difference. Exit status 4 when values differ although serving has not moved on "
+        "since the last materialisation.",
+    )
+    _add_bundle(reconcile)
+    reconcile.add_argument("--sample", type=int, metavar="N", help="compare N users and N items, chosen at random")
+    reconcile.add_argument("--repair", action="store_true", help="write serving's values into Feast's online store")
+
+    actions.add_parser("env", help="print the variables that Feast's own command line needs, for eval")
+
+
+def run_features(options: argparse.Namespace, settings: Settings) -> Result:
+    """Runs one of the commands. Raises FeatureSyncError or ContractError."""
+    if options.action == "env":
+        from feature_sync.features.feast_store import feast_environment
+
+        for name, value in feast_environment(settings).items():
+            print(f"export {name}={shlex.quote(value)}")
+        return None, 0
+    if options.action == "apply":
+        from feature_sync.features.update import apply
+
+        return {"applied": apply(settings, options.prepared)}, 0
+    if options.action == "materialize":
+        from feature_sync.features.update import materialise
+
+        report = materialise(settings, options.prepared, bundle_dir=options.bundle)
+        return dataclasses.asdict(report), 0
+    if options.action == "training-set":
+        from feature_sync.features.training_set import write_training_set
+
+        written = write_training_set(
+            settings,
+            options.prepared,
+            options.output,
+            service=options.service,
+            since=options.since,
+            until=options.until,
+        )
+        return dataclasses.asdict(written), 0
+    return _reconcile(options, settings)
+
+
+def _reconcile(options: argparse.Namespace, settings: Settings) -> Result:
+    from feature_sync.features.reconcile import reconcile
+
+    report = reconcile(
+        settings,
+        lambda difference: print(difference.line()),
+        bundle_dir=options.bundle,
+        sample=options.sample,
+        repair=options.repair,
+    )
+    remains = report.num_different and not options.repair
+    return dataclasses.asdict(report), EXIT_DIFFERENT if remains else 0
+
+
+def _add_prepared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prepared", type=Path, required=True, metavar="DIR", help="folder of prepared data")
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+
+
+def _time(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not an ISO 8601 time: {text!r}") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,102 @@
+"""Shows one user as the online store has them, decoded: for people who debug."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import structlog
+
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version
+from feature_sync.core.errors import RegistryError
+from feature_sync.core.settings import Settings
+from feature_sync.store.online_store import OnlineStore
+from tandem.contract import names
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.errors import BundleError
+from tandem.contract.store import UserState, UserVector
+from tandem.contract.vocabulary import MISSING_ROW, Keys
+
+_EVENT_TYPES: Final = {code: name for name, code in names.EVENT_CODES.items()}
+
+_log = structlog.get_logger(__name__)
+
+
+def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = None) -> dict[str, object]:
+    """State and vector of a user as plain values; null where the store holds none.
+
+    Items are named by their ids where the bundle knows them, and by the hex of their keys otherwise, also when there is
+    no bundle. Raises StoreError, StoreValueError, and BundleError when `bundle_dir` is not a bundle.
+    """
+    bundle = read_bundle(bundle_dir) if bundle_dir else _champion(settings)
+    model_version = bundle.manifest.model_version if bundle else ""
+    with OnlineStore(
+        settings.store_url,
+        retry_seconds=settings.store_retry_seconds,
+        vector_ttl_seconds=settings.vector_ttl_seconds,
+    ) as store:
+        stored = store.read_user(user_id, model_version)
+        seconds_left = store.vector_seconds_left(user_id, model_version) if stored.vector is not None else None
+    state = UserState.from_bytes(stored.state) if stored.state is not None else None
+    vector = UserVector.from_bytes(stored.vector) if stored.vector is not None else None
+    return {
+        "user_id": user_id,
+        "model_version": model_version or None,
+        "state": _state_summary(state, bundle) if state else None,
+        "vector": None
+        if vector is None
+        else {
+            "state_revision": vector.state_revision,
+            "is_current": state is not None and vector.state_revision == state.revision,
+            "dimension": len(vector.values),
+            "norm": round(float(np.linalg.norm(vector.values)), 6),
+            "first_values": [round(float(value), 6) for value in vector.values[:4]],
+            "expires_in_seconds": seconds_left,
+        },
+    }
+
+
+def _champion(settings: Settings) -> Bundle | None:
+    try:
+        version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
+        return fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE)
+    except (RegistryError, BundleError) as error:
+        _log.warning("no_bundle", error=str(error), effect="items are shown by key, the vector is not shown")
+        return None
+
+
+def _state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]:
+    item_names = _item_names(state.event_item_keys, bundle)
+    return {
+        "revision": state.revision,
+        "features": dict(state.features),
+        "event_counts": {
+            event_type: int(count) for event_type, count in zip(names.EVENT_TYPES, state.event_counts, strict=True)
+        },
+        "num_seen_items": len(state.seen_item_keys),
+        "num_recent_events": len(state.event_item_keys),
+        "recent_events_newest_first": [
+            {
+                "item": item_names[place],
+                "type": _EVENT_TYPES.get(int(state.event_codes[place]), f"code {state.event_codes[place]}"),
+                "time": _iso_time(int(state.event_times[place])),
+            }
+            for place in reversed(range(len(item_names)))
+        ],
+    }
+
+
+def _item_names(keys: Keys, bundle: Bundle | None) -> list[str]:
+    if bundle is None:
+        return [f"{int(key):016x}" for key in keys]
+    rows = bundle.item_vocabulary.rows_of_keys(keys)
+    return [
+        f"{int(key):016x}" if row == MISSING_ROW else bundle.items.item_ids([int(row)])[0]
+        for key, row in zip(keys, rows, strict=True)
+    ]
+
+
+def _iso_time(microseconds: int) -> str | None:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat() if microseconds else None

@@ -1,0 +1,32 @@
+"""From the settings to what applies events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from feature_sync.core.settings import Settings
+from feature_sync.events.applier import EventApplier, EventRules
+from feature_sync.events.trending import Trending
+from feature_sync.store.connection import StoreConnection
+from feature_sync.telemetry.metrics import StreamMetrics
+
+
+def event_applier(
+    settings: Settings,
+    store: StoreConnection,
+    metrics: StreamMetrics,
+    *,
+    on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
+) -> EventApplier:
+    """An applier as the settings have it."""
+    return EventApplier(
+        store,
+        rules=EventRules(mark_seconds=settings.event_id_seconds, min_rating=settings.event_min_rating),
+        trending=Trending(
+            half_life_seconds=settings.trending_half_life_seconds,
+            weights=settings.trending_weights,
+            num_items=settings.trending_items,
+        ),
+        metrics=metrics,
+        on_changed_users=on_changed_users,
+    )

@@ -1,0 +1,1 @@
+"""Prepared data of the trainer, read as states and histories of users."""

@@ -1,0 +1,181 @@
+"""Reads the prepared data that the trainer writes, user by user.
+
+The files are larger than memory in the cases that matter, so they are streamed: interactions are sorted by user, a
+user's rows may lie in several row groups, and what is held at a time is one batch of rows and the users made of it.
+
+This is the only module of feature_sync that imports pyarrow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from feature_sync.core.errors import PreparedDataError
+from tandem.contract import names
+from tandem.contract.store import UserState
+from tandem.contract.vocabulary import Keys, id_keys
+
+_ABOUT: Final = "prepared.json"
+_INTERACTIONS: Final = "interactions.parquet"
+_USERS: Final = "users.parquet"
+_INTERACTION_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.TIMESTAMP, names.EVENT_TYPE)
+_ROWS_AT_A_TIME: Final = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """A folder of prepared data, opened but not read."""
+
+    directory: Path
+    name: str
+    fingerprint: str
+    """SHA-256 over the data, hex."""
+    num_users: int
+
+
+@dataclass(frozen=True)
+class PreparedUser:
+    """One user as the data know them. The state's revision is 0: which one it gets depends on the store."""
+
+    user_id: str
+    state: UserState
+
+
+@dataclass(frozen=True)
+class _Events:
+    """Events in order, arrays of one length: (n,) uint64, (n,) uint8, (n,) int64."""
+
+    item_keys: Keys
+    codes: npt.NDArray[np.uint8]
+    times: npt.NDArray[np.int64]
+
+    def slice(self, start: int, end: int) -> _Events:
+        return _Events(self.item_keys[start:end], self.codes[start:end], self.times[start:end])
+
+
+def open_prepared(directory: Path) -> PreparedData:
+    """Opens a folder of prepared data. Raises PreparedDataError."""
+    try:
+        about = json.loads((directory / _ABOUT).read_text())
+        name, fingerprint = str(about["name"]), str(about["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PreparedDataError(f"{directory} is not prepared data ({_ABOUT}: {error!r})") from error
+    with _open(directory / _USERS, (names.USER_ID,)) as users:
+        return PreparedData(directory=directory, name=name, fingerprint=fingerprint, num_users=users.metadata.num_rows)
+
+
+def read_users(prepared: PreparedData, batch_users: int) -> Iterator[list[PreparedUser]]:
+    """All users in the order of their ids, `batch_users` at a time. Raises PreparedDataError."""
+    users = _users(prepared.directory)
+    while batch := list(islice(users, batch_users)):
+        yield batch
+
+
+def sample_user_ids(prepared: PreparedData, count: int) -> list[str]:
+    """At most `count` user ids from the beginning, the middle and the end of the users. Raises PreparedDataError."""
+    with _open(prepared.directory / _USERS, (names.USER_ID,)) as users:
+        groups = users.num_row_groups
+        chosen = sorted({0, groups // 2, groups - 1}) if groups else []
+        ids = users.read_row_groups(chosen, columns=[names.USER_ID]).column(names.USER_ID)
+        step = max(1, len(ids) // count)
+        return [ids[row].as_py() for row in range(0, len(ids), step)][:count]
+
+
+def _users(directory: Path) -> Iterator[PreparedUser]:
+    """Joins the two files, which are both sorted by user."""
+    features = _features_by_user(directory)
+    feature_user, feature_values = next(features, (None, {}))
+    for user_id, events in _events_by_user(directory):
+        while feature_user is not None and feature_user < user_id:
+            feature_user, feature_values = next(features, (None, {}))
+        state = UserState.from_events(
+            events.item_keys,
+            events.codes,
+            events.times,
+            features=feature_values if feature_user == user_id else {},
+            revision=0,
+        )
+        yield PreparedUser(user_id, state)
+
+
+def _events_by_user(directory: Path) -> Iterator[tuple[str, _Events]]:
+    current: str | None = None
+    pieces: list[_Events] = []
+    with _open(directory / _INTERACTIONS, _INTERACTION_COLUMNS) as interactions:
+        for batch in _batches(interactions, _INTERACTION_COLUMNS):
+            events = _decode_events(batch)
+            runs = pc.run_end_encode(batch.column(names.USER_ID))
+            start = 0
+            for user_id, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+                if user_id != current:
+                    if current is not None:
+                        yield current, _join(pieces)
+                        if user_id is None or user_id < current:
+                            raise PreparedDataError(
+                                f"{_INTERACTIONS} is not sorted by user: {user_id!r} after {current!r}"
+                            )
+                    current, pieces = user_id, []
+                pieces.append(events.slice(start, end))
+                start = end
+    if current is not None:
+        yield current, _join(pieces)
+
+
+def _features_by_user(directory: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+    with _open(directory / _USERS, (names.USER_ID,)) as users:
+        for batch in _batches(users, tuple(users.schema_arrow.names)):
+            for row in batch.to_pylist():
+                user_id = row.pop(names.USER_ID)
+                yield user_id, {name: value for name, value in row.items() if value is not None}
+
+
+def _decode_events(batch: pa.RecordBatch) -> _Events:
+    # Hashing an id costs far more than a lookup, and ids repeat: only the batch's distinct ones are hashed.
+    items = batch.column(names.ITEM_ID).dictionary_encode()
+    item_keys = id_keys(items.dictionary.to_pylist())[items.indices.to_numpy()]
+    types = batch.column(names.EVENT_TYPE).dictionary_encode()
+    type_names = types.dictionary.to_pylist()
+    if unknown := [name for name in type_names if name not in names.EVENT_CODES]:
+        raise PreparedDataError(f"{_INTERACTIONS}: unknown event types {unknown}")
+    codes = np.array([names.EVENT_CODES[name] for name in type_names], dtype=np.uint8)[types.indices.to_numpy()]
+    times = batch.column(names.TIMESTAMP).to_numpy().astype(np.int64, copy=False)
+    return _Events(item_keys, codes, times)
+
+
+def _join(pieces: list[_Events]) -> _Events:
+    if len(pieces) == 1:
+        return pieces[0]
+    return _Events(
+        np.concatenate([piece.item_keys for piece in pieces]),
+        np.concatenate([piece.codes for piece in pieces]),
+        np.concatenate([piece.times for piece in pieces]),
+    )
+
+
+def _open(path: Path, columns: tuple[str, ...]) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise PreparedDataError(f"{path} is unreadable: {error}") from error
+    if missing := sorted(set(columns) - set(file.schema_arrow.names)):
+        file.close()
+        raise PreparedDataError(f"{path} lacks the columns {', '.join(missing)}")
+    return file
+
+
+def _batches(file: pq.ParquetFile, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from file.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise PreparedDataError(f"prepared data are damaged: {error}") from error

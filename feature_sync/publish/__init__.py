@@ -1,0 +1,1 @@
+"""Publishing the users of prepared data: states and vectors into the online store."""

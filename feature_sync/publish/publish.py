@@ -1,0 +1,243 @@
+"""Publishing: the state of every user of the prepared data, and their vectors under one bundle, into the online store.
+
+The vectors of items that changed since that bundle was trained are made too, so that none is missing when it is served.
+
+Read `publish` downwards. It can be stopped at any moment and run again: what is already right in the store is
+recognised and left alone, and only a complete run leaves the mark that lets the next one return at once.
+
+| stored state                                 | state                                    | vector               |
+| -------------------------------------------- | ---------------------------------------- | -------------------- |
+| none, or unreadable                          | written, revision 1                      | written              |
+| the same, counts aside                       | kept                                     | written, if stale    |
+| other, its newest event not after the file's | the file's, revision = stored one + 1    | written              |
+| it has events after the file's newest        | the file's and these: they arrived since | written, if stale    |
+
+Counts are the higher of the two: the file knows no impressions and no repetitions, the store may know less history.
+A user that others write to again and again is published with fewer users at once, see `_publish_batch`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+from tqdm import tqdm
+
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version
+from feature_sync.core.errors import StoreConflict
+from feature_sync.core.settings import Settings
+from feature_sync.items.publish import publish_item_vectors
+from feature_sync.prepared.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
+from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
+from feature_sync.towers.user_tower import UserTower
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.errors import StoreValueError
+from tandem.contract.store import MAX_RECENT_EVENTS, UserState, UserVector
+
+_BATCH_USERS: Final = 512
+_SAMPLED_USERS: Final = 64
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishReport:
+    """What a publish did."""
+
+    model_version: str
+    registry_version: str
+    """Empty when the bundle was given as a folder."""
+    fingerprint: str
+    already_published: bool = False
+    num_users: int = 0
+    num_states_written: int = 0
+    num_states_newer_in_store: int = 0
+    num_vectors_written: int = 0
+    num_item_vectors_written: int = 0
+    """Of items that changed since the bundle was trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The bundle to publish for: its name is known first, and it is opened only when there is work to do."""
+
+    model_version: str
+    registry_version: str
+    open_bundle: Callable[[], Bundle]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decision:
+    """What becomes of one user, see the table above."""
+
+    state: UserState
+    write_state: bool
+    write_vector: bool
+    newer_in_store: bool = False
+
+
+def publish(
+    settings: Settings, prepared_dir: Path, *, bundle_dir: Path | None = None, force: bool = False
+) -> PublishReport:
+    """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names.
+
+    Returns at once when the same data were published for the same version and the store still holds them; `force`
+    looks at every user nevertheless. Raises FeatureSyncError or BundleError.
+    """
+    prepared = open_prepared(prepared_dir)
+    source = _folder_source(bundle_dir) if bundle_dir else _registry_source(settings)
+    report = PublishReport(
+        model_version=source.model_version, registry_version=source.registry_version, fingerprint=prepared.fingerprint
+    )
+    with OnlineStore(
+        settings.store_url,
+        retry_seconds=settings.store_retry_seconds,
+        vector_ttl_seconds=settings.vector_ttl_seconds,
+    ) as store:
+        sampled = sample_user_ids(prepared, _SAMPLED_USERS)
+        if not force and store.is_published(report.model_version, report.fingerprint, sampled):
+            _log.info("already_published", model_version=report.model_version, fingerprint=report.fingerprint)
+            return _with_items(settings, source, dataclasses.replace(report, already_published=True))
+        started = time.monotonic()
+        tower = UserTower(source.open_bundle())
+        with tqdm(
+            total=prepared.num_users,
+            desc="publish",
+            unit="user",
+            # A terminal gets a moving bar; a log file gets a line now and then.
+            mininterval=0.1 if sys.stderr.isatty() else 5.0,
+        ) as progress:
+            for users in read_users(prepared, _BATCH_USERS):
+                report = _publish_batch(users, store=store, tower=tower, report=report)
+                progress.update(len(users))
+        report = _with_items(settings, source, report)
+        store.mark_published(report.model_version, report.fingerprint)
+    _log.info("published", **dataclasses.asdict(report), seconds=round(time.monotonic() - started, 3))
+    return report
+
+
+def _folder_source(directory: Path) -> _Source:
+    bundle = read_bundle(directory)
+    return _Source(model_version=bundle.manifest.model_version, registry_version="", open_bundle=lambda: bundle)
+
+
+def _registry_source(settings: Settings) -> _Source:
+    version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
+    return _Source(
+        model_version=version.model_version,
+        registry_version=version.registry_version,
+        open_bundle=lambda: fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE),
+    )
+
+
+def _with_items(settings: Settings, source: _Source, report: PublishReport) -> PublishReport:
+    num_vectors = publish_item_vectors(settings, report.model_version, source.open_bundle)
+    return dataclasses.replace(report, num_item_vectors_written=num_vectors)
+
+
+def _publish_batch(
+    users: Sequence[PreparedUser], *, store: OnlineStore, tower: UserTower, report: PublishReport
+) -> PublishReport:
+    decisions: list[_Decision] = []
+
+    def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
+        decisions[:] = [_decide(user.state, held) for user, held in zip(users, stored, strict=True)]
+        stale = [number for number, decision in enumerate(decisions) if decision.write_vector]
+        vectors = tower.vectors([users[n].user_id for n in stale], [decisions[n].state for n in stale])
+        new_vectors = {
+            number: UserVector(decisions[number].state.revision, values)
+            for number, values in zip(stale, vectors, strict=True)
+        }
+        return [
+            UserWrite(state=decision.state if decision.write_state else None, vector=new_vectors.get(number))
+            for number, decision in enumerate(decisions)
+        ]
+
+    try:
+        store.update_users([user.user_id for user in users], report.model_version, decide)
+    except StoreConflict:
+        if len(users) == 1:
+            raise
+        # Events keep arriving for some of them: fewer at once take less time, and meet less.
+        middle = len(users) // 2
+        for part in (users[:middle], users[middle:]):
+            report = _publish_batch(part, store=store, tower=tower, report=report)
+        return report
+    return dataclasses.replace(
+        report,
+        num_users=report.num_users + len(users),
+        num_states_written=report.num_states_written + sum(d.write_state for d in decisions),
+        num_states_newer_in_store=report.num_states_newer_in_store + sum(d.newer_in_store for d in decisions),
+        num_vectors_written=report.num_vectors_written + sum(d.write_vector for d in decisions),
+    )
+
+
+def _decide(from_file: UserState, held: StoredUser) -> _Decision:
+    stored = _readable_state(held)
+    if stored is None:
+        # A vector that outlived its state may carry revision 1 too, of another state: it is never trusted.
+        return _Decision(state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=True)
+    newer = _arrived_since(stored, from_file)
+    state = _merged(from_file, stored, newer)
+    is_kept = state.to_bytes() == stored.to_bytes()
+    return _Decision(
+        state=state if is_kept else dataclasses.replace(state, revision=stored.revision + 1),
+        write_state=not is_kept,
+        write_vector=not is_kept or not _is_vector_of(held, stored),
+        newer_in_store=bool(newer.any()),
+    )
+
+
+def _arrived_since(stored: UserState, from_file: UserState) -> npt.NDArray[np.bool_]:
+    """Which of the stored events, (n,), came after those of the file."""
+    newest = int(from_file.event_times[-1]) if len(from_file.event_times) else 0
+    if newest == 0 and not (stored.event_times == 0).any():
+        # Data without times, over a state that other data left: what is newer cannot be told.
+        return np.zeros(len(stored.event_times), dtype=np.bool_)
+    return stored.event_times > newest
+
+
+def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_]) -> UserState:
+    """The file's state with what arrived since, under the stored revision."""
+    state = dataclasses.replace(
+        from_file,
+        revision=stored.revision,
+        event_counts=np.maximum(from_file.event_counts, stored.event_counts),
+    )
+    if not newer.any():
+        return state
+    added = newer & ~np.isin(stored.event_item_keys, from_file.seen_item_keys)
+    return dataclasses.replace(
+        state,
+        event_item_keys=np.concatenate([from_file.event_item_keys, stored.event_item_keys[added]])[-MAX_RECENT_EVENTS:],
+        event_codes=np.concatenate([from_file.event_codes, stored.event_codes[added]])[-MAX_RECENT_EVENTS:],
+        event_times=np.concatenate([from_file.event_times, stored.event_times[added]])[-MAX_RECENT_EVENTS:],
+        seen_item_keys=np.union1d(from_file.seen_item_keys, stored.seen_item_keys),
+    )
+
+
+def _readable_state(held: StoredUser) -> UserState | None:
+    if held.state is None:
+        return None
+    try:
+        return UserState.from_bytes(held.state)
+    except StoreValueError as error:
+        _log.warning("unreadable_state_replaced", error=str(error))
+        return None
+
+
+def _is_vector_of(held: StoredUser, state: UserState) -> bool:
+    if held.vector is None:
+        return False
+    try:
+        return UserVector.from_bytes(held.vector).state_revision == state.revision
+    except StoreValueError:
+        return False

@@ -1,0 +1,1 @@
+"""The program that `run` starts: all consumers of the streams, put together."""

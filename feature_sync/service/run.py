@@ -1,0 +1,111 @@
+"""`feature_sync run`: everything that keeps the online store up to date, as threads of one process.
+
+Read `run` downwards: it builds the parts, starts each in a thread of its own, and waits until it is told to stop, or
+until one of them ends by itself, which is a fault and ends the program. A store or a broker that is away is no fault:
+the parts wait for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from feature_sync.archive.archiver import Archiver
+from feature_sync.bundles.live_bundles import LiveBundles
+from feature_sync.core.settings import Settings
+from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.user_vectors import UserVectorRefresher
+from feature_sync.items.applier import ItemChangeApplier
+from feature_sync.items.maker import VectorMaker
+from feature_sync.items.numbering import Numbering
+from feature_sync.prepared.parts import Part, Threads
+from feature_sync.store.connection import StoreConnection
+from feature_sync.stream.consumer import Consumer
+from feature_sync.stream.dead_letters import DeadLetters
+from feature_sync.stream.source_factory import open_source
+from feature_sync.telemetry.metrics import Metrics, MetricsServer
+from tandem.contract.bundle import Bundle
+from tandem.contract.streams import EVENTS, ITEM_CHANGES
+
+_GRACE_SECONDS: Final = 20.0
+"""For all parts to end what they have begun."""
+
+_log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises FeatureSyncError when a part fails."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    metrics = Metrics()
+    items, live_bundles = _items(settings, metrics)
+    parts = {**_events(settings, metrics, live_bundles), **items}
+    if settings.archive:
+        parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
+    threads = Threads(parts, on_end=stopping.set)
+    server = MetricsServer(
+        metrics, host=settings.host, port=settings.sync_metrics_port, is_healthy=threads.are_all_at_work
+    )
+    _log.info("started", parts=sorted(parts), metrics_port=server.port)
+    threads.start()
+    stopping.wait()
+    threads.stop(_GRACE_SECONDS)
+    server.close()
+    _log.info("stopped")
+    threads.raise_failure()
+
+
+def _events(settings: Settings, metrics: Metrics, live_bundles: Callable[[], Sequence[Bundle]]) -> dict[str, Part]:
+    store = StoreConnection(settings.store_url)
+    stream_metrics = metrics.of_stream(EVENTS)
+    vectors = UserVectorRefresher(
+        StoreConnection(settings.store_url),
+        live_bundles=live_bundles,
+        is_behind=lambda: events.is_behind,
+        ttl_seconds=settings.vector_ttl_seconds,
+        metrics=metrics,
+    )
+    events = Consumer(
+        open_source(settings, EVENTS),
+        event_applier(settings, store, stream_metrics, on_changed_users=vectors.add),
+        dead_letters=DeadLetters(store, EVENTS, max_entries=settings.dead_letters),
+        metrics=stream_metrics,
+        batch_entries=settings.batch_entries,
+    )
+    return {"events": events, "user_vectors": vectors}
+
+
+def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], Callable[[], Sequence[Bundle]]]:
+    bundles = LiveBundles(settings, on_change=lambda: vectors.wake())
+    vectors = VectorMaker(settings, StoreConnection(settings.store_url), live_bundles=bundles.current, metrics=metrics)
+    store = StoreConnection(settings.store_url)
+    stream_metrics = metrics.of_stream(ITEM_CHANGES)
+    changes = Consumer(
+        open_source(settings, ITEM_CHANGES),
+        ItemChangeApplier(
+            store,
+            numbering=Numbering(settings.data_dir / ITEM_CHANGES, bundles.merged_sequence),
+            metrics=stream_metrics,
+            on_applied=vectors.wake,
+        ),
+        dead_letters=DeadLetters(store, ITEM_CHANGES, max_entries=settings.dead_letters),
+        metrics=stream_metrics,
+        batch_entries=settings.batch_entries,
+    )
+    return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}, bundles.current
+
+
+def _archive(settings: Settings, metrics: Metrics, stream: str) -> Archiver:
+    return Archiver(
+        StoreConnection(settings.store_url),
+        stream,
+        settings.data_dir / stream,
+        flush_rows=settings.archive_rows,
+        flush_seconds=settings.archive_seconds,
+        metrics=metrics.of_archive(stream),
+    )

@@ -1,0 +1,1 @@
+"""The metrics of feature_sync."""

@@ -1,0 +1,75 @@
+"""RecommendBatch: one stream of requests, answered as they are ready. A bounded number of them is worked on at once;
+while so many are, the stream is not read, and HTTP/2's flow control holds the caller back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable
+from typing import Final
+
+import structlog
+
+from inference_server.api.grpc.status_of_errors import STATUS_OF
+from inference_server.api.wire import to_query, to_response
+from inference_server.core.errors import InvalidRequest, RequestError
+from inference_server.request.flow.limits import new_request_id
+from inference_server.request.recommender import Recommender
+from tandem.contract.store import MAX_ID_BYTES
+from tandem.v1 import recommendation_pb2 as pb
+
+_log = structlog.get_logger()
+
+IN_FLIGHT: Final = 64
+"""Entries of one stream that are worked on at once: as many as a micro-batch takes."""
+_INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
+
+
+async def recommend_batch(
+    requests: AsyncIterable[pb.RecommendBatchRequest], recommender: Recommender
+) -> AsyncGenerator[pb.RecommendBatchResponse, None]:
+    """Answers entries in the order in which they are ready. Ends when the caller's side has ended and all are
+    answered."""
+    answers: asyncio.Queue[pb.RecommendBatchResponse | None] = asyncio.Queue()
+    room = asyncio.Semaphore(IN_FLIGHT)
+
+    async def answer_one(request: pb.RecommendBatchRequest) -> None:
+        answers.put_nowait(await _answer(request, recommender))
+
+    async def read() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in requests:
+                    await room.acquire()
+                    group.create_task(answer_one(request))
+        finally:
+            answers.put_nowait(None)
+
+    reading = asyncio.create_task(read(), name="bulk")
+    try:
+        while (response := await answers.get()) is not None:
+            yield response
+            # Only now: a caller who does not read the answers is held back too.
+            room.release()
+        await reading
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _answer(request: pb.RecommendBatchRequest, recommender: Recommender) -> pb.RecommendBatchResponse:
+    response = pb.RecommendBatchResponse(correlation_id=request.correlation_id)
+    try:
+        if len(request.correlation_id.encode()) > MAX_ID_BYTES:
+            raise InvalidRequest("correlation_id", f"must have at most {MAX_ID_BYTES} bytes of UTF-8")
+        response.response.CopyFrom(to_response(await recommender.recommend_bulk(to_query(request.request))))
+    except RequestError as error:
+        response.error.code, _ = STATUS_OF[type(error)].value
+        response.error.message = str(error)
+        if isinstance(error, InvalidRequest):
+            response.error.field = error.field
+    except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
+        request_id = new_request_id()
+        _log.exception("request_failed", request_id=request_id, user_id=request.request.user_id)
+        response.error.code = _INTERNAL
+        response.error.message = f"internal error, request_id {request_id}"
+    return response

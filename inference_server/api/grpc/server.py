@@ -1,0 +1,150 @@
+"""The gRPC server: services, health, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from inference_server.api.grpc.authentication import KeyRequired
+from inference_server.api.grpc.credentials import server_credentials
+from inference_server.core.errors import PortUnavailable
+from inference_server.security.files import Security
+from tandem.v1 import recommendation_pb2 as pb
+from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+
+SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+
+_CHANNELZ: Final = "grpc.channelz.v1.Channelz"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one connection may ask of the server."""
+
+    max_request_bytes: int = 1 << 20
+    """Largest message taken; gRPC itself refuses larger ones with RESOURCE_EXHAUSTED."""
+    max_streams: int = 64
+    """Calls at once on one connection; a client keeps further ones back until one of them has ended."""
+    keepalive_seconds: float = 60.0
+    """Silence after which a peer is asked for a sign of life, also one without calls."""
+    keepalive_timeout_seconds: float = 20.0
+    """Time in which it must answer: a peer that vanished without closing would hold its memory for ever."""
+    min_ping_interval_seconds: float = 10.0
+    """Shortest time between two pings of an idle client; one that pings more often is disconnected. gRPC's own 300
+    seconds would disconnect clients that keep their connection open through a load balancer."""
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """As gRPC's channel arguments."""
+        return (
+            ("grpc.max_receive_message_length", self.max_request_bytes),
+            ("grpc.max_concurrent_streams", self.max_streams),
+            # gRPC's protection counts calls that have ended and are not freed yet, which Python is slow at: it refused
+            # 245 of 1,200 calls of a client that kept to the limit. Admission bounds the work instead.
+            ("grpc.http.overload_protection", 0),
+            ("grpc.keepalive_time_ms", int(self.keepalive_seconds * 1e3)),
+            # The first alone closed nothing within 10 s of an unanswered ping.
+            ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_seconds * 1e3)),
+            ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_seconds * 1e3)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", int(self.min_ping_interval_seconds * 1e3)),
+        )
+
+
+_DEFAULT_LIMITS: Final = Limits()
+_OPEN: Final = Security()
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the package has no types
+    """Health whose watchers end with the server: left to themselves, they would use up the whole grace period."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ended = asyncio.Event()
+
+    async def end(self) -> None:
+        """NOT_SERVING for good."""
+        await self.enter_graceful_shutdown()
+        self._ended.set()
+
+    async def Watch(  # noqa: N802 - named by the service definition
+        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> None:
+        """Streams the status whenever it changes; NOT_SERVING is the last one."""
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        ending = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watching.cancel()
+            ending.cancel()
+            await asyncio.gather(watching, ending, return_exceptions=True)
+        await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
+
+
+class GrpcServer:
+    """The gRPC server of one worker. Health follows the model: NOT_SERVING until `set_serving`."""
+
+    def __init__(
+        self,
+        servicer: pb_grpc.RecommendationServiceServicer,
+        *,
+        host: str,
+        port: int,
+        reflection_enabled: bool,
+        channelz_enabled: bool = True,
+        limits: Limits = _DEFAULT_LIMITS,
+        security: Security = _OPEN,
+    ) -> None:
+        """Binds the port; 0 takes any free one. Raises PortUnavailable."""
+        self._server = grpc.aio.server(
+            interceptors=[] if security.api_keys is None else [KeyRequired(security.api_keys)],
+            options=(
+                # The supervisor holds the port, so that nobody but its workers shares it (see `ports`).
+                ("grpc.so_reuseport", 1),
+                ("grpc.enable_channelz", int(channelz_enabled)),
+                *limits.options(),
+            ),
+        )
+        pb_grpc.add_RecommendationServiceServicer_to_server(servicer, self._server)
+        self._health = _Health()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        served = [SERVICE_NAME, health.SERVICE_NAME]
+        if channelz_enabled:
+            channelz.add_channelz_servicer(self._server)
+            served.append(_CHANNELZ)
+        if reflection_enabled:
+            reflection.enable_server_reflection((*served, reflection.SERVICE_NAME), self._server)
+        self.port = self._listen(f"{host}:{port}", security)
+
+    async def start(self) -> None:
+        """Begins to answer, NOT_SERVING."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+
+    async def set_serving(self) -> None:
+        """Tells health watchers that there is a model."""
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """NOT_SERVING, no new calls, those in flight finished or `grace_seconds` over, the rest cancelled, closed."""
+        await self._health.end()
+        await self._server.stop(grace_seconds)
+
+    def _listen(self, address: str, security: Security) -> int:
+        try:
+            if security.certificates is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, server_credentials(security.certificates))
+        except RuntimeError as error:
+            raise PortUnavailable(f"cannot listen on {address} for gRPC: {error}") from error
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", SERVICE_NAME):
+            await self._health.set(service, status)

@@ -1,0 +1,80 @@
+"""Answers as JSON: what `json_format.MessageToDict` makes of the wire message, without the message.
+
+Going through the message costs several times as much, most of it in Python code that walks descriptors; a test holds
+the two to be equal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from starlette.responses import Response
+
+from inference_server.api.wire import WIRE_SOURCES
+from inference_server.core.answers import Answer, Reason
+from inference_server.core.degradation import Source
+from tandem.v1 import recommendation_pb2 as pb
+
+JSON_MEDIA_TYPE: Final = "application/json"
+
+_SOURCE_NAMES: Final[Mapping[Source, str]] = {
+    source: pb.RecommendationSource.Name(number) for source, number in WIRE_SOURCES.items()
+}
+# An encoder that is made once; json.dumps makes one for every call that is not the default.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+def json_response(payload: object, *, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response with this body."""
+    return Response(_encode(payload).encode(), status_code=status_code, headers=headers, media_type=JSON_MEDIA_TYPE)
+
+
+def recommend_payload(answer: Answer) -> dict[str, Any]:
+    """An answer as POST /v1/recommend returns it."""
+    return {
+        "request_id": answer.request_id,
+        "items": _items(answer),
+        "model_version": answer.model_version,
+        "variant": answer.variant,
+        "source": _SOURCE_NAMES[answer.source],
+        "degraded_reasons": list(answer.degraded_reasons),
+        "next_page_token": answer.next_page_token,
+    }
+
+
+def similar_items_payload(answer: Answer) -> dict[str, Any]:
+    """An answer as POST /v1/similar-items returns it."""
+    return {
+        "request_id": answer.request_id,
+        "items": _items(answer),
+        "model_version": answer.model_version,
+        "variant": answer.variant,
+    }
+
+
+def _items(answer: Answer) -> list[dict[str, Any]]:
+    scores = _shortest(answer.scores)
+    if answer.reasons is None:
+        return [{"item_id": item_id, "score": score} for item_id, score in zip(answer.item_ids, scores, strict=True)]
+    return [
+        {"item_id": item_id, "score": score, "reason": _reason(reason)}
+        for item_id, score, reason in zip(answer.item_ids, scores, answer.reasons, strict=True)
+    ]
+
+
+def _reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "source": reason.source,
+        "because_item_ids": list(reason.because_item_ids),
+        "score_parts": dict(zip(reason.score_parts, _shortest(list(reason.score_parts.values())), strict=True)),
+        "title": reason.title,
+        "propensity": _shortest([reason.propensity])[0],
+    }
+
+
+def _shortest(values: list[float]) -> list[float]:
+    """The values as floats of 32 bits, which they are on the wire, with as few digits as tell them apart."""
+    return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]

@@ -1,0 +1,104 @@
+"""The HTTP server: uvicorn inside the worker's own event loop, how it starts, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvicorn
+
+from inference_server.core.errors import PortUnavailable
+from inference_server.security.tls import Certificates
+
+_BACKLOG: Final = 2048
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than the 60 s after which load balancers give up a connection: whoever closes first must not be the server,
+or a request that crosses the close is lost."""
+_CLOSING_SECONDS: Final = 1.0
+"""What requests that were cancelled get to tell their callers."""
+
+
+class HttpServer:
+    """The HTTP server of one worker."""
+
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        *,
+        host: str,
+        port: int,
+        reuse_port: bool = False,
+        certificates: Certificates | None = None,
+    ) -> None:
+        """Binds the port; 0 takes any free one. With `reuse_port`, several workers share it.
+
+        With `certificates` it speaks TLS, and new connections get the newest certificate. Raises PortUnavailable.
+        """
+        self._config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            # Below it are only lines that any caller could fill the log with.
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            backlog=_BACKLOG,
+            **_ssl_options(certificates),
+        )
+        self._config.load()
+        if certificates is not None and self._config.ssl is not None:
+            certificates.follow(self._config.ssl)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+        except OSError as error:
+            raise PortUnavailable(f"cannot listen on {host}:{port} for HTTP: {error}") from error
+        self.port: int = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(self._config)
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begins to answer."""
+        # The steps of uvicorn.Server.serve, without its signal handlers: the worker has its own.
+        self._server.lifespan = self._config.lifespan_class(self._config)
+        await self._server.startup(sockets=[self._socket])
+        self._ticking = asyncio.create_task(self._server.main_loop(), name="http-ticks")
+
+    async def stop(self, *, grace_seconds: float) -> None:
+        """No new connections, requests in flight finished or `grace_seconds` over, the rest cancelled, closed."""
+        if self._ticking is None:
+            self._socket.close()
+            return
+        self._ticking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._ticking
+        self._config.timeout_graceful_shutdown = grace_seconds  # type: ignore[assignment]  # passed to asyncio.wait_for
+        await self._server.shutdown(sockets=[self._socket])
+        state = self._server.server_state
+        if state.tasks:
+            await asyncio.wait(set(state.tasks), timeout=_CLOSING_SECONDS)
+        for connection in list(state.connections):
+            connection.transport.abort()
+
+
+def _ssl_options(certificates: Certificates | None) -> dict[str, Any]:
+    if certificates is None:
+        return {}
+    files = certificates.files
+    return {
+        "ssl_certfile": files.certificate,
+        "ssl_keyfile": files.key,
+        "ssl_keyfile_password": "",
+        "ssl_ca_certs": files.client_ca,
+        "ssl_cert_reqs": ssl.CERT_NONE if files.client_ca is None else ssl.CERT_REQUIRED,
+    }

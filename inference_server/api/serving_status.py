@@ -1,0 +1,56 @@
+"""GetServingStatus: what is served and how that goes, as the message that gRPC and HTTP both return."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from inference_server.api.wire import WIRE_SOURCES
+from inference_server.model.serving_model import ModelSlot
+from inference_server.telemetry.statistics import Statistics
+from tandem.contract.manifest import Manifest
+from tandem.v1 import recommendation_pb2 as pb
+
+
+def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingStatusResponse:
+    """The status now."""
+    statistics.refresh()
+    response = pb.GetServingStatusResponse(
+        uptime_seconds=time.time() - statistics.started_at_seconds,
+        dependencies={name: "up" if up else "down" for name, up in statistics.dependencies_up.items()},
+        answers_by_source={
+            pb.RecommendationSource.Name(WIRE_SOURCES[source]): count
+            for source, count in statistics.answers_by_source.items()
+        },
+        degraded_by_reason={str(reason): n for reason, n in statistics.degraded_by_reason.items() if n},
+        bundles_refused=statistics.refusals_by_kind.total(),
+        last_refusal=statistics.last_refusal,
+        breakers=statistics.breakers,
+        policies_fingerprint=statistics.policies_fingerprint,
+        worker=statistics.identity.worker,
+        num_workers=statistics.identity.num_workers,
+    )
+    live = statistics.live_catalogue_state
+    response.live_catalogue.sequence = int(live.get("sequence", 0))
+    response.live_catalogue.items = int(live.get("items", 0))
+    response.live_catalogue.dead_rows = int(live.get("dead_rows", 0))
+    response.live_catalogue.waiting = int(live.get("waiting", 0))
+    response.live_catalogue.put_off = int(live.get("put_off", 0))
+    response.live_catalogue.age_seconds = live.get("age_seconds", 0.0)
+    response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
+    model = models.current
+    if model is not None:
+        response.model_version = model.version
+        response.variant = model.variant
+        response.registry_version = model.registry_version
+        response.model_loaded_at.FromNanoseconds(int(model.loaded_at_seconds * 1e9))
+        response.manifest.update(_summary(model.bundle.manifest))
+    return response
+
+
+def _summary(manifest: Manifest) -> dict[str, Any]:
+    """The manifest without its list of files."""
+    summary: dict[str, Any] = json.loads(manifest.to_json())
+    del summary["files"]
+    return summary

@@ -1,0 +1,250 @@
+"""Settings of the inference server: environment variables `TANDEM_*`, validated at start.
+
+Every process of the server (supervisor, worker, check) reads them from the same environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from inference_server.core.errors import SettingsError
+from tandem.contract import names
+
+ENV_PREFIX: Final = "TANDEM_"
+
+_Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _usable_registry_uri(uri: str) -> str:
+    if "://" not in uri or uri.startswith("file:"):
+        raise ValueError("must be a URI such as sqlite:////absolute/path.db or http://host:5000")
+    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
+        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
+    return uri
+
+
+def _usable_store_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return url
+
+
+def _usable_events_url(url: str) -> str:
+    if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
+        raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
+    return url
+
+
+def _usable_otlp_endpoint(url: str) -> str:
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url
+
+
+def _existing_directory(path: Path | None) -> Path | None:
+    if path is not None and not path.is_dir():
+        raise ValueError(f"{path} is not a directory")
+    return path
+
+
+def _existing_file(path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    return path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TlsFiles:
+    """The PEM files that TANDEM_TLS_* name."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+    """Certificates that sign those of clients; None: clients need none."""
+
+
+class Settings(BaseSettings):
+    """What can be set. A docstring under each says its unit, its effect and when to change it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on, for gRPC, HTTP and metrics. 0.0.0.0 in a container."""
+
+    grpc_port: _Port = 50051
+    """Port of the gRPC API; 0 takes any free one and the log says which."""
+
+    http_port: _Port = 8080
+    """Port of the HTTP API; 0 takes any free one and the log says which."""
+
+    http_enabled: bool = True
+    """Whether the HTTP API is served. Off where all callers use gRPC."""
+
+    metrics_port: _Port = 9100
+    """Port of the Prometheus endpoint /metrics; 0 takes any free one and the log says which."""
+
+    reflection: bool = True
+    """Whether gRPC reflection is served, which grpcurl needs. Off where the API is nobody's business."""
+
+    channelz: bool = True
+    """Whether gRPC's channelz is served, which shows connections and calls. Off where the API is nobody's business."""
+
+    max_request_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 26)
+    """Largest request taken, in bytes; larger ones are refused before they are read. The longest lists that the API
+    allows need half of the default."""
+
+    max_streams_per_connection: int = Field(default=16, ge=1, le=100_000)
+    """Calls at once on one HTTP/2 connection; a client keeps further ones back. Raise it for a proxy that sends the
+    calls of many over one connection."""
+
+    tls_certificate: Path | None = None
+    """File with the server's certificate and its chain, in PEM; empty: plaintext. Reloaded when it changes."""
+
+    tls_key: Path | None = Field(default=None, validate_default=True)
+    """File with the certificate's private key, in PEM, unencrypted. Reloaded when it changes."""
+
+    tls_client_ca: Path | None = Field(default=None, validate_default=True)
+    """File with the certificates, in PEM, of whoever signs clients' certificates; with it every client must present
+    one. Empty: clients need none. Reloaded when it changes."""
+
+    api_keys_file: Path | None = None
+    """File with one line `name:sha256` for each API key, as `python -m inference_server hash-key` prints it; empty:
+    everybody may call. With it callers send `authorization: Bearer KEY` or `x-api-key: KEY`; health checks need none.
+    Reloaded when it changes; a file without keys lets nobody in."""
+
+    bundle_path: Annotated[Path | None, AfterValidator(_existing_directory)] = None
+    """Bundle folder to serve without any registry; empty: follow the registry. For debugging and air-gapped hosts."""
+
+    registry_uri: Annotated[str, AfterValidator(_usable_registry_uri)] = Field(
+        default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}"
+    )
+    """MLflow registry. Read by the supervisor only."""
+
+    model_name: str = Field(default=names.REGISTERED_MODEL, min_length=1)
+    """Registered model to serve."""
+
+    model_alias: str = Field(default=names.CHAMPION, min_length=1)
+    """Registry alias to serve; reported as `variant`."""
+
+    registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
+    """Seconds between two looks at the alias. Longer where many servers share one registry."""
+
+    store_url: Annotated[str, AfterValidator(_usable_store_url)] = "redis://127.0.0.1:6379/0"
+    """Online store: Redis or Valkey."""
+
+    events_url: Annotated[str, AfterValidator(_usable_events_url)] = ""
+    """Stream that events and catalogue changes are appended to: Redis or Valkey as for TANDEM_STORE_URL, or
+    kafka://host:port (extra `kafka`; further brokers after commas, options of librdkafka after `?`). Empty: the online
+    store. Its own where the disk of the store is slow, because reads wait while an fsync lasts. feature_sync needs the
+    same value."""
+
+    events_durability: Literal["fsync", "memory"] = "fsync"
+    """When events are acknowledged. fsync: once the disk has them; the server must have `appendonly yes` and
+    `appendfsync always`, else the calls are UNAVAILABLE. memory: once the server has them; a crash of it loses what its
+    own policy allows, a second with everysec. Kafka always acknowledges with acks=all."""
+
+    events_deadline_ms: float = Field(default=1000.0, ge=1, le=60_000)
+    """Milliseconds a call that records events or changes items may take, also when the caller allows more."""
+
+    events_max_backlog: int = Field(default=1_000_000, ge=1)
+    """Entries in a stream from which on further ones are refused with RESOURCE_EXHAUSTED: nothing is dropped when
+    feature_sync is away, callers keep it. A million events take 0.14 GB of the store. Kafka keeps to its own limits."""
+
+    data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
+    """Folder for downloaded bundles. On a disk that survives restarts, so that a start needs no registry."""
+
+    deadline_ms: float = Field(default=50.0, ge=1, le=60_000)
+    """Milliseconds an answer may take, also when the caller allows more. Raise it where full answers matter more than
+    fast ones."""
+
+    policies_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
+    """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
+    seconds."""
+
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes that answer on the one port. One for each core that is there for them; 1 where another layer adds
+    servers, as in Kubernetes."""
+
+    worker_start_attempts: int = Field(default=5, ge=1, le=1000)
+    """Starts in a row that may fail before the server ends, if no other worker answers. Raise it where what workers
+    need at their start comes late."""
+
+    min_swap_overlap: float = Field(default=0.0, ge=0, le=1)
+    """Least share of recommended items that a new bundle must have in common with the one that serves, mean over its
+    held-out users; below, it is refused. 0 refuses nothing: a retrained model may well differ."""
+
+    max_concurrent_requests: int = Field(default=128, ge=1, le=100_000)
+    """Requests that one worker answers at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency
+    grows under load."""
+
+    max_live_items: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Most items that a worker keeps of those that changed since the bundle was made; each takes 2 to 3 kB in every
+    worker, and all are scored for every request. Beyond it the oldest wait for the next bundle; deleted and unavailable
+    items never wait. Lower it where whole catalogues are written anew more often than models are trained."""
+
+    shutdown_grace_seconds: float = Field(default=10.0, ge=0, le=600)
+    """Seconds that requests in flight get to finish at shutdown before they are cancelled."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_usable_otlp_endpoint)] = ""
+    """OpenTelemetry collector for traces of requests, such as http://127.0.0.1:4317 (gRPC; https for TLS); empty: no
+    traces. Needs the extra `tracing`."""
+
+    trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
+    """Share of the requests that are traced. A caller that sends a W3C traceparent decides for its request itself."""
+
+    impression_log: Path | None = None
+    """File to which every answer is appended as one line of JSON, written after the answer was sent; each worker adds
+    .worker-N to the name. Empty: none. It holds user ids and what they were shown: personal data."""
+
+    impression_log_max_bytes: int = Field(default=1 << 28, ge=1 << 12)
+    """Size in bytes at which an impression log is set aside and begun anew; the five newest are kept."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe level that is logged; debug logs every request, with a digest instead of the user's id."""
+
+    @field_validator("tls_key", "tls_client_ca")
+    @classmethod
+    def _go_with_a_certificate(cls, path: Path | None, others: ValidationInfo) -> Path | None:
+        certificate = others.data.get("tls_certificate")
+        if path is not None and certificate is None:
+            raise ValueError("needs TANDEM_TLS_CERTIFICATE too")
+        if path is None and certificate is not None and others.field_name == "tls_key":
+            raise ValueError("is needed with TANDEM_TLS_CERTIFICATE")
+        return path
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS; None: plaintext. That they can be used is checked where they are read: a bundle is checked
+        with these settings too, and must not be refused because a certificate is being replaced."""
+        if self.tls_certificate is None or self.tls_key is None:
+            return None
+        return TlsFiles(certificate=self.tls_certificate, key=self.tls_key, client_ca=self.tls_client_ca)
+
+    @classmethod
+    def load(cls) -> Self:
+        """Reads the environment. Raises SettingsError, one line that names the variable."""
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            variable = ENV_PREFIX + str(first["loc"][0]).upper()
+            message = first["msg"].removeprefix("Value error, ")
+            raise SettingsError(f"{variable}: {message} (got {first['input']!r})") from error
+
+
+def settings_help() -> str:
+    """The settings as a text for --help, one paragraph each."""
+    paragraphs = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        shown = "" if default is None else default
+        description = " ".join((field.description or "").split())
+        paragraphs.append(f"  {ENV_PREFIX}{name.upper()} (default: {shown})\n      {description}")
+    return "\n".join(paragraphs)

@@ -1,0 +1,18 @@
+"""Which stream the settings name."""
+
+from __future__ import annotations
+
+from inference_server.core.settings import Settings
+from inference_server.events.redis_stream import RedisStream
+from inference_server.events.stream import EventStream
+
+
+def open_stream(settings: Settings) -> EventStream:
+    """A stream that connects when it is first used. Raises SettingsError."""
+    url = settings.events_url or settings.store_url
+    if url.startswith("kafka://"):
+        # Imported here: Kafka's client is an extra that most servers do without.
+        from inference_server.events.kafka_stream import KafkaStream
+
+        return KafkaStream(url, wait_ms=int(settings.events_deadline_ms))
+    return RedisStream(url, fsync=settings.events_durability == "fsync", wait_ms=int(settings.events_deadline_ms))

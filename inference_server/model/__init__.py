@@ -1,0 +1,1 @@
+"""One bundle, opened to answer with."""

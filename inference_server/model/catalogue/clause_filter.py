@@ -1,0 +1,94 @@
+"""Which items of a table meet what requests and policies ask of categories and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.core.errors import InvalidRequest
+from inference_server.core.query import AttributePredicate, Clause
+from tandem.contract.items import AttributeColumn, ItemTable
+from tandem.contract.vocabulary import Rows
+
+NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
+
+
+class ClauseFilter:
+    """Evaluates clauses over an item table; columns of attributes are read when they are first asked for."""
+
+    def __init__(self, items: ItemTable, rows_by_category: Mapping[str, Rows]) -> None:
+        """`rows_by_category` is the table's, see `ItemTable.rows_by_category`."""
+        self._items = items
+        self._rows_by_category = rows_by_category
+        self._attributes: dict[str, AttributeColumn] = {}
+
+    def passes(self, clauses: Sequence[Clause]) -> npt.NDArray[np.bool_]:
+        """Which items meet every clause: (items,) bool."""
+        mask = np.ones(len(self._items), dtype=np.bool_)
+        for clause in clauses:
+            if clause.include_categories:
+                included = np.zeros(len(self._items), dtype=np.bool_)
+                for category in clause.include_categories:
+                    included[self._rows_by_category.get(category, NO_ROWS)] = True
+                mask &= included
+            for category in clause.exclude_categories:
+                mask[self._rows_by_category.get(category, NO_ROWS)] = False
+            for predicate in clause.attributes:
+                mask &= self._meets(predicate)
+        return mask
+
+    def check(self, predicates: Sequence[AttributePredicate], *, field: str) -> None:
+        """Raises InvalidRequest, which names the entry of `field`, for a predicate that an attribute cannot have."""
+        for place, predicate in enumerate(predicates):
+            if predicate.min is None and predicate.max is None:
+                continue
+            column = self._attribute(predicate.name)
+            if column is not None and column.numbers is None:
+                bound = "min" if predicate.min is not None else "max"
+                raise InvalidRequest(f"{field}[{place}].{bound}", f"values of {predicate.name!r} are not numbers")
+
+    def _meets(self, predicate: AttributePredicate) -> npt.NDArray[np.bool_]:
+        """Which items meet a predicate: (items,) bool. A text meets no bound: an operator's rule may name one that this
+        catalogue has no numbers for, and no caller is to blame."""
+        column = self._attribute(predicate.name)
+        if column is None:
+            lacking = predicate.any_of or predicate.min is not None or predicate.max is not None
+            return np.full(len(self._items), not lacking)
+        met = np.ones(len(column.values) + 1, dtype=np.bool_)  # the last one stands for items without the attribute
+        if predicate.any_of:
+            met[:-1] &= np.isin(column.values, predicate.any_of)
+            met[-1] = False
+        if predicate.none_of:
+            met[:-1] &= ~np.isin(column.values, predicate.none_of)
+        if predicate.min is not None or predicate.max is not None:
+            met[-1] = False
+            numbers = _numbers_or_nan(column)
+            if predicate.min is not None:
+                met[:-1] &= numbers >= predicate.min
+            if predicate.max is not None:
+                met[:-1] &= numbers <= predicate.max
+        by_item: npt.NDArray[np.bool_] = met[column.codes]
+        return by_item
+
+    def _attribute(self, name: str) -> AttributeColumn | None:
+        if name not in self._attributes:
+            column = self._items.attribute(name)
+            if column is None:
+                return None  # not kept: callers could fill the memory with names that do not exist
+            self._attributes[name] = column
+        return self._attributes[name]
+
+
+def _numbers_or_nan(column: AttributeColumn) -> npt.NDArray[np.float64]:
+    """(values,) float64; NaN, which meets no bound, for a value that is no number."""
+    return column.numbers if column.numbers is not None else np.array([_number_or_nan(text) for text in column.values])
+
+
+def _number_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

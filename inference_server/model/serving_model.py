@@ -1,0 +1,183 @@
+"""One bundle, opened to answer with. Immutable: a request takes one at admission and uses nothing else of any model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.model.catalogue.catalogue import Catalogue
+from inference_server.model.catalogue.live_catalogue import LiveCatalogue
+from inference_server.model.catalogue.live_items import LiveItems, no_live_items
+from inference_server.model.engine.exact import ExactSearch
+from inference_server.model.engine.index import ItemIndex
+from inference_server.model.engine.live_search import LiveSearch
+from inference_server.model.engine.ranker import BlendRanker, ContentScorer, OnnxRanker, Pairs
+from inference_server.model.engine.search import EXACT_MAX_ITEMS, Allowed, ItemSearch
+from inference_server.model.engine.towers import UserTower
+from inference_server.model.page_token import PageTokens, tokens_of_bundle
+from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.errors import BundleIncompatible
+from tandem.contract.features import encode_index, encode_users
+from tandem.contract.item_item import ItemItem, num_events_read
+from tandem.contract.manifest import MANIFEST
+from tandem.contract.ranking import PROFILE_EVENTS
+from tandem.contract.store import UserState
+from tandem.contract.vocabulary import Keys, Rows
+
+_WARM_UP_ITEMS = 10
+NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingModel:
+    """A bundle with its engines."""
+
+    bundle: Bundle
+    bundle_catalogue: Catalogue
+    """The bundle's items as they are there."""
+    catalogue: Catalogue
+    """The items that requests are answered with: those of the bundle, and the live ones around them."""
+    index: ItemIndex
+    """The bundle's FAISS index."""
+    bundle_search: ExactSearch | ItemIndex
+    """The index, or exact search where the catalogue is small."""
+    search: ItemSearch
+    """The same over `catalogue`: what requests are answered with."""
+    live: LiveItems
+    """What changed since the bundle was made."""
+    user_tower: UserTower
+    content: ContentScorer | None
+    item_item: ItemItem | None
+    blend: BlendRanker | None
+    onnx_ranker: OnnxRanker | None
+    page_tokens: PageTokens
+    variant: str
+    """The alias it is served under; empty without a registry."""
+    registry_version: str
+    """The registry's number for it; empty without a registry."""
+    loaded_at_seconds: float
+    """Seconds since 1970."""
+
+    @property
+    def version(self) -> str:
+        """The bundle's model version."""
+        return self.bundle.manifest.model_version
+
+    @cached_property
+    def num_events_ranked_by(self) -> int:
+        """Newest events that ranking and the sources beside the two towers read: as many as in the trainer, or the
+        order would be another one than was measured."""
+        manifest = self.bundle.manifest
+        read = PROFILE_EVENTS
+        if manifest.blend is not None and manifest.blend.item_item is not None:
+            read = max(read, num_events_read(manifest.blend.item_item.decay_events))
+        return read
+
+    def known_rows(self, keys: Keys) -> Rows:
+        """Rows of the keys that the catalogue holds: (n,) uint64 -> (m,) int64, m <= n."""
+        return self.catalogue.known_rows(keys)
+
+    def user_index(self, user_ids: list[str]) -> npt.NDArray[np.int64] | None:
+        """Inputs of an embedding of user ids: (users,) int64; None where the bundle has none."""
+        users = self.bundle.user_vocabulary
+        return None if users is None else encode_index(users.rows(user_ids))
+
+    def encode_users(self, user_ids: list[str], states: list[UserState]) -> npt.NDArray[np.float32]:
+        """The user tower's vectors: (users, dim) float32. Runs the tower, so it belongs into a thread."""
+        tensors = encode_users(
+            states,
+            schema=self.bundle.manifest.feature_schema,
+            item_vocabulary=self.catalogue.vocabulary,
+            item_vectors=self.catalogue.vectors,
+            user_index=self.user_index(user_ids),
+        )
+        return self.user_tower.encode(tensors)
+
+
+def open_model(
+    directory: Path, *, variant: str = "", registry_version: str = "", verify_checksums: bool = True
+) -> ServingModel:
+    """Opens a bundle in the real engines and runs each once, so that the first request finds them warm.
+
+    `verify_checksums=False` is for a folder that the supervisor has just had checked. Raises BundleError.
+    """
+    bundle = read_bundle(directory, verify_checksums=verify_checksums)
+    manifest = bundle.manifest
+    index = ItemIndex(bundle.index, item_vectors=bundle.item_vectors, nprobe=manifest.index.nprobe)
+    exact = len(bundle.items) <= EXACT_MAX_ITEMS
+    catalogue = Catalogue(bundle)
+    search = ExactSearch(bundle.item_vectors) if exact else index
+    live = no_live_items(len(bundle.items), manifest.embedding_dim, dead=bundle.items.unavailable_rows)
+    model = ServingModel(
+        bundle=bundle,
+        bundle_catalogue=catalogue,
+        catalogue=catalogue,
+        index=index,
+        bundle_search=search,
+        search=search,
+        live=live,
+        user_tower=UserTower(bundle.user_tower, manifest.feature_schema),
+        content=ContentScorer(bundle.content) if bundle.content is not None else None,
+        item_item=bundle.item_item,
+        blend=BlendRanker(manifest.blend) if manifest.blend is not None else None,
+        onnx_ranker=OnnxRanker(bundle) if bundle.ranker is not None else None,
+        page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes()),
+        variant=variant,
+        registry_version=registry_version,
+        loaded_at_seconds=time.time(),
+    )
+    model = with_live(model, live)
+    _warm_up(model)
+    return model
+
+
+def with_live(model: ServingModel, live: LiveItems) -> ServingModel:
+    """The model with these live items in place of those that it has."""
+    catalogue, search = model.bundle_catalogue, model.bundle_search
+    if live.changes_nothing:
+        return replace(model, catalogue=catalogue, search=search, live=live)
+    searched = search.with_live(live) if isinstance(search, ExactSearch) else LiveSearch(search, live)
+    return replace(model, catalogue=LiveCatalogue(catalogue, live), search=searched, live=live)
+
+
+def _warm_up(model: ServingModel) -> None:
+    try:
+        vectors = model.encode_users([""], [UserState()])
+    except Exception as error:  # ONNX Runtime raises many kinds for inputs a tower cannot take; each means the same
+        raise BundleIncompatible(f"{model.bundle.user_tower.name} fails on a user's tensors: {error}") from error
+    dim = model.bundle.manifest.embedding_dim
+    if vectors.shape != (1, dim):
+        raise BundleIncompatible(
+            f"{model.bundle.user_tower.name} makes vectors of shape {vectors.shape}, not (1, {dim})"
+        )
+    queries = np.asarray(model.bundle.item_vectors[:1])
+    for search in (model.search, model.index):
+        found = search.nearest(queries, _WARM_UP_ITEMS, [Allowed(None, NO_ROWS)])
+    if model.onnx_ranker is not None:
+        pairs = Pairs(
+            user_vectors=queries,
+            user_index=model.user_index([""]),
+            rows=np.maximum(found.rows, 0),
+            collaborative=found.scores,
+            content=np.zeros_like(found.scores),
+            item_item=None,
+            catalogue=model.bundle_catalogue,
+        )
+        try:
+            model.onnx_ranker.score(pairs)
+        except Exception as error:  # as above
+            raise BundleIncompatible(f"the ranker fails on candidates: {error}") from error
+
+
+class ModelSlot:
+    """The one pointer that a swap moves."""
+
+    def __init__(self) -> None:
+        self.current: ServingModel | None = None
+        """The model that requests admitted now are answered with; None before the first one."""

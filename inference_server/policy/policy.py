@@ -1,0 +1,174 @@
+"""What an operator decides about the answers of one scenario. `policies` reads it from a file."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from inference_server.core.query import AttributePredicate, Clause
+from tandem.contract.candidates import CONTENT_NEIGHBOUR_CANDIDATES, ITEM_ITEM_CANDIDATES, TWO_TOWER_CANDIDATES
+
+_Name = Annotated[str, Field(min_length=1)]
+_NumCandidates = Annotated[int, Field(ge=0, le=1000)]
+
+
+class StrictConfig(BaseModel):
+    """What all parts of a policy have in common."""
+
+    # Strict: "yes" is no number and 5 no category. What YAML makes of an unquoted word is then an error, no surprise.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Sources(StrictConfig):
+    """Most candidates taken from each source; 0: the source is off."""
+
+    two_tower: int = Field(default=TWO_TOWER_CANDIDATES, ge=1, le=1000)
+    """Items nearest to the user's vector. Cannot be off: the other sources only add to it."""
+
+    item_item: _NumCandidates = ITEM_ITEM_CANDIDATES
+    """Items that the users of the items chosen last chose too. Of a bundle whose blend has the item-item source."""
+
+    content_neighbours: _NumCandidates = CONTENT_NEIGHBOUR_CANDIDATES
+    """Items whose content is near to that of the items chosen last."""
+
+    popular: _NumCandidates = 0
+    """Items with most interactions in the training data."""
+
+    trending: _NumCandidates = 0
+    """Items with most interactions of late."""
+
+
+class AttributePredicateConfig(StrictConfig):
+    """A condition on one attribute of an item; all that is set must hold."""
+
+    name: _Name
+    """Name of the attribute."""
+
+    any_of: tuple[str, ...] = ()
+    """Values of which the attribute must have one; empty: any value."""
+
+    none_of: tuple[str, ...] = ()
+    """Values that the attribute must not have."""
+
+    min: float | None = None
+    """Least number that the attribute may be; null: no limit."""
+
+    max: float | None = None
+    """Largest number that the attribute may be; null: no limit."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not self.any_of and not self.none_of and self.min is None and self.max is None:
+            raise ValueError("needs any_of, none_of, min or max")
+        _check_range(self.min, self.max)
+        return self
+
+
+class Boost(StrictConfig):
+    """Moves items up or down. Names a category, or an attribute and what it must be."""
+
+    category: str = ""
+    """Category that an item must have."""
+
+    attribute: str = ""
+    """Attribute that an item must have, with `any_of`, `min` and `max`; all that is set must hold."""
+
+    any_of: tuple[str, ...] = ()
+    """Values of which the attribute must have one; empty: any value."""
+
+    min: float | None = None
+    """Least number that the attribute may be; null: no limit."""
+
+    max: float | None = None
+    """Largest number that the attribute may be; null: no limit."""
+
+    add: float = Field(ge=-100.0, le=100.0)
+    """Added to the item's score, in standard deviations of the scores of the request's candidates; below 0 it moves
+    items down."""
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        has_condition = bool(self.any_of) or self.min is not None or self.max is not None
+        if bool(self.category) == bool(self.attribute):
+            raise ValueError("needs either category or attribute")
+        if self.category and has_condition:
+            raise ValueError("any_of, min and max are conditions on an attribute, not on a category")
+        if self.attribute and not has_condition:
+            raise ValueError("an attribute needs any_of, min or max")
+        _check_range(self.min, self.max)
+        return self
+
+
+class Policy(StrictConfig):
+    """How one scenario is answered."""
+
+    sources: Sources = Sources()
+    """Where candidates come from."""
+
+    ranker: Literal["auto", "onnx", "blend", "none"] = "auto"
+    """What orders candidates. auto: the bundle's ONNX ranker if it has one, else its blend if it has one, else none.
+    none: the score of the two towers."""
+
+    content_weight: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Weight of content in the blend, 0 to 1; null: the bundle's own."""
+
+    boosts: tuple[Boost, ...] = ()
+    """What is moved up or down; an item that several boosts name gets the sum."""
+
+    category_caps: dict[_Name, Annotated[int, Field(ge=1)]] = {}
+    """Most items of one answer that have the category."""
+
+    max_per_category: int = Field(default=0, ge=0)
+    """Most items of one answer that have the same category, for categories that `category_caps` does not name;
+    0: no limit."""
+
+    diversity: float = Field(default=0.0, ge=0.0, le=1.0)
+    """How unlike each other items shall be, where the request does not say: 0 not at all, the order by score, to 1."""
+
+    exploration: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Share of places that are filled by a candidate drawn at random, so that training data holds more than what the
+    model likes already."""
+
+    exclude_categories: tuple[_Name, ...] = ()
+    """Items with one of these are never shown."""
+
+    include_categories: tuple[_Name, ...] = ()
+    """Only items with one of these are shown; empty: any. It holds besides what the request includes."""
+
+    attributes: tuple[AttributePredicateConfig, ...] = ()
+    """What an item's attributes must be to be shown."""
+
+    exclude_seen: bool | None = None
+    """Whether items that the user has interacted with are left out; null: the request decides."""
+
+    @cached_property
+    def rules(self) -> Clause:
+        """The business rules as conditions on items."""
+        return Clause(
+            self.include_categories,
+            self.exclude_categories,
+            tuple(
+                AttributePredicate(name=one.name, any_of=one.any_of, none_of=one.none_of, min=one.min, max=one.max)
+                for one in self.attributes
+            ),
+        )
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the best candidates are shown in the order of their scores."""
+        return not (self.max_per_category or self.category_caps or self.exploration)
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Self:
+        if self.include_categories and set(self.include_categories) <= set(self.exclude_categories):
+            raise ValueError("every category of include_categories is in exclude_categories: no item could be shown")
+        return self
+
+
+def _check_range(least: float | None, largest: float | None) -> None:
+    if least is not None and largest is not None and least > largest:
+        raise ValueError(f"min {least:g} is above max {largest:g}")

@@ -1,0 +1,160 @@
+"""Admission: is the request well-formed, is there room for it, what answers it, and by when.
+
+Refusing costs as little as possible and happens before anything else: a permit is never waited for by a `Recommend`
+call. Bulk entries wait for one, may hold a part of them only, and so never take the place of a call that a person waits
+for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from inference_server.core.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity, UnknownScenario
+from inference_server.core.query import Query
+from inference_server.model.page_token import request_fingerprint
+from inference_server.model.serving_model import NO_ROWS, ModelSlot, ServingModel
+from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.flow.limits import DEFAULT_NUM_ITEMS, new_request_id, validate_query
+from inference_server.request.flow.types import Admitted, Caller
+
+if TYPE_CHECKING:
+    pass
+
+
+MIN_BUDGET_SECONDS: Final = 0.001
+"""Least time in which even the list of popular items can be put on the wire."""
+RETRY_AFTER_SECONDS: Final = 0.1
+"""What a refused caller is told to wait: a few times as long as the requests in flight may still take."""
+_BULK_PATIENCE: Final = 20.0
+"""A bulk entry may take so many times as long as a call: it lets others pass, and nobody watches."""
+_BULK_SHARE: Final = 0.25
+"""Share of the permits that bulk entries may hold together."""
+
+
+class Admission:
+    """Hands out a bounded number of permits."""
+
+    def __init__(
+        self, models: ModelSlot, policies: PolicyFile, *, max_concurrent_requests: int, max_seconds: float
+    ) -> None:
+        """`max_seconds` caps every deadline."""
+        self._models = models
+        self._policies = policies
+        self._free_permits = max_concurrent_requests
+        self._max_concurrent_requests = max_concurrent_requests
+        self._max_seconds = max_seconds
+        self._max_bulk_seconds = _BULK_PATIENCE * max_seconds
+        self._max_bulk = max(1, int(_BULK_SHARE * max_concurrent_requests))
+        self._bulk_in_flight = 0
+        self._bulk_waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that hold a permit."""
+        return self._max_concurrent_requests - self._free_permits
+
+    def model(self) -> ServingModel:
+        """What answers requests admitted now. Raises NoModel."""
+        model = self._models.current
+        if model is None:
+            raise NoModel("no model has been loaded yet")
+        return model
+
+    def admit(self, query: Query, time_remaining_seconds: float | None, *, traced: bool = False) -> Admitted:
+        """Takes a permit for a request, to be given back with `release`. Takes none when it raises.
+
+        `time_remaining_seconds` is what the caller's deadline leaves; None where there is no deadline.
+
+        Raises OverCapacity, InvalidRequest, NoModel, DeadlineTooShort.
+        """
+        self.take_permit()
+        try:
+            return self._admitted(query, self.seconds_allowed(time_remaining_seconds), traced=traced)
+        except BaseException:
+            self.release()
+            raise
+
+    async def admit_bulk(self, query: Query) -> Admitted:
+        """Waits for a permit of the share that bulk entries have. Give it back with `release_bulk`.
+
+        Raises InvalidRequest, NoModel.
+        """
+        while self._bulk_in_flight >= self._max_bulk or self._free_permits <= self._max_concurrent_requests // 2:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._bulk_waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():
+                    self._wake_one()  # this turn was given and is not taken: it is the next one's
+                raise
+        self._free_permits -= 1
+        self._bulk_in_flight += 1
+        try:
+            return self._admitted(query, self._max_bulk_seconds, traced=False)
+        except BaseException:
+            self.release_bulk()
+            raise
+
+    def take_permit(self) -> None:
+        """Raises OverCapacity where all are taken."""
+        if self._free_permits == 0:
+            raise OverCapacity(
+                f"{self._max_concurrent_requests} requests are in flight", retry_after_seconds=RETRY_AFTER_SECONDS
+            )
+        self._free_permits -= 1
+
+    def release(self) -> None:
+        """Gives a permit back."""
+        self._free_permits += 1
+        if self._bulk_waiting and self._free_permits > self._max_concurrent_requests // 2:
+            self._wake_one()
+
+    def release_bulk(self) -> None:
+        """Gives the permit of a bulk entry back."""
+        self._bulk_in_flight -= 1
+        self._free_permits += 1
+        self._wake_one()
+
+    def seconds_allowed(self, time_remaining_seconds: float | None) -> float:
+        """The caller's time, capped. Raises DeadlineTooShort."""
+        budget_seconds = self._max_seconds
+        if time_remaining_seconds is not None and time_remaining_seconds < budget_seconds:
+            budget_seconds = time_remaining_seconds
+        if budget_seconds < MIN_BUDGET_SECONDS:
+            raise DeadlineTooShort(f"{budget_seconds * 1e3:.2f} ms are left, too little for any answer")
+        return budget_seconds
+
+    def _wake_one(self) -> None:
+        while self._bulk_waiting:
+            turn = self._bulk_waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _admitted(self, query: Query, seconds: float, *, traced: bool) -> Admitted:
+        validate_query(query)
+        model = self.model()
+        try:
+            policy = self._policies.current.policy(query.scenario)
+        except UnknownScenario as error:
+            raise InvalidRequest("scenario", str(error)) from error
+        fingerprint = request_fingerprint(query)
+        shown_rows = model.page_tokens.open(query.page_token, fingerprint) if query.page_token else NO_ROWS
+        now = time.monotonic()
+        return Admitted(
+            request_id=new_request_id(),
+            query=query,
+            num_items=query.num_items or DEFAULT_NUM_ITEMS,
+            policy=policy,
+            model=model,
+            caller=Caller(asyncio.get_running_loop()),
+            admitted_at=now,
+            deadline=now + seconds,
+            fingerprint=fingerprint,
+            shown_rows=shown_rows,
+            laps=[] if traced else None,
+        )

@@ -1,0 +1,1 @@
+"""What the stages of a request share: types that pass between them, limits, ladder, engine calls."""

@@ -1,0 +1,1 @@
+"""Retrieval sources: the places that candidates come from."""

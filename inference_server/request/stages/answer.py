@@ -1,0 +1,111 @@
+"""The answer: ids instead of rows, the next page's token, and the reasons where they were asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from inference_server.core.answers import Answer, Reason
+from inference_server.core.query import Query
+from inference_server.model.catalogue.catalogue import Catalogue
+from inference_server.request.flow.types import Chosen, Selection
+from tandem.contract.names import SOURCE_POPULAR
+from tandem.contract.vocabulary import Rows
+
+MAX_BECAUSE_ITEMS: Final = 3
+_POPULARITY: Final = "popularity"
+
+
+def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
+    """Puts the answers of a batch together, in the order of its users. `with_sources` fills `Answer.sources`."""
+    ranked = selection.ranked
+    model = ranked.model
+    # One look-up of ids for the whole batch.
+    every_row = np.concatenate([chosen.rows for chosen in selection.chosen])
+    item_ids = model.catalogue.item_ids(every_row)
+    lasting_rows = model.catalogue.lasting_rows(every_row)
+    answers = []
+    start = 0
+    for place, chosen in enumerate(selection.chosen):
+        admitted = chosen.user.admitted
+        stop = start + len(chosen.rows)
+        query: Query = admitted.query
+        answers.append(
+            Answer(
+                request_id=admitted.request_id,
+                item_ids=item_ids[start:stop],
+                scores=chosen.scores.tolist(),
+                reasons=_explain(selection, place) if query.explain else None,
+                model_version=model.version,
+                variant=model.variant,
+                source=ranked.source,
+                degraded_reasons=chosen.user.degraded_reasons,
+                next_page_token=_next_page(chosen, lasting_rows[start:stop]),
+                propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
+                sources=_sources(selection, chosen) if with_sources else [],
+            )
+        )
+        start = stop
+    return answers
+
+
+def _next_page(chosen: Chosen, shown: Rows) -> str:
+    """A token that leaves out what was shown until now, `shown` as the last of it; none after a page that could not be
+    filled."""
+    admitted = chosen.user.admitted
+    if len(shown) < admitted.num_items:
+        return ""
+    if len(admitted.shown_rows):
+        shown = np.concatenate([admitted.shown_rows, shown])
+    return admitted.model.page_tokens.issue(shown, admitted.fingerprint)
+
+
+def _sources(selection: Selection, chosen: Chosen) -> list[str]:
+    columns = selection.ranked.columns
+    starts = [column.start for column in columns]
+    return [columns[int(at)].source for at in np.searchsorted(starts, chosen.places, side="right") - 1]
+
+
+def _explain(selection: Selection, place: int) -> list[Reason]:
+    ranked, chosen = selection.ranked, selection.chosen[place]
+    catalogue = ranked.model.catalogue
+    because = _nearest_history(catalogue, chosen)
+    reasons = []
+    for number, (row, column, source) in enumerate(
+        zip(chosen.rows.tolist(), chosen.places.tolist(), _sources(selection, chosen), strict=True)
+    ):
+        score = float(chosen.scores[number])
+        if ranked.is_ordered:
+            score_parts = {_POPULARITY if source == SOURCE_POPULAR else source: score}
+        else:
+            parts = {name: float(part[place, column]) for name, part in ranked.parts}
+            # NaN: of an item that came after the bundle not all is known that its score would be made of.
+            score_parts = {name: part for name, part in parts.items() if not math.isnan(part)}
+            if boost := score - float(ranked.scores[place, column]):
+                score_parts["boost"] = boost
+        reasons.append(
+            Reason(
+                source=source,
+                because_item_ids=tuple(catalogue.item_ids(np.array(because[number], dtype=np.int64))),
+                score_parts=score_parts,
+                title=catalogue.title(row),
+                propensity=1.0 if chosen.propensities is None else float(chosen.propensities[number]),
+            )
+        )
+    return reasons
+
+
+def _nearest_history(catalogue: Catalogue, chosen: Chosen) -> Sequence[Sequence[int]]:
+    """For every shown item the rows of the user's events that are nearest to it, the item itself left out."""
+    history = np.unique(catalogue.known_rows(chosen.user.state.event_item_keys))
+    if not len(history):
+        return [[] for _ in chosen.rows]
+    similarities = catalogue.vectors[chosen.rows] @ catalogue.vectors[history].T  # (shown, history) float32
+    nearest = history[np.argsort(-similarities, axis=1, kind="stable")[:, : MAX_BECAUSE_ITEMS + 1]]
+    return [
+        [int(candidate) for candidate in candidates if candidate != row][:MAX_BECAUSE_ITEMS]
+        for row, candidates in zip(chosen.rows, nearest, strict=True)
+    ]

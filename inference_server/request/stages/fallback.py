@@ -1,0 +1,67 @@
+"""Fallback: lists from memory, for users without a vector: the list that this user was last answered with, or the
+bundle's popular items. Runs only where there is nothing to retrieve with, or no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from inference_server.core.degradation import Source
+from inference_server.model.catalogue.bitmap import rows_in, without_rows
+from inference_server.model.engine.search import Allowed
+from inference_server.request.flow.recent_lists import RecentLists
+from inference_server.request.flow.types import Columns, Ranked, User
+from tandem.contract import names
+from tandem.contract.vocabulary import MISSING_ROW, Rows
+
+_SPARE: Final = 5
+"""A policy that caps categories is given so many times the items asked for, to choose from."""
+
+
+def fallback(users: Sequence[User], allowed: Sequence[Allowed], lists: RecentLists) -> list[Ranked]:
+    """One list for each user; as many items as were asked for, whenever the filter leaves that many."""
+    return [_of_user(user, one, lists) for user, one in zip(users, allowed, strict=True)]
+
+
+def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
+    admitted = user.admitted
+    model = admitted.model
+    catalogue = model.catalogue
+    mask = catalogue.mask(()) if allowed.mask is None else allowed.mask
+    bitmap = without_rows(mask.bitmap, allowed.excluded)
+    capped = admitted.policy.max_per_category or admitted.policy.category_caps
+    wanted = admitted.num_items * (_SPARE if capped else 1)
+    rows: Rows = np.empty(0, dtype=np.int64)
+    scores = np.empty(0, dtype=np.float32)
+    columns = []
+    # Nobody has asked for a list from memory who is not in need of one: without a reason, nothing is known of the user.
+    cached = lists.get(admitted.query.user_id, model.version) if user.degraded_reasons else None
+    if cached is not None:
+        known = catalogue.rows_of_lasting(cached.rows)
+        passes = (known != MISSING_ROW) & rows_in(bitmap, known)
+        rows, scores = known[passes][:wanted], cached.scores[passes][:wanted]
+        bitmap = without_rows(bitmap, rows)
+        columns.append(Columns(names.SOURCE_CACHED, 0, len(rows)))
+    source = Source.CACHED if len(rows) else Source.POPULAR
+    num_cached = len(rows)
+    for popular in catalogue.popular_rows(admitted.query.filter.include_categories):
+        if len(rows) >= wanted:
+            break
+        new = popular[rows_in(bitmap, popular)][: wanted - len(rows)]
+        rows = np.concatenate([rows, new])
+        # The bundle's list is a part of the catalogue that follows it: nothing may come twice.
+        bitmap = without_rows(bitmap, new)
+    if len(rows) > num_cached:
+        columns.append(Columns(names.SOURCE_POPULAR, num_cached, len(rows)))
+        scores = np.concatenate([scores, catalogue.popularity_of(rows[num_cached:]).astype(np.float32)])
+    return Ranked(
+        model=model,
+        users=[user],
+        source=source,
+        rows=rows.reshape(1, -1),
+        scores=scores.reshape(1, -1),
+        columns=columns,
+        is_ordered=True,
+    )

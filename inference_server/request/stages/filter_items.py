@@ -1,0 +1,100 @@
+"""Filters: what each user may be shown, put so that the search itself can apply it.
+
+The stage comes before retrieval, not after it: filtering what was retrieved would return fewer items than were asked
+for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from inference_server.core.query import NO_FILTER, Clause, ItemFilter
+from inference_server.model.catalogue.catalogue import ItemMask
+from inference_server.model.engine.search import Allowed
+from inference_server.model.serving_model import NO_ROWS, ServingModel
+from inference_server.request.flow.limits import validate_list
+from inference_server.request.flow.types import Admitted, User
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Rows, id_keys
+
+_IDS_AT_ONCE = 1_000
+"""Ids of a long list that are looked up before others have their turn; these take 0.7 ms."""
+
+
+def filter_items(users: Sequence[User], model: ServingModel) -> list[Allowed]:
+    """What each of these users may be shown."""
+    seen = _seen_rows(users, model)
+    return [_allowed(user.admitted, seen_rows) for user, seen_rows in zip(users, seen, strict=True)]
+
+
+async def look_up_long_list(item_filter: ItemFilter, model: ServingModel) -> None:
+    """Looks up the keys of a long exclude list, unless it came before; other requests have their turns meanwhile.
+
+    Raises InvalidRequest for an id that is empty or too long.
+    """
+    catalogue = model.catalogue
+    if not item_filter.exclude_digest or catalogue.knows_list(item_filter.exclude_digest):
+        return
+    found = []
+    for start in range(0, len(item_filter.exclude_item_ids), _IDS_AT_ONCE):
+        part = item_filter.exclude_item_ids[start : start + _IDS_AT_ONCE]
+        validate_list("filter.exclude_item_ids", part, _IDS_AT_ONCE, first=start)
+        found.append(id_keys(part))
+        await asyncio.sleep(0)
+    catalogue.remember_list(item_filter.exclude_digest, np.concatenate(found))
+
+
+def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
+    """Raises InvalidRequest for a predicate that an attribute cannot have, before the request joins a batch."""
+    if item_filter.attributes:
+        model.catalogue.check(item_filter.attributes, field="filter.attributes")
+
+
+def allowed_by_filter(item_filter: ItemFilter, model: ServingModel, excluded: Rows) -> Allowed:
+    """What a filter alone leaves, less some rows."""
+    clauses = () if item_filter is NO_FILTER else (_clause(item_filter),)
+    return _apply(item_filter, tuple(c for c in clauses if not c.demands_nothing), model, excluded)
+
+
+def _allowed(admitted: Admitted, seen_rows: Rows) -> Allowed:
+    item_filter = admitted.query.filter
+    rules = admitted.policy.rules
+    excluded = seen_rows
+    if len(admitted.shown_rows):
+        shown_rows = admitted.model.catalogue.rows_of_lasting(admitted.shown_rows)
+        excluded = np.concatenate([seen_rows, shown_rows[shown_rows != MISSING_ROW]])
+    if item_filter is NO_FILTER and rules.demands_nothing:
+        return Allowed(None, excluded)
+    clauses = tuple(clause for clause in (_clause(item_filter), rules) if not clause.demands_nothing)
+    return _apply(item_filter, clauses, admitted.model, excluded)
+
+
+def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingModel, excluded: Rows) -> Allowed:
+    catalogue = model.catalogue
+    mask: ItemMask | None = catalogue.mask(clauses) if clauses else None
+    if item_filter.exclude_digest:
+        if not catalogue.knows_list(item_filter.exclude_digest):  # others have pushed it out meanwhile
+            catalogue.remember_list(item_filter.exclude_digest, id_keys(item_filter.exclude_item_ids))
+        mask = catalogue.mask_without(clauses, item_filter.exclude_digest)
+    elif item_filter.exclude_item_ids:
+        excluded = np.concatenate([excluded, catalogue.rows_of_ids(item_filter.exclude_item_ids)])
+    return Allowed(mask, excluded)
+
+
+def _seen_rows(users: Sequence[User], model: ServingModel) -> list[Rows]:
+    """Items of the catalogue that each user has interacted with, where these are to be left out."""
+    lists = [user.state.seen_item_keys if _excludes_seen(user.admitted) else NO_KEYS for user in users]
+    rows = model.catalogue.vocabulary.rows_of_keys(np.concatenate(lists)) if lists else NO_ROWS
+    ends = np.cumsum([len(keys) for keys in lists])
+    parts = np.split(rows, ends[:-1])
+    return [part if not len(part) or part.min() >= 0 else part[part != MISSING_ROW] for part in parts]
+
+
+def _excludes_seen(admitted: Admitted) -> bool:
+    return admitted.query.exclude_seen if admitted.policy.exclude_seen is None else admitted.policy.exclude_seen
+
+
+def _clause(item_filter: ItemFilter) -> Clause:
+    return Clause(item_filter.include_categories, item_filter.exclude_categories, item_filter.attributes)

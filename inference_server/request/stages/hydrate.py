@@ -1,0 +1,96 @@
+"""Hydration: what the online store knows of the users of a batch, in one read of two keys each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from inference_server.core.degradation import Degraded
+from inference_server.request.flow.types import Admitted, Hydrated, Known
+from inference_server.store.user_store import ReadsStore, StoreFailed, Values
+from tandem.contract.errors import StoreValueError
+from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
+
+STORE_SHARE: Final = 0.5
+"""Share of a request's time that the store may take; the rest is for the user tower, the search and the answer."""
+
+
+_UNASKED: Final = Known()
+_LATE: Final = Known(degraded_reasons=(Degraded.STORE_TIMEOUT,))
+
+
+async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator[Hydrated]:
+    """Reads the users' states and vectors, and passes the batch on: mostly as a whole.
+
+    Whoever has waited for the share of their time that the store may take goes on without, before the others.
+    """
+    keys: list[bytes] = []
+    for admitted in batch:
+        if user_id := admitted.query.user_id:
+            keys += (user_vector_key(admitted.model.version, user_id), user_state_key(user_id))
+    if not keys:
+        yield Hydrated(requests=batch, known=[_UNASKED] * len(batch))
+        return
+    reading = store.read(keys, max(map(_gives_up_at, batch)) - time.monotonic())
+    waiting = list(batch)
+    while not reading.done():
+        patience_seconds = min(map(_gives_up_at, waiting)) - time.monotonic()
+        if patience_seconds > 0.0:
+            await asyncio.wait((reading,), timeout=patience_seconds)
+        if not reading.done():
+            now = time.monotonic()
+            late = [admitted for admitted in waiting if _gives_up_at(admitted) <= now]
+            waiting = [admitted for admitted in waiting if _gives_up_at(admitted) > now and not admitted.caller.gone]
+            if late:
+                yield Hydrated(requests=late, known=[_LATE if one.query.user_id else _UNASKED for one in late])
+            if not waiting:
+                return
+    # A caller who has gone meanwhile costs nothing more.
+    in_place = {id(admitted) for admitted in waiting}
+    yield _distribute(batch, in_place, reading)
+
+
+def _gives_up_at(admitted: Admitted) -> float:
+    return admitted.admitted_at + STORE_SHARE * (admitted.deadline - admitted.admitted_at)
+
+
+def _distribute(batch: Sequence[Admitted], in_place: set[int], reading: asyncio.Task[Values]) -> Hydrated:
+    """Gives everyone who still waits what the read brought."""
+    failure: Known | None = None
+    values: Values = []
+    try:
+        values = reading.result()
+    except StoreFailed as error:
+        failure = Known(degraded_reasons=(error.reason,))
+    requests: list[Admitted] = []
+    known: list[Known] = []
+    place = 0
+    for admitted in batch:
+        asked = bool(admitted.query.user_id)
+        if id(admitted) in in_place and not admitted.caller.gone:
+            requests.append(admitted)
+            if not asked:
+                known.append(_UNASKED)
+            elif failure is not None:
+                known.append(failure)
+            else:
+                known.append(_parse(values[place], values[place + 1]))
+        place += 2 * asked
+    return Hydrated(requests=requests, known=known)
+
+
+def _parse(vector: bytes | None, state: bytes | None) -> Known:
+    reasons: tuple[Degraded, ...] = ()
+    read_state: UserState | None = None
+    read_vector: UserVector | None = None
+    try:
+        if state is not None:
+            read_state = UserState.from_bytes(state)
+        if vector is not None:
+            read_vector = UserVector.from_bytes(vector)
+    except StoreValueError:
+        # Where it was the vector, the user tower makes up for it, at the price that the reason tells operators of.
+        reasons = (Degraded.STORE_VALUE_UNREADABLE,)
+    return Known(state=read_state, stored_vector=read_vector, degraded_reasons=reasons)

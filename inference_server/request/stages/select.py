@@ -1,0 +1,126 @@
+"""Selection: which candidates are shown, and in which order.
+
+    boosts -> order by score -> diversity (MMR) -> category caps -> exploration
+
+Equal scores are ordered by row, so that one request has one answer. Exploration comes last, so that the logged
+propensity is that of what is shown; caps are applied to the whole pool that it draws from, so that it cannot break
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from inference_server.core.query import AttributePredicate, Clause
+from inference_server.model.catalogue.bitmap import rows_in
+from inference_server.model.serving_model import ServingModel
+from inference_server.policy.policy import Boost, Policy
+from inference_server.request.flow.recent_lists import MAX_ITEMS
+from inference_server.request.flow.types import Chosen, Ranked, Selection, User
+from inference_server.request.selection.caps import apply_caps
+from inference_server.request.selection.exploration import explore, rng_for
+from inference_server.request.selection.mmr import diversify
+
+
+def select(ranked: Ranked) -> Selection:
+    """Chooses for every user."""
+    scores = ranked.scores
+    if any(user.admitted.policy.boosts for user in ranked.users):
+        scores = scores.copy()
+        for place, user in enumerate(ranked.users):
+            _boost(scores[place], ranked.rows[place], user.admitted.policy.boosts, ranked.model)
+    rows, places = ranked.rows, np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+    if not ranked.is_ordered:
+        users = np.arange(len(scores))[:, None]
+        places = _best_first(scores, rows)
+        rows, scores = rows[users, places], scores[users, places]
+    counts = np.count_nonzero(scores > -np.inf, axis=1).tolist()
+    chosen = [
+        _choose(user, rows[n, : counts[n]], scores[n, : counts[n]], places[n, : counts[n]])
+        for n, user in enumerate(ranked.users)
+    ]
+    return Selection(ranked=ranked, chosen=chosen)
+
+
+def _best_first(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Columns by falling score, equal ones by row: (users, candidates) int64."""
+    order = np.argsort(-scores, axis=1)
+    in_order = np.take_along_axis(scores, order, axis=1)
+    # Two sort keys cost twice as much as one, and equal scores are rare.
+    equal = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] > -np.inf)
+    for place in np.flatnonzero(equal.any(axis=1)):
+        order[place] = np.lexsort((rows[place], -scores[place]))
+    return order
+
+
+def _choose(
+    user: User, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
+) -> Chosen:
+    """Chooses from one user's candidates, best first."""
+    admitted = user.admitted
+    policy, num_items = admitted.policy, admitted.num_items
+    diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
+    propensities = None
+    shown: slice | npt.NDArray[np.int64] = slice(num_items)
+    if diversity > 0.0 or not policy.is_plain:
+        order = np.arange(len(rows))
+        if diversity > 0.0 and len(order) > 1:
+            vectors = admitted.model.catalogue.vectors[rows]
+            # All of the pool only where a later step may need more than what is shown.
+            wanted = num_items if policy.is_plain else len(order)
+            order = diversify(scores, vectors, diversity=diversity, num_items=wanted)
+        if policy.max_per_category or policy.category_caps:
+            order = _cap(order, rows, policy, admitted.model)
+        rows, scores, places = rows[order], scores[order], places[order]
+        if policy.exploration > 0.0:
+            shown, propensities = explore(
+                np.arange(len(rows)),
+                num_items=num_items,
+                exploration=policy.exploration,
+                rng=rng_for(admitted.request_id),
+            )
+    return Chosen(
+        user=user,
+        rows=rows[shown],
+        scores=scores[shown],
+        places=places[shown],
+        propensities=propensities,
+        list_rows=rows[:MAX_ITEMS],
+        list_scores=scores[:MAX_ITEMS],
+    )
+
+
+def _boost(
+    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], boosts: Sequence[Boost], model: ServingModel
+) -> None:
+    """Adds to the scores of boosted items, in units of the standard deviation of this user's candidates."""
+    present = np.flatnonzero(scores > -np.inf)
+    if not len(present):
+        return
+    unit = scores[present].std() or np.float32(1.0)
+    for boost in boosts:
+        mask = model.catalogue.mask((_clause(boost),))
+        scores[present[rows_in(mask.bitmap, rows[present])]] += np.float32(boost.add) * unit
+
+
+def _clause(boost: Boost) -> Clause:
+    if boost.category:
+        return Clause(include_categories=(boost.category,))
+    return Clause(
+        attributes=(AttributePredicate(name=boost.attribute, any_of=boost.any_of, min=boost.min, max=boost.max),)
+    )
+
+
+def _cap(
+    order: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], policy: Policy, model: ServingModel
+) -> npt.NDArray[np.int64]:
+    """The order without items of a category that has had its share."""
+    names, codes = model.catalogue.category_codes_of(rows[order])
+    caps = {code: policy.category_caps[name] for code, name in enumerate(names) if name in policy.category_caps}
+    kept, _ = apply_caps(
+        np.arange(len(order)), codes, caps=caps, default_cap=policy.max_per_category, num_items=len(order)
+    )
+    return order[kept]

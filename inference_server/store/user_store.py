@@ -1,0 +1,165 @@
+"""The online store, as requests read it.
+
+A read is ONE MGET for all keys of a micro-batch (see `micro_batches`): a command costs this process about as much time
+as the rest of a request does, so it has to be shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from inference_server.core.breaker import Breaker
+from inference_server.core.degradation import Degraded
+from inference_server.store.dependency import Dependency
+from inference_server.store.redis_connections import AbstractConnection, Connections
+from inference_server.telemetry.statistics import STORE, Statistics
+
+_MIN_PATIENCE_SECONDS: Final = 0.25
+"""How long a read at least waits for its reply, even if all its callers give up sooner: a caller with a tiny deadline
+must not cost the others a healthy connection."""
+_FEED_PATIENCE_SECONDS: Final = 1.0
+"""How long a read of a feed waits for its reply: nobody waits for it."""
+_PROBE_SECONDS: Final = 0.5
+_PROBE_TIMEOUT_SECONDS: Final = 1.0
+
+Values = list[bytes | None]
+
+
+class StoreFailed(Exception):
+    """A read that brought nothing. Never leaves `hydrate`: the answer is degraded."""
+
+    def __init__(self, reason: Degraded) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _pack(*parts: bytes) -> bytes:
+    """A command as RESP writes it. Not redis-py's, which looks at the type of every part: three microseconds a user."""
+    return b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)])
+
+
+class ReadsStore(Protocol):
+    """What the stages need of a store."""
+
+    def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
+        """Begins to read the values of some keys; None where there is none. The task raises StoreFailed alone."""
+        ...
+
+
+class ReadsFeeds(ReadsStore, Protocol):
+    """What following the feeds of the live catalogue needs of a store."""
+
+    async def changed_members(self, changes: bytes, *, after: int, until: int, count: int) -> list[tuple[bytes, int]]:
+        """The first members of a sorted set with scores in (after, until], at most `count`, and their scores.
+
+        Raises StoreFailed.
+        """
+        ...
+
+    async def hash_values(self, values: bytes, fields: Sequence[bytes]) -> Values:
+        """Values of fields of a hash; None where there is none. Raises StoreFailed."""
+        ...
+
+
+class UserStore:
+    """Reads values of many keys at once, behind a breaker."""
+
+    def __init__(self, url: str, statistics: Statistics, breaker: Breaker | None = None) -> None:
+        """Connects when started. `url` as redis-py takes it. Raises ValueError for one it cannot parse."""
+        self._connections = Connections(url)
+        self._dependency = Dependency(STORE, statistics, breaker)
+        self._free_connections: list[AbstractConnection] = []
+        self._reads: set[asyncio.Task[Values]] = set()
+        self._probing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Looks whether the store is there, and keeps looking."""
+        probe = self._connections.make()
+        await self._probe_once(probe)
+        self._probing = asyncio.create_task(self._probe(probe), name="store-probe")
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        tasks = [*self._reads, *([self._probing] if self._probing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in self._free_connections:
+            await connection.disconnect(nowait=True)
+        self._free_connections.clear()
+
+    def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
+        """Begins to read the values of some keys, and gives up after a time. The task raises StoreFailed, and nothing
+        else.
+
+        Whoever has waited long enough leaves the task alone: it ends by itself, and its connection stays of use.
+        """
+        task = asyncio.create_task(self._ask(_pack(b"MGET", *keys), max(patience_seconds, _MIN_PATIENCE_SECONDS)))
+        self._reads.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    async def changed_members(self, changes: bytes, *, after: int, until: int, count: int) -> list[tuple[bytes, int]]:
+        """See `ReadsFeeds`."""
+        bounds = (b"(%d" % after, b"%d" % until)
+        command = _pack(b"ZRANGEBYSCORE", changes, *bounds, b"WITHSCORES", b"LIMIT", b"0", b"%d" % count)
+        reply = [part for part in await self._ask(command, _FEED_PATIENCE_SECONDS) if part is not None]
+        return [(member, int(float(score))) for member, score in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def hash_values(self, values: bytes, fields: Sequence[bytes]) -> Values:
+        """See `ReadsFeeds`."""
+        return await self._ask(_pack(b"HMGET", values, *fields), _FEED_PATIENCE_SECONDS)
+
+    def _forget(self, task: asyncio.Task[Values]) -> None:
+        self._reads.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody waits for it any more
+
+    async def _ask(self, packed_command: bytes, patience_seconds: float) -> Values:
+        """The reply to a command that replies with a list."""
+        if not self._dependency.allows():
+            raise StoreFailed(Degraded.STORE_UNAVAILABLE)
+        connection = self._free_connections.pop() if self._free_connections else self._connections.make()
+        usable = False
+        try:
+            async with asyncio.timeout(patience_seconds):
+                await connection.send_packed_command([packed_command], check_health=False)
+                values: Values = await connection.read_response(disable_decoding=True)
+            usable = True
+        except TimeoutError as error:
+            self._dependency.failed("timeout")
+            raise StoreFailed(Degraded.STORE_TIMEOUT) from error
+        except Exception as error:  # whatever store or client raise, everyone in the batch gets an answer
+            self._dependency.failed(repr(error))
+            raise StoreFailed(Degraded.STORE_UNAVAILABLE) from error
+        finally:
+            if usable:
+                self._free_connections.append(connection)
+            else:
+                # A late reply would be read as the next one's: this connection is of no more use.
+                await connection.disconnect(nowait=True)
+        self._dependency.succeeded()
+        return values
+
+    async def _probe(self, connection: AbstractConnection) -> None:
+        """Keeps the store's state true while nobody asks for a recommendation, and closes the breaker soon."""
+        try:
+            while True:
+                await asyncio.sleep(_PROBE_SECONDS)
+                if self._dependency.may_be_probed():
+                    await self._probe_once(connection)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _probe_once(self, connection: AbstractConnection) -> None:
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
+                await connection.send_command("PING")
+                await connection.read_response()
+        except Exception as error:  # whatever store or client raise means the same: it is not up
+            await connection.disconnect(nowait=True)
+            self._dependency.failed(repr(error))
+        else:
+            self._dependency.succeeded()

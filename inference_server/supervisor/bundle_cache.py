@@ -1,0 +1,92 @@
+"""Bundles on this machine: `<data dir>/bundles/<registry version>/`, and which ones served last.
+
+A folder appears complete or not at all. What is in here has been checked before but is checked again before it serves:
+disks fail too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from inference_server.core.errors import RegistryUnavailable
+from inference_server.supervisor.json_files import read_json, version_of, write_json
+from inference_server.supervisor.registry import RegisteredVersion, Registry
+from tandem.contract.bundle import read_manifest
+from tandem.contract.errors import BundleError
+
+_RECORD: Final = "last_served.json"
+_STAGING: Final = ".staging-"
+
+
+class BundleCache:
+    """The downloaded bundles of one registered model under one alias."""
+
+    def __init__(self, data_dir: Path, *, model_name: str, alias: str) -> None:
+        self._directory = data_dir / "bundles"
+        self._followed = {"model_name": model_name, "alias": alias}
+
+    def find(self, version: RegisteredVersion) -> Path | None:
+        """The folder of a version, if it was downloaded before.
+
+        A registry that was made anew counts from 1 again: a folder that holds another model than the version's tag
+        names is not taken for it.
+        """
+        directory = self._directory / version.number
+        try:
+            held = read_manifest(directory).model_version
+        except BundleError:
+            return None
+        return directory if held == version.model_version else None
+
+    async def download(self, version: RegisteredVersion, registry: Registry) -> Path:
+        """Downloads a version, in place of what may have been there. Raises RegistryUnavailable."""
+        staging = self._directory / f"{_STAGING}{os.getpid()}"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            downloaded = await registry.download(version, staging)
+            self.discard(version)
+            directory = self._directory / version.number
+            downloaded.rename(directory)
+        except OSError as error:
+            raise RegistryUnavailable(f"version {version.number} cannot be stored: {error}") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return directory
+
+    def discard(self, version: RegisteredVersion) -> None:
+        """Removes a version's folder. A worker that still has it mapped keeps what it mapped."""
+        shutil.rmtree(self._directory / version.number, ignore_errors=True)
+
+    def keep_only(self, numbers: Collection[str]) -> None:
+        """Removes the folders of all other versions, and what a killed download left."""
+        for entry in self._directory.iterdir():
+            other_version = entry.name.isdecimal() and entry.name not in numbers
+            downloader = entry.name.removeprefix(_STAGING)
+            abandoned = entry.name.startswith(_STAGING) and not Path("/proc", downloader).exists()
+            if other_version or abandoned:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def record_served(self, version: RegisteredVersion, previous: RegisteredVersion | None) -> None:
+        """Remembers what serves and what served before it, for a start without a registry and for a way back."""
+        record = {**self._followed, "version": asdict(version), "previous": asdict(previous) if previous else None}
+        write_json(self._directory / _RECORD, record)
+
+    def last_served(self) -> RegisteredVersion | None:
+        """What served last under this name and alias."""
+        return self._recorded("version")
+
+    def served_before(self) -> RegisteredVersion | None:
+        """What served before `last_served`."""
+        return self._recorded("previous")
+
+    def _recorded(self, which: str) -> RegisteredVersion | None:
+        record = read_json(self._directory / _RECORD)
+        if any(record.get(name) != value for name, value in self._followed.items()):
+            return None
+        return version_of(record.get(which))

@@ -1,0 +1,142 @@
+"""The supervisor's handle on the template that workers are forked from, and on the processes that come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from dataclasses import asdict
+from typing import Final
+
+import structlog
+
+from inference_server.core.errors import WorkerEnded
+from inference_server.telemetry.statistics import WorkerIdentity
+
+_log = structlog.get_logger()
+
+_FORK_SECONDS: Final = 60.0
+"""What the template may take to come up and fork. Imports take a second or two."""
+_STATUS_SECONDS: Final = 1.0
+_UNKNOWN_STATUS: Final = 1
+_MAX_MESSAGE_BYTES: Final = 1024
+_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}
+"""One heap for all threads of a process instead of several, which is 2 MB less in each worker. Its threads have one
+core and one interpreter's lock between them, so they do not get in each other's way. Read by the C library at the start
+of a process; what the environment says wins."""
+
+
+class ForkedProcess:
+    """A process that the template has forked. It is not this process's child: its end is seen through a descriptor."""
+
+    def __init__(self, pid: int, status: asyncio.Future[int]) -> None:
+        """`status` is settled when the template says how the process ended."""
+        self.pid: Final = pid
+        self._status = status
+        self._ended = asyncio.Event()
+        self._descriptor = -1
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._ended.set()
+        else:
+            asyncio.get_running_loop().add_reader(self._descriptor, self._note_end)
+
+    async def wait(self) -> int:
+        """Waits for the end of the process; its exit status, negative where a signal ended it."""
+        await self._ended.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STATUS_SECONDS):
+                return await asyncio.shield(self._status)
+        return _UNKNOWN_STATUS  # the template, which alone could know it, is gone too
+
+    def kill(self) -> None:
+        """Ends the process at once; nothing when it has ended."""
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+
+    def _note_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._ended.set()
+
+
+class WorkerTemplate:
+    """Forks workers from one process, which is started when first needed, and again when it has ended."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._socket: socket.socket | None = None
+        self._turn = asyncio.Lock()
+        self._forked: asyncio.Future[ForkedProcess] | None = None
+        self._statuses: dict[int, asyncio.Future[int]] = {}
+
+    async def fork(self, identity: WorkerIdentity, control: socket.socket) -> ForkedProcess:
+        """A new worker, which has a copy of `control`. Raises WorkerEnded when the template does not make one."""
+        async with self._turn:
+            if self._socket is None:
+                await self._start()
+            assert self._socket is not None
+            self._forked = asyncio.get_running_loop().create_future()
+            try:
+                socket.send_fds(self._socket, [json.dumps(asdict(identity)).encode()], [control.fileno()])
+                async with asyncio.timeout(_FORK_SECONDS):
+                    return await self._forked
+            except (OSError, TimeoutError) as error:
+                self._drop()
+                raise WorkerEnded(f"the template of workers does not fork: {error!r}") from error
+
+    async def close(self) -> None:
+        """Ends the template. Workers live on."""
+        process = self._process
+        self._drop()
+        if process is not None:
+            await process.wait()
+
+    async def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "inference_server", "template", "--control-fd", str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                env={**_ENVIRONMENT, **os.environ},
+            )
+        ours.setblocking(False)
+        self._socket = ours
+        asyncio.get_running_loop().add_reader(ours, self._read)
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            message = self._socket.recv(_MAX_MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._drop()
+            return
+        fields = json.loads(message)
+        if "forked" in fields:
+            pid = fields["forked"]
+            status = self._statuses[pid] = asyncio.get_running_loop().create_future()
+            if self._forked is not None and not self._forked.done():
+                self._forked.set_result(ForkedProcess(pid, status))
+        elif (ended := self._statuses.pop(fields["ended"], None)) is not None:
+            ended.set_result(fields["status"])
+
+    def _drop(self) -> None:
+        """Lets go of the template; the next worker gets a new one."""
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        if self._forked is not None and not self._forked.done():
+            self._forked.set_exception(ConnectionError("it has ended"))
+        self._statuses.clear()

@@ -1,0 +1,40 @@
+"""A port that all workers share, held by the supervisor.
+
+Workers bind one port each for themselves with SO_REUSEPORT, and the kernel spreads connections over them. The same
+option would let a second server take half of the first one's callers without an error. So the supervisor first asks for
+the port without the option, which fails where anyone listens or holds it, and then holds it, bound but not listening,
+for as long as it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from inference_server.core.errors import PortUnavailable
+
+
+@contextlib.contextmanager
+def hold_port(host: str, port: int, *, purpose: str) -> Iterator[int]:
+    """Holds a port for the processes of this user; port 0 takes any free one. Gives the port's number.
+
+    Raises PortUnavailable when somebody else has it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                # Connections of a server that has just ended do not count, as for every server.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+            # Without SO_REUSEADDR here: with it, the probe of a second server would not see this socket.
+            holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind(address)
+        except OSError as error:
+            raise PortUnavailable(f"cannot listen on {host}:{port} for {purpose}: {error}") from error
+        number: int = holder.getsockname()[1]
+        yield number

@@ -1,0 +1,156 @@
+"""`<data dir>/control.sock`: how `python -m inference_server rollback` reaches the server of the same data folder.
+
+A request is one line of JSON, a reply is lines of JSON until the end of the stream. The file is the owner's alone: who
+may write to it is who may stop the server anyway. A signal would need no file, but could not say what was done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from inference_server.core.errors import CommandFailed
+
+_log = structlog.get_logger()
+
+_NAME: Final = "control.sock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What an operator asks for."""
+
+    name: str
+    """"rollback" or "forget-refusals"."""
+    to: str | None = None
+    """The version to go back to; None: the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One thing that was done, or that could not be done."""
+
+    done: bool
+    text: str
+
+
+Handler = Callable[[Command], AsyncIterator[str]]
+"""Does a command; yields what was done, raises CommandFailed."""
+
+
+@contextlib.asynccontextmanager
+async def listen_to_operators(data_dir: Path, handle: Handler) -> AsyncIterator[None]:
+    """Takes commands while the context is open. A data folder that cannot hold a socket costs the commands alone."""
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            async for reply in _replies(await reader.readline(), handle):
+                writer.write(json.dumps(asdict(reply)).encode() + b"\n")
+                await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+
+    try:
+        listener = _bind(data_dir)
+    except OSError as error:
+        _log.warning("no_control_socket", path=str(data_dir / _NAME), reason=str(error))
+        yield
+        return
+    bound = (data_dir / _NAME).stat()
+    server = await asyncio.start_unix_server(converse, sock=listener)
+    try:
+        yield
+    finally:
+        server.close()
+        await server.wait_closed()
+        with contextlib.suppress(OSError):
+            if (data_dir / _NAME).stat().st_ino == bound.st_ino:
+                (data_dir / _NAME).unlink()
+
+
+async def ask_server(data_dir: Path, command: Command) -> AsyncIterator[Reply]:
+    """Sends a command to the server of a data folder. Raises ConnectionError or FileNotFoundError when none runs."""
+    client = socket.socket(socket.AF_UNIX)
+    try:
+        with _short_path(data_dir) as path:
+            client.connect(path)
+    except OSError:
+        client.close()
+        raise
+    reader, writer = await asyncio.open_unix_connection(sock=client)
+    try:
+        writer.write(json.dumps(asdict(command)).encode() + b"\n")
+        await writer.drain()
+        async for line in reader:
+            yield Reply(**json.loads(line))
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def _replies(line: bytes, handle: Handler) -> AsyncIterator[Reply]:
+    try:
+        command = Command(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        yield Reply(done=False, text=f"not a command: {error}")
+        return
+    _log.info("operator_command", command=command.name, to=command.to)
+    try:
+        async for text in handle(command):
+            yield Reply(done=True, text=text)
+    except CommandFailed as error:
+        yield Reply(done=False, text=str(error))
+
+
+def _bind(data_dir: Path) -> socket.socket:
+    """A listening socket. Raises OSError, also when another server already listens there."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with _short_path(data_dir) as path:
+            _remove_abandoned(path)
+            # Between bind and chmod anyone could connect: the file must be the owner's from the first moment.
+            mask = os.umask(0o177)
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(mask)
+            listener.listen()
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_abandoned(path: str) -> None:
+    """Removes the socket of a server that was killed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+    raise FileExistsError("another server with the same data folder listens there")
+
+
+@contextlib.contextmanager
+def _short_path(data_dir: Path) -> Iterator[str]:
+    """The socket's path by way of an open folder: an address may have 107 bytes, a path any length."""
+    folder = os.open(data_dir, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{_NAME}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,312 @@
+"""How a bundle comes to serve: seen in the registry, downloaded, checked, opened by all workers, and only then served.
+
+Whatever fails on the way leaves the workers with what they serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from inference_server.bundle_check.child_process import check_in_child
+from inference_server.bundle_check.report import CheckReport
+from inference_server.core.breaker import Breaker
+from inference_server.core.errors import BundleRefused, CommandFailed, RefusalKind, RegistryUnavailable, WorkerEnded
+from inference_server.supervisor.barred_versions import SetAside
+from inference_server.supervisor.bundle_cache import BundleCache
+from inference_server.supervisor.checked_bundle import CheckedBundle
+from inference_server.supervisor.registry import NO_VERSION, RegisteredVersion, Registry
+from inference_server.supervisor.worker_pool import WorkerPool
+from inference_server.telemetry.statistics import REGISTRY
+
+_log = structlog.get_logger()
+
+_MAX_OPEN_POLLS: Final = 8
+"""Looks at the alias that a registry which stays away is spared at the most, one after the other."""
+_OPENINGS: Final = 2
+"""How often workers may end while they open a version before the version is taken to be the reason."""
+
+
+async def serve_folder(directory: Path, pool: WorkerPool) -> None:
+    """Checks one bundle folder and has it served. Raises BundleRefused."""
+    for attempt in range(1, _OPENINGS + 1):
+        try:
+            report = await check_in_child(directory)
+            bundle = CheckedBundle(directory=directory, version=NO_VERSION, variant="", report=report)
+            await pool.open(bundle)
+            await pool.switch(bundle)
+        except BundleRefused as refused:
+            _report_refusal(refused, NO_VERSION, pool)
+            raise
+        except WorkerEnded as error:
+            _log.warning("opening_interrupted", directory=str(directory), reason=str(error))
+            if attempt == _OPENINGS:
+                crashing = BundleRefused(RefusalKind.CHECK_FAILED, str(error))
+                _report_refusal(crashing, NO_VERSION, pool)
+                raise crashing from error
+        else:
+            return
+
+
+class AliasFollower:
+    """Keeps the workers on the version that a registry alias names, unless an operator said otherwise."""
+
+    def __init__(
+        self, *, registry: Registry, cache: BundleCache, set_aside: SetAside, pool: WorkerPool, alias: str
+    ) -> None:
+        self._registry = registry
+        self._cache = cache
+        self._set_aside = set_aside
+        self._pool = pool
+        self._alias = alias
+        self._registry_problem: str | None = None
+        self._knows_no_version = False
+        self._tried_cache = False
+        self._tried_previous = False
+        self._interrupted: RegisteredVersion | None = None
+        self._roll_backs = 0
+        self._look_now = asyncio.Event()
+
+    async def run(self, *, poll_seconds: float) -> None:
+        """Follows the alias until it is cancelled."""
+        self._show_refusal()
+        breaker = Breaker(
+            REGISTRY,
+            open_seconds=poll_seconds,
+            max_open_seconds=_MAX_OPEN_POLLS * poll_seconds,
+            on_change=self._pool.show_breaker,
+        )
+        self._pool.show_breaker(breaker)
+        while True:
+            # An operator who has moved the alias waits for no breaker.
+            if self._look_now.is_set() or breaker.allows():
+                self._look_now.clear()
+                await self._look(breaker)
+            if self._pool.serving is None:
+                await self._serve_cached()
+            else:
+                await self._reopen_previous()
+            try:
+                async with asyncio.timeout(poll_seconds):
+                    await self._look_now.wait()
+            except TimeoutError:
+                continue
+
+    async def _look(self, breaker: Breaker) -> None:
+        try:
+            await self._follow()
+        except RegistryUnavailable as error:
+            breaker.failed()
+            self._registry_is(up=False, problem=str(error))
+        else:
+            breaker.succeeded()
+            self._registry_is(up=True)
+
+    async def roll_back(self, to: str | None) -> AsyncIterator[str]:
+        """Goes back to the version that served before, or to the version numbered `to`: here first, then the alias.
+
+        Yields what was done, as lines for people. Raises CommandFailed for what could not be done.
+        """
+        serving, previous = self._pool.serving, self._pool.previous
+        if serving is None:
+            raise CommandFailed("this server does not serve any version yet")
+        if to is None and previous is None:
+            raise CommandFailed("no version served before this one here: say which with --to VERSION")
+        number = previous.version.number if to is None and previous is not None else str(to)
+        # What is being downloaded or opened now must not take over after this.
+        self._roll_backs += 1
+        if previous is not None and previous.version.number == number:
+            await self._go_back(serving, previous)
+            yield (
+                f"version {number} ({previous.report.model_version}) serves, "
+                f"instead of version {serving.version.number} ({serving.report.model_version})"
+            )
+        try:
+            await self._registry.move_alias(number)
+        except RegistryUnavailable as error:
+            _log.warning("alias_not_moved", alias=self._alias, registry_version=number, reason=str(error))
+            raise CommandFailed(self._alias_not_moved(number, serving.version, str(error))) from error
+        _log.info("alias_moved", alias=self._alias, registry_version=number)
+        yield f"the alias {self._alias} names version {number}"
+        self._look_now.set()
+        if number not in {serving.version.number, previous.version.number if previous else None}:
+            yield f"version {number} is not open here: it serves after download and check, see the log"
+
+    def forget_refusal(self) -> str:
+        """Lets a refused version be tried again. Returns a line for people."""
+        forgotten = self._set_aside.forget_refusal()
+        if forgotten is None:
+            return "no version is remembered as refused"
+        self._look_now.set()
+        return f"version {forgotten.number} ({forgotten.model_version}) is tried again if the alias names it"
+
+    async def _go_back(self, serving: CheckedBundle, previous: CheckedBundle) -> None:
+        self._set_aside.roll_back(serving.version)
+        if self._set_aside.refused == previous.version:
+            self._set_aside.forget_refusal()
+        _log.warning(
+            "rolling_back", registry_version=previous.version.number, from_registry_version=serving.version.number
+        )
+        await self._pool.switch(previous)
+        with contextlib.suppress(OSError):  # it serves; only a restart without a registry would not know
+            self._cache.record_served(previous.version, serving.version)
+
+    def _alias_not_moved(self, number: str, from_version: RegisteredVersion, problem: str) -> str:
+        now = self._pool.serving
+        said = f"the alias {self._alias} could not be moved to version {number}: {problem}"
+        if now is None or now.version.number != number:
+            return said
+        return (
+            f"{said}. This server stays on version {number} for as long as the alias names version "
+            f"{from_version.number}; other servers do not know of it"
+        )
+
+    async def _follow(self) -> None:
+        """Serves what the alias names now. Raises RegistryUnavailable."""
+        roll_backs = self._roll_backs
+        version = await self._registry.aliased_version()
+        if version is None:
+            if not self._knows_no_version:
+                _log.warning("alias_has_no_version", alias=self._alias)
+            self._knows_no_version = True
+            return
+        self._knows_no_version = False
+        if roll_backs != self._roll_backs or self._must_not_serve(version):
+            return
+        serving = self._pool.serving
+        if serving is not None and version == serving.version:
+            return
+        _log.info("bundle_found", registry_version=version.number, model_version=version.model_version)
+        try:
+            await self._serve(await self._checked(version), roll_backs=roll_backs)
+        except BundleRefused as refused:
+            self._refuse(version, refused)
+        except WorkerEnded as error:
+            _log.warning("opening_interrupted", registry_version=version.number, reason=str(error))
+            if self._interrupted == version:
+                self._refuse(version, BundleRefused(RefusalKind.CHECK_FAILED, str(error)))
+            self._interrupted = version
+
+    def _must_not_serve(self, version: RegisteredVersion) -> bool:
+        """Whether the version was set aside. What was set aside and is not the alias' any more is forgotten."""
+        set_aside = self._set_aside
+        if set_aside.refused not in {None, version} and (left := set_aside.forget_refusal()):
+            _log.info("alias_left_refused_bundle", registry_version=left.number)
+        if set_aside.rolled_back not in {None, version} and (left := set_aside.forget_roll_back()):
+            _log.info("alias_left_rolled_back_version", registry_version=left.number)
+        return version in {set_aside.refused, set_aside.rolled_back}
+
+    async def _checked(self, version: RegisteredVersion) -> CheckedBundle:
+        """The version as it may serve: still open, or from the cache, or else, or if that is damaged, downloaded."""
+        previous = self._pool.previous
+        if previous is not None and previous.version == version:
+            return previous
+        serving = self._pool.serving.directory if self._pool.serving else None
+        directory = self._cache.find(version)
+        if directory is not None:
+            try:
+                return self._as_checked(version, directory, await check_in_child(directory, previous=serving))
+            except BundleRefused as refused:
+                _log.warning("cached_bundle_damaged", registry_version=version.number, reason=refused.reason)
+        directory = await self._cache.download(version, self._registry)
+        _log.info("bundle_downloaded", registry_version=version.number, directory=str(directory))
+        return self._as_checked(version, directory, await check_in_child(directory, previous=serving))
+
+    def _as_checked(self, version: RegisteredVersion, directory: Path, report: CheckReport) -> CheckedBundle:
+        return CheckedBundle(directory=directory, version=version, variant=self._alias, report=report)
+
+    async def _serve(self, bundle: CheckedBundle, *, roll_backs: int) -> None:
+        await self._pool.open(bundle)
+        if roll_backs != self._roll_backs:
+            _log.warning("bundle_overtaken_by_roll_back", registry_version=bundle.version.number)
+            if bundle not in {self._pool.serving, self._pool.previous}:
+                self._pool.close(bundle)
+            return
+        await self._pool.switch(bundle)
+        self._cache_keeps(bundle)
+
+    def _cache_keeps(self, bundle: CheckedBundle) -> None:
+        # The one before stays on disk beside the new one, so that a restarted worker can open it.
+        previous = self._pool.previous.version if self._pool.previous else self._cache.served_before()
+        if previous == bundle.version:
+            previous = None
+        try:
+            self._cache.record_served(bundle.version, previous)
+            self._cache.keep_only([kept.number for kept in (bundle.version, previous) if kept is not None])
+        except OSError as error:
+            _log.warning("not_remembered", registry_version=bundle.version.number, reason=str(error))
+
+    async def _serve_cached(self) -> None:
+        """At a start without what the alias names: serves what served last."""
+        if self._tried_cache:
+            return
+        self._tried_cache = True
+        version = self._cache.last_served()
+        directory = None if version is None else self._cache.find(version)
+        if version is None or directory is None:
+            _log.warning("no_cached_bundle", alias=self._alias)
+            return
+        try:
+            bundle = self._as_checked(version, directory, await check_in_child(directory))
+            await self._serve(bundle, roll_backs=self._roll_backs)
+        except BundleRefused as refused:
+            _report_refusal(refused, version, self._pool)
+        except WorkerEnded as error:
+            self._tried_cache = False
+            _log.warning("opening_interrupted", registry_version=version.number, reason=str(error))
+        else:
+            _log.warning("serving_cached_bundle", registry_version=version.number, model_version=version.model_version)
+
+    async def _reopen_previous(self) -> None:
+        """After a restart: opens what served before the restart's first version, so that a way back is at hand."""
+        version = self._cache.served_before()
+        if self._pool.previous is not None or version is None or self._tried_previous:
+            return
+        self._tried_previous = True
+        directory = self._cache.find(version)
+        if directory is None:
+            return
+        try:
+            bundle = self._as_checked(version, directory, await check_in_child(directory))
+            await self._pool.open(bundle)
+        except (BundleRefused, WorkerEnded) as error:
+            _log.warning("previous_bundle_not_open", registry_version=version.number, reason=str(error))
+            return
+        self._pool.keep_open(bundle)
+        _log.info("previous_bundle_open", registry_version=version.number, model_version=version.model_version)
+
+    def _refuse(self, version: RegisteredVersion, refused: BundleRefused) -> None:
+        self._set_aside.refuse(version, refused)
+        self._cache.discard(version)
+        _report_refusal(refused, version, self._pool)
+
+    def _show_refusal(self) -> None:
+        """After a restart: a version that was refused before is not tried again, and that must be seen."""
+        version, refusal = self._set_aside.refused, self._set_aside.refusal
+        if version is not None and refusal is not None:
+            _log.warning("bundle_still_refused", registry_version=version.number, reason=refusal.reason)
+            self._pool.count_refusal(refusal)
+
+    def _registry_is(self, *, up: bool, problem: str | None = None) -> None:
+        if up and self._registry_problem is not None:
+            _log.info("registry_up")
+        elif not up and self._registry_problem is None:
+            _log.warning("registry_unavailable", reason=problem)
+        self._registry_problem = problem
+        self._pool.set_dependency(REGISTRY, up=up)
+
+
+def _report_refusal(refused: BundleRefused, version: RegisteredVersion, pool: WorkerPool) -> None:
+    _log.error(
+        "bundle_refused",
+        registry_version=version.number,
+        model_version=version.model_version,
+        reason_kind=refused.reason_kind,
+        reason=refused.reason,
+    )
+    pool.count_refusal(refused)

@@ -1,0 +1,147 @@
+"""`serve`: the supervisor. Starts the workers, keeps them on the right bundle, shows them to Prometheus, stops them.
+
+It is the only process that speaks to the registry. It answers no request, so nothing it does can delay one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+
+from inference_server.core.errors import BundleRefused, CommandFailed, OperationError, PortUnavailable
+from inference_server.core.settings import Settings
+from inference_server.supervisor.barred_versions import SetAside
+from inference_server.supervisor.bundle_cache import BundleCache
+from inference_server.supervisor.held_ports import hold_port
+from inference_server.supervisor.metrics import MetricsServer, StatisticsCollector
+from inference_server.supervisor.operator_socket import Command, listen_to_operators
+from inference_server.supervisor.registry import Registry
+from inference_server.supervisor.rollout import AliasFollower, serve_folder
+from inference_server.supervisor.server_view import ServerView
+from inference_server.supervisor.worker_pool import WorkerPool
+
+_log = structlog.get_logger()
+
+_STOPPING_EXTRA_SECONDS: Final = 5.0
+"""What a worker may take beyond its grace period to close its connections."""
+
+
+async def supervise(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit status: 0, or 1 when no worker comes up or nothing can serve."""
+    stop_requested = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop_requested.set)
+    try:
+        async with AsyncExitStack() as stack:
+            return await _Supervisor(settings, stack).run(stop_requested)
+    except PortUnavailable as error:
+        _log.error("port_unavailable", reason=str(error))
+        return 1
+
+
+class _Supervisor:
+    """What a supervisor is made of, until `stack` is closed."""
+
+    def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
+        """Takes the ports. Raises PortUnavailable."""
+        self._settings = settings
+        self._stack = stack
+        self._grpc_port = stack.enter_context(hold_port(settings.host, settings.grpc_port, purpose="gRPC"))
+        self._http_port = 0
+        if settings.http_enabled:
+            self._http_port = stack.enter_context(hold_port(settings.host, settings.http_port, purpose="HTTP"))
+        self._pool = WorkerPool(
+            num_workers=settings.workers,
+            grpc_port=self._grpc_port,
+            http_port=self._http_port,
+            start_attempts=settings.worker_start_attempts,
+        )
+        loop = asyncio.get_running_loop()
+
+        def view() -> ServerView:
+            # Scrapes come in threads of their own; the pool belongs to the event loop's.
+            return asyncio.run_coroutine_threadsafe(self._pool.view(), loop).result()
+
+        self._metrics = MetricsServer(StatisticsCollector(view), host=settings.host, port=settings.metrics_port)
+        # Closing waits for the thread that takes scrapes.
+        stack.push_async_callback(asyncio.to_thread, self._metrics.close)
+        self._follower = None if settings.bundle_path is not None else self._make_follower()
+
+    async def run(self, stop_requested: asyncio.Event) -> int:
+        """Serves until a stop is requested or nothing can serve. Returns the exit status."""
+        await self._stack.enter_async_context(listen_to_operators(self._settings.data_dir, self._do))
+        tasks: set[asyncio.Task[Any]] = {
+            asyncio.create_task(stop_requested.wait(), name="stop"),
+            asyncio.create_task(self._pool.run(), name="workers"),
+            asyncio.create_task(self._serve(), name="serve"),
+        }
+        finished, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        stopping = stop_requested.is_set()
+        if stopping:
+            _log.info("stopping")
+        else:
+            _log_end(finished)
+        grace_seconds = self._settings.shutdown_grace_seconds + _STOPPING_EXTRA_SECONDS
+        statuses = await self._pool.stop(grace_seconds=grace_seconds)
+        _log.info("stopped", worker_exit_statuses=statuses)
+        return 0 if stopping and not any(statuses) else 1
+
+    async def _serve(self) -> None:
+        """Keeps the workers on the right bundle. Raises BundleRefused when the one folder to serve is refused."""
+        await self._pool.started()
+        _log.info(
+            "server_listening",
+            host=self._settings.host,
+            grpc_port=self._grpc_port,
+            http_port=self._http_port,
+            metrics_port=self._metrics.port,
+            workers=self._settings.workers,
+        )
+        if self._follower is not None:
+            await self._follower.run(poll_seconds=self._settings.registry_poll_seconds)
+        elif self._settings.bundle_path is not None:
+            await serve_folder(self._settings.bundle_path, self._pool)
+            await asyncio.Event().wait()
+
+    async def _do(self, command: Command) -> AsyncIterator[str]:
+        """Does an operator's command. Raises CommandFailed."""
+        if self._follower is None:
+            raise CommandFailed("this server serves a bundle folder: no version served before it, and none is refused")
+        if command.name == "rollback":
+            async for done in self._follower.roll_back(command.to):
+                yield done
+        elif command.name == "forget-refusals":
+            yield self._follower.forget_refusal()
+        else:
+            raise CommandFailed(f"{command.name} is no command of this server")
+
+    def _make_follower(self) -> AliasFollower:
+        settings, name, alias = self._settings, self._settings.model_name, self._settings.model_alias
+        return AliasFollower(
+            registry=Registry(settings.registry_uri, model_name=name, alias=alias),
+            cache=BundleCache(settings.data_dir, model_name=name, alias=alias),
+            set_aside=SetAside(settings.data_dir, model_name=name, alias=alias),
+            pool=self._pool,
+            alias=alias,
+        )
+
+
+def _log_end(finished: set[asyncio.Task[Any]]) -> None:
+    """Says why the server ends although nobody asked it to."""
+    for task in finished:
+        error = task.exception()
+        if isinstance(error, BundleRefused):
+            _log.error("nothing_to_serve", reason=error.reason)
+        elif isinstance(error, OperationError):
+            _log.error("workers_failed", reason=str(error))
+        elif error is not None:
+            _log.error("supervisor_failed", exc_info=error)

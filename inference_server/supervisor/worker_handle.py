@@ -1,0 +1,206 @@
+"""The supervisor's handle on one worker: a process and the control channel to it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+from typing import Final, TypeVar
+
+import structlog
+
+from inference_server.control.messages import (
+    BundleReady,
+    BundleRefused,
+    BundleServing,
+    CloseBundle,
+    ControlChannel,
+    Listen,
+    Listening,
+    Message,
+    OpenBundle,
+    ServeBundle,
+    StatisticsReported,
+    StatisticsRequested,
+    WorkerFailed,
+)
+from inference_server.control.snapshot import Plain
+from inference_server.core.errors import BundleRefused as BundleRefusedError
+from inference_server.core.errors import RefusalKind, WorkerEnded
+from inference_server.supervisor.checked_bundle import CheckedBundle
+from inference_server.supervisor.fork_server_handle import ForkedProcess, WorkerTemplate
+from inference_server.telemetry.statistics import WorkerIdentity
+
+_log = structlog.get_logger()
+
+_Reply = TypeVar("_Reply", bound=Message)
+
+_LISTEN_SECONDS: Final = 60.0
+_OPEN_SECONDS: Final = 300.0
+_SWITCH_SECONDS: Final = 10.0
+"""What a worker may take for each of these. One that takes longer hangs, and is killed."""
+
+
+class WorkerProcess:
+    """One worker. Made by `start`."""
+
+    def __init__(self, identity: WorkerIdentity, process: ForkedProcess, channel: ControlChannel) -> None:
+        self.identity: Final = identity
+        self.pid: Final = process.pid
+        self.failure = ""
+        """Why it ends, in its own words; empty when it has said nothing."""
+        self.last_statistics: Plain = {}
+        """What it reported last."""
+        self._process = process
+        self._channel = channel
+        self._bundles: set[CheckedBundle] = set()
+        self._requests = itertools.count(1)
+        self._awaited: dict[tuple[type, int], asyncio.Future[Message]] = {}
+        self._gone = False
+        self._reading = asyncio.create_task(self._read(), name=f"worker-{identity.worker}-messages")
+
+    @classmethod
+    async def start(cls, identity: WorkerIdentity, template: WorkerTemplate) -> WorkerProcess:
+        """Starts a worker. Raises WorkerEnded."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await template.fork(identity, theirs)
+            except BaseException:
+                ours.close()
+                raise
+        return cls(identity, process, await ControlChannel.over(ours))
+
+    def has_open(self, bundle: CheckedBundle) -> bool:
+        """Whether the worker could serve a bundle at once."""
+        return bundle in self._bundles
+
+    async def wait(self) -> int:
+        """Waits for the end of the process and returns its exit status."""
+        return await self._process.wait()
+
+    async def listen(self, *, grpc_port: int, http_port: int) -> Listening:
+        """Has the worker answer on the shared ports. Raises WorkerEnded."""
+        return await self._ask(Listen(grpc_port=grpc_port, http_port=http_port), Listening, seconds=_LISTEN_SECONDS)
+
+    async def open(self, bundle: CheckedBundle) -> None:
+        """Has the worker open and warm a bundle. Raises BundleRefused when it cannot, WorkerEnded when it is gone."""
+        message = OpenBundle(
+            bundle=bundle.number,
+            directory=str(bundle.directory),
+            registry_version=bundle.version.number,
+            variant=bundle.variant,
+        )
+        await self._ask(message, BundleReady, bundle.number, seconds=_OPEN_SECONDS)
+        self._bundles.add(bundle)
+
+    async def serve(self, bundle: CheckedBundle) -> float:
+        """Has the worker answer with an open bundle; when it began to, in monotonic seconds. Raises WorkerEnded.
+
+        The order is given before the first suspension, so that orders arrive as they were decided.
+        """
+        message = ServeBundle(bundle=bundle.number)
+        reply = await self._ask(message, BundleServing, bundle.number, seconds=_SWITCH_SECONDS)
+        return reply.switched_at_seconds
+
+    def close_bundle(self, bundle: CheckedBundle) -> None:
+        """Has the worker forget a bundle, if it has it."""
+        if bundle in self._bundles:
+            self._bundles.discard(bundle)
+            self.tell(CloseBundle(bundle=bundle.number))
+
+    def tell(self, message: Message) -> None:
+        """Sends something that has no reply."""
+        self._channel.post(message)
+
+    async def statistics(self, *, patience_seconds: float) -> bool:
+        """Renews `last_statistics`. False when the worker does not answer in time: then they stay what they were."""
+        number = next(self._requests)
+        try:
+            async with asyncio.timeout(patience_seconds):
+                reply = await self._reply(StatisticsRequested(request=number), StatisticsReported, number)
+        except (TimeoutError, WorkerEnded):
+            return False
+        self.last_statistics = reply.statistics
+        return True
+
+    async def stop(self, *, grace_seconds: float) -> int:
+        """Asks the worker to stop, gives it `grace_seconds`, kills it if it has not. Returns its exit status."""
+        # The end of the channel is what asks it: a worker cannot miss that, even while it is still starting.
+        await self._channel.close()
+        try:
+            async with asyncio.timeout(grace_seconds):
+                return await self._process.wait()
+        except TimeoutError:
+            _log.error("worker_killed", worker=self.identity.worker, grace_seconds=grace_seconds)
+            self.kill()
+            return await self._process.wait()
+        finally:
+            self._reading.cancel()
+
+    async def end(self) -> int:
+        """Waits for the end of the process and lets go of it. Returns its exit status."""
+        status = await self._process.wait()
+        await self._reading
+        await self._channel.close()
+        return status
+
+    def kill(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+
+    async def _ask(self, message: Message, reply: type[_Reply], number: int = 0, *, seconds: float) -> _Reply:
+        """Sends a message and waits for its reply. A worker that does not give it in time is killed."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._reply(message, reply, number)
+        except TimeoutError as error:
+            doing = type(message).__name__
+            _log.error("worker_hangs", worker=self.identity.worker, doing=doing, seconds=seconds)
+            self.kill()
+            raise WorkerEnded(f"worker {self.identity.worker} did not do {doing} in {seconds:.0f} s") from error
+
+    async def _reply(self, message: Message, reply: type[_Reply], number: int) -> _Reply:
+        if self._gone:
+            raise WorkerEnded(f"worker {self.identity.worker} has ended")
+        awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._awaited[reply, number] = awaited
+        self._channel.post(message)
+        try:
+            result = await awaited
+        finally:
+            self._awaited.pop((reply, number), None)
+        assert isinstance(result, reply)
+        return result
+
+    async def _read(self) -> None:
+        """Hands every message to who waits for it; at the end of the stream, the end to everyone."""
+        while (message := await self._channel.receive()) is not None:
+            if isinstance(message, WorkerFailed):
+                self.failure = message.reason
+                self._end_waiting()
+            elif isinstance(message, BundleRefused):
+                kind = RefusalKind(message.reason_kind)
+                self._settle(BundleReady, message.bundle, BundleRefusedError(kind, message.reason))
+            elif isinstance(message, Listening):
+                self._settle(Listening, 0, message)
+            elif isinstance(message, StatisticsReported):
+                self._settle(StatisticsReported, message.request, message)
+            elif isinstance(message, BundleReady | BundleServing):
+                self._settle(type(message), message.bundle, message)
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
+        self._gone = True
+        reason = f": {self.failure}" if self.failure else ""
+        for reply, number in list(self._awaited):
+            self._settle(reply, number, WorkerEnded(f"worker {self.identity.worker} has ended{reason}"))
+
+    def _settle(self, reply: type, number: int, result: Message | Exception) -> None:
+        awaited = self._awaited.get((reply, number))
+        if awaited is None or awaited.done():
+            return
+        if isinstance(result, Exception):
+            awaited.set_exception(result)
+        else:
+            awaited.set_result(result)

@@ -1,0 +1,341 @@
+"""The workers of a server: started, started again when they end, and moved from bundle to bundle together.
+
+A swap has two phases. `open` has every worker open and warm the bundle, a few at a time; when one cannot, none will
+serve it. `switch` then tells all at once, and each moves one pointer: callers see two versions for as long as it takes
+to read a line from a socket. The bundle before stays open, so a way back is a `switch` alone.
+
+A worker that starts while others answer opens what they serve before it binds the port, so that no caller meets it
+without a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from inference_server.control.messages import BreakerChanged, DependencyChanged, Message, RefusalsCounted
+from inference_server.control.snapshot import Plain, add, counts_alone, to_plain
+from inference_server.core.breaker import Breaker
+from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
+from inference_server.supervisor.checked_bundle import CheckedBundle
+from inference_server.supervisor.fork_server_handle import WorkerTemplate
+from inference_server.supervisor.process_usage import usage
+from inference_server.supervisor.server_view import ServerView, WorkerView
+from inference_server.supervisor.worker_handle import WorkerProcess
+from inference_server.telemetry.statistics import Statistics, WorkerIdentity
+
+_log = structlog.get_logger()
+
+_OPENED_AT_ONCE: Final = 2
+"""Workers that open a bundle at the same time. More would read and compute beside the requests of all."""
+_STEADY_SECONDS: Final = 10.0
+"""A worker that answered for so long ended for a reason of its own: the next one is started at once."""
+_FIRST_DELAY_SECONDS: Final = 0.5
+_LONGEST_DELAY_SECONDS: Final = 30.0
+_FAILED_START_SECONDS: Final = 5.0
+"""What a worker that could not start gets to end by itself."""
+_STATISTICS_SECONDS: Final = 0.5
+"""How long a scrape waits for a worker's statistics. One that hangs is shown with its last ones."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """The place of one worker, whichever process fills it."""
+
+    number: int
+    worker: WorkerProcess | None = None
+    answers: bool = False
+    """Whether its worker listens."""
+    joined: bool = False
+    """Whether its worker takes part in swaps."""
+    restarts: int = 0
+    failed_starts: int = 0
+    """Starts in a row that came to no answer."""
+    quick_ends: int = 0
+    """Workers in a row that ended soon."""
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the first start has come to its end, good or bad."""
+
+
+class WorkerPool:
+    """All workers of a server."""
+
+    def __init__(self, *, num_workers: int, grpc_port: int, http_port: int, start_attempts: int) -> None:
+        """The ports are held for the workers by the caller; `http_port` 0: no HTTP. Nothing starts before `run`."""
+        self._num_workers = num_workers
+        self._grpc_port = grpc_port
+        self._http_port = http_port
+        self._start_attempts = start_attempts
+        self.slots: Final[Sequence[Slot]] = [Slot(number) for number in range(1, num_workers + 1)]
+        self.serving: CheckedBundle | None = None
+        """What all workers answer with."""
+        self.previous: CheckedBundle | None = None
+        """What they answered with before, still open."""
+        self.swap_window_seconds: float | None = None
+        """From the first worker's switch to the last one's, at the newest swap."""
+        self._template = WorkerTemplate()
+        self._own = Statistics()
+        self._dependencies: dict[str, bool] = {}
+        self._ended = Statistics()
+        """Counts of workers that ended, as they last reported them."""
+        self._some_answers = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Keeps every slot filled until it is cancelled. Raises WorkersFailed when no worker comes to answer."""
+        keepers = [asyncio.create_task(self._keep(slot), name=f"worker-{slot.number}") for slot in self.slots]
+        try:
+            await asyncio.gather(*keepers)
+        finally:
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def started(self) -> None:
+        """Waits until every slot has been tried and some worker answers."""
+        for slot in self.slots:
+            await slot.tried.wait()
+        await self._some_answers.wait()
+
+    async def open(self, bundle: CheckedBundle) -> None:
+        """Phase one: every worker opens and warms a bundle.
+
+        Raises BundleRefused when one cannot, WorkerEnded when one ends meanwhile; then none has it open any more.
+        """
+        turns = asyncio.Semaphore(_OPENED_AT_ONCE)
+
+        async def open_in(worker: WorkerProcess) -> None:
+            async with turns:
+                await worker.open(bundle)
+
+        # More than once, because a worker may join while the others are at work.
+        while lacking := [worker for worker in self._joined() if not worker.has_open(bundle)]:
+            results = await asyncio.gather(*(open_in(worker) for worker in lacking), return_exceptions=True)
+            failures = [result for result in results if isinstance(result, BaseException)]
+            if failures:
+                self.close(bundle)
+                # What a worker says of the bundle weighs more than that another one ended.
+                raise next((one for one in failures if isinstance(one, BundleRefused)), failures[0])
+
+    def close(self, bundle: CheckedBundle) -> None:
+        """Has every worker forget a bundle."""
+        for slot in self.slots:
+            if slot.worker is not None:
+                slot.worker.close_bundle(bundle)
+
+    def keep_open(self, bundle: CheckedBundle) -> None:
+        """Takes a bundle that `open` has opened as the one to go back to."""
+        self.previous = bundle
+
+    async def switch(self, bundle: CheckedBundle) -> None:
+        """Phase two: every worker answers with this bundle from now on; the one before stays open.
+
+        From the first line on this is what serves, also for workers that end or join meanwhile.
+        """
+        before, forgotten = self.serving, self.previous
+        self.serving = bundle
+        if before is not bundle:
+            self.previous = before
+        ready = [worker for worker in self._joined() if worker.has_open(bundle)]
+        late = [worker for worker in self._joined() if not worker.has_open(bundle)]
+        results = await asyncio.gather(*(worker.serve(bundle) for worker in ready), return_exceptions=True)
+        for worker in late:
+            self._start(self._catch_up(worker))
+        moments = [result for result in results if isinstance(result, float)]
+        self.swap_window_seconds = max(moments) - min(moments) if moments else 0.0
+        self._own.bundle_swaps += 1
+        if forgotten is not None and forgotten not in {self.serving, self.previous}:
+            self.close(forgotten)
+        _log.info(
+            "model_serving",
+            model_version=bundle.report.model_version,
+            registry_version=bundle.version.number,
+            swap_window_ms=round(self.swap_window_seconds * 1e3, 3),
+        )
+
+    def set_dependency(self, dependency: str, *, up: bool) -> None:
+        """Has all workers show the state of a dependency, if it has changed."""
+        if self._dependencies.get(dependency) != up:
+            self._dependencies[dependency] = up
+            self._tell_all(DependencyChanged(dependency=dependency, up=up))
+
+    def show_breaker(self, breaker: Breaker) -> None:
+        """Has all workers show the state of a breaker of the supervisor's."""
+        self._own.watch(breaker)
+        self._tell_all(BreakerChanged(name=breaker.name, state=str(breaker.state)))
+
+    def count_refusal(self, refused: BundleRefused) -> None:
+        """Counts a refused bundle, once for the server, and has all workers show it in their status."""
+        self._own.count_refusal(refused.reason_kind, refused.reason)
+        self._tell_all(self._refusals())
+
+    async def view(self) -> ServerView:
+        """The server as metrics show it.
+
+        Counts are those since the server's start, workers that ended included. A worker that does not answer within
+        half a second is counted as it was when it last did.
+        """
+        workers = await asyncio.gather(*(self._view_slot(slot) for slot in self.slots))
+        return ServerView(
+            statistics=self._statistics(),
+            workers=workers,
+            serving=self.serving,
+            swap_window_seconds=self.swap_window_seconds,
+        )
+
+    async def _view_slot(self, slot: Slot) -> WorkerView:
+        worker = slot.worker
+        replied = worker is not None and await worker.statistics(patience_seconds=_STATISTICS_SECONDS)
+        return WorkerView(
+            worker=slot.number,
+            up=replied and slot.answers,
+            restarts=slot.restarts,
+            usage=usage(worker.pid) if worker is not None else None,
+        )
+
+    def _statistics(self) -> Statistics:
+        """Sums over the workers, those that ended included."""
+        total = Statistics()
+        add(total, to_plain(self._own))
+        add(total, to_plain(self._ended))
+        for worker in self._workers():
+            add(total, _workers_own(worker.last_statistics))
+        for dependency, up in self._dependencies.items():
+            total.dependencies_up[dependency] = up
+        total.last_refusal = self._own.last_refusal
+        return total
+
+    async def stop(self, *, grace_seconds: float) -> list[int]:
+        """Stops all workers at once, after `run` was cancelled. Returns their exit statuses."""
+        for task in self._tasks:
+            task.cancel()
+        statuses = await asyncio.gather(*(worker.stop(grace_seconds=grace_seconds) for worker in self._workers()))
+        await self._template.close()
+        return list(statuses)
+
+    async def _keep(self, slot: Slot) -> None:
+        """Starts a worker, and another one whenever it has ended."""
+        while True:
+            await self._run_one(slot)
+            slot.restarts += 1
+            if slot.failed_starts >= self._start_attempts and not any(other.answers for other in self.slots):
+                raise WorkersFailed(f"worker {slot.number} ended {slot.failed_starts} times before it answered")
+            delay_seconds = _delay_seconds(slot.quick_ends)
+            _log.warning("worker_restarting", worker=slot.number, delay_seconds=delay_seconds)
+            await asyncio.sleep(delay_seconds)
+
+    async def _run_one(self, slot: Slot) -> None:
+        """The life of one worker, from its start to its end."""
+        identity = WorkerIdentity(worker=slot.number, num_workers=self._num_workers)
+        try:
+            worker = slot.worker = await WorkerProcess.start(identity, self._template)
+        except WorkerEnded as error:
+            slot.failed_starts += 1
+            slot.quick_ends += 1
+            slot.tried.set()
+            _log.error("worker_start_failed", worker=slot.number, reason=str(error))
+            return
+        answered_at: float | None = None
+        try:
+            await self._join(slot, worker)
+            answered_at = time.monotonic()
+            slot.failed_starts = 0
+        except (WorkerEnded, BundleRefused) as error:
+            slot.failed_starts += 1
+            _log.error("worker_start_failed", worker=slot.number, reason=worker.failure or str(error))
+        slot.tried.set()
+        if answered_at is None:
+            # It may live on, unable to open what serves: another one may be able to.
+            status = await worker.stop(grace_seconds=_FAILED_START_SECONDS)
+        else:
+            status = await worker.end()
+        slot.answers = slot.joined = False
+        slot.worker = None
+        steady = answered_at is not None and time.monotonic() - answered_at >= _STEADY_SECONDS
+        slot.quick_ends = 0 if steady else slot.quick_ends + 1
+        add(self._ended, counts_alone(_workers_own(worker.last_statistics)))
+        _log.error("worker_ended", worker=slot.number, pid=worker.pid, exit_status=status, reason=worker.failure)
+
+    async def _join(self, slot: Slot, worker: WorkerProcess) -> None:
+        """Brings a new worker to where the others are, then has it listen. Raises BundleRefused, WorkerEnded."""
+        while (bundle := self.serving) is not None:
+            await worker.open(bundle)
+            if self.serving is bundle:
+                break
+        # No suspension since the last look at `serving`: the next switch finds this worker among the others.
+        slot.joined = True
+        for dependency, up in self._dependencies.items():
+            worker.tell(DependencyChanged(dependency=dependency, up=up))
+        for name, state in self._own.breakers.items():
+            worker.tell(BreakerChanged(name=name, state=state))
+        worker.tell(self._refusals())
+        if bundle is not None:
+            await worker.serve(bundle)
+        await worker.listen(grpc_port=self._grpc_port, http_port=self._http_port)
+        slot.answers = True
+        self._some_answers.set()
+        _log.info("worker_listening", worker=slot.number, pid=worker.pid)
+        self._start(self._reopen_previous(worker))
+
+    async def _reopen_previous(self, worker: WorkerProcess) -> None:
+        """Lets a restarted worker go back at once, too."""
+        previous = self.previous
+        if previous is None or worker.has_open(previous):
+            return
+        try:
+            await worker.open(previous)
+        except (BundleRefused, WorkerEnded) as error:
+            _log.warning("previous_bundle_not_open", worker=worker.identity.worker, reason=str(error))
+        if previous not in {self.serving, self.previous}:
+            worker.close_bundle(previous)
+
+    async def _catch_up(self, worker: WorkerProcess) -> None:
+        """Moves a worker to what serves that did not have it open when the others switched."""
+        try:
+            while (bundle := self.serving) is not None:
+                if not worker.has_open(bundle):
+                    await worker.open(bundle)
+                if bundle is self.serving:
+                    await worker.serve(bundle)
+                    return
+        except (BundleRefused, WorkerEnded) as error:
+            _log.error("worker_left_behind", worker=worker.identity.worker, reason=str(error))
+            worker.kill()
+
+    def _joined(self) -> list[WorkerProcess]:
+        return [slot.worker for slot in self.slots if slot.joined and slot.worker is not None]
+
+    def _workers(self) -> list[WorkerProcess]:
+        return [slot.worker for slot in self.slots if slot.worker is not None]
+
+    def _tell_all(self, message: Message) -> None:
+        for worker in self._joined():
+            worker.tell(message)
+
+    def _refusals(self) -> RefusalsCounted:
+        return RefusalsCounted(by_kind=dict(self._own.refusals_by_kind), last=self._own.last_refusal)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name="late-worker")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _delay_seconds(quick_ends: int) -> float:
+    """Wait before the next start: none after the first quick end, then longer and longer."""
+    if quick_ends <= 1:
+        return 0.0
+    return float(min(_FIRST_DELAY_SECONDS * 2.0 ** min(quick_ends - 2, 16), _LONGEST_DELAY_SECONDS))
+
+
+def _workers_own(snapshot: Plain) -> Plain:
+    """A worker's statistics without what the supervisor counts for all."""
+    return {name: value for name, value in snapshot.items() if name not in _COUNTED_HERE}
+
+
+_COUNTED_HERE: Final = frozenset({"bundle_swaps", "refusals_by_kind"})

@@ -1,0 +1,285 @@
+"""`worker`: the process that answers requests. Builds the object graph, runs it, and takes it down.
+
+It opens folders that the supervisor had checked, and reads the online store; it knows of no registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from inference_server.api.grpc.server import GrpcServer, Limits
+from inference_server.api.grpc.servicer import RecommendationServicer
+from inference_server.api.http.app import create_app
+from inference_server.api.http.server import HttpServer
+from inference_server.control.messages import (
+    BreakerChanged,
+    BundleReady,
+    BundleRefused,
+    BundleServing,
+    CloseBundle,
+    ControlChannel,
+    DependencyChanged,
+    Listen,
+    Listening,
+    Message,
+    OpenBundle,
+    RefusalsCounted,
+    ServeBundle,
+    StatisticsReported,
+    StatisticsRequested,
+    WorkerFailed,
+)
+from inference_server.control.snapshot import to_plain
+from inference_server.core.errors import OperationError, RefusalKind
+from inference_server.core.settings import Settings
+from inference_server.events.group_commit import GroupCommit
+from inference_server.events.recorder import Recorder
+from inference_server.events.stream_factory import open_stream
+from inference_server.live.follower import LiveFollower
+from inference_server.model.serving_model import ModelSlot, ServingModel
+from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.admission import Admission
+from inference_server.request.journal import Journal
+from inference_server.request.recommender import Recommender
+from inference_server.security.files import Security
+from inference_server.store.user_store import UserStore
+from inference_server.telemetry.impressions import ImpressionLog, worker_path
+from inference_server.telemetry.statistics import Statistics, WorkerIdentity
+from inference_server.telemetry.tracing import Tracing
+from inference_server.worker.bundle_opening import open_beside
+from tandem.contract.errors import BundleError
+
+_log = structlog.get_logger()
+
+_ENGINE_THREADS: Final = 2
+"""Threads for user towers and for searches of large catalogues: one call at work and one ready to follow. More would
+take the core from the event loop."""
+
+_FLUSH_SECONDS: Final = 1.0
+"""What traces and impressions that wait may take at shutdown."""
+
+_FAREWELL_SECONDS: Final = 1.0
+"""How long a worker that fails waits for its supervisor to have read why."""
+
+
+_SWITCH_SECONDS: Final = 0.001
+
+
+class Worker:
+    """Everything one worker process is made of."""
+
+    def __init__(self, settings: Settings, identity: WorkerIdentity, channel: ControlChannel) -> None:
+        """Raises SettingsError and PoliciesInvalid when a file cannot be used."""
+        self._settings = settings
+        self._channel = channel
+        self._models = ModelSlot()
+        self._open_models: dict[int, ServingModel] = {}
+        self._opening = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._statistics = Statistics(identity)
+        self._store = UserStore(settings.store_url, self._statistics)
+        self._live = LiveFollower(self._store, self._models, self._statistics, max_items=settings.max_live_items)
+        self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
+        self._policies = PolicyFile(settings.policies_file)
+        self._admission = Admission(
+            self._models,
+            self._policies,
+            max_concurrent_requests=settings.max_concurrent_requests,
+            max_seconds=settings.deadline_ms * 1e-3,
+        )
+        self._security = Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
+        self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
+        self._impressions = _impression_log(settings, identity)
+        self._statistics.add_source(self._bring_up_to_date)
+        self._statistics.add_source(self._live.bring_up_to_date)
+        self._recommender = Recommender(
+            admission=self._admission,
+            store=self._store,
+            threads=self._threads,
+            statistics=self._statistics,
+            journal=Journal(self._tracing, self._impressions),
+        )
+        self._recorder = Recorder(
+            GroupCommit(open_stream(settings), self._statistics, max_backlog=settings.events_max_backlog),
+            self._statistics,
+            max_seconds=settings.events_deadline_ms * 1e-3,
+        )
+        self._grpc: GrpcServer | None = None
+        self._http: HttpServer | None = None
+
+    async def run(self) -> None:
+        """Answers requests until SIGTERM or until the supervisor is gone, then shuts down gracefully.
+
+        Raises PortUnavailable, and whatever else may go wrong with the supervisor's orders.
+        """
+        # A thread that is ready waits this long for the interpreter; 5 ms, the default, are an age beside requests.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        stop_requested = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, stop_requested.set)
+        # Ctrl-C reaches the whole process group; the supervisor decides what it means.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        await self._store.start()
+        await self._recommender.start()
+        await self._recorder.start()
+        self._start(self._live.run())
+        self._start(self._policies.run())
+        self._start(self._security.keep_current(self._statistics))
+        obeying = asyncio.create_task(self._obey(), name="control")
+        stopping = asyncio.create_task(stop_requested.wait(), name="stop")
+        await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        _log.info("draining", requests_in_flight=self._admission.in_flight)
+        grace_seconds = self._settings.shutdown_grace_seconds
+        servers = [server for server in (self._grpc, self._http) if server is not None]
+        await asyncio.gather(*(server.stop(grace_seconds=grace_seconds) for server in servers))
+        tasks = (obeying, stopping, *self._tasks)
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await self._recommender.close()
+        await self._recorder.close()
+        await asyncio.to_thread(self._tracing.close, timeout_seconds=_FLUSH_SECONDS)
+        if self._impressions is not None:
+            await asyncio.to_thread(self._impressions.close, timeout_seconds=_FLUSH_SECONDS)
+        await self._store.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+    async def _obey(self) -> None:
+        """Does what the supervisor says, until it is gone. Raises PortUnavailable."""
+        while (message := await self._channel.receive()) is not None:
+            if isinstance(message, Listen):
+                await self._listen(message)
+            elif isinstance(message, OpenBundle):
+                # Opening takes seconds: a switch to what is open already must not wait for it.
+                self._start(self._open(message))
+            elif isinstance(message, ServeBundle):
+                await self._serve(message)
+            else:
+                self._note(message)
+
+    def _note(self, message: Message) -> None:
+        if isinstance(message, CloseBundle):
+            if (model := self._open_models.pop(message.bundle, None)) is not None:
+                self._live.forget(model)
+        elif isinstance(message, RefusalsCounted):
+            self._statistics.refusals_by_kind = Counter(message.by_kind)
+            self._statistics.last_refusal = message.last
+        elif isinstance(message, DependencyChanged):
+            self._statistics.dependencies_up[message.dependency] = message.up
+        elif isinstance(message, BreakerChanged):
+            self._statistics.breakers[message.name] = message.state
+        elif isinstance(message, StatisticsRequested):
+            self._channel.post(StatisticsReported(request=message.request, statistics=to_plain(self._statistics)))
+
+    async def _listen(self, message: Listen) -> None:
+        """Binds the shared ports. Not before: the kernel gives a share of the callers to whoever has bound."""
+        settings = self._settings
+        self._grpc = GrpcServer(
+            RecommendationServicer(self._recommender, self._recorder, self._models, self._statistics),
+            host=settings.host,
+            port=message.grpc_port,
+            reflection_enabled=settings.reflection,
+            channelz_enabled=settings.channelz,
+            limits=Limits(
+                max_request_bytes=settings.max_request_bytes, max_streams=settings.max_streams_per_connection
+            ),
+            security=self._security,
+        )
+        if message.http_port:
+            app = create_app(
+                self._recommender,
+                self._recorder,
+                self._models,
+                self._statistics,
+                api_keys=self._security.api_keys,
+                max_body_bytes=settings.max_request_bytes,
+            )
+            self._http = HttpServer(
+                app,
+                host=settings.host,
+                port=message.http_port,
+                reuse_port=True,
+                certificates=self._security.certificates,
+            )
+            await self._http.start()
+        await self._grpc.start()
+        if self._models.current is not None:
+            await self._grpc.set_serving()
+        await self._channel.send(Listening(grpc_port=self._grpc.port, http_port=message.http_port))
+
+    async def _open(self, message: OpenBundle) -> None:
+        """Phase one: opens and warms a bundle off the event loop."""
+        async with self._opening:
+            try:
+                model = await open_beside(
+                    Path(message.directory), variant=message.variant, registry_version=message.registry_version
+                )
+            except BundleError as error:
+                kind = RefusalKind.of(error)
+                await self._channel.send(BundleRefused(bundle=message.bundle, reason_kind=kind, reason=str(error)))
+                return
+            await self._live.prepare(model)
+        self._open_models[message.bundle] = model
+        await self._channel.send(BundleReady(bundle=message.bundle))
+
+    async def _serve(self, message: ServeBundle) -> None:
+        """Phase two: moves the one pointer, to the bundle and what changed since it was made."""
+        model = self._open_models[message.bundle]
+        await self._live.serve(model)
+        switched_at_seconds = time.monotonic()
+        await self._channel.send(BundleServing(bundle=message.bundle, switched_at_seconds=switched_at_seconds))
+        _log.info("model_opened", model_version=model.version, registry_version=model.registry_version)
+        if self._grpc is not None:
+            await self._grpc.set_serving()
+
+    def _bring_up_to_date(self) -> None:
+        statistics = self._statistics
+        statistics.queue_requests = self._recommender.num_waiting
+        statistics.num_unauthenticated = self._security.num_unauthenticated
+        statistics.policies_fingerprint = self._policies.current.fingerprint
+        statistics.num_dropped["traces"] = self._tracing.num_dropped
+        if self._impressions is not None:
+            statistics.num_dropped["impressions"] = self._impressions.num_dropped
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _impression_log(settings: Settings, identity: WorkerIdentity) -> ImpressionLog | None:
+    if settings.impression_log is None:
+        return None
+    path = worker_path(settings.impression_log, identity.worker)
+    return ImpressionLog(path, max_bytes=settings.impression_log_max_bytes)
+
+
+async def run_worker(settings: Settings, identity: WorkerIdentity, control: socket.socket) -> None:
+    """Runs a worker that is controlled over `control`. Raises what ends it, after it has told the supervisor."""
+    channel = await ControlChannel.over(control)
+    try:
+        await Worker(settings, identity, channel).run()
+    except Exception as error:
+        await channel.send(WorkerFailed(reason=str(error) if isinstance(error, OperationError) else repr(error)))
+        # Orders that nobody reads any more would make the kernel drop the message on its way.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                while await channel.receive() is not None:
+                    pass
+        raise
+    finally:
+        await channel.close()

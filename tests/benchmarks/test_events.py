@@ -1,0 +1,22 @@
+"""The benchmark of events runs, and an event that was acknowledged changes the next answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.event_freshness import freshness
+from benchmarks.event_throughput import throughput
+from tests.support.serving import valkey
+
+
+async def test_an_event_takes_effect_on_the_answers(tmp_path: Path) -> None:
+    async with valkey(tmp_path / "store") as store:
+        measured = await freshness(store, tmp_path, num_probes=5, background_per_second=100)
+    assert len(measured.seconds) == 5  # the probe itself fails where an effect stays away
+
+
+async def test_a_backlog_is_applied(tmp_path: Path) -> None:
+    async with valkey(tmp_path / "store") as store:
+        measured = await throughput(store, tmp_path, num_events=2_000)
+    assert 0 < measured.num_events <= 2_000
+    assert measured.seconds > 0

@@ -1,0 +1,39 @@
+"""The item-item source of the blend: the strongest weights of EASE, a few for each item."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.item_item import ItemItem
+from tandem.contract.vocabulary import MISSING_ROW
+from trainer.baselines.ease import Ease
+from trainer.config.train_config import ItemItemConfig
+from trainer.dataset.dataset import Dataset
+
+_BATCH_ITEMS = 1_024
+
+
+def fit_item_item(dataset: Dataset, num_events: npt.NDArray[np.int64], config: ItemItemConfig) -> ItemItem | None:
+    """Learns from the first `num_events[u]` events of each user, (users,) int64.
+
+    Returns None above `config.max_items`: EASE inverts a matrix as wide as the catalogue, at cubic cost.
+    """
+    num_items = len(dataset.catalogue)
+    if num_items > config.max_items:
+        return None
+    learned = Ease(l2=config.l2).weights_of(dataset.first_events(num_events))
+    width = min(config.num_neighbours, len(learned.items))
+    rows = np.full((num_items, width), MISSING_ROW, dtype=np.int32)
+    weights = np.zeros((num_items, width), dtype=np.float16)
+    for start in range(0, len(learned.items), _BATCH_ITEMS):
+        batch = slice(start, start + _BATCH_ITEMS)
+        of_items = learned.weights[batch]
+        strongest = np.argpartition(-np.abs(of_items), width - 1, axis=1)[:, :width]
+        kept = np.take_along_axis(of_items, strongest, axis=1).astype(np.float16)
+        order = np.argsort(-kept, axis=1, kind="stable")
+        kept = np.take_along_axis(kept, order, axis=1)
+        neighbours = learned.items[np.take_along_axis(strongest, order, axis=1)]
+        weights[learned.items[batch]] = kept
+        rows[learned.items[batch]] = np.where(kept == 0, MISSING_ROW, neighbours)
+    return ItemItem(rows, weights)

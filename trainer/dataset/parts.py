@@ -1,0 +1,58 @@
+"""What is trained on and what is asked, under any protocol: leave-last-out, a random split, a split in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.vocabulary import Rows
+from trainer.dataset.dataset import Dataset, HoldOut, leave_last_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One question: given the interactions in `known`, which items come next?
+
+    `known` is what a model may be trained on, and each user's history in it is what may not be recommended again. Rows
+    of users and items are those of the whole data set.
+    """
+
+    name: str
+    """"validation" or "test"."""
+    known: Dataset
+    users: npt.NDArray[np.int64]
+    """(evaluated,) int64, users with at least one target; without a history where the protocol allows it."""
+    target_offsets: npt.NDArray[np.int64]
+    """(evaluated + 1,) int64: the targets of the user at place i are target_offsets[i] to target_offsets[i + 1]."""
+    target_rows: Rows
+    """(targets,) int64, items; none twice for one user, none that is in the user's history."""
+    target_ratings: npt.NDArray[np.float32]
+    """(targets,) float32, NaN where there is none."""
+
+
+def leave_last_out_part(dataset: Dataset, *, skip: int) -> Part:
+    """Leave-last-out as `trainer.dataset.dataset.leave_last_out` cuts it: `skip` 0 is the test, 1 the validation."""
+    hold_out = leave_last_out(dataset, skip=skip)
+    targets = dataset.offsets[hold_out.users] + hold_out.num_history_events[hold_out.users]
+    return Part(
+        name="validation" if skip else "test",
+        known=dataset.first_events(hold_out.num_history_events),
+        users=hold_out.users,
+        target_offsets=np.arange(len(hold_out.users) + 1),
+        target_rows=hold_out.target_rows,
+        target_ratings=dataset.ratings[targets],
+    )
+
+
+def one_target_each(part: Part, *, seed: int = 0) -> HoldOut:
+    """One target, drawn with a fixed seed, of each user with a history: all that is known is history.
+
+    Choosing epochs and weights by it costs as much as by leave-last-out, however many targets users have, and every
+    user counts once, as in the metrics. A user's other targets stay among the candidates. Users without a history would
+    choose nothing: they are served the most popular items.
+    """
+    drawn = part.target_offsets[:-1] + np.random.default_rng(seed).integers(0, np.diff(part.target_offsets))
+    asked = part.known.lengths[part.users] > 0
+    return HoldOut(part.known.lengths, part.users[asked], part.target_rows[drawn[asked]])

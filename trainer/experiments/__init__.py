@@ -1,0 +1,1 @@
+"""Whatever trains models in order to measure: protocols, seeds, replay, tuning, comparison with baselines."""

@@ -1,0 +1,115 @@
+"""The protocols by which a configuration is measured: what is learned from, what validates, what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, get_args
+
+from trainer.dataset.parts import Part, leave_last_out_part
+from trainer.dataset.splits import split_parts
+from trainer.evaluation.comparison import SEGMENT_METRIC, TABLE_METRICS
+from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED
+from trainer.experiments.cold_items import COLD_CUTOFF, COLD_SHARE, cold_items, random_recall
+from trainer.features.encoded import Encoded
+from trainer.training.plan import TrainingPlan, leave_last_out_plan, plan_of_parts
+
+ProtocolKind = Literal["leave-last-out", "random", "time", "cold-items"]
+PROTOCOLS: Final[tuple[ProtocolKind, ...]] = get_args(ProtocolKind)
+COLD_METRIC: Final = f"recall@{COLD_CUTOFF}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One part, asked in one way."""
+
+    part: Part
+    way: str
+    """FULL_RANKING or SAMPLED."""
+    tested: tuple[str, ...] = TABLE_METRICS
+    """Metrics of the tables; models are compared with the baseline that is best by `decisive`."""
+    decisive: str = SEGMENT_METRIC
+    random_order: Mapping[str, float] = field(default_factory=dict)
+    """What a random order of the candidates is expected to reach, by metric, where that is reported."""
+
+    @property
+    def name(self) -> str:
+        """In reports."""
+        return self.way if self.part.name == "test" else f"{self.part.name}, {self.way}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One training and what is asked of it."""
+
+    kind: ProtocolKind
+    description: str
+    """In one sentence, for people."""
+    plan: TrainingPlan
+    validation: Part
+    """For the baselines; towers and blend are chosen by `plan.validation`."""
+    questions: tuple[Question, ...]
+    """All of their parts have the same known interactions, those of `plan.final` before its cut."""
+
+
+def protocol_of(encoded: Encoded, kind: ProtocolKind) -> Protocol:
+    """A protocol on a data set. Splits that are drawn are drawn with seed 0, whatever trains on them.
+
+    Raises DataError for data that cannot be split so, ConfigError for an unknown kind.
+    """
+    if kind == "leave-last-out":
+        return _leave_last_out(encoded)
+    return _cold_items(encoded) if kind == "cold-items" else _split(encoded, kind)
+
+
+def _leave_last_out(encoded: Encoded) -> Protocol:
+    test = leave_last_out_part(encoded.dataset, skip=0)
+    return Protocol(
+        kind="leave-last-out",
+        description="Each user's last interaction is asked for, the one before validates.",
+        plan=leave_last_out_plan(encoded),
+        validation=leave_last_out_part(encoded.dataset, skip=1),
+        questions=(Question(part=test, way=FULL_RANKING), Question(part=test, way=SAMPLED)),
+    )
+
+
+def _split(encoded: Encoded, kind: Literal["random", "time"]) -> Protocol:
+    splits = split_parts(encoded.dataset, kind)
+    described = {
+        "random": f"80/10/10 of all interactions at random (seed {splits.seed})",
+        "time": "80/10/10 of all interactions in the order of time, one cut for all users",
+    }
+    return Protocol(
+        kind=kind,
+        description=f"{described[kind]}: the last tenth is asked for, the one before validates, then is learned.",
+        plan=plan_of_parts(encoded, splits.validation, splits.test.known),
+        validation=splits.validation,
+        questions=(Question(part=splits.test, way=FULL_RANKING),),
+    )
+
+
+def _cold_items(encoded: Encoded) -> Protocol:
+    cold = cold_items(encoded.dataset)
+    known = cold.all_choices.known
+    validation = leave_last_out_part(known, skip=0)
+    parts = [cold.all_choices, cold.last_choice]
+    return Protocol(
+        kind="cold-items",
+        description=(
+            f"{COLD_SHARE:.0%} of the items ({len(cold.rows):,}, drawn with seed 0) leave training, then are asked for "
+            "among all items; each user's last other interaction validates and is then learned from."
+        ),
+        plan=plan_of_parts(encoded, validation, known),
+        validation=validation,
+        questions=tuple(
+            Question(
+                part=part,
+                way=FULL_RANKING,
+                tested=(COLD_METRIC, *TABLE_METRICS),
+                decisive=COLD_METRIC,
+                random_order={COLD_METRIC: random_recall(part)},
+            )
+            for part in parts
+            if len(part.users)
+        ),
+    )

@@ -1,0 +1,240 @@
+"""A replay of the past, period by period: is a model that went on learning as good as one that was trained anew?
+
+The newest interactions are cut into periods of equal count. After each of them a model learns from it in two ways, by
+a warm start from the model of the period before and by a full training, and both are asked for the next period. So is
+the model that never learned from any of the periods, which says what learning is worth.
+
+In a period, the first half of each user's choices is known when the second half is asked for, as it is in serving,
+where a choice counts for the next answer: models are older than histories. An item is in the catalogue from the period
+before its first interaction, as a shop lists an item before it is sold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from tandem.contract.vocabulary import Vocabulary
+from trainer.config.train_config import TrainConfig
+from trainer.core.errors import DataError
+from trainer.core.settings import Settings
+from trainer.dataset.dataset import Catalogue, Dataset
+from trainer.dataset.parts import Part
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluation import Evaluation
+from trainer.experiments.test_set_metrics import SERVED, fitted_scorers
+from trainer.features.encoded import encode_dataset
+from trainer.training.fit import unreported
+from trainer.training.plan import TrainingPlan, plan_of_parts
+from trainer.training.previous_model import PreviousModel
+from trainer.training.train import Fitted, fit_plan
+from trainer.training.warm_start import WarmStart, encode_warm
+
+log = structlog.get_logger()
+
+NEVER: Final = "never updated"
+INCREMENTAL: Final = "incremental"
+FULL: Final = "full training"
+
+
+@dataclass(frozen=True)
+class Period:
+    """One cut of the past; times in microseconds since 1970."""
+
+    start: int
+    end: int
+    """Not included."""
+    next_end: int
+    """Of the period after it, not included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """One training in the replay."""
+
+    fitted: Fitted
+    plan: TrainingPlan
+    seconds: float
+    """By the clock: schema, content vectors, selection, choice of the blend, refit. Text embeddings are cached."""
+    cpu_seconds: float
+    """Of this process, which does not depend on what else the machine does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One period: learned from, then the next one asked for."""
+
+    number: int
+    """From 1."""
+    ends: int
+    """Of the period that is learned from, microseconds since 1970."""
+    num_known: int
+    """Interactions before its end."""
+    num_new: int
+    """Interactions in it."""
+    num_new_users: int
+    num_new_items: int
+    """Users and items without an interaction before it."""
+    seconds: Mapping[str, float]
+    """By INCREMENTAL and FULL."""
+    cpu_seconds: Mapping[str, float]
+    epochs: Mapping[str, int]
+    """The best epoch on validation, by the same."""
+    evaluations: Mapping[str, Evaluation]
+    """Of the next period, as served, by NEVER, INCREMENTAL and FULL."""
+
+
+def replay(
+    dataset: Dataset, config: TrainConfig, settings: Settings, *, num_periods: int, share: float
+) -> tuple[Step, ...]:
+    """Replays the newest `share` of the interactions in `num_periods` updates, each asked for the period after it.
+
+    Raises DataError for data without times, or with too few of them for so many periods.
+    """
+    before, *periods = _periods(dataset, num_periods, share)
+    never = previous = _learn(dataset, before, config, settings)
+    steps = []
+    for number, period in enumerate(periods, start=1):
+        full = _learn(dataset, period, config, settings)
+        incremental = _learn(dataset, period, config, settings, previous=previous)
+        step = _step(dataset, number, period, {NEVER: never, INCREMENTAL: incremental, FULL: full}, config)
+        log.info(
+            "replay_step",
+            step=number,
+            ndcg={name: round(one.means()["ndcg@10"], 4) for name, one in step.evaluations.items()},
+            cpu_seconds={name: round(value, 1) for name, value in step.cpu_seconds.items()},
+        )
+        steps.append(step)
+        previous = incremental
+    return tuple(steps)
+
+
+def _periods(dataset: Dataset, num_periods: int, share: float) -> list[Period]:
+    """The period by which the first model is validated, then one for each update."""
+    times = np.sort(dataset.event_times)
+    if not times[-1]:
+        raise DataError("a replay needs times, and this data set only has the order of each user's interactions")
+    first = len(times) * (1 - share)
+    length = (len(times) - first) / (num_periods + 1)
+    places = [round(first + place * length) for place in range(-1, num_periods + 1)]
+    cuts = [int(times[max(place, 0)]) for place in places]
+    if len(set(cuts)) < len(cuts) or cuts[0] <= times[0]:
+        raise DataError(f"{num_periods} periods in {share:.0%} of {len(times)} interactions have no times of their own")
+    cuts.append(int(times[-1]) + 1)
+    return [Period(*cuts[place : place + 3]) for place in range(num_periods + 1)]
+
+
+def _learn(
+    dataset: Dataset,
+    period: Period,
+    config: TrainConfig,
+    settings: Settings,
+    *,
+    previous: Learned | None = None,
+) -> Learned:
+    """Learns from everything up to the end of a period, which validates first."""
+    known = _known_until(dataset, period.end, catalogue_until=period.next_end)
+    started, cpu_started = time.monotonic(), time.process_time()
+    if previous is None:
+        encoded = encode_dataset(known, config, settings)
+        weights = None
+    else:
+        of_previous = _previous_model(previous, config)
+        encoded = encode_warm(known, WarmStart(previous=of_previous), config, settings)
+        weights = of_previous.weights
+    validation = period_part(encoded.dataset, period.start, period.end, name="validation")
+    if len(validation.users) == 0:
+        raise DataError("nobody chose anything in one of the periods who had chosen before; ask for fewer periods")
+    plan = replace(plan_of_parts(encoded, validation, encoded.dataset), weights=weights)
+    fitted = fit_plan(plan, config, on_epoch=unreported)
+    return Learned(
+        fitted=fitted,
+        plan=plan,
+        seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - cpu_started,
+    )
+
+
+def _previous_model(learned: Learned, config: TrainConfig) -> PreviousModel:
+    return PreviousModel.of(learned.fitted.model, learned.plan.final, config, learned.plan.cut.num_history_events)
+
+
+def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Learned], config: TrainConfig) -> Step:
+    before, now, later = (
+        _known_until(dataset, moment, catalogue_until=moment) for moment in (period.start, period.end, period.next_end)
+    )
+    asked = period_part(later, period.end, period.next_end, name="test")
+    learned = {name: models[name] for name in (INCREMENTAL, FULL)}
+    return Step(
+        number=number,
+        ends=period.end,
+        num_known=len(now.item_rows),
+        num_new=len(now.item_rows) - len(before.item_rows),
+        num_new_users=int((now.lengths > 0).sum() - (before.lengths > 0).sum()),
+        num_new_items=len(now.catalogue) - len(before.catalogue),
+        seconds={name: one.seconds for name, one in learned.items()},
+        cpu_seconds={name: one.cpu_seconds for name, one in learned.items()},
+        epochs={name: one.fitted.best_epoch for name, one in learned.items()},
+        evaluations={
+            name: evaluate(asked, fitted_scorers(one.fitted, one.plan, asked, config)[SERVED], name=name)
+            for name, one in models.items()
+        },
+    )
+
+
+def period_part(dataset: Dataset, start: int, end: int, *, name: str) -> Part:
+    """The second half of what each user chose from `start` to before `end`, given all that came before it.
+
+    A single choice is asked for. Users of whom nothing is known then are not asked: they get popular items from any
+    model.
+    """
+    inside = (dataset.event_times >= start) & (dataset.event_times < end)
+    counts = np.bincount(dataset.user_rows[inside], minlength=len(dataset.user_ids))
+    first_inside = dataset.lengths - counts - _num_after(dataset, end)
+    num_known = first_inside + counts // 2
+    users = np.flatnonzero((counts > 0) & (num_known > 0))
+    place = np.arange(len(dataset.item_rows)) - np.repeat(dataset.offsets[:-1], dataset.lengths)
+    of_user = dataset.user_rows
+    is_known = place < num_known[of_user]
+    is_target = inside & ~is_known & (num_known > 0)[of_user]
+    return Part(
+        name=name,
+        known=dataset.subset(is_known),
+        users=users,
+        target_offsets=np.concatenate([[0], np.cumsum((counts - counts // 2)[users])]),
+        target_rows=dataset.item_rows[is_target],
+        target_ratings=dataset.ratings[is_target],
+    )
+
+
+def _num_after(dataset: Dataset, end: int) -> npt.NDArray[np.int64]:
+    """(users,) int64, events of each from `end` on."""
+    return np.bincount(dataset.user_rows[dataset.event_times >= end], minlength=len(dataset.user_ids))
+
+
+def _known_until(dataset: Dataset, end: int, *, catalogue_until: int) -> Dataset:
+    """The interactions before `end`, with the items that have an interaction before `catalogue_until`."""
+    listed = np.unique(dataset.item_rows[dataset.event_times < catalogue_until])
+    new_rows = np.full(len(dataset.catalogue), -1, dtype=np.int64)
+    new_rows[listed] = np.arange(len(listed))
+    known = dataset.subset(dataset.event_times < end)
+    return replace(known, catalogue=_items(dataset.catalogue, listed), item_rows=new_rows[known.item_rows])
+
+
+def _items(catalogue: Catalogue, rows: npt.NDArray[np.int64]) -> Catalogue:
+    item_ids = [catalogue.item_ids[row] for row in rows]
+    return Catalogue(
+        item_ids=item_ids,
+        titles=[catalogue.titles[row] for row in rows],
+        descriptions=[catalogue.descriptions[row] for row in rows],
+        categories=[catalogue.categories[row] for row in rows],
+        attributes=[catalogue.attributes[row] for row in rows],
+        vocabulary=Vocabulary.from_ids(item_ids),
+        available=catalogue.available[rows],
+    )

@@ -1,0 +1,294 @@
+"""A configuration over several seeds by any protocol, beside baselines: what the documentation's numbers come from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trainer.baselines.rating_svd import RatingSVD
+from trainer.config.train_config import TrainConfig
+from trainer.core.settings import Settings
+from trainer.data.config import DataConfig
+from trainer.data.prepare import PreparedData, prepare
+from trainer.dataset.parts import Part
+from trainer.evaluation.comparison import Comparison, compare
+from trainer.evaluation.comparison_text import comparison_text, markdown_table
+from trainer.evaluation.evaluate import rating_errors
+from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
+from trainer.evaluation.metrics import MAP_DEFINITION
+from trainer.evaluation.scorer import RatingPredictor, Scorer
+from trainer.experiments.protocols import Protocol, ProtocolKind, protocol_of
+from trainer.experiments.test_set_metrics import (
+    SERVED,
+    BaselineChoice,
+    baselines_for,
+    best_of,
+    evaluate_all,
+    fitted_baselines,
+    fitted_scorers,
+)
+from trainer.features.encoded import Encoded, encode
+from trainer.training.fit import unreported
+from trainer.training.train import fit_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """One training."""
+
+    seed: int
+    best_epoch: int
+    training_seconds: float
+    """Of selection, choice of the blend and refit."""
+    content_weight: float | None
+    """Share of content in the blend that validation chose; None without content."""
+    item_item_weight: float
+    """Share of the item-item source in the blend's collaborative score; 0 without it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedEvaluations:
+    """What one question says."""
+
+    by_model: Mapping[str, Sequence[Evaluation]]
+    """The model as served and its two towers alone: one evaluation for each seed."""
+    comparison: Comparison
+    """Of the first seed with the baselines, which have no seed."""
+    random_order: Mapping[str, float] = field(default_factory=dict)
+    """What a random order is expected to reach, by metric, where that is reported."""
+
+    @property
+    def way(self) -> str:
+        """FULL_RANKING or SAMPLED, of all these evaluations."""
+        return self.comparison.protocol
+
+    def values(self, model: str) -> dict[str, tuple[float, ...]]:
+        """Every metric of a model: one mean over users, or total, for each seed."""
+        means = [evaluation.means() for evaluation in self.by_model[model]]
+        return {metric: tuple(of_seed[metric] for of_seed in means) for metric in means[0]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatingErrors:
+    """Errors of predicted ratings."""
+
+    num_ratings: int
+    """Targets that have one."""
+    lowest: float
+    highest: float
+    """Of these ratings."""
+    by_model: Mapping[str, Mapping[str, float]]
+    """"rmse" and "mae"."""
+
+    def to_text(self) -> str:
+        """In Markdown."""
+        rows = [[model, f"{errors['rmse']:.4f}", f"{errors['mae']:.4f}"] for model, errors in self.by_model.items()]
+        of = f"Predicted ratings: {self.num_ratings:,} held-out ratings from {self.lowest:g} to {self.highest:g}."
+        return f"{of}\n\n{markdown_table(['model', 'RMSE', 'MAE'], rows)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedsResult:
+    """All seeds under all questions of a protocol."""
+
+    data: str
+    protocol: str
+    description: str
+    """Of the protocol, in a sentence."""
+    runs: tuple[SeedRun, ...]
+    questions: Mapping[str, SeedEvaluations]
+    """By the names of the questions."""
+    ratings: RatingErrors | None = None
+    """None where the protocol or the data have none."""
+
+    @property
+    def metrics(self) -> dict[str, tuple[float, ...]]:
+        """Of the model as served by the protocol's first question: one value for each seed."""
+        return next(iter(self.questions.values())).values(SERVED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "data": self.data,
+            "protocol": self.protocol,
+            "description": self.description,
+            "map": MAP_DEFINITION,
+            "seeds": [run.seed for run in self.runs],
+            "runs": [asdict(run) for run in self.runs],
+            "questions": {
+                name: {
+                    "seeds": {
+                        model: {metric: asdict(Spread.of(values)) for metric, values in found.values(model).items()}
+                        for model in found.by_model
+                    },
+                    "random_order": dict(found.random_order),
+                    "first_seed": found.comparison.to_dict(),
+                }
+                for name, found in self.questions.items()
+            },
+            "ratings": self.ratings and asdict(self.ratings),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict`, for a file."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_text(self) -> str:
+        """Markdown: the trainings, then mean and spread over seeds and the first seed's comparison by question."""
+        runs = [
+            [
+                str(run.seed),
+                str(run.best_epoch),
+                f"{run.training_seconds:.0f}",
+                "-" if run.content_weight is None else f"{run.content_weight:g}",
+                f"{run.item_item_weight:g}",
+            ]
+            for run in self.runs
+        ]
+        blocks = [
+            f"{self.data}, protocol {self.protocol}. {self.description} {MAP_DEFINITION}",
+            markdown_table(["seed", "best epoch", "training seconds", "content weight", "item-item weight"], runs),
+        ]
+        for name, found in self.questions.items():
+            label = "" if found.way == FULL_RANKING else f"{found.way}: "
+            metrics = found.comparison.tested
+            rows = [
+                [model, *(str(Spread.of(found.values(model)[metric])) for metric in metrics)]
+                for model in found.by_model
+            ]
+            seeds = ", ".join(str(run.seed) for run in self.runs)
+            blocks += [
+                f"## {name}",
+                f"Mean and standard deviation over {len(self.runs)} seeds of the training ({seeds}).",
+                markdown_table(["model", *(f"{label}{metric}" for metric in metrics)], rows),
+                *(
+                    f"Expected of a random order: {metric} {value:.4f}; as served has "
+                    f"{Spread.of(found.values(SERVED)[metric]).mean / value:.1f} times that."
+                    for metric, value in found.random_order.items()
+                ),
+                f"Seed {self.runs[0].seed} beside the baselines:",
+                comparison_text(found.comparison),
+            ]
+        if self.ratings is not None:
+            blocks += ["## Ratings", self.ratings.to_text()]
+        return "\n\n".join(blocks)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; of one seed the deviation is 0."""
+
+    mean: float
+    std: float
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """One value for each seed."""
+        return cls(
+            mean=float(np.mean(values)),
+            std=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+            values=tuple(values),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.std:.4f}"
+
+
+def evaluate_seeds(
+    source: DataConfig | PreparedData,
+    config: TrainConfig,
+    settings: Settings,
+    *,
+    num_seeds: int,
+    baselines: BaselineChoice = "auto",
+    protocol: ProtocolKind = "leave-last-out",
+) -> SeedsResult:
+    """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and asks each model once. Registers nothing.
+
+    The split is the same for all seeds. Raises DataError for data that the protocol cannot split.
+    """
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
+    encoded = encode(prepared, config, settings)
+    return evaluate_protocol(
+        encoded, protocol_of(encoded, protocol), config, data=prepared.name, num_seeds=num_seeds, baselines=baselines
+    )
+
+
+def evaluate_protocol(
+    encoded: Encoded,
+    protocol: Protocol,
+    config: TrainConfig,
+    *,
+    data: str,
+    num_seeds: int,
+    baselines: BaselineChoice,
+) -> SeedsResult:
+    """The same for data in memory; `data` is their name."""
+    of_models: dict[str, dict[str, list[Evaluation]]] = {question.name: {} for question in protocol.questions}
+    runs = []
+    for seed in range(config.fit.seed, config.fit.seed + num_seeds):
+        started = time.monotonic()
+        seeded = config.model_copy(update={"fit": config.fit.model_copy(update={"seed": seed})})
+        fitted = fit_plan(protocol.plan, seeded, on_epoch=unreported)
+        runs.append(
+            SeedRun(
+                seed=seed,
+                best_epoch=fitted.best_epoch,
+                training_seconds=time.monotonic() - started,
+                content_weight=fitted.content_weight,
+                item_item_weight=fitted.item_item_weight,
+            )
+        )
+        for question in protocol.questions:
+            scorers = fitted_scorers(fitted, protocol.plan, question.part, config)
+            for evaluation in evaluate_all(scorers, question.part, encoded, question.way):
+                of_models[question.name].setdefault(evaluation.name, []).append(evaluation)
+    # All parts of a protocol know the same.
+    rivals = fitted_baselines(
+        baselines_for(protocol.plan.final, baselines, protocol.validation), protocol.questions[0].part
+    )
+    found = {}
+    for question in protocol.questions:
+        of_seeds = of_models[question.name]
+        evaluations = [
+            *(evaluations[0] for evaluations in of_seeds.values()),
+            *evaluate_all(rivals, question.part, encoded, question.way),
+        ]
+        best = best_of(evaluations[1:], question.decisive)
+        found[question.name] = SeedEvaluations(
+            by_model=of_seeds,
+            comparison=compare(evaluations, baseline=best, tested=question.tested),
+            random_order=question.random_order,
+        )
+    return SeedsResult(
+        data=data,
+        protocol=protocol.kind,
+        description=protocol.description,
+        runs=tuple(runs),
+        questions=found,
+        ratings=_rating_errors(rivals, protocol.questions[0].part) if protocol.kind == "random" else None,
+    )
+
+
+def _rating_errors(rivals: Mapping[str, Scorer], part: Part) -> RatingErrors | None:
+    """Of the baselines that predict ratings, or of the one of them that there always is."""
+    rated = part.target_ratings[~np.isnan(part.target_ratings)]
+    if not len(rated) or np.isnan(part.known.ratings).all():
+        return None
+    predictors: dict[str, RatingPredictor] = {
+        name: scorer for name, scorer in rivals.items() if isinstance(scorer, RatingPredictor)
+    }
+    if not predictors:
+        predictors[RatingSVD().name] = RatingSVD().fit(part.known)
+    return RatingErrors(
+        num_ratings=len(rated),
+        lowest=float(rated.min()),
+        highest=float(rated.max()),
+        by_model={name: rating_errors(part, predictor) for name, predictor in predictors.items()},
+    )

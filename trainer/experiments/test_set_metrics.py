@@ -1,0 +1,193 @@
+"""Test metrics of a model as it is served, beside its two towers alone and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import structlog
+from tqdm import tqdm
+
+from tandem.contract.bundle import Bundle
+from tandem.contract.manifest import BlendSpec
+from trainer.baselines.all_baselines import all_baselines
+from trainer.baselines.popularity import Popularity
+from trainer.baselines.tuning import tune
+from trainer.compute.device import choose_device
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.config.train_config import TrainConfig
+from trainer.dataset.parts import Part, leave_last_out_part
+from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
+from trainer.evaluation.evaluate import evaluate
+from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
+from trainer.evaluation.metrics import CUTOFF, HELD_OUT_METRICS, ranking_metrics
+from trainer.evaluation.ranking import rank_part
+from trainer.evaluation.sampled import evaluate_sampled
+from trainer.evaluation.scorer import Baseline, Scorer
+from trainer.features.encoded import Encoded
+from trainer.scoring.blend_choice import calibrate
+from trainer.scoring.candidate_ranking import RankedModel
+from trainer.scoring.scorers import ModelScorer, RankedModelScorer, ServedScorer
+from trainer.scoring.scoring_model import ScoringModel
+from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
+from trainer.training.plan import TrainingPlan
+from trainer.training.train import Fitted, scoring_model
+
+log = structlog.get_logger()
+
+BaselineChoice = Literal["auto", "all", "tuned", "popularity"]
+"""Which baselines a run is measured against; "auto" is all of them up to AUTO_MAX_ITEMS items, else popularity; "tuned"
+is all of them with what validation chose."""
+AUTO_MAX_ITEMS = 5_000
+"""Up to here all baselines take seconds; EASE inverts a matrix as wide as the catalogue, at cubic cost."""
+SERVED = "as served"
+TWO_TOWERS = "two towers alone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """What the test items say of a model and of what it has to beat."""
+
+    __test__ = False  # no test, whatever pytest thinks of the name
+
+    part: Part
+    comparison: Comparison
+    """The model as served comes first, and is compared with the best of the others."""
+    scorers: dict[str, Scorer]
+    """Every scorer by its name, in the order of the comparison."""
+
+    @property
+    def served(self) -> Evaluation:
+        """The model as it is served."""
+        return self.comparison.evaluations[0]
+
+    @property
+    def two_towers(self) -> Evaluation:
+        """Its two towers alone, which is how it is served where nothing else ranks."""
+        return self._named(TWO_TOWERS) or self.served
+
+    @property
+    def popularity(self) -> Evaluation:
+        """The baseline that every choice of baselines has."""
+        popularity = self._named(Popularity.name)
+        assert popularity is not None
+        return popularity
+
+    def metrics(self) -> dict[str, float]:
+        """Means by name, for the manifest and the registry."""
+        parts = {"test": self.served, "test/two_tower": self.two_towers, "test/popularity": self.popularity}
+        return {f"{part}/{name}": parts[part].means()[name] for part in parts for name in HELD_OUT_METRICS}
+
+    def _named(self, name: str) -> Evaluation | None:
+        return next((one for one in self.comparison.evaluations if one.name == name), None)
+
+
+def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: Part | None = None) -> list[Baseline]:
+    """The baselines that a choice means for a data set.
+
+    "tuned" ones are chosen by SEGMENT_METRIC on `validation`, by default that of leave-last-out.
+    """
+    num_items = len(encoded.dataset.catalogue)
+    if choice == "popularity" or (choice == "auto" and num_items > AUTO_MAX_ITEMS):
+        return [Popularity()]
+    chosen = None
+    if choice == "tuned":
+        part = leave_last_out_part(encoded.dataset, skip=1) if validation is None else validation
+        chosen = tune(part, encoded.text_embeddings(), _quality)
+    return all_baselines(encoded.dataset, encoded.text_embeddings(), chosen)
+
+
+def fitted_scorers(fitted: Fitted, plan: TrainingPlan, part: Part, config: TrainConfig) -> dict[str, Scorer]:
+    """A model that was just trained, as it would be served, and its two towers alone where that differs."""
+    dataset = plan.final.dataset
+    model = scoring_model(fitted.model, plan.final, fitted.item_item)
+    blend = ranked = None
+    if fitted.blend_weights is not None:
+        blend = calibrate(dataset, plan.cut, model, fitted.blend_weights)
+    if fitted.ncf is not None:
+        neighbours = FrozenTowers(dataset, model, config, choose_device(config.fit.device)).neighbours
+        ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(fitted.ncf))
+    return _model_scorers(model, blend, ranked, part)
+
+
+def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
+    """The test items of leave-last-out under a model that was just trained by a plan of leave-last-out."""
+    encoded = plan.final
+    part = leave_last_out_part(encoded.dataset, skip=0)
+    scorers = {**fitted_scorers(fitted, plan, part, config), **fitted_baselines(baselines, part)}
+    result = _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
+    log.info(
+        "model_evaluated",
+        best_epoch=fitted.best_epoch,
+        interactions_per_second=round(fitted.interactions_per_second),
+        peak_memory_mib=fitted.peak_memory_bytes >> 20,
+        blend_weights=fitted.blend_weights and asdict(fitted.blend_weights),
+        ranker="blend" if fitted.ncf is None else "ncf",
+        **{
+            f"{label}_{metric}": str(result.comparison.intervals[evaluation.name][metric])
+            for label, evaluation in (
+                ("test", result.served),
+                ("two_tower", result.two_towers),
+                ("popularity", result.popularity),
+            )
+            for metric in HELD_OUT_METRICS
+        },
+    )
+    return result
+
+
+def measure_bundle(
+    bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
+) -> TestResult:
+    """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
+    part = leave_last_out_part(encoded.dataset, skip=0)
+    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted_baselines(baselines, part)}
+    return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
+
+
+def fitted_baselines(baselines: Sequence[Baseline], part: Part) -> dict[str, Scorer]:
+    """Baselines by their names, fitted on what is known."""
+    return {
+        baseline.name: baseline.fit(part.known)
+        for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline")
+    }
+
+
+def evaluate_all(scorers: Mapping[str, Scorer], part: Part, encoded: Encoded, protocol: str) -> list[Evaluation]:
+    """Each scorer's evaluation by FULL_RANKING or SAMPLED, in their order."""
+    evaluations = []
+    for name, scorer in tqdm(scorers.items(), desc=f"{part.name} items, {protocol}", unit="model"):
+        if protocol == SAMPLED:
+            evaluations.append(evaluate_sampled(part, scorer, encoded.dataset, name=name))
+        else:
+            evaluations.append(evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors))
+    return evaluations
+
+
+def _model_scorers(
+    model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, part: Part
+) -> dict[str, Scorer]:
+    """An ONNX ranker ranks before the blend does."""
+    ranker = ModelScorer(part.known, model, blend) if ranked is None else RankedModelScorer(part.known, ranked)
+    scorers: dict[str, Scorer] = {SERVED: ServedScorer(part.known, ranker)}
+    if ranked is not None or blend is not None:
+        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
+    return scorers
+
+
+def _result(part: Part, scorers: dict[str, Scorer], evaluations: Sequence[Evaluation]) -> TestResult:
+    return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
+
+
+def best_of(evaluations: Sequence[Evaluation], metric: str = SEGMENT_METRIC) -> str:
+    """The name of the evaluation with the highest `metric`; the two towers are part of a model, not a rival."""
+    rivals = [evaluation for evaluation in evaluations if TWO_TOWERS not in evaluation.name]
+    return max(rivals, key=lambda evaluation: evaluation.means()[metric]).name
+
+
+def _quality(part: Part, scorer: Scorer) -> float:
+    ranks = rank_part(part, scorer).ranks
+    return float(ranking_metrics(ranks, part.target_offsets, (CUTOFF,))[SEGMENT_METRIC].mean())

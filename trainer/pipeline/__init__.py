@@ -1,0 +1,1 @@
+"""One training run, from a file of interactions to a registered model."""

@@ -1,0 +1,349 @@
+"""One training run, read downwards: prepare, encode, select, blend, refit, test, export, register, gate."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from tandem.contract.bundle import Bundle
+from tandem.contract.manifest import TrainingData
+from trainer.compute import distributed
+from trainer.compute.device import choose_device
+from trainer.config.help import config_toml
+from trainer.config.train_config import TrainConfig
+from trainer.core.settings import Settings
+from trainer.data.config import DataConfig
+from trainer.data.prepare import PreparedData, prepare
+from trainer.dataset.dataset import first_user_id, leave_last_out, load_dataset
+from trainer.evaluation.comparison import Comparison
+from trainer.evaluation.comparison_text import comparison_text
+from trainer.evaluation.evaluation_files import save_evaluations
+from trainer.experiments.test_set_metrics import BaselineChoice, baselines_for, measure
+from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
+from trainer.features.encoded import Encoded
+from trainer.registry.registry import (
+    DATA_VERSION_TAG,
+    EVALUATIONS,
+    WARM_START_TAG,
+    WEIGHTS,
+    RegisteredVersion,
+    Registry,
+    Run,
+)
+from trainer.release.gate import GateDecision
+from trainer.release.held_out_users import sample_of_dataset
+from trainer.release.promotion import Promotion
+from trainer.release.validate import validate
+from trainer.report.build import build_report
+from trainer.report.html import report_html
+from trainer.report.model_card import CardContents, model_card
+from trainer.scoring.blend_choice import CHOICE_METRIC
+from trainer.training.fit import unreported
+from trainer.training.plan import TrainingPlan
+from trainer.training.previous_model import PreviousModel
+from trainer.training.progress import EpochReport
+from trainer.training.train import Fitted, fit_plan, fit_towers
+from trainer.training.warm_start import WarmStart, encode_warm, start_of, warm_plan
+
+log = structlog.get_logger()
+
+REPORT_FILE = "report.html"
+"""Name of the report among a run's artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run left behind."""
+
+    prepared: PreparedData
+    version: RegisteredVersion
+    trained: bool
+    """False when the champion was already trained from these data and this configuration."""
+    decision: GateDecision | None
+    """None where nothing was trained, or where `validate` is to judge it."""
+    content_weight: float | None
+    """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
+    item_item_weight: float = 0.0
+    """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
+    promoted: bool = True
+    """Whether `version` is the champion now."""
+    start: WarmStart = field(default_factory=WarmStart)
+    """What the training began with."""
+
+    @property
+    def sample_user_id(self) -> str:
+        """The first user of the prepared data, to try the server with."""
+        return first_user_id(self.prepared.directory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is told beside data, configuration and settings."""
+
+    if_needed: bool = False
+    """Ends early when the champion came from the same data and configuration."""
+    baselines: BaselineChoice = "auto"
+    """What the test metrics stand beside in the report."""
+    report_path: Path | None = None
+    """Where to write the report too; it is logged to MLflow anyway."""
+    command: str = "python -m trainer train"
+    """How the run was started, for the record."""
+    promote: bool = True
+    """Whether the gate judges the model, and makes it the champion where it passes; it is registered in any case."""
+    data_version: str = ""
+    """What the version control of the data calls them, for the record."""
+    warm_start: str = ""
+    """Number or alias of the registered version that training goes on from; empty for a full training."""
+
+
+def train_and_register(
+    source: DataConfig | PreparedData, config: TrainConfig, settings: Settings, options: RunOptions
+) -> RunResult | None:
+    """The whole run.
+
+    Under torchrun every process calls this; process 0 does the whole run, the others help it to encode and to train,
+    and return None.
+    """
+    with distributed.process_group(choose_device(config.fit.device)):
+        if distributed.rank() == 0:
+            return _run(source, config, settings, options)
+        _help(source, config, settings)
+        return None
+
+
+def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings, options: RunOptions) -> RunResult:
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
+    fingerprint = training_fingerprint(prepared, config)
+    registry = Registry(settings)
+    champion = registry.champion()
+    if options.if_needed and champion is not None and champion.training_fingerprint == fingerprint:
+        distributed.broadcast(False)
+        log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
+        return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)
+    distributed.broadcast(True)
+    dataset = load_dataset(prepared.directory)
+    start = distributed.broadcast(start_of(registry, options.warm_start, dataset, config))
+    checkpoints = settings.data_dir / "checkpoints" / start.checkpoint_name(fingerprint)
+    model_version = new_model_version(fingerprint)
+    encoded = encode_warm(dataset, start, config, settings)
+    # What is exported lives in the registry; a copy here would be one more for every night.
+    with registry.start_run(model_version) as run, tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch:
+        run.log_params({**_flat(config.model_dump()), **_data_params(prepared, options.data_version)})
+        run.set_tags({DATA_VERSION_TAG: options.data_version, WARM_START_TAG: start.version_number})
+        run.log_text(prepared.report.to_text(), "cleaning_report.txt")
+        epochs: list[EpochReport] = []
+        plan = warm_plan(encoded, start)
+        fitted = fit_plan(plan, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
+        result = measure(fitted, plan, baselines_for(encoded, options.baselines), config)
+        metrics = {**fitted.validation_metrics(), **result.metrics()}
+        card = CardContents(
+            cleaning=prepared.report,
+            comparison=result.comparison,
+            config_toml=config_toml(config, explained=False),
+            command=options.command,
+            started_from=str(start),
+        )
+        training_data = _training_data(prepared, options.data_version)
+        inputs = _export_inputs(fitted, encoded, training_data, model_version, metrics)
+        inputs = replace(inputs, model_card=partial(model_card, card), catalogue_sequence=prepared.catalogue_sequence)
+        bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
+        report = report_html(build_report(card, result, bundle, epochs, fitted.best_epoch))
+        run.log_text(report, REPORT_FILE)
+        if options.report_path is not None:
+            options.report_path.parent.mkdir(parents=True, exist_ok=True)
+            options.report_path.write_text(report)
+        _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
+        _log_weights(run, fitted, plan, config, Path(scratch, WEIGHTS))
+        run.log_params({**_blend_params(bundle), "ranker": "blend" if fitted.ncf is None else "ncf"})
+        run.log_metrics(_run_metrics(fitted, bundle))
+        location = run.log_bundle(bundle.directory)
+        version = registry.register(run, location, model_version=model_version, training_fingerprint=fingerprint)
+        shutil.rmtree(checkpoints)
+    decision = None
+    if options.promote:
+        decision = _judge_and_promote(registry, version, encoded, config, settings, name=prepared.name)
+    promoted = decision is not None and decision.passed
+    log.info(
+        "model_registered",
+        registry_version=version.number,
+        model_version=model_version,
+        promoted=promoted,
+        warm_started_from=start.version_number,
+        content_weight=fitted.content_weight,
+        item_item_weight=fitted.item_item_weight,
+        index=asdict(bundle.manifest.index),
+        onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
+    )
+    return RunResult(
+        prepared=prepared,
+        version=version,
+        trained=True,
+        decision=decision,
+        promoted=promoted,
+        start=start,
+        content_weight=fitted.content_weight,
+        item_item_weight=fitted.item_item_weight,
+    )
+
+
+def _judge_and_promote(
+    registry: Registry,
+    version: RegisteredVersion,
+    encoded: Encoded,
+    config: TrainConfig,
+    settings: Settings,
+    *,
+    name: str,
+) -> GateDecision:
+    """`name` is that of the data, for the record."""
+    sample = sample_of_dataset(encoded.dataset, max_users=config.gate.max_users, name=name)
+    validation = validate(registry, version, lambda _: sample, config.gate)
+    if validation.decision.passed:
+        Promotion(registry, settings).promote(validation.version)
+    return validation.decision
+
+
+def _help(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings) -> None:
+    """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
+    if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
+        return
+    prepared = prepare(source, settings.data_dir, engine=settings.engine)
+    start = distributed.broadcast(WarmStart())  # the value of process 0
+    checkpoints = settings.data_dir / "checkpoints" / start.checkpoint_name(training_fingerprint(prepared, config))
+    plan = warm_plan(encode_warm(load_dataset(prepared.directory), start, config, settings), start)
+    fit_towers(plan, config, on_epoch=unreported, checkpoints=checkpoints)
+
+
+def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
+    """SHA-256 of the prepared data's fingerprint and the configuration, hex."""
+    # A run that was resumed makes the same model, and has to find the checkpoints of the one before; so does one that
+    # is judged by other limits.
+    described = config.model_dump_json(exclude={"fit": {"resume"}, "gate": True})
+    return hashlib.sha256(f"{prepared.fingerprint}\n{described}".encode()).hexdigest()
+
+
+def _training_data(prepared: PreparedData, data_version: str) -> TrainingData:
+    return TrainingData(
+        name=prepared.name,
+        fingerprint=prepared.fingerprint,
+        num_users=prepared.num_users,
+        num_items=prepared.num_items,
+        num_interactions=prepared.num_interactions,
+        data_version=data_version,
+    )
+
+
+def _data_params(prepared: PreparedData, data_version: str) -> dict[str, object]:
+    """What was learned from, as parameters of the run."""
+    return {
+        "data": prepared.name,
+        "data_fingerprint": prepared.fingerprint,
+        "data_version": data_version,
+        "num_events": prepared.num_events,
+        "newest_day": prepared.newest_day,
+        "catalogue_sequence": prepared.catalogue_sequence,
+    }
+
+
+def _export_inputs(
+    fitted: Fitted, encoded: Encoded, training_data: TrainingData, model_version: str, metrics: Mapping[str, float]
+) -> ExportInputs:
+    return ExportInputs(
+        model=fitted.model,
+        schema=encoded.schema,
+        item_tensors=encoded.item_tensors,
+        dataset=encoded.dataset,
+        hold_out=leave_last_out(encoded.dataset, skip=0),
+        training_data=training_data,
+        model_version=model_version,
+        metrics=metrics,
+        content_vectors=encoded.content_vectors,
+        blend_weights=fitted.blend_weights,
+        item_item=fitted.item_item,
+        ncf=fitted.ncf,
+    )
+
+
+def _blend_params(bundle: Bundle) -> dict[str, object]:
+    """The blend as it is served; "none" for a bundle that ranks by its two towers."""
+    blend = bundle.manifest.blend
+    if blend is None:
+        return {"blend": "none"}
+    params: dict[str, object] = {
+        "blend.content_weight": blend.content_weight,
+        "blend.collaborative.mean": blend.collaborative.mean,
+        "blend.collaborative.std": blend.collaborative.std,
+    }
+    if blend.content is not None:
+        params |= {"blend.content.mean": blend.content.mean, "blend.content.std": blend.content.std}
+    if blend.item_item is not None:
+        params |= {
+            "blend.item_item.weight": blend.item_item.weight,
+            "blend.item_item.decay_events": blend.item_item.decay_events,
+            "blend.item_item.mean": blend.item_item.calibration.mean,
+            "blend.item_item.std": blend.item_item.calibration.std,
+        }
+    return params
+
+
+def _run_metrics(fitted: Fitted, bundle: Bundle) -> dict[str, float]:
+    return {
+        **bundle.manifest.metrics,
+        **{
+            f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
+            for weight, value in fitted.validation_by_content_weight.items()
+        },
+        **{
+            f"validation/item_item_weight_{weight:g}/{CHOICE_METRIC}": value
+            for weight, value in fitted.validation_by_item_item_weight.items()
+        },
+        **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in fitted.validation_by_ranker.items()},
+        "best_epoch": float(fitted.best_epoch),
+        "interactions_per_second": fitted.interactions_per_second,
+        "peak_memory_mib": fitted.peak_memory_bytes / 2**20,
+        "index_recall_at_100": bundle.manifest.index.recall_at_100,
+        "onnx_max_abs_difference": bundle.manifest.onnx_max_abs_difference,
+    }
+
+
+def _flat(config: dict[str, Any]) -> dict[str, object]:
+    """{"fit": {"seed": 0}} -> {"fit.seed": 0}."""
+    return {f"{section}.{name}": value for section, values in config.items() for name, value in values.items()}
+
+
+def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
+    """What was measured, in full, for `compare` to put beside other runs; the table too, for people."""
+    save_evaluations(comparison.evaluations, directory)
+    run.log_directory(directory, EVALUATIONS)
+    run.log_text(comparison_text(comparison), "test_metrics.md")
+
+
+def _log_weights(run: Run, fitted: Fitted, plan: TrainingPlan, config: TrainConfig, directory: Path) -> None:
+    """What the next training can go on from."""
+    cut = plan.cut if config.fit.refit else plan.validation
+    PreviousModel.of(fitted.model, plan.final, config, cut.num_history_events).save(directory)
+    run.log_directory(directory, WEIGHTS)
+
+
+def _log_epoch(run: Run, epochs: list[EpochReport]) -> Callable[[EpochReport], None]:
+    """Logs every epoch of the selection, and collects it for the report."""
+
+    def log_epoch(report: EpochReport) -> None:
+        epochs.append(report)
+        metrics = {f"epoch/{name}": value for name, value in report.metrics.items()}
+        of_training = {
+            "epoch/loss": report.loss,
+            "epoch/interactions_per_second": report.interactions_per_second,
+            "epoch/peak_memory_mib": report.peak_memory_bytes / 2**20,
+        }
+        run.log_metrics({**of_training, **metrics}, step=report.epoch)
+
+    return log_epoch

@@ -1,0 +1,136 @@
+"""The gate: whether a new model may take the champion's place, judged by what the serving engine answered.
+
+Candidate and champion answer the same held-out users in the same run of the server's own check, so that what is judged
+is what callers would get: through the index, the blend or ranker, and the policies. See
+docs/decisions/0044-the-gate-judges-what-is-served.md and, for whom is asked,
+docs/decisions/0003-gate-on-last-interactions.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from tandem.contract.served import Refused, Served, ServedBundle, ndcg
+from trainer.config.train_config import GateConfig
+from trainer.evaluation.metrics import CUTOFF, Interval, bootstrap_mean
+
+NUM_SHOWN: Final = CUTOFF
+"""Items that each held-out user is shown."""
+GATE_METRIC: Final = f"ndcg@{NUM_SHOWN}"
+
+
+@dataclass(frozen=True)
+class GateCheck:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    found: str
+    """What was measured, in words."""
+    limit: str
+    """What was asked for, in words."""
+
+    def __str__(self) -> str:
+        return f"{'passed' if self.passed else 'FAILED'}: {self.name}: {self.found}; limit: {self.limit}"
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """The gate's answer with everything it looked at."""
+
+    checks: tuple[GateCheck, ...]
+    notes: tuple[str, ...] = ()
+    """What decided nothing and should be known."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate may become the champion."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[GateCheck, ...]:
+        """The checks that were not passed."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def __str__(self) -> str:
+        return "\n".join([f"gate: {'passed' if self.passed else 'REFUSED'}", *map(str, self.checks), *self.notes])
+
+
+def decide(result: Served | Refused, limits: GateConfig, *, notes: tuple[str, ...] = ()) -> GateDecision:
+    """Judges what the server's check wrote. Without a champion beside the candidate, nothing is compared with one."""
+    if isinstance(result, Refused):
+        found = f"refused, {result.reason_kind}: {result.reason}"
+        return GateDecision((GateCheck("the serving engine", False, found, "opens it and finds it sound"),), notes)
+    candidate, champion = result.candidate, result.against
+    checks = list(_alone(candidate, limits))
+    if champion is not None:
+        checks += _beside(candidate, champion, limits)
+    elif result.against_problem:
+        notes = (*notes, f"The champion was not compared with: {result.against_problem}")
+    return GateDecision(tuple(checks), notes)
+
+
+def relative_change(candidate: ServedBundle, champion: ServedBundle) -> Interval:
+    """Change of the mean NDCG@10 as a share of the champion's, with its 95 % interval by paired bootstrap over users.
+
+    Infinite where the champion finds nothing and the candidate does; 0 where neither does.
+    """
+    change = bootstrap_mean(ndcg(candidate.ranks) - ndcg(champion.ranks))
+    base = float(ndcg(champion.ranks).mean())
+    if base == 0.0:
+        return Interval(*(0.0 if end == 0.0 else float("inf") for end in (change.mean, change.low, change.high)))
+    return Interval(change.mean / base, change.low / base, change.high / base)
+
+
+def _alone(candidate: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
+    if candidate.exact_overlap is not None and candidate.recall_at_100 is not None:
+        found = f"{candidate.exact_overlap:.4f} found, recall@100 of the index {candidate.recall_at_100:.4f}"
+        yield GateCheck("golden queries", True, found, "the server's own")
+    over_popularity = bootstrap_mean(ndcg(candidate.ranks) - ndcg(candidate.popularity_ranks))
+    yield GateCheck(f"{GATE_METRIC} over popularity", over_popularity.mean > 0, str(over_popularity), "above 0")
+    share = candidate.num_degraded_answers / len(candidate.ranks)
+    found = ", ".join(f"{count} {reason}" for reason, count in candidate.degraded_answers.items()) or "none"
+    yield GateCheck(
+        "degraded answers",
+        share <= limits.max_degraded_share,
+        f"{found} of {len(candidate.ranks)}",
+        f"at most {limits.max_degraded_share:.2%}",
+    )
+
+
+def _beside(candidate: ServedBundle, champion: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
+    change = relative_change(candidate, champion)
+    found = f"{change.mean:+.2%} [{change.low:+.2%}, {change.high:+.2%}]"
+    yield GateCheck(
+        f"{GATE_METRIC}, change", change.mean >= -limits.max_loss, found, f"at least {-limits.max_loss:.2%}"
+    )
+    yield GateCheck(f"{GATE_METRIC}, worse beyond chance", change.high >= 0, found, "the interval reaches 0 or more")
+    yield GateCheck(
+        f"{GATE_METRIC}, worst case",
+        change.low >= -limits.max_possible_loss,
+        found,
+        f"the interval begins at {-limits.max_possible_loss:.2%} or more",
+    )
+    least = limits.min_coverage_share * champion.coverage
+    yield GateCheck(
+        "coverage",
+        candidate.coverage >= least,
+        f"{candidate.coverage:.4f}, champion {champion.coverage:.4f}",
+        f"at least {least:.4f}",
+    )
+    fewest = limits.min_catalogue_share * champion.num_items
+    yield GateCheck(
+        "catalogue",
+        candidate.num_items >= fewest,
+        f"{candidate.num_items} items, champion {champion.num_items}",
+        f"at least {fewest:.0f}",
+    )
+    slowest = limits.max_latency_ratio * champion.latency_ms["p99"] + limits.latency_allowance_ms
+    yield GateCheck(
+        "latency, 99th percentile",
+        candidate.latency_ms["p99"] <= slowest,
+        f"{candidate.latency_ms['p99']:.2f} ms, champion {champion.latency_ms['p99']:.2f} ms",
+        f"at most {slowest:.2f} ms",
+    )

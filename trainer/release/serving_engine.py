@@ -1,0 +1,42 @@
+"""Asks the serving engine, as a program: the trainer never imports the server, and a bundle that crashes it crashes no
+training run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tandem.contract.served import Refused, Served, parse_check_result
+from trainer.core.errors import GateError
+
+_TIMEOUT_SECONDS: Final = 1_800.0
+_CHECK_FAILED: Final = "check_failed"
+_SHOWN_LINES: Final = 5
+
+
+def ask_serving_engine(
+    bundle: Path, held_out: Path, *, against: Path | None, num_shown: int, output: Path
+) -> Served | Refused:
+    """Has `python -m inference_server check` answer the users of a file with a bundle, and with another one beside it.
+
+    A bundle that crashes or stalls the check is refused. Raises GateError where the check itself cannot run: the server
+    is not installed here, or its settings are wrong.
+    """
+    command = [sys.executable, "-m", "inference_server", "check", str(bundle)]
+    command += ["--held-out", str(held_out), "-k", str(num_shown), "--output", str(output)]
+    command += [] if against is None else ["--against", str(against)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return Refused(_CHECK_FAILED, f"the check did not end within {_TIMEOUT_SECONDS:.0f} s")
+    if done.returncode < 0:
+        return Refused(_CHECK_FAILED, f"the bundle crashed the serving engine: signal {-done.returncode}")
+    try:
+        return parse_check_result(output.read_text())
+    except (OSError, ValueError) as error:
+        said = " / ".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
+        raise GateError(
+            f"the serving engine could not be asked, exit status {done.returncode}: {said or error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Scores of a trained model as the server computes them: towers, blend, ranking of candidates."""

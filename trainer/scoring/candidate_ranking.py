@@ -1,0 +1,175 @@
+"""A model with a ranker as it is served by default: candidates of the two towers, of the item-item
+source and of content, put in the ranker's order.
+
+What is no candidate cannot be shown, so its score is -inf. That is all that tells this from full ranking by a blend,
+which has a score for every item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract import names
+from tandem.contract.bundle import Bundle
+from tandem.contract.candidates import (
+    CONTENT_NEIGHBOUR_CANDIDATES,
+    CONTENT_NEIGHBOURS_OF,
+    ITEM_ITEM_CANDIDATES,
+    ITEM_ITEM_NEIGHBOURS_OF,
+    TWO_TOWER_CANDIDATES,
+    neighbour_rows,
+)
+from tandem.contract.features import Tensors, encode_histories, encode_index
+from tandem.contract.ranking import PROFILE_EVENTS, content_profiles
+from tandem.contract.store import UserState
+from tandem.contract.vocabulary import MISSING_ROW, Rows
+from trainer.dataset.dataset import Cut, Dataset, history_states
+from trainer.scoring.scoring_model import ScoringModel
+
+PairScores = Callable[[Tensors], npt.NDArray[np.float32]]
+"""Runs a ranker: the tensors RANKER_* of (user, candidate) pairs, (pairs, ...) each -> (pairs,) float32."""
+BATCH_USERS = 256
+"""Users whose candidates are found at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What is ranked for some users."""
+
+    rows: Rows
+    """(users, candidates) int64, in rows of the model; any row where `present` is false."""
+    present: npt.NDArray[np.bool_]
+    """(users, candidates) bool."""
+    user_vectors: npt.NDArray[np.float32]
+    """(users, dim) float32."""
+    user_index: npt.NDArray[np.int64]
+    """(users,) int64, 0 for users whose ids the model does not know."""
+    profiles: npt.NDArray[np.float32] | None
+    """(users, content_dim) float32; None for a model without content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedModel:
+    """Two towers with a ranker on top."""
+
+    model: ScoringModel
+    neighbours: npt.NDArray[np.int32] | None
+    """(items, n) int32, content neighbours as a bundle holds them; None for a model without content."""
+    pair_scores: PairScores
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle, model: ScoringModel, pair_scores: PairScores) -> RankedModel:
+        """A bundle as it is served: `model` is made of it, `pair_scores` runs its ranker."""
+        neighbours = None if bundle.content is None else bundle.content.neighbours
+        return cls(model=model, neighbours=neighbours, pair_scores=pair_scores)
+
+    def scores_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:
+        """Scores of users in these states: (users, items) float32 in the model's rows, -inf where no candidate is."""
+        scores = np.full((len(states), len(self.model.item_vectors)), -np.inf, dtype=np.float32)
+        for start in range(0, len(states), BATCH_USERS):
+            batch = slice(start, start + BATCH_USERS)
+            found = candidates_of(self.model, self.neighbours, user_ids[batch], states[batch])
+            users, columns = np.nonzero(found.present)
+            scores[start + users, found.rows[users, columns]] = score_candidates(self.model, found, self.pair_scores)[
+                users, columns
+            ]
+        return scores
+
+    def score_users(
+        self, dataset: Dataset, cut: Cut
+    ) -> Callable[[npt.NDArray[np.int64]], Iterator[npt.NDArray[np.float32]]]:
+        """What `ranking.rank_all` asks: scores of users, as they were at the cut, in the rows of the data set.
+
+        The model may be older than the data: an item it does not know is no candidate.
+        """
+        model_rows = self.model.item_vocabulary.rows_of_keys(dataset.catalogue.vocabulary.keys)
+        known = np.flatnonzero(model_rows != MISSING_ROW)
+
+        def scores(users: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+            of_model = self.scores_of([dataset.user_ids[user] for user in users], history_states(dataset, cut, users))
+            of_data = np.full((len(users), len(model_rows)), -np.inf, dtype=np.float32)
+            of_data[:, known] = of_model[:, model_rows[known]]
+            yield of_data
+
+        return scores
+
+
+def candidates_of(
+    model: ScoringModel,
+    neighbours: npt.NDArray[np.int32] | None,
+    user_ids: Sequence[str],
+    states: Sequence[UserState],
+) -> Candidates:
+    """Unseen, available candidates as the server's built-in policy takes them, each once for a user."""
+    history_rows = encode_histories(states, model.item_vocabulary, PROFILE_EVENTS).rows
+    user_vectors = model.vectors_of(user_ids, states)
+    collaborative = user_vectors @ model.item_vectors.T
+    collaborative[:, model.unavailable_rows] = -np.inf
+    for user, state in enumerate(states):
+        seen = model.item_vocabulary.rows_of_keys(state.seen_item_keys)
+        collaborative[user, seen[seen != MISSING_ROW]] = -np.inf
+    rows = top_rows(collaborative, TWO_TOWER_CANDIDATES)
+    if neighbours is not None:
+        near = neighbour_rows(neighbours, history_rows, CONTENT_NEIGHBOUR_CANDIDATES, num_events=CONTENT_NEIGHBOURS_OF)
+        rows = np.concatenate([rows, near[:, :CONTENT_NEIGHBOUR_CANDIDATES]], axis=1)
+    if model.item_item is not None:
+        near = neighbour_rows(
+            model.item_item.rows, history_rows, ITEM_ITEM_CANDIDATES, num_events=ITEM_ITEM_NEIGHBOURS_OF
+        )
+        rows = np.concatenate([rows, near[:, :ITEM_ITEM_CANDIDATES]], axis=1)
+    users = np.arange(len(states))[:, None]
+    present = (rows != MISSING_ROW) & np.isfinite(collaborative[users, rows])
+    order = np.argsort(rows, axis=1, kind="stable")  # equal rows side by side, of which the first one is kept
+    in_order = rows[users, order]
+    repeated = np.zeros_like(present)
+    repeated[users, order[:, 1:]] = in_order[:, 1:] == in_order[:, :-1]
+    return Candidates(
+        rows=np.maximum(rows, 0),
+        present=present & ~repeated,
+        user_vectors=user_vectors,
+        user_index=(
+            np.zeros(len(states), dtype=np.int64)
+            if model.user_vocabulary is None
+            else encode_index(model.user_vocabulary.rows(user_ids))
+        ),
+        profiles=None if model.content_vectors is None else content_profiles(model.content_vectors, history_rows),
+    )
+
+
+def score_candidates(model: ScoringModel, found: Candidates, pair_scores: PairScores) -> npt.NDArray[np.float32]:
+    """(users, candidates) float32; -inf where there is none."""
+    scores = np.full(found.rows.shape, -np.inf, dtype=np.float32)
+    users, columns = np.nonzero(found.present)
+    scores[users, columns] = pair_scores(pair_tensors(model, found, users, found.rows[users, columns]))
+    return scores
+
+
+def pair_tensors(model: ScoringModel, found: Candidates, users: npt.NDArray[np.int64], rows: Rows) -> Tensors:
+    """Tensors of pairs: places of users in `found`, (pairs,) int64, and rows of items, (pairs,) int64.
+
+    The collaborative score is the inner product of both vectors, the content score that of profile and content vector;
+    without content it is 0, as in serving.
+    """
+    user_vectors, item_vectors = found.user_vectors[users], model.item_vectors[rows]
+    content = np.zeros(len(rows), dtype=np.float32)
+    if found.profiles is not None and model.content_vectors is not None:
+        content = np.einsum("pd,pd->p", found.profiles[users], model.content_vectors[rows].astype(np.float32))
+    return {
+        names.RANKER_USER_VECTOR: user_vectors,
+        names.RANKER_ITEM_VECTOR: item_vectors,
+        names.RANKER_USER_INDEX: found.user_index[users],
+        names.RANKER_ITEM_INDEX: encode_index(rows),
+        names.RANKER_COLLABORATIVE_SCORE: np.einsum("pd,pd->p", user_vectors, item_vectors),
+        names.RANKER_CONTENT_SCORE: content,
+    }
+
+
+def top_rows(scores: npt.NDArray[np.float32], count: int) -> Rows:
+    """Rows of the `count` highest of (users, items) scores in no order: (users, at most count) int64."""
+    if count >= scores.shape[1]:
+        return np.tile(np.arange(scores.shape[1]), (len(scores), 1))
+    return np.argpartition(-scores, count - 1, axis=1)[:, :count]

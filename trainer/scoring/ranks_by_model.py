@@ -1,0 +1,69 @@
+"""Full ranking of held-out items under what can be served: a model and its blends, a bundle, popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.bundle import Bundle
+from tandem.contract.manifest import BlendSpec
+from trainer.compute.onnx_runtime import OnnxTower
+from trainer.dataset.dataset import Dataset, HoldOut, history_states
+from trainer.evaluation.ranking import Asked, ScoreUsers, rank_all
+from trainer.scoring.candidate_ranking import RankedModel
+from trainer.scoring.scoring_model import BlendedScores, EncodedUsers, ScoringModel, UserVectors, vectors_of_users
+
+
+def ranks_of_targets(
+    dataset: Dataset, hold_out: HoldOut, score_users: ScoreUsers, *, num_rankings: int = 1
+) -> list[npt.NDArray[np.int64]]:
+    """0-based rank of every held-out item, (evaluated users,) int64 for each ranking; see `ranking.rank_all`."""
+    asked = Asked.of_hold_out(dataset, hold_out)
+    return [ranking.ranks for ranking in rank_all(asked, score_users, num_rankings=num_rankings)]
+
+
+def model_ranks(
+    dataset: Dataset,
+    hold_out: HoldOut,
+    model: ScoringModel,
+    blends: Sequence[BlendSpec | None],
+    *,
+    encoded_users: EncodedUsers | None = None,
+) -> list[npt.NDArray[np.int64]]:
+    """Ranks under a model for each of several blends, where None is the two towers alone; one pass scores for all.
+
+    The model may be older than the data: an item it does not know comes after all it knows. Blends read what the model
+    has, or ValueError is raised. With `encoded_users`, those of the hold-out by this model, the user tower does not
+    run. Returns (evaluated users,) int64 for each blend.
+    """
+    scores_of = BlendedScores(model, dataset.catalogue.vocabulary, blends)
+
+    def score_users(users: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
+        states = history_states(dataset, hold_out, users)
+        return scores_of(vectors_of_users(dataset, users, states, model, encoded_users), states)
+
+    return ranks_of_targets(dataset, hold_out, score_users, num_rankings=len(blends))
+
+
+def popularity_ranks(dataset: Dataset, hold_out: HoldOut) -> npt.NDArray[np.int64]:
+    """Ranks under popularity in the training part of the hold-out: the baseline every model has to beat."""
+    popularity = dataset.popularity(hold_out.num_history_events).astype(np.float32)
+    (ranks,) = ranks_of_targets(dataset, hold_out, lambda users: [np.tile(popularity, (len(users), 1))])
+    return ranks
+
+
+def bundle_ranks(
+    dataset: Dataset, hold_out: HoldOut, bundle: Bundle, user_vectors: UserVectors
+) -> npt.NDArray[np.int64]:
+    """Ranks as a bundle is served: by its ONNX ranker, by its blend, or by its two towers where it has neither.
+
+    `user_vectors` runs the bundle's user tower. Returns (evaluated users,) int64.
+    """
+    model = ScoringModel.of_bundle(bundle, user_vectors)
+    if bundle.ranker is not None:
+        ranked = RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+        return ranks_of_targets(dataset, hold_out, ranked.score_users(dataset, hold_out))[0]
+    (ranks,) = model_ranks(dataset, hold_out, model, [bundle.manifest.blend])
+    return ranks

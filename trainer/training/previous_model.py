@@ -1,0 +1,120 @@
+"""What a training leaves behind for the next one: weights, the rows they belong to, and what they have learned from.
+
+An artifact of the run, not a part of the bundle: servers have no use for it.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tandem.contract import names
+from tandem.contract.features import FeatureSchema
+from tandem.contract.vocabulary import Vocabulary
+from trainer.config.train_config import TextConfig, TowersConfig, TrainConfig
+from trainer.core.errors import DataError
+from trainer.dataset.dataset import Catalogue
+from trainer.dataset.parquet import read_table, write_columns
+from trainer.features.encoded import Encoded
+
+_WEIGHTS_FILE: Final = "weights.pt"
+_ITEMS_FILE: Final = "items.parquet"
+_USERS_FILE: Final = "users.parquet"
+_ABOUT_FILE: Final = "about.json"
+_NUM_LEARNED: Final = "num_learned_events"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviousModel:
+    """A model that training can go on from."""
+
+    towers: TowersConfig
+    text: TextConfig
+    schema: FeatureSchema
+    catalogue: Catalogue
+    """The items of its rows."""
+    user_ids: Sequence[str]
+    """The users of its rows."""
+    num_learned_events: npt.NDArray[np.int64]
+    """(users,) int64, events of each that it has learned from: the first ones."""
+    weights: Mapping[str, Tensor]
+    """State of the `TwoTowerModel`, on the CPU."""
+
+    @classmethod
+    def of(
+        cls, model: torch.nn.Module, encoded: Encoded, config: TrainConfig, num_learned_events: npt.NDArray[np.int64]
+    ) -> PreviousModel:
+        """A model that was trained on the first `num_learned_events[u]` events of each user of `encoded`."""
+        return cls(
+            towers=config.towers,
+            text=config.text,
+            schema=encoded.schema,
+            catalogue=encoded.dataset.catalogue,
+            user_ids=encoded.dataset.user_ids,
+            num_learned_events=num_learned_events,
+            weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        )
+
+    def save(self, directory: Path) -> None:
+        """Writes all of it into a folder."""
+        directory.mkdir(parents=True, exist_ok=True)
+        torch.save(dict(self.weights), directory / _WEIGHTS_FILE)
+        catalogue = self.catalogue
+        write_columns(
+            {
+                names.ITEM_ID: catalogue.item_ids,
+                names.TITLE: catalogue.titles,
+                names.DESCRIPTION: catalogue.descriptions,
+                names.CATEGORIES: [json.dumps(list(of_item)) for of_item in catalogue.categories],
+                names.ATTRIBUTES: [json.dumps(dict(of_item)) for of_item in catalogue.attributes],
+                names.AVAILABLE: catalogue.available,
+            },
+            directory / _ITEMS_FILE,
+        )
+        write_columns({names.USER_ID: self.user_ids, _NUM_LEARNED: self.num_learned_events}, directory / _USERS_FILE)
+        about = {
+            "towers": self.towers.model_dump(mode="json"),
+            "text": self.text.model_dump(mode="json"),
+            "schema": asdict(self.schema),
+        }
+        (directory / _ABOUT_FILE).write_text(json.dumps(about, indent=2))
+
+    @classmethod
+    def load(cls, directory: Path) -> PreviousModel:
+        """Reads what `save` wrote. Raises DataError when it is damaged, or of another version of this program."""
+        try:
+            about: dict[str, Any] = json.loads((directory / _ABOUT_FILE).read_text())
+            users = read_table(directory / _USERS_FILE)
+            return cls(
+                towers=TowersConfig.model_validate(about["towers"]),
+                text=TextConfig.model_validate(about["text"]),
+                schema=FeatureSchema.from_dict(about["schema"]),
+                catalogue=_catalogue(read_table(directory / _ITEMS_FILE)),
+                user_ids=users.column(names.USER_ID).to_pylist(),
+                num_learned_events=users.column(_NUM_LEARNED).to_numpy(),
+                weights=torch.load(directory / _WEIGHTS_FILE, map_location="cpu", weights_only=True),
+            )
+        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
+            raise DataError(f"{directory}: no weights that training can go on from: {error}") from error
+
+
+def _catalogue(table: Any) -> Catalogue:
+    item_ids = table.column(names.ITEM_ID).to_pylist()
+    return Catalogue(
+        item_ids=item_ids,
+        titles=table.column(names.TITLE).to_pylist(),
+        descriptions=table.column(names.DESCRIPTION).to_pylist(),
+        categories=[json.loads(text) for text in table.column(names.CATEGORIES).to_pylist()],
+        attributes=[json.loads(text) for text in table.column(names.ATTRIBUTES).to_pylist()],
+        vocabulary=Vocabulary.from_ids(item_ids),
+        available=np.asarray(table.column(names.AVAILABLE).to_numpy(), dtype=np.bool_),
+    )

@@ -1,0 +1,155 @@
+"""Whether training can go on from an earlier model, and how it does."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from trainer.config.train_config import TrainConfig
+from trainer.core.errors import DataError, RegistryError
+from trainer.core.settings import Settings
+from trainer.dataset.dataset import Dataset
+from trainer.features.encoded import Encoded, encode_dataset
+from trainer.features.growth import with_earlier_items, with_earlier_users
+from trainer.registry.registry import WEIGHTS, RegisteredVersion, Registry
+from trainer.training.plan import TrainingPlan, leave_last_out_plan
+from trainer.training.previous_model import PreviousModel
+
+log = structlog.get_logger()
+
+_SHAPE: Final = (
+    "embedding_dim",
+    "history_length",
+    "user_tower",
+    "num_layers",
+    "num_heads",
+    "user_ids",
+    "history_features",
+    "similarity",
+)
+"""Keys of [towers] that weights depend on."""
+_TEXT: Final = ("encoder", "max_tokens")
+"""Keys of [text] that make the vectors which the item tower reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """What a training begins with."""
+
+    previous: PreviousModel | None = None
+    """None for a full training."""
+    version: RegisteredVersion | None = None
+    """The version that `previous` is of."""
+    why_not: str = ""
+    """Why training cannot go on from the version that was asked for; empty where it can, or none was asked for."""
+
+    @property
+    def version_number(self) -> str:
+        """Of the version that training goes on from; empty for a full training."""
+        return "" if self.version is None else self.version.number
+
+    def __str__(self) -> str:
+        if self.version is None:
+            return f"scratch: {self.why_not}" if self.why_not else "scratch"
+        return f"version {self.version.number} ({self.version.model_version})"
+
+    def checkpoint_name(self, fingerprint: str) -> str:
+        """Folder of checkpoints: those of a warm start are others than those of a full training on the same data."""
+        return f"{fingerprint}-from-{self.version_number}" if self.version_number else fingerprint
+
+
+def start_of(registry: Registry, name: str, dataset: Dataset, config: TrainConfig) -> WarmStart:
+    """See `find_warm_start`; with an empty name a full training. Says so in the log where a warm start cannot be."""
+    if not name:
+        return WarmStart()
+    start = find_warm_start(registry, name, dataset, config)
+    if start.previous is None:
+        log.warning("full_training", reason=start.why_not)
+    return start
+
+
+def find_warm_start(registry: Registry, name: str, dataset: Dataset, config: TrainConfig) -> WarmStart:
+    """The registered version of this number or alias, or the reason for a full training.
+
+    Raises RegistryError where there is no such version, although there is a champion.
+    """
+    if registry.champion() is None:
+        return WarmStart(why_not="there is no model yet")
+    version = registry.find(name)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tandem-weights-") as scratch:
+            previous = PreviousModel.load(registry.download_artifacts(version, WEIGHTS, Path(scratch)))
+    except (RegistryError, DataError) as error:
+        return WarmStart(why_not=str(error))
+    why_not = why_incompatible(previous, config) or why_nothing_new(previous, dataset, config)
+    if why_not:
+        return WarmStart(why_not=f"version {version.number}: {why_not}")
+    return WarmStart(previous=previous, version=version)
+
+
+def encode_warm(dataset: Dataset, start: WarmStart, config: TrainConfig, settings: Settings) -> Encoded:
+    """A data set as the towers read it, in the rows and codes of the model that training begins with."""
+    previous = start.previous
+    if previous is None:
+        return encode_dataset(dataset, config, settings)
+    dataset = with_earlier_items(dataset, previous.catalogue)
+    if config.towers.user_ids:
+        dataset = with_earlier_users(dataset, previous.user_ids)
+    return encode_dataset(dataset, config, settings, extend=previous.schema)
+
+
+def warm_plan(encoded: Encoded, start: WarmStart) -> TrainingPlan:
+    """Leave-last-out; going on from an earlier model, validation asks for choices alone that it has not learned."""
+    plan = leave_last_out_plan(encoded)
+    if start.previous is None:
+        return plan
+    dataset, validation = encoded.dataset, plan.validation
+    news = asks_for_news(dataset, num_learned_events(start.previous, dataset), dataset.lengths - 2)[validation.users]
+    return replace(
+        plan,
+        validation=replace(validation, users=validation.users[news], target_rows=validation.target_rows[news]),
+        weights=start.previous.weights,
+    )
+
+
+def why_incompatible(previous: PreviousModel, config: TrainConfig) -> str:
+    """Which key says that the weights have another shape or another meaning; empty where none does."""
+    for section, keys, earlier, current in (
+        ("towers", _SHAPE, previous.towers, config.towers),
+        ("text", _TEXT, previous.text, config.text),
+    ):
+        for key in keys:
+            was, now = getattr(earlier, key), getattr(current, key)
+            if was != now:
+                return f"it was trained with {section}.{key} = {was}, this configuration has {now}"
+    return ""
+
+
+def why_nothing_new(previous: PreviousModel, dataset: Dataset, config: TrainConfig) -> str:
+    """Says so where too few users chose anything since; empty where there are enough to validate on."""
+    num_users = int(asks_for_news(dataset, num_learned_events(previous, dataset), dataset.lengths - 2).sum())
+    if num_users >= config.warm_start.min_validation_users:
+        return ""
+    return (
+        f"of {num_users} users it has not learned the choices to validate on, and warm_start.min_validation_users is "
+        f"{config.warm_start.min_validation_users}"
+    )
+
+
+def num_learned_events(previous: PreviousModel, dataset: Dataset) -> npt.NDArray[np.int64]:
+    """(users,) int64, events of each user of the data set that the model has learned from."""
+    learned = dict(zip(previous.user_ids, previous.num_learned_events.tolist(), strict=True))
+    return np.array([learned.get(user_id, 0) for user_id in dataset.user_ids], dtype=np.int64)
+
+
+def asks_for_news(
+    dataset: Dataset, num_learned: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """(users,) bool, whether the event at the place `targets[u]` of a user has another before it and is not learned."""
+    return (targets >= np.maximum(num_learned, 1)) & (dataset.lengths >= 2)

@@ -1,0 +1,1 @@
+"""FAISS: exact search and the index of a bundle."""

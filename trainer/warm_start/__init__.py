@@ -1,1 +1,0 @@
-"""Training that goes on from an earlier model, after users, items and interactions were added."""
