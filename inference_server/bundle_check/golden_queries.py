@@ -19,10 +19,10 @@ import structlog
 from inference_server.bundle_check.report import CheckReport
 from inference_server.core.errors import BundleRefused, RefusalKind
 from inference_server.model.engine.search import Allowed
-from inference_server.model.serving_model import NO_ROWS, ServingModel, open_model
+from inference_server.model.serving_model import ServingModel, open_model
 from tandem.contract.errors import BundleError
 from tandem.contract.recall import recall_of
-from tandem.contract.vocabulary import MISSING_ROW, Rows
+from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS, Rows
 
 _log = structlog.get_logger()
 

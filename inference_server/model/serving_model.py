@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +27,9 @@ from tandem.contract.item_item import ItemItem, num_events_read
 from tandem.contract.manifest import MANIFEST
 from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import Keys, Rows
+from tandem.contract.vocabulary import NO_ROWS, Keys, Rows
 
 _WARM_UP_ITEMS = 10
-NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from inference_server.core.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity, UnknownScenario
 from inference_server.core.query import Query
 from inference_server.model.page_token import request_fingerprint
-from inference_server.model.serving_model import NO_ROWS, ModelSlot, ServingModel
+from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.flow.limits import DEFAULT_NUM_ITEMS, new_request_id, validate_query
 from inference_server.request.flow.types import Admitted, Caller
-
-if TYPE_CHECKING:
-    pass
-
+from tandem.contract.vocabulary import NO_ROWS
 
 MIN_BUDGET_SECONDS: Final = 0.001
 """Least time in which even the list of popular items can be put on the wire."""

@@ -88,6 +88,12 @@ def log_answered(
     )
 
 
-def log_failed(*, request_id: str, user_id: str, caller: str = "") -> None:
-    """The exception at work, with its stack trace: a bug of ours. The caller is told `request_id` and no more."""
-    _log.exception("request_failed", request_id=request_id, user=user_digest(user_id), caller=caller)
+def log_failed(*, request_id: str, user_id: str | None = None, caller: str = "", path: str | None = None) -> None:
+    """The exception at work, with its stack trace: a bug of ours. The caller is told `request_id` and no more.
+
+    Of `user_id`, "" for an anonymous visitor, and `path`, that of an HTTP request, the line lacks what is None.
+    """
+    request = {} if user_id is None else {"user": user_digest(user_id)}
+    if path is not None:
+        request["path"] = path
+    _log.exception("request_failed", request_id=request_id, **request, caller=caller)

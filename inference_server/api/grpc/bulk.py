@@ -7,17 +7,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Final
 
-import structlog
-
 from inference_server.api.grpc.status_of_errors import STATUS_OF
+from inference_server.api.internal_error import internal_error
 from inference_server.api.wire import to_query, to_response
 from inference_server.core.errors import InvalidRequest, RequestError
-from inference_server.request.flow.limits import new_request_id
 from inference_server.request.recommender import Recommender
 from tandem.contract.store import MAX_ID_BYTES
 from tandem.v1 import recommendation_pb2 as pb
-
-_log = structlog.get_logger()
 
 IN_FLIGHT: Final = 64
 """Entries of one stream that are worked on at once: as many as a micro-batch takes."""
@@ -68,8 +64,6 @@ async def _answer(request: pb.RecommendBatchRequest, recommender: Recommender) -
         if isinstance(error, InvalidRequest):
             response.error.field = error.field
     except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
-        request_id = new_request_id()
-        _log.exception("request_failed", request_id=request_id, user_id=request.request.user_id)
         response.error.code = _INTERNAL
-        response.error.message = f"internal error, request_id {request_id}"
+        response.error.message = internal_error(user_id=request.request.user_id).message
     return response

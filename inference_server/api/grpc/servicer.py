@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
@@ -16,6 +15,7 @@ import grpc
 from inference_server.api.grpc.bulk import recommend_batch
 from inference_server.api.grpc.metadata import traceparent
 from inference_server.api.grpc.status_of_errors import STATUS_OF, abort
+from inference_server.api.internal_error import internal_error
 from inference_server.api.serving_status import serving_status
 from inference_server.api.wire import to_query, to_response, to_similar_query, to_similar_response
 from inference_server.api.wire_events import to_events, to_item_changes, to_removals
@@ -23,8 +23,6 @@ from inference_server.core.errors import RequestError
 from inference_server.events.recorder import Recorder
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.recommender import Recommender
-from inference_server.security.api_keys import current_caller
-from inference_server.telemetry.logs import log_failed
 from inference_server.telemetry.statistics import Histogram, Statistics
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -140,9 +138,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             code = _CANCELLED
             raise
         except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
-            request_id = os.urandom(16).hex()
-            log_failed(request_id=request_id, user_id=user_id, caller=current_caller.get())
-            await context.abort(grpc.StatusCode.INTERNAL, f"internal error, request_id {request_id}")
+            await context.abort(grpc.StatusCode.INTERNAL, internal_error(user_id=user_id).message)
         finally:
             counts.by_code[code] += 1
             counts.seconds.observe(time.perf_counter() - started)

@@ -7,12 +7,10 @@ API a second time, and costs more than an answer does. So endpoints take the req
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
@@ -34,6 +32,7 @@ from inference_server.api.http.errors import (
 from inference_server.api.http.responses import json_response, recommend_payload, similar_items_payload
 from inference_server.api.http.schemas import components, schema_documents
 from inference_server.api.http.validation import BODY, PayloadCheck
+from inference_server.api.internal_error import internal_error
 from inference_server.api.serving_status import serving_status
 from inference_server.api.wire import to_query, to_similar_query
 from inference_server.api.wire_events import to_events, to_item_changes, to_removals
@@ -44,8 +43,6 @@ from inference_server.request.recommender import Recommender
 from inference_server.security.api_keys import current_caller
 from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
-
-_log = structlog.get_logger()
 
 _CLIENT_GONE: Final = 499
 """What the statistics call a request whose caller hung up; nobody is there to be told."""
@@ -269,9 +266,7 @@ class _Api:
             # The server stops and its grace period is over. The caller is still there, and is told.
             return refusal_response(503, "the server is stopping")
         except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
-            request_id = os.urandom(16).hex()
-            _log.exception("request_failed", request_id=request_id, path=request.url.path)
-            return internal_error_response(request_id)
+            return internal_error_response(internal_error(path=request.url.path))
 
 
 def _presented_key(request: Request) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from inference_server.api.http.responses import json_response
+from inference_server.api.internal_error import InternalError
 from inference_server.core.errors import (
     DeadlineTooShort,
     InferenceServerError,
@@ -76,10 +77,9 @@ def refusal_response(http_status: int, message: str, *, headers: Mapping[str, st
     return _response(http_status, _STATUS_NAMES[http_status], message, {}, headers or {})
 
 
-def internal_error_response(request_id: str) -> Response:
-    """The answer after a bug of ours: a name to ask for it by, and nothing else."""
-    message = f"internal error, request_id {request_id}"
-    return _response(500, _STATUS_NAMES[500], message, {"request_id": request_id}, {})
+def internal_error_response(error: InternalError) -> Response:
+    """The answer after a bug of ours."""
+    return _response(500, _STATUS_NAMES[500], error.message, {"request_id": error.request_id}, {})
 
 
 def _response(code: int, status: str, message: str, details: Mapping[str, Any], headers: Mapping[str, str]) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +10,7 @@ import numpy.typing as npt
 from inference_server.core.errors import InvalidRequest
 from inference_server.core.query import AttributePredicate, Clause
 from tandem.contract.items import AttributeColumn, ItemTable
-from tandem.contract.vocabulary import Rows
-
-NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
+from tandem.contract.vocabulary import NO_ROWS, Rows
 
 
 class ClauseFilter:

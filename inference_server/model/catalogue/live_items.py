@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.items import Item, ItemTable
-from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Keys, Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,12 @@ class LiveItems:
 
 def no_live_items(num_bundle_items: int, dim: int, *, dead: Rows) -> LiveItems:
     """Nothing but some rows of the bundle that are dead, (d,) int64, ascending."""
-    nothing = np.empty(0, dtype=np.int64)
     return LiveItems(
         num_bundle_items=num_bundle_items,
-        rows=nothing,
+        rows=NO_ROWS,
         vectors=np.empty((0, dim), dtype=np.float32),
         table=ItemTable.from_items(list[Item]()),
-        slots=nothing,
-        keys=np.empty(0, dtype=np.uint64),
+        slots=NO_ROWS,
+        keys=NO_KEYS,
         dead=dead,
     )

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from inference_server.model.catalogue.live_items import LiveItems
 from inference_server.model.engine.search import Allowed, Found
-from tandem.contract.vocabulary import MISSING_ROW, Rows
+from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS
 
 
 class ExactSearch:
@@ -16,7 +16,7 @@ class ExactSearch:
     def __init__(self, item_vectors: npt.NDArray[np.float32]) -> None:
         """`item_vectors` is (items, dim) float32; a transposed copy of it is kept."""
         self._by_dim = np.ascontiguousarray(item_vectors.T)
-        self._dead: Rows = np.empty(0, dtype=np.int64)
+        self._dead = NO_ROWS
 
     def with_live(self, live: LiveItems) -> ExactSearch:
         """A search of the live items too, which finds no dead ones. Copies the vectors."""

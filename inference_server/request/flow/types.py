@@ -19,11 +19,11 @@ from inference_server.core.answers import Answer
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.query import Query
 from inference_server.model.engine.search import Allowed
-from inference_server.model.serving_model import NO_ROWS, ServingModel
+from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Policy
 from inference_server.request.flow.ladder import Rung
 from tandem.contract.store import UserState, UserVector
-from tandem.contract.vocabulary import Rows
+from tandem.contract.vocabulary import NO_ROWS, Rows
 
 Lap = tuple[str, int, int]
 """A stage, its start and its end, in nanoseconds since 1970."""

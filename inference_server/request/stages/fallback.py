@@ -14,7 +14,7 @@ from inference_server.model.engine.search import Allowed
 from inference_server.request.flow.recent_lists import RecentLists
 from inference_server.request.flow.types import Columns, Ranked, User
 from tandem.contract import names
-from tandem.contract.vocabulary import MISSING_ROW, Rows
+from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS
 
 _SPARE: Final = 5
 """A policy that caps categories is given so many times the items asked for, to choose from."""
@@ -33,7 +33,7 @@ def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     bitmap = without_rows(mask.bitmap, allowed.excluded)
     capped = admitted.policy.max_per_category or admitted.policy.category_caps
     wanted = admitted.num_items * (_SPARE if capped else 1)
-    rows: Rows = np.empty(0, dtype=np.int64)
+    rows = NO_ROWS
     scores = np.empty(0, dtype=np.float32)
     columns = []
     # Nobody has asked for a list from memory who is not in need of one: without a reason, nothing is known of the user.

@@ -14,10 +14,10 @@ import numpy as np
 from inference_server.core.query import NO_FILTER, Clause, ItemFilter
 from inference_server.model.catalogue.catalogue import ItemMask
 from inference_server.model.engine.search import Allowed
-from inference_server.model.serving_model import NO_ROWS, ServingModel
+from inference_server.model.serving_model import ServingModel
 from inference_server.request.flow.limits import validate_list
 from inference_server.request.flow.types import Admitted, User
-from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Rows, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Rows, id_keys
 
 _IDS_AT_ONCE = 1_000
 """Ids of a long list that are looked up before others have their turn; these take 0.7 ms."""

@@ -22,6 +22,7 @@ Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
 NO_KEYS: Final[Keys] = np.empty(0, dtype=np.uint64)
+NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
 _KEYS_AT_ONCE = 65_536
 _MAX_BUCKET_BITS = 19
 """Most leading bits of a key that find its bucket: the buckets of a million rows then take 2 MB."""

@@ -1,0 +1,28 @@
+"""What the log and the caller are told of a bug of ours, whatever the transport."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inference_server.request.flow.limits import new_request_id
+from inference_server.security.api_keys import current_caller
+from inference_server.telemetry.logs import log_failed
+
+
+@dataclass(frozen=True, slots=True)
+class InternalError:
+    """The caller's part: a name to ask for the bug by, and nothing else."""
+
+    request_id: str
+    """The name under which the log has it."""
+    message: str
+
+
+def internal_error(*, user_id: str | None = None, path: str | None = None) -> InternalError:
+    """Logs the exception that is being handled, with its stack trace, and returns what the caller is told.
+
+    `user_id` is "" for an anonymous visitor, None where no user is known; `path` is that of an HTTP request.
+    """
+    request_id = new_request_id()
+    log_failed(request_id=request_id, user_id=user_id, caller=current_caller.get(), path=path)
+    return InternalError(request_id, f"internal error, request_id {request_id}")
