@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import uvloop
 
-from benchmarks.bench import Bench, say
-from benchmarks.h2load import H2loadMissing, require_h2load
-from benchmarks.machine import describe_machine, load_cores
-from benchmarks.report import write_report
+from benchmarks.environment.bench import Bench, say
+from benchmarks.environment.machine import describe_machine, load_cores
+from benchmarks.load.h2load import H2loadMissing, require_h2load
+from benchmarks.reporting.report import write_report
 from benchmarks.scenarios import SCENARIOS
 from tests.support.serving import valkey
 

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bench import say
-from benchmarks.event_freshness import Freshness, freshness
-from benchmarks.event_throughput import Throughput, bytes_per_mark, throughput, use_load_cores
-from benchmarks.machine import describe_machine
-from benchmarks.tables import table
+from benchmarks.environment.bench import say
+from benchmarks.environment.machine import describe_machine
+from benchmarks.event_path.freshness import Freshness, freshness
+from benchmarks.event_path.throughput import Throughput, bytes_per_mark, throughput, use_load_cores
+from benchmarks.reporting.tables import table
 from tests.support.serving import valkey
 
 _OUTPUT: Final = Path("benchmarks/results/events.md")

@@ -25,7 +25,7 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.machine import describe_machine
+from benchmarks.environment.machine import describe_machine
 
 _REVIEWS_AT_ONCE: Final = 100_000
 _REVIEWS_PER_USER: Final = 5

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 import structlog
 
-from benchmarks.catalogues import SPECS, BuiltCatalogue, build
+from benchmarks.synthetic.catalogues import SPECS, BuiltCatalogue, build
 from inference_server.core.query import Query
 from inference_server.live.changes import ItemChanges
 from inference_server.live.merge import merge

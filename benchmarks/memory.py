@@ -22,7 +22,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.machine import templates
+from benchmarks.environment.machine import templates
 from tandem.contract.bundle import read_bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc

@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import on_served_core
+from benchmarks.environment.machine import on_served_core
 from inference_server.supervisor.process_usage import usage
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.serving import Server, serve, valkey

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from benchmarks.bench import Bench
+from benchmarks.environment.bench import Bench
 from benchmarks.scenarios.events import hot_swap, registry_down, store_killed, worker_killed
 from benchmarks.scenarios.filters import filters
 from benchmarks.scenarios.latency import latency

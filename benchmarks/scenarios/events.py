@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import probe
-from benchmarks.bench import DEADLINE_MS, Bench, Tandem, say
-from benchmarks.catalogues import BuiltCatalogue, renamed
-from benchmarks.h2load import Load, LoadResult, grpc_target, quantiles_ms, run_load
-from benchmarks.metrics import OK
-from benchmarks.probe import Sample, probing
-from benchmarks.timeline import Watched, due_seconds, load_timeline, probe_timeline, server_timeline, watching
-from benchmarks.users import publish
+from benchmarks.environment.bench import DEADLINE_MS, Bench, Tandem, say
+from benchmarks.load import probe
+from benchmarks.load.h2load import Load, LoadResult, grpc_target, quantiles_ms, run_load
+from benchmarks.load.metrics import OK
+from benchmarks.load.probe import Sample, probing
+from benchmarks.load.timeline import Watched, due_seconds, load_timeline, probe_timeline, server_timeline, watching
+from benchmarks.synthetic.catalogues import BuiltCatalogue, renamed
+from benchmarks.synthetic.users import publish
 from tests.support.serving import MlflowRegistry, Valkey, wait_until
 
 RATE: Final = 1000

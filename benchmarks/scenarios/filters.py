@@ -15,10 +15,10 @@ from typing import Any, Final
 import grpc
 import numpy as np
 
-from benchmarks.bench import DEADLINE_MS, Bench, say
-from benchmarks.catalogues import BuiltCatalogue
-from benchmarks.h2load import quantiles_ms
-from benchmarks.synthesis import BRAND, PRICE
+from benchmarks.environment.bench import DEADLINE_MS, Bench, say
+from benchmarks.load.h2load import quantiles_ms
+from benchmarks.synthetic.catalogues import BuiltCatalogue
+from benchmarks.synthetic.columns import BRAND, PRICE
 from tandem.v1 import recommendation_pb2 as pb
 
 NUM_EXCLUDED: Final = 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from benchmarks.bench import Bench, say
-from benchmarks.h2load import Load, grpc_target, run_load
+from benchmarks.environment.bench import Bench, say
+from benchmarks.load.h2load import Load, grpc_target, run_load
 
 SIZES: Final = ("1.7k", "ml-1m", "100k", "1m")
 RATES: Final = (250, 500, 1000, 1500, 2000, 2500)

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import probe
-from benchmarks.bench import Bench, Tandem, say
-from benchmarks.h2load import Load, Target, grpc_target, quantiles_ms, run_load
-from benchmarks.probe import Sample, probing
-from benchmarks.timeline import probe_timeline, server_timeline, watching
+from benchmarks.environment.bench import Bench, Tandem, say
+from benchmarks.load import probe
+from benchmarks.load.h2load import Load, Target, grpc_target, quantiles_ms, run_load
+from benchmarks.load.probe import Sample, probing
+from benchmarks.load.timeline import probe_timeline, server_timeline, watching
 
 FACTORS: Final = (2, 5)
 CONNECTIONS: Final = (8, 64)

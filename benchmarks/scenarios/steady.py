@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from benchmarks import probe
-from benchmarks.bench import Bench, Tandem, say
-from benchmarks.h2load import Load, Target, grpc_target, http_target, run_load
-from benchmarks.probe import probing
+from benchmarks.environment.bench import Bench, Tandem, say
+from benchmarks.load import probe
+from benchmarks.load.h2load import Load, Target, grpc_target, http_target, run_load
+from benchmarks.load.probe import probing
 
 RATE: Final = 1000
 _CATALOGUE: Final = "ml-1m"

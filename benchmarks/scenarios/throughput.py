@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.bench import Bench, Tandem, say
-from benchmarks.catalogues import BuiltCatalogue
-from benchmarks.h2load import Load, Target, grpc_target, quantiles_ms, run_load
+from benchmarks.environment.bench import Bench, Tandem, say
+from benchmarks.load.h2load import Load, Target, grpc_target, quantiles_ms, run_load
+from benchmarks.synthetic.catalogues import BuiltCatalogue
 from inference_server.__main__ import GRPC_EXPERIMENTS
 from tandem.v1 import recommendation_pb2 as pb
 
@@ -60,7 +60,7 @@ async def throughput(bench: Bench) -> dict[str, Any]:
     for size in _sizes(bench):
         folder = (await bench.catalogue(size)).bundle.directory.parent
         for k in _FAISS_K:
-            run = await bench.output("benchmarks.faiss_loop", str(folder), str(k), str(bench.seconds(3)))
+            run = await bench.output("benchmarks.bounds.faiss_loop", str(folder), str(k), str(bench.seconds(3)))
             faiss.append({"catalogue": size, **run})
     return {
         "max_p99_ms": MAX_P99_MS,
@@ -86,15 +86,15 @@ async def _start(bench: Bench, stack: AsyncExitStack) -> list[Arm]:
         target = grpc_target(tandem.grpc_port, requests)
         arms.append(Arm(name=f"tandem {size}", target=target, in_flight=_IN_FLIGHT, tandem=tandem))
         port = await stack.enter_async_context(
-            bench.program("benchmarks.naive_server", str(catalogue.bundle.directory), bench.store.url)
+            bench.program("benchmarks.bounds.naive_server", str(catalogue.bundle.directory), bench.store.url)
         )
         naive.append(Arm(name=f"naive {size}", target=grpc_target(port, requests), in_flight=_NAIVE_IN_FLIGHT))
         if size == _SIZES[0]:
             answer = await _sample_answer(tandem, requests[1], catalogue, bench.folder)
-            port = await stack.enter_async_context(bench.program("benchmarks.empty_server", str(answer)))
+            port = await stack.enter_async_context(bench.program("benchmarks.bounds.empty_server", str(answer)))
             arms.insert(0, Arm(name=_LIMIT, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
             port = await stack.enter_async_context(
-                bench.program("benchmarks.empty_server", str(answer), GRPC_EXPERIMENTS=GRPC_EXPERIMENTS)
+                bench.program("benchmarks.bounds.empty_server", str(answer), GRPC_EXPERIMENTS=GRPC_EXPERIMENTS)
             )
             name = f"{_LIMIT}, gRPC as in the worker"
             arms.insert(1, Arm(name=name, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))

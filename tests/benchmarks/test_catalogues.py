@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.catalogues import CatalogueSpec, build, renamed
-from benchmarks.synthesis import BRAND, PRICE
-from benchmarks.users import MAX_EVENTS, MIN_EVENTS, USERS_WITHOUT_VECTOR, publish
+from benchmarks.synthetic.catalogues import CatalogueSpec, build, renamed
+from benchmarks.synthetic.columns import BRAND, PRICE
+from benchmarks.synthetic.users import MAX_EVENTS, MIN_EVENTS, USERS_WITHOUT_VECTOR, publish
 from inference_server.bundle_check.golden_queries import check_bundle
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 from tests.support.serving import valkey

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.event_freshness import freshness
-from benchmarks.event_throughput import throughput
+from benchmarks.event_path.freshness import freshness
+from benchmarks.event_path.throughput import throughput
 from tests.support.serving import valkey
 
 

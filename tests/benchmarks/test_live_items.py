@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.catalogues import SPECS, BuiltCatalogue, build
 from benchmarks.live_items import measure, with_live_items
+from benchmarks.synthetic.catalogues import SPECS, BuiltCatalogue, build
 from inference_server.model.serving_model import open_model
 
 

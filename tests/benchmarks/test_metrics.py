@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks.metrics import BucketCounts, Scrape
+from benchmarks.load.metrics import BucketCounts, Scrape
 
 TEXT = """# HELP tandem_requests_total Recommend calls by gRPC status.
 # TYPE tandem_requests_total counter

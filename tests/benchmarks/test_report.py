@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report import write_report
+from benchmarks.reporting.report import write_report
+from benchmarks.reporting.tables import scenario, table
+from benchmarks.reporting.targets import TARGETS
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.tables import scenario, table
-from benchmarks.targets import TARGETS
 
 QUANTILES = {"p50": 1.5, "p95": 2.5, "p99": 12.25, "p99.9": 30.0, "max": 31.0}
 SERVER = {

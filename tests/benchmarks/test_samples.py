@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks.probe import Sample, summary, versions_went_back
+from benchmarks.load.probe import Sample, summary, versions_went_back
+from benchmarks.load.timeline import probe_timeline
 from benchmarks.scenarios.events import seconds_until_full_answers
 from benchmarks.scenarios.overload import seconds_until_normal
-from benchmarks.timeline import probe_timeline
 
 
 def _samples(*versions: str, connection: int = 0, seconds: float = 0.001) -> list[Sample]:

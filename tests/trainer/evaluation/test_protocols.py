@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
+from tests.trainer.evaluation.parts import Table, part_of
 from tests.trainer.training.fitting import NUM_ITEMS, ring_config, ring_data
 from trainer.core.errors import DataError
 from trainer.dataset.dataset import Dataset, everything
@@ -22,8 +23,6 @@ from trainer.features.encoded import Encoded
 from trainer.scoring.scorers import ServedScorer
 from trainer.training.fit import unreported
 from trainer.training.train import fit_plan
-
-from .parts import Table, part_of
 
 CONFIG = ring_config(fit__max_epochs="2", fit__warmup_epochs="1")
 SPLITS = ("random", "time", "cold-items")

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from benchmarks.event_throughput import feature_sync
+from benchmarks.event_path.throughput import feature_sync
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, UserVector

@@ -16,8 +16,8 @@ from typing import Any, Final
 import grpc
 import numpy as np
 
-from benchmarks.h2load import quantiles_ms
-from benchmarks.metrics import OK, REFUSED
+from benchmarks.load.h2load import quantiles_ms
+from benchmarks.load.metrics import OK, REFUSED
 from tandem.v1 import recommendation_pb2 as pb
 
 _TIMEOUT_SECONDS: Final = 2.0

@@ -1,6 +1,6 @@
 """The limit: a grpc.aio server whose handler does nothing but return bytes that were made before.
 
-`python -m benchmarks.empty_server RESPONSE_FILE` prints its port and serves until SIGTERM. The event loop is the
+`python -m benchmarks.bounds.empty_server RESPONSE_FILE` prints its port and serves until SIGTERM. The event loop is the
 inference server's; requests are not parsed.
 """
 

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import redis.asyncio
 
-from benchmarks.machine import load_cores, on_served_core
+from benchmarks.environment.machine import load_cores, on_served_core
 from feature_sync.events.marks import EventMarks, mark_of
 from tandem.contract import names
 from tandem.contract.store import UserState, user_state_key

@@ -1,9 +1,9 @@
 """What a Python recommender server usually is: a thread per request, a read per key, every item scored and sorted.
 
-`python -m benchmarks.naive_server BUNDLE STORE_URL` prints its port and serves until SIGTERM. It gives the same message
-from the same data as the inference server does without a blend: stored vector or the mean of the history's items, seen
-items left out, ten best. Nothing in it is slow on purpose: numpy does the scoring, hiredis the parsing, and the threads
-are as many as grpcio's own examples take.
+`python -m benchmarks.bounds.naive_server BUNDLE STORE_URL` prints its port and serves until SIGTERM. It gives the same
+message from the same data as the inference server does without a blend: stored vector or the mean of the history's
+items, seen items left out, ten best. Nothing in it is slow on purpose: numpy does the scoring, hiredis the parsing, and
+the threads are as many as grpcio's own examples take.
 """
 
 from __future__ import annotations

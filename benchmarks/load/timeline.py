@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.h2load import LoadResult, Seconds, quantiles_ms
-from benchmarks.metrics import OK, REFUSED, Scrape
-from benchmarks.probe import Sample
+from benchmarks.load.h2load import LoadResult, Seconds, quantiles_ms
+from benchmarks.load.metrics import OK, REFUSED, Scrape
+from benchmarks.load.probe import Sample
 
 _EVERY_SECONDS: Final = 1.0
 

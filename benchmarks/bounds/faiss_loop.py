@@ -1,7 +1,7 @@
 """The limit of any server over the same index: FAISS asked in a loop, without store, filters, ranking or network.
 
-`python -m benchmarks.faiss_loop CATALOGUE_FOLDER K SECONDS` prints one JSON object: searches per second at the nprobe
-of the manifest, one query at a time on one thread, as a server gets them, the queries being the users' vectors.
+`python -m benchmarks.bounds.faiss_loop CATALOGUE_FOLDER K SECONDS` prints one JSON object: searches per second at the
+nprobe of the manifest, one query at a time on one thread, as a server gets them, the queries being the users' vectors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import faiss
 
-from benchmarks.users import Users
+from benchmarks.synthetic.users import Users
 from tandem.contract.bundle import read_bundle
 
 

@@ -32,7 +32,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.metrics import Scrape
+from benchmarks.load.metrics import Scrape
 from tandem.v1 import recommendation_pb2 as pb
 
 RATE_PER_CLIENT: Final = 100

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks import catalogues
-from benchmarks.catalogues import SPECS, BuiltCatalogue
-from benchmarks.machine import children, load_cores, move, on_served_core, resident_megabytes, templates
-from benchmarks.metrics import Scrape, scrape
-from benchmarks.users import publish
+from benchmarks.environment.machine import children, load_cores, move, on_served_core, resident_megabytes, templates
+from benchmarks.load.metrics import Scrape, scrape
+from benchmarks.synthetic import catalogues
+from benchmarks.synthetic.catalogues import SPECS, BuiltCatalogue
+from benchmarks.synthetic.users import publish
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.serving import Server, Valkey, serve, wait_until
 

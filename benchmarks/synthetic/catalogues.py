@@ -1,6 +1,6 @@
 """Synthetic catalogues as real bundles, from 1,700 to a million items, built once and kept.
 
-What they hold is drawn by `synthesis`; nprobe is the smallest one with the recall asked for, measured on vectors of
+What they hold is drawn by `columns`; nprobe is the smallest one with the recall asked for, measured on vectors of
 users that the index has not seen, and stands in the manifest like that of a trained bundle.
 """
 
@@ -22,10 +22,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from benchmarks import onnx_models
-from benchmarks.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
-from benchmarks.synthesis import clustered, content_of, item_table, top_items, zipf_popularity
-from benchmarks.users import Users, draw_users
+from benchmarks.synthetic import onnx_models
+from benchmarks.synthetic.columns import clustered, content_of, item_table, top_items, zipf_popularity
+from benchmarks.synthetic.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
+from benchmarks.synthetic.users import Users, draw_users
 from tandem.contract import names
 from tandem.contract.bundle import (
     Bundle,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from benchmarks.targets import TARGETS
+from benchmarks.reporting.targets import TARGETS
 
 Json = Mapping[str, Any]
 
@@ -80,7 +80,7 @@ def _throughput(result: Json) -> str:
     return f"""Closed loop, median of {rounds} rounds in which all take turns; ratios are inside a round. `in flight` is
 what gave most full answers within the limits (P99 below 50 ms, no failure, at most one degraded answer in a thousand)
 in a sweep before; a server that was never within them is shown at its best. `empty handler` returns bytes that were
-made before; `naive` is `benchmarks/naive_server.py`, which has no blend to compute.
+made before; `naive` is `benchmarks/bounds/naive_server.py`, which has no blend to compute.
 
 {servers}
 

@@ -1,0 +1,1 @@
+"""What bounds a server's throughput from above and below."""

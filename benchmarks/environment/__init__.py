@@ -1,0 +1,1 @@
+"""What every benchmark works with: the machine's cores, the store, the servers."""

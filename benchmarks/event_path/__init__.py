@@ -1,0 +1,1 @@
+"""The way of an event: how many are applied, and how soon an answer shows them."""

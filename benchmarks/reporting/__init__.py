@@ -1,0 +1,1 @@
+"""From the measured JSON to a page of tables and plots."""

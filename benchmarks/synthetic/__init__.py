@@ -1,0 +1,1 @@
+"""Synthetic catalogues as real bundles, and their users."""
