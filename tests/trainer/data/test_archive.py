@@ -10,7 +10,7 @@ import pytest
 from tandem.contract.streams import AppliedItemChange, ItemChange
 from tests.support.archive import event, write_events, write_item_changes
 from tests.trainer.data.conftest import csv_text, jsonl_text, table_rows
-from tests.trainer.data.test_engines import assert_same, needs_java
+from tests.trainer.data.test_engine import assert_same, needs_java
 from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import DataConfig, load_data_config
 from trainer.data.prepare import PreparedData, prepare

@@ -1,0 +1,211 @@
+"""Micro-batches: who travels together, who is dropped, and that a failing request costs nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+import structlog
+
+from inference_server.core.answers import Answer
+from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
+from inference_server.request.flow.types import Admitted
+from inference_server.request.micro_batches import MAX_BATCH, MicroBatches
+from inference_server.telemetry.statistics import Statistics
+from tandem.contract.bundle import Bundle
+from tests.inference_server.in_process import in_process
+from tests.inference_server.request.requests_at_stages import admitted, query
+from tests.support.serving import valkey, wait_until
+from tests.support.tiny_bundle import state_of
+
+Answerer = Callable[[list[Admitted]], Awaitable[None]]
+
+
+class Gate:
+    """Answers batches with their users' names, and holds them back while it is shut."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.models: list[set[int]] = []
+        self.opened = asyncio.Event()
+        self.opened.set()
+
+    async def answer(self, batch: list[Admitted]) -> None:
+        self.batches.append([one.query.user_id for one in batch])
+        self.models.append({id(one.model) for one in batch})
+        await self.opened.wait()
+        if any(one.query.user_id == "fails" for one in batch):
+            raise RuntimeError("a bug of ours")
+        for one in batch:
+            one.caller.deliver(cast(Answer, one.query.user_id))
+
+
+@asynccontextmanager
+async def batches(answer: Answerer) -> AsyncIterator[tuple[MicroBatches, Statistics]]:
+    statistics = Statistics()
+    running = MicroBatches(answer, statistics)
+    try:
+        yield running, statistics
+    finally:
+        await running.close()
+
+
+async def fill_the_flights(running: MicroBatches, gate: Gate, model: ServingModel) -> list[Admitted]:
+    """Two batches on their way behind a shut gate, so that whoever joins now waits."""
+    gate.opened.clear()
+    leading = []
+    for number in range(2):
+        leading.append(admitted(model, user_id=f"leading {number}"))
+        running.join(leading[-1])
+        await wait_until(lambda sent=number: len(gate.batches) == sent + 1, "the batch is on its way")
+    return leading
+
+
+async def test_who_waits_together_travels_together(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, statistics):
+        leading = await fill_the_flights(running, gate, model)
+        waiting = [admitted(model, user_id=str(number)) for number in range(MAX_BATCH + 5)]
+        for one in waiting:
+            running.join(one)
+        assert running.num_waiting == len(waiting)
+        gate.opened.set()
+        answers = await asyncio.gather(*(one.caller.wait() for one in [*leading, *waiting]))
+        assert answers == [one.query.user_id for one in [*leading, *waiting]]
+        assert [len(batch) for batch in gate.batches] == [1, 1, MAX_BATCH, 5]
+        assert gate.batches[2] == [str(number) for number in range(MAX_BATCH)]
+        assert statistics.batch_requests.count == 4
+        assert statistics.batch_requests.total == len(leading) + len(waiting)
+        assert statistics.queue_seconds.count == len(leading) + len(waiting)
+        assert running.num_waiting == 0
+
+
+async def test_who_has_gone_is_dropped(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, statistics):
+        await fill_the_flights(running, gate, model)
+        waiting = [admitted(model, user_id=str(number)) for number in range(10)]
+        tasks = []
+        for one in waiting:
+            running.join(one)
+            tasks.append(asyncio.ensure_future(wait_for(one)))
+        await asyncio.sleep(0)
+        for task in tasks[:9]:
+            task.cancel()
+        await asyncio.gather(*tasks[:9], return_exceptions=True)
+        gate.opened.set()
+        assert await tasks[9] == "9"
+        assert gate.batches[2] == ["9"]
+        assert statistics.dropped_requests == 9
+
+
+async def wait_for(one: Admitted) -> Answer | None:
+    return await one.caller.wait()
+
+
+async def test_a_failing_request_costs_nobody_else(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        await fill_the_flights(running, gate, model)
+        waiting = [admitted(model, user_id=name) for name in ("a", "fails", "b", "c")]
+        for one in waiting:
+            running.join(one)
+        with structlog.testing.capture_logs() as logs:
+            gate.opened.set()
+            results = await asyncio.gather(*(one.caller.wait() for one in waiting), return_exceptions=True)
+        assert [str(result) for result in results] == ["a", "a bug of ours", "b", "c"]
+        assert gate.batches[2:] == [["a", "fails", "b", "c"], ["a"], ["fails"], ["b"], ["c"]]
+        assert [line["event"] for line in logs] == ["batch_failed"]
+
+
+async def test_two_models_never_share_a_batch(model: ServingModel, bundle: Bundle) -> None:
+    other = open_model(bundle.directory, verify_checksums=False)
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        await fill_the_flights(running, gate, model)
+        waiting = [admitted(one, user_id=str(n)) for n, one in enumerate([model, model, other, other, model])]
+        for one in waiting:
+            running.join(one)
+        gate.opened.set()
+        assert await asyncio.gather(*(one.caller.wait() for one in waiting)) == ["0", "1", "2", "3", "4"]
+        assert gate.batches[2:] == [["0", "1"], ["2", "3"], ["4"]]
+        assert all(len(models) == 1 for models in gate.models)
+
+
+async def test_bulk_goes_when_nobody_else_waits(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        await fill_the_flights(running, gate, model)
+        bulk = [admitted(model, user_id=f"bulk {number}") for number in range(2)]
+        calls = [admitted(model, user_id=f"call {number}") for number in range(MAX_BATCH + 1)]
+        for one in bulk:
+            running.join_bulk(one)
+        for one in calls:
+            running.join(one)
+        gate.opened.set()
+        await asyncio.gather(*(one.caller.wait() for one in [*bulk, *calls]))
+        assert [batch[0].split()[0] for batch in gate.batches[2:]] == ["call", "call", "bulk"]
+        assert gate.batches[-1] == ["bulk 0", "bulk 1"]
+
+
+async def test_bulk_alone_does_not_wait(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        one = admitted(model, user_id="bulk")
+        running.join_bulk(one)
+        assert await one.caller.wait() == "bulk"
+
+
+class TestWithAStore:
+    async def test_requests_that_come_together_share_one_mget(self, models: ModelSlot, tmp_path: Path) -> None:
+        async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:
+            for number in range(20):
+                await store.put(str(number), state_of([f"item-{number}"]))
+            await parts.recommender.recommend(query(user_id="0"), None)
+            async with store.client() as client:
+                await client.config_resetstat()
+                answers = await asyncio.gather(
+                    *(parts.recommender.recommend(query(user_id=str(number)), None) for number in range(20))
+                )
+                commands = await client.info("commandstats")
+            # One of them may be the read of what is trending, which runs beside the requests.
+            assert commands["cmdstat_mget"]["calls"] <= 2
+            assert "cmdstat_get" not in commands
+            for number, answered in enumerate(answers):
+                assert answered.source == "RETRIEVED"
+                assert f"item-{number}" not in answered.item_ids
+
+    async def test_alone_or_in_company_the_answer_is_the_same(self, models: ModelSlot, tmp_path: Path) -> None:
+        async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:
+            for number in range(12):
+                await store.put(str(number), state_of([f"item-{number}", f"item-{number + 50}"]))
+            asked = [query(user_id=str(number), num_items=(1, 10, 200)[number % 3]) for number in range(12)]
+            alone = [await parts.recommender.recommend(one, None) for one in asked]
+            together = await asyncio.gather(*(parts.recommender.recommend(one, None) for one in asked))
+            assert [one.item_ids for one in together] == [one.item_ids for one in alone]
+            for one, other in zip(together, alone, strict=True):
+                assert one.scores == pytest.approx(other.scores, abs=1e-6)
+
+    async def test_a_cancelled_request_that_waits_is_dropped(self, models: ModelSlot, tmp_path: Path) -> None:
+        async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:
+            store.pause()
+            leading = []
+            for number in range(2):
+                leading.append(asyncio.create_task(parts.recommender.recommend(query(user_id=str(number)), None)))
+                await wait_until(
+                    lambda sent=number: parts.statistics.batch_requests.count == sent + 1, "the batch is on its way"
+                )
+            waiting = [asyncio.create_task(parts.recommender.recommend(query(user_id="w"), None)) for _ in range(5)]
+            await wait_until(lambda: parts.recommender.num_waiting == 5, "they wait")
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            assert parts.admission.in_flight == 2
+            store.resume()
+            await asyncio.gather(*leading)
+            await wait_until(lambda: parts.statistics.dropped_requests == 5, "they are dropped")
+            assert parts.statistics.batch_requests.total == 2

@@ -1,0 +1,206 @@
+"""Addresses, credentials and load balancing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tandem.client import AsyncTandemClient, TandemClient, Unavailable
+from tandem.client.connection import Endpoint, endpoint
+from tests.support.certificates import Authority
+from tests.support.serving import wait_until
+from tests.tandem.client.both_clients import connected
+from tests.tandem.client.scripted_server import answers, scripted
+
+
+def reached(address: str, **changes: Any) -> Endpoint:
+    nothing = dict.fromkeys(("api_key", "root_certificates", "client_certificate", "client_key"))
+    return endpoint(address, **{**nothing, "insecure": False, "keepalive_seconds": 20.0, **changes})
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("grpc://recommender:50051", "dns:///recommender:50051"),
+        ("grpcs://recommender.shop.svc.cluster.local:443", "dns:///recommender.shop.svc.cluster.local:443"),
+        ("127.0.0.1:50051", "dns:///127.0.0.1:50051"),
+        ("grpc://[::1]:50051", "dns:///[::1]:50051"),
+        ("dns:///recommender:50051", "dns:///recommender:50051"),
+        ("grpc://ipv4:10.0.0.1:1,10.0.0.2:1", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+        ("unix:/run/tandem.sock", "unix:/run/tandem.sock"),
+    ],
+)
+def test_addresses(address: str, target: str) -> None:
+    assert reached(address).target == target
+
+
+@pytest.mark.parametrize(
+    ("address", "insecure", "plaintext"),
+    [("grpc://a:1", False, True), ("a:1", True, True), ("a:1", False, False), ("grpcs://a:1", False, False)],
+)
+def test_plaintext_is_asked_for(address: str, insecure: bool, plaintext: bool) -> None:
+    assert (reached(address, insecure=insecure).credentials is None) is plaintext
+
+
+@pytest.mark.parametrize(
+    "address", ["", "recommender", "http://recommender:1", "grpc://a:1/path", "a b:1", "grpc://:1"]
+)
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^address: "):
+        TandemClient(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "settings", "message"),
+    [
+        ("grpcs://a:1", {"insecure": True}, "insecure: "),
+        ("grpc://a:1", {"root_certificates": b"pem"}, "root_certificates"),
+        ("grpcs://a:1", {"client_certificate": b"pem"}, "client_certificate and client_key"),
+        ("grpcs://a:1", {"client_key": b"pem"}, "client_certificate and client_key"),
+        ("grpc://a:1", {"api_key": ""}, "api_key: "),
+        ("grpc://a:1", {"api_key": "line\nbreak"}, "api_key: "),
+        ("grpc://a:1", {"deadline_ms": 0}, "deadline_ms: "),
+        ("grpc://a:1", {"deadline_ms": float("nan")}, "deadline_ms: "),
+        ("grpc://a:1", {"hedge_after_ms": -1}, "hedge_after_ms: "),
+        ("grpc://a:1", {"keepalive_seconds": 0}, "keepalive_seconds: "),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(address: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TandemClient(address, **settings)
+
+
+def test_a_certificate_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        TandemClient("grpcs://a:1", root_certificates=tmp_path / "missing.pem")
+
+
+def test_the_key_is_not_printed() -> None:
+    assert "secret" not in repr(reached("grpc://a:1", api_key="secret"))
+
+
+def test_the_async_client_wants_a_running_loop() -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        AsyncTandemClient("grpc://a:1")
+
+
+async def test_the_key_is_a_bearer_token(kind: str) -> None:
+    async with scripted(answers()) as server, connected(kind, server.address, api_key="key-1") as client:
+        await client.recommend("u")
+        assert server.attempts[0].metadata["authorization"] == "Bearer key-1"
+
+
+async def test_no_key_no_token(kind: str) -> None:
+    async with scripted(answers()) as server, connected(kind, server.address) as client:
+        await client.recommend("u")
+        assert "authorization" not in server.attempts[0].metadata
+
+
+@pytest.mark.parametrize("as_files", [False, True], ids=["bytes", "files"])
+async def test_both_sides_show_certificates(kind: str, as_files: bool, tmp_path: Path) -> None:
+    authority = Authority()
+    ours, theirs = authority.issue("client"), authority.issue("server")
+    credentials = grpc.ssl_server_credentials(
+        [(theirs.key, theirs.certificate)], root_certificates=authority.certificate, require_client_auth=True
+    )
+    pem: dict[str, Any] = {
+        "root_certificates": authority.certificate,
+        "client_certificate": ours.certificate,
+        "client_key": ours.key,
+    }
+    if as_files:
+        for name, content in pem.items():
+            (tmp_path / name).write_bytes(content)
+        pem = {
+            "root_certificates": str(tmp_path / "root_certificates"),
+            "client_certificate": tmp_path / "client_certificate",
+            "client_key": tmp_path / "client_key",
+        }
+    async with (
+        scripted(answers(model_version="m"), credentials=credentials) as server,
+        connected(kind, f"grpcs://127.0.0.1:{server.port}", **pem) as client,
+    ):
+        assert (await client.recommend("u")).model_version == "m"
+
+
+async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
+    theirs = Authority("theirs").issue()
+    credentials = grpc.ssl_server_credentials([(theirs.key, theirs.certificate)])
+    async with (
+        scripted(answers(), credentials=credentials) as server,
+        connected(kind, f"127.0.0.1:{server.port}", root_certificates=Authority("ours").certificate) as client,
+    ):
+        with pytest.raises(Unavailable):
+            await client.recommend("u")
+        assert server.attempts == []
+
+
+async def test_a_connection_that_has_died_in_silence_is_replaced(kind: str) -> None:
+    async with (
+        scripted(answers()) as server,
+        way_to(server.port) as way,
+        connected(kind, f"grpc://127.0.0.1:{way.port}", keepalive_seconds=1) as client,
+    ):
+        await client.recommend("before")
+        way.swallow()
+        await client.recommend("after")
+        assert [attempt.request.user_id for attempt in server.attempts] == ["before", "after"]
+
+
+class Way:
+    """A TCP proxy whose connections can be made to swallow everything, as those to a machine that is gone."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        self._target_port = target_port
+        self._num_swallows = 0
+
+    def swallow(self) -> None:
+        """From now on nothing passes on the connections that exist; new ones work."""
+        self._num_swallows += 1
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            await asyncio.gather(self._copy(reader, target_writer), self._copy(target_reader, writer))
+        finally:
+            writer.close()
+            target_writer.close()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened_at = self._num_swallows
+        while data := await reader.read(1 << 16):
+            if self._num_swallows == opened_at:
+                writer.write(data)
+        writer.close()
+
+
+@asynccontextmanager
+async def way_to(port: int) -> AsyncIterator[Way]:
+    way = Way(port)
+    proxy = await asyncio.start_server(way.carry, "127.0.0.1", 0)
+    way.port = proxy.sockets[0].getsockname()[1]
+    async with proxy:
+        yield way
+
+
+async def test_every_address_gets_its_share(kind: str) -> None:
+    async with scripted(answers()) as one, scripted(answers()) as other:
+        address = f"grpc://ipv4:127.0.0.1:{one.port},127.0.0.1:{other.port}"
+        async with connected(kind, address) as client:
+
+            async def both_asked() -> bool:
+                await client.recommend("u")
+                return bool(one.attempts and other.attempts)
+
+            await wait_until(both_asked, "both servers are asked")
+            before = len(one.attempts), len(other.attempts)
+            for _ in range(10):
+                await client.recommend("u")
+            assert (len(one.attempts) - before[0], len(other.attempts) - before[1]) == (5, 5)
