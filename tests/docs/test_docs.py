@@ -6,8 +6,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from deploy.packaging.settings_page import PAGE, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,14 +17,18 @@ def _box_paths() -> list[str]:
     return re.findall(r'click \w+ "([^"]+)"', README)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_path_named_exists(page) -> None:
-    text = page.read_text()
-    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
-    assert [target for target in linked if not (page.parent / target).exists()] == []
-    quoted = re.findall(r"`([\w./-]+/[\w./-]*)`", text)
-    named = [path for path in quoted if path.split("/")[0] in _top_level()]
-    assert [path for path in named if not (ROOT / path).exists()] == []
+def test_every_path_named_exists() -> None:
+    missing: dict[str, list[str]] = {}
+    for page in PAGES:
+        text = page.read_text()
+        linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+        quoted = re.findall(r"`([\w./-]+/[\w./-]*)`", text)
+        named = [path for path in quoted if path.split("/")[0] in _top_level()]
+        broken = [target for target in linked if not (page.parent / target).exists()]
+        broken += [path for path in named if not (ROOT / path).exists()]
+        if broken:
+            missing[str(page.relative_to(ROOT))] = broken
+    assert missing == {}
 
 
 def test_every_box_of_the_pictures_names_an_existing_file() -> None:
