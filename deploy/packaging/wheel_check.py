@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
 import grpc
@@ -51,6 +52,8 @@ def _install(folder: Path) -> Path:
     """A clean environment with the wheel; returns its python."""
     _run(Path(sys.executable), "-m", "build", "--wheel", "--outdir", str(folder), str(_ROOT))
     (wheel,) = folder.glob("*.whl")
+    if not any(name.endswith(".dist-info/licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist()):
+        raise SystemExit("the wheel has no LICENSE")
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
     constraints = str(_ROOT / "constraints.txt")

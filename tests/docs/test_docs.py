@@ -10,7 +10,15 @@ from deploy.packaging.settings_page import PAGE, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "deploy/README.md", ROOT / "k8s/README.md"])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "benchmarks/results").glob("*.md"),
+        ROOT / "deploy/README.md",
+        ROOT / "k8s/README.md",
+    ]
+)
 
 
 def _box_paths() -> list[str]:
