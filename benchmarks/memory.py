@@ -22,7 +22,7 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.environment.machine import templates
+from benchmarks.environment.machine import fork_servers
 from tandem.contract.bundle import read_bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -52,13 +52,13 @@ class Measurement:
 
     index_bytes: int
     workers: Sequence[WorkerMemory]
-    template: WorkerMemory
-    """Of the process that workers are forked from: with each of them, a smaller part of what it shares is its own."""
+    fork_server: WorkerMemory
+    """Of the process that workers are forked from: the more workers share its pages, the smaller its part of them."""
 
     @property
     def pss(self) -> int:
-        """Memory of all workers and of their template, shared pages once, in bytes."""
-        return self.template.pss + sum(worker.pss for worker in self.workers)
+        """Memory of all workers and of their fork server, shared pages once, in bytes."""
+        return self.fork_server.pss + sum(worker.pss for worker in self.workers)
 
 
 def memory_of(pid: int) -> WorkerMemory:
@@ -86,10 +86,10 @@ async def measure(bundle: Path, *, num_workers: int) -> Measurement:
             await _ask_all(server, num_workers)
             pids = [line["pid"] for line in server.logs if line.get("event") == "worker_listening"]
             workers = [memory_of(pid) for pid in pids]
-            (template,) = templates(server.process.pid)
-            forked_from = memory_of(template)
+            (fork_server,) = fork_servers(server.process.pid)
+            shared = memory_of(fork_server)
     index_bytes = (bundle / "index.faiss").stat().st_size
-    return Measurement(index_bytes=index_bytes, workers=workers, template=forked_from)
+    return Measurement(index_bytes=index_bytes, workers=workers, fork_server=shared)
 
 
 def build(directory: Path) -> None:
@@ -123,7 +123,7 @@ def report(measurements: Sequence[Measurement]) -> str:
     """The measurements as a table in Markdown."""
     index_bytes = measurements[0].index_bytes
     lines = [
-        f"Index: {index_bytes / 1e6:.0f} MB. MB per worker; the sum of PSS has their template's too.",
+        f"Index: {index_bytes / 1e6:.0f} MB. MB per worker; the sum of PSS includes their fork server's.",
         "",
         "| workers | RSS | PSS | private | anonymous | sum of PSS | growth | growth / index |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.environment.machine import children, load_cores, move, on_served_core, resident_megabytes, templates
+from benchmarks.environment.machine import children, fork_servers, load_cores, move, on_served_core, resident_megabytes
 from benchmarks.load.metrics import Scrape, scrape
 from benchmarks.synthetic import catalogues
 from benchmarks.synthetic.catalogues import SPECS, BuiltCatalogue
@@ -46,7 +46,7 @@ class Tandem:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
-        return [worker for template in templates(self.server.process.pid) for worker in children(template)]
+        return [worker for fork_server in fork_servers(self.server.process.pid) for worker in children(fork_server)]
 
     def resident_megabytes(self) -> float:
         """Resident memory of all workers together."""

@@ -83,9 +83,9 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-def templates(supervisor: int) -> list[int]:
+def fork_servers(supervisor: int) -> list[int]:
     """Processes that a supervisor's workers are forked from: one, while all is well."""
-    return [pid for pid in children(supervisor) if "template" in command_line(pid)]
+    return [pid for pid in children(supervisor) if "fork-server" in command_line(pid)]
 
 
 def resident_megabytes(pid: int) -> float:

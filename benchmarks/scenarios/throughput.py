@@ -17,7 +17,7 @@ from typing import Any, Final
 from benchmarks.environment.bench import Bench, Tandem, say
 from benchmarks.load.h2load import Load, Target, grpc_target, quantiles_ms, run_load
 from benchmarks.synthetic.catalogues import BuiltCatalogue
-from inference_server.__main__ import GRPC_EXPERIMENTS
+from inference_server.core.process_environment import GRPC_EXPERIMENTS
 from tandem.v1 import recommendation_pb2 as pb
 
 MAX_P99_MS: Final = 50.0

@@ -1,4 +1,4 @@
-"""The commands `python -m feature_sync features ...`."""
+"""`features`: the feature store. Each action prints its result as one JSON line, the last one of the output."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from feature_sync.commands.report import print_line
 from feature_sync.core.settings import Settings
 
+SUMMARY = "the feature store: apply, materialize, training-set, reconcile, env"
 EXIT_DIFFERENT: Final = 4
 
-Result = tuple[dict[str, object] | None, int]
-"""What to print as one JSON line, if anything, and the exit status."""
 
-
-def add_features_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the commands to those of feature_sync."""
-    features = commands.add_parser(
-        "features",
-        help="the feature store: apply, materialize, training-set, reconcile, env",
-        description="The feature store. Each command prints its result as one JSON line, the last one.",
-    )
-    actions = features.add_subparsers(dest="action", required=True, metavar="ACTION")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the actions and what each takes."""
+    parser.description = "The feature store. Each command prints its result as one JSON line, the last one."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
     apply = actions.add_parser("apply", help="write the sources and register views and services with Feast")
     _add_prepared(apply)
@@ -57,24 +52,24 @@ def add_features_parser(commands: argparse._SubParsersAction[argparse.ArgumentPa
     actions.add_parser("env", help="print the variables that Feast's own command line needs, for eval")
 
 
-def run_features(options: argparse.Namespace, settings: Settings) -> Result:
-    """Runs one of the commands. Raises FeatureSyncError or ContractError."""
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Runs one action. Raises FeatureSyncError or ContractError."""
+    if options.action == "reconcile":
+        return _reconcile(options, settings)
     if options.action == "env":
         from feature_sync.features.feast_store import feast_environment
 
         for name, value in feast_environment(settings).items():
             print(f"export {name}={shlex.quote(value)}")
-        return None, 0
-    if options.action == "apply":
+    elif options.action == "apply":
         from feature_sync.features.update import apply
 
-        return {"applied": apply(settings, options.prepared)}, 0
-    if options.action == "materialize":
+        print_line({"applied": apply(settings, options.prepared)})
+    elif options.action == "materialize":
         from feature_sync.features.update import materialise
 
-        report = materialise(settings, options.prepared, bundle_dir=options.bundle)
-        return dataclasses.asdict(report), 0
-    if options.action == "training-set":
+        print_line(dataclasses.asdict(materialise(settings, options.prepared, bundle_dir=options.bundle)))
+    else:
         from feature_sync.features.training_set import write_training_set
 
         written = write_training_set(
@@ -85,11 +80,11 @@ def run_features(options: argparse.Namespace, settings: Settings) -> Result:
             since=options.since,
             until=options.until,
         )
-        return dataclasses.asdict(written), 0
-    return _reconcile(options, settings)
+        print_line(dataclasses.asdict(written))
+    return 0
 
 
-def _reconcile(options: argparse.Namespace, settings: Settings) -> Result:
+def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
     from feature_sync.features.reconcile import reconcile
 
     report = reconcile(
@@ -99,8 +94,8 @@ def _reconcile(options: argparse.Namespace, settings: Settings) -> Result:
         sample=options.sample,
         repair=options.repair,
     )
-    remains = report.num_different and not options.repair
-    return dataclasses.asdict(report), EXIT_DIFFERENT if remains else 0
+    print_line(dataclasses.asdict(report))
+    return EXIT_DIFFERENT if report.num_different and not options.repair else 0
 
 
 def _add_prepared(parser: argparse.ArgumentParser) -> None:

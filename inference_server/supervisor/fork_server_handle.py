@@ -1,4 +1,4 @@
-"""The supervisor's handle on the template that workers are forked from, and on the processes that come of it."""
+"""The supervisor's handle on the fork server (`worker/fork_server.py`), and on the processes that it forks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from inference_server.telemetry.statistics import WorkerIdentity
 _log = structlog.get_logger()
 
 _FORK_SECONDS: Final = 60.0
-"""What the template may take to come up and fork. Imports take a second or two."""
+"""Time for the fork server to start and fork a worker. Its imports take a second or two."""
 _STATUS_SECONDS: Final = 1.0
 _UNKNOWN_STATUS: Final = 1
 _MAX_MESSAGE_BYTES: Final = 1024
 _ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}
-"""One heap for all threads of a process instead of several, which is 2 MB less in each worker. Its threads have one
-core and one interpreter's lock between them, so they do not get in each other's way. Read by the C library at the start
-of a process; what the environment says wins."""
+"""One heap for all threads of a process instead of several, which saves 2 MB in each worker. Its threads share one core
+and one interpreter lock, so they do not contend for the heap. The C library reads it when a process starts; a value
+that the environment already has wins."""
 
 
 class ForkedProcess:
-    """A process that the template has forked. It is not this process's child: its end is seen through a descriptor."""
+    """A process that the fork server has forked. It is not a child of this process: a pidfd tells when it ends."""
 
     def __init__(self, pid: int, status: asyncio.Future[int]) -> None:
-        """`status` is settled when the template says how the process ended."""
+        """`status` is set when the fork server reports the exit status."""
         self.pid: Final = pid
         self._status = status
         self._ended = asyncio.Event()
@@ -44,30 +44,30 @@ class ForkedProcess:
         except ProcessLookupError:
             self._ended.set()
         else:
-            asyncio.get_running_loop().add_reader(self._descriptor, self._note_end)
+            asyncio.get_running_loop().add_reader(self._descriptor, self._mark_ended)
 
     async def wait(self) -> int:
-        """Waits for the end of the process; its exit status, negative where a signal ended it."""
+        """Waits until the process ends. Returns its exit status, negative when a signal ended it."""
         await self._ended.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STATUS_SECONDS):
                 return await asyncio.shield(self._status)
-        return _UNKNOWN_STATUS  # the template, which alone could know it, is gone too
+        return _UNKNOWN_STATUS  # the fork server, which alone could know it, has ended too
 
     def kill(self) -> None:
-        """Ends the process at once; nothing when it has ended."""
+        """Kills the process; does nothing when it has already ended."""
         if not self._ended.is_set():
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
 
-    def _note_end(self) -> None:
+    def _mark_ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
         self._ended.set()
 
 
-class WorkerTemplate:
-    """Forks workers from one process, which is started when first needed, and again when it has ended."""
+class ForkServer:
+    """Forks workers from one process, which is started on first use, and again when it has ended."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
@@ -77,7 +77,7 @@ class WorkerTemplate:
         self._statuses: dict[int, asyncio.Future[int]] = {}
 
     async def fork(self, identity: WorkerIdentity, control: socket.socket) -> ForkedProcess:
-        """A new worker, which has a copy of `control`. Raises WorkerEnded when the template does not make one."""
+        """Forks a worker, which gets a copy of `control`. Raises WorkerEnded when the fork server does not fork one."""
         async with self._turn:
             if self._socket is None:
                 await self._start()
@@ -89,10 +89,10 @@ class WorkerTemplate:
                     return await self._forked
             except (OSError, TimeoutError) as error:
                 self._drop()
-                raise WorkerEnded(f"the template of workers does not fork: {error!r}") from error
+                raise WorkerEnded(f"the fork server does not fork: {error!r}") from error
 
     async def close(self) -> None:
-        """Ends the template. Workers live on."""
+        """Ends the fork server. Workers live on."""
         process = self._process
         self._drop()
         if process is not None:
@@ -102,7 +102,7 @@ class WorkerTemplate:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "inference_server", "template", "--control-fd", str(theirs.fileno())),
+                *(sys.executable, "-m", "inference_server", "fork-server", "--control-fd", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env={**_ENVIRONMENT, **os.environ},
@@ -132,7 +132,7 @@ class WorkerTemplate:
             ended.set_result(fields["status"])
 
     def _drop(self) -> None:
-        """Lets go of the template; the next worker gets a new one."""
+        """Forgets the fork server; the next worker is forked from a new one."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()

@@ -28,7 +28,7 @@ from inference_server.control.snapshot import Plain
 from inference_server.core.errors import BundleRefused as BundleRefusedError
 from inference_server.core.errors import RefusalKind, WorkerEnded
 from inference_server.supervisor.checked_bundle import CheckedBundle
-from inference_server.supervisor.fork_server_handle import ForkedProcess, WorkerTemplate
+from inference_server.supervisor.fork_server_handle import ForkedProcess, ForkServer
 from inference_server.telemetry.statistics import WorkerIdentity
 
 _log = structlog.get_logger()
@@ -60,12 +60,12 @@ class WorkerProcess:
         self._reading = asyncio.create_task(self._read(), name=f"worker-{identity.worker}-messages")
 
     @classmethod
-    async def start(cls, identity: WorkerIdentity, template: WorkerTemplate) -> WorkerProcess:
+    async def start(cls, identity: WorkerIdentity, fork_server: ForkServer) -> WorkerProcess:
         """Starts a worker. Raises WorkerEnded."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                process = await template.fork(identity, theirs)
+                process = await fork_server.fork(identity, theirs)
             except BaseException:
                 ours.close()
                 raise

@@ -23,7 +23,7 @@ from inference_server.control.snapshot import Plain, add, counts_alone, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
 from inference_server.supervisor.checked_bundle import CheckedBundle
-from inference_server.supervisor.fork_server_handle import WorkerTemplate
+from inference_server.supervisor.fork_server_handle import ForkServer
 from inference_server.supervisor.process_usage import usage
 from inference_server.supervisor.server_view import ServerView, WorkerView
 from inference_server.supervisor.worker_handle import WorkerProcess
@@ -78,7 +78,7 @@ class WorkerPool:
         """What they answered with before, still open."""
         self.swap_window_seconds: float | None = None
         """From the first worker's switch to the last one's, at the newest swap."""
-        self._template = WorkerTemplate()
+        self._fork_server = ForkServer()
         self._own = Statistics()
         self._dependencies: dict[str, bool] = {}
         self._ended = Statistics()
@@ -215,7 +215,7 @@ class WorkerPool:
         for task in self._tasks:
             task.cancel()
         statuses = await asyncio.gather(*(worker.stop(grace_seconds=grace_seconds) for worker in self._workers()))
-        await self._template.close()
+        await self._fork_server.close()
         return list(statuses)
 
     async def _keep(self, slot: Slot) -> None:
@@ -233,7 +233,7 @@ class WorkerPool:
         """The life of one worker, from its start to its end."""
         identity = WorkerIdentity(worker=slot.number, num_workers=self._num_workers)
         try:
-            worker = slot.worker = await WorkerProcess.start(identity, self._template)
+            worker = slot.worker = await WorkerProcess.start(identity, self._fork_server)
         except WorkerEnded as error:
             slot.failed_starts += 1
             slot.quick_ends += 1

@@ -1,11 +1,11 @@
-"""The process that workers are forked from. It has imported everything that a worker needs, and does nothing else.
+"""The fork server: the process that workers are forked from. It has imported everything that a worker needs.
 
-Python and the libraries take 66 MB of a worker before it has opened anything. Forked, workers share what they do not
-write of that; started one by one, each has its own. So that a fork is safe, the template runs no event loop and no
-thread, and opens neither a gRPC channel nor an engine: those begin in the worker.
+Python and the libraries take 66 MB in a worker that has not opened anything yet. Forked workers share the pages that
+they do not write; workers started separately would each have their own copy. To keep the fork safe, the fork server
+runs no event loop and no thread, and opens neither a gRPC channel nor an engine: the worker does that.
 
-It reads requests, each with a worker's end of a control socket, and says which process it became and with which status
-that ended.
+It reads requests, each with the worker's end of a control socket, and reports the pid of every worker that it forks and
+the exit status of every worker that ends.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ RunWorker = Callable[[WorkerIdentity, socket.socket], int]
 """Runs a worker to its end; returns its exit status."""
 
 
-def run_template(control: socket.socket, run_worker: RunWorker) -> None:
-    """Forks workers until the supervisor is gone."""
-    # These may reach every process of the server. What they mean the supervisor decides, and it needs to know how the
-    # workers end.
+def run_fork_server(control: socket.socket, run_worker: RunWorker) -> None:
+    """Forks workers until the supervisor closes its end of `control`."""
+    # These signals may reach every process of the server. The supervisor decides what they mean, and needs this process
+    # to report how the workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     woken, waker = socket.socketpair()
@@ -37,7 +37,7 @@ def run_template(control: socket.socket, run_worker: RunWorker) -> None:
         end.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    # The collector writes into every object it looks at, and a page that is written is shared no more.
+    # The collector writes into every object it visits, and a page that is written is no longer shared.
     gc.collect()
     gc.freeze()
     with selectors.DefaultSelector() as selector:
@@ -53,7 +53,7 @@ def run_template(control: socket.socket, run_worker: RunWorker) -> None:
 
 
 def _fork(control: socket.socket, wakers: tuple[socket.socket, ...], run_worker: RunWorker) -> bool:
-    """Makes one worker. False: the supervisor is gone."""
+    """Forks one worker. Returns False when the supervisor has gone."""
     request, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, 1)
     if not request:
         return False
@@ -69,7 +69,7 @@ def _fork(control: socket.socket, wakers: tuple[socket.socket, ...], run_worker:
         try:
             status = run_worker(WorkerIdentity(**fields), socket.socket(fileno=descriptors[0]))
         finally:
-            # Not sys.exit: what the template has on its stack is not the worker's to unwind.
+            # Not sys.exit: the worker must not unwind the fork server's stack.
             os._exit(status)
     os.close(descriptors[0])
     _send(control, {"forked": pid})
@@ -90,5 +90,5 @@ def _report_ended(control: socket.socket) -> None:
 def _send(control: socket.socket, message: dict[str, int]) -> None:
     try:
         control.send(json.dumps(message).encode())
-    except OSError:  # the supervisor is gone: the next read says so
+    except OSError:  # the supervisor has gone: the next read from the socket returns nothing
         return

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from feature_sync.commands.show_item import show_item
 from feature_sync.core.settings import Settings
 from feature_sync.items.feed import prune, raise_sequence
 from feature_sync.items.maker import VectorMaker
 from feature_sync.items.publish import publish_item_vectors
+from feature_sync.operations.show_item import show_item
 from feature_sync.store.connection import StoreConnection
 from feature_sync.towers.item_tower import ItemTower
 from feature_sync.towers.texts import TextEmbeddings

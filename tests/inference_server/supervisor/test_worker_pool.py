@@ -235,12 +235,12 @@ def test_a_port_is_held_for_its_workers_alone() -> None:
         assert again == port
 
 
-async def test_workers_outlive_their_template_and_a_new_one_is_made(tmp_path: Path, first: Bundle) -> None:
+async def test_workers_outlive_their_fork_server_and_a_new_one_is_made(tmp_path: Path, first: Bundle) -> None:
     async with serve(tmp_path, bundle_path=first.directory, store_url=NO_STORE, workers=2) as server:
         killed = await server.worker_pid(1)
-        template = int(Path(f"/proc/{killed}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
-        assert template != server.process.pid
-        os.kill(template, signal.SIGKILL)
+        fork_server = int(Path(f"/proc/{killed}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
+        assert fork_server != server.process.pid
+        os.kill(fork_server, signal.SIGKILL)
         assert (await server.recommend()).model_version == "one"
         os.kill(killed, signal.SIGKILL)
         await wait_until(lambda: len(listenings(server, 1)) == 2, "worker 1 is replaced")
@@ -252,8 +252,8 @@ async def test_workers_outlive_their_template_and_a_new_one_is_made(tmp_path: Pa
 async def test_a_sigterm_to_every_process_is_a_clean_end(tmp_path: Path, first: Bundle) -> None:
     async with serve(tmp_path, bundle_path=first.directory, store_url=NO_STORE, workers=2) as server:
         worker = await server.worker_pid(1)
-        template = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
-        for pid in (server.process.pid, template, worker, await server.worker_pid(2)):
+        fork_server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
+        for pid in (server.process.pid, fork_server, worker, await server.worker_pid(2)):
             os.kill(pid, signal.SIGTERM)
         assert await server.stop() == 0
         assert not any(line["event"] == "worker_restarting" for line in server.logs)

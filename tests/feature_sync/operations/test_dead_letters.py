@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from feature_sync.__main__ import main
-from feature_sync.commands.dead_letters import drop_dead_letters, list_dead_letters, replay_dead_letters
+from feature_sync.commands.cli import main
 from feature_sync.core.settings import Settings
+from feature_sync.operations.dead_letters import drop_dead_letters, list_dead_letters, replay_dead_letters
 from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, ITEM_CHANGES, dead_letters_key
 from tests.feature_sync.events.rig import MARK_SECONDS, Rig, Stream, drain, event

@@ -1,0 +1,27 @@
+"""`forget-refusals`: lets a version that failed its check be tried again."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from inference_server.core.settings import Settings
+
+SUMMARY = "let a version that failed its check be tried again"
+PROCESS = "forget-refusals"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes no arguments."""
+    parser.description = (
+        "A version that failed its check is not tried again, also after a restart, until the alias has named another "
+        "one. This forgets it: for refusals whose reason was on this machine."
+    )
+
+
+def run(_: argparse.Namespace, settings: Settings) -> int:
+    """Asks the running server, or changes its data folder when none runs; prints what was done."""
+    from inference_server.supervisor.operator_commands import run_command
+    from inference_server.supervisor.operator_socket import Command
+
+    return asyncio.run(run_command(settings, Command(name="forget-refusals", to=None)))

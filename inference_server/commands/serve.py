@@ -1,0 +1,34 @@
+"""`serve`: the supervisor, which starts the workers that answer."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from inference_server.core.settings import Settings, settings_help
+
+SUMMARY = "serve, and follow the registry's alias"
+PROCESS = "supervisor"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Takes no arguments; its help lists the settings."""
+    parser.description = (
+        "Starts the workers that answer requests, and keeps them on the bundle that the registry's alias names (or on "
+        "TANDEM_BUNDLE_PATH). SIGTERM and SIGINT stop them gracefully."
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"Settings (environment variables):\n{settings_help()}"
+
+
+def run(_: argparse.Namespace, settings: Settings) -> int:
+    """Serves until a signal stops the server. Raises SettingsError."""
+    from inference_server.security.files import Security
+    from inference_server.supervisor.supervisor import supervise
+    from inference_server.telemetry.tracing import require_extra
+
+    # Every worker reads these files again. Reading them here first ends the program with one line for a mistake.
+    Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
+    if settings.otlp_endpoint:
+        require_extra()
+    return asyncio.run(supervise(settings))
