@@ -6,7 +6,7 @@
 | Listening           | worker     | the ports are bound, calls are answered                            |
 | OpenBundle          | supervisor | phase one: this folder was checked, open and warm it, serve it not |
 | BundleReady         | worker     | it is open and warm                                                |
-| BundleRefused       | worker     | it cannot be opened, and why                                       |
+| BundleNotOpened     | worker     | it cannot be opened, and why                                       |
 | ServeBundle         | supervisor | phase two: answer with this open bundle from now on                |
 | BundleServing       | worker     | every request admitted from now on is answered by this bundle      |
 | CloseBundle         | supervisor | this bundle will not be asked for again                            |
@@ -72,7 +72,7 @@ class BundleReady:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BundleRefused:
+class BundleNotOpened:
     """The worker cannot open a bundle."""
 
     bundle: int
@@ -154,7 +154,7 @@ Message = (
     | Listening
     | OpenBundle
     | BundleReady
-    | BundleRefused
+    | BundleNotOpened
     | ServeBundle
     | BundleServing
     | CloseBundle

@@ -1,7 +1,8 @@
-"""Versions that the alias names and that must not serve all the same, remembered across restarts.
+"""Versions that must not serve although the alias names them, remembered across restarts.
 
-Refused: it failed the check. Rolled back: an operator went back from it while the alias could not be moved. Either is
-forgotten when the alias names another version, so that a version is tried anew once the alias comes back to it.
+A refused version has failed its check. A rolled-back version is one that an operator went back from while the alias
+could not be moved. Both are forgotten when the alias names another version: if it later returns to the same version,
+that version is tried again.
 """
 
 from __future__ import annotations
@@ -15,28 +16,29 @@ from typing import Final
 import structlog
 
 from inference_server.core.errors import BundleRefused, RefusalKind
-from inference_server.supervisor.json_files import read_json, version_of, write_json
+from inference_server.supervisor.json_files import read_json, version_from_fields, write_json
 from inference_server.supervisor.registry import RegisteredVersion
 
 _log = structlog.get_logger()
 
 _FILE: Final = "set_aside.json"
+"""Users' data folders hold files of this name since version 0.2: a new name would make the server forget a refusal."""
 
 
-class SetAside:
-    """At most one refused version and one that was rolled back, of one registered model under one alias."""
+class BarredVersions:
+    """At most one refused and one rolled-back version of one registered model under one alias."""
 
     def __init__(self, data_dir: Path, *, model_name: str, alias: str) -> None:
-        """Reads what was remembered."""
+        """Reads the file in `data_dir`; a missing or damaged one bars no version."""
         self._path = data_dir / _FILE
         self._followed = {"model_name": model_name, "alias": alias}
         record = read_json(self._path)
         if any(record.get(name) != value for name, value in self._followed.items()):
             record = {}
-        self.refused: RegisteredVersion | None = version_of(record.get("refused"))
+        self.refused: RegisteredVersion | None = version_from_fields(record.get("refused"))
         self.refusal: BundleRefused | None = None
-        """Why; there exactly where `refused` is."""
-        self.rolled_back: RegisteredVersion | None = version_of(record.get("rolled_back"))
+        """Why `refused` was refused; None exactly when `refused` is None."""
+        self.rolled_back: RegisteredVersion | None = version_from_fields(record.get("rolled_back"))
         if self.refused is not None:
             kind = str(record.get("reason_kind"))
             known = kind in set(RefusalKind)
@@ -45,24 +47,24 @@ class SetAside:
             )
 
     def refuse(self, version: RegisteredVersion, refusal: BundleRefused) -> None:
-        """Remembers a version that failed the check."""
+        """Bars a version that failed its check."""
         self.refused, self.refusal = version, refusal
         self._write()
 
     def roll_back(self, version: RegisteredVersion) -> None:
-        """Remembers a version that an operator went back from."""
+        """Bars a version that an operator went back from."""
         self.rolled_back = version
         self._write()
 
     def forget_refusal(self) -> RegisteredVersion | None:
-        """Lets the refused version be tried again; returns it."""
+        """Lets the refused version be tried again. Returns that version, or None if there is none."""
         forgotten, self.refused, self.refusal = self.refused, None, None
         if forgotten is not None:
             self._write()
         return forgotten
 
     def forget_roll_back(self) -> RegisteredVersion | None:
-        """Lets the version that was rolled back serve again; returns it."""
+        """Lets the rolled-back version serve again. Returns that version, or None if there is none."""
         forgotten, self.rolled_back = self.rolled_back, None
         if forgotten is not None:
             self._write()
@@ -84,5 +86,5 @@ class SetAside:
         try:
             write_json(self._path, record)
         except OSError as error:
-            # It is remembered until this process ends, which is what can be done.
+            # The version stays barred until this process ends.
             _log.warning("not_remembered", path=str(self._path), reason=str(error))

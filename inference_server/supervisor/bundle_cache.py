@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from inference_server.core.errors import RegistryUnavailable
-from inference_server.supervisor.json_files import read_json, version_of, write_json
+from inference_server.supervisor.json_files import read_json, version_from_fields, write_json
 from inference_server.supervisor.registry import RegisteredVersion, Registry
 from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
@@ -89,4 +89,4 @@ class BundleCache:
         record = read_json(self._directory / _RECORD)
         if any(record.get(name) != value for name, value in self._followed.items()):
             return None
-        return version_of(record.get(which))
+        return version_from_fields(record.get(which))

@@ -66,7 +66,7 @@ class ForkedProcess:
         self._ended.set()
 
 
-class ForkServer:
+class ForkServerHandle:
     """Forks workers from one process, which is started on first use, and again when it has ended."""
 
     def __init__(self) -> None:

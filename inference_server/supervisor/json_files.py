@@ -28,7 +28,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def version_of(fields: object) -> RegisteredVersion | None:
+def version_from_fields(fields: object) -> RegisteredVersion | None:
     """A version from what `asdict` made of it; None where that is something else."""
     if not isinstance(fields, dict):
         return None

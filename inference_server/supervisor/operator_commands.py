@@ -6,7 +6,7 @@ import sys
 
 from inference_server.core.errors import RegistryUnavailable
 from inference_server.core.settings import Settings
-from inference_server.supervisor.barred_versions import SetAside
+from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache
 from inference_server.supervisor.operator_socket import Command, Reply, ask_server
 from inference_server.supervisor.registry import Registry
@@ -26,7 +26,7 @@ async def run_command(settings: Settings, command: Command) -> int:
 async def _without_server(settings: Settings, command: Command) -> Reply:
     name, alias = settings.model_name, settings.model_alias
     if command.name == "forget-refusals":
-        forgotten = SetAside(settings.data_dir, model_name=name, alias=alias).forget_refusal()
+        forgotten = BarredVersions(settings.data_dir, model_name=name, alias=alias).forget_refusal()
         if forgotten is None:
             return Reply(done=True, text=f"no version is remembered as refused in {settings.data_dir}")
         return Reply(done=True, text=f"version {forgotten.number} is tried again when a server starts")

@@ -1,7 +1,10 @@
 """`<data dir>/control.sock`: how `python -m inference_server rollback` reaches the server of the same data folder.
 
-A request is one line of JSON, a reply is lines of JSON until the end of the stream. The file is the owner's alone: who
-may write to it is who may stop the server anyway. A signal would need no file, but could not say what was done.
+A request is one line of JSON; a reply is lines of JSON until the end of the stream. Only the owner can open the file,
+and the owner may stop the server anyway. A signal would need no file, but could not report what was done.
+
+The socket carries operators' commands. The messages in `control/messages.py` do not pass through it: the supervisor and
+each worker have a socket pair of their own, which has no path.
 """
 
 from __future__ import annotations
@@ -27,29 +30,30 @@ _NAME: Final = "control.sock"
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What an operator asks for."""
+    """A command of an operator."""
 
     name: str
     """"rollback" or "forget-refusals"."""
     to: str | None = None
-    """The version to go back to; None: the one before."""
+    """The version to go back to; None: the version that served before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One thing that was done, or that could not be done."""
+    """One step of a command: done, or not possible."""
 
     done: bool
     text: str
 
 
 Handler = Callable[[Command], AsyncIterator[str]]
-"""Does a command; yields what was done, raises CommandFailed."""
+"""Executes a command. Yields a line for each step that is done; raises CommandFailed."""
 
 
 @contextlib.asynccontextmanager
 async def listen_to_operators(data_dir: Path, handle: Handler) -> AsyncIterator[None]:
-    """Takes commands while the context is open. A data folder that cannot hold a socket costs the commands alone."""
+    """Takes commands while the context is open. Where the data folder cannot hold a socket, the server serves without
+    taking commands."""
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -113,13 +117,13 @@ async def _replies(line: bytes, handle: Handler) -> AsyncIterator[Reply]:
 
 
 def _bind(data_dir: Path) -> socket.socket:
-    """A listening socket. Raises OSError, also when another server already listens there."""
+    """Creates the listening socket. Raises OSError, also when another server already listens there."""
     data_dir.mkdir(parents=True, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:
         with _short_path(data_dir) as path:
             _remove_abandoned(path)
-            # Between bind and chmod anyone could connect: the file must be the owner's from the first moment.
+            # A chmod after bind would leave a moment in which anyone could connect.
             mask = os.umask(0o177)
             try:
                 listener.bind(path)
@@ -148,7 +152,8 @@ def _remove_abandoned(path: str) -> None:
 
 @contextlib.contextmanager
 def _short_path(data_dir: Path) -> Iterator[str]:
-    """The socket's path by way of an open folder: an address may have 107 bytes, a path any length."""
+    """Gives the socket a short path through an open folder: an address may have at most 107 bytes, `data_dir` any
+    length."""
     folder = os.open(data_dir, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{_NAME}"

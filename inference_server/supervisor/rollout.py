@@ -17,7 +17,7 @@ from inference_server.bundle_check.child_process import check_in_child
 from inference_server.bundle_check.report import CheckReport
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, CommandFailed, RefusalKind, RegistryUnavailable, WorkerEnded
-from inference_server.supervisor.barred_versions import SetAside
+from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.registry import NO_VERSION, RegisteredVersion, Registry
@@ -57,11 +57,11 @@ class AliasFollower:
     """Keeps the workers on the version that a registry alias names, unless an operator said otherwise."""
 
     def __init__(
-        self, *, registry: Registry, cache: BundleCache, set_aside: SetAside, pool: WorkerPool, alias: str
+        self, *, registry: Registry, cache: BundleCache, barred_versions: BarredVersions, pool: WorkerPool, alias: str
     ) -> None:
         self._registry = registry
         self._cache = cache
-        self._set_aside = set_aside
+        self._barred_versions = barred_versions
         self._pool = pool
         self._alias = alias
         self._registry_problem: str | None = None
@@ -139,16 +139,16 @@ class AliasFollower:
 
     def forget_refusal(self) -> str:
         """Lets a refused version be tried again. Returns a line for people."""
-        forgotten = self._set_aside.forget_refusal()
+        forgotten = self._barred_versions.forget_refusal()
         if forgotten is None:
             return "no version is remembered as refused"
         self._look_now.set()
         return f"version {forgotten.number} ({forgotten.model_version}) is tried again if the alias names it"
 
     async def _go_back(self, serving: CheckedBundle, previous: CheckedBundle) -> None:
-        self._set_aside.roll_back(serving.version)
-        if self._set_aside.refused == previous.version:
-            self._set_aside.forget_refusal()
+        self._barred_versions.roll_back(serving.version)
+        if self._barred_versions.refused == previous.version:
+            self._barred_versions.forget_refusal()
         _log.warning(
             "rolling_back", registry_version=previous.version.number, from_registry_version=serving.version.number
         )
@@ -194,12 +194,12 @@ class AliasFollower:
 
     def _must_not_serve(self, version: RegisteredVersion) -> bool:
         """Whether the version was set aside. What was set aside and is not the alias' any more is forgotten."""
-        set_aside = self._set_aside
-        if set_aside.refused not in {None, version} and (left := set_aside.forget_refusal()):
+        barred_versions = self._barred_versions
+        if barred_versions.refused not in {None, version} and (left := barred_versions.forget_refusal()):
             _log.info("alias_left_refused_bundle", registry_version=left.number)
-        if set_aside.rolled_back not in {None, version} and (left := set_aside.forget_roll_back()):
+        if barred_versions.rolled_back not in {None, version} and (left := barred_versions.forget_roll_back()):
             _log.info("alias_left_rolled_back_version", registry_version=left.number)
-        return version in {set_aside.refused, set_aside.rolled_back}
+        return version in {barred_versions.refused, barred_versions.rolled_back}
 
     async def _checked(self, version: RegisteredVersion) -> CheckedBundle:
         """The version as it may serve: still open, or from the cache, or else, or if that is damaged, downloaded."""
@@ -281,13 +281,13 @@ class AliasFollower:
         _log.info("previous_bundle_open", registry_version=version.number, model_version=version.model_version)
 
     def _refuse(self, version: RegisteredVersion, refused: BundleRefused) -> None:
-        self._set_aside.refuse(version, refused)
+        self._barred_versions.refuse(version, refused)
         self._cache.discard(version)
         _report_refusal(refused, version, self._pool)
 
     def _show_refusal(self) -> None:
         """After a restart: a version that was refused before is not tried again, and that must be seen."""
-        version, refusal = self._set_aside.refused, self._set_aside.refusal
+        version, refusal = self._barred_versions.refused, self._barred_versions.refusal
         if version is not None and refusal is not None:
             _log.warning("bundle_still_refused", registry_version=version.number, reason=refusal.reason)
             self._pool.count_refusal(refusal)

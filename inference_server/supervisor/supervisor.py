@@ -15,7 +15,7 @@ import structlog
 
 from inference_server.core.errors import BundleRefused, CommandFailed, OperationError, PortUnavailable
 from inference_server.core.settings import Settings
-from inference_server.supervisor.barred_versions import SetAside
+from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache
 from inference_server.supervisor.held_ports import hold_port
 from inference_server.supervisor.metrics import MetricsServer, StatisticsCollector
@@ -129,7 +129,7 @@ class _Supervisor:
         return AliasFollower(
             registry=Registry(settings.registry_uri, model_name=name, alias=alias),
             cache=BundleCache(settings.data_dir, model_name=name, alias=alias),
-            set_aside=SetAside(settings.data_dir, model_name=name, alias=alias),
+            barred_versions=BarredVersions(settings.data_dir, model_name=name, alias=alias),
             pool=self._pool,
             alias=alias,
         )

@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 import structlog
 
 from inference_server.control.messages import (
+    BundleNotOpened,
     BundleReady,
-    BundleRefused,
     BundleServing,
     CloseBundle,
     ControlChannel,
@@ -25,10 +25,9 @@ from inference_server.control.messages import (
     WorkerFailed,
 )
 from inference_server.control.snapshot import Plain
-from inference_server.core.errors import BundleRefused as BundleRefusedError
-from inference_server.core.errors import RefusalKind, WorkerEnded
+from inference_server.core.errors import BundleRefused, RefusalKind, WorkerEnded
 from inference_server.supervisor.checked_bundle import CheckedBundle
-from inference_server.supervisor.fork_server_handle import ForkedProcess, ForkServer
+from inference_server.supervisor.fork_server_handle import ForkedProcess, ForkServerHandle
 from inference_server.telemetry.statistics import WorkerIdentity
 
 _log = structlog.get_logger()
@@ -41,7 +40,7 @@ _SWITCH_SECONDS: Final = 10.0
 """What a worker may take for each of these. One that takes longer hangs, and is killed."""
 
 
-class WorkerProcess:
+class WorkerHandle:
     """One worker. Made by `start`."""
 
     def __init__(self, identity: WorkerIdentity, process: ForkedProcess, channel: ControlChannel) -> None:
@@ -60,7 +59,7 @@ class WorkerProcess:
         self._reading = asyncio.create_task(self._read(), name=f"worker-{identity.worker}-messages")
 
     @classmethod
-    async def start(cls, identity: WorkerIdentity, fork_server: ForkServer) -> WorkerProcess:
+    async def start(cls, identity: WorkerIdentity, fork_server: ForkServerHandle) -> WorkerHandle:
         """Starts a worker. Raises WorkerEnded."""
         ours, theirs = socket.socketpair()
         with theirs:
@@ -179,9 +178,9 @@ class WorkerProcess:
             if isinstance(message, WorkerFailed):
                 self.failure = message.reason
                 self._end_waiting()
-            elif isinstance(message, BundleRefused):
+            elif isinstance(message, BundleNotOpened):
                 kind = RefusalKind(message.reason_kind)
-                self._settle(BundleReady, message.bundle, BundleRefusedError(kind, message.reason))
+                self._settle(BundleReady, message.bundle, BundleRefused(kind, message.reason))
             elif isinstance(message, Listening):
                 self._settle(Listening, 0, message)
             elif isinstance(message, StatisticsReported):

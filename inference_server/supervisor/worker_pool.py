@@ -23,10 +23,10 @@ from inference_server.control.snapshot import Plain, add, counts_alone, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
 from inference_server.supervisor.checked_bundle import CheckedBundle
-from inference_server.supervisor.fork_server_handle import ForkServer
+from inference_server.supervisor.fork_server_handle import ForkServerHandle
 from inference_server.supervisor.process_usage import usage
 from inference_server.supervisor.server_view import ServerView, WorkerView
-from inference_server.supervisor.worker_handle import WorkerProcess
+from inference_server.supervisor.worker_handle import WorkerHandle
 from inference_server.telemetry.statistics import Statistics, WorkerIdentity
 
 _log = structlog.get_logger()
@@ -48,7 +48,7 @@ class Slot:
     """The place of one worker, whichever process fills it."""
 
     number: int
-    worker: WorkerProcess | None = None
+    worker: WorkerHandle | None = None
     answers: bool = False
     """Whether its worker listens."""
     joined: bool = False
@@ -78,7 +78,7 @@ class WorkerPool:
         """What they answered with before, still open."""
         self.swap_window_seconds: float | None = None
         """From the first worker's switch to the last one's, at the newest swap."""
-        self._fork_server = ForkServer()
+        self._fork_server = ForkServerHandle()
         self._own = Statistics()
         self._dependencies: dict[str, bool] = {}
         self._ended = Statistics()
@@ -109,7 +109,7 @@ class WorkerPool:
         """
         turns = asyncio.Semaphore(_OPENED_AT_ONCE)
 
-        async def open_in(worker: WorkerProcess) -> None:
+        async def open_in(worker: WorkerHandle) -> None:
             async with turns:
                 await worker.open(bundle)
 
@@ -233,7 +233,7 @@ class WorkerPool:
         """The life of one worker, from its start to its end."""
         identity = WorkerIdentity(worker=slot.number, num_workers=self._num_workers)
         try:
-            worker = slot.worker = await WorkerProcess.start(identity, self._fork_server)
+            worker = slot.worker = await WorkerHandle.start(identity, self._fork_server)
         except WorkerEnded as error:
             slot.failed_starts += 1
             slot.quick_ends += 1
@@ -261,7 +261,7 @@ class WorkerPool:
         add(self._ended, counts_alone(_workers_own(worker.last_statistics)))
         _log.error("worker_ended", worker=slot.number, pid=worker.pid, exit_status=status, reason=worker.failure)
 
-    async def _join(self, slot: Slot, worker: WorkerProcess) -> None:
+    async def _join(self, slot: Slot, worker: WorkerHandle) -> None:
         """Brings a new worker to where the others are, then has it listen. Raises BundleRefused, WorkerEnded."""
         while (bundle := self.serving) is not None:
             await worker.open(bundle)
@@ -282,7 +282,7 @@ class WorkerPool:
         _log.info("worker_listening", worker=slot.number, pid=worker.pid)
         self._start(self._reopen_previous(worker))
 
-    async def _reopen_previous(self, worker: WorkerProcess) -> None:
+    async def _reopen_previous(self, worker: WorkerHandle) -> None:
         """Lets a restarted worker go back at once, too."""
         previous = self.previous
         if previous is None or worker.has_open(previous):
@@ -294,7 +294,7 @@ class WorkerPool:
         if previous not in {self.serving, self.previous}:
             worker.close_bundle(previous)
 
-    async def _catch_up(self, worker: WorkerProcess) -> None:
+    async def _catch_up(self, worker: WorkerHandle) -> None:
         """Moves a worker to what serves that did not have it open when the others switched."""
         try:
             while (bundle := self.serving) is not None:
@@ -307,10 +307,10 @@ class WorkerPool:
             _log.error("worker_left_behind", worker=worker.identity.worker, reason=str(error))
             worker.kill()
 
-    def _joined(self) -> list[WorkerProcess]:
+    def _joined(self) -> list[WorkerHandle]:
         return [slot.worker for slot in self.slots if slot.joined and slot.worker is not None]
 
-    def _workers(self) -> list[WorkerProcess]:
+    def _workers(self) -> list[WorkerHandle]:
         return [slot.worker for slot in self.slots if slot.worker is not None]
 
     def _tell_all(self, message: Message) -> None:

@@ -25,8 +25,8 @@ from inference_server.api.http.app import create_app
 from inference_server.api.http.server import HttpServer
 from inference_server.control.messages import (
     BreakerChanged,
+    BundleNotOpened,
     BundleReady,
-    BundleRefused,
     BundleServing,
     CloseBundle,
     ControlChannel,
@@ -230,7 +230,7 @@ class Worker:
                 )
             except BundleError as error:
                 kind = RefusalKind.of(error)
-                await self._channel.send(BundleRefused(bundle=message.bundle, reason_kind=kind, reason=str(error)))
+                await self._channel.send(BundleNotOpened(bundle=message.bundle, reason_kind=kind, reason=str(error)))
                 return
             await self._live.prepare(model)
         self._open_models[message.bundle] = model

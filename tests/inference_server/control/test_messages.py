@@ -8,8 +8,8 @@ import pytest
 
 from inference_server.control.messages import (
     BreakerChanged,
+    BundleNotOpened,
     BundleReady,
-    BundleRefused,
     BundleServing,
     CloseBundle,
     ControlChannel,
@@ -34,7 +34,7 @@ MESSAGES: list[Message] = [
     Listening(grpc_port=1),
     OpenBundle(bundle=1, directory="/a b/ü", registry_version="3", variant="champion"),
     BundleReady(bundle=1),
-    BundleRefused(bundle=2, reason_kind="corrupt", reason="line one\nline two"),
+    BundleNotOpened(bundle=2, reason_kind="corrupt", reason="line one\nline two"),
     ServeBundle(bundle=1),
     BundleServing(bundle=1, switched_at_seconds=12.5),
     CloseBundle(bundle=1),
