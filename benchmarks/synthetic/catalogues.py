@@ -20,13 +20,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from benchmarks.synthetic import onnx_models
 from benchmarks.synthetic.columns import clustered, content_of, item_table, top_items, zipf_popularity
 from benchmarks.synthetic.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
 from benchmarks.synthetic.users import Users, draw_users
-from tandem.contract import names
 from tandem.contract.bundle import (
     Bundle,
     BundleParts,
@@ -41,6 +39,7 @@ from tandem.contract.errors import BundleError
 from tandem.contract.features import FeatureSchema, encode_users
 from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
+from tandem.ops.onnx_session import OnnxSession
 
 HISTORY_LENGTH: Final = 50
 NUM_CATEGORIES: Final = 40
@@ -216,13 +215,12 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
 def _encode(
     users: Users, vocabulary: Vocabulary, vectors: npt.NDArray[np.float32], schema: FeatureSchema, tower: Path
 ) -> npt.NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(str(tower), providers=["CPUExecutionProvider"])
-    read = [tensor.name for tensor in session.get_inputs()]
+    session = OnnxSession(tower)
     parts = []
     for start in range(0, len(users), 256):
         states = [users.state(user, vocabulary) for user in range(start, min(start + 256, len(users)))]
         tensors = encode_users(states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors)
-        parts.append(session.run([names.USER_VECTOR], {name: tensors[name] for name in read})[0])
+        parts.append(session(tensors))
     return np.concatenate(parts)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from feature_sync.towers.onnx_tower import OnnxTower
+from feature_sync.towers.checked_tower import CheckedTower
 from feature_sync.towers.texts import TextEmbeddings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
@@ -38,7 +38,7 @@ class ItemTower:
         self._popularity = bundle.items.popularity
         self._texts = texts
         # One thread: this runs beside the events, whose turn is first.
-        self._tower = OnnxTower(bundle.item_tower, threads=1)
+        self._tower = CheckedTower(bundle.item_tower, threads=1)
 
     def vectors(self, items: Sequence[ItemChange]) -> ItemVectors:
         """Vectors of items that are not deleted; at least one. Raises TowerError, TextEncoderError."""

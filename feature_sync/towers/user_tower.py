@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from feature_sync.towers.onnx_tower import OnnxTower
+from feature_sync.towers.checked_tower import CheckedTower
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import encode_index, encode_users
@@ -22,7 +22,7 @@ class UserTower:
         """Opens the tower; on every core, if not on `threads`, because publishing is bulk work. Raises TowerError."""
         if threads is None:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        self._tower = OnnxTower(bundle.user_tower, threads=threads)
+        self._tower = CheckedTower(bundle.user_tower, threads=threads)
         self._bundle = bundle
 
     def vectors(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:

@@ -15,12 +15,11 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
-from tandem.contract.features import FeatureSchema, Tensors, UserFeature, encode_users
+from tandem.contract.features import FeatureSchema, UserFeature, encode_users
 from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import (
@@ -35,6 +34,7 @@ from tandem.contract.manifest import (
 )
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Vocabulary, id_keys
+from tandem.ops.onnx_session import OnnxSession
 
 HISTORY_LENGTH = 8
 CATEGORIES = ("drama", "comedy", "western", "noir")
@@ -130,7 +130,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
             onnx.save(spec.ranker(), str(ranker_file))
         index = _index(vectors, spec)
         faiss.write_index(index, str(index_file))
-        queries = _run(user_tower, inputs)
+        queries = OnnxSession(user_tower)(inputs)
         return write_bundle(
             directory,
             _manifest(spec, schema, recall=_recall(index, vectors, queries, spec)),
@@ -340,12 +340,6 @@ def _index(vectors: npt.NDArray[np.float32], spec: TinySpec) -> faiss.IndexIVF:
     index.train(vectors)
     index.add(vectors)
     return index
-
-
-def _run(tower: Path, inputs: Tensors) -> npt.NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(str(tower), providers=["CPUExecutionProvider"])
-    vectors: npt.NDArray[np.float32] = session.run([names.USER_VECTOR], dict(inputs))[0]
-    return vectors
 
 
 def _exact(vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:

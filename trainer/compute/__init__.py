@@ -1,1 +1,1 @@
-"""What computations run on: the device, ONNX Runtime, and several processes under torchrun."""
+"""What computations run on: the device, and several processes under torchrun."""

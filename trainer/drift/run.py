@@ -17,7 +17,7 @@ import numpy.typing as npt
 import structlog
 
 from tandem.contract.bundle import Bundle, read_bundle
-from trainer.compute.onnx_runtime import OnnxTower
+from tandem.ops.onnx_session import OnnxSession
 from trainer.core.settings import Settings
 from trainer.drift import tables
 from trainer.drift.evidently_reports import (
@@ -174,10 +174,10 @@ def _draw(window: Window, settings: Settings) -> Sample:
 
 def _scored(sample: Sample, bundle: Bundle) -> _Scored:
     known, users = sample.known, sample.users
-    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     scorer: Scorer = ModelScorer(known, model, bundle.manifest.blend)
     if bundle.ranker is not None:
-        scorer = RankedModelScorer(known, RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker)))
+        scorer = RankedModelScorer(known, RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker)))
     scores = scorer.scores(users)
     for place, user in enumerate(users):
         scores[place, known.item_rows[known.offsets[user] : known.offsets[user + 1]]] = -np.inf

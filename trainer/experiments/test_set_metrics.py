@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
+from tandem.ops.onnx_session import OnnxSession
 from trainer.baselines.all_baselines import all_baselines
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.tuning import tune
 from trainer.compute.device import choose_device
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.parts import Part, leave_last_out_part
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
@@ -142,8 +142,8 @@ def measure_bundle(
 ) -> TestResult:
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
     part = leave_last_out_part(encoded.dataset, skip=0)
-    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
-    ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+    model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
+    ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
     scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted_baselines(baselines, part)}
     return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
 

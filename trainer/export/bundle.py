@@ -18,7 +18,7 @@ from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
-from trainer.compute.onnx_runtime import OnnxTower
+from tandem.ops.onnx_session import OnnxSession
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_places
 from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
@@ -86,9 +86,9 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
         user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
         ranker = None if inputs.ncf is None else export_ranker(inputs.ncf, Path(scratch, "ranker.onnx"))
         # Vectors are made by the towers that will be served, not by the model they were exported from.
-        item_vectors = run_item_tower(OnnxTower(item_tower.path), inputs.item_tensors)
+        item_vectors = run_item_tower(OnnxSession(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
-        served_user_tower = OnnxTower(user_tower.path)
+        served_user_tower = OnnxSession(user_tower.path)
         held_out = sample_places(inputs.hold_out, HELD_OUT_USERS)
         tensors = _user_tensors(inputs, held_out, item_vectors)
         user_vectors = served_user_tower(tensors)
@@ -146,7 +146,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
         return write_bundle(directory, manifest, parts)
 
 
-def run_item_tower(tower: OnnxTower, item_tensors: Tensors) -> npt.NDArray[np.float32]:
+def run_item_tower(tower: OnnxSession, item_tensors: Tensors) -> npt.NDArray[np.float32]:
     """Vectors of all items in batches: (items, dim) float32."""
     count = len(item_tensors[names.ITEM_INDEX])
     batches = [slice(start, start + ITEM_BATCH) for start in range(0, count, ITEM_BATCH)]

@@ -15,7 +15,7 @@ from torch import nn
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.manifest import TensorSpec, TowerSpec
-from trainer.compute.onnx_runtime import OnnxTower
+from tandem.ops.onnx_session import OnnxSession
 from trainer.core.errors import ExportError
 from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
@@ -144,7 +144,7 @@ def _export(
             external_data=False,
             verbose=False,
         )
-    tower = OnnxTower(path)
+    tower = OnnxSession(path)
     if missing := sorted(set(present) - set(tower.inputs)):
         raise ExportError(f"{path.name}: the exporter dropped the inputs {', '.join(missing)}")
     difference = max(_difference(module, tower, sample(size)) for size in _PARITY_BATCHES)
@@ -159,7 +159,7 @@ def _export(
     return ExportedTower(path, TowerSpec(inputs, (output.spec,)), difference)
 
 
-def _difference(module: nn.Module, tower: OnnxTower, tensors: Tensors) -> float:
+def _difference(module: nn.Module, tower: OnnxSession, tensors: Tensors) -> float:
     with torch.inference_mode():
         expected = module(**{name: torch.from_numpy(array) for name, array in tensors.items()}).numpy()
     return float(np.abs(tower(tensors) - expected).max())

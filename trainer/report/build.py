@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
-from trainer.compute.onnx_runtime import OnnxTower
+from tandem.ops.onnx_session import OnnxSession
 from trainer.experiments.test_set_metrics import TestResult
 from trainer.report.contents import RunReport
 from trainer.report.gather import example_users, map_points
@@ -46,7 +46,7 @@ def build_report(
 def _held_out_vectors(bundle: Bundle) -> npt.NDArray[np.float32]:
     """(users, dim) float32, vectors of the bundle's held-out users by its own tower."""
     users = bundle.held_out_users[:MAX_LATENCY_USERS]
-    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
+    model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     return model.vectors_of([user.user_id for user in users], [user.state for user in users])
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
-from trainer.compute.onnx_runtime import OnnxTower
+from tandem.ops.onnx_session import OnnxSession
 from trainer.dataset.dataset import Dataset, HoldOut, history_states
 from trainer.evaluation.ranking import Asked, ScoreUsers, rank_all
 from trainer.scoring.candidate_ranking import RankedModel
@@ -63,7 +63,7 @@ def bundle_ranks(
     """
     model = ScoringModel.of_bundle(bundle, user_vectors)
     if bundle.ranker is not None:
-        ranked = RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+        ranked = RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
         return ranks_of_targets(dataset, hold_out, ranked.score_users(dataset, hold_out))[0]
     (ranks,) = model_ranks(dataset, hold_out, model, [bundle.manifest.blend])
     return ranks

@@ -1,1 +1,1 @@
-"""The engines: `onnx` is the only module that imports onnxruntime, `index` the only one that imports faiss."""
+"""The engines: `index` is the only module that imports faiss."""

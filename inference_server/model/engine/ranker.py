@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.engine.expectation import expected_others
-from inference_server.model.engine.onnx import open_session
 from inference_server.model.engine.search import EXACT_MAX_ITEMS
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, Content
@@ -18,6 +17,7 @@ from tandem.contract.features import encode_index
 from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend, content_profiles
 from tandem.contract.vocabulary import MISSING_ROW, Rows
+from tandem.ops.onnx_session import OnnxSession
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +122,7 @@ class OnnxRanker:
         """Raises BundleCorrupt when ONNX Runtime cannot open it, BundleIncompatible when its tensors are unknown."""
         assert bundle.ranker is not None
         self._name = bundle.ranker.name
-        self._session = open_session(bundle.ranker)
-        self._inputs = [tensor.name for tensor in self._session.get_inputs()]
+        self._session = OnnxSession(bundle.ranker, threads=1)
         self._num_bundle_items = len(bundle.items)
         known = {
             names.RANKER_USER_VECTOR,
@@ -135,18 +134,17 @@ class OnnxRanker:
         }
         if bundle.user_vocabulary is not None:
             known.add(names.RANKER_USER_INDEX)
-        if unknown := sorted(set(self._inputs) - known):
+        if unknown := sorted(set(self._session.inputs) - known):
             raise BundleIncompatible(f"{self._name} reads {', '.join(unknown)}, which this bundle does not make")
-        if names.RANKER_SCORE not in [tensor.name for tensor in self._session.get_outputs()]:
+        if names.RANKER_SCORE not in self._session.outputs:
             raise BundleIncompatible(f"{self._name} does not put out {names.RANKER_SCORE}")
 
     def score(self, pairs: Pairs) -> npt.NDArray[np.float32]:
         """(users, candidates) float32; higher is better. Runs the model, whose time depends on the bundle."""
         num_users, num_candidates = pairs.rows.shape
         flat = pairs.rows.reshape(-1)
-        feeds = {name: self._tensor(name, pairs, flat) for name in self._inputs}
-        scores: npt.NDArray[np.float32] = self._session.run([names.RANKER_SCORE], feeds)[0]
-        return scores.reshape(num_users, num_candidates)
+        feeds = {name: self._tensor(name, pairs, flat) for name in self._session.inputs}
+        return self._session(feeds, names.RANKER_SCORE).reshape(num_users, num_candidates)
 
     def _tensor(self, name: str, pairs: Pairs, flat: Rows) -> npt.NDArray[np.generic]:
         num_candidates = pairs.rows.shape[1]

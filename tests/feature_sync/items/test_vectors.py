@@ -75,7 +75,7 @@ def test_an_item_that_training_never_saw_lies_among_its_like(trained: TrainedMod
 
 def test_the_trainer_encodes_an_unknown_item_the_same(trained: TrainedModel, texts: TextEmbeddings) -> None:
     from tandem.contract import names
-    from trainer.compute.onnx_runtime import OnnxTower
+    from tandem.ops.onnx_session import OnnxSession
     from trainer.config.train_config import load_train_config
     from trainer.dataset.dataset import load_dataset
     from trainer.features.schema import catalogue_texts, item_inputs
@@ -92,7 +92,7 @@ def test_the_trainer_encodes_an_unknown_item_the_same(trained: TrainedModel, tex
     )
     tensors = item_inputs(catalogue, schema, text_embeddings=embeddings, popularity=np.zeros(len(catalogue), np.int64))
     assert not tensors[names.ITEM_INDEX].any()
-    expected = OnnxTower(bundle.item_tower)(tensors)
+    expected = OnnxSession(bundle.item_tower)(tensors)
     unknown = [
         change(f"unknown-{row}", title=catalogue.titles[row], categories=tuple(catalogue.categories[row]))
         for row in range(len(catalogue))

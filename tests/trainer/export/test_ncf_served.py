@@ -9,10 +9,10 @@ import pytest
 
 from tandem.contract import names
 from tandem.contract.bundle import MODEL_CARD, read_bundle
+from tandem.ops.onnx_session import OnnxSession
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.checkerboard import write_checkerboard
 from tests.support.serving import serve, valkey
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import load_train_config
 from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
@@ -67,7 +67,7 @@ def test_the_manifest_says_what_offline_ranking_finds(result) -> None:
     ]
     assert bundle.manifest.onnx_max_abs_difference < 1e-4
     dataset = load_dataset(result.prepared.directory)
-    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))
     for name, mean in mean_metrics(metrics_per_user(ranks)).items():
         assert bundle.manifest.metrics[f"test/{name}"] == pytest.approx(mean, abs=1e-9)
 
@@ -84,8 +84,8 @@ def test_the_run_is_measured_as_its_ranker_ranks(result) -> None:
 
 async def test_served_scores_are_the_offline_ones(result, tmp_path) -> None:
     bundle = read_bundle(Path(result.version.source))
-    model = ScoringModel.of_bundle(bundle, OnnxTower(bundle.user_tower))
-    ranked = RankedModel.of_bundle(bundle, model, OnnxTower(bundle.ranker))
+    model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
+    ranked = RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
     # Somebody whom training never saw, too: with the history of one whom it did.
     users = [*bundle.held_out_users[:20]]
     asked = {**{user.user_id: user.state for user in users}, "a-stranger": users[0].state}

@@ -6,8 +6,8 @@ import torch
 
 from tandem.contract import names
 from tandem.contract.features import HISTORY_FEATURES, FeatureSchema, UserFeature, encode_users, tower_inputs
+from tandem.ops.onnx_session import OnnxSession
 from tests.trainer.small_dataset import dataset_of
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import TowersConfig
 from trainer.core.errors import ExportError
 from trainer.export.onnx import export_item_tower, export_user_tower
@@ -54,7 +54,7 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_towe
     assert user_tower.max_abs_difference < 1e-4
     assert [spec.name for spec in item_tower.spec.inputs] == list(tensors)
 
-    item_vectors = OnnxTower(item_tower.path)(tensors)
+    item_vectors = OnnxSession(item_tower.path)(tensors)
     states = [dataset.user_state(user, int(count)) for user, count in enumerate(dataset.lengths)]
     inputs = encode_users(
         states,
@@ -65,7 +65,7 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_towe
     )
     with torch.inference_mode():
         expected = model.user_tower(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
-    assert OnnxTower(user_tower.path)(inputs) == pytest.approx(expected, abs=1e-4)
+    assert OnnxSession(user_tower.path)(inputs) == pytest.approx(expected, abs=1e-4)
     if similarity == "cosine":
         assert np.linalg.norm(item_vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
 
@@ -73,7 +73,7 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_towe
 @pytest.mark.parametrize("user_tower", ["transformer", "mean"])
 def test_a_history_without_events_gives_a_finite_vector(tmp_path, user_tower) -> None:
     model = _model(BARE, "dot", user_tower)
-    tower = OnnxTower(export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8).path)
+    tower = OnnxSession(export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8).path)
     empty = {
         names.HISTORY_VECTORS: np.zeros((1, 6, 8), np.float32),
         names.HISTORY_EVENT_CODES: np.zeros((1, 6), np.int64),
@@ -123,7 +123,7 @@ def test_serving_computes_the_newest_vector_alone(schema, user_tower) -> None:
 
 
 def test_short_histories_are_read_without_the_columns_that_none_of_them_fills(tmp_path) -> None:
-    tower = OnnxTower(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
+    tower = OnnxSession(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
     generator = np.random.default_rng(3)
     present = np.arange(6) >= np.array([[4], [5], [6]])  # two events, one, none
     full = {
@@ -173,6 +173,6 @@ def test_unknown_items_and_schema_variants_have_vectors(tmp_path) -> None:
     dataset = dataset_of([[0, 1]], num_items=9)
     text = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)
     tensors = item_inputs(dataset.catalogue, schema, text_embeddings=text, popularity=np.ones(9, np.int64))
-    tower = OnnxTower(export_item_tower(_model(schema, "dot"), tensors, tmp_path / "item.onnx", dim=8).path)
+    tower = OnnxSession(export_item_tower(_model(schema, "dot"), tensors, tmp_path / "item.onnx", dim=8).path)
     unknown = tower({**tensors, names.ITEM_INDEX: np.zeros(9, np.int64)})
     assert len(np.unique(unknown.round(4), axis=0)) == 9

@@ -9,8 +9,8 @@ import torch
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.vocabulary import Vocabulary
+from tandem.ops.onnx_session import OnnxSession
 from tests.trainer.small_dataset import dataset_of
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import NcfConfig, RankerConfig, TrainConfig, load_train_config
 from trainer.core.errors import ConfigError
 from trainer.dataset.dataset import Dataset, leave_last_out
@@ -99,7 +99,7 @@ def test_export_equals_torch_at_any_batch(tmp_path, shape) -> None:
     assert [(spec.name, spec.shape) for spec in exported.spec.outputs] == [(names.RANKER_SCORE, ("batch",))]
     tensors = _pairs(shape, 7)
     expected = ranker(**tensors).detach().numpy()
-    found = OnnxTower(exported.path)({name: tensor.numpy() for name, tensor in tensors.items()})
+    found = OnnxSession(exported.path)({name: tensor.numpy() for name, tensor in tensors.items()})
     assert found == pytest.approx(expected, abs=1e-4)
 
 

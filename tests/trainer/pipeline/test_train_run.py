@@ -16,9 +16,9 @@ from tandem.contract import names
 from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS
+from tandem.ops.onnx_session import OnnxSession
 from tests.support.checkerboard import write_checkerboard
 from trainer.commands.cli import main
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
@@ -63,7 +63,7 @@ def test_every_users_withheld_item_comes_first(first, settings, tmp_path) -> Non
     champion = registry.champion()
     bundle = read_bundle(registry.download(champion, tmp_path))
     dataset = load_dataset(first.prepared.directory)
-    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))
     assert (ranks == 0).mean() >= 0.95
     assert bundle.manifest.metrics["test/recall@10"] == 1.0
     served = mean_metrics(metrics_per_user(ranks))
@@ -91,7 +91,7 @@ def test_the_bundle_holds_the_blend_calibrated_on_what_is_served(first, settings
         item_vocabulary=bundle.item_vocabulary,
         item_vectors=bundle.item_vectors,
     )
-    collaborative = OnnxTower(bundle.user_tower)(inputs) @ bundle.item_vectors.T
+    collaborative = OnnxSession(bundle.user_tower)(inputs) @ bundle.item_vectors.T
     read = [bundle.item_vocabulary.rows_of_keys(state.event_item_keys)[-10:] for state in states]
     content = np.stack([_recent_mean(vectors[rows]) for rows in read]) @ vectors.T
     blend = bundle.manifest.blend
@@ -167,7 +167,7 @@ def test_a_version_is_validated_on_prepared_data(first, settings, tmp_path, monk
     assert "It is the champion already" in output.err
     bundle = read_bundle(Registry(settings).download(first.version, tmp_path))
     dataset = load_dataset(first.prepared.directory)
-    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))
     assert result["metrics"]["gate/ndcg@10"] == pytest.approx(metrics_per_user(ranks)["ndcg@10"].mean(), abs=1e-6)
     report = Path(result["report"]).read_text()
     assert "60 held-out users, last interactions in checkerboard, answered as it is served." in report
@@ -228,7 +228,7 @@ def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_co
     features = [feature.name for feature in bundle.manifest.feature_schema.user_features]
     assert features == [names.NUM_EVENTS, names.DAYS_BEFORE_NEWEST]
     dataset = load_dataset(result.prepared.directory)
-    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+    ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))
     served = mean_metrics(metrics_per_user(ranks))
     assert served["recall@10"] >= 0.95
     assert {f"test/{name}": mean for name, mean in served.items()}.items() <= bundle.manifest.metrics.items()

@@ -15,10 +15,10 @@ from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS, PROFILE_EVENTS
 from tandem.contract.served import Served, ndcg
 from tandem.contract.vocabulary import Vocabulary
+from tandem.ops.onnx_session import OnnxSession
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.small_dataset import dataset_of
 from trainer.baselines.item_item_source import fit_item_item
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import load_train_config
 from trainer.dataset.dataset import Dataset, held_out_users, history_states, leave_last_out
 from trainer.evaluation.metrics import metrics_per_user
@@ -195,7 +195,7 @@ def newer_data() -> Dataset:
 def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
     bundle = bundles[which]
     test = leave_last_out(newer_data, skip=0)
-    ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
+    ranks = bundle_ranks(newer_data, test, bundle, OnnxSession(bundle.user_tower))
     for place, user in enumerate(test.users):
         history = newer_data.item_rows[newer_data.offsets[user] : newer_data.offsets[user + 1] - 1].tolist()
         known = [row for row in history if row < 60]
@@ -227,7 +227,7 @@ def test_the_serving_engine_answers_as_is_measured_here(bundles, newer_data, tmp
         served = ask_serving_engine(candidate, users, against=against, num_shown=10, output=tmp_path / "served.json")
         assert isinstance(served, Served)
         for bundle, answered in zip(pair, (served.candidate, served.against), strict=True):
-            ranks = bundle_ranks(newer_data, test, bundle, OnnxTower(bundle.user_tower))
+            ranks = bundle_ranks(newer_data, test, bundle, OnnxSession(bundle.user_tower))
             assert ndcg(answered.ranks) == pytest.approx(metrics_per_user(ranks)["ndcg@10"], abs=1e-6)
         assert ndcg(served.candidate.ranks).mean() > 0
         assert ndcg(served.candidate.ranks).tolist() != ndcg(served.against.ranks).tolist()

@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 
 from tandem.contract.bundle import MODEL_CARD, read_bundle
 from tandem.contract.streams import AppliedItemChange, ItemChange
+from tandem.ops.onnx_session import OnnxSession
 from tests.support.archive import event, write_events, write_item_changes
 from tests.support.checkerboard import write_checkerboard
 from trainer.commands.cli import main
-from trainer.compute.onnx_runtime import OnnxTower
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.errors import DataError, RegistryError
 from trainer.core.settings import Settings
@@ -111,7 +111,7 @@ def test_it_is_at_least_as_good_as_the_champion(champion, grown, settings, tmp_p
 
     def recall(result: RunResult, name: str) -> float:
         bundle = read_bundle(registry.download(result.version, tmp_path / name))
-        ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxTower(bundle.user_tower))
+        ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))
         return float((ranks < 10).mean())
 
     assert recall(grown, "new") >= recall(champion, "old")

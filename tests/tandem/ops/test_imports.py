@@ -1,0 +1,23 @@
+"""A program that imports what it uses of `tandem.ops` gets no library that it does not use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"redis", "mlflow", "faiss", "onnxruntime", "torch", "grpc", "transformers", "pandas", "pydantic", "sqlalchemy"}
+
+
+@pytest.mark.parametrize(
+    ("module", "libraries"),
+    [
+        ("tandem.ops", set[str]()),
+        ("tandem.ops.onnx_session", {"onnxruntime"}),
+    ],
+)
+def test_a_fresh_interpreter_loads_what_the_module_is_for(module: str, libraries: set[str]) -> None:
+    program = f"import sys, {module}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert set(done.stdout.split()) & HEAVY == libraries
