@@ -31,13 +31,12 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
         worker=statistics.identity.worker,
         num_workers=statistics.identity.num_workers,
     )
-    live = statistics.live_catalogue_state
-    response.live_catalogue.sequence = int(live.get("sequence", 0))
-    response.live_catalogue.items = int(live.get("items", 0))
-    response.live_catalogue.dead_rows = int(live.get("dead_rows", 0))
-    response.live_catalogue.waiting = int(live.get("waiting", 0))
-    response.live_catalogue.put_off = int(live.get("put_off", 0))
-    response.live_catalogue.age_seconds = live.get("age_seconds", 0.0)
+    response.live_catalogue.sequence = statistics.live_sequence
+    response.live_catalogue.items = statistics.live_items
+    response.live_catalogue.dead_rows = statistics.live_dead_rows
+    response.live_catalogue.waiting = statistics.live_waiting
+    response.live_catalogue.put_off = statistics.live_put_off
+    response.live_catalogue.age_seconds = statistics.live_age_seconds
     response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
     model = models.current
     if model is not None:

@@ -148,14 +148,13 @@ class LiveFollower:
         """Brings the statistics up to date."""
         model = self._models.current
         live = None if model is None else model.live
-        self._statistics.live_catalogue_state = {
-            "items": live.num_recommendable if live is not None else 0,
-            "dead_rows": len(live.dead) if live is not None else 0,
-            "waiting": live.num_waiting if live is not None else 0,
-            "put_off": self._changes.num_put_off,
-            "sequence": self._sequence_in_force,
-            "age_seconds": time.monotonic() - self._read_at,
-        }
+        statistics = self._statistics
+        statistics.live_items = live.num_recommendable if live is not None else 0
+        statistics.live_dead_rows = len(live.dead) if live is not None else 0
+        statistics.live_waiting = live.num_waiting if live is not None else 0
+        statistics.live_put_off = self._changes.num_put_off
+        statistics.live_sequence = self._sequence_in_force
+        statistics.live_age_seconds = time.monotonic() - self._read_at
 
     async def _until_none_is_missed(self, followed: _Followed) -> None:
         """Waits for the vectors of a bundle that is to take over. Raises StoreFailed."""

@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 
 from inference_server.control.messages import BreakerChanged, DependencyChanged, Message, RefusalsCounted
-from inference_server.control.snapshot import Plain, add, counts_alone, to_plain
+from inference_server.control.snapshot import add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
 from inference_server.supervisor.checked_bundle import CheckedBundle
@@ -204,7 +204,7 @@ class WorkerPool:
         add(total, to_plain(self._own))
         add(total, to_plain(self._ended))
         for worker in self._workers():
-            add(total, _workers_own(worker.last_statistics))
+            add(total, worker.last_statistics)
         for dependency, up in self._dependencies.items():
             total.dependencies_up[dependency] = up
         total.last_refusal = self._own.last_refusal
@@ -258,7 +258,7 @@ class WorkerPool:
         slot.worker = None
         steady = answered_at is not None and time.monotonic() - answered_at >= _STEADY_SECONDS
         slot.quick_ends = 0 if steady else slot.quick_ends + 1
-        add(self._ended, counts_alone(_workers_own(worker.last_statistics)))
+        add_ended(self._ended, worker.last_statistics)
         _log.error("worker_ended", worker=slot.number, pid=worker.pid, exit_status=status, reason=worker.failure)
 
     async def _join(self, slot: Slot, worker: WorkerHandle) -> None:
@@ -331,11 +331,3 @@ def _delay_seconds(quick_ends: int) -> float:
     if quick_ends <= 1:
         return 0.0
     return float(min(_FIRST_DELAY_SECONDS * 2.0 ** min(quick_ends - 2, 16), _LONGEST_DELAY_SECONDS))
-
-
-def _workers_own(snapshot: Plain) -> Plain:
-    """A worker's statistics without what the supervisor counts for all."""
-    return {name: value for name, value in snapshot.items() if name not in _COUNTED_HERE}
-
-
-_COUNTED_HERE: Final = frozenset({"bundle_swaps", "refusals_by_kind"})

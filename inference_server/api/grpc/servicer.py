@@ -23,7 +23,8 @@ from inference_server.core.errors import RequestError
 from inference_server.events.recorder import Recorder
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.recommender import Recommender
-from inference_server.telemetry.statistics import Histogram, Statistics
+from inference_server.telemetry.histogram import Histogram
+from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 

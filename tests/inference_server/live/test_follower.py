@@ -251,7 +251,7 @@ async def test_the_last_catalogue_serves_on_while_the_store_is_away(live: Live, 
         assert found[0] == "new"
         assert "item-9" not in found
         live.follower.bring_up_to_date()
-        assert live.statistics.live_catalogue_state["items"] == 1
+        assert live.statistics.live_items == 1
     finally:
         await server.start()
     await live.feeds.change("item-10", deleted=True)
@@ -269,10 +269,11 @@ async def test_statistics(live: Live) -> None:
     await live.feeds.change("waits")
     await live.follower.look()
     live.follower.bring_up_to_date()
-    state = dict(live.statistics.live_catalogue_state)
-    assert state.pop("age_seconds") < 60.0
-    assert state == {"items": 1, "dead_rows": 1, "waiting": 1, "put_off": 0, "sequence": 3}
-    assert live.statistics.live_lag_seconds.count == 2
+    statistics = live.statistics
+    assert statistics.live_age_seconds < 60.0
+    assert (statistics.live_items, statistics.live_dead_rows, statistics.live_waiting) == (1, 1, 1)
+    assert (statistics.live_put_off, statistics.live_sequence) == (0, 3)
+    assert statistics.live_lag_seconds.count == 2
 
 
 async def test_entries_that_cannot_be_read_have_no_effect(live: Live, server: Valkey) -> None:
@@ -333,7 +334,7 @@ async def test_beyond_the_limit_the_oldest_wait_and_nothing_gone_comes_back(
             {f"item-{row}" for row in range(NUM_ITEMS) if row not in range(20, 25)} | {"new-9"}
         )
         live.follower.bring_up_to_date()
-        assert live.statistics.live_catalogue_state["put_off"] == 6
+        assert live.statistics.live_put_off == 6
 
 
 async def test_many_changes_come_in_pieces(server: Valkey, model: ServingModel) -> None:

@@ -1,0 +1,136 @@
+"""Every metric that the supervisor knows by itself, declared once and in the order of the /metrics page.
+
+The page shows them after those of the workers (`telemetry.metrics`).
+
+A new metric is one entry here: its declaration, and how its samples are read from the view of the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Final
+
+from inference_server.supervisor.process_usage import ProcessUsage
+from inference_server.supervisor.server_view import ServerView
+from tandem.ops.metrics import Kind, Metric
+
+Sample = tuple[tuple[str, ...], float]
+"""Label values in the order of the metric's labels, and the value."""
+
+
+@dataclass(frozen=True)
+class ServerMetric(Metric):
+    """A metric that is read from the server's state when the page is made."""
+
+    _: KW_ONLY
+    read: Callable[[ServerView], Iterable[Sample]]
+    """The samples; none where there is nothing to show yet."""
+
+
+def _of_processes(read: Callable[[ProcessUsage], float]) -> Callable[[ServerView], Iterable[Sample]]:
+    """One sample for each worker that has a process."""
+    return lambda view: [
+        ((str(worker.worker),), read(worker.usage)) for worker in view.workers if worker.usage is not None
+    ]
+
+
+def _unlabelled(read: Callable[[ServerView], float | None]) -> Callable[[ServerView], Iterable[Sample]]:
+    """One sample, or none where there is no value."""
+    return lambda view: [] if (value := read(view)) is None else [((), value)]
+
+
+def _model_info(view: ServerView) -> Iterable[Sample]:
+    if view.serving is None:
+        return []
+    version = view.serving.version
+    return [((view.serving.report.model_version, view.serving.variant, version.number), 1)]
+
+
+SERVER_METRICS: Final[Sequence[ServerMetric]] = (
+    ServerMetric(
+        "tandem_worker_restarts",
+        "Workers started in place of one that ended.",
+        Kind.COUNTER,
+        unit="restarts",
+        read=_unlabelled(lambda view: sum(worker.restarts for worker in view.workers)),
+        look_when="It grows: a worker crashed or was killed; the log has its exit status (`worker_ended`).",
+    ),
+    ServerMetric(
+        "tandem_worker_up",
+        "Whether a worker answers.",
+        Kind.GAUGE,
+        labels=("worker",),
+        unit="0 or 1",
+        read=lambda view: [((str(worker.worker),), worker.up) for worker in view.workers],
+        look_when="It stays 0 for a worker that hangs or does not come up again.",
+    ),
+    ServerMetric(
+        "tandem_worker_resident_memory_bytes",
+        "Memory, shared pages in full.",
+        Kind.GAUGE,
+        labels=("worker",),
+        unit="bytes",
+        read=_of_processes(lambda usage: usage.resident_memory_bytes),
+        look_when="It grows from day to day. The sum over the workers counts shared pages several times.",
+    ),
+    ServerMetric(
+        "tandem_worker_cpu_seconds",
+        "Processor time of the process now running.",
+        Kind.COUNTER,
+        labels=("worker",),
+        unit="seconds",
+        read=_of_processes(lambda usage: usage.cpu_seconds),
+        look_when="Workers differ much under load: the kernel does not spread the connections.",
+    ),
+    ServerMetric(
+        "tandem_worker_threads",
+        "Threads.",
+        Kind.GAUGE,
+        labels=("worker",),
+        unit="threads",
+        read=_of_processes(lambda usage: usage.num_threads),
+    ),
+    ServerMetric(
+        "tandem_worker_open_fds",
+        "Open file descriptors.",
+        Kind.GAUGE,
+        labels=("worker",),
+        unit="file descriptors",
+        read=_of_processes(lambda usage: usage.open_fds),
+        look_when="It nears the limit of the process (`ulimit -n`).",
+    ),
+    ServerMetric(
+        "tandem_model_info",
+        "The model that serves.",
+        Kind.GAUGE,
+        labels=("model_version", "variant", "registry_version"),
+        unit="always 1",
+        read=_model_info,
+        look_when="It is missing: no bundle serves. Its labels are not those of the promoted version.",
+    ),
+    ServerMetric(
+        "tandem_swap_window_seconds",
+        "First to last worker's switch at the newest swap.",
+        Kind.GAUGE,
+        unit="seconds",
+        read=_unlabelled(lambda view: view.swap_window_seconds),
+        look_when="It is more than some milliseconds: for that long, callers saw two versions.",
+    ),
+    ServerMetric(
+        "tandem_index_recall",
+        "Recall of the serving index at its nprobe, as checked here.",
+        Kind.GAUGE,
+        unit="share, 0 to 1",
+        read=_unlabelled(lambda view: None if view.serving is None else view.serving.report.recall_at_nprobe),
+        look_when="It drops from one version to the next: the index misses items that the model would recommend.",
+    ),
+    ServerMetric(
+        "tandem_bundle_overlap_with_previous",
+        "Share of recommendations that the bundle before made too.",
+        Kind.GAUGE,
+        unit="share, 0 to 1",
+        read=_unlabelled(lambda view: None if view.serving is None else view.serving.report.overlap_with_previous),
+        look_when="It is far below that of earlier versions. `TANDEM_MIN_SWAP_OVERLAP` refuses such bundles.",
+    ),
+)

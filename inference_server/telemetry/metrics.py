@@ -1,0 +1,434 @@
+"""Every metric that a worker counts, declared once and in the order of the /metrics page.
+
+A new metric is one attribute here and the line that counts it. Its initial value, the merge of the workers' values, the
+page and docs/reference/metrics.md follow from the declaration.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Final
+
+from inference_server.core.breaker import BreakerState
+from inference_server.core.degradation import Degraded, Source
+from inference_server.telemetry.histogram import Histogram
+from inference_server.telemetry.worker_metric import Merge, WorkerMetric, worker_metrics
+from tandem.ops.metrics import Kind
+
+STAGES: Final = ("admit", "hydrate", "encode_user", "filter", "retrieve", "rank", "fallback", "select", "answer")
+
+_SECONDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Whole requests take 0.5 ms to 1 s, single stages less."""
+_BATCH_REQUESTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_LIVE_LAG_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+_BREAKER_SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.OPEN: 2, BreakerState.HALF_OPEN: 1}
+"""In the order of the page. A breaker that lets its probe through is on its way back."""
+
+
+class WorkerMetrics:
+    """The numbers of one worker, or of all workers once they are merged."""
+
+    requests_by_code: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_requests",
+            "Recommend calls by gRPC status.",
+            Kind.COUNTER,
+            labels=("code",),
+            unit="calls",
+            merge=Merge.SUM,
+            look_when="`RESOURCE_EXHAUSTED` grows: more calls at once than `TANDEM_MAX_CONCURRENT_REQUESTS`. "
+            "`INTERNAL` is above 0: a defect, with a traceback in the log.",
+        ),
+    ]
+    request_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_request_seconds",
+            "Time of whole Recommend calls.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            look_when="The 99th percentile nears the callers' deadline; `tandem_stage_seconds` says where the time "
+            "goes.",
+        ),
+    ]
+    stage_seconds: Annotated[
+        dict[str, Histogram],
+        WorkerMetric(
+            "tandem_stage_seconds",
+            "Time of a request's stages.",
+            Kind.HISTOGRAM,
+            labels=("stage",),
+            values=STAGES,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            look_when="One stage takes a growing share; `hydrate` waits for the store.",
+        ),
+    ]
+    answers_by_source: Annotated[
+        Counter[Source],
+        WorkerMetric(
+            "tandem_answers",
+            "Answers by how they were made.",
+            Kind.COUNTER,
+            labels=("source",),
+            values=tuple(Source),
+            unit="answers",
+            merge=Merge.SUM,
+            look_when="The share of `POPULAR` or `CACHED` grows: answers are less personal than they could be.",
+        ),
+    ]
+    degraded_by_reason: Annotated[
+        Counter[Degraded],
+        WorkerMetric(
+            "tandem_degraded",
+            "Degraded answers by reason.",
+            Kind.COUNTER,
+            labels=("reason",),
+            values=tuple(Degraded),
+            unit="answers",
+            merge=Merge.SUM,
+            look_when="Any reason grows. An answer with two reasons counts for both.",
+        ),
+    ]
+    http_requests_by_status: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_http_requests",
+            "HTTP requests by status.",
+            Kind.COUNTER,
+            labels=("status",),
+            unit="requests",
+            merge=Merge.SUM,
+            look_when="`500` is above 0: a defect, with a traceback in the log. `429` grows: too many requests at "
+            "once. `499` means that the caller left.",
+        ),
+    ]
+    http_request_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_http_request_seconds",
+            "Time of HTTP requests.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            look_when="The 99th percentile nears the callers' deadline.",
+        ),
+    ]
+    batch_requests: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_batch_requests",
+            "Requests in one micro-batch.",
+            Kind.HISTOGRAM,
+            unit="requests",
+            buckets=_BATCH_REQUESTS,
+            merge=Merge.SUM,
+            look_when="It stays at 1 under load: batching has no effect.",
+        ),
+    ]
+    queue_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_queue_seconds",
+            "Wait for a micro-batch.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            look_when="It is a large share of `tandem_request_seconds`: the workers are busy.",
+        ),
+    ]
+    queue_requests: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_queue_requests",
+            "Requests that wait for a batch.",
+            Kind.GAUGE,
+            unit="requests",
+            merge=Merge.SUM,
+            look_when="It does not return to about 0 between peaks: more requests arrive than are answered.",
+        ),
+    ]
+    dropped_requests: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_dropped_requests",
+            "Requests dropped because the caller had gone.",
+            Kind.COUNTER,
+            unit="requests",
+            merge=Merge.SUM,
+            look_when="It grows steadily: callers' deadlines are shorter than the wait for a batch.",
+        ),
+    ]
+    write_calls_by_code: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_writes",
+            "RecordEvents, UpsertItems and DeleteItems calls by gRPC status.",
+            Kind.COUNTER,
+            labels=("code",),
+            unit="calls",
+            merge=Merge.SUM,
+            look_when="`RESOURCE_EXHAUSTED` or `UNAVAILABLE` grows; `tandem_writes_refused_total` has the reasons.",
+        ),
+    ]
+    write_call_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_write_seconds",
+            "Time of whole calls that write.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            look_when="The 99th percentile nears `TANDEM_EVENTS_DEADLINE_MS`.",
+        ),
+    ]
+    events_appended: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_events_appended",
+            "Entries that are durable in a stream, by type.",
+            Kind.COUNTER,
+            labels=("type",),
+            unit="entries",
+            merge=Merge.SUM,
+            look_when="It stands still although the site has visitors. Types are those of the events, `item_upsert` "
+            "and `item_delete`.",
+        ),
+    ]
+    writes_refused: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_writes_refused",
+            "Calls whose entries were not appended, by reason.",
+            Kind.COUNTER,
+            labels=("reason",),
+            unit="calls",
+            merge=Merge.SUM,
+            look_when="`backlog`: feature_sync does not keep up. `no_room`: the store is out of memory. `waiting`, "
+            "`too_slow`: the stream appends too slowly. `unavailable`: it does not answer.",
+        ),
+    ]
+    append_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_append_seconds",
+            "Time until a call's entries were durable.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            look_when="It grows: the disk of the store, or the brokers, are slow.",
+        ),
+    ]
+    stream_backlog: Annotated[
+        dict[str, int],
+        WorkerMetric(
+            "tandem_stream_backlog",
+            "Entries in a stream.",
+            Kind.GAUGE,
+            labels=("stream",),
+            unit="entries",
+            merge=Merge.MAX,
+            look_when="It grows: feature_sync has not taken the entries off. From `TANDEM_EVENTS_MAX_BACKLOG` on, "
+            "calls are refused. Redis only.",
+        ),
+    ]
+    breakers: Annotated[
+        dict[str, str],
+        WorkerMetric(
+            "tandem_breaker_state",
+            "1 for the state of each circuit breaker.",
+            Kind.GAUGE,
+            labels=("breaker", "state"),
+            severity=_BREAKER_SEVERITY,
+            unit="0 or 1",
+            merge=Merge.WORST,
+            look_when="`open` is 1: the dependency has failed and is left alone for a while. Of several workers, the "
+            "worst state shows.",
+        ),
+    ]
+    live_items: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_live_items",
+            "Items recommended that changed since the bundle was made.",
+            Kind.GAUGE,
+            unit="items",
+            merge=Merge.MAX,
+        ),
+    ]
+    live_dead_rows: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_live_dead_rows",
+            "Items known to the model that are not recommended: deleted, or unavailable.",
+            Kind.GAUGE,
+            unit="items",
+            merge=Merge.MAX,
+        ),
+    ]
+    live_waiting: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_live_waiting",
+            "Changed items whose vector is not there yet.",
+            Kind.GAUGE,
+            unit="items",
+            merge=Merge.MAX,
+            look_when="It does not return to 0: is `feature_sync run` alive?",
+        ),
+    ]
+    live_put_off: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_live_put_off",
+            "Changes beyond the limit, which wait for the next bundle.",
+            Kind.GAUGE,
+            unit="changes",
+            merge=Merge.MAX,
+            look_when="It is above 0: train more often, or raise `TANDEM_MAX_LIVE_ITEMS`.",
+        ),
+    ]
+    live_sequence: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_live_sequence",
+            "The last change of the catalogue that is in force.",
+            Kind.GAUGE,
+            unit="sequence number",
+            merge=Merge.MAX,
+            look_when="It lags behind the newest sequence of the feed.",
+        ),
+    ]
+    live_age_seconds: Annotated[
+        float,
+        WorkerMetric(
+            "tandem_live_age_seconds",
+            "Time since the store last confirmed that nothing else had changed.",
+            Kind.GAUGE,
+            unit="seconds",
+            merge=Merge.MAX,
+            look_when="It is above 10 s: is the store alive?",
+        ),
+    ]
+    live_lag_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_live_lag_seconds",
+            "From a change of the catalogue to its effect.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_LIVE_LAG_SECONDS,
+            merge=Merge.SUM,
+            look_when="The 99th percentile is above 5 s. Every worker observes every change.",
+        ),
+    ]
+    user_tower_runs: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_user_tower_runs",
+            "User vectors computed.",
+            Kind.COUNTER,
+            unit="vectors",
+            merge=Merge.SUM,
+            look_when="Its ratio to `tandem_requests_total` grows: the vectors in the store are missing or stale.",
+        ),
+    ]
+    bundle_swaps: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_bundle_swaps",
+            "Bundles opened to serve.",
+            Kind.COUNTER,
+            unit="bundles",
+            merge=Merge.SUM,
+            look_when="It does not grow after a promotion: see `tandem_bundle_refused_total`.",
+        ),
+    ]
+    refusals_by_kind: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_bundle_refused",
+            "Bundles refused by kind of reason.",
+            Kind.COUNTER,
+            labels=("reason_kind",),
+            unit="bundles",
+            # The supervisor counts and tells the workers, so that their status shows the count too: no shares to sum.
+            merge=Merge.MAX,
+            look_when="It grows: a version that the alias names does not serve. `last_refusal` of GetServingStatus "
+            "says why.",
+        ),
+    ]
+    dependencies_up: Annotated[
+        dict[str, bool],
+        WorkerMetric(
+            "tandem_dependency_up",
+            "Whether a dependency answers.",
+            Kind.GAUGE,
+            labels=("dependency",),
+            unit="0 or 1",
+            merge=Merge.MIN,
+            look_when="It is 0: some worker gets no answer. Without the `store`, answers are degraded; without "
+            "`events`, writes are refused; without the `registry`, no new bundle arrives.",
+        ),
+    ]
+    num_unauthenticated: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_unauthenticated",
+            "Calls without valid credentials.",
+            Kind.COUNTER,
+            unit="calls",
+            merge=Merge.SUM,
+            look_when="It grows after a change of keys: a caller has the old one.",
+        ),
+    ]
+    files_reloaded: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_files_reloaded",
+            "Changed files taken into use.",
+            Kind.COUNTER,
+            labels=("what",),
+            unit="reloads",
+            merge=Merge.SUM,
+            look_when="It does not grow after `api_keys` or `tls_certificates` were replaced. Every worker counts its "
+            "own.",
+        ),
+    ]
+    files_refused: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_files_refused",
+            "Changed files that cannot be used.",
+            Kind.COUNTER,
+            labels=("what",),
+            unit="reloads",
+            merge=Merge.SUM,
+            look_when="It grows: the old files stay in use; the log has the reason (`files_refused`).",
+        ),
+    ]
+    num_dropped: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_dropped",
+            "Traces and impressions that could not be kept.",
+            Kind.COUNTER,
+            labels=("what",),
+            unit="traces or impressions",
+            merge=Merge.SUM,
+            look_when="`traces` grows: the collector is slow or away. `impressions` grows: the disk is slow or full.",
+        ),
+    ]
+
+    def __init__(self) -> None:
+        for attribute, metric in worker_metrics(type(self)).items():
+            setattr(self, attribute, metric.initial())
