@@ -56,7 +56,7 @@ class PageTokens:
     def issue(self, shown_rows: Rows, request_fingerprint: bytes) -> str:
         """The token for what comes after `shown_rows`, (n,) int64 in any order; empty for more than MAX_SHOWN rows.
 
-        Rows are those of `Catalogue.lasting_rows`: another worker opens the token. `request_fingerprint` is
+        Rows are those of `Catalogue.stable_rows`: another worker opens the token. `request_fingerprint` is
         16 bytes, see there.
         """
         if len(shown_rows) > MAX_SHOWN:

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from inference_server.model.catalogue.bundle_catalogue import BundleCatalogue
 from inference_server.model.catalogue.catalogue import Catalogue
+from inference_server.model.catalogue.filter_cache import FilterCache
 from inference_server.model.catalogue.live_catalogue import LiveCatalogue
 from inference_server.model.catalogue.live_items import LiveItems, no_live_items
 from inference_server.model.engine.exact import ExactSearch
@@ -37,18 +39,20 @@ class ServingModel:
     """A bundle with its engines."""
 
     bundle: Bundle
-    bundle_catalogue: Catalogue
-    """The bundle's items as they are there."""
+    filters: FilterCache
+    """The filters that `bundle_catalogue` remembers."""
+    bundle_catalogue: BundleCatalogue
+    """The items of the bundle alone."""
     catalogue: Catalogue
-    """The items that requests are answered with: those of the bundle, and the live ones around them."""
+    """The items that requests are answered with: the bundle's, with the live ones around them."""
     index: ItemIndex
     """The bundle's FAISS index."""
     bundle_search: ExactSearch | ItemIndex
-    """The index, or exact search where the catalogue is small."""
+    """Searches `bundle_catalogue`: the index, or exact search where the catalogue is small."""
     search: ItemSearch
-    """The same over `catalogue`: what requests are answered with."""
+    """Searches `catalogue`, for requests."""
     live: LiveItems
-    """What changed since the bundle was made."""
+    """How the catalogue has changed since the bundle was made."""
     user_tower: UserTower
     content: ContentScorer | None
     item_item: ItemItem | None
@@ -107,13 +111,15 @@ def open_model(
     """
     bundle = read_bundle(directory, verify_checksums=verify_checksums)
     manifest = bundle.manifest
-    index = ItemIndex(bundle.index, item_vectors=bundle.item_vectors, nprobe=manifest.index.nprobe)
+    index = ItemIndex.open(bundle.index, item_vectors=bundle.item_vectors, nprobe=manifest.index.nprobe)
     exact = len(bundle.items) <= EXACT_MAX_ITEMS
-    catalogue = Catalogue(bundle)
-    search = ExactSearch(bundle.item_vectors) if exact else index
+    filters = FilterCache()
+    catalogue = BundleCatalogue(bundle, filters)
+    search = ExactSearch.from_vectors(bundle.item_vectors) if exact else index
     live = no_live_items(len(bundle.items), manifest.embedding_dim, dead=bundle.items.unavailable_rows)
     model = ServingModel(
         bundle=bundle,
+        filters=filters,
         bundle_catalogue=catalogue,
         catalogue=catalogue,
         index=index,
@@ -136,12 +142,13 @@ def open_model(
 
 
 def with_live(model: ServingModel, live: LiveItems) -> ServingModel:
-    """The model with these live items in place of those that it has."""
-    catalogue, search = model.bundle_catalogue, model.bundle_search
+    """The model with other live items: `live` replaces those that it has."""
     if live.changes_nothing:
-        return replace(model, catalogue=catalogue, search=search, live=live)
-    searched = search.with_live(live) if isinstance(search, ExactSearch) else LiveSearch(search, live)
-    return replace(model, catalogue=LiveCatalogue(catalogue, live), search=searched, live=live)
+        return replace(model, catalogue=model.bundle_catalogue, search=model.bundle_search, live=live)
+    catalogue = LiveCatalogue(model.bundle_catalogue, live, model.filters.with_same_lists())
+    search = model.bundle_search
+    live_search = search.with_live(live) if isinstance(search, ExactSearch) else LiveSearch(search, live)
+    return replace(model, catalogue=catalogue, search=live_search, live=live)
 
 
 def _warm_up(model: ServingModel) -> None:

@@ -201,5 +201,5 @@ class Recommender:
             or not query.exclude_seen
         ):
             return
-        rows = admitted.model.catalogue.lasting_rows(chosen.list_rows)
+        rows = admitted.model.catalogue.stable_rows(chosen.list_rows)
         self._recent_lists.put(query.user_id, admitted.model.version, rows, chosen.list_scores)

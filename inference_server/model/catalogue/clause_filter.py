@@ -1,4 +1,4 @@
-"""Which items of a table meet what requests and policies ask of categories and attributes."""
+"""Which items of a table meet the conditions of requests and policies on categories and attributes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tandem.contract.vocabulary import NO_ROWS, Rows
 
 
 class ClauseFilter:
-    """Evaluates clauses over an item table; columns of attributes are read when they are first asked for."""
+    """Evaluates clauses over an item table. The column of an attribute is read when a clause first names it."""
 
     def __init__(self, items: ItemTable, rows_by_category: Mapping[str, Rows]) -> None:
-        """`rows_by_category` is the table's, see `ItemTable.rows_by_category`."""
+        """`rows_by_category` belongs to the same table, see `ItemTable.rows_by_category`."""
         self._items = items
         self._rows_by_category = rows_by_category
         self._attributes: dict[str, AttributeColumn] = {}
@@ -38,23 +38,26 @@ class ClauseFilter:
         return mask
 
     def check(self, predicates: Sequence[AttributePredicate], *, field: str) -> None:
-        """Raises InvalidRequest, which names the entry of `field`, for a predicate that an attribute cannot have."""
-        for place, predicate in enumerate(predicates):
+        """Raises InvalidRequest, which names the entry of `field`, for a bound on an attribute that is not numeric."""
+        for index, predicate in enumerate(predicates):
             if predicate.min is None and predicate.max is None:
                 continue
             column = self._attribute(predicate.name)
             if column is not None and column.numbers is None:
                 bound = "min" if predicate.min is not None else "max"
-                raise InvalidRequest(f"{field}[{place}].{bound}", f"values of {predicate.name!r} are not numbers")
+                raise InvalidRequest(f"{field}[{index}].{bound}", f"values of {predicate.name!r} are not numbers")
 
     def _meets(self, predicate: AttributePredicate) -> npt.NDArray[np.bool_]:
-        """Which items meet a predicate: (items,) bool. A text meets no bound: an operator's rule may name one that this
-        catalogue has no numbers for, and no caller is to blame."""
+        """Which items meet a predicate: (items,) bool.
+
+        A value that is not a number meets no bound and is no error: an operator's rule may put a bound on an attribute
+        that is text in this catalogue, which no caller can mend.
+        """
         column = self._attribute(predicate.name)
         if column is None:
-            lacking = predicate.any_of or predicate.min is not None or predicate.max is not None
-            return np.full(len(self._items), not lacking)
-        met = np.ones(len(column.values) + 1, dtype=np.bool_)  # the last one stands for items without the attribute
+            needs_value = predicate.any_of or predicate.min is not None or predicate.max is not None
+            return np.full(len(self._items), not needs_value)
+        met = np.ones(len(column.values) + 1, dtype=np.bool_)  # the last entry stands for items without the attribute
         if predicate.any_of:
             met[:-1] &= np.isin(column.values, predicate.any_of)
             met[-1] = False
@@ -74,13 +77,13 @@ class ClauseFilter:
         if name not in self._attributes:
             column = self._items.attribute(name)
             if column is None:
-                return None  # not kept: callers could fill the memory with names that do not exist
+                return None  # not kept, or callers could fill the memory with names of no attribute
             self._attributes[name] = column
         return self._attributes[name]
 
 
 def _numbers_or_nan(column: AttributeColumn) -> npt.NDArray[np.float64]:
-    """(values,) float64; NaN, which meets no bound, for a value that is no number."""
+    """(values,) float64; NaN, which meets no bound, for a value that is not a number."""
     return column.numbers if column.numbers is not None else np.array([_number_or_nan(text) for text in column.values])
 
 

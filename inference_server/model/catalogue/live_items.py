@@ -1,4 +1,4 @@
-"""What a bundle's catalogue has become since the bundle was made: items beside it, and rows that are dead."""
+"""How a bundle's catalogue has changed since the bundle was made: live items, and dead rows."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Keys, Rows
 class LiveItems:
     """Items that changed since a bundle was made. Immutable.
 
-    An item that the bundle holds keeps its row, and what is here counts instead of what the bundle says. Further items
-    have the rows behind the bundle's, in the order of their slots. So rows ascend in the order of the items here, and
-    those of the further items are the last ones.
+    An item that the bundle holds keeps its row, and what is here replaces what the bundle says of it. Items that the
+    bundle lacks are appended: they have the rows behind the bundle's, in the order of their slots. So rows ascend in
+    the order of the items here, and the appended items are the last m of the n.
     """
 
     num_bundle_items: int
     rows: Rows
-    """(n,) int64, ascending."""
+    """(n,) int64, ascending: the items' rows in the live catalogue."""
     vectors: npt.NDArray[np.float32]
     """(n, dim) float32."""
     table: ItemTable
     """n items; the popularity of all is 0."""
     slots: Rows
-    """(m,) int64, ascending: slots (`streams.AppliedItemChange.slot`) of the m <= n items that the bundle lacks."""
+    """(m,) int64, ascending: slots (`streams.AppliedItemChange.slot`) of the m <= n appended items."""
     keys: Keys
-    """(m,) uint64: their keys."""
+    """(m,) uint64: keys of the appended items."""
     dead: Rows
-    """(d,) int64, ascending: rows that are read as history and never recommended. Some may be in `rows`."""
+    """(d,) int64, ascending: rows whose items are read as history but never recommended. Some may be in `rows`."""
     num_waiting: int = 0
-    """Items that are not recommended before their vector is there, or not as they are now."""
+    """Changed items without an up-to-date vector: until it comes they are recommended as the bundle has them, or not at
+    all."""
 
     @property
     def num_items(self) -> int:
-        """Rows of the bundle and of further items."""
+        """Number of rows: the bundle's and the appended ones."""
         return self.num_bundle_items + len(self.slots)
 
     @property
     def num_recommendable(self) -> int:
-        """Items here that may be recommended."""
+        """Number of live items that may be recommended."""
         return int(self.searched.sum())
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the bundle's catalogue is as it was."""
+        """Whether the bundle's catalogue is still as it was made."""
         return not len(self.rows) and not len(self.dead)
 
     @property
     def searched(self) -> npt.NDArray[np.bool_]:
-        """(n,) bool: the items that may be recommended."""
+        """(n,) bool: which live items may be recommended."""
         return ~np.isin(self.rows, self.dead, assume_unique=True)
 
     @property
@@ -62,16 +63,16 @@ class LiveItems:
         hidden = np.union1d(self.rows, self.dead)
         return hidden[hidden < self.num_bundle_items]
 
-    def places_of(self, rows: Rows) -> Rows:
-        """Places of rows in `rows`, in any shape, int64: MISSING_ROW for those that are not here."""
+    def positions_of(self, rows: Rows) -> Rows:
+        """Positions in `self.rows` of some rows, (...) int64 -> (...) int64: MISSING_ROW for rows that are not live."""
         if not len(self.rows):
             return np.full(np.shape(rows), MISSING_ROW, dtype=np.int64)
-        places = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
-        return np.where(self.rows[places] == rows, places, MISSING_ROW)
+        positions = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)
+        return np.where(self.rows[positions] == rows, positions, MISSING_ROW)
 
 
 def no_live_items(num_bundle_items: int, dim: int, *, dead: Rows) -> LiveItems:
-    """Nothing but some rows of the bundle that are dead, (d,) int64, ascending."""
+    """No live items; `dead`, (d,) int64, ascending, are the bundle's own dead rows."""
     return LiveItems(
         num_bundle_items=num_bundle_items,
         rows=NO_ROWS,

@@ -1,4 +1,4 @@
-"""Exact search of a small catalogue: every item is scored, for a batch of users in one matrix product."""
+"""Exact search of a small catalogue: one matrix product scores all items for a batch of users."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ import numpy.typing as npt
 
 from inference_server.model.catalogue.live_items import LiveItems
 from inference_server.model.engine.search import Allowed, Found
-from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS
+from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS, Rows
 
 
 class ExactSearch:
     """Scores all items. Safe to call from several threads."""
 
-    def __init__(self, item_vectors: npt.NDArray[np.float32]) -> None:
-        """`item_vectors` is (items, dim) float32; a transposed copy of it is kept."""
-        self._by_dim = np.ascontiguousarray(item_vectors.T)
-        self._dead = NO_ROWS
+    def __init__(self, by_dim: npt.NDArray[np.float32], dead: Rows = NO_ROWS) -> None:
+        """`by_dim` is (dim, items) float32, C-contiguous: the transposed item vectors. `dead` is (d,) int64: rows that
+        are never found."""
+        self._by_dim = by_dim
+        self._dead = dead
+
+    @classmethod
+    def from_vectors(cls, item_vectors: npt.NDArray[np.float32]) -> ExactSearch:
+        """A search of items by their vectors, (items, dim) float32, which are copied."""
+        return cls(np.ascontiguousarray(item_vectors.T))
 
     def with_live(self, live: LiveItems) -> ExactSearch:
-        """A search of the live items too, which finds no dead ones. Copies the vectors."""
-        search = ExactSearch(np.empty((0, len(self._by_dim)), dtype=np.float32))
-        search._by_dim = np.empty((len(self._by_dim), live.num_items), dtype=np.float32)
-        search._by_dim[:, : live.num_bundle_items] = self._by_dim
-        search._by_dim[:, live.rows] = live.vectors.T
-        search._dead = live.dead
-        return search
+        """A search of the live catalogue: of these items, which are the bundle's, and the live ones."""
+        by_dim = np.empty((len(self._by_dim), live.num_items), dtype=np.float32)
+        by_dim[:, : live.num_bundle_items] = self._by_dim
+        by_dim[:, live.rows] = live.vectors.T
+        return ExactSearch(by_dim, live.dead)
 
     def nearest(
         self,
@@ -37,11 +41,11 @@ class ExactSearch:
     ) -> Found:
         """See `ItemSearch.nearest`."""
         scores = vectors @ self._by_dim  # (users, items)
-        for of_user, one in zip(scores, allowed, strict=True):
-            if one.mask is not None:
-                passes = np.unpackbits(one.mask.bitmap, count=len(of_user), bitorder="little")
-                np.copyto(of_user, -np.inf, where=passes == 0)
-            of_user[one.excluded] = -np.inf
+        for user_scores, user_allowed in zip(scores, allowed, strict=True):
+            if user_allowed.mask is not None:
+                passes = np.unpackbits(user_allowed.mask.bitmap, count=len(user_scores), bitorder="little")
+                np.copyto(user_scores, -np.inf, where=passes == 0)
+            user_scores[user_allowed.excluded] = -np.inf
         if len(self._dead):
             scores[:, self._dead] = -np.inf
         num_items = min(num_items, scores.shape[1])

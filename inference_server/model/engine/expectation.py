@@ -1,9 +1,9 @@
-"""What the unknown parts of a score are expected to be, from the known part.
+"""Expected values of the parts of a score that are unknown, given the part that is known.
 
-Of an item that came after the bundle the blend knows the two towers' score alone. Counting the other parts as the mean
-of all users and items would sort it behind everything that was retrieved, for retrieved items lie far above that mean;
-leaving them out would sort it before. So for each user they are what this user's other candidates with such a score of
-the towers have on average (docs/decisions/0039-live-catalogue.md).
+For an item that came after the bundle, the blend knows only the two-tower score. Taking the mean over all users and
+items for the other parts would rank the item last, because retrieved items lie far above that mean; leaving the other
+parts out would rank it first. So they get the value that the same user's other candidates have on average at that
+two-tower score (docs/decisions/0039-live-catalogue.md).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import numpy.typing as npt
 def expected_others(
     towers: npt.NDArray[np.float32], others: npt.NDArray[np.float32], comparable: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
-    """The least-squares line of `others` over `towers` for each user, at each candidate's `towers`.
+    """For each user, the least-squares line of `others` over `towers`, evaluated at each candidate's `towers`.
 
-    All are (users, candidates); the line is that of the candidates that are `comparable`. It does not fall: a better
-    score of the towers never speaks against an item. A user without comparable candidates keeps `others`.
+    All arrays are (users, candidates), and so is the result, float32. The line is fitted to the candidates that are
+    `comparable`. Its slope is never negative: a better two-tower score must not count against an item. A user without
+    comparable candidates keeps `others`.
     """
     count = comparable.sum(axis=1, keepdims=True)
     share = comparable / np.maximum(count, 1)

@@ -23,7 +23,7 @@ class RecentList:
 
     model_version: str
     rows: npt.NDArray[np.int64]
-    """(n,) int64, best first, as `Catalogue.lasting_rows` numbers them: the catalogue may change under a list."""
+    """(n,) int64, best first, as `Catalogue.stable_rows` numbers them: the catalogue may change under a list."""
     scores: npt.NDArray[np.float32]
     """(n,) float32."""
 

@@ -75,7 +75,7 @@ class Admitted:
     fingerprint: bytes
     """What a page token is bound to."""
     shown_rows: Rows = field(default_factory=NO_ROWS.copy)
-    """(n,) int64: what earlier pages showed, as `Catalogue.lasting_rows` numbers it."""
+    """(n,) int64: what earlier pages showed, as `Catalogue.stable_rows` numbers it."""
     laps: list[Lap] | None = None
     """The stages that the request went through, in their order; None where nobody wants to know."""
 

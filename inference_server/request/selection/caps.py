@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -10,6 +10,16 @@ import numpy.typing as npt
 
 NO_CODE: Final = -1
 """Fills the rows of items with fewer categories than others."""
+
+
+def category_codes(categories: Sequence[Sequence[str]]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Category names of n items as codes: the name of each code, and (n, m) int64, filled up with NO_CODE."""
+    code_of: dict[str, int] = {}
+    codes = [[code_of.setdefault(name, len(code_of)) for name in names] for names in categories]
+    padded = np.full((len(codes), max(map(len, codes), default=0)), NO_CODE, dtype=np.int64)
+    for item, item_codes in enumerate(codes):
+        padded[item, : len(item_codes)] = item_codes
+    return list(code_of), padded
 
 
 def apply_caps(

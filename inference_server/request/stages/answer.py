@@ -26,7 +26,7 @@ def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
     # One look-up of ids for the whole batch.
     every_row = np.concatenate([chosen.rows for chosen in selection.chosen])
     item_ids = model.catalogue.item_ids(every_row)
-    lasting_rows = model.catalogue.lasting_rows(every_row)
+    stable_rows = model.catalogue.stable_rows(every_row)
     answers = []
     start = 0
     for place, chosen in enumerate(selection.chosen):
@@ -43,7 +43,7 @@ def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
                 variant=model.variant,
                 source=ranked.source,
                 degraded_reasons=chosen.user.degraded_reasons,
-                next_page_token=_next_page(chosen, lasting_rows[start:stop]),
+                next_page_token=_next_page(chosen, stable_rows[start:stop]),
                 propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
                 sources=_sources(selection, chosen) if with_sources else [],
             )

@@ -39,7 +39,7 @@ def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     # Nobody has asked for a list from memory who is not in need of one: without a reason, nothing is known of the user.
     cached = lists.get(admitted.query.user_id, model.version) if user.degraded_reasons else None
     if cached is not None:
-        known = catalogue.rows_of_lasting(cached.rows)
+        known = catalogue.rows_of_stable(cached.rows)
         passes = (known != MISSING_ROW) & rows_in(bitmap, known)
         rows, scores = known[passes][:wanted], cached.scores[passes][:wanted]
         bitmap = without_rows(bitmap, rows)

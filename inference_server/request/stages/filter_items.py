@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference_server.core.query import NO_FILTER, Clause, ItemFilter
-from inference_server.model.catalogue.catalogue import ItemMask
+from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.engine.search import Allowed
 from inference_server.model.serving_model import ServingModel
 from inference_server.request.flow.limits import validate_list
@@ -63,7 +63,7 @@ def _allowed(admitted: Admitted, seen_rows: Rows) -> Allowed:
     rules = admitted.policy.rules
     excluded = seen_rows
     if len(admitted.shown_rows):
-        shown_rows = admitted.model.catalogue.rows_of_lasting(admitted.shown_rows)
+        shown_rows = admitted.model.catalogue.rows_of_stable(admitted.shown_rows)
         excluded = np.concatenate([seen_rows, shown_rows[shown_rows != MISSING_ROW]])
     if item_filter is NO_FILTER and rules.demands_nothing:
         return Allowed(None, excluded)
@@ -79,7 +79,7 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
             catalogue.remember_list(item_filter.exclude_digest, id_keys(item_filter.exclude_item_ids))
         mask = catalogue.mask_without(clauses, item_filter.exclude_digest)
     elif item_filter.exclude_item_ids:
-        excluded = np.concatenate([excluded, catalogue.rows_of_ids(item_filter.exclude_item_ids)])
+        excluded = np.concatenate([excluded, catalogue.known_rows(id_keys(item_filter.exclude_item_ids))])
     return Allowed(mask, excluded)
 
 

@@ -20,7 +20,7 @@ from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Boost, Policy
 from inference_server.request.flow.recent_lists import MAX_ITEMS
 from inference_server.request.flow.types import Chosen, Ranked, Selection, User
-from inference_server.request.selection.caps import apply_caps
+from inference_server.request.selection.caps import apply_caps, category_codes
 from inference_server.request.selection.exploration import explore, rng_for
 from inference_server.request.selection.mmr import diversify
 
@@ -118,7 +118,7 @@ def _cap(
     order: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], policy: Policy, model: ServingModel
 ) -> npt.NDArray[np.int64]:
     """The order without items of a category that has had its share."""
-    names, codes = model.catalogue.category_codes_of(rows[order])
+    names, codes = category_codes(model.catalogue.categories_of(rows[order]))
     caps = {code: policy.category_caps[name] for code, name in enumerate(names) if name in policy.category_caps}
     kept, _ = apply_caps(
         np.arange(len(order)), codes, caps=caps, default_cap=policy.max_per_category, num_items=len(order)

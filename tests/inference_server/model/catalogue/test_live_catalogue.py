@@ -9,7 +9,9 @@ import pytest
 
 from inference_server.core.errors import InvalidRequest
 from inference_server.core.query import AttributePredicate, Clause
+from inference_server.model.catalogue.bundle_catalogue import BundleCatalogue
 from inference_server.model.catalogue.catalogue import Catalogue
+from inference_server.model.catalogue.filter_cache import FilterCache
 from inference_server.model.catalogue.live_items import no_live_items
 from inference_server.model.serving_model import ServingModel, open_model, with_live
 from tandem.contract.items import ItemTable
@@ -55,7 +57,7 @@ def ids_of(catalogue: Catalogue, *clauses: Clause) -> set[str]:
 def test_ids_and_rows(changed: ServingModel) -> None:
     catalogue = changed.catalogue
     assert catalogue.num_items == 203
-    assert catalogue.rows_of_ids([*ROWS, "nobody", "item-0"]).tolist() == [*ROWS.values(), 0]
+    assert catalogue.known_rows(id_keys([*ROWS, "nobody", "item-0"])).tolist() == [*ROWS.values(), 0]
     assert catalogue.item_ids(np.array([*ROWS.values(), 0])) == [*ROWS, "item-0"]
     assert changed.known_rows(id_keys(["nobody"])).tolist() == []
 
@@ -68,8 +70,6 @@ def test_vectors_titles_categories_popularity(changed: ServingModel) -> None:
     assert catalogue.vectors.shape == (203, 16)
     assert [catalogue.title(row) for row in (3, 200, 0)] == ["item-3 at 1", "new-b at 4", items.title(0)]
     assert catalogue.categories_of(np.array([3, 202, 1, 200])) == [["opera"], ["drama", "opera"], ["comedy"], []]
-    names, codes = catalogue.category_codes_of(np.array([202, 3]))
-    assert [[names[code] for code in row if code >= 0] for row in codes] == [["drama", "opera"], ["opera"]]
     assert catalogue.popularity_of(np.array([3, 202])).tolist() == [items.popularity[3], 0]
 
 
@@ -92,7 +92,7 @@ def test_a_text_among_numbers_meets_no_bound_and_is_nobodys_mistake(changed: Ser
 
 def test_bounds_of_an_attribute_that_is_text_are_the_callers_mistake(plain: ServingModel) -> None:
     items = [replace(plain.bundle.items.item(row), attributes={"price": f"{row} or so"}) for row in range(200)]
-    texts = Catalogue(replace(plain.bundle, items=ItemTable.from_items(items)))
+    texts = BundleCatalogue(replace(plain.bundle, items=ItemTable.from_items(items)), FilterCache())
     with pytest.raises(InvalidRequest, match=r"^f\[0\].min: values of 'price' are not numbers"):
         texts.check((AttributePredicate(name="price", min=1.0),), field="f")
 
@@ -105,12 +105,12 @@ def test_dead_rows_pass_nothing(changed: ServingModel) -> None:
     assert 4 not in catalogue.top_rows(200).tolist()
 
 
-def test_numbers_that_last_are_slots(changed: ServingModel) -> None:
+def test_stable_rows_of_appended_items_are_slots(changed: ServingModel) -> None:
     rows = np.array([3, 202, 0, 200])
-    lasting = changed.catalogue.lasting_rows(rows)
-    assert lasting.tolist() == [3, 207, 0, 202]
-    assert changed.catalogue.rows_of_lasting(lasting).tolist() == rows.tolist()
-    unknown = changed.catalogue.rows_of_lasting(np.array([3, 299, 207]))
+    stable = changed.catalogue.stable_rows(rows)
+    assert stable.tolist() == [3, 207, 0, 202]
+    assert changed.catalogue.rows_of_stable(stable).tolist() == rows.tolist()
+    unknown = changed.catalogue.rows_of_stable(np.array([3, 299, 207]))
     assert unknown.tolist() == [3, MISSING_ROW, 202]
 
 
@@ -127,7 +127,7 @@ def test_rows_that_the_bundle_calls_unavailable_are_dead(plain: ServingModel) ->
     dead = no_live_items(200, 16, dead=np.array([0, 7]))
     catalogue = with_live(plain, dead).catalogue
     assert ids_of(catalogue) == {f"item-{n}" for n in range(200)} - {"item-0", "item-7"}
-    assert catalogue.rows_of_ids(["item-7"]).tolist() == [7], "it is read as history"
+    assert catalogue.known_rows(id_keys(["item-7"])).tolist() == [7], "it is read as history"
 
 
 def test_a_bundle_opens_with_its_unavailable_items_dead(tmp_path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.model.catalogue.bitmap import bitmap_of_mask, count_rows, rows_in, without_rows
-from inference_server.model.catalogue.catalogue import ItemMask
+from inference_server.model.catalogue.bitmap import bitmap_of_mask, rows_in, without_rows
+from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.engine.index import ItemIndex
 from inference_server.model.engine.search import Allowed
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
@@ -35,7 +35,7 @@ def index_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(index_file: Path) -> ItemIndex:
-    return ItemIndex(index_file, item_vectors=VECTORS, nprobe=2)
+    return ItemIndex.open(index_file, item_vectors=VECTORS, nprobe=2)
 
 
 masks = st.builds(
@@ -52,12 +52,12 @@ def test_bitmaps_are_sets_of_rows(mask: np.ndarray, rows: list[int]) -> None:
     expected = mask.copy()
     expected[rows] = False
     assert (rows_in(cleared, np.arange(NUM_ITEMS)) == expected).all()
-    assert count_rows(cleared) == expected.sum()
+    assert np.bitwise_count(cleared).sum() == expected.sum()
     assert (bitmap == bitmap_of_mask(mask)).all(), "the original is left alone"
 
 
 def allowed_by(mask: np.ndarray, excluded: list[int] | None = None) -> Allowed:
-    return Allowed(ItemMask.of_bitmap(bitmap_of_mask(mask), NUM_ITEMS), np.array(excluded or [], dtype=np.int64))
+    return Allowed(ItemMask.from_bitmap(bitmap_of_mask(mask), NUM_ITEMS), np.array(excluded or [], dtype=np.int64))
 
 
 def test_a_search_does_not_change_the_callers_filter(index: ItemIndex) -> None:
@@ -94,7 +94,7 @@ def test_a_truncated_file_is_corrupt(index_file: Path, tmp_path: Path) -> None:
     truncated = tmp_path / "index.faiss"
     truncated.write_bytes(index_file.read_bytes()[:1000])
     with pytest.raises(BundleCorrupt, match=r"index\.faiss"):
-        ItemIndex(truncated, item_vectors=VECTORS, nprobe=2)
+        ItemIndex.open(truncated, item_vectors=VECTORS, nprobe=2)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_truncated_file_is_corrupt(index_file: Path, tmp_path: Path) -> None:
 )
 def test_an_index_of_another_catalogue_is_incompatible(index_file: Path, num_items: int, dim: int, said: str) -> None:
     with pytest.raises(BundleIncompatible, match=said):
-        ItemIndex(index_file, item_vectors=np.zeros((num_items, dim), dtype=np.float32), nprobe=2)
+        ItemIndex.open(index_file, item_vectors=np.zeros((num_items, dim), dtype=np.float32), nprobe=2)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_another_kind_of_index_is_incompatible(tmp_path: Path, factory: str, met
     index.add(VECTORS)
     faiss.write_index(index, str(tmp_path / "index.faiss"))
     with pytest.raises(BundleIncompatible, match=said):
-        ItemIndex(tmp_path / "index.faiss", item_vectors=VECTORS, nprobe=2)
+        ItemIndex.open(tmp_path / "index.faiss", item_vectors=VECTORS, nprobe=2)

@@ -38,7 +38,7 @@ FEW, MANY, DIM = 300, 5_000, 8
 
 @pytest.fixture(scope="module", params=[FEW, MANY])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ServingModel:
-    """More items than FEW_ROWS in the larger one, so that a filter may leave too many to score one by one."""
+    """More items than MAX_LISTED_ROWS in the larger one, so that a filter may leave too many to score one by one."""
     directory = tmp_path_factory.mktemp("bundles") / "live"
     bundle = build(directory, num_items=request.param, dim=DIM, num_lists=16, nprobe=2, attributes=attributes_of)
     return open_model(bundle.directory, verify_checksums=False)

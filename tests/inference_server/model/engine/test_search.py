@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from inference_server.api.wire import LONG_LIST
 from inference_server.core.query import AttributePredicate, ItemFilter
-from inference_server.model.catalogue.catalogue import FEW_ROWS
+from inference_server.model.catalogue.item_mask import MAX_LISTED_ROWS
 from inference_server.model.engine.exact import ExactSearch
 from inference_server.model.engine.search import Allowed, Found, ItemSearch
 from inference_server.model.serving_model import ServingModel, open_model
@@ -39,7 +39,7 @@ def attributes(row: int) -> dict[str, str]:
 
 @pytest.fixture(scope="module", params=[FEW, MANY])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ServingModel:
-    """More items than FEW_ROWS in the larger one, so that a filter may leave too many to score one by one."""
+    """More items than MAX_LISTED_ROWS in the larger one, so that a filter may leave too many to score one by one."""
     directory = tmp_path_factory.mktemp("bundles") / "attributes"
     bundle = build(directory, num_items=request.param, dim=8, num_lists=16, nprobe=2, attributes=attributes)
     return open_model(bundle.directory, verify_checksums=False)
@@ -47,7 +47,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module", params=["exact", "index"])
 def search(request: pytest.FixtureRequest, model: ServingModel) -> ItemSearch:
-    return ExactSearch(model.bundle.item_vectors) if request.param == "exact" else model.index
+    return ExactSearch.from_vectors(model.bundle.item_vectors) if request.param == "exact" else model.index
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ async def test_never_forbidden_never_twice_never_short(
 async def test_exact_search_tells_the_scores_of_all_others(
     model: ServingModel, batch: list[Asked], num_items: int
 ) -> None:
-    exact = ExactSearch(model.bundle.item_vectors)
+    exact = ExactSearch.from_vectors(model.bundle.item_vectors)
     vectors, masks, found = await find(model, exact, batch, num_items, exhaustive=False)
     assert found.others is not None
     for vector, mask, rows, others in zip(vectors, masks, found.rows, found.others, strict=True):
@@ -225,4 +225,4 @@ async def test_a_filter_may_leave_more_than_are_scored_one_by_one(model: Serving
     assert wide.mask is not None
     assert narrow.mask is not None
     assert narrow.mask.rows is not None
-    assert (wide.mask.rows is None) == (len(model.bundle.items) > FEW_ROWS)
+    assert (wide.mask.rows is None) == (len(model.bundle.items) > MAX_LISTED_ROWS)

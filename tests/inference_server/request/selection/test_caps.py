@@ -6,9 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.request.selection.caps import NO_CODE, apply_caps
+from inference_server.request.selection.caps import NO_CODE, apply_caps, category_codes
 
 CODES = 4
+
+
+def test_categories_have_codes() -> None:
+    names, codes = category_codes([["drama", "opera"], ["opera"], []])
+    assert names == ["drama", "opera"]
+    assert codes.tolist() == [[0, 1], [1, NO_CODE], [NO_CODE, NO_CODE]]
 
 
 def by_definition(
