@@ -1,1 +1,1 @@
-"""Methods without towers, which a served model has to beat, each behind `trainer.evaluation.scorer.Baseline`."""
+"""Methods without towers, which a served model has to beat, each behind `trainer.baselines.baseline.Baseline`."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from trainer.baselines.baseline import Baseline
 from trainer.baselines.content import Content, DenseContent, SparseContent
 from trainer.baselines.ease import Ease
 from trainer.baselines.histories import FitOnce, HistoryBaseline, WithRecency
@@ -16,7 +17,6 @@ from trainer.baselines.item_knn import ItemKNN
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.rating_svd import RatingSVD
 from trainer.dataset.dataset import Catalogue, Dataset
-from trainer.evaluation.scorer import Baseline
 from trainer.features.content import tf_idf
 
 DEFAULT_TAU = 8.0

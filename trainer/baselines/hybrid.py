@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trainer.baselines.baseline import Baseline
 from trainer.dataset.dataset import Dataset
-from trainer.evaluation.scorer import Baseline, Scorer
+from trainer.scoring.scorer import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)

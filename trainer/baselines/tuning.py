@@ -17,8 +17,8 @@ from trainer.baselines.histories import HistoryBaseline, HistoryScorer, WithRece
 from trainer.baselines.hybrid import HybridScorer
 from trainer.baselines.ials import IALS
 from trainer.baselines.item_knn import ItemKNN
-from trainer.dataset.parts import Part
-from trainer.evaluation.scorer import Scorer
+from trainer.dataset.eval_split import EvalSplit
+from trainer.scoring.scorer import Scorer
 
 log = structlog.get_logger()
 
@@ -27,8 +27,8 @@ MAX_USERS = 5_000
 
 Learner = TypeVar("Learner", bound=HistoryBaseline)
 
-Quality = Callable[[Part, Scorer], float]
-"""How good a scorer is on a part; higher is better."""
+Quality = Callable[[EvalSplit, Scorer], float]
+"""How good a scorer is on a split; higher is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,17 @@ DEFAULT_GRIDS = Grids()
 
 
 def tune(
-    validation: Part, text_embeddings: npt.NDArray[np.float32], quality: Quality, grids: Grids = DEFAULT_GRIDS
+    validation: EvalSplit, text_embeddings: npt.NDArray[np.float32], quality: Quality, grids: Grids = DEFAULT_GRIDS
 ) -> Choices:
     """The best of each grid on at most MAX_USERS of validation; of equally good ones the first.
 
     `text_embeddings` is (items, text_dim). Learners are chosen with and without recency, each for itself. Hybrids take
     what was chosen, and weights one after the other.
     """
-    part = _sampled(validation, MAX_USERS)
-    item_knn, item_knn_recency, _ = _best_learner(grids.item_knn, grids.taus, part, quality)
-    ease, ease_recency, ease_scorer = _best_learner(grids.ease, grids.taus, part, quality)
-    ials, ials_recency, ials_scorer = _best_learner(grids.ials, grids.taus, part, quality)
+    split = _sampled(validation, MAX_USERS)
+    item_knn, item_knn_recency, _ = _best_learner(grids.item_knn, grids.taus, split, quality)
+    ease, ease_recency, ease_scorer = _best_learner(grids.ease, grids.taus, split, quality)
+    ials, ials_recency, ials_scorer = _best_learner(grids.ials, grids.taus, split, quality)
     chosen = Choices(
         item_knn=item_knn,
         item_knn_recency=item_knn_recency,
@@ -73,14 +73,14 @@ def tune(
         ials_recency=ials_recency,
     )
     if (text := text_content(text_embeddings)) is not None:
-        _, recency, _ = _best_learner([text], grids.taus, part, quality)
+        _, recency, _ = _best_learner([text], grids.taus, split, quality)
         chosen = replace(chosen, text_tau=recency.recency_tau)
-    if (words := tf_idf_content(part.known.catalogue)) is not None:
-        _, recency, content_scorer = _best_learner([words], grids.taus, part, quality)
+    if (words := tf_idf_content(split.known.catalogue)) is not None:
+        _, recency, content_scorer = _best_learner([words], grids.taus, split, quality)
 
         def hybrid_quality(ials_weight: float, content_weight: float) -> float:
             parts = [(ease_scorer, 1.0), (ials_scorer, ials_weight), (content_scorer, content_weight)]
-            return quality(part, HybridScorer(parts))
+            return quality(split, HybridScorer(parts))
 
         weights = (0.0, *grids.weights)
         of_two = max(weights, key=lambda weight: hybrid_quality(0.0, weight))
@@ -97,17 +97,17 @@ def tune(
 
 
 def _best_learner(
-    learners: Iterable[Learner], taus: Sequence[float], part: Part, quality: Quality
+    learners: Iterable[Learner], taus: Sequence[float], split: EvalSplit, quality: Quality
 ) -> tuple[Learner, WithRecency, HistoryScorer]:
     """The best learner as it is, the best one with recency, and the scorer of the latter."""
     plain: dict[float, Learner] = {}
     with_recency: dict[float, WithRecency] = {}
     best: tuple[float, HistoryScorer] | None = None  # one at a time: EASE on 12,000 items takes half a gigabyte
     for learner in learners:
-        fitted = learner.fit(part.known)
+        fitted = learner.fit(split.known)
         for tau in (None, *taus):
             scorer = replace(fitted, recency_tau=tau)
-            value = quality(part, scorer)
+            value = quality(split, scorer)
             if tau is None:
                 plain.setdefault(value, learner)
                 continue
@@ -119,15 +119,15 @@ def _best_learner(
     return plain[max(plain)], with_recency[max(with_recency)], best[1]
 
 
-def _sampled(part: Part, num_users: int) -> Part:
-    """A part of at most `num_users` of its users, drawn with a fixed seed."""
-    places = np.sort(np.random.default_rng(0).permutation(len(part.users))[:num_users])
-    counts = np.diff(part.target_offsets)
-    targets = np.flatnonzero(np.isin(np.repeat(np.arange(len(part.users)), counts), places))
+def _sampled(split: EvalSplit, num_users: int) -> EvalSplit:
+    """The split of at most `num_users` of its users, drawn with a fixed seed."""
+    places = np.sort(np.random.default_rng(0).permutation(len(split.users))[:num_users])
+    counts = np.diff(split.target_offsets)
+    targets = np.flatnonzero(np.isin(np.repeat(np.arange(len(split.users)), counts), places))
     return replace(
-        part,
-        users=part.users[places],
+        split,
+        users=split.users[places],
         target_offsets=np.concatenate([[0], np.cumsum(counts[places])]),
-        target_rows=part.target_rows[targets],
-        target_ratings=part.target_ratings[targets],
+        target_rows=split.target_rows[targets],
+        target_ratings=split.target_ratings[targets],
     )

@@ -100,7 +100,7 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
     """What `--output` means for a comparison."""
-    from trainer.evaluation.comparison_text import comparison_text
+    from trainer.results.markdown import comparison_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Path(f"{path}.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n")

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Reads what the runs measured; nothing is measured anew."""
-    from trainer.evaluation.comparison_text import comparison_text
     from trainer.experiments.earlier_runs import compare_earlier
     from trainer.registry.registry import Registry
+    from trainer.results.markdown import comparison_text
 
     comparison = compare_earlier(options.runs, Registry(settings), against=options.against)
     print(comparison_text(comparison))

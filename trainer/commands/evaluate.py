@@ -88,11 +88,11 @@ def _evaluate_registered(options: argparse.Namespace, settings: Settings) -> int
 
     from tandem.contract.bundle import read_bundle
     from trainer.data.prepare import prepare
-    from trainer.evaluation.comparison_text import comparison_text
-    from trainer.evaluation.evaluation_files import save_evaluations
     from trainer.experiments.test_set_metrics import baselines_for, measure_bundle
     from trainer.features.encoded import encode
     from trainer.registry.registry import Registry
+    from trainer.results.markdown import comparison_text
+    from trainer.results.saved_evaluations import save_evaluations
 
     registry = Registry(settings)
     version = registry.find(options.model)

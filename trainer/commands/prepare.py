@@ -37,11 +37,11 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if options.split:
         from trainer.data.split_files import write_split
         from trainer.dataset.dataset import load_dataset
-        from trainer.dataset.splits import split_parts
+        from trainer.dataset.splits import draw_splits
 
         dataset = load_dataset(prepared.directory)
         for kind in options.split:
-            splits = split_parts(dataset, kind, seed=options.split_seed)
+            splits = draw_splits(dataset, kind, seed=options.split_seed)
             print(f"split {kind}: {write_split(splits, dataset, prepared)}, fingerprint {splits.fingerprint}")
     print(json.dumps({"prepared": str(prepared.directory), **prepared.counts()}))
     return 0

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from trainer.core.errors import ConfigError, DataError
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.parts import Part, leave_last_out_part
+from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
 
 SplitKind = Literal["leave-last-out", "random", "time"]
 SPLIT_KINDS: Final[tuple[SplitKind, ...]] = get_args(SplitKind)
@@ -46,11 +46,11 @@ class Splits:
     codes: Codes
     fingerprint: str
     """SHA-256 over kind, seed, and the part of every (user, item): hex."""
-    validation: Part
-    test: Part
+    validation: EvalSplit
+    test: EvalSplit
 
 
-def split_parts(dataset: Dataset, kind: SplitKind, *, seed: int = 0) -> Splits:
+def draw_splits(dataset: Dataset, kind: SplitKind, *, seed: int = 0) -> Splits:
     """Splits a data set.
 
     Raises ConfigError for an unknown kind, and DataError where the data cannot be split so: in time without times, or
@@ -72,10 +72,10 @@ def splits_of_codes(dataset: Dataset, kind: SplitKind, seed: int, codes: Codes) 
     """The split in which each interaction has the part that `codes` names, be they computed or read from a file."""
     if kind == "leave-last-out":
         # Users with one interaction before the target at most are not evaluated, which codes alone do not say.
-        validation, test = leave_last_out_part(dataset, skip=1), leave_last_out_part(dataset, skip=0)
+        validation, test = leave_last_out_split(dataset, skip=1), leave_last_out_split(dataset, skip=0)
     else:
-        validation = _part(dataset, codes, VALIDATION)
-        test = _part(dataset, codes, TEST)
+        validation = _split_of(dataset, codes, VALIDATION)
+        test = _split_of(dataset, codes, TEST)
     return Splits(
         kind=kind,
         seed=seed,
@@ -148,11 +148,11 @@ def _check_parts(kind: SplitKind, codes: Codes) -> None:
         raise DataError(f"split {kind!r} of {len(codes)} interactions would leave nothing in {empty}: {why}")
 
 
-def _part(dataset: Dataset, codes: Codes, code: int) -> Part:
+def _split_of(dataset: Dataset, codes: Codes, code: int) -> EvalSplit:
     targets = codes == code
     counts = np.bincount(dataset.user_rows[targets], minlength=len(dataset.user_ids))
     users = np.flatnonzero(counts)
-    return Part(
+    return EvalSplit(
         name=PART_NAMES[code],
         known=dataset.subset(codes < code),
         users=users,

@@ -31,11 +31,11 @@ from trainer.drift.gauges import drift_gauges, publish_gauges
 from trainer.drift.noise import noise_limits
 from trainer.drift.tables import Table
 from trainer.drift.windows import Sample, Window, Windows, draw_sample
-from trainer.evaluation.scorer import Scorer
 from trainer.registry.registry import RegisteredVersion, Registry
 from trainer.scoring.candidate_ranking import RankedModel
-from trainer.scoring.scorers import ModelScorer, RankedModelScorer
+from trainer.scoring.scorer import Scorer
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.scoring.served_scorers import ModelScorer, RankedModelScorer
 
 log = structlog.get_logger()
 

@@ -60,7 +60,7 @@ class Comparison:
         first = self.evaluations[0]
         return {
             "protocol": first.protocol,
-            "part": first.part,
+            "part": first.split,
             "question": first.question,
             "num_users": first.num_users,
             "num_targets": len(first.ranks),

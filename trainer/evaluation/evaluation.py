@@ -1,4 +1,4 @@
-"""What was measured of one scorer on one part: everything that a table, a test or a later comparison needs.
+"""What was measured of one scorer on one split: everything that a table, a test or a later comparison needs.
 
 The ranks are kept, not the metrics: all accuracy metrics follow from them, in a file thousands of times smaller than
 the scores, and an old run can be asked for a metric or a segment that nobody thought of then.
@@ -25,20 +25,20 @@ label."""
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """One scorer, one part, one protocol."""
+    """One scorer, one split, one protocol."""
 
     name: str
     """Of the scorer."""
     protocol: str
     """FULL_RANKING or SAMPLED."""
-    part: str
+    split: str
     """"validation" or "test"."""
     question: str
     """Digest of what was asked; evaluations can be compared where it is equal."""
     ranks: npt.NDArray[np.int64]
     """(targets,) int64, the 0-based rank of each target among its user's candidates."""
     target_offsets: npt.NDArray[np.int64]
-    """(users + 1,) int64, as in `Part`."""
+    """(users + 1,) int64, as in `EvalSplit`."""
     num_known_events: npt.NDArray[np.int64]
     """(users,) int64."""
     head_targets: npt.NDArray[np.bool_]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tandem.contract.vocabulary import Rows
 from trainer.core.errors import DataError
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.parts import Part
+from trainer.dataset.eval_split import EvalSplit
 
 COLD_SHARE: Final = 0.1
 """Share of the items with interactions that is taken out."""
@@ -25,14 +25,14 @@ COLD_CUTOFF: Final = 50
 
 @dataclass(frozen=True, kw_only=True)
 class ColdItems:
-    """The cold items and what is asked of them. Both parts have one `known`: all interactions with other items."""
+    """The cold items and what is asked of them. Both splits have one `known`: all interactions with other items."""
 
     rows: Rows
     """(cold,) int64, ascending."""
-    all_choices: Part
+    all_choices: EvalSplit
     """Targets are all cold items that a user chose at any time, which is the most that can be measured. The history may
     then hold events that came after a target, alike for all models."""
-    last_choice: Part
+    last_choice: EvalSplit
     """Users whose last choice was a cold item, and that item alone: what a model of sequences is made for."""
 
 
@@ -53,20 +53,20 @@ def cold_items(dataset: Dataset, *, seed: int = 0) -> ColdItems:
     last = events[events == dataset.offsets[dataset.user_rows[events] + 1] - 1]
     return ColdItems(
         rows=rows,
-        all_choices=_part(dataset, known, events, name="cold items, all choices"),
-        last_choice=_part(dataset, known, last, name="cold items, last choice"),
+        all_choices=_split_of(dataset, known, events, name="cold items, all choices"),
+        last_choice=_split_of(dataset, known, last, name="cold items, last choice"),
     )
 
 
-def random_recall(part: Part, cutoff: int = COLD_CUTOFF) -> float:
+def random_recall(split: EvalSplit, cutoff: int = COLD_CUTOFF) -> float:
     """Expected mean recall@cutoff of a random order of each user's candidates: cutoff / candidates, at most 1."""
-    num_candidates = len(part.known.catalogue) - part.known.lengths[part.users]
+    num_candidates = len(split.known.catalogue) - split.known.lengths[split.users]
     return float(np.minimum(cutoff / num_candidates, 1.0).mean())
 
 
-def _part(dataset: Dataset, known: Dataset, events: npt.NDArray[np.int64], *, name: str) -> Part:
+def _split_of(dataset: Dataset, known: Dataset, events: npt.NDArray[np.int64], *, name: str) -> EvalSplit:
     users, counts = np.unique(dataset.user_rows[events], return_counts=True)
-    return Part(
+    return EvalSplit(
         name=name,
         known=known,
         users=users,

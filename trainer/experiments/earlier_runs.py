@@ -13,9 +13,9 @@ from tqdm import tqdm
 from trainer.core.errors import ConfigError, DataError
 from trainer.evaluation.comparison import Comparison, compare
 from trainer.evaluation.evaluation import Evaluation
-from trainer.evaluation.evaluation_files import evaluation_directories, load_evaluation
 from trainer.experiments.test_set_metrics import SERVED, TWO_TOWERS, best_of
 from trainer.registry.registry import EVALUATIONS, Registry
+from trainer.results.saved_evaluations import evaluation_directories, load_evaluation
 
 
 def compare_earlier(sources: Sequence[str], registry: Registry, *, against: str = "") -> Comparison:

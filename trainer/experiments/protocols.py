@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
-from trainer.dataset.parts import Part, leave_last_out_part
-from trainer.dataset.splits import split_parts
+from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
+from trainer.dataset.splits import draw_splits
 from trainer.evaluation.comparison import SEGMENT_METRIC, TABLE_METRICS
 from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED
 from trainer.experiments.cold_items import COLD_CUTOFF, COLD_SHARE, cold_items, random_recall
 from trainer.features.encoded import Encoded
-from trainer.training.plan import TrainingPlan, leave_last_out_plan, plan_of_parts
+from trainer.training.plan import TrainingPlan, leave_last_out_plan, plan_of_splits
 
 ProtocolKind = Literal["leave-last-out", "random", "time", "cold-items"]
 PROTOCOLS: Final[tuple[ProtocolKind, ...]] = get_args(ProtocolKind)
@@ -21,10 +21,10 @@ COLD_METRIC: Final = f"recall@{COLD_CUTOFF}"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One part, asked in one way."""
+    """One split, by one sampling of candidates."""
 
-    part: Part
-    way: str
+    split: EvalSplit
+    sampling: str
     """FULL_RANKING or SAMPLED."""
     tested: tuple[str, ...] = TABLE_METRICS
     """Metrics of the tables; models are compared with the baseline that is best by `decisive`."""
@@ -35,7 +35,7 @@ class Question:
     @property
     def name(self) -> str:
         """In reports."""
-        return self.way if self.part.name == "test" else f"{self.part.name}, {self.way}"
+        return self.sampling if self.split.name == "test" else f"{self.split.name}, {self.sampling}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,10 @@ class Protocol:
     description: str
     """In one sentence, for people."""
     plan: TrainingPlan
-    validation: Part
+    validation: EvalSplit
     """For the baselines; towers and blend are chosen by `plan.validation`."""
     questions: tuple[Question, ...]
-    """All of their parts have the same known interactions, those of `plan.final` before its cut."""
+    """All of their splits have the same known interactions, those of `plan.final` before its cut."""
 
 
 def protocol_of(encoded: Encoded, kind: ProtocolKind) -> Protocol:
@@ -63,18 +63,18 @@ def protocol_of(encoded: Encoded, kind: ProtocolKind) -> Protocol:
 
 
 def _leave_last_out(encoded: Encoded) -> Protocol:
-    test = leave_last_out_part(encoded.dataset, skip=0)
+    test = leave_last_out_split(encoded.dataset, skip=0)
     return Protocol(
         kind="leave-last-out",
         description="Each user's last interaction is asked for, the one before validates.",
         plan=leave_last_out_plan(encoded),
-        validation=leave_last_out_part(encoded.dataset, skip=1),
-        questions=(Question(part=test, way=FULL_RANKING), Question(part=test, way=SAMPLED)),
+        validation=leave_last_out_split(encoded.dataset, skip=1),
+        questions=(Question(split=test, sampling=FULL_RANKING), Question(split=test, sampling=SAMPLED)),
     )
 
 
 def _split(encoded: Encoded, kind: Literal["random", "time"]) -> Protocol:
-    splits = split_parts(encoded.dataset, kind)
+    splits = draw_splits(encoded.dataset, kind)
     described = {
         "random": f"80/10/10 of all interactions at random (seed {splits.seed})",
         "time": "80/10/10 of all interactions in the order of time, one cut for all users",
@@ -82,34 +82,34 @@ def _split(encoded: Encoded, kind: Literal["random", "time"]) -> Protocol:
     return Protocol(
         kind=kind,
         description=f"{described[kind]}: the last tenth is asked for, the one before validates, then is learned.",
-        plan=plan_of_parts(encoded, splits.validation, splits.test.known),
+        plan=plan_of_splits(encoded, splits.validation, splits.test.known),
         validation=splits.validation,
-        questions=(Question(part=splits.test, way=FULL_RANKING),),
+        questions=(Question(split=splits.test, sampling=FULL_RANKING),),
     )
 
 
 def _cold_items(encoded: Encoded) -> Protocol:
     cold = cold_items(encoded.dataset)
     known = cold.all_choices.known
-    validation = leave_last_out_part(known, skip=0)
-    parts = [cold.all_choices, cold.last_choice]
+    validation = leave_last_out_split(known, skip=0)
+    splits = [cold.all_choices, cold.last_choice]
     return Protocol(
         kind="cold-items",
         description=(
             f"{COLD_SHARE:.0%} of the items ({len(cold.rows):,}, drawn with seed 0) leave training, then are asked for "
             "among all items; each user's last other interaction validates and is then learned from."
         ),
-        plan=plan_of_parts(encoded, validation, known),
+        plan=plan_of_splits(encoded, validation, known),
         validation=validation,
         questions=tuple(
             Question(
-                part=part,
-                way=FULL_RANKING,
+                split=split,
+                sampling=FULL_RANKING,
                 tested=(COLD_METRIC, *TABLE_METRICS),
                 decisive=COLD_METRIC,
-                random_order={COLD_METRIC: random_recall(part)},
+                random_order={COLD_METRIC: random_recall(split)},
             )
-            for part in parts
-            if len(part.users)
+            for split in splits
+            if len(split.users)
         ),
     )

@@ -25,13 +25,13 @@ from trainer.config.train_config import TrainConfig
 from trainer.core.errors import DataError
 from trainer.core.settings import Settings
 from trainer.dataset.dataset import Catalogue, Dataset
-from trainer.dataset.parts import Part
-from trainer.evaluation.evaluate import evaluate
+from trainer.dataset.eval_split import EvalSplit
 from trainer.evaluation.evaluation import Evaluation
 from trainer.experiments.test_set_metrics import SERVED, fitted_scorers
 from trainer.features.encoded import encode_dataset
+from trainer.scoring.full_evaluation import evaluate
 from trainer.training.fit import unreported
-from trainer.training.plan import TrainingPlan, plan_of_parts
+from trainer.training.plan import TrainingPlan, plan_of_splits
 from trainer.training.previous_model import PreviousModel
 from trainer.training.train import Fitted, fit_plan
 from trainer.training.warm_start import WarmStart, encode_warm
@@ -148,10 +148,10 @@ def _learn(
         of_previous = _previous_model(previous, config)
         encoded = encode_warm(known, WarmStart(previous=of_previous), config, settings)
         weights = of_previous.weights
-    validation = period_part(encoded.dataset, period.start, period.end, name="validation")
+    validation = period_split(encoded.dataset, period.start, period.end, name="validation")
     if len(validation.users) == 0:
         raise DataError("nobody chose anything in one of the periods who had chosen before; ask for fewer periods")
-    plan = replace(plan_of_parts(encoded, validation, encoded.dataset), weights=weights)
+    plan = replace(plan_of_splits(encoded, validation, encoded.dataset), weights=weights)
     fitted = fit_plan(plan, config, on_epoch=unreported)
     return Learned(
         fitted=fitted,
@@ -169,7 +169,7 @@ def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Le
     before, now, later = (
         _known_until(dataset, moment, catalogue_until=moment) for moment in (period.start, period.end, period.next_end)
     )
-    asked = period_part(later, period.end, period.next_end, name="test")
+    asked = period_split(later, period.end, period.next_end, name="test")
     learned = {name: models[name] for name in (INCREMENTAL, FULL)}
     return Step(
         number=number,
@@ -188,7 +188,7 @@ def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Le
     )
 
 
-def period_part(dataset: Dataset, start: int, end: int, *, name: str) -> Part:
+def period_split(dataset: Dataset, start: int, end: int, *, name: str) -> EvalSplit:
     """The second half of what each user chose from `start` to before `end`, given all that came before it.
 
     A single choice is asked for. Users of whom nothing is known then are not asked: they get popular items from any
@@ -203,7 +203,7 @@ def period_part(dataset: Dataset, start: int, end: int, *, name: str) -> Part:
     of_user = dataset.user_rows
     is_known = place < num_known[of_user]
     is_target = inside & ~is_known & (num_known > 0)[of_user]
-    return Part(
+    return EvalSplit(
         name=name,
         known=dataset.subset(is_known),
         users=users,

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from trainer.evaluation.comparison_text import markdown_table
 from trainer.evaluation.metrics import BOOTSTRAP_DRAWS, Interval, PerUser
 from trainer.experiments.replay import FULL, INCREMENTAL, NEVER, Step
+from trainer.results.markdown import markdown_table
 
 METRICS: Final = ("ndcg@10", "recall@10")
 DECISIVE: Final = METRICS[0]

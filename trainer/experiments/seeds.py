@@ -15,13 +15,10 @@ from trainer.config.train_config import TrainConfig
 from trainer.core.settings import Settings
 from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
-from trainer.dataset.parts import Part
+from trainer.dataset.eval_split import EvalSplit
 from trainer.evaluation.comparison import Comparison, compare
-from trainer.evaluation.comparison_text import comparison_text, markdown_table
-from trainer.evaluation.evaluate import rating_errors
 from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
 from trainer.evaluation.metrics import MAP_DEFINITION
-from trainer.evaluation.scorer import RatingPredictor, Scorer
 from trainer.experiments.protocols import Protocol, ProtocolKind, protocol_of
 from trainer.experiments.test_set_metrics import (
     SERVED,
@@ -33,6 +30,9 @@ from trainer.experiments.test_set_metrics import (
     fitted_scorers,
 )
 from trainer.features.encoded import Encoded, encode
+from trainer.results.markdown import comparison_text, markdown_table
+from trainer.scoring.full_evaluation import rating_errors
+from trainer.scoring.scorer import RatingPredictor, Scorer
 from trainer.training.fit import unreported
 from trainer.training.train import fit_plan
 
@@ -63,7 +63,7 @@ class SeedEvaluations:
     """What a random order is expected to reach, by metric, where that is reported."""
 
     @property
-    def way(self) -> str:
+    def sampling(self) -> str:
         """FULL_RANKING or SAMPLED, of all these evaluations."""
         return self.comparison.protocol
 
@@ -155,7 +155,7 @@ class SeedsResult:
             markdown_table(["seed", "best epoch", "training seconds", "content weight", "item-item weight"], runs),
         ]
         for name, found in self.questions.items():
-            label = "" if found.way == FULL_RANKING else f"{found.way}: "
+            label = "" if found.sampling == FULL_RANKING else f"{found.sampling}: "
             metrics = found.comparison.tested
             rows = [
                 [model, *(str(Spread.of(found.values(model)[metric])) for metric in metrics)]
@@ -246,19 +246,19 @@ def evaluate_protocol(
             )
         )
         for question in protocol.questions:
-            scorers = fitted_scorers(fitted, protocol.plan, question.part, config)
-            for evaluation in evaluate_all(scorers, question.part, encoded, question.way):
+            scorers = fitted_scorers(fitted, protocol.plan, question.split, config)
+            for evaluation in evaluate_all(scorers, question.split, encoded, question.sampling):
                 of_models[question.name].setdefault(evaluation.name, []).append(evaluation)
-    # All parts of a protocol know the same.
+    # All splits of a protocol know the same.
     rivals = fitted_baselines(
-        baselines_for(protocol.plan.final, baselines, protocol.validation), protocol.questions[0].part
+        baselines_for(protocol.plan.final, baselines, protocol.validation), protocol.questions[0].split
     )
     found = {}
     for question in protocol.questions:
         of_seeds = of_models[question.name]
         evaluations = [
             *(evaluations[0] for evaluations in of_seeds.values()),
-            *evaluate_all(rivals, question.part, encoded, question.way),
+            *evaluate_all(rivals, question.split, encoded, question.sampling),
         ]
         best = best_of(evaluations[1:], question.decisive)
         found[question.name] = SeedEvaluations(
@@ -272,23 +272,23 @@ def evaluate_protocol(
         description=protocol.description,
         runs=tuple(runs),
         questions=found,
-        ratings=_rating_errors(rivals, protocol.questions[0].part) if protocol.kind == "random" else None,
+        ratings=_rating_errors(rivals, protocol.questions[0].split) if protocol.kind == "random" else None,
     )
 
 
-def _rating_errors(rivals: Mapping[str, Scorer], part: Part) -> RatingErrors | None:
+def _rating_errors(rivals: Mapping[str, Scorer], split: EvalSplit) -> RatingErrors | None:
     """Of the baselines that predict ratings, or of the one of them that there always is."""
-    rated = part.target_ratings[~np.isnan(part.target_ratings)]
-    if not len(rated) or np.isnan(part.known.ratings).all():
+    rated = split.target_ratings[~np.isnan(split.target_ratings)]
+    if not len(rated) or np.isnan(split.known.ratings).all():
         return None
     predictors: dict[str, RatingPredictor] = {
         name: scorer for name, scorer in rivals.items() if isinstance(scorer, RatingPredictor)
     }
     if not predictors:
-        predictors[RatingSVD().name] = RatingSVD().fit(part.known)
+        predictors[RatingSVD().name] = RatingSVD().fit(split.known)
     return RatingErrors(
         num_ratings=len(rated),
         lowest=float(rated.min()),
         highest=float(rated.max()),
-        by_model={name: rating_errors(part, predictor) for name, predictor in predictors.items()},
+        by_model={name: rating_errors(split, predictor) for name, predictor in predictors.items()},
     )

@@ -13,23 +13,24 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
 from tandem.ops.onnx_session import OnnxSession
 from trainer.baselines.all_baselines import all_baselines
+from trainer.baselines.baseline import Baseline
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.tuning import tune
 from trainer.compute.device import choose_device
 from trainer.config.train_config import TrainConfig
-from trainer.dataset.parts import Part, leave_last_out_part
+from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
-from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
 from trainer.evaluation.metrics import CUTOFF, HELD_OUT_METRICS, ranking_metrics
-from trainer.evaluation.ranking import rank_part
-from trainer.evaluation.sampled import evaluate_sampled
-from trainer.evaluation.scorer import Baseline, Scorer
 from trainer.features.encoded import Encoded
 from trainer.scoring.blend_choice import calibrate
 from trainer.scoring.candidate_ranking import RankedModel
-from trainer.scoring.scorers import ModelScorer, RankedModelScorer, ServedScorer
+from trainer.scoring.full_evaluation import evaluate
+from trainer.scoring.full_ranking import rank_split
+from trainer.scoring.sampled_evaluation import evaluate_sampled
+from trainer.scoring.scorer import Scorer
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.scoring.served_scorers import ModelScorer, RankedModelScorer, ServedScorer
 from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
 from trainer.training.plan import TrainingPlan
 from trainer.training.train import Fitted, scoring_model
@@ -51,7 +52,7 @@ class TestResult:
 
     __test__ = False  # no test, whatever pytest thinks of the name
 
-    part: Part
+    split: EvalSplit
     comparison: Comparison
     """The model as served comes first, and is compared with the best of the others."""
     scorers: dict[str, Scorer]
@@ -76,14 +77,14 @@ class TestResult:
 
     def metrics(self) -> dict[str, float]:
         """Means by name, for the manifest and the registry."""
-        parts = {"test": self.served, "test/two_tower": self.two_towers, "test/popularity": self.popularity}
-        return {f"{part}/{name}": parts[part].means()[name] for part in parts for name in HELD_OUT_METRICS}
+        measured = {"test": self.served, "test/two_tower": self.two_towers, "test/popularity": self.popularity}
+        return {f"{key}/{name}": measured[key].means()[name] for key in measured for name in HELD_OUT_METRICS}
 
     def _named(self, name: str) -> Evaluation | None:
         return next((one for one in self.comparison.evaluations if one.name == name), None)
 
 
-def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: Part | None = None) -> list[Baseline]:
+def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: EvalSplit | None = None) -> list[Baseline]:
     """The baselines that a choice means for a data set.
 
     "tuned" ones are chosen by SEGMENT_METRIC on `validation`, by default that of leave-last-out.
@@ -93,12 +94,12 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: Part | N
         return [Popularity()]
     chosen = None
     if choice == "tuned":
-        part = leave_last_out_part(encoded.dataset, skip=1) if validation is None else validation
-        chosen = tune(part, encoded.text_embeddings(), _quality)
+        split = leave_last_out_split(encoded.dataset, skip=1) if validation is None else validation
+        chosen = tune(split, encoded.text_embeddings(), _quality)
     return all_baselines(encoded.dataset, encoded.text_embeddings(), chosen)
 
 
-def fitted_scorers(fitted: Fitted, plan: TrainingPlan, part: Part, config: TrainConfig) -> dict[str, Scorer]:
+def fitted_scorers(fitted: Fitted, plan: TrainingPlan, split: EvalSplit, config: TrainConfig) -> dict[str, Scorer]:
     """A model that was just trained, as it would be served, and its two towers alone where that differs."""
     dataset = plan.final.dataset
     model = scoring_model(fitted.model, plan.final, fitted.item_item)
@@ -108,15 +109,15 @@ def fitted_scorers(fitted: Fitted, plan: TrainingPlan, part: Part, config: Train
     if fitted.ncf is not None:
         neighbours = FrozenTowers(dataset, model, config, choose_device(config.fit.device)).neighbours
         ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(fitted.ncf))
-    return _model_scorers(model, blend, ranked, part)
+    return _model_scorers(model, blend, ranked, split)
 
 
 def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
     """The test items of leave-last-out under a model that was just trained by a plan of leave-last-out."""
     encoded = plan.final
-    part = leave_last_out_part(encoded.dataset, skip=0)
-    scorers = {**fitted_scorers(fitted, plan, part, config), **fitted_baselines(baselines, part)}
-    result = _result(part, scorers, evaluate_all(scorers, part, encoded, FULL_RANKING))
+    split = leave_last_out_split(encoded.dataset, skip=0)
+    scorers = {**fitted_scorers(fitted, plan, split, config), **fitted_baselines(baselines, split)}
+    result = _result(split, scorers, evaluate_all(scorers, split, encoded, FULL_RANKING))
     log.info(
         "model_evaluated",
         best_epoch=fitted.best_epoch,
@@ -141,45 +142,45 @@ def measure_bundle(
     bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
 ) -> TestResult:
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
-    part = leave_last_out_part(encoded.dataset, skip=0)
+    split = leave_last_out_split(encoded.dataset, skip=0)
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
-    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, part), **fitted_baselines(baselines, part)}
-    return _result(part, scorers, evaluate_all(scorers, part, encoded, SAMPLED if sampled else FULL_RANKING))
+    scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, split), **fitted_baselines(baselines, split)}
+    return _result(split, scorers, evaluate_all(scorers, split, encoded, SAMPLED if sampled else FULL_RANKING))
 
 
-def fitted_baselines(baselines: Sequence[Baseline], part: Part) -> dict[str, Scorer]:
+def fitted_baselines(baselines: Sequence[Baseline], split: EvalSplit) -> dict[str, Scorer]:
     """Baselines by their names, fitted on what is known."""
     return {
-        baseline.name: baseline.fit(part.known)
+        baseline.name: baseline.fit(split.known)
         for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline")
     }
 
 
-def evaluate_all(scorers: Mapping[str, Scorer], part: Part, encoded: Encoded, protocol: str) -> list[Evaluation]:
+def evaluate_all(scorers: Mapping[str, Scorer], split: EvalSplit, encoded: Encoded, protocol: str) -> list[Evaluation]:
     """Each scorer's evaluation by FULL_RANKING or SAMPLED, in their order."""
     evaluations = []
-    for name, scorer in tqdm(scorers.items(), desc=f"{part.name} items, {protocol}", unit="model"):
+    for name, scorer in tqdm(scorers.items(), desc=f"{split.name} items, {protocol}", unit="model"):
         if protocol == SAMPLED:
-            evaluations.append(evaluate_sampled(part, scorer, encoded.dataset, name=name))
+            evaluations.append(evaluate_sampled(split, scorer, encoded.dataset, name=name))
         else:
-            evaluations.append(evaluate(part, scorer, name=name, content_vectors=encoded.content_vectors))
+            evaluations.append(evaluate(split, scorer, name=name, content_vectors=encoded.content_vectors))
     return evaluations
 
 
 def _model_scorers(
-    model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, part: Part
+    model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, split: EvalSplit
 ) -> dict[str, Scorer]:
     """An ONNX ranker ranks before the blend does."""
-    ranker = ModelScorer(part.known, model, blend) if ranked is None else RankedModelScorer(part.known, ranked)
-    scorers: dict[str, Scorer] = {SERVED: ServedScorer(part.known, ranker)}
+    ranker = ModelScorer(split.known, model, blend) if ranked is None else RankedModelScorer(split.known, ranked)
+    scorers: dict[str, Scorer] = {SERVED: ServedScorer(split.known, ranker)}
     if ranked is not None or blend is not None:
-        scorers[TWO_TOWERS] = ModelScorer(part.known, model, None)
+        scorers[TWO_TOWERS] = ModelScorer(split.known, model, None)
     return scorers
 
 
-def _result(part: Part, scorers: dict[str, Scorer], evaluations: Sequence[Evaluation]) -> TestResult:
-    return TestResult(part=part, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
+def _result(split: EvalSplit, scorers: dict[str, Scorer], evaluations: Sequence[Evaluation]) -> TestResult:
+    return TestResult(split=split, comparison=compare(evaluations, baseline=best_of(evaluations[1:])), scorers=scorers)
 
 
 def best_of(evaluations: Sequence[Evaluation], metric: str = SEGMENT_METRIC) -> str:
@@ -188,6 +189,6 @@ def best_of(evaluations: Sequence[Evaluation], metric: str = SEGMENT_METRIC) -> 
     return max(rivals, key=lambda evaluation: evaluation.means()[metric]).name
 
 
-def _quality(part: Part, scorer: Scorer) -> float:
-    ranks = rank_part(part, scorer).ranks
-    return float(ranking_metrics(ranks, part.target_offsets, (CUTOFF,))[SEGMENT_METRIC].mean())
+def _quality(split: EvalSplit, scorer: Scorer) -> float:
+    ranks = rank_split(split, scorer).ranks
+    return float(ranking_metrics(ranks, split.target_offsets, (CUTOFF,))[SEGMENT_METRIC].mean())

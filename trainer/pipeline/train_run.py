@@ -24,8 +24,6 @@ from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.dataset.dataset import first_user_id, leave_last_out, load_dataset
 from trainer.evaluation.comparison import Comparison
-from trainer.evaluation.comparison_text import comparison_text
-from trainer.evaluation.evaluation_files import save_evaluations
 from trainer.experiments.test_set_metrics import BaselineChoice, baselines_for, measure
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.features.encoded import Encoded
@@ -45,6 +43,8 @@ from trainer.release.validate import validate
 from trainer.report.build import build_report
 from trainer.report.html import report_html
 from trainer.report.model_card import CardContents, model_card
+from trainer.results.markdown import comparison_text
+from trainer.results.saved_evaluations import save_evaluations
 from trainer.scoring.blend_choice import CHOICE_METRIC
 from trainer.training.fit import unreported
 from trainer.training.plan import TrainingPlan
@@ -115,7 +115,7 @@ def train_and_register(
     with distributed.process_group(choose_device(config.fit.device)):
         if distributed.rank() == 0:
             return _run(source, config, settings, options)
-        _help(source, config, settings)
+        _run_peer(source, config, settings)
         return None
 
 
@@ -211,7 +211,7 @@ def _judge_and_promote(
     return validation.decision
 
 
-def _help(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings) -> None:
+def _run_peer(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings) -> None:
     """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
     if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
         return

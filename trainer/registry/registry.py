@@ -20,7 +20,7 @@ from trainer.core.errors import RegistryError
 from trainer.core.settings import Settings
 
 EVALUATIONS = "evaluations"
-"""The artifact of a run that holds its evaluations, see `trainer.evaluation.evaluation_files`."""
+"""The artifact of a run that holds its evaluations, see `trainer.results.saved_evaluations`."""
 WEIGHTS = "weights"
 """The artifact of a run that a later training can go on from, see `trainer.training.previous_model`."""
 WARM_START_TAG = "tandem.warm_started_from"

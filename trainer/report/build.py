@@ -36,8 +36,8 @@ def build_report(
         best_epoch=best_epoch,
         index_points=recall_and_latency(bundle.index, _held_out_vectors(bundle), np.asarray(bundle.item_vectors)),
         nprobe=manifest.index.nprobe,
-        map_points=map_points(result.part.known.catalogue, np.asarray(bundle.item_vectors)),
-        users=example_users(result.part, {name: result.scorers[name] for name in shown}),
+        map_points=map_points(result.split.known.catalogue, np.asarray(bundle.item_vectors)),
+        users=example_users(result.split, {name: result.scorers[name] for name in shown}),
         config_toml=card.config_toml,
         command=card.command,
     )

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from tandem.contract.vocabulary import Rows
 from trainer.dataset.dataset import Catalogue
-from trainer.dataset.parts import Part
-from trainer.evaluation.scorer import Scorer
+from trainer.dataset.eval_split import EvalSplit
 from trainer.report.contents import ExampleUser, ListedItem, MapPoint
+from trainer.scoring.scorer import Scorer
 
 MAX_MAP_ITEMS = 2_000
 """More points make a page slow, and show no more."""
@@ -41,21 +41,21 @@ def map_points(catalogue: Catalogue, item_vectors: npt.NDArray[np.float32]) -> t
     return tuple(points)
 
 
-def example_users(part: Part, scorers: Mapping[str, Scorer]) -> tuple[ExampleUser, ...]:
+def example_users(split: EvalSplit, scorers: Mapping[str, Scorer]) -> tuple[ExampleUser, ...]:
     """Test users from the shortest history to the longest, with the best items under every scorer by full ranking."""
-    lengths = part.known.lengths[part.users]
+    lengths = split.known.lengths[split.users]
     by_length = np.argsort(lengths, kind="stable")
     picked = by_length[np.linspace(0, len(by_length) - 1, min(NUM_EXAMPLE_USERS, len(by_length))).astype(np.int64)]
-    users = part.users[picked]
-    lists = {name: best_unseen(part, scorer, users) for name, scorer in scorers.items()}
-    catalogue = part.known.catalogue
+    users = split.users[picked]
+    lists = {name: best_unseen(split, scorer, users) for name, scorer in scorers.items()}
+    catalogue = split.known.catalogue
     examples = []
     for place, user in enumerate(users.tolist()):
-        targets = part.target_rows[part.target_offsets[picked[place]] : part.target_offsets[picked[place] + 1]]
-        history = _history(part, user)
+        targets = split.target_rows[split.target_offsets[picked[place]] : split.target_offsets[picked[place] + 1]]
+        history = _history(split, user)
         examples.append(
             ExampleUser(
-                user_id=part.known.user_ids[user],
+                user_id=split.known.user_ids[user],
                 num_history_events=len(history),
                 history=_titles(catalogue, history[-HISTORY_SHOWN:]),
                 targets=_titles(catalogue, targets),
@@ -71,7 +71,7 @@ def example_users(part: Part, scorers: Mapping[str, Scorer]) -> tuple[ExampleUse
     return tuple(examples)
 
 
-def best_unseen(part: Part, scorer: Scorer, users: npt.NDArray[np.int64]) -> list[Rows]:
+def best_unseen(split: EvalSplit, scorer: Scorer, users: npt.NDArray[np.int64]) -> list[Rows]:
     """For each user, (n,) int64, at most `LIST_SHOWN` rows of items they have not chosen yet, best first.
 
     Items that a scorer cannot know are never listed.
@@ -79,7 +79,7 @@ def best_unseen(part: Part, scorer: Scorer, users: npt.NDArray[np.int64]) -> lis
     scores = scorer.scores(users)
     best = []
     for place, user in enumerate(users.tolist()):
-        scores[place, _history(part, user)] = -np.inf
+        scores[place, _history(split, user)] = -np.inf
         rows = np.argsort(-scores[place], kind="stable")[:LIST_SHOWN]
         best.append(rows[np.isfinite(scores[place, rows])])
     return best
@@ -90,8 +90,8 @@ def title_of(catalogue: Catalogue, row: int) -> str:
     return catalogue.titles[row] or catalogue.item_ids[row]
 
 
-def _history(part: Part, user: int) -> Rows:
-    return part.known.item_rows[part.known.offsets[user] : part.known.offsets[user + 1]]
+def _history(split: EvalSplit, user: int) -> Rows:
+    return split.known.item_rows[split.known.offsets[user] : split.known.offsets[user + 1]]
 
 
 def _titles(catalogue: Catalogue, rows: Rows) -> tuple[str, ...]:

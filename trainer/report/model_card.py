@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from tandem.contract.manifest import Manifest
 from trainer.data.report import CleaningReport
 from trainer.evaluation.comparison import Comparison
-from trainer.evaluation.comparison_text import comparison_text
 from trainer.rendering.render import render
+from trainer.results.markdown import comparison_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
 from tandem.ops.onnx_session import OnnxSession
 from trainer.dataset.dataset import Dataset, HoldOut, history_states
-from trainer.evaluation.ranking import Asked, ScoreUsers, rank_all
 from trainer.scoring.candidate_ranking import RankedModel
+from trainer.scoring.full_ranking import Asked, ScoreUsers, rank_all
 from trainer.scoring.scoring_model import BlendedScores, EncodedUsers, ScoringModel, UserVectors, vectors_of_users
 
 

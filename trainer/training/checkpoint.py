@@ -21,7 +21,7 @@ from trainer.training.progress import EpochReport, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainee:
+class TrainState:
     """What a step of training changes."""
 
     model: TwoTowerModel
@@ -42,9 +42,9 @@ class Trainee:
         return averaged
 
 
-def save(path: Path, trainee: Trainee, progress: Progress) -> None:
+def save(path: Path, train_state: TrainState, progress: Progress) -> None:
     """Writes a checkpoint; to be called by every process, since each has random numbers of its own."""
-    random_states = distributed.gather(_random_state(trainee))
+    random_states = distributed.gather(_random_state(train_state))
     if distributed.rank() > 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,10 +53,10 @@ def save(path: Path, trainee: Trainee, progress: Progress) -> None:
     of_progress["reports"] = [asdict(report) for report in progress.reports]
     torch.save(
         {
-            "model": trainee.model.state_dict(),
-            "average": trainee.average and trainee.average.state_dict(),
-            "optimiser": trainee.optimiser.state_dict(),
-            "schedule": trainee.schedule.state_dict(),
+            "model": train_state.model.state_dict(),
+            "average": train_state.average and train_state.average.state_dict(),
+            "optimiser": train_state.optimiser.state_dict(),
+            "schedule": train_state.schedule.state_dict(),
             "random_states": random_states,
             "progress": of_progress,
         },
@@ -65,20 +65,20 @@ def save(path: Path, trainee: Trainee, progress: Progress) -> None:
     staging.replace(path)
 
 
-def restore(path: Path, trainee: Trainee) -> Progress:
-    """Reads a checkpoint into a trainee of the same configuration.
+def restore(path: Path, train_state: TrainState) -> Progress:
+    """Reads a checkpoint into a training state of the same configuration.
 
     Raises ConfigError when it cannot be read or was written by another number of processes.
     """
-    device = next(trainee.model.parameters()).device
+    device = next(train_state.model.parameters()).device
     try:
         saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         random_states = saved["random_states"]
-        trainee.model.load_state_dict(saved["model"])
-        if trainee.average is not None:
-            trainee.average.load_state_dict(saved["average"])
-        trainee.optimiser.load_state_dict(saved["optimiser"])
-        trainee.schedule.load_state_dict(saved["schedule"])
+        train_state.model.load_state_dict(saved["model"])
+        if train_state.average is not None:
+            train_state.average.load_state_dict(saved["average"])
+        train_state.optimiser.load_state_dict(saved["optimiser"])
+        train_state.schedule.load_state_dict(saved["schedule"])
         reports = [EpochReport(**report) for report in saved["progress"].pop("reports")]
         progress = Progress(**saved["progress"], reports=reports)
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
@@ -90,20 +90,20 @@ def restore(path: Path, trainee: Trainee) -> Progress:
             f"fit.resume: {path} was written by {len(random_states)} processes, not {distributed.num_processes()}; "
             "resume with as many, or set fit.resume=false"
         )
-    _restore_random_state(random_states[distributed.rank()], trainee)
+    _restore_random_state(random_states[distributed.rank()], train_state)
     return progress
 
 
-def _random_state(trainee: Trainee) -> dict[str, torch.Tensor]:
-    states = {name: generator.get_state() for name, generator in trainee.generators.items()}
+def _random_state(train_state: TrainState) -> dict[str, torch.Tensor]:
+    states = {name: generator.get_state() for name, generator in train_state.generators.items()}
     states["torch"] = torch.get_rng_state()
-    if next(trainee.model.parameters()).device.type == "cuda":
+    if next(train_state.model.parameters()).device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
-def _restore_random_state(states: Mapping[str, torch.Tensor], trainee: Trainee) -> None:
-    for name, generator in trainee.generators.items():
+def _restore_random_state(states: Mapping[str, torch.Tensor], train_state: TrainState) -> None:
+    for name, generator in train_state.generators.items():
         generator.set_state(states[name].cpu())
     torch.set_rng_state(states["torch"].cpu())
     if "cuda" in states and torch.cuda.is_available():

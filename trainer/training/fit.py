@@ -25,7 +25,7 @@ from trainer.features.growth import grown_weights
 from trainer.models.losses import item_loss
 from trainer.models.two_tower import TwoTowerModel
 from trainer.training import checkpoint
-from trainer.training.checkpoint import Trainee
+from trainer.training.checkpoint import TrainState
 from trainer.training.progress import EpochReport, Progress
 from trainer.training.step import TrainingStep
 from trainer.training.windows import Windows
@@ -87,15 +87,15 @@ def fit(
     `max_minutes`, and the best epoch's weights are returned; without, the last epoch's. Process 0 alone validates. With
     `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` goes on from one that is found.
     """
-    trainee = _trainee(inputs, config, device)
-    model = trainee.result
-    loss = item_loss(config.fit, torch.from_numpy(inputs.popularity), trainee.generators["negatives"])
-    step = TrainingStep(trainee.model, loss, inputs.windows, inputs.item_tensors, config.fit)
+    train_state = _initial_state(inputs, config, device)
+    model = train_state.result
+    loss = item_loss(config.fit, torch.from_numpy(inputs.popularity), train_state.generators["negatives"])
+    step = TrainingStep(train_state.model, loss, inputs.windows, inputs.item_tensors, config.fit)
     progress = Progress()
     steps_per_epoch = -(-len(inputs.windows) // config.fit.batch_size)
     if checkpoint_path is not None and config.fit.resume:
         if checkpoint_path.is_file():
-            progress = checkpoint.restore(checkpoint_path, trainee)
+            progress = checkpoint.restore(checkpoint_path, train_state)
             for report in progress.reports:
                 on_epoch(report)
         log.info("training_resumed", after_epoch=len(progress.reports), checkpoint=str(checkpoint_path))
@@ -107,7 +107,7 @@ def fit(
             if progress.is_done:
                 break
             started = time.monotonic()
-            mean_loss, num_positions = _train_epoch(trainee, step, len(inputs.windows), config.fit)
+            mean_loss, num_positions = _train_epoch(train_state, step, len(inputs.windows), config.fit)
             seconds = time.monotonic() - started
             metrics = _validated(model, validate)
             report = EpochReport(
@@ -125,7 +125,7 @@ def fit(
             else:
                 progress.validated(report, model.state_dict(), config.fit, steps_per_epoch=steps_per_epoch)
             if checkpoint_path is not None:
-                checkpoint.save(checkpoint_path, trainee, progress)
+                checkpoint.save(checkpoint_path, train_state, progress)
             on_epoch(report)
             bar.update()
             shown = {"loss": f"{report.loss:.3f}", **{name: f"{value:.4f}" for name, value in metrics.items()}}
@@ -147,7 +147,7 @@ def learning_rate_factor(done: int, *, schedule: str, warmup_steps: int, total_s
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def _trainee(inputs: FitInputs, config: TrainConfig, device: torch.device) -> Trainee:
+def _initial_state(inputs: FitInputs, config: TrainConfig, device: torch.device) -> TrainState:
     """A new model with its optimiser. Weights and batches are the same in every process, dropout and negatives not."""
     seed, own_seed = config.fit.seed, config.fit.seed + 1_000_003 * distributed.rank()
     torch.manual_seed(seed)
@@ -181,7 +181,7 @@ def _trainee(inputs: FitInputs, config: TrainConfig, device: torch.device) -> Tr
     average = None
     if config.fit.weight_averaging:
         average = AveragedModel(model, avg_fn=partial(_averaged, decay=config.fit.weight_averaging))
-    return Trainee(model=model, average=average, optimiser=optimiser, schedule=schedule, generators=generators)
+    return TrainState(model=model, average=average, optimiser=optimiser, schedule=schedule, generators=generators)
 
 
 def _averaged(average: Tensor, current: Tensor, num_averaged: Tensor | int, *, decay: float) -> Tensor:
@@ -190,26 +190,26 @@ def _averaged(average: Tensor, current: Tensor, num_averaged: Tensor | int, *, d
     return torch.lerp(current, average, min(decay, (1.0 + steps) / (10.0 + steps)))
 
 
-def _train_epoch(trainee: Trainee, step: TrainingStep, num_windows: int, config: FitConfig) -> tuple[float, int]:
+def _train_epoch(train_state: TrainState, step: TrainingStep, num_windows: int, config: FitConfig) -> tuple[float, int]:
     """One pass over the windows; returns the mean loss and the number of positions, of all processes together."""
-    trainee.model.train()
+    train_state.model.train()
     sums = torch.zeros(2, dtype=torch.float64)  # of the losses, of the positions
     losses: list[Tensor] = []
     counts: list[int] = []
-    for batch in _shuffled(num_windows, config.batch_size, trainee.generators["batches"]):
+    for batch in _shuffled(num_windows, config.batch_size, train_state.generators["batches"]):
         share = batch[distributed.rank() :: distributed.num_processes()]
-        trainee.optimiser.zero_grad(set_to_none=True)
+        train_state.optimiser.zero_grad(set_to_none=True)
         if len(share):
             loss = step(share)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
             counts.append(step.num_positions(share))
-        distributed.average_gradients(trainee.model.parameters(), weight=counts[-1] if len(share) else 0)
-        torch.nn.utils.clip_grad_norm_(trainee.model.parameters(), config.max_gradient_norm)
-        trainee.optimiser.step()
-        trainee.schedule.step()
-        if trainee.average is not None:
-            trainee.average.update_parameters(trainee.model)
+        distributed.average_gradients(train_state.model.parameters(), weight=counts[-1] if len(share) else 0)
+        torch.nn.utils.clip_grad_norm_(train_state.model.parameters(), config.max_gradient_norm)
+        train_state.optimiser.step()
+        train_state.schedule.step()
+        if train_state.average is not None:
+            train_state.average.update_parameters(train_state.model)
     if losses:
         positions = torch.tensor(counts, dtype=torch.float64)
         sums = torch.stack([(torch.stack(losses).double().cpu() * positions).sum(), positions.sum()])

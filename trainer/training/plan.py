@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainer.dataset.dataset import Cut, Dataset, HoldOut, everything, leave_last_out
-from trainer.dataset.parts import Part, one_target_each
+from trainer.dataset.eval_split import EvalSplit, one_target_each
 from trainer.features.encoded import Encoded
 
 
@@ -36,8 +36,8 @@ def leave_last_out_plan(encoded: Encoded) -> TrainingPlan:
     )
 
 
-def plan_of_parts(encoded: Encoded, validation: Part, known: Dataset) -> TrainingPlan:
-    """Validates on a part, one target of each of its users, then learns from all events of `known`.
+def plan_of_splits(encoded: Encoded, validation: EvalSplit, known: Dataset) -> TrainingPlan:
+    """Validates on a split, one target of each of its users, then learns from all events of `known`.
 
     Nothing but `validation` and `known` is read of the interactions.
     """

@@ -14,8 +14,8 @@ from trainer.baselines.ease import Ease
 from trainer.baselines.ials import IALS
 from trainer.baselines.item_knn import ItemKNN
 from trainer.baselines.tuning import Grids, tune
-from trainer.dataset.parts import Part, leave_last_out_part
-from trainer.evaluation.scorer import Scorer
+from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
+from trainer.scoring.scorer import Scorer
 
 NUM_ITEMS = 24
 GRIDS = Grids(
@@ -27,7 +27,7 @@ GRIDS = Grids(
 )
 
 
-def changing_tastes() -> Part:
+def changing_tastes() -> EvalSplit:
     """Users choose four items of one colour of three, then change to the next for good."""
     generator = np.random.default_rng(0)
     colours = np.arange(NUM_ITEMS).reshape(3, 8)
@@ -35,39 +35,39 @@ def changing_tastes() -> Part:
     for user in range(90):
         before, after = colours[user % 3], colours[(user + 1) % 3]
         histories.append(np.concatenate([generator.permutation(before)[:4], generator.permutation(after)[:4]]))
-    return leave_last_out_part(dataset_of(histories, num_items=NUM_ITEMS), skip=0)
+    return leave_last_out_split(dataset_of(histories, num_items=NUM_ITEMS), skip=0)
 
 
-def reciprocal_rank(part: Part, scorer: Scorer) -> float:
-    scores = scorer.scores(part.users)
-    for row, user in enumerate(part.users):
-        scores[row, part.known.item_rows[part.known.user_rows == user]] = -np.inf
-    target_scores = scores[np.arange(len(part.users)), part.target_rows]
+def reciprocal_rank(split: EvalSplit, scorer: Scorer) -> float:
+    scores = scorer.scores(split.users)
+    for row, user in enumerate(split.users):
+        scores[row, split.known.item_rows[split.known.user_rows == user]] = -np.inf
+    target_scores = scores[np.arange(len(split.users)), split.target_rows]
     return float(np.mean(1.0 / (scores >= target_scores[:, None]).sum(axis=1)))
 
 
 @pytest.fixture(scope="module")
-def part() -> Part:
+def split() -> EvalSplit:
     return changing_tastes()
 
 
 NO_TEXT = np.zeros((NUM_ITEMS, 0), np.float32)
 
 
-def test_it_takes_what_validation_prefers(part: Part) -> None:
-    chosen = tune(part, NO_TEXT, reciprocal_rank, GRIDS)
+def test_it_takes_what_validation_prefers(split: EvalSplit) -> None:
+    chosen = tune(split, NO_TEXT, reciprocal_rank, GRIDS)
     assert chosen.item_knn == ItemKNN(num_neighbours=50)
     assert chosen.ease_recency.recency_tau == 1.0
-    assert chosen == tune(part, NO_TEXT, reciprocal_rank, GRIDS)
+    assert chosen == tune(split, NO_TEXT, reciprocal_rank, GRIDS)
 
 
-def test_what_was_chosen_is_at_least_as_good_as_the_rest_of_the_grid(part: Part) -> None:
-    chosen = tune(part, NO_TEXT, reciprocal_rank, GRIDS)
+def test_what_was_chosen_is_at_least_as_good_as_the_rest_of_the_grid(split: EvalSplit) -> None:
+    chosen = tune(split, NO_TEXT, reciprocal_rank, GRIDS)
     qualities = {
-        baseline.name: reciprocal_rank(part, baseline.fit(part.known))
-        for baseline in all_baselines(part.known, NO_TEXT, chosen)
+        baseline.name: reciprocal_rank(split, baseline.fit(split.known))
+        for baseline in all_baselines(split.known, NO_TEXT, chosen)
     }
-    assert qualities["EASE"] == max(reciprocal_rank(part, ease.fit(part.known)) for ease in GRIDS.ease)
+    assert qualities["EASE"] == max(reciprocal_rank(split, ease.fit(split.known)) for ease in GRIDS.ease)
     assert qualities["EASE+recency"] > qualities["EASE"]
     of_two, of_three = (qualities[name] for name in qualities if name.startswith("Hybrid"))
     # Content weight 0 was tried.
@@ -75,24 +75,24 @@ def test_what_was_chosen_is_at_least_as_good_as_the_rest_of_the_grid(part: Part)
     assert of_three >= of_two
 
 
-def test_hyperparameters_rest_on_a_sample_of_a_large_part(part: Part, monkeypatch) -> None:
+def test_hyperparameters_rest_on_a_sample_of_a_large_part(split: EvalSplit, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "MAX_USERS", 30)
     asked = set()
 
-    def quality(sampled: Part, scorer: Scorer) -> float:
+    def quality(sampled: EvalSplit, scorer: Scorer) -> float:
         asked.add(tuple(sampled.users))
-        assert sampled.target_rows.tolist() == part.target_rows[sampled.users].tolist()
+        assert sampled.target_rows.tolist() == split.target_rows[sampled.users].tolist()
         return reciprocal_rank(sampled, scorer)
 
-    tune(part, NO_TEXT, quality, GRIDS)
+    tune(split, NO_TEXT, quality, GRIDS)
     assert [len(users) for users in asked] == [30]
 
 
-def test_a_sample_keeps_all_targets_of_its_users(part: Part, monkeypatch) -> None:
+def test_a_sample_keeps_all_targets_of_its_users(split: EvalSplit, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "MAX_USERS", 2)
     offsets = np.array([0, 1, 4, 6])
     several = replace(
-        part,
+        split,
         users=np.array([0, 5, 8]),
         target_offsets=offsets,
         target_rows=np.arange(6),
@@ -102,7 +102,7 @@ def test_a_sample_keeps_all_targets_of_its_users(part: Part, monkeypatch) -> Non
         user: several.target_rows[offsets[place] : offsets[place + 1]].tolist() for place, user in enumerate([0, 5, 8])
     }
 
-    def quality(sampled: Part, scorer: Scorer) -> float:
+    def quality(sampled: EvalSplit, scorer: Scorer) -> float:
         expected = [row for user in sampled.users.tolist() for row in rows_of[user]]
         assert sampled.target_rows.tolist() == expected
         assert sampled.target_offsets[-1] == len(expected) == len(sampled.target_ratings)

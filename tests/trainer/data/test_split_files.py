@@ -13,8 +13,8 @@ from trainer.data.config import load_data_config
 from trainer.data.prepare import PreparedData, prepare
 from trainer.data.split_files import read_split, split_path, write_split
 from trainer.dataset.dataset import Dataset, load_dataset
-from trainer.dataset.parts import Part
-from trainer.dataset.splits import PART_NAMES, SPLIT_KINDS, TEST, TRAIN, VALIDATION, SplitKind, split_parts
+from trainer.dataset.eval_split import EvalSplit
+from trainer.dataset.splits import PART_NAMES, SPLIT_KINDS, TEST, TRAIN, VALIDATION, SplitKind, draw_splits
 
 CONFIG = """
 name = "small"
@@ -36,9 +36,9 @@ def random_dataset(*, num_users: int = 40, num_items: int = 30) -> Dataset:
     return dataclasses.replace(dataset, event_times=np.arange(1, len(dataset.item_rows) + 1, dtype=np.int64))
 
 
-def pairs_of(part: Part) -> set[tuple[int, int]]:
-    users = np.repeat(part.users, np.diff(part.target_offsets))
-    return set(zip(users.tolist(), part.target_rows.tolist(), strict=True))
+def pairs_of(split: EvalSplit) -> set[tuple[int, int]]:
+    users = np.repeat(split.users, np.diff(split.target_offsets))
+    return set(zip(users.tolist(), split.target_rows.tolist(), strict=True))
 
 
 def known_pairs(dataset: Dataset) -> set[tuple[int, int]]:
@@ -48,9 +48,9 @@ def known_pairs(dataset: Dataset) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("kind", SPLIT_KINDS)
 def test_parts_are_disjoint_and_say_what_is_known(kind: SplitKind):
     dataset = random_dataset()
-    splits = split_parts(dataset, kind)
+    splits = draw_splits(dataset, kind)
     pairs = list(zip(dataset.user_rows.tolist(), dataset.item_rows.tolist(), strict=True))
-    in_part = [{pair for pair, code in zip(pairs, splits.codes, strict=True) if code == part} for part in range(3)]
+    in_part = [{pair for pair, code in zip(pairs, splits.codes, strict=True) if code == split} for split in range(3)]
     assert (splits.validation.name, splits.test.name) == PART_NAMES[1:]
     assert known_pairs(splits.validation.known) == in_part[TRAIN]
     assert known_pairs(splits.test.known) == in_part[TRAIN] | in_part[VALIDATION]
@@ -59,7 +59,7 @@ def test_parts_are_disjoint_and_say_what_is_known(kind: SplitKind):
     if kind != "leave-last-out":
         assert pairs_of(splits.validation) == in_part[VALIDATION]
         num_events = len(pairs)
-        assert [len(part) for part in in_part] == [
+        assert [len(split) for split in in_part] == [
             num_events * 8 // 10,
             num_events * 9 // 10 - num_events * 8 // 10,
             num_events - num_events * 9 // 10,
@@ -67,7 +67,7 @@ def test_parts_are_disjoint_and_say_what_is_known(kind: SplitKind):
 
 
 def test_leave_last_out_of_short_histories():
-    splits = split_parts(dataset_of([[0], [1, 2], [3, 4, 5]], num_items=6), "leave-last-out")
+    splits = draw_splits(dataset_of([[0], [1, 2], [3, 4, 5]], num_items=6), "leave-last-out")
     assert splits.codes.tolist() == [TRAIN, VALIDATION, TEST, TRAIN, VALIDATION, TEST]
     assert splits.validation.users.tolist() == [2], "the user of two interactions has no history before the first"
     assert splits.test.users.tolist() == [1, 2]
@@ -82,16 +82,16 @@ def test_the_random_split_does_not_depend_on_the_order_of_rows():
         ],
         num_items=30,
     )
-    assert pairs_of(split_parts(dataset, "random").test) == pairs_of(split_parts(turned, "random").test)
+    assert pairs_of(draw_splits(dataset, "random").test) == pairs_of(draw_splits(turned, "random").test)
 
 
 def test_the_random_split_is_what_its_seed_says():
     dataset = random_dataset()
-    first, again, other = (split_parts(dataset, "random", seed=seed) for seed in (0, 0, 1))
+    first, again, other = (draw_splits(dataset, "random", seed=seed) for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert pairs_of(first.test) != pairs_of(other.test)
     # Pinned: a split that others have used must not change with a version of anything.
-    small = split_parts(dataset_of([[0, 1, 2, 3], [0, 1, 2, 3], [1, 2]], num_items=4), "random")
+    small = draw_splits(dataset_of([[0, 1, 2, 3], [0, 1, 2, 3], [1, 2]], num_items=4), "random")
     assert small.codes.tolist() == PINNED_CODES
     assert small.fingerprint == PINNED_FINGERPRINT
 
@@ -99,13 +99,13 @@ def test_the_random_split_is_what_its_seed_says():
 def test_the_split_in_time_keeps_one_moment_together():
     dataset = dataset_of([[row] for row in range(10)], num_items=10)
     times = np.array([1, 1, 1, 1, 1, 1, 1, 2, 2, 3], dtype=np.int64)
-    codes = split_parts(dataclasses.replace(dataset, event_times=times), "time").codes
+    codes = draw_splits(dataclasses.replace(dataset, event_times=times), "time").codes
     assert codes.tolist() == [TRAIN] * 7 + [VALIDATION] * 2 + [TEST]
 
 
 def test_the_split_in_time_tests_users_without_a_history():
     dataset = dataset_of([[row] for row in range(10)], num_items=10)
-    splits = split_parts(dataclasses.replace(dataset, event_times=np.arange(1, 11, dtype=np.int64)), "time")
+    splits = draw_splits(dataclasses.replace(dataset, event_times=np.arange(1, 11, dtype=np.int64)), "time")
     assert splits.test.users.tolist() == [9]
     assert splits.test.known.lengths.tolist() == [1] * 9 + [0]
 
@@ -114,14 +114,14 @@ def test_what_cannot_be_split_says_why():
     dataset = random_dataset()
     without_times = dataclasses.replace(dataset, event_times=np.zeros(len(dataset.item_rows), dtype=np.int64))
     with pytest.raises(DataError, match=r"only has the order .*: choose leave-last-out or random"):
-        split_parts(without_times, "time")
+        draw_splits(without_times, "time")
     one_time = dataclasses.replace(dataset, event_times=np.full(len(dataset.item_rows), 5, dtype=np.int64))
     with pytest.raises(DataError, match="nothing in train: too many interactions have the same time"):
-        split_parts(one_time, "time")
+        draw_splits(one_time, "time")
     with pytest.raises(DataError, match="nothing in validation: there are too few"):
-        split_parts(dataset_of([[0, 1]], num_items=2), "random")
+        draw_splits(dataset_of([[0, 1]], num_items=2), "random")
     with pytest.raises(ConfigError, match="must be one of leave-last-out, random, time"):
-        split_parts(dataset, "by-moon")  # type: ignore[arg-type]
+        draw_splits(dataset, "by-moon")  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ class TestFiles:
     @pytest.mark.parametrize("kind", SPLIT_KINDS)
     def test_what_is_written_is_read(self, prepared: PreparedData, kind: SplitKind):
         dataset = load_dataset(prepared.directory)
-        splits = split_parts(dataset, kind)
+        splits = draw_splits(dataset, kind)
         path = write_split(splits, dataset, prepared)
         read = read_split(dataset, prepared, kind)
         assert (read.codes.tolist(), read.fingerprint) == (splits.codes.tolist(), splits.fingerprint)
@@ -150,13 +150,13 @@ class TestFiles:
     def test_seeds_lie_beside_each_other(self, prepared: PreparedData):
         dataset = load_dataset(prepared.directory)
         for seed in (0, 7):
-            write_split(split_parts(dataset, "random", seed=seed), dataset, prepared)
+            write_split(draw_splits(dataset, "random", seed=seed), dataset, prepared)
         assert read_split(dataset, prepared, "random", seed=7).seed == 7
         assert read_split(dataset, prepared, "random").seed == 0
 
     def test_a_split_of_other_data_is_refused(self, prepared: PreparedData):
         dataset = load_dataset(prepared.directory)
-        write_split(split_parts(dataset, "random"), dataset, prepared)
+        write_split(draw_splits(dataset, "random"), dataset, prepared)
         with pytest.raises(DataError, match=r"splits data .*, these are other"):
             read_split(dataset, dataclasses.replace(prepared, fingerprint="other"), "random")
 
@@ -164,8 +164,8 @@ class TestFiles:
         dataset = load_dataset(prepared.directory)
         with pytest.raises(DataError, match="no split that can be read"):
             read_split(dataset, prepared, "random")
-        write_split(split_parts(dataset, "time"), dataset, prepared)
-        random = write_split(split_parts(dataset, "random"), dataset, prepared)
+        write_split(draw_splits(dataset, "time"), dataset, prepared)
+        random = write_split(draw_splits(dataset, "random"), dataset, prepared)
         random.write_bytes(split_path(prepared, "time").read_bytes())
         with pytest.raises(DataError, match="is damaged: its fingerprint is"):
             read_split(dataset, prepared, "random")

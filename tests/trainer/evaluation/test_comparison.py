@@ -4,31 +4,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.trainer.evaluation.parts import Table, part_of
+from tests.trainer.known_answers import Table, split_of
 from tests.trainer.small_dataset import dataset_of
 from trainer.core.errors import ConfigError, DataError
-from trainer.dataset.parts import Part, leave_last_out_part
+from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
 from trainer.evaluation.comparison import TABLE_METRICS, compare
-from trainer.evaluation.comparison_text import comparison_text
-from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.evaluation import Evaluation
-from trainer.evaluation.evaluation_files import evaluation_directories, load_evaluation, save_evaluation
-from trainer.evaluation.sampled import evaluate_sampled
+from trainer.results.markdown import comparison_text
+from trainer.results.saved_evaluations import evaluation_directories, load_evaluation, save_evaluation
+from trainer.scoring.full_evaluation import evaluate
+from trainer.scoring.sampled_evaluation import evaluate_sampled
 
 NUM_ITEMS, NUM_USERS = 200, 300
 DATASET = dataset_of(
     [np.random.default_rng(user).permutation(NUM_ITEMS)[: 2 + user % 70].tolist() for user in range(NUM_USERS)],
     num_items=NUM_ITEMS,
 )
-PART = leave_last_out_part(DATASET, skip=0)
+PART = leave_last_out_split(DATASET, skip=0)
 NOISE = np.random.default_rng(1).normal(size=(NUM_USERS, NUM_ITEMS)).astype(np.float32)
 ITEM_CONTENT = np.random.default_rng(2).normal(size=(NUM_ITEMS, 4)).astype(np.float16)
 
 
-def _helped(part: Part, amount: float) -> Table:
+def _helped(split: EvalSplit, amount: float) -> Table:
     """Noise, and so much more for the targets."""
     table = NOISE.copy()
-    table[part.users, part.target_rows] += amount
+    table[split.users, split.target_rows] += amount
     return Table(table)
 
 
@@ -88,11 +88,11 @@ def test_what_cannot_be_compared_is_refused(evaluations: list[Evaluation]) -> No
         compare(evaluations, baseline="best")
     with pytest.raises(DataError, match="of one name"):
         compare([evaluations[0], evaluations[0]], baseline="noise")
-    validation = leave_last_out_part(DATASET, skip=1)
+    validation = leave_last_out_split(DATASET, skip=1)
     other = evaluate(validation, Table(NOISE), name="other")
     with pytest.raises(DataError, match="different questions"):
         compare([evaluations[0], other], baseline="noise")
-    nobody = evaluate(part_of([[0]], {}, num_items=2), Table([[0, 0]]), name="nobody")
+    nobody = evaluate(split_of([[0]], {}, num_items=2), Table([[0, 0]]), name="nobody")
     with pytest.raises(DataError, match="no user"):
         compare([nobody], baseline="nobody")
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from tests.trainer.evaluation.parts import Table
+from tests.trainer.known_answers import Table
 from tests.trainer.small_dataset import dataset_of
 from trainer.core.errors import DataError
-from trainer.evaluation.evaluate import evaluate
 from trainer.experiments.cold_items import COLD_CUTOFF, cold_items, random_recall
+from trainer.scoring.full_evaluation import evaluate
 
 NUM_ITEMS, NUM_USERS = 300, 800
 HISTORIES = [np.random.default_rng(user).permutation(NUM_ITEMS - 100)[: 1 + user % 40].tolist() for user in range(800)]

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tests.trainer.evaluation.parts import Table, part_of
+from tests.trainer.known_answers import Table, split_of
 from tests.trainer.training.fitting import NUM_ITEMS, ring_config, ring_data
 from trainer.core.errors import DataError
 from trainer.dataset.dataset import Dataset, everything
-from trainer.dataset.parts import one_target_each
-from trainer.dataset.splits import split_parts
+from trainer.dataset.eval_split import one_target_each
+from trainer.dataset.splits import draw_splits
 from trainer.experiments.cold_items import cold_items
 from trainer.experiments.protocols import PROTOCOLS, protocol_of
 from trainer.experiments.seeds import evaluate_protocol
 from trainer.experiments.test_set_metrics import SERVED, TWO_TOWERS, fitted_scorers
 from trainer.features.encoded import Encoded
-from trainer.scoring.scorers import ServedScorer
+from trainer.scoring.served_scorers import ServedScorer
 from trainer.training.fit import unreported
 from trainer.training.train import fit_plan
 
@@ -55,12 +55,12 @@ def _with_other_targets(dataset: Dataset, asked: np.ndarray) -> Dataset:
 def test_nothing_that_is_asked_for_reaches_the_model(kind, encoded) -> None:
     protocol = protocol_of(encoded, kind)
     # What is known stays, and all else that happened becomes something else.
-    part = protocol.questions[0].part
+    split = protocol.questions[0].split
     changed = replace(
-        part, target_rows=(part.target_rows + 1) % NUM_ITEMS, target_ratings=np.ones_like(part.target_ratings)
+        split, target_rows=(split.target_rows + 1) % NUM_ITEMS, target_ratings=np.ones_like(split.target_ratings)
     )
     whole = encoded.dataset
-    known = set(zip(part.known.user_rows.tolist(), part.known.item_rows.tolist(), strict=True))
+    known = set(zip(split.known.user_rows.tolist(), split.known.item_rows.tolist(), strict=True))
     pairs = zip(whole.user_rows.tolist(), whole.item_rows.tolist(), strict=True)
     asked = np.array([pair not in known for pair in pairs])
     assert asked.any()
@@ -71,15 +71,15 @@ def test_nothing_that_is_asked_for_reaches_the_model(kind, encoded) -> None:
     assert first.best_epoch == second.best_epoch
     users = np.arange(len(whole.user_ids))
     for name in (SERVED, TWO_TOWERS):
-        scores = fitted_scorers(first, plan, part, CONFIG)[name].scores(users)
+        scores = fitted_scorers(first, plan, split, CONFIG)[name].scores(users)
         np.testing.assert_array_equal(scores, fitted_scorers(second, again, changed, CONFIG)[name].scores(users))
 
 
 def replace_plan(encoded: Encoded, protocol):
     """The protocol's plan, made from data of which only what is known is as before."""
-    from trainer.training.plan import plan_of_parts
+    from trainer.training.plan import plan_of_splits
 
-    return plan_of_parts(encoded, protocol.validation, protocol.questions[0].part.known)
+    return plan_of_splits(encoded, protocol.validation, protocol.questions[0].split.known)
 
 
 @pytest.mark.parametrize("kind", SPLITS)
@@ -87,10 +87,10 @@ def test_the_refit_knows_all_but_what_is_asked_for(kind, encoded) -> None:
     protocol = protocol_of(encoded, kind)
     final = protocol.plan.final.dataset
     for question in protocol.questions:
-        part = question.part
-        assert part.known.item_rows.tolist() == final.item_rows.tolist()
-        users = np.repeat(part.users, np.diff(part.target_offsets)).tolist()
-        targets = zip(users, part.target_rows.tolist(), strict=True)
+        split = question.split
+        assert split.known.item_rows.tolist() == final.item_rows.tolist()
+        users = np.repeat(split.users, np.diff(split.target_offsets)).tolist()
+        targets = zip(users, split.target_rows.tolist(), strict=True)
         known = set(zip(final.user_rows.tolist(), final.item_rows.tolist(), strict=True))
         assert not known & set(targets)
     assert protocol.plan.cut.num_history_events.tolist() == final.lengths.tolist()
@@ -125,25 +125,25 @@ def test_every_protocol_gives_figures_of_every_seed(kind, encoded) -> None:
         assert "Expected of a random order: recall@50" in text
         assert "| model | recall@50 |" in text
     if kind == "random":
-        assert read["ratings"]["num_ratings"] == len(split_parts(encoded.dataset, "random").test.target_rows)
+        assert read["ratings"]["num_ratings"] == len(draw_splits(encoded.dataset, "random").test.target_rows)
         assert 0 < read["ratings"]["by_model"]["SVD of ratings"]["rmse"] < 4
     else:
         assert read["ratings"] is None
 
 
 def test_one_target_each_leaves_out_who_has_no_history() -> None:
-    part = part_of([[0, 1], [], [2]], {0: [3, 4, 5], 1: [6], 2: [7]}, num_items=9)
-    hold_out = one_target_each(part)
+    split = split_of([[0, 1], [], [2]], {0: [3, 4, 5], 1: [6], 2: [7]}, num_items=9)
+    hold_out = one_target_each(split)
     assert hold_out.users.tolist() == [0, 2]
     assert hold_out.target_rows[0] in (3, 4, 5)
     assert hold_out.target_rows[1] == 7
-    assert everything(part.known).users.tolist() == [0, 2]
+    assert everything(split.known).users.tolist() == [0, 2]
 
 
 def test_who_has_no_history_is_served_what_most_chose() -> None:
-    part = part_of([[0, 1], [], [1]], {1: [0]}, num_items=3)
+    split = split_of([[0, 1], [], [1]], {1: [0]}, num_items=3)
     table = np.arange(9, dtype=np.float32).reshape(3, 3)
-    scores = ServedScorer(part.known, Table(table)).scores(np.array([2, 1]))
+    scores = ServedScorer(split.known, Table(table)).scores(np.array([2, 1]))
     assert scores.tolist() == [[6.0, 7.0, 8.0], [1.0, 2.0, 0.0]]
 
 

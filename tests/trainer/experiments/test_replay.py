@@ -15,7 +15,7 @@ from trainer.config.train_config import TrainConfig
 from trainer.core.errors import DataError
 from trainer.core.settings import Settings
 from trainer.dataset.dataset import Dataset
-from trainer.experiments.replay import FULL, INCREMENTAL, NEVER, Step, period_part, replay
+from trainer.experiments.replay import FULL, INCREMENTAL, NEVER, Step, period_split, replay
 from trainer.experiments.replay_report import ReplayReport, ratio_of_means
 
 CONFIG = ring_config(fit__max_epochs="3", fit__warmup_epochs="1", warm_start__max_epochs="1", text__encoder="none")
@@ -38,12 +38,12 @@ def steps(tmp_path_factory) -> tuple[Step, ...]:
 def test_the_second_half_of_a_period_is_asked_for() -> None:
     dataset = dataset_of([[0, 1, 2, 3, 4, 5], [6, 7], [8], [9, 0]], num_items=10)
     times = np.array([1, 2, 3, 4, 5, 9, 1, 4, 4, 3, 5]) * 1_000_000
-    part = period_part(replace(dataset, event_times=times), 3_000_000, 6_000_000, name="test")
+    split = period_split(replace(dataset, event_times=times), 3_000_000, 6_000_000, name="test")
     # User 2 chose nothing before, and one thing in the period; of user 3 the first half of the period is known.
-    assert part.users.tolist() == [0, 1, 3]
-    assert [rows.tolist() for rows in np.split(part.target_rows, part.target_offsets[1:-1])] == [[3, 4], [7], [0]]
-    assert part.known.lengths.tolist() == [3, 1, 0, 1]
-    assert part.known.item_rows.tolist() == [0, 1, 2, 6, 9]
+    assert split.users.tolist() == [0, 1, 3]
+    assert [rows.tolist() for rows in np.split(split.target_rows, split.target_offsets[1:-1])] == [[3, 4], [7], [0]]
+    assert split.known.lengths.tolist() == [3, 1, 0, 1]
+    assert split.known.item_rows.tolist() == [0, 1, 2, 6, 9]
 
 
 def test_every_update_learns_from_one_period_and_is_asked_for_the_next(steps) -> None:

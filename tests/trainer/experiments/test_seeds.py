@@ -3,17 +3,17 @@ import json
 import numpy as np
 import pytest
 
-from tests.trainer.evaluation.parts import Table
+from tests.trainer.known_answers import Table
 from tests.trainer.small_dataset import dataset_of
-from trainer.dataset.parts import leave_last_out_part
+from trainer.dataset.eval_split import leave_last_out_split
 from trainer.evaluation.comparison import compare
-from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.sampled import evaluate_sampled
 from trainer.experiments.seeds import SeedEvaluations, SeedRun, SeedsResult, Spread
 from trainer.experiments.test_set_metrics import SERVED
+from trainer.scoring.full_evaluation import evaluate
+from trainer.scoring.sampled_evaluation import evaluate_sampled
 
 DATASET = dataset_of([[user % 40, (7 * user + 3) % 40, (user * user + 20) % 40] for user in range(90)], num_items=40)
-PART = leave_last_out_part(DATASET, skip=0)
+PART = leave_last_out_split(DATASET, skip=0)
 
 
 def _result(num_seeds: int) -> SeedsResult:

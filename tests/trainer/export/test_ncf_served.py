@@ -17,11 +17,11 @@ from trainer.config.train_config import load_train_config
 from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
 from trainer.dataset.dataset import leave_last_out, load_dataset
-from trainer.evaluation.evaluation_files import evaluation_directories, load_evaluation
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.experiments.test_set_metrics import SERVED
 from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register
 from trainer.registry.registry import EVALUATIONS
+from trainer.results.saved_evaluations import evaluation_directories, load_evaluation
 from trainer.scoring.candidate_ranking import RankedModel
 from trainer.scoring.ranks_by_model import bundle_ranks
 from trainer.scoring.scoring_model import ScoringModel

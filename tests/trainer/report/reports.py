@@ -19,7 +19,7 @@ def small_comparison() -> Comparison:
         Evaluation(
             name=name,
             protocol=FULL_RANKING,
-            part="test",
+            split="test",
             question="q",
             ranks=np.array(ranks * 20),
             target_offsets=np.arange(41),

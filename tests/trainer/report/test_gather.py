@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.small_dataset import dataset_of
-from trainer.dataset.parts import leave_last_out_part
+from trainer.dataset.eval_split import leave_last_out_split
 from trainer.report.gather import MAX_MAP_CATEGORIES, MAX_MAP_ITEMS, example_users, map_points
 
 
@@ -21,8 +21,8 @@ class _ByRow:
 
 def test_example_users_go_from_short_to_long_with_unseen_items_best_first() -> None:
     dataset = dataset_of([[0, 1, 2, 18, 17], [3, 18], [4]], num_items=20)
-    part = leave_last_out_part(dataset, skip=0)
-    short, long = example_users(part, {"by row": _ByRow()})
+    split = leave_last_out_split(dataset, skip=0)
+    short, long = example_users(split, {"by row": _ByRow()})
     assert (short.user_id, short.history, short.targets) == ("u1", ("title 3",), ("title 18",))
     assert (long.user_id, long.num_history_events, long.targets) == ("u0", 4, ("title 17",))
     assert [item.title for item in short.lists["by row"]] == [f"title {row}" for row in range(18, 8, -1)]

@@ -139,7 +139,7 @@ def test_batches_do_not_change_ranks(monkeypatch) -> None:
     model = _model(dataset, NOISE, BY_GROUP)
     spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
     whole = model_ranks(dataset, test, model, [spec])[0]
-    monkeypatch.setattr("trainer.evaluation.ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
+    monkeypatch.setattr("trainer.scoring.full_ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
     assert model_ranks(dataset, test, model, [spec])[0].tolist() == whole.tolist()
 
 

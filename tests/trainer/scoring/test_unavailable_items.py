@@ -9,22 +9,22 @@ import numpy as np
 from tandem.contract import names
 from tandem.contract.features import FeatureSchema
 from tandem.contract.vocabulary import MISSING_ROW
-from tests.trainer.evaluation.parts import Table, part_of
+from tests.trainer.known_answers import Table, split_of
 from tests.trainer.small_dataset import dataset_of, without_items
 from trainer.dataset.dataset import HoldOut, leave_last_out
-from trainer.dataset.parts import leave_last_out_part
-from trainer.evaluation.ranking import rank_part
-from trainer.evaluation.sampled import evaluate_sampled, sampled_items
+from trainer.dataset.eval_split import leave_last_out_split
 from trainer.export.bundle import item_table, top_items
 from trainer.scoring.candidate_ranking import candidates_of
+from trainer.scoring.full_ranking import rank_split
 from trainer.scoring.ranks_by_model import popularity_ranks, ranks_of_targets
+from trainer.scoring.sampled_evaluation import evaluate_sampled, sampled_items
 from trainer.scoring.scoring_model import ScoringModel
 
 
 def test_they_are_in_no_list_and_as_targets_come_last() -> None:
-    part = part_of([[0], [0]], {0: [1, 3, 4], 1: [2]}, num_items=6)
-    part = replace(part, known=without_items(part.known, [3, 4]))
-    ranking = rank_part(part, Table([[9, 5, 4, 8, 7, 6], [9, 5, 4, 8, 7, 6]]))
+    split = split_of([[0], [0]], {0: [1, 3, 4], 1: [2]}, num_items=6)
+    split = replace(split, known=without_items(split.known, [3, 4]))
+    ranking = rank_split(split, Table([[9, 5, 4, 8, 7, 6], [9, 5, 4, 8, 7, 6]]))
     assert ranking.top_rows[0, :4].tolist() == [5, 1, 2, MISSING_ROW]
     assert ranking.ranks.tolist() == [1, 3, 4, 2]
 
@@ -45,11 +45,11 @@ def test_popularity_does_not_count_them() -> None:
 
 def test_they_are_not_sampled() -> None:
     dataset = without_items(dataset_of([[0, 1, 2, 3], [4, 5, 6, 1]], num_items=8), [2, 5])
-    part = leave_last_out_part(dataset, skip=0)
-    samples = sampled_items(part, dataset)
+    split = leave_last_out_split(dataset, skip=0)
+    samples = sampled_items(split, dataset)
     assert set(samples[0].tolist()) == {4, 6, MISSING_ROW}
     assert set(samples[1].tolist()) == {0, 3, MISSING_ROW}
-    asked = replace(part, target_rows=np.array([2, 1]), known=dataset.first_events(dataset.lengths - 2))
+    asked = replace(split, target_rows=np.array([2, 1]), known=dataset.first_events(dataset.lengths - 2))
     evaluation = evaluate_sampled(asked, Table(np.ones((2, 8))), dataset, name="all alike")
     assert evaluation.ranks[0] == 2  # after both sampled items
 

@@ -38,7 +38,7 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> None:
         "format": _FORMAT,
         "name": evaluation.name,
         "protocol": evaluation.protocol,
-        "part": evaluation.part,
+        "part": evaluation.split,
         "question": evaluation.question,
         "num_users": evaluation.num_users,
         "totals": dict(evaluation.totals),
@@ -63,7 +63,7 @@ def load_evaluation(directory: Path) -> Evaluation:
             return Evaluation(
                 name=described["name"],
                 protocol=described["protocol"],
-                part=described["part"],
+                split=described["part"],
                 question=described["question"],
                 ranks=arrays["ranks"].astype(np.int64),
                 target_offsets=arrays["target_offsets"],

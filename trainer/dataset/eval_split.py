@@ -12,7 +12,7 @@ from trainer.dataset.dataset import Dataset, HoldOut, leave_last_out
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class EvalSplit:
     """One question: given the interactions in `known`, which items come next?
 
     `known` is what a model may be trained on, and each user's history in it is what may not be recommended again. Rows
@@ -32,11 +32,11 @@ class Part:
     """(targets,) float32, NaN where there is none."""
 
 
-def leave_last_out_part(dataset: Dataset, *, skip: int) -> Part:
+def leave_last_out_split(dataset: Dataset, *, skip: int) -> EvalSplit:
     """Leave-last-out as `trainer.dataset.dataset.leave_last_out` cuts it: `skip` 0 is the test, 1 the validation."""
     hold_out = leave_last_out(dataset, skip=skip)
     targets = dataset.offsets[hold_out.users] + hold_out.num_history_events[hold_out.users]
-    return Part(
+    return EvalSplit(
         name="validation" if skip else "test",
         known=dataset.first_events(hold_out.num_history_events),
         users=hold_out.users,
@@ -46,13 +46,13 @@ def leave_last_out_part(dataset: Dataset, *, skip: int) -> Part:
     )
 
 
-def one_target_each(part: Part, *, seed: int = 0) -> HoldOut:
+def one_target_each(split: EvalSplit, *, seed: int = 0) -> HoldOut:
     """One target, drawn with a fixed seed, of each user with a history: all that is known is history.
 
     Choosing epochs and weights by it costs as much as by leave-last-out, however many targets users have, and every
     user counts once, as in the metrics. A user's other targets stay among the candidates. Users without a history would
     choose nothing: they are served the most popular items.
     """
-    drawn = part.target_offsets[:-1] + np.random.default_rng(seed).integers(0, np.diff(part.target_offsets))
-    asked = part.known.lengths[part.users] > 0
-    return HoldOut(part.known.lengths, part.users[asked], part.target_rows[drawn[asked]])
+    drawn = split.target_offsets[:-1] + np.random.default_rng(seed).integers(0, np.diff(split.target_offsets))
+    asked = split.known.lengths[split.users] > 0
+    return HoldOut(split.known.lengths, split.users[asked], split.target_rows[drawn[asked]])

@@ -1,4 +1,4 @@
-"""Parts and scorers with known answers."""
+"""Splits and scorers with known answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.trainer.small_dataset import dataset_of
-from trainer.dataset.parts import Part
+from trainer.dataset.eval_split import EvalSplit
 
 
 class Table:
@@ -21,9 +21,9 @@ class Table:
         return self.table[users]
 
 
-def part_of(known: Sequence[Sequence[int]], targets: Mapping[int, Sequence[int]], *, num_items: int) -> Part:
+def split_of(known: Sequence[Sequence[int]], targets: Mapping[int, Sequence[int]], *, num_items: int) -> EvalSplit:
     """Users with these known item rows, and the targets of those who are evaluated."""
-    return Part(
+    return EvalSplit(
         name="test",
         known=dataset_of(known, num_items=num_items),
         users=np.array(list(targets), dtype=np.int64),

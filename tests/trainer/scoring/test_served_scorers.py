@@ -9,14 +9,14 @@ from tandem.contract import names
 from tandem.contract.features import FeatureSchema, Tensors
 from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.vocabulary import Vocabulary
-from tests.trainer.evaluation.parts import part_of
+from tests.trainer.known_answers import split_of
 from tests.trainer.small_dataset import dataset_of
 from trainer.dataset.dataset import leave_last_out
-from trainer.dataset.parts import leave_last_out_part
-from trainer.evaluation.evaluate import evaluate
+from trainer.dataset.eval_split import leave_last_out_split
+from trainer.scoring.full_evaluation import evaluate
 from trainer.scoring.ranks_by_model import model_ranks
-from trainer.scoring.scorers import ModelScorer
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.scoring.served_scorers import ModelScorer
 
 NUM_ITEMS = 60
 GENERATOR = np.random.default_rng(0)
@@ -47,27 +47,27 @@ def _model(known_items: range = range(NUM_ITEMS)) -> ScoringModel:
 def test_ranks_are_those_of_the_hold_out(spec: BlendSpec | None, skip: int) -> None:
     histories = [np.random.default_rng(user).permutation(NUM_ITEMS)[: 3 + user % 20].tolist() for user in range(80)]
     dataset = dataset_of(histories, num_items=NUM_ITEMS)
-    part = leave_last_out_part(dataset, skip=skip)
-    evaluation = evaluate(part, ModelScorer(part.known, _model(), spec), name="model")
+    split = leave_last_out_split(dataset, skip=skip)
+    evaluation = evaluate(split, ModelScorer(split.known, _model(), spec), name="model")
     (expected,) = model_ranks(dataset, leave_last_out(dataset, skip=skip), _model(), [spec])
     assert evaluation.ranks.tolist() == expected.tolist()
 
 
 def test_a_user_without_known_events_is_scored() -> None:
-    part = part_of([[], [3]], {0: [2], 1: [5]}, num_items=NUM_ITEMS)
-    scores = ModelScorer(part.known, _model(), None).scores(part.users)
+    split = split_of([[], [3]], {0: [2], 1: [5]}, num_items=NUM_ITEMS)
+    scores = ModelScorer(split.known, _model(), None).scores(split.users)
     assert scores[0] == pytest.approx(ITEM_VECTORS @ np.full(8, 0.1), abs=1e-5)
-    assert evaluate(part, ModelScorer(part.known, _model(), BLEND), name="model").num_users == 2
+    assert evaluate(split, ModelScorer(split.known, _model(), BLEND), name="model").num_users == 2
 
 
 def test_items_the_model_does_not_know_are_minus_infinity() -> None:
-    part = part_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
-    scores = ModelScorer(part.known, _model(range(10, NUM_ITEMS)), BLEND).scores(part.users)
+    split = split_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
+    scores = ModelScorer(split.known, _model(range(10, NUM_ITEMS)), BLEND).scores(split.users)
     assert np.isneginf(scores[0, :10]).all()
     assert np.isfinite(scores[0, 10:]).all()
 
 
 def test_a_blend_needs_content() -> None:
-    part = part_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
+    split = split_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
     with pytest.raises(ValueError, match="none to blend"):
-        ModelScorer(part.known, replace(_model(), content_vectors=None), BLEND)
+        ModelScorer(split.known, replace(_model(), content_vectors=None), BLEND)

@@ -21,7 +21,7 @@ def comparison_text(comparison: Comparison) -> str:
     label = "" if comparison.protocol == FULL_RANKING else f"{comparison.protocol}: "
     heads = [f"{label}{metric}" for metric in comparison.tested]
     blocks = [
-        f"{comparison.protocol}, {first.part}, {first.num_users} users, {len(first.ranks)} targets. "
+        f"{comparison.protocol}, {first.split}, {first.num_users} users, {len(first.ranks)} targets. "
         f"In brackets 95 % intervals by bootstrap over users, {BOOTSTRAP_DRAWS:,} draws.",
         markdown_table(
             ["model", *heads],

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from tandem.contract.manifest import BlendSpec
 from trainer.dataset.dataset import Dataset, everything, history_states
-from trainer.evaluation.scorer import Scorer
 from trainer.scoring.candidate_ranking import RankedModel
+from trainer.scoring.scorer import Scorer
 from trainer.scoring.scoring_model import BlendedScores, ScoringModel, vectors_of_users
 
 

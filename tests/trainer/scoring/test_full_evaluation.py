@@ -5,10 +5,10 @@ import numpy.typing as npt
 import pytest
 
 from tandem.contract.vocabulary import MISSING_ROW
-from tests.trainer.evaluation.parts import Table, part_of
-from trainer.evaluation.evaluate import evaluate, question_digest
+from tests.trainer.known_answers import Table, split_of
 from trainer.evaluation.list_quality import coverage, diversity, gini, novelty
 from trainer.evaluation.segments import SEGMENTS, head_items, user_segments
+from trainer.scoring.full_evaluation import evaluate, question_digest
 
 
 class RatedTable(Table):
@@ -19,27 +19,27 @@ class RatedTable(Table):
 
 
 def test_an_evaluation_holds_every_metric() -> None:
-    part = part_of([[0], [1, 0], []], {0: [2, 3], 1: [3], 2: [0]}, num_items=5)
+    split = split_of([[0], [1, 0], []], {0: [2, 3], 1: [3], 2: [0]}, num_items=5)
     table = [[0, 1, 5, 2, 3], [0, 0, 1, 2, 3], [5, 4, 3, 2, 1]]
-    evaluation = evaluate(part, Table(table), name="table", content_vectors=np.eye(5, dtype=np.float16))
+    evaluation = evaluate(split, Table(table), name="table", content_vectors=np.eye(5, dtype=np.float16))
     means = evaluation.means()
     assert means["recall@5"] == means["diversity@10"] == means["coverage@10"] == 1.0
     assert evaluation.per_user["mrr@10"] == pytest.approx([1, 1 / 2, 1])
     assert evaluation.per_user["map@10"] == pytest.approx([(1 + 2 / 3) / 2, 1 / 2, 1])
-    assert (evaluation.num_users, evaluation.protocol, evaluation.part) == (3, "full ranking", "test")
+    assert (evaluation.num_users, evaluation.protocol, evaluation.split) == (3, "full ranking", "test")
     assert "rmse" not in means
-    assert "diversity@10" not in evaluate(part, Table(table), name="table").means()
+    assert "diversity@10" not in evaluate(split, Table(table), name="table").means()
 
 
 def test_rating_errors_count_rated_targets_only() -> None:
-    part = replace(
-        part_of([[0], []], {0: [1, 2], 1: [0]}, num_items=3),
+    split = replace(
+        split_of([[0], []], {0: [1, 2], 1: [0]}, num_items=3),
         target_ratings=np.array([3.0, np.nan, 5.0], dtype=np.float32),
     )
-    means = evaluate(part, RatedTable([[0, 4, 0], [2, 0, 0]]), name="table").means()
+    means = evaluate(split, RatedTable([[0, 4, 0], [2, 0, 0]]), name="table").means()
     assert means["rmse"] == pytest.approx(np.sqrt((1 + 9) / 2))
     assert means["mae"] == pytest.approx(2.0)
-    unrated = part_of([[0], []], {0: [1, 2], 1: [0]}, num_items=3)
+    unrated = split_of([[0], []], {0: [1, 2], 1: [0]}, num_items=3)
     assert "rmse" not in evaluate(unrated, RatedTable(np.zeros((2, 3))), name="table").means()
 
 
@@ -49,8 +49,8 @@ def test_segments_part_users_and_targets() -> None:
     assert head_items(np.zeros(4, dtype=np.int64)).tolist() == [False] * 4
     # Item 0 is the head of ten; user 0 has a head and a tail target, user 1 has a tail target alone.
     known = [[3], list(range(1, 8)), [0], [0]]
-    part = part_of(known, {0: [0, 5], 1: [9]}, num_items=10)
-    evaluation = evaluate(part, Table(np.tile(np.arange(10), (4, 1))), name="table")
+    split = split_of(known, {0: [0, 5], 1: [9]}, num_items=10)
+    evaluation = evaluate(split, Table(np.tile(np.arange(10), (4, 1))), name="table")
     segments = evaluation.segments()
     assert list(segments) == [name for name in SEGMENTS if name != "heavy users"]
     assert segments["cold users"]["recall@10"].tolist() == [1.0]
@@ -80,12 +80,12 @@ def test_diversity_is_one_minus_the_mean_cosine_of_pairs() -> None:
 
 
 def test_the_question_differs_with_what_is_asked() -> None:
-    part = part_of([[0], [1]], {0: [2], 1: [0]}, num_items=4)
-    assert question_digest(part) == question_digest(part_of([[0], [1]], {0: [2], 1: [0]}, num_items=4))
+    split = split_of([[0], [1]], {0: [2], 1: [0]}, num_items=4)
+    assert question_digest(split) == question_digest(split_of([[0], [1]], {0: [2], 1: [0]}, num_items=4))
     others = [
-        part_of([[0], [1]], {0: [3], 1: [0]}, num_items=4),
-        part_of([[0], [2]], {0: [2], 1: [0]}, num_items=4),
-        part_of([[0], [1]], {0: [2]}, num_items=4),
-        part_of([[0], [1]], {0: [2], 1: [0]}, num_items=5),
+        split_of([[0], [1]], {0: [3], 1: [0]}, num_items=4),
+        split_of([[0], [2]], {0: [2], 1: [0]}, num_items=4),
+        split_of([[0], [1]], {0: [2]}, num_items=4),
+        split_of([[0], [1]], {0: [2], 1: [0]}, num_items=5),
     ]
-    assert len({question_digest(part), *map(question_digest, others)}) == 5
+    assert len({question_digest(split), *map(question_digest, others)}) == 5

@@ -7,8 +7,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset.dataset import Dataset
-
 
 class Scorer(Protocol):
     """Scores every item for users of one data set."""
@@ -18,19 +16,6 @@ class Scorer(Protocol):
 
         An item that the scorer cannot know is -inf.
         """
-        ...
-
-
-class Baseline(Protocol):
-    """A method without towers, which the served model has to beat."""
-
-    @property
-    def name(self) -> str:
-        """Name in reports."""
-        ...
-
-    def fit(self, known: Dataset) -> Scorer:
-        """Learns from all events of `known`; the scorer reads users' histories from there too."""
         ...
 
 

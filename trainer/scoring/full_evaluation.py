@@ -1,4 +1,4 @@
-"""Evaluates any scorer on any part by full ranking."""
+"""Evaluates any scorer on any split by full ranking."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from trainer.dataset.parts import Part
+from trainer.dataset.eval_split import EvalSplit
 from trainer.evaluation.evaluation import FULL_RANKING, Evaluation
 from trainer.evaluation.list_quality import coverage, diversity, gini, novelty
 from trainer.evaluation.metrics import CUTOFF, PerUser
-from trainer.evaluation.ranking import Ranking, rank_part
-from trainer.evaluation.scorer import RatingPredictor, Scorer
 from trainer.evaluation.segments import head_items
+from trainer.scoring.full_ranking import Ranking, rank_split
+from trainer.scoring.scorer import RatingPredictor, Scorer
 
 
 def evaluate(
-    part: Part,
+    split: EvalSplit,
     scorer: Scorer,
     *,
     name: str,
     content_vectors: npt.NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Full ranking of the part, lists, and the error of ratings where the scorer predicts them.
+    """Full ranking of the split, lists, and the error of ratings where the scorer predicts them.
 
     `content_vectors`, (items, content_dim), are what the diversity of lists is measured by; without them it is left
     out. Give all scorers of one comparison the same. `seed` breaks ties.
     """
-    return evaluation_of(part, scorer, rank_part(part, scorer, seed=seed), name=name, content_vectors=content_vectors)
+    ranking = rank_split(split, scorer, seed=seed)
+    return evaluation_of(split, scorer, ranking, name=name, content_vectors=content_vectors)
 
 
 def evaluation_of(
-    part: Part,
+    split: EvalSplit,
     scorer: Scorer,
     ranking: Ranking,
     *,
@@ -41,49 +42,49 @@ def evaluation_of(
     content_vectors: npt.NDArray[np.floating] | None = None,
 ) -> Evaluation:
     """The same where the ranking is at hand already."""
-    popularity = item_popularity(part)
+    popularity = item_popularity(split)
     lists = ranking.top_rows[:, :CUTOFF]
-    list_metrics = {f"novelty@{CUTOFF}": novelty(lists, popularity, int((part.known.lengths > 0).sum()))}
+    list_metrics = {f"novelty@{CUTOFF}": novelty(lists, popularity, int((split.known.lengths > 0).sum()))}
     if content_vectors is not None:
         list_metrics[f"diversity@{CUTOFF}"] = diversity(lists, content_vectors)
     return Evaluation(
         name=name,
         protocol=FULL_RANKING,
-        part=part.name,
-        question=question_digest(part),
+        split=split.name,
+        question=question_digest(split),
         ranks=ranking.ranks,
-        target_offsets=part.target_offsets,
-        num_known_events=part.known.lengths[part.users],
-        head_targets=head_items(popularity)[part.target_rows],
+        target_offsets=split.target_offsets,
+        num_known_events=split.known.lengths[split.users],
+        head_targets=head_items(popularity)[split.target_rows],
         list_metrics=list_metrics,
         totals={
             f"coverage@{CUTOFF}": coverage(lists, len(popularity)),
             f"gini@{CUTOFF}": gini(lists, len(popularity)),
-            **(rating_errors(part, scorer) if isinstance(scorer, RatingPredictor) else {}),
+            **(rating_errors(split, scorer) if isinstance(scorer, RatingPredictor) else {}),
         },
     )
 
 
-def rating_errors(part: Part, predictor: RatingPredictor) -> dict[str, float]:
+def rating_errors(split: EvalSplit, predictor: RatingPredictor) -> dict[str, float]:
     """rmse and mae over all targets that have a rating, on the scale of the source; empty where none has one."""
-    rated = ~np.isnan(part.target_ratings)
+    rated = ~np.isnan(split.target_ratings)
     if not rated.any():
         return {}
-    users = np.repeat(part.users, np.diff(part.target_offsets))[rated]
-    predicted = predictor.ratings(users, part.target_rows[rated]).astype(np.float64)
-    errors: PerUser = predicted - part.target_ratings[rated]
+    users = np.repeat(split.users, np.diff(split.target_offsets))[rated]
+    predicted = predictor.ratings(users, split.target_rows[rated]).astype(np.float64)
+    errors: PerUser = predicted - split.target_ratings[rated]
     return {"rmse": float(np.sqrt((errors**2).mean())), "mae": float(np.abs(errors).mean())}
 
 
-def item_popularity(part: Part) -> npt.NDArray[np.int64]:
+def item_popularity(split: EvalSplit) -> npt.NDArray[np.int64]:
     """(items,) int64, known interactions with each item of the catalogue."""
-    return np.bincount(part.known.item_rows, minlength=len(part.known.catalogue))
+    return np.bincount(split.known.item_rows, minlength=len(split.known.catalogue))
 
 
-def question_digest(part: Part) -> str:
+def question_digest(split: EvalSplit) -> str:
     """SHA-256 of items, evaluated users, what is known, and the targets; hex."""
-    digest = hashlib.sha256(part.known.catalogue.vocabulary.content_hash.encode())
-    digest.update("\n".join(part.known.user_ids[user] for user in part.users).encode())
-    for array in (part.users, part.known.offsets, part.known.item_rows, part.target_offsets, part.target_rows):
+    digest = hashlib.sha256(split.known.catalogue.vocabulary.content_hash.encode())
+    digest.update("\n".join(split.known.user_ids[user] for user in split.users).encode())
+    for array in (split.users, split.known.offsets, split.known.item_rows, split.target_offsets, split.target_rows):
         digest.update(np.ascontiguousarray(array, dtype="<i8").data)
     return digest.hexdigest()

@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 
 from tandem.contract.vocabulary import MISSING_ROW
-from tests.trainer.evaluation.parts import Table, part_of
+from tests.trainer.known_answers import Table, split_of
 from tests.trainer.small_dataset import dataset_of
-from trainer.dataset.parts import leave_last_out_part
-from trainer.evaluation.sampled import NUM_SAMPLED_ITEMS, evaluate_sampled, sampled_items
+from trainer.dataset.eval_split import leave_last_out_split
+from trainer.scoring.sampled_evaluation import NUM_SAMPLED_ITEMS, evaluate_sampled, sampled_items
 
 
 def test_samples_are_uniform_over_what_was_never_touched() -> None:
     num_items = 150
     everything = list(range(num_items))  # of 160 items, ten were never touched by anyone
     dataset = dataset_of([[0, 7, 8, 149, 20]] * 2_000 + [everything], num_items=160)
-    validation = leave_last_out_part(dataset, skip=1)  # item 20 is chosen later: no negative either
+    validation = leave_last_out_split(dataset, skip=1)  # item 20 is chosen later: no negative either
     samples = sampled_items(validation, dataset)
     assert samples.shape == (2_001, NUM_SAMPLED_ITEMS)
     assert (samples[2_000] == MISSING_ROW).all()
@@ -29,27 +29,27 @@ def test_samples_are_uniform_over_what_was_never_touched() -> None:
 
 def test_random_scores_have_the_hit_rate_of_chance() -> None:
     dataset = dataset_of([[user % 40, 40 + user % 160] for user in range(4_000)], num_items=200)
-    part = leave_last_out_part(dataset, skip=0)
+    split = leave_last_out_split(dataset, skip=0)
     scores = np.random.default_rng(0).normal(size=(4_000, 200))
-    evaluation = evaluate_sampled(part, Table(scores), dataset, name="random")
+    evaluation = evaluate_sampled(split, Table(scores), dataset, name="random")
     assert evaluation.means()["hr@10"] == pytest.approx(0.1, abs=0.02)
-    tied = evaluate_sampled(part, Table(np.zeros((4_000, 200))), dataset, name="tied")
+    tied = evaluate_sampled(split, Table(np.zeros((4_000, 200))), dataset, name="tied")
     assert tied.means()["hr@10"] == pytest.approx(0.1, abs=0.02)
     assert tied.ranks.max() == NUM_SAMPLED_ITEMS
 
 
 def test_the_label_is_never_lost() -> None:
     dataset = dataset_of([[0, 1], [1, 2], [3]], num_items=4)
-    part = leave_last_out_part(dataset, skip=0)
-    evaluation = evaluate_sampled(part, Table([[0, 3, 5, 4], [9, 9, 5, 6], [0, 0, 0, 0]]), dataset, name="table")
+    split = leave_last_out_split(dataset, skip=0)
+    evaluation = evaluate_sampled(split, Table([[0, 3, 5, 4], [9, 9, 5, 6], [0, 0, 0, 0]]), dataset, name="table")
     assert evaluation.protocol == "1+99"
     assert all(name.startswith("1+99/") for name in evaluation.labelled_means())
     # Fewer untouched items than 99: all of them. Item 1 loses to 2 and 3; item 2 to 0 and 3.
     assert evaluation.ranks.tolist() == [2, 2]
-    assert (sampled_items(part, dataset)[0, 2:] == MISSING_ROW).all()
+    assert (sampled_items(split, dataset)[0, 2:] == MISSING_ROW).all()
 
 
 def test_several_targets_are_refused() -> None:
-    part = part_of([[0]], {0: [1, 2]}, num_items=4)
+    split = split_of([[0]], {0: [1, 2]}, num_items=4)
     with pytest.raises(ValueError, match="exactly one target"):
-        evaluate_sampled(part, Table([[0, 0, 0, 0]]), part.known, name="table")
+        evaluate_sampled(split, Table([[0, 0, 0, 0]]), split.known, name="table")

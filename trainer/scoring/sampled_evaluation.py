@@ -12,56 +12,56 @@ import numpy as np
 
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.parts import Part
-from trainer.evaluation.evaluate import item_popularity, question_digest
+from trainer.dataset.eval_split import EvalSplit
 from trainer.evaluation.evaluation import SAMPLED, Evaluation
-from trainer.evaluation.ranking import TieOrder
-from trainer.evaluation.scorer import Scorer
+from trainer.evaluation.ranks import TieOrder
 from trainer.evaluation.segments import head_items
+from trainer.scoring.full_evaluation import item_popularity, question_digest
+from trainer.scoring.scorer import Scorer
 
 NUM_SAMPLED_ITEMS: Final = 99
 _SEED: Final = 0
 _BATCH_PAIRS: Final = 1 << 23
 
 
-def evaluate_sampled(part: Part, scorer: Scorer, whole: Dataset, *, name: str) -> Evaluation:
+def evaluate_sampled(split: EvalSplit, scorer: Scorer, whole: Dataset, *, name: str) -> Evaluation:
     """Ranks each user's one target among their sampled items; the sample is the same for every scorer.
 
     `whole` holds all interactions, also those after the target. Raises ValueError where a user has more than one
     target: the protocol knows none.
     """
-    if (np.diff(part.target_offsets) != 1).any():
+    if (np.diff(split.target_offsets) != 1).any():
         raise ValueError(f"{SAMPLED} asks for exactly one target for each user")
-    samples = sampled_items(part, whole)
-    order = TieOrder.drawn(len(part.users), len(whole.catalogue), _SEED)
-    ranks = np.empty(len(part.users), dtype=np.int64)
+    samples = sampled_items(split, whole)
+    order = TieOrder.drawn(len(split.users), len(whole.catalogue), _SEED)
+    ranks = np.empty(len(split.users), dtype=np.int64)
     batch = max(1, _BATCH_PAIRS // max(1, len(whole.catalogue)))
-    for start in range(0, len(part.users), batch):
+    for start in range(0, len(split.users), batch):
         places = slice(start, start + batch)
-        scores = scorer.scores(part.users[places])
+        scores = scorer.scores(split.users[places])
         scores[:, whole.catalogue.unavailable_rows] = -np.inf
-        targets, sampled = part.target_rows[places, None], samples[places]
+        targets, sampled = split.target_rows[places, None], samples[places]
         of_targets = np.take_along_axis(scores, targets, axis=1)
         of_samples = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
-        user_keys = order.of_users[places, None]
-        tied_in_front = order.of_items[sampled] * user_keys > order.of_items[targets] * user_keys
+        user_keys = order.user_numbers[places, None]
+        tied_in_front = order.item_numbers[sampled] * user_keys > order.item_numbers[targets] * user_keys
         in_front = (of_samples > of_targets) | ((of_samples == of_targets) & tied_in_front)
         ranks[places] = (in_front & (sampled != MISSING_ROW)).sum(axis=1)
     return Evaluation(
         name=name,
         protocol=SAMPLED,
-        part=part.name,
-        question=question_digest(part),
+        split=split.name,
+        question=question_digest(split),
         ranks=ranks,
-        target_offsets=part.target_offsets,
-        num_known_events=part.known.lengths[part.users],
-        head_targets=head_items(item_popularity(part))[part.target_rows],
+        target_offsets=split.target_offsets,
+        num_known_events=split.known.lengths[split.users],
+        head_targets=head_items(item_popularity(split))[split.target_rows],
         list_metrics={},
         totals={},
     )
 
 
-def sampled_items(part: Part, whole: Dataset) -> Rows:
+def sampled_items(split: EvalSplit, whole: Dataset) -> Rows:
     """(evaluated, NUM_SAMPLED_ITEMS) int64, drawn uniformly without repetition from what the user never touched.
 
     Items of the catalogue that nobody ever touched are not drawn: published data sets do not hold them, and they would
@@ -70,8 +70,8 @@ def sampled_items(part: Part, whole: Dataset) -> Rows:
     """
     drawable = np.setdiff1d(whole.item_rows, whole.catalogue.unavailable_rows)
     generator = np.random.default_rng(_SEED)
-    samples = np.full((len(part.users), NUM_SAMPLED_ITEMS), MISSING_ROW, dtype=np.int64)
-    for place, user in enumerate(part.users):
+    samples = np.full((len(split.users), NUM_SAMPLED_ITEMS), MISSING_ROW, dtype=np.int64)
+    for place, user in enumerate(split.users):
         touched = np.intersect1d(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]], drawable)
         num_untouched = len(drawable) - len(touched)
         num_drawn = min(NUM_SAMPLED_ITEMS, num_untouched)

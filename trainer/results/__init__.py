@@ -1,0 +1,1 @@
+"""How what was measured is written down: files of evaluations, tables in Markdown."""

@@ -1,0 +1,124 @@
+"""Full ranking: all targets of each user among all items of the catalogue, and the first items each user would see.
+
+Items of the user's history are no candidates, nor are those that are not available: as a target, such an item comes
+after all candidates. `trainer.evaluation.ranks` says how equal scores are ordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tandem.contract.vocabulary import MISSING_ROW, Rows
+from trainer.dataset.dataset import Cut, Dataset, HoldOut
+from trainer.dataset.eval_split import EvalSplit
+from trainer.evaluation.metrics import CUTOFFS
+from trainer.evaluation.ranks import NO_CANDIDATE, TieOrder, best_items, ranks_of_targets
+from trainer.scoring.scorer import Scorer
+
+LIST_LENGTH = max(CUTOFFS)
+BATCH_USERS = 1_024
+BATCH_PAIRS = 1 << 25
+"""Most scores of one batch: a million items leave 33 users at once, at 128 MiB a matrix."""
+
+ScoreUsers = Callable[[npt.NDArray[np.int64]], Iterable[npt.NDArray[np.float32]]]
+"""Takes rows of users, (n,) int64, and gives (n, items) float32 of its own for each of several rankings, one after the
+other, which the caller may overwrite. Higher is better; an item that is not known is -inf."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Who is asked for what: a view of a split or a hold-out, of which nothing is copied."""
+
+    dataset: Dataset
+    cut: Cut
+    """Its users are asked, (evaluated,); what comes before it in `dataset` is history."""
+    target_offsets: npt.NDArray[np.int64]
+    """(evaluated + 1,) int64, as in `EvalSplit`."""
+    target_rows: Rows
+    """(targets,) int64, as in `EvalSplit`."""
+
+    @classmethod
+    def of_split(cls, split: EvalSplit) -> Asked:
+        """Any number of targets of each user."""
+        return cls(
+            dataset=split.known,
+            cut=Cut(split.known.lengths, split.users),
+            target_offsets=split.target_offsets,
+            target_rows=split.target_rows,
+        )
+
+    @classmethod
+    def of_hold_out(cls, dataset: Dataset, hold_out: HoldOut) -> Asked:
+        """One target of each user."""
+        return cls(
+            dataset=dataset,
+            cut=hold_out,
+            target_offsets=np.arange(len(hold_out.users) + 1),
+            target_rows=hold_out.target_rows,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Where a scorer puts the targets, and what it puts in front."""
+
+    ranks: npt.NDArray[np.int64]
+    """(targets,) int64, the 0-based rank of each target among its user's candidates; none twice for one user."""
+    top_rows: Rows
+    """(evaluated, list length) int64, the best items of each user, best first; MISSING_ROW after the last item that is
+    a candidate and that the scorer knows."""
+
+
+def rank_split(split: EvalSplit, scorer: Scorer, *, seed: int = 0) -> Ranking:
+    """Ranks of all targets, and lists of LIST_LENGTH; see `rank_all`."""
+    asked = Asked.of_split(split)
+    (ranking,) = rank_all(asked, lambda users: [scorer.scores(users)], list_length=LIST_LENGTH, seed=seed)
+    return ranking
+
+
+def rank_all(
+    asked: Asked, score_users: ScoreUsers, *, num_rankings: int = 1, list_length: int = 0, seed: int = 0
+) -> list[Ranking]:
+    """Ranks the whole catalogue for every user who is asked. An item that is not known comes last.
+
+    Lists cost several times what ranks alone do; `list_length` 0 leaves them out. Raises ValueError for a score of NaN.
+    """
+    num_users, num_items = len(asked.cut.users), len(asked.dataset.catalogue)
+    order = TieOrder.drawn(num_users, num_items, seed)
+    rankings = [
+        Ranking(
+            ranks=np.empty(len(asked.target_rows), dtype=np.int64),
+            top_rows=np.full((num_users, list_length), MISSING_ROW, dtype=np.int64),
+        )
+        for _ in range(num_rankings)
+    ]
+    batch = max(1, min(BATCH_USERS, BATCH_PAIRS // max(1, num_items)))
+    for start in range(0, num_users, batch):
+        users = asked.cut.users[start : start + batch]
+        for ranking, scores in zip(rankings, score_users(users), strict=True):
+            _keep_candidates(asked, users, scores)
+            offsets = asked.target_offsets[start : start + len(users) + 1]
+            targets = slice(offsets[0], offsets[-1])
+            ranking.ranks[targets] = ranks_of_targets(
+                scores, offsets - offsets[0], asked.target_rows[targets], order, first_user=start
+            )
+            if list_length:
+                for position, user_scores in enumerate(scores, start):
+                    best = best_items(user_scores, order.keys_of_user(position), list_length)
+                    ranking.top_rows[position, : len(best)] = best
+    return rankings
+
+
+def _keep_candidates(asked: Asked, users: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> None:
+    """Writes NO_CANDIDATE over the scores, (users, items), of what cannot be recommended."""
+    if np.isnan(scores.min()):
+        raise ValueError("a scorer gave NaN")
+    dataset = asked.dataset
+    scores[:, dataset.catalogue.unavailable_rows] = NO_CANDIDATE
+    firsts = dataset.offsets[users]
+    for user_scores, first, end in zip(scores, firsts, firsts + asked.cut.num_history_events[users], strict=True):
+        user_scores[dataset.item_rows[first:end]] = NO_CANDIDATE
