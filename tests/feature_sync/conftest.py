@@ -16,7 +16,7 @@ from deploy.local.ports import free_port
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import UserFeature
-from tests.feature_sync.events.rig import Rig, Stream
+from tests.feature_sync.event_rig import Rig, Stream
 from tests.feature_sync.prepared_data import Interaction, write_prepared
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 

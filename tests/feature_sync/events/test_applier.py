@@ -24,7 +24,7 @@ from tandem.contract.streams import (
     kafka_topic,
 )
 from tandem.contract.vocabulary import id_key
-from tests.feature_sync.events.rig import NOW, Rig, Stream, at_work, drain, event
+from tests.feature_sync.event_rig import NOW, Rig, Stream, at_work, drain, event
 from tests.support.kafka import kafka_broker
 from tests.support.waiting import wait_until
 

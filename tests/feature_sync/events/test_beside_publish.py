@@ -13,7 +13,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.vocabulary import id_keys
 from tests.feature_sync.conftest import ITEM_IDS
-from tests.feature_sync.events.rig import Rig, Stream, at_work
+from tests.feature_sync.event_rig import Rig, Stream, at_work
 from tests.feature_sync.ledger import NUM_USERS, Ledger
 from tests.feature_sync.prepared_data import Interaction
 from tests.support.waiting import wait_until

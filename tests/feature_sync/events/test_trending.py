@@ -13,7 +13,7 @@ from feature_sync.store.connection import StoreConnection
 from tandem.contract.store import TrendingItems, trending_key
 from tandem.contract.streams import Event
 from tandem.contract.vocabulary import id_key
-from tests.feature_sync.events.rig import Stream, event
+from tests.feature_sync.event_rig import Stream, event
 
 HALF_LIFE = 3600.0
 TAU = HALF_LIFE / math.log(2)

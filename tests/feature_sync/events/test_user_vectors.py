@@ -13,7 +13,7 @@ from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserVector, user_state_key, user_vector_key
 from tests.feature_sync.conftest import ITEM_IDS
-from tests.feature_sync.events.rig import Rig, Stream, drain, event
+from tests.feature_sync.event_rig import Rig, Stream, drain, event
 from tests.support.tiny_bundle import mean_vector
 
 

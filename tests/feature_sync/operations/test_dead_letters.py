@@ -10,7 +10,7 @@ from feature_sync.core.settings import Settings
 from feature_sync.operations.dead_letters import drop_dead_letters, list_dead_letters, replay_dead_letters
 from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, ITEM_CHANGES, dead_letters_key
-from tests.feature_sync.events.rig import MARK_SECONDS, Rig, Stream, drain, event
+from tests.feature_sync.event_rig import MARK_SECONDS, Rig, Stream, drain, event
 
 
 @pytest.fixture
