@@ -17,13 +17,13 @@ from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import KeyRows, RowVectors
 from tandem.contract.names import CATEGORY_SEGMENT, SEGMENT_ALL
-from tandem.contract.vocabulary import Keys, Rows
+from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
 
 _ROWS_PER_CHUNK: Final = 4096
 
 
 class BundleCatalogue:
-    """The items of one bundle, see `Catalogue`: all may be recommended, and rows are stable."""
+    """The items of one bundle, see `Catalogue`: all may be recommended, and their rows are stable."""
 
     def __init__(self, bundle: Bundle, filters: FilterCache) -> None:
         """`filters` is this catalogue's alone."""
@@ -67,8 +67,8 @@ class BundleCatalogue:
         return rows
 
     def rows_of_stable(self, stable: Rows) -> Rows:
-        """See `Catalogue.rows_of_stable`."""
-        return stable
+        """See `Catalogue.rows_of_stable`. Other workers may know appended items already, which have higher numbers."""
+        return np.where(stable < self.num_items, stable, MISSING_ROW)
 
     def mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
         """See `Catalogue.mask`."""

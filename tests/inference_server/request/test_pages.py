@@ -10,9 +10,12 @@ import pytest
 import pytest_asyncio
 
 from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
+from tandem.contract.live_items import LiveItemVector
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.inference_server.in_process import Parts, in_process
+from tests.inference_server.live.feeds import applied_change
+from tests.inference_server.live.scenarios import changed_model
 from tests.inference_server.wire_errors import refused_field
 from tests.support.serving import Valkey, valkey
 from tests.support.tiny_bundle import state_of
@@ -112,6 +115,22 @@ async def test_recent_items_may_change_between_pages(parts: Parts) -> None:
 
 
 FIELDS: dict[str, Any] = {"user_id": "u", "filter": pb.RecommendFilter(exclude_categories=["noir"])}
+
+
+async def test_a_page_follows_from_a_worker_that_does_not_know_a_live_item_yet(parts: Parts) -> None:
+    served = parts.models.current
+    assert served is not None
+    vector = LiveItemVector(1, served.bundle.item_vectors[3])
+    change = applied_change("new", 1, slot=1_000)
+    parts.models.current = changed_model(served, [change], {"new": vector})
+    try:
+        first = await page(parts, user_id="u", num_items=100)
+    finally:
+        parts.models.current = served
+    assert "new" in ids(first)
+    items = await pages(parts, first=first, user_id="u", num_items=100)
+    assert set(items) == {f"item-{row}" for row in range(200)} - set(HISTORY) | {"new"}
+    assert len(items) == len(set(items))
 
 
 class TestTokensOfOthers:
