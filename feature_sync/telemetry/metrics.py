@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -25,6 +25,7 @@ from prometheus_client import (
 
 from feature_sync.core.errors import PortUnavailable, Unavailable
 from feature_sync.core.lag import Lag
+from tandem.ops.metrics import Kind, Metric, declared
 
 _BATCH_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -32,48 +33,168 @@ _log = structlog.get_logger(__name__)
 
 
 class Metrics:
-    """All metrics of one process."""
+    """All metrics of one process, each declared once, in the order of the page."""
+
+    applied: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_applied",
+            "Entries applied.",
+            Kind.COUNTER,
+            labels=("stream", "type"),
+            unit="entries",
+            investigate_when="It stands still while `tandem_sync_lag_entries` is above 0.",
+        ),
+    ]
+    duplicates: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_duplicates",
+            "Entries whose id was applied before.",
+            Kind.COUNTER,
+            labels=("stream",),
+            unit="entries",
+            investigate_when="It grows as fast as `tandem_sync_applied_total`: a sender repeats what it sent before.",
+        ),
+    ]
+    dead: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_dead_letters",
+            "Entries set aside.",
+            Kind.COUNTER,
+            labels=("stream",),
+            unit="entries",
+            investigate_when="It is above 0: `python -m feature_sync dead-letters list` shows the entries and the "
+            "reasons.",
+        ),
+    ]
+    conflicts: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_conflicts",
+            "Batches begun anew because another wrote.",
+            Kind.COUNTER,
+            labels=("stream",),
+            unit="batches",
+            investigate_when="It grows as fast as batches do: two processes apply the same users' events.",
+        ),
+    ]
+    batch_seconds: Annotated[
+        Histogram,
+        Metric(
+            "tandem_sync_batch_seconds",
+            "Time to apply a batch.",
+            Kind.HISTOGRAM,
+            labels=("stream",),
+            buckets=_BATCH_SECONDS,
+            unit="seconds",
+            investigate_when="It grows: the store is slow.",
+        ),
+    ]
+    lag_entries: Annotated[
+        Gauge,
+        Metric(
+            "tandem_sync_lag_entries",
+            "Entries not applied yet.",
+            Kind.GAUGE,
+            labels=("stream",),
+            unit="entries",
+            investigate_when="It does not return to about 0.",
+        ),
+    ]
+    lag_seconds: Annotated[
+        Gauge,
+        Metric(
+            "tandem_sync_lag_seconds",
+            "Age of the oldest entry not applied yet.",
+            Kind.GAUGE,
+            labels=("stream",),
+            unit="seconds",
+            investigate_when="It grows: answers do not know what users did meanwhile.",
+        ),
+    ]
+    up: Annotated[
+        Gauge,
+        Metric(
+            "tandem_sync_up",
+            "1 while the stream and the store answer.",
+            Kind.GAUGE,
+            labels=("stream",),
+            unit="0 or 1",
+            investigate_when="It is 0: entries wait in the stream.",
+        ),
+    ]
+    archived: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_archived",
+            "Entries written to Parquet files.",
+            Kind.COUNTER,
+            labels=("stream",),
+            unit="entries",
+            investigate_when="It stands still while `tandem_sync_applied_total` grows: the next training lacks the "
+            "entries.",
+        ),
+    ]
+    archive_lag_seconds: Annotated[
+        Gauge,
+        Metric(
+            "tandem_sync_archive_lag_seconds",
+            "Age of the oldest entry in no file yet.",
+            Kind.GAUGE,
+            labels=("stream",),
+            unit="seconds",
+            investigate_when="It stays above `TANDEM_ARCHIVE_SECONDS`.",
+        ),
+    ]
+    item_vectors: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_item_vectors",
+            "Vectors of changed items made.",
+            Kind.COUNTER,
+            unit="vectors",
+            investigate_when="It stands still although items changed: see `tandem_live_waiting` of the server.",
+        ),
+    ]
+    item_vector_seconds: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_item_vector_seconds",
+            "Time spent on vectors of changed items.",
+            Kind.COUNTER,
+            unit="seconds",
+            investigate_when="Its rate nears 1: vectors take all the time of the thread that makes them.",
+        ),
+    ]
+    item_vector_failures: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_item_vector_failures",
+            "Bundles whose item vectors cannot be made.",
+            Kind.COUNTER,
+            unit="bundles",
+            investigate_when="It is above 0: that bundle recommends no new items; the log has `item_vectors_stopped`.",
+        ),
+    ]
+    vectors_refreshed: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_vectors_refreshed",
+            "User vectors computed after events.",
+            Kind.COUNTER,
+            unit="vectors",
+        ),
+    ]
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
         self.registry = registry
-        self.applied = Counter("tandem_sync_applied", "Entries applied.", ["stream", "type"], registry=registry)
-        self.duplicates = Counter(
-            "tandem_sync_duplicates", "Entries whose id was applied before.", ["stream"], registry=registry
-        )
-        self.dead = Counter("tandem_sync_dead_letters", "Entries set aside.", ["stream"], registry=registry)
-        self.conflicts = Counter(
-            "tandem_sync_conflicts", "Batches begun anew because another wrote.", ["stream"], registry=registry
-        )
-        self.batch_seconds = Histogram(
-            "tandem_sync_batch_seconds", "Time to apply a batch.", ["stream"], buckets=_BATCH_SECONDS, registry=registry
-        )
-        self.lag_entries = Gauge("tandem_sync_lag_entries", "Entries not applied yet.", ["stream"], registry=registry)
-        self.lag_seconds = Gauge(
-            "tandem_sync_lag_seconds", "Age of the oldest entry not applied yet.", ["stream"], registry=registry
-        )
-        self.up = Gauge("tandem_sync_up", "1 while the stream and the store answer.", ["stream"], registry=registry)
-        self.archived = Counter(
-            "tandem_sync_archived", "Entries written to Parquet files.", ["stream"], registry=registry
-        )
-        self.archive_lag_seconds = Gauge(
-            "tandem_sync_archive_lag_seconds",
-            "Age of the oldest entry in no file yet.",
-            ["stream"],
-            registry=registry,
-        )
-        self.item_vectors = Counter("tandem_sync_item_vectors", "Vectors of changed items made.", registry=registry)
-        self.item_vector_seconds = Counter(
-            "tandem_sync_item_vector_seconds", "Time spent on vectors of changed items.", registry=registry
-        )
-        self.item_vector_failures = Counter(
-            "tandem_sync_item_vector_failures", "Bundles whose item vectors cannot be made.", registry=registry
-        )
-        self.vectors_refreshed = Counter(
-            "tandem_sync_vectors_refreshed", "User vectors computed after events.", registry=registry
-        )
+        for attribute, metric in declared(type(self)).items():
+            setattr(self, attribute, _made(metric, registry))
 
     def of_stream(self, stream: str) -> StreamMetrics:
         """The metrics of one stream's consumer."""
@@ -82,6 +203,13 @@ class Metrics:
     def of_archive(self, stream: str) -> ArchiveMetrics:
         """The metrics of one stream's archive."""
         return ArchiveMetrics(self, stream)
+
+
+def _made(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    if metric.kind is Kind.HISTOGRAM:
+        return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=registry)
+    made = Counter if metric.kind is Kind.COUNTER else Gauge
+    return made(metric.name, metric.help, metric.labels, registry=registry)
 
 
 class StreamMetrics:

@@ -54,7 +54,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         Kind.COUNTER,
         unit="restarts",
         read=_unlabelled(lambda view: sum(worker.restarts for worker in view.workers)),
-        look_when="It grows: a worker crashed or was killed; the log has its exit status (`worker_ended`).",
+        investigate_when="It grows: a worker crashed or was killed; the log has its exit status (`worker_ended`).",
     ),
     ServerMetric(
         "tandem_worker_up",
@@ -63,7 +63,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         labels=("worker",),
         unit="0 or 1",
         read=lambda view: [((str(worker.worker),), worker.up) for worker in view.workers],
-        look_when="It stays 0 for a worker that hangs or does not come up again.",
+        investigate_when="It stays 0 for a worker that hangs or does not come up again.",
     ),
     ServerMetric(
         "tandem_worker_resident_memory_bytes",
@@ -72,7 +72,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         labels=("worker",),
         unit="bytes",
         read=_of_processes(lambda usage: usage.resident_memory_bytes),
-        look_when="It grows from day to day. The sum over the workers counts shared pages several times.",
+        investigate_when="It grows from day to day. The sum over the workers counts shared pages several times.",
     ),
     ServerMetric(
         "tandem_worker_cpu_seconds",
@@ -81,7 +81,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         labels=("worker",),
         unit="seconds",
         read=_of_processes(lambda usage: usage.cpu_seconds),
-        look_when="Workers differ much under load: the kernel does not spread the connections.",
+        investigate_when="Workers differ much under load: the kernel does not spread the connections.",
     ),
     ServerMetric(
         "tandem_worker_threads",
@@ -98,7 +98,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         labels=("worker",),
         unit="file descriptors",
         read=_of_processes(lambda usage: usage.open_fds),
-        look_when="It nears the limit of the process (`ulimit -n`).",
+        investigate_when="It nears the limit of the process (`ulimit -n`).",
     ),
     ServerMetric(
         "tandem_model_info",
@@ -107,7 +107,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         labels=("model_version", "variant", "registry_version"),
         unit="always 1",
         read=_model_info,
-        look_when="It is missing: no bundle serves. Its labels are not those of the promoted version.",
+        investigate_when="It is missing: no bundle serves. Its labels are not those of the promoted version.",
     ),
     ServerMetric(
         "tandem_swap_window_seconds",
@@ -115,7 +115,7 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         Kind.GAUGE,
         unit="seconds",
         read=_unlabelled(lambda view: view.swap_window_seconds),
-        look_when="It is more than some milliseconds: for that long, callers saw two versions.",
+        investigate_when="It is more than some milliseconds: for that long, callers saw two versions.",
     ),
     ServerMetric(
         "tandem_index_recall",
@@ -123,7 +123,8 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         Kind.GAUGE,
         unit="share, 0 to 1",
         read=_unlabelled(lambda view: None if view.serving is None else view.serving.report.recall_at_nprobe),
-        look_when="It drops from one version to the next: the index misses items that the model would recommend.",
+        investigate_when="It drops from one version to the next: the index misses items that the model would "
+        "recommend.",
     ),
     ServerMetric(
         "tandem_bundle_overlap_with_previous",
@@ -131,6 +132,6 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         Kind.GAUGE,
         unit="share, 0 to 1",
         read=_unlabelled(lambda view: None if view.serving is None else view.serving.report.overlap_with_previous),
-        look_when="It is far below that of earlier versions. `TANDEM_MIN_SWAP_OVERLAP` refuses such bundles.",
+        investigate_when="It is far below that of earlier versions. `TANDEM_MIN_SWAP_OVERLAP` refuses such bundles.",
     ),
 )

@@ -38,7 +38,7 @@ class WorkerMetrics:
             labels=("code",),
             unit="calls",
             merge=Merge.SUM,
-            look_when="`RESOURCE_EXHAUSTED` grows: more calls at once than `TANDEM_MAX_CONCURRENT_REQUESTS`. "
+            investigate_when="`RESOURCE_EXHAUSTED` grows: more calls at once than `TANDEM_MAX_CONCURRENT_REQUESTS`. "
             "`INTERNAL` is above 0: a defect, with a traceback in the log.",
         ),
     ]
@@ -51,8 +51,8 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            look_when="The 99th percentile nears the callers' deadline; `tandem_stage_seconds` says where the time "
-            "goes.",
+            investigate_when="The 99th percentile nears the callers' deadline; `tandem_stage_seconds` says where the "
+            "time goes.",
         ),
     ]
     stage_seconds: Annotated[
@@ -66,7 +66,7 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            look_when="One stage takes a growing share; `hydrate` waits for the store.",
+            investigate_when="One stage takes a growing share; `hydrate` waits for the store.",
         ),
     ]
     answers_by_source: Annotated[
@@ -79,7 +79,7 @@ class WorkerMetrics:
             values=tuple(Source),
             unit="answers",
             merge=Merge.SUM,
-            look_when="The share of `POPULAR` or `CACHED` grows: answers are less personal than they could be.",
+            investigate_when="The share of `POPULAR` or `CACHED` grows: answers are less personal than they could be.",
         ),
     ]
     degraded_by_reason: Annotated[
@@ -92,7 +92,7 @@ class WorkerMetrics:
             values=tuple(Degraded),
             unit="answers",
             merge=Merge.SUM,
-            look_when="Any reason grows. An answer with two reasons counts for both.",
+            investigate_when="Any reason grows. An answer with two reasons counts for both.",
         ),
     ]
     http_requests_by_status: Annotated[
@@ -104,8 +104,8 @@ class WorkerMetrics:
             labels=("status",),
             unit="requests",
             merge=Merge.SUM,
-            look_when="`500` is above 0: a defect, with a traceback in the log. `429` grows: too many requests at "
-            "once. `499` means that the caller left.",
+            investigate_when="`500` is above 0: a defect, with a traceback in the log. `429` grows: too many requests "
+            "at once. `499` means that the caller left.",
         ),
     ]
     http_request_seconds: Annotated[
@@ -117,7 +117,7 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            look_when="The 99th percentile nears the callers' deadline.",
+            investigate_when="The 99th percentile nears the callers' deadline.",
         ),
     ]
     batch_requests: Annotated[
@@ -129,7 +129,7 @@ class WorkerMetrics:
             unit="requests",
             buckets=_BATCH_REQUESTS,
             merge=Merge.SUM,
-            look_when="It stays at 1 under load: batching has no effect.",
+            investigate_when="It stays at 1 under load: batching has no effect.",
         ),
     ]
     queue_seconds: Annotated[
@@ -141,7 +141,7 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            look_when="It is a large share of `tandem_request_seconds`: the workers are busy.",
+            investigate_when="It is a large share of `tandem_request_seconds`: the workers are busy.",
         ),
     ]
     queue_requests: Annotated[
@@ -152,7 +152,7 @@ class WorkerMetrics:
             Kind.GAUGE,
             unit="requests",
             merge=Merge.SUM,
-            look_when="It does not return to about 0 between peaks: more requests arrive than are answered.",
+            investigate_when="It does not return to about 0 between peaks: more requests arrive than are answered.",
         ),
     ]
     dropped_requests: Annotated[
@@ -163,7 +163,7 @@ class WorkerMetrics:
             Kind.COUNTER,
             unit="requests",
             merge=Merge.SUM,
-            look_when="It grows steadily: callers' deadlines are shorter than the wait for a batch.",
+            investigate_when="It grows steadily: callers' deadlines are shorter than the wait for a batch.",
         ),
     ]
     write_calls_by_code: Annotated[
@@ -175,7 +175,8 @@ class WorkerMetrics:
             labels=("code",),
             unit="calls",
             merge=Merge.SUM,
-            look_when="`RESOURCE_EXHAUSTED` or `UNAVAILABLE` grows; `tandem_writes_refused_total` has the reasons.",
+            investigate_when="`RESOURCE_EXHAUSTED` or `UNAVAILABLE` grows; `tandem_writes_refused_total` has the "
+            "reasons.",
         ),
     ]
     write_call_seconds: Annotated[
@@ -187,7 +188,7 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            look_when="The 99th percentile nears `TANDEM_EVENTS_DEADLINE_MS`.",
+            investigate_when="The 99th percentile nears `TANDEM_EVENTS_DEADLINE_MS`.",
         ),
     ]
     events_appended: Annotated[
@@ -199,8 +200,8 @@ class WorkerMetrics:
             labels=("type",),
             unit="entries",
             merge=Merge.SUM,
-            look_when="It stands still although the site has visitors. Types are those of the events, `item_upsert` "
-            "and `item_delete`.",
+            investigate_when="It stands still although the site has visitors. Types are those of the events, "
+            "`item_upsert` and `item_delete`.",
         ),
     ]
     writes_refused: Annotated[
@@ -212,8 +213,8 @@ class WorkerMetrics:
             labels=("reason",),
             unit="calls",
             merge=Merge.SUM,
-            look_when="`backlog`: feature_sync does not keep up. `no_room`: the store is out of memory. `waiting`, "
-            "`too_slow`: the stream appends too slowly. `unavailable`: it does not answer.",
+            investigate_when="`backlog`: feature_sync does not keep up. `no_room`: the store is out of memory. "
+            "`waiting`, `too_slow`: the stream appends too slowly. `unavailable`: it does not answer.",
         ),
     ]
     append_seconds: Annotated[
@@ -225,7 +226,7 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            look_when="It grows: the disk of the store, or the brokers, are slow.",
+            investigate_when="It grows: the disk of the store, or the brokers, are slow.",
         ),
     ]
     stream_backlog: Annotated[
@@ -237,8 +238,8 @@ class WorkerMetrics:
             labels=("stream",),
             unit="entries",
             merge=Merge.MAX,
-            look_when="It grows: feature_sync has not taken the entries off. From `TANDEM_EVENTS_MAX_BACKLOG` on, "
-            "calls are refused. Redis only.",
+            investigate_when="It grows: feature_sync has not taken the entries off. From `TANDEM_EVENTS_MAX_BACKLOG` "
+            "on, calls are refused. Redis only.",
         ),
     ]
     breakers: Annotated[
@@ -251,8 +252,8 @@ class WorkerMetrics:
             severity=_BREAKER_SEVERITY,
             unit="0 or 1",
             merge=Merge.WORST,
-            look_when="`open` is 1: the dependency has failed and is left alone for a while. Of several workers, the "
-            "worst state shows.",
+            investigate_when="`open` is 1: the dependency failed and is left alone for a while, then one call is let "
+            "through.",
         ),
     ]
     live_items: Annotated[
@@ -283,7 +284,7 @@ class WorkerMetrics:
             Kind.GAUGE,
             unit="items",
             merge=Merge.MAX,
-            look_when="It does not return to 0: is `feature_sync run` alive?",
+            investigate_when="It does not return to 0: is `feature_sync run` alive?",
         ),
     ]
     live_put_off: Annotated[
@@ -294,7 +295,7 @@ class WorkerMetrics:
             Kind.GAUGE,
             unit="changes",
             merge=Merge.MAX,
-            look_when="It is above 0: train more often, or raise `TANDEM_MAX_LIVE_ITEMS`.",
+            investigate_when="It is above 0: train more often, or raise `TANDEM_MAX_LIVE_ITEMS`.",
         ),
     ]
     live_sequence: Annotated[
@@ -305,7 +306,7 @@ class WorkerMetrics:
             Kind.GAUGE,
             unit="sequence number",
             merge=Merge.MAX,
-            look_when="It lags behind the newest sequence of the feed.",
+            investigate_when="It lags behind the newest sequence of the feed.",
         ),
     ]
     live_age_seconds: Annotated[
@@ -316,7 +317,7 @@ class WorkerMetrics:
             Kind.GAUGE,
             unit="seconds",
             merge=Merge.MAX,
-            look_when="It is above 10 s: is the store alive?",
+            investigate_when="It is above 10 s: is the store alive?",
         ),
     ]
     live_lag_seconds: Annotated[
@@ -328,7 +329,7 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_LIVE_LAG_SECONDS,
             merge=Merge.SUM,
-            look_when="The 99th percentile is above 5 s. Every worker observes every change.",
+            investigate_when="The 99th percentile is above 5 s. Every worker observes every change.",
         ),
     ]
     user_tower_runs: Annotated[
@@ -339,7 +340,8 @@ class WorkerMetrics:
             Kind.COUNTER,
             unit="vectors",
             merge=Merge.SUM,
-            look_when="Its ratio to `tandem_requests_total` grows: the vectors in the store are missing or stale.",
+            investigate_when="Its ratio to `tandem_requests_total` grows: the vectors in the store are missing or "
+            "stale.",
         ),
     ]
     bundle_swaps: Annotated[
@@ -350,7 +352,7 @@ class WorkerMetrics:
             Kind.COUNTER,
             unit="bundles",
             merge=Merge.SUM,
-            look_when="It does not grow after a promotion: see `tandem_bundle_refused_total`.",
+            investigate_when="It does not grow after a promotion: see `tandem_bundle_refused_total`.",
         ),
     ]
     refusals_by_kind: Annotated[
@@ -363,8 +365,8 @@ class WorkerMetrics:
             unit="bundles",
             # The supervisor counts and tells the workers, so that their status shows the count too: no shares to sum.
             merge=Merge.MAX,
-            look_when="It grows: a version that the alias names does not serve. `last_refusal` of GetServingStatus "
-            "says why.",
+            investigate_when="It grows: a version that the alias names does not serve. `last_refusal` of "
+            "GetServingStatus says why.",
         ),
     ]
     dependencies_up: Annotated[
@@ -376,7 +378,7 @@ class WorkerMetrics:
             labels=("dependency",),
             unit="0 or 1",
             merge=Merge.MIN,
-            look_when="It is 0: some worker gets no answer. Without the `store`, answers are degraded; without "
+            investigate_when="It is 0: some worker gets no answer. Without the `store`, answers are degraded; without "
             "`events`, writes are refused; without the `registry`, no new bundle arrives.",
         ),
     ]
@@ -388,7 +390,7 @@ class WorkerMetrics:
             Kind.COUNTER,
             unit="calls",
             merge=Merge.SUM,
-            look_when="It grows after a change of keys: a caller has the old one.",
+            investigate_when="It grows after a change of keys: a caller has the old one.",
         ),
     ]
     files_reloaded: Annotated[
@@ -400,8 +402,8 @@ class WorkerMetrics:
             labels=("what",),
             unit="reloads",
             merge=Merge.SUM,
-            look_when="It does not grow after `api_keys` or `tls_certificates` were replaced. Every worker counts its "
-            "own.",
+            investigate_when="It does not grow after `api_keys` or `tls_certificates` were replaced. Every worker "
+            "counts its own.",
         ),
     ]
     files_refused: Annotated[
@@ -413,7 +415,7 @@ class WorkerMetrics:
             labels=("what",),
             unit="reloads",
             merge=Merge.SUM,
-            look_when="It grows: the old files stay in use; the log has the reason (`files_refused`).",
+            investigate_when="It grows: the old files stay in use; the log has the reason (`files_refused`).",
         ),
     ]
     num_dropped: Annotated[
@@ -425,7 +427,8 @@ class WorkerMetrics:
             labels=("what",),
             unit="traces or impressions",
             merge=Merge.SUM,
-            look_when="`traces` grows: the collector is slow or away. `impressions` grows: the disk is slow or full.",
+            investigate_when="`traces` grows: the collector is slow or away. `impressions` grows: the disk is slow or "
+            "full.",
         ),
     ]
 

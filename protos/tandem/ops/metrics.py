@@ -39,8 +39,8 @@ class Metric:
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram's buckets, ascending, in `unit`; empty for other kinds."""
-    look_when: str = ""
-    """The reading at which an operator should look closer, and where; empty where no reading alone tells anything."""
+    investigate_when: str = ""
+    """The reading that an operator should investigate, and where to begin; empty if no reading is bad by itself."""
 
     def __post_init__(self) -> None:
         """Raises ValueError where the parts of the declaration contradict each other."""
@@ -55,9 +55,14 @@ class Metric:
         return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
 
 
-@cache
 def declared(table: type) -> Mapping[str, Metric]:
     """The metrics that a class and its bases declare, by attribute, in the order of declaration."""
+    return _declared(table)
+
+
+@cache
+def _declared(table: type) -> Mapping[str, Metric]:
+    # Apart from `declared`, because mypy takes the class that a cached function gets for an instance of it.
     return {
         attribute: metadata
         for attribute, annotation in get_type_hints(table, include_extras=True).items()
