@@ -51,8 +51,5 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "counts" in value:
-        histogram = Histogram(tuple(value["bounds"]))
-        histogram.counts = list(value["counts"])
-        histogram.total = value["total"]
-        return histogram
+        return Histogram(tuple(value["bounds"]), value["counts"], value["total"])
     return {tuple(key) if isinstance(key, list) else key: _decode(item) for key, item in value["pairs"]}

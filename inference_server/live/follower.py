@@ -1,8 +1,9 @@
-"""Follows the live catalogue: what the store says of changed items is in the next answers within seconds.
+"""Follows the live catalogue: a change of an item in the store takes effect in answers within seconds.
 
-One for a worker. Changes are kept whatever bundle serves, vectors for each open bundle, so that a bundle that takes
-over, and one that comes back, begins with everything that is known. A store that is away leaves what is known in force.
-A bundle that is opened beside another one waits a while for its vectors of the items that are live now.
+Each worker has one follower. It keeps the changes of items independently of the bundle that serves, and vectors for
+each open bundle, so that a bundle that takes over, or comes back, starts with everything that is known. While the store
+is unavailable, what is known stays in force. A bundle that is opened beside another one waits up to 20 s for its
+vectors of the items that are live now.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from tandem.contract.streams import AppliedItemChange
 
 _log = structlog.get_logger()
 
-_LOOK_SECONDS: Final = 1.0
-"""Between two looks at the counters."""
+_POLL_SECONDS: Final = 1.0
+"""Pause between two polls of the feeds' counters."""
 _PATIENCE_SECONDS: Final = 1.0
-_HAND_OVER_SECONDS: Final = 20.0
-"""Longest wait for vectors of a bundle that is to take over. feature_sync looks for new bundles every 5 s, downloads
-them, and makes a vector in about 8 ms."""
-_HAND_OVER_LOOK_SECONDS: Final = 0.25
-_MOST_AT_ONCE: Final = 5_000
-"""Entries of a feed after which what was read takes effect, before there is more."""
+"""Longest wait for the store's reply to a poll."""
+_MAX_HAND_OVER_SECONDS: Final = 20.0
+"""Longest wait for the vectors of a bundle that is to take over. feature_sync polls for new bundles every 5 s,
+downloads them, and makes a vector in about 8 ms."""
+_HAND_OVER_POLL_SECONDS: Final = 0.25
+_MAX_ENTRIES: Final = 5_000
+"""Number of entries of a feed after which what was read takes effect, before more is read."""
 
 
 @dataclass
 class _Followed:
-    """An open bundle whose vectors are read."""
+    """An open bundle whose vectors are followed."""
 
     model: ServingModel
     """As it was opened, or with the live items that it was last given."""
@@ -49,26 +51,27 @@ class _Followed:
 
     @property
     def merged_until(self) -> int:
-        """The last change that the bundle has in it."""
+        """Sequence of the last change that is in the bundle."""
         return self.model.bundle.manifest.catalogue_sequence
 
 
 @dataclass
 class _News:
-    """What one look has brought."""
+    """What a poll of the feeds has brought."""
 
     is_new: bool = False
+    """Whether anything changed."""
     is_complete: bool = True
-    """Whether everything there is was read."""
+    """Whether both feeds were read to their ends."""
     changed_at: list[int] = field(default_factory=list)
-    """When the changes were made that take effect now, microseconds since 1970."""
+    """Times of the changes that take effect now, microseconds since 1970."""
 
 
 class LiveFollower:
-    """Keeps the live items of the model that serves up to date."""
+    """Keeps the live items of the serving model up to date."""
 
     def __init__(self, store: ReadsFeeds, models: ModelSlot, statistics: Statistics, *, max_items: int) -> None:
-        """Moves the pointer of `models`. At most `max_items` changed items are kept in full."""
+        """Moves the pointer of `models`. At most `max_items` changes are kept in full."""
         self._store = store
         self._models = models
         self._statistics = statistics
@@ -76,29 +79,29 @@ class LiveFollower:
         self._changes = ItemChanges(max_items)
         self._items = FeedReader(store, items_feed())
         self._known_after: int | None = None
-        """Changes after this one are known; None before the first bundle."""
+        """All changes after this sequence are known; None before the first bundle."""
         self._followed: list[_Followed] = []
         self._serving: _Followed | None = None
         self._sequence_in_force = 0
         self._read_at = time.monotonic()
-        # Readers of feeds, and whoever makes a model of what was read, take turns.
+        # One task at a time reads the feeds or makes a model of what was read.
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
-        """Looks for changes until it is cancelled."""
+        """Polls the feeds until it is cancelled."""
         while True:
             try:
-                is_complete = await self.look()
+                is_complete = await self.poll()
             except StoreFailed:
-                is_complete = True  # nothing more can be had now
-            except Exception:  # whatever is in a feed, what is known stays in force, and the next entry may be sound
+                is_complete = True  # the rest can only be read later
+            except Exception:  # an entry of any content leaves what is known in force, and the next entry may be sound
                 _log.exception("live_catalogue_failed")
                 is_complete = True
             if is_complete:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
 
-    async def look(self) -> bool:
-        """Reads what changed and puts it in force. Returns whether it was everything. Raises StoreFailed."""
+    async def poll(self) -> bool:
+        """Reads what changed and puts it in force. Returns whether everything was read. Raises StoreFailed."""
         async with self._turn:
             if self._serving is None:
                 return True
@@ -110,10 +113,9 @@ class LiveFollower:
             return news.is_complete
 
     async def prepare(self, model: ServingModel) -> None:
-        """Reads everything for a bundle that was opened and does not serve yet; what the store does not give now is
-        read later.
+        """Reads the feeds for a bundle that is open but does not serve yet. What cannot be read now is read later.
 
-        Returns once it could take over without an item that is live now being missed, or after 20 s.
+        Returns when the bundle has a vector for every live item, or after 20 s.
         """
         followed = _Followed(
             model,
@@ -124,28 +126,29 @@ class LiveFollower:
             self._followed.append(followed)
             await self._catch_up(followed)
         try:
-            await self._until_none_is_missed(followed)
+            await self._wait_for_vectors(followed)
         except StoreFailed:
-            return  # the bundle is not to wait for the store as well
+            return  # a store that is unavailable must not hold up the bundle
 
     async def serve(self, model: ServingModel) -> None:
-        """Moves the pointer to a bundle that was prepared, with everything that is known of its live items."""
-        followed = next(one for one in self._followed if one.model.bundle is model.bundle)
+        """Moves the pointer to a bundle that was prepared, with all of its live items that are known."""
+        followed = next(followed for followed in self._followed if followed.model.bundle is model.bundle)
         async with self._turn:
             await self._catch_up(followed)
             self._models.current = await self._merged(followed)
             self._sequence_in_force = self._items.position
             self._serving = followed
             if self._known_after is not None:
-                self._known_after = max(self._known_after, min(one.merged_until for one in self._followed))
+                in_every_bundle = min(followed.merged_until for followed in self._followed)
+                self._known_after = max(self._known_after, in_every_bundle)
                 self._changes.forget_until(self._known_after)
 
     def forget(self, model: ServingModel) -> None:
-        """Follows a bundle no longer."""
-        self._followed = [one for one in self._followed if one.model.bundle is not model.bundle]
+        """Stops following a bundle."""
+        self._followed = [followed for followed in self._followed if followed.model.bundle is not model.bundle]
 
     def bring_up_to_date(self) -> None:
-        """Brings the statistics up to date."""
+        """Writes the state of the live catalogue into the statistics."""
         model = self._models.current
         live = None if model is None else model.live
         statistics = self._statistics
@@ -156,24 +159,24 @@ class LiveFollower:
         statistics.live_sequence = self._sequence_in_force
         statistics.live_age_seconds = time.monotonic() - self._read_at
 
-    async def _until_none_is_missed(self, followed: _Followed) -> None:
+    async def _wait_for_vectors(self, followed: _Followed) -> None:
         """Waits for the vectors of a bundle that is to take over. Raises StoreFailed."""
-        give_up_at = time.monotonic() + _HAND_OVER_SECONDS
+        give_up_at = time.monotonic() + _MAX_HAND_OVER_SECONDS
         position_key = item_vectors_position_key(followed.model.version)
-        while self._missed(followed):
+        while self._changes_without_vector(followed):
             (position,) = await self._store.read([position_key], _PATIENCE_SECONDS)
             async with self._turn:
                 await self._catch_up(followed)
-            missed = self._missed(followed)
-            if not missed or int(position or 0) >= max(missed):
-                return  # of an item that has none by now the bundle's tower knows nothing
+            missing = self._changes_without_vector(followed)
+            if not missing or int(position or 0) >= max(missing):
+                return  # feature_sync is past the missing ones: the bundle's tower cannot encode these items
             if time.monotonic() >= give_up_at:
-                _log.warning("live_items_missed", model_version=followed.model.version, num_items=len(missed))
+                _log.warning("live_items_missed", model_version=followed.model.version, num_items=len(missing))
                 return
-            await asyncio.sleep(_HAND_OVER_LOOK_SECONDS)
+            await asyncio.sleep(_HAND_OVER_POLL_SECONDS)
 
-    def _missed(self, followed: _Followed) -> list[int]:
-        """Sequences of the changes by which items are recommended now, and would not be if this bundle took over."""
+    def _changes_without_vector(self, followed: _Followed) -> list[int]:
+        """Sequences of the changes whose items are recommended now, and would not be if this bundle took over."""
         serving = self._serving
         if serving is None:
             return []
@@ -193,13 +196,13 @@ class LiveFollower:
             _log.warning("live_catalogue_not_read", model_version=followed.model.version, reason=str(error.reason))
 
     async def _read(self, followed: _Followed) -> _News:
-        """Reads what changed, and vectors for one bundle. Raises StoreFailed."""
+        """Reads changes, and vectors for one bundle. Raises StoreFailed."""
         counters = await self._store.read([self._items.counter, followed.reader.counter], _PATIENCE_SECONDS)
         until_change, until_vector = (int(counter or 0) for counter in counters)
         news = _News()
         await self._read_changes(followed, until_change, news)
         if news.is_complete:
-            # Vectors of changes that are not known yet would be of no use.
+            # A vector of a change that is not known yet would be dropped.
             await self._read_vectors(followed, until_vector, news)
         if news.is_complete:
             self._read_at = time.monotonic()
@@ -210,43 +213,44 @@ class LiveFollower:
             _log.warning("items_feed_began_anew", was_at=self._items.position, now_at=until)
             self._known_after = None
         if self._known_after is None or followed.merged_until < self._known_after:
-            # A bundle with fewer changes in it needs older ones too. Until all are read, those known stay in force.
+            # This bundle needs older changes than the ones known. Until all are read, the known ones stay in force.
             changes = ItemChanges(self._max_items)
             reader = FeedReader(self._store, items_feed(), after=min(followed.merged_until, until))
             while reader.position < until:
-                async for values in reader.changed(until, _MOST_AT_ONCE):
+                async for values in reader.changed(until, _MAX_ENTRIES):
                     changes.take(_parsed(values))
             self._changes, self._items, self._known_after = changes, reader, followed.merged_until
             news.is_new = True
             return
         num_put_off = self._changes.num_put_off
-        async for values in self._items.changed(until, _MOST_AT_ONCE):
+        async for values in self._items.changed(until, _MAX_ENTRIES):
             parsed = _parsed(values)
             self._changes.take(parsed)
             news.is_new = True
-            news.changed_at += [one.change.changed_at for one in parsed if not may_be_recommended(one)]
+            news.changed_at += [applied.change.changed_at for applied in parsed if not may_be_recommended(applied)]
         if self._changes.num_put_off > num_put_off:
             _log.warning("live_items_put_off", limit=self._max_items, put_off=self._changes.num_put_off)
         news.is_complete = self._items.position >= until
 
     async def _read_vectors(self, followed: _Followed, until: int, news: _News) -> None:
         if 0 < until < followed.reader.position:
-            # A version's feed expires when feature_sync is away for long, and begins anew when it is back. Until then
-            # the vectors that are known stay in force.
+            # A version's feed expires when feature_sync is down for long, and starts again when it is back. Until then
+            # the known vectors stay in force.
             followed.reader = FeedReader(self._store, item_vectors_feed(followed.model.version))
-            followed.vectors.by_key.clear()
+            followed.vectors = ItemVectors(followed.model.bundle.manifest.embedding_dim)
             news.is_new = True
-        async for values in followed.reader.changed(until, _MOST_AT_ONCE):
+        async for values in followed.reader.changed(until, _MAX_ENTRIES):
             for key in followed.vectors.take(values, self._changes):
                 news.is_new = True
                 applied = self._changes[key]
                 if followed.vectors.has(key, applied) and may_be_recommended(applied):
                     news.changed_at.append(applied.change.changed_at)
-        followed.vectors.keep_those_of(self._changes)
+        followed.vectors.keep_known(self._changes)
         news.is_complete = followed.reader.position >= until
 
     async def _merged(self, followed: _Followed) -> ServingModel:
-        """The model with what is known now. Made in a thread: thousands of items take tens of milliseconds."""
+        """The model with the live items that are known now. Made in a thread, because thousands of items take tens of
+        milliseconds."""
 
         def make() -> ServingModel:
             return with_live(followed.model, merge(followed.model.bundle, self._changes, followed.vectors.by_key))
@@ -260,7 +264,7 @@ class LiveFollower:
 
 
 def _parsed(values: list[tuple[bytes, bytes]]) -> list[AppliedItemChange]:
-    """The changes that can be read; others are logged and have no effect."""
+    """The changes that can be parsed. An unreadable one is logged and has no effect."""
     changes = []
     for item, value in values:
         try:

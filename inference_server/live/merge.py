@@ -1,17 +1,18 @@
-"""What changed since a bundle was made, item by item, and what that makes of the bundle's rows.
+"""Merges the changes since a bundle was made with its rows, item by item.
 
-| the bundle has the item | it may be recommended | its vector is there | then                                      |
-| ----------------------- | --------------------- | ------------------- | ----------------------------------------- |
-| yes                     | no                    |                     | its row is dead                           |
-| yes                     | yes                   | yes                 | it is live, in its row                    |
-| yes                     | yes                   | no                  | waits: its row goes on as the bundle says |
-| no                      | no                    | of any change       | it is live, in a further row that is dead |
-| no                      | yes                   | yes                 | it is live, in a further row              |
-| no                      | yes                   | of an older change  | waits, in a further row that is dead      |
-| no                      |                       | no                  | waits, or is of no interest               |
+| bundle has the item | it may be recommended | its vector is made from | result                                       |
+| ------------------- | --------------------- | ------------------- | -------------------------------------------- |
+| yes                 | no                    | any change, or nothing  | its row is dead                              |
+| yes                 | yes                   | this change             | it is live, in its row                       |
+| yes                 | yes                   | older, or nothing       | it waits: its row stays as the bundle has it |
+| no                  | no                    | any change              | it has an appended row, which is dead        |
+| no                  | yes                   | this change             | it is live, in an appended row               |
+| no                  | yes                   | an older change         | it waits, in an appended row, which is dead  |
+| no                  | yes                   | nothing                 | it waits, without a row                      |
+| no                  | no                    | nothing                 | it is left out                               |
 
-A dead row is read as history, for which any vector is better than none. Changes up to the manifest's
-`catalogue_sequence` are in the bundle already.
+Histories still contain the items of dead rows, and for them any vector is better than none. Changes up to the
+manifest's `catalogue_sequence` are in the bundle already.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tandem.contract.vocabulary import MISSING_ROW
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One live item on its way."""
+    """One live item."""
 
     key: int
     applied: AppliedItemChange
@@ -43,33 +44,37 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Merged:
-    """Live items while they are gathered."""
+    """Live items while they are collected."""
 
     in_bundle: dict[int, _Entry] = field(default_factory=dict)
-    """By row."""
-    further: dict[int, _Entry] = field(default_factory=dict)
-    """By slot."""
+    """Items of the bundle, by row."""
+    appended: dict[int, _Entry] = field(default_factory=dict)
+    """Items that the bundle lacks, by slot."""
     dead: list[int] = field(default_factory=list)
+    """Dead rows of the bundle."""
     num_waiting: int = 0
 
 
 def merge(bundle: Bundle, changes: ItemChanges, vectors: Mapping[int, LiveItemVector]) -> LiveItems:
-    """The live items of a bundle; `vectors` are those made with its item tower, by the items' keys."""
+    """The live items of a bundle. `vectors` were made with its item tower, and are given by the keys of their items."""
     since = list(changes.since(bundle.manifest.catalogue_sequence))
     rows = bundle.item_vocabulary.rows_of_keys(np.array([key for key, _ in since], dtype=np.uint64))
     merged = _Merged()
     for (key, applied), row in zip(since, rows.tolist(), strict=True):
         vector = vectors.get(key)
         if row == MISSING_ROW:
-            _take_further(merged, key, applied, vector)
+            _add_appended(merged, key, applied, vector)
         else:
-            _take_own(merged, row, key, applied, vector)
-    gone = bundle.item_vocabulary.rows_of_keys(changes.gone_since(bundle.manifest.catalogue_sequence))
-    return _live_items(bundle, merged, gone_rows=gone[gone != MISSING_ROW])
+            _add_in_bundle(merged, row, key, applied, vector)
+    removed = bundle.item_vocabulary.rows_of_keys(changes.removed_since(bundle.manifest.catalogue_sequence))
+    merged.dead += removed[removed != MISSING_ROW].tolist()
+    return _live_items(bundle, merged)
 
 
-def _take_own(merged: _Merged, row: int, key: int, applied: AppliedItemChange, vector: LiveItemVector | None) -> None:
-    """Takes in a change of an item that the bundle has."""
+def _add_in_bundle(
+    merged: _Merged, row: int, key: int, applied: AppliedItemChange, vector: LiveItemVector | None
+) -> None:
+    """Adds a change of an item that the bundle has."""
     if not may_be_recommended(applied):
         merged.dead.append(row)
     elif vector is not None and vector.is_of(applied.sequence):
@@ -78,32 +83,34 @@ def _take_own(merged: _Merged, row: int, key: int, applied: AppliedItemChange, v
         merged.num_waiting += 1
 
 
-def _take_further(merged: _Merged, key: int, applied: AppliedItemChange, vector: LiveItemVector | None) -> None:
-    """Takes in a change of an item that the bundle lacks."""
+def _add_appended(merged: _Merged, key: int, applied: AppliedItemChange, vector: LiveItemVector | None) -> None:
+    """Adds a change of an item that the bundle lacks."""
     is_up_to_date = vector is not None and vector.is_of(applied.sequence)
-    wanted = may_be_recommended(applied)
+    is_wanted = may_be_recommended(applied)
     if vector is not None:
-        merged.further[applied.slot] = _Entry(key, applied, vector.values, is_dead=not (wanted and is_up_to_date))
-    merged.num_waiting += wanted and not is_up_to_date
+        is_dead = not (is_wanted and is_up_to_date)
+        merged.appended[applied.slot] = _Entry(key, applied, vector.values, is_dead=is_dead)
+    merged.num_waiting += is_wanted and not is_up_to_date
 
 
-def _live_items(bundle: Bundle, merged: _Merged, *, gone_rows: npt.NDArray[np.int64]) -> LiveItems:
+def _live_items(bundle: Bundle, merged: _Merged) -> LiveItems:
     num_bundle_items = len(bundle.items)
-    rows, slots = sorted(merged.in_bundle), sorted(merged.further)
-    further = [merged.further[slot] for slot in slots]
-    entries = [merged.in_bundle[row] for row in rows] + further
-    dead_further = [num_bundle_items + place for place, entry in enumerate(further) if entry.is_dead]
-    dead = np.concatenate([np.setdiff1d(bundle.items.unavailable_rows, rows), merged.dead, gone_rows, dead_further])
+    bundle_rows, slots = sorted(merged.in_bundle), sorted(merged.appended)
+    appended = [merged.appended[slot] for slot in slots]
+    entries = [merged.in_bundle[row] for row in bundle_rows] + appended
+    appended_rows = range(num_bundle_items, num_bundle_items + len(appended))
+    dead_appended = [row for row, entry in zip(appended_rows, appended, strict=True) if entry.is_dead]
+    dead = np.concatenate([np.setdiff1d(bundle.items.unavailable_rows, bundle_rows), merged.dead, dead_appended])
     vectors = np.empty((len(entries), bundle.manifest.embedding_dim), dtype=np.float32)
-    for place, entry in enumerate(entries):
-        vectors[place] = entry.vector
+    for position, entry in enumerate(entries):
+        vectors[position] = entry.vector
     return LiveItems(
         num_bundle_items=num_bundle_items,
-        rows=np.array([*rows, *range(num_bundle_items, num_bundle_items + len(further))], dtype=np.int64),
+        rows=np.array([*bundle_rows, *appended_rows], dtype=np.int64),
         vectors=vectors,
         table=ItemTable.from_items(map(_item, entries)),
         slots=np.array(slots, dtype=np.int64),
-        keys=np.array([entry.key for entry in further], dtype=np.uint64),
+        keys=np.array([entry.key for entry in appended], dtype=np.uint64),
         dead=np.unique(dead.astype(np.int64)),
         num_waiting=merged.num_waiting,
     )
@@ -111,5 +118,5 @@ def _live_items(bundle: Bundle, merged: _Merged, *, gone_rows: npt.NDArray[np.in
 
 def _item(entry: _Entry) -> Item:
     change = entry.applied.change
-    # Counted once the item is in training data; behind every item that somebody has chosen until then.
+    # The item has no interactions until it is in training data, so lists by popularity end with it.
     return Item(change.item_id, change.title, change.categories, change.attributes, popularity=0)

@@ -1,4 +1,4 @@
-"""Vectors of changed items under one bundle, as a worker has read them."""
+"""The vectors of changed items that a worker has read, made with the item tower of one bundle."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _log = structlog.get_logger()
 
 
 class ItemVectors:
-    """The newest vector of every item whose change is known."""
+    """The newest vector of each item whose change is known."""
 
     def __init__(self, dim: int) -> None:
-        """`dim` is the bundle's."""
+        """`dim` is the dimension of the bundle's vectors."""
         self._dim = dim
         self.by_key: dict[int, LiveItemVector] = {}
-        """By the items' keys."""
+        """Vectors by the keys of their items."""
 
     def take(self, values: Iterable[tuple[bytes, bytes]], changes: ItemChanges) -> list[int]:
-        """Takes in item ids and packed vectors; one that cannot be used is logged and counts as missing.
+        """Adds packed vectors, given with item ids. A vector that cannot be used is logged and left out.
 
-        Returns the keys of the items.
+        Returns the keys of the items whose vectors were added.
         """
         keys = []
         for item, value in values:
@@ -49,11 +49,11 @@ class ItemVectors:
         return keys
 
     def has(self, key: int, applied: AppliedItemChange) -> bool:
-        """Whether the vector of the item with this key was made from this very change."""
+        """Whether the vector of the item with this key was made from exactly this change."""
         vector = self.by_key.get(key)
         return vector is not None and vector.is_of(applied.sequence)
 
-    def keep_those_of(self, changes: ItemChanges) -> None:
-        """Drops vectors of items whose change is no longer known."""
+    def keep_known(self, changes: ItemChanges) -> None:
+        """Drops the vectors of items whose change is no longer known."""
         if len(self.by_key) > len(changes):
             self.by_key = {key: vector for key, vector in self.by_key.items() if key in changes}

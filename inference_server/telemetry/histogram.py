@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 
 class Histogram:
@@ -10,10 +11,12 @@ class Histogram:
 
     __slots__ = ("bounds", "counts", "total")
 
-    def __init__(self, bounds: tuple[float, ...]) -> None:
+    def __init__(self, bounds: tuple[float, ...], counts: Sequence[int] | None = None, total: float = 0.0) -> None:
+        """Buckets end at `bounds`; a last one takes what is above. `counts` is the number of observations in each
+        bucket (None: no observations yet), `total` the sum of the observed values."""
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.counts = [0] * (len(bounds) + 1) if counts is None else list(counts)
+        self.total = total
 
     def observe(self, value: float, times: int = 1) -> None:
         """Adds an observation that was made `times` times."""

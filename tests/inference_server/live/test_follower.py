@@ -115,7 +115,7 @@ async def live(request: pytest.FixtureRequest, server: Valkey, model: ServingMod
 
 async def test_a_new_item_is_recommended_to_the_users_of_its_nearest_neighbours(live: Live) -> None:
     await live.feeds.change("new", live.vector("item-7"), categories=["drama"])
-    await live.follower.look()
+    await live.follower.poll()
     first = (await live.recommend(recent_item_ids=["item-7"], explain=True)).items[0]
     assert first.item_id == "new"
     assert first.reason.source == "two_tower"
@@ -127,23 +127,23 @@ async def test_a_new_item_is_recommended_to_the_users_of_its_nearest_neighbours(
 
 async def test_it_waits_for_the_vector_made_from_this_very_change(live: Live) -> None:
     sequence = await live.feeds.change("new")
-    await live.follower.look()
+    await live.follower.poll()
     assert live.model.live.num_waiting == 1
     await refused(live.similar("new"), grpc.StatusCode.NOT_FOUND)
     await live.feeds.vector("new", sequence, live.vector("item-7"))
-    await live.follower.look()
+    await live.follower.poll()
     assert (await live.ids(recent_item_ids=["item-7"]))[0] == "new"
     newer = await live.feeds.change("new")
-    await live.follower.look()
+    await live.follower.poll()
     assert "new" not in await live.ids(recent_item_ids=["item-7"])
     await live.feeds.vector("new", newer, live.vector("item-8"))
-    await live.follower.look()
+    await live.follower.poll()
     assert (await live.ids(recent_item_ids=["item-8"]))[0] == "new"
 
 
 async def test_a_changed_item_has_its_new_vector_and_data_in_its_old_place(live: Live) -> None:
     await live.feeds.change("item-5", live.vector("item-7"), categories=["opera"])
-    await live.follower.look()
+    await live.follower.poll()
     assert (await live.ids(recent_item_ids=["item-7"]))[0] == "item-5"
     assert "item-5" not in (await live.ids(recent_item_ids=["item-6"], num_items=1))
     opera = pb.RecommendFilter(include_categories=["opera"])
@@ -153,7 +153,7 @@ async def test_a_changed_item_has_its_new_vector_and_data_in_its_old_place(live:
 
 async def test_clicks_on_live_items_are_history_like_others(live: Live) -> None:
     await live.feeds.change("new", live.vector("item-7"))
-    await live.follower.look()
+    await live.follower.poll()
     expected = await live.ids(recent_item_ids=["item-7"], num_items=20)
     got = await live.ids(recent_item_ids=["new"], num_items=20)
     assert got[0] == "item-7"
@@ -164,7 +164,7 @@ async def test_clicks_on_live_items_are_history_like_others(live: Live) -> None:
 
 async def test_seen_and_excluded_live_items_are_left_out(live: Live, server: Valkey) -> None:
     await live.feeds.change("new", live.vector("item-7"))
-    await live.follower.look()
+    await live.follower.poll()
     await server.put("fan", state_of(["item-7", "new"]))
     assert "new" not in await live.ids(user_id="fan", num_items=500)
     assert "new" in await live.ids(user_id="fan", num_items=500, exclude_seen=False)
@@ -177,14 +177,14 @@ async def test_seen_and_excluded_live_items_are_left_out(live: Live, server: Val
 async def test_what_is_gone_is_never_recommended_again(live: Live, server: Valkey, fields: dict[str, bool]) -> None:
     everything = {f"item-{row}" for row in range(NUM_ITEMS)} | {"new"}
     await live.feeds.change("new", live.vector("item-7"))
-    await live.follower.look()
+    await live.follower.poll()
     nobody = {"num_items": 500, "exclude_seen": False}
     assert set(await live.ids(**nobody)) == everything
     popular = await live.ids(num_items=3)
     gone = {*popular, "item-7", "new"}
     for item_id in gone:
         await live.feeds.change(item_id, **fields)
-    await live.follower.look()
+    await live.follower.poll()
     rare = pb.RecommendFilter(include_categories=["rare"])
     for asked in ({}, {"user_id": "u"}, {"recent_item_ids": ["item-7"]}, {"user_id": "u", "diversity": 0.5}):
         assert set(await live.ids(**nobody, **asked)) == everything - gone
@@ -195,10 +195,10 @@ async def test_what_is_gone_is_never_recommended_again(live: Live, server: Valke
 
 async def test_what_is_gone_may_come_back(live: Live) -> None:
     await live.feeds.change("item-7", available=False)
-    await live.follower.look()
+    await live.follower.poll()
     assert "item-7" not in await live.ids(num_items=500)
     await live.feeds.change("item-7", live.vector("item-7"))
-    await live.follower.look()
+    await live.follower.poll()
     assert "item-7" in await live.ids(num_items=500)
     assert (await live.ids(user_id="u", num_items=500)).count("item-7") == 1
 
@@ -206,7 +206,7 @@ async def test_what_is_gone_may_come_back(live: Live) -> None:
 async def test_pages_repeat_nothing_whatever_changes_between_them(live: Live) -> None:
     for number in range(4):
         await live.feeds.change(f"new-{number}", live.vector(f"item-{number}"))
-    await live.follower.look()
+    await live.follower.poll()
     shown: list[str] = []
     token = ""
     for number in range(30):
@@ -218,17 +218,17 @@ async def test_pages_repeat_nothing_whatever_changes_between_them(live: Live) ->
         await live.feeds.change(shown[0], live.vector("item-14"))
         await live.feeds.change(f"later-{number}", live.vector("item-3"))
         await live.feeds.change(f"item-{number + 100}", deleted=True)
-        await live.follower.look()
+        await live.follower.poll()
     assert len(shown) == len(set(shown))
     assert {f"new-{number}" for number in range(4)} <= set(shown)
 
 
 async def test_a_page_token_is_good_for_a_worker_that_knows_less(live: Live, server: Valkey) -> None:
     await live.feeds.change("early", live.vector("item-3"))
-    await live.follower.look()
+    await live.follower.poll()
     slow = live.model
     await live.feeds.change("late", live.vector("item-3"))
-    await live.follower.look()
+    await live.follower.poll()
     first = await live.recommend(user_id="u", num_items=2)
     assert {item.item_id for item in first.items} == {"early", "late"}
     knowing = live.model
@@ -242,7 +242,7 @@ async def test_a_page_token_is_good_for_a_worker_that_knows_less(live: Live, ser
 async def test_the_last_catalogue_serves_on_while_the_store_is_away(live: Live, server: Valkey) -> None:
     await live.feeds.change("new", live.vector("item-7"))
     await live.feeds.change("item-9", deleted=True)
-    await live.follower.look()
+    await live.follower.poll()
     await server.kill()
     following = asyncio.create_task(live.follower.run())
     try:
@@ -267,7 +267,7 @@ async def test_statistics(live: Live) -> None:
     await live.feeds.change("new", live.vector("item-7"))
     await live.feeds.change("item-9", deleted=True)
     await live.feeds.change("waits")
-    await live.follower.look()
+    await live.follower.poll()
     live.follower.bring_up_to_date()
     statistics = live.statistics
     assert statistics.live_age_seconds < 60.0
@@ -286,20 +286,20 @@ async def test_entries_that_cannot_be_read_have_no_effect(live: Live, server: Va
         await client.set(feed.sequence, 102)
         await client.zadd(feed.changes.decode(), {"taken out of the feed meanwhile": 102})
     await live.feeds.vector("item-10", 1, np.zeros(3, dtype=np.float32))
-    await live.follower.look()
+    await live.follower.poll()
     assert len(await live.ids(num_items=500)) == NUM_ITEMS - 1
 
 
 async def test_a_feed_that_began_anew_is_read_from_its_start(live: Live, server: Valkey) -> None:
     for item_id in ("item-1", "item-2", "item-3"):
         await live.feeds.change(item_id, deleted=True)
-    await live.follower.look()
+    await live.follower.poll()
     async with server.client() as client:
         await client.flushall()
         again = Feeds(client, live.opened.version)
         await again.change("item-4", deleted=True)
         await again.change("new", live.vector("item-7"))
-        await live.follower.look()
+        await live.follower.poll()
     expected = {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-4"} | {"new"}
     assert set(await live.ids(num_items=500)) == expected
 
@@ -307,14 +307,14 @@ async def test_a_feed_that_began_anew_is_read_from_its_start(live: Live, server:
 async def test_what_is_known_stays_where_the_store_was_emptied_and_numbers_go_on(live: Live, server: Valkey) -> None:
     await live.feeds.change("item-1", deleted=True)
     await live.feeds.change("before", live.vector("item-7"))
-    await live.follower.look()
+    await live.follower.poll()
     async with server.client() as client:
         await client.flushall()
-        await live.follower.look()
+        await live.follower.poll()
         again = Feeds(client, live.opened.version, after=2)
         await again.change("item-4", deleted=True)
         await again.change("after", live.vector("item-7"))
-        await live.follower.look()
+        await live.follower.poll()
     expected = {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-1", "item-4"} | {"before", "after"}
     assert set(await live.ids(num_items=500)) == expected
 
@@ -329,7 +329,7 @@ async def test_beyond_the_limit_the_oldest_wait_and_nothing_gone_comes_back(
         for number in range(20, 25):
             await live.feeds.change(f"item-{number}", deleted=True)
         await live.feeds.change("new-9", live.vector("item-7"))
-        await live.follower.look()
+        await live.follower.poll()
         assert set(await live.ids(num_items=500)) == (
             {f"item-{row}" for row in range(NUM_ITEMS) if row not in range(20, 25)} | {"new-9"}
         )
@@ -341,7 +341,7 @@ async def test_many_changes_come_in_pieces(server: Valkey, model: ServingModel) 
     async with following(server, model) as live:
         for number in range(150):
             await live.feeds.change(f"item-{number}", deleted=True)
-        assert await live.follower.look()
+        assert await live.follower.poll()
         assert len(await live.ids(num_items=500)) == NUM_ITEMS - 150
 
 
@@ -371,7 +371,7 @@ class TestBundles:
             assert "new" not in await live.ids(num_items=500)
             vector = np.array(newer.bundle.item_vectors[12])
             await Feeds(client, "newer").vector("new", sequence, vector)
-            await live.follower.look()
+            await live.follower.poll()
             assert (await live.ids(recent_item_ids=["item-12"]))[0] == "new"
 
     async def test_a_new_bundle_waits_for_its_vectors_of_what_is_live(
@@ -383,12 +383,12 @@ class TestBundles:
             await live.feeds.change("item-9", deleted=True)
             sequence = await live.feeds.change("new", live.vector("item-7"))
             await live.feeds.change("not-live-yet")
-            await live.follower.look()
+            await live.follower.poll()
             preparing = asyncio.create_task(live.follower.prepare(newer))
             await asyncio.sleep(1.0)
             assert not preparing.done()
             await live.feeds.change("newest", live.vector("item-6"))
-            await live.follower.look()
+            await live.follower.poll()
             assert "newest" in await live.ids(num_items=500), "what serves is followed meanwhile"
             vector = np.array(newer.bundle.item_vectors[12])
             feeds = Feeds(client, "newer")
@@ -405,7 +405,7 @@ class TestBundles:
     ) -> None:
         async with following(server, model) as live, server.client() as client:
             sequence = await live.feeds.change("new", live.vector("item-7"))
-            await live.follower.look()
+            await live.follower.poll()
             await Feeds(client, "newer").follow(sequence)
             async with asyncio.timeout(10):
                 await live.follower.prepare(newer)
@@ -413,10 +413,10 @@ class TestBundles:
     async def test_it_does_not_wait_for_ever(
         self, server: Valkey, model: ServingModel, newer: ServingModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("inference_server.live.follower._HAND_OVER_SECONDS", 0.5)
+        monkeypatch.setattr("inference_server.live.follower._MAX_HAND_OVER_SECONDS", 0.5)
         async with following(server, model) as live:
             await live.feeds.change("new", live.vector("item-7"))
-            await live.follower.look()
+            await live.follower.poll()
             async with asyncio.timeout(10):
                 await live.follower.prepare(newer)
             await live.follower.serve(newer)
@@ -434,7 +434,7 @@ class TestBundles:
             assert {"item-8"} < set(await live.ids(num_items=500))
             await live.feeds.change("newest", live.vector("item-6"))
             await live.feeds.change("item-9", deleted=True)
-            await live.follower.look()
+            await live.follower.poll()
             assert "newest" not in await live.ids(num_items=500)
             await live.follower.serve(model)
             expected = {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-8", "item-9"} | {"new", "newest"}
@@ -449,7 +449,7 @@ class TestBundles:
             await live.feeds.change("item-8", deleted=True)
             await live.feeds.change("item-9", deleted=True)
             await live.feeds.change("item-10", deleted=True)
-            await live.follower.look()
+            await live.follower.poll()
             assert len(await live.ids(num_items=500)) == NUM_ITEMS - 1
             await live.follower.prepare(older)
             await live.follower.serve(older)
@@ -460,7 +460,7 @@ class TestBundles:
         model = open_model(build(tmp_path / "bundle", model_version="late").directory)
         async with following(server, model) as live:
             await live.feeds.change("item-8", deleted=True)
-            await live.follower.look()
+            await live.follower.poll()
             await server.kill()
             newer = open_model(build(tmp_path / "newer", model_version="newer").directory)
             await live.follower.prepare(newer)
@@ -479,7 +479,7 @@ class TestRankers:
             best, worst = max(towers, key=towers.__getitem__), min(towers, key=towers.__getitem__)
             await live.feeds.change("best", live.vector(best))
             await live.feeds.change("worst", live.vector(worst))
-            await live.follower.look()
+            await live.follower.poll()
             after = await live.recommend(user_id="u", num_items=300, explain=True)
             place = {item.item_id: number for number, item in enumerate(after.items)}
             assert place["best"] < place["worst"]
@@ -498,7 +498,7 @@ class TestRankers:
         async with following(server, model) as live:
             vector = live.vector("item-7")
             await live.feeds.change("new", vector)
-            await live.follower.look()
+            await live.follower.poll()
             response = await live.recommend(recent_item_ids=["item-7"], num_items=200, explain=True)
             (item,) = [item for item in response.items if item.item_id == "new"]
             assert item.reason.score_parts.keys() == {"two_tower", "ranker"}
@@ -517,7 +517,7 @@ class TestRankers:
             for number in range(4):
                 await live.feeds.change(f"new-{number}", -live.vector("item-3"), categories=["opera"])
             await live.feeds.change("item-30", deleted=True)
-            await live.follower.look()
+            await live.follower.poll()
             keys = id_keys(["item-30", "new-0", "new-1", "new-2"])
             await client.set(trending_key(), TrendingItems(keys, np.arange(4, 0, -1, dtype=np.float32)).to_bytes())
 
