@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.local.errors import SettingsError
+from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.settings_types import DEFAULT_STORE_URL, default_data_dir, default_registry_uri
 
-_PREFIX: Final = "TANDEM_"
 
+class Settings(EnvironmentSettings):
+    """Read from the same variables as the programs' own."""
 
-class Settings(BaseSettings):
-    """Read from the same TANDEM_* variables as the programs' own; empty means unset."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
-    )
-
-    registry_uri: str = Field(default_factory=lambda: f"sqlite:///{Path.cwd()}/.tandem/mlflow.db")
+    registry_uri: str = Field(default_factory=default_registry_uri)
     """MLflow registry. Change it to train into, and serve from, a registry that others see."""
 
-    store_url: str = "redis://127.0.0.1:6379/0"
+    store_url: str = DEFAULT_STORE_URL
     """Online store. One that answers here is used; otherwise the embedded one is started here."""
 
-    data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
+    data_dir: Path = Field(default_factory=default_data_dir)
     """Folder of downloads, prepared data, bundles, the embedded store's files, and the logs of this stack."""
 
     grpc_port: int = Field(default=50051, ge=0, le=65535)
@@ -49,5 +43,5 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise SettingsError(
-            f"{_PREFIX}{str(first['loc'][0]).upper()}: {first['msg']} (it is {first['input']!r})"
+            f"{variable_of(str(first['loc'][0]))}: {first['msg']} (it is {first['input']!r})"
         ) from error

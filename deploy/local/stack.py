@@ -27,13 +27,13 @@ from deploy.local.errors import ChildFailed, NotReady
 from deploy.local.ports import HOST, free_port, require_free, store_answers, wait_for_store
 from deploy.local.processes import Children
 from deploy.local.settings import Settings
+from tandem.ops.settings_types import sqlite_file
 
 NUM_ITEMS: Final = 10
 _READY_SECONDS: Final = 120.0
 _GRPCURL_SECONDS: Final = 30
 # Longer than the server's own shutdown grace, so that it is the server that decides how it ends.
 _GRACE_SECONDS: Final = 15.0
-_SQLITE: Final = "sqlite:///"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +232,8 @@ def _python(program: str, *arguments: str) -> list[str]:
 
 def _has_registry(uri: str) -> bool:
     """A new SQLite registry is left to the trainer: two programs that create its tables at once would collide."""
-    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file()
+    database = sqlite_file(uri)
+    return database is None or database.is_file()
 
 
 def _last_json(name: str, stdout: str) -> dict[str, Any]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic_settings import BaseSettings
-
 import feature_sync.core.settings
 import inference_server.core.settings
 import trainer.core.settings
+from tandem.ops.environment_settings import EnvironmentSettings, described_settings
 from trainer.config.help import explanation
 from trainer.config.train_config import TrainConfig
 
 PAGE = Path("docs/settings.md")
-_PROGRAMS: tuple[tuple[str, type[BaseSettings]], ...] = (
+_PROGRAMS: tuple[tuple[str, type[EnvironmentSettings]], ...] = (
     ("trainer", trainer.core.settings.Settings),
     ("feature_sync", feature_sync.core.settings.Settings),
     ("inference_server", inference_server.core.settings.Settings),
@@ -33,11 +32,9 @@ def settings_page() -> str:
     ]
     for program, settings in _PROGRAMS:
         rows = [f"## {program}", "", "| variable | default | unit, effect, when to change it |", "| --- | --- | --- |"]
-        for name, field in settings.model_fields.items():
-            default = field.get_default(call_default_factory=True, validated_data={})
-            shown = "" if default is None else str(default).replace(str(Path.cwd()), "<working folder>")
-            description = " ".join((field.description or "").split())
-            rows.append(f"| `TANDEM_{name.upper()}` | `{shown}` | {description} |")
+        for setting in described_settings(settings):
+            default = setting.default.replace(str(Path.cwd()), "<working folder>")
+            rows.append(f"| `{setting.variable}` | `{default}` | {setting.description} |")
         parts.append("\n".join(rows))
     parts += [
         "## Training configuration",

@@ -12,8 +12,9 @@ import structlog
 
 from feature_sync.commands import dead_letters, features, publish, run, show, show_item, store
 from feature_sync.core.errors import FeatureSyncError, SettingsError
-from feature_sync.core.settings import Settings, load_settings, settings_help
+from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
+from tandem.ops.environment_settings import settings_help
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -71,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m feature_sync",
         description="Brings user state and user vectors into the online store.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Settings (environment variables):\n{settings_help()}",
+        epilog=f"Settings (environment variables):\n{settings_help(Settings)}",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():

@@ -5,29 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, DirectoryPath, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from feature_sync.core.errors import SettingsError
 from tandem.contract import names
-
-_PREFIX: Final = "TANDEM_"
-_STORE_SCHEMES: Final = ("redis://", "rediss://", "unix://")
-_KAFKA_SCHEME: Final = "kafka://"
-
-
-def _check_store_url(url: str) -> str:
-    if not url.startswith(_STORE_SCHEMES):
-        raise ValueError(f"must begin with one of {', '.join(_STORE_SCHEMES)}")
-    return url
-
-
-def _check_events_url(url: str) -> str:
-    if url and not url.startswith((*_STORE_SCHEMES, _KAFKA_SCHEME)):
-        raise ValueError(f"must begin with one of {', '.join((*_STORE_SCHEMES, _KAFKA_SCHEME))}, or be empty")
-    return url
+from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.settings_types import (
+    DEFAULT_STORE_URL,
+    EventsUrl,
+    RegistryUri,
+    StoreUrl,
+    default_data_dir,
+    default_registry_uri,
+)
 
 
 def _check_trending_weights(weights: Mapping[str, float]) -> Mapping[str, float]:
@@ -39,22 +31,10 @@ def _check_trending_weights(weights: Mapping[str, float]) -> Mapping[str, float]
     return weights
 
 
-def _check_registry_uri(uri: str) -> str:
-    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
-        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
-    return uri
+class Settings(EnvironmentSettings):
+    """What feature_sync can be told."""
 
-
-class Settings(BaseSettings):
-    """What feature_sync can be told. Every field is the variable TANDEM_ + its name in capitals; empty means unset."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
-    )
-
-    registry_uri: Annotated[str, AfterValidator(_check_registry_uri)] = Field(
-        default_factory=lambda: f"sqlite:///{Path.cwd()}/.tandem/mlflow.db"
-    )
+    registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
     """MLflow registry that names the model to publish for: `sqlite:////absolute/path` or `http(s)://host:port`.
     Change it when the registry does not lie in the working directory."""
 
@@ -65,11 +45,11 @@ class Settings(BaseSettings):
     """Alias of the version whose vectors are published. Set it to `challenger` to prepare a version before it is
     served."""
 
-    store_url: Annotated[str, AfterValidator(_check_store_url)] = "redis://127.0.0.1:6379/0"
+    store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: any Redis or Valkey, `redis://`, `rediss://` (TLS) or `unix://`. `feature_sync store` starts the
     embedded one on the port named here."""
 
-    data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
+    data_dir: Path = Field(default_factory=default_data_dir)
     """Folder of the archive of events and item changes (`events/`, `item-changes/`), of caches (up to four downloaded
     bundles) and of the embedded store's files. The trainer reads the archive: both need the same folder."""
 
@@ -104,7 +84,7 @@ class Settings(BaseSettings):
     """Seconds for which a publish under way keeps trying when the store drops the connection. Raise it where a
     fail-over of the store takes longer. It does not delay the error when the store is away from the start."""
 
-    events_url: Annotated[str, AfterValidator(_check_events_url)] = ""
+    events_url: EventsUrl = ""
     """Where the server appends events and item changes: a Redis or Valkey, `redis://`, `rediss://` or `unix://`, or
     Kafka, `kafka://host:port,host:port`. Empty: the online store. The server needs the same value."""
 
@@ -167,15 +147,5 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        variable = _PREFIX + str(first["loc"][0]).upper()
+        variable = variable_of(str(first["loc"][0]))
         raise SettingsError(f"{variable}: {first['msg']} (it is {first['input']!r})") from error
-
-
-def settings_help() -> str:
-    """The settings as text for --help, one paragraph each."""
-    paragraphs = []
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
-        description = " ".join((field.description or "").split())
-        paragraphs.append(f"  {_PREFIX}{name.upper()} (default: {default})\n      {description}")
-    return "\n".join(paragraphs)

@@ -21,8 +21,9 @@ from inference_server.commands import (
     serve,
 )
 from inference_server.core.errors import SettingsError
-from inference_server.core.settings import Settings, settings_help
+from inference_server.core.settings import Settings
 from inference_server.telemetry.logs import configure_logging
+from tandem.ops.environment_settings import settings_help
 
 EXIT_USAGE = 2
 
@@ -72,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m inference_server",
         description="Answers tandem.v1.RecommendationService from a bundle and the online store.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Settings (environment variables):\n{settings_help()}",
+        epilog=f"Settings (environment variables):\n{settings_help(Settings)}",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():

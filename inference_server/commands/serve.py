@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from inference_server.core.settings import Settings, settings_help
+from inference_server.core.settings import Settings
+from tandem.ops.environment_settings import settings_help
 
 SUMMARY = "serve, and follow the registry's alias"
 PROCESS = "supervisor"
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "TANDEM_BUNDLE_PATH). SIGTERM and SIGINT stop them gracefully."
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"Settings (environment variables):\n{settings_help()}"
+    parser.epilog = f"Settings (environment variables):\n{settings_help(Settings)}"
 
 
 def run(_: argparse.Namespace, settings: Settings) -> int:

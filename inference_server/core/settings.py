@@ -7,37 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from inference_server.core.errors import SettingsError
 from tandem.contract import names
-
-ENV_PREFIX: Final = "TANDEM_"
+from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.settings_types import (
+    DEFAULT_STORE_URL,
+    EventsUrl,
+    RegistryUri,
+    StoreUrl,
+    default_data_dir,
+    default_registry_uri,
+)
 
 _Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-def _usable_registry_uri(uri: str) -> str:
-    if "://" not in uri or uri.startswith("file:"):
-        raise ValueError("must be a URI such as sqlite:////absolute/path.db or http://host:5000")
-    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
-        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
-    return uri
-
-
-def _usable_store_url(url: str) -> str:
-    if not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://")
-    return url
-
-
-def _usable_events_url(url: str) -> str:
-    if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
-        raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
-    return url
 
 
 def _usable_otlp_endpoint(url: str) -> str:
@@ -68,12 +54,8 @@ class TlsFiles:
     """Certificates that sign those of clients; None: clients need none."""
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """What can be set. A docstring under each says its unit, its effect and when to change it."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
-    )
 
     host: str = "127.0.0.1"
     """Address to listen on, for gRPC, HTTP and metrics. 0.0.0.0 in a container."""
@@ -122,9 +104,7 @@ class Settings(BaseSettings):
     bundle_path: Annotated[Path | None, AfterValidator(_existing_directory)] = None
     """Bundle folder to serve without any registry; empty: follow the registry. For debugging and air-gapped hosts."""
 
-    registry_uri: Annotated[str, AfterValidator(_usable_registry_uri)] = Field(
-        default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}"
-    )
+    registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
     """MLflow registry. Read by the supervisor only."""
 
     model_name: str = Field(default=names.REGISTERED_MODEL, min_length=1)
@@ -136,10 +116,10 @@ class Settings(BaseSettings):
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Seconds between two looks at the alias. Longer where many servers share one registry."""
 
-    store_url: Annotated[str, AfterValidator(_usable_store_url)] = "redis://127.0.0.1:6379/0"
+    store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: Redis or Valkey."""
 
-    events_url: Annotated[str, AfterValidator(_usable_events_url)] = ""
+    events_url: EventsUrl = ""
     """Stream that events and catalogue changes are appended to: Redis or Valkey as for TANDEM_STORE_URL, or
     kafka://host:port (extra `kafka`; further brokers after commas, options of librdkafka after `?`). Empty: the online
     store. Its own where the disk of the store is slow, because reads wait while an fsync lasts. feature_sync needs the
@@ -157,7 +137,7 @@ class Settings(BaseSettings):
     """Entries in a stream from which on further ones are refused with RESOURCE_EXHAUSTED: nothing is dropped when
     feature_sync is away, callers keep it. A million events take 0.14 GB of the store. Kafka keeps to its own limits."""
 
-    data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
+    data_dir: Path = Field(default_factory=default_data_dir)
     """Folder for downloaded bundles. On a disk that survives restarts, so that a start needs no registry."""
 
     deadline_ms: float = Field(default=50.0, ge=1, le=60_000)
@@ -234,17 +214,6 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             first = error.errors()[0]
-            variable = ENV_PREFIX + str(first["loc"][0]).upper()
+            variable = variable_of(str(first["loc"][0]))
             message = first["msg"].removeprefix("Value error, ")
             raise SettingsError(f"{variable}: {message} (got {first['input']!r})") from error
-
-
-def settings_help() -> str:
-    """The settings as a text for --help, one paragraph each."""
-    paragraphs = []
-    for name, field in Settings.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
-        shown = "" if default is None else default
-        description = " ".join((field.description or "").split())
-        paragraphs.append(f"  {ENV_PREFIX}{name.upper()} (default: {shown})\n      {description}")
-    return "\n".join(paragraphs)

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
 
 from tandem.contract.names import CHAMPION, REGISTERED_MODEL
+from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.settings_types import RegistryUri, default_data_dir, default_registry_uri, sqlite_file
 from trainer.core.config_problems import ConfigText, describe_problems
 from trainer.core.errors import ConfigError
 
 EngineName = Literal["duckdb", "spark"]
-_SQLITE = "sqlite:///"
 _ENVIRONMENT = ConfigText(label="", text="")
 
 
-def _absolute_if_sqlite(uri: str) -> str:
-    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
-        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
-    return uri
-
-
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """Where the trainer keeps data and registers models."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="TANDEM_", env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
-    )
-
-    data_dir: Path = Field(default_factory=lambda: Path.cwd() / ".tandem")
+    data_dir: Path = Field(default_factory=default_data_dir)
     """Folder for downloads, prepared data, embeddings. Put it where there is room for twice the data set."""
     engine: EngineName = "duckdb"
     """What cleans data: "duckdb", or "spark" (extra `spark`, Java 17 or newer). Both prepare the same bytes; DuckDB is
@@ -38,9 +28,7 @@ class Settings(BaseSettings):
     data_version: str = ""
     """What the version control of the data calls them, DVC for example; recorded with every model. `--data-version`
     comes first."""
-    registry_uri: Annotated[str, AfterValidator(_absolute_if_sqlite)] = Field(
-        default_factory=lambda: f"sqlite:///{Path.cwd() / '.tandem' / 'mlflow.db'}"
-    )
+    registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
     """MLflow tracking and registry URI: sqlite with an absolute path, or the address of an MLflow server."""
     artifact_root: str = ""
     """Where MLflow keeps artifacts of an experiment that this program creates. Empty: the folder mlflow-artifacts
@@ -71,9 +59,10 @@ class Settings(BaseSettings):
     @property
     def artifact_location(self) -> str | None:
         """Where artifacts of a new experiment go; None leaves it to the registry."""
-        if self.artifact_root or not self.registry_uri.startswith(_SQLITE):
+        database = sqlite_file(self.registry_uri)
+        if self.artifact_root or database is None:
             return self.artifact_root or None
-        return str(Path(self.registry_uri.removeprefix(_SQLITE)).parent / "mlflow-artifacts")
+        return str(database.parent / "mlflow-artifacts")
 
 
 def load_settings() -> Settings:
@@ -81,5 +70,5 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        variables = [f"TANDEM_{problem['loc'][0]}".upper() for problem in error.errors()]
+        variables = [variable_of(str(problem["loc"][0])) for problem in error.errors()]
         raise ConfigError(f"{', '.join(variables)}: {describe_problems(error, _ENVIRONMENT, lambda _: ())}") from error

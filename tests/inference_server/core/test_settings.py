@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from inference_server.core.errors import SettingsError
-from inference_server.core.settings import Settings, TlsFiles, settings_help
+from inference_server.core.settings import Settings, TlsFiles
+from tandem.ops.environment_settings import settings_help
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +93,7 @@ def test_an_empty_variable_is_the_default(monkeypatch: pytest.MonkeyPatch) -> No
 def test_every_setting_says_what_it_does() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
-        assert f"TANDEM_{name.upper()}" in settings_help()
+        assert f"TANDEM_{name.upper()}" in settings_help(Settings)
 
 
 def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,9 @@ HEAVY = {"redis", "mlflow", "faiss", "onnxruntime", "torch", "grpc", "transforme
     ("module", "libraries"),
     [
         ("tandem.ops", set[str]()),
+        ("tandem.ops.environment_settings", {"pydantic"}),
         ("tandem.ops.onnx_session", {"onnxruntime"}),
+        ("tandem.ops.settings_types", {"pydantic"}),
     ],
 )
 def test_a_fresh_interpreter_loads_what_the_module_is_for(module: str, libraries: set[str]) -> None:

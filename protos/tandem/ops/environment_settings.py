@@ -1,0 +1,57 @@
+"""Settings that a program reads from environment variables TANDEM_*, and how they are explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX: Final = "TANDEM_"
+
+
+class EnvironmentSettings(BaseSettings):
+    """Base of the programs' settings: a field is the variable TANDEM_ + its name in capitals; empty means unset.
+
+    The docstring under a field is its description: unit, effect, when to change it.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedSetting:
+    """One setting, for a person."""
+
+    variable: str
+    default: str
+    """Empty where the setting is unset by default."""
+    description: str
+    """One line."""
+
+
+def described_settings(settings: type[EnvironmentSettings]) -> Iterator[DescribedSetting]:
+    """All settings of a program, in the order of their definition."""
+    for name, field in settings.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        yield DescribedSetting(
+            variable=variable_of(name),
+            default="" if default is None else str(default),
+            description=" ".join((field.description or "").split()),
+        )
+
+
+def variable_of(field_name: str) -> str:
+    """Name of the environment variable of a field."""
+    return ENV_PREFIX + field_name.upper()
+
+
+def settings_help(settings: type[EnvironmentSettings]) -> str:
+    """The settings as a text for --help, one paragraph each."""
+    return "\n".join(
+        f"  {setting.variable} (default: {setting.default})\n      {setting.description}"
+        for setting in described_settings(settings)
+    )

@@ -1,0 +1,57 @@
+"""Types and defaults of the settings that several programs read: where the registry, the store and the streams are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
+
+DEFAULT_STORE_URL: Final = "redis://127.0.0.1:6379/0"
+_SQLITE: Final = "sqlite:///"
+
+
+def default_data_dir() -> Path:
+    """The folder .tandem in the working folder."""
+    return Path.cwd() / ".tandem"
+
+
+def default_registry_uri() -> str:
+    """An SQLite registry in the default data folder."""
+    return f"{_SQLITE}{default_data_dir() / 'mlflow.db'}"
+
+
+def sqlite_file(registry_uri: str) -> Path | None:
+    """The file of an SQLite registry; None where a server keeps the registry."""
+    return Path(registry_uri.removeprefix(_SQLITE)) if registry_uri.startswith(_SQLITE) else None
+
+
+def _check_registry_uri(uri: str) -> str:
+    # A folder, MLflow's file store, is none: MLflow itself refuses it by now.
+    if "://" not in uri or uri.startswith("file:"):
+        raise ValueError("must be a URI such as sqlite:////absolute/path.db or http://host:5000")
+    if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
+        raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
+    return uri
+
+
+def _check_store_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must begin with redis://, rediss:// or unix://")
+    return url
+
+
+def _check_events_url(url: str) -> str:
+    if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
+        raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
+    return url
+
+
+RegistryUri = Annotated[str, AfterValidator(_check_registry_uri)]
+"""An MLflow registry: `sqlite:////absolute/path.db`, or the address of an MLflow server."""
+
+StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
+"""A Redis or Valkey: `redis://`, `rediss://` (TLS) or `unix://`."""
+
+EventsUrl = Annotated[str, AfterValidator(_check_events_url)]
+"""Where streams of events lie: a Redis or Valkey, or Kafka, `kafka://host:port,host:port`. Empty: the online store."""

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tandem.ops.settings_types import EventsUrl, RegistryUri, StoreUrl, default_registry_uri, sqlite_file
+
+A_URI = r"must be a URI such as sqlite:////absolute/path\.db or http://host:5000"
+ABSOLUTE = "must name an absolute path: sqlite:////absolute/path.db"
+REDIS = "must begin with redis://, rediss:// or unix://"
+REDIS_OR_KAFKA = "must begin with redis://, rediss://, unix:// or kafka://"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (RegistryUri, "sqlite:////data/mlflow.db"),
+        (RegistryUri, "https://mlflow.example.org"),
+        (StoreUrl, "redis://127.0.0.1:6379/0"),
+        (StoreUrl, "rediss://store"),
+        (StoreUrl, "unix:///run/valkey.sock"),
+        (EventsUrl, ""),
+        (EventsUrl, "unix:///run/valkey.sock"),
+        (EventsUrl, "kafka://a:9092,b:9092"),
+    ],
+)
+def test_a_usable_value_is_taken_as_it_is(kind: object, value: str) -> None:
+    assert TypeAdapter[str](kind).validate_python(value) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (RegistryUri, "", A_URI),
+        (RegistryUri, "/data/mlruns", A_URI),
+        (RegistryUri, "file:/data/mlruns", A_URI),
+        (RegistryUri, "file:///data/mlruns", A_URI),
+        (RegistryUri, "sqlite:///relative.db", ABSOLUTE),
+        (StoreUrl, "", REDIS),
+        (StoreUrl, "http://localhost", REDIS),
+        (StoreUrl, "kafka://a:9092", REDIS),
+        (EventsUrl, "http://localhost", REDIS_OR_KAFKA),
+    ],
+)
+def test_an_unusable_value_is_told_what_is_allowed(kind: object, value: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter[str](kind).validate_python(value)
+
+
+def test_the_default_registry_is_a_file_in_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_registry_uri() == f"sqlite:///{tmp_path}/.tandem/mlflow.db"
+    assert TypeAdapter[str](RegistryUri).validate_python(default_registry_uri()) == default_registry_uri()
+
+
+def test_a_registry_that_is_no_file_has_none() -> None:
+    assert sqlite_file("sqlite:////data/mlflow.db") == Path("/data/mlflow.db")
+    assert sqlite_file("http://mlflow:5000") is None
