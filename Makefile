@@ -23,7 +23,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test lint format types imports protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
+.PHONY: help run smoke test lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ types: $(VENV)/.dev ## mypy, strict
 imports: $(VENV)/.dev ## import-linter: which part may import which
 	$(BIN)/lint-imports
 
+dead-code: $(VENV)/.dev ## vulture: code that nothing but tests uses
+	$(BIN)/vulture
+
 protos: $(VENV)/.dev ## regenerate the committed stubs
 	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --mypy_out=protos \
 		--grpc_python_out=protos --mypy_grpc_out=protos protos/tandem/v1/*.proto
@@ -62,7 +65,7 @@ protos-check: protos ## fail when the committed stubs differ from the .proto fil
 wheel-check: $(VENV)/.dev ## build the wheel, install it with [server] alone in a clean environment, and serve from there
 	$(BIN)/python -m deploy.packaging.wheel_check
 
-static-checks: lint types imports protos-check ## all checks that run no test
+static-checks: lint types imports dead-code protos-check ## all checks that run no test
 
 quality: $(VENV)/.local ## train with SEEDS seeds, ask by PROTOCOL, write benchmarks/results/quality-*: leave-last-out, random, time, cold-items
 	$(BIN)/python -m trainer evaluate $(STACK_ARGS) --protocol $(PROTOCOL) --seeds $(SEEDS) --baselines $(BASELINES) \

@@ -28,10 +28,6 @@ _USERS: Final = 32
 _QUICK_CATALOGUE: Final = "tiny"
 
 
-class ServerLacks(Exception):
-    """The server under test does not have what a scenario measures."""
-
-
 class Tandem:
     """A running inference server: what the benchmark asks of it besides answers."""
 

@@ -32,7 +32,6 @@ STORE_OUTAGE_SECONDS: Final = 5.0
 _CATALOGUE: Final = "ml-1m"
 _SWAPPED: Final = ("ml-1m", "1m")
 _PROBES_PER_SECOND: Final = 50
-_SWAP_PATIENCE_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,6 @@ from typing import Final
 from deploy.nightly.errors import SettingsError
 
 _PREFIX: Final = "TANDEM_NIGHTLY_"
-VARIABLES: Final = tuple(
-    f"{_PREFIX}{name}"
-    for name in ("DATA", "CONFIG", "FULL_ON", "SERVER", "SERVE_TIMEOUT_SECONDS", "API_KEY", "FEATURES")
-)
-"""All of them."""
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-import structlog
-
 from feature_sync.events.marks import EventMarks, mark_of
 from feature_sync.events.states import by_user, state_after
 from feature_sync.events.trending import Trending, TrendingSchedule
@@ -24,8 +22,6 @@ from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
 
 _TRENDING_AFTER_CHANGE_SECONDS = 1.0
 _TRENDING_AT_LEAST_EVERY_SECONDS = 30.0
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

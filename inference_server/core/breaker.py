@@ -1,12 +1,9 @@
-"""Circuit breakers: a dependency that fails is left alone for a while, so that nobody waits for it.
+"""Circuit breakers: a dependency that fails is not called for a while, so that no request waits for it.
 
     if not breaker.allows():
         return the degraded answer
     try:
         value = await ask()
-    except asyncio.CancelledError:
-        breaker.abandoned()
-        raise
     except ConnectionError:
         breaker.failed()
     else:
@@ -52,7 +49,6 @@ class Breaker:
         "_state",
         "_wait_until",
         "name",
-        "opened_total",
     )
 
     def __init__(
@@ -78,8 +74,6 @@ class Breaker:
                 f"breaker {name}: needs failures_to_open >= 1, 0 < open_seconds <= max_open_seconds, probe_seconds > 0"
             )
         self.name = name
-        self.opened_total = 0
-        """How often it opened from closed; probes that failed are not counted."""
         self._failures_to_open = failures_to_open
         self._first_open_seconds = open_seconds
         self._max_open_seconds = max_open_seconds
@@ -98,7 +92,11 @@ class Breaker:
         return self._state
 
     def allows(self) -> bool:
-        """Whether the caller may call the dependency. Who may must report: `succeeded`, `failed` or `abandoned`."""
+        """Whether the caller may call the dependency.
+
+        Every call that is allowed must be followed by `succeeded` or `failed`, unless it is cancelled: a probe without
+        a report counts as lost after `probe_seconds`.
+        """
         if self._state is _CLOSED:
             return True
         now = self._clock()
@@ -126,15 +124,9 @@ class Breaker:
             self._failures += 1
             if self._failures < self._failures_to_open:
                 return
-            self.opened_total += 1
         self._failures = 0
         self._wait_until = self._clock() + self._open_seconds
         self._change_to(_OPEN)
-
-    def abandoned(self) -> None:
-        """The caller gave up before there was a result. The next caller may be the probe at once."""
-        if self._state is _HALF_OPEN:
-            self._wait_until = self._clock()
 
     def _change_to(self, state: BreakerState) -> None:
         if state is self._state:

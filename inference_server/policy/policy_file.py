@@ -160,8 +160,6 @@ class PolicyFile:
         self._seen = _stamp(path)
         self.current: Policies = Policies() if path is None else load_policies(path)
         """What requests admitted now are answered by."""
-        self.refusals = 0
-        """How often a changed file was refused."""
         self.last_refusal = ""
         """Why the file, as it is now, is not in force; empty: it is."""
 
@@ -179,7 +177,6 @@ class PolicyFile:
         try:
             policies = load_policies(self._path)
         except PoliciesInvalid as error:
-            self.refusals += 1
             self.last_refusal = str(error)
             _log.warning("policies_refused", reason=self.last_refusal)
             return False

@@ -12,12 +12,8 @@ import sys
 from dataclasses import asdict
 from typing import Final
 
-import structlog
-
 from inference_server.core.errors import WorkerEnded
 from inference_server.telemetry.statistics import WorkerIdentity
-
-_log = structlog.get_logger()
 
 _FORK_SECONDS: Final = 60.0
 """Time for the fork server to start and fork a worker. Its imports take a second or two."""

@@ -17,9 +17,10 @@ import yaml
 import feature_sync.core.settings
 import inference_server.core.settings
 import trainer.core.settings
-from deploy.nightly.settings import VARIABLES, load_settings
+from deploy.nightly.settings import load_settings
 from deploy.nightly.steps import EXIT_REFUSED
 from tandem.v1 import recommendation_pb2 as pb
+from tests.deploy.nightly.variables import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = sorted(path for path in (ROOT / "k8s").rglob("*.yaml"))

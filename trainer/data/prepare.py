@@ -22,7 +22,7 @@ from trainer.core.errors import DataError, DownloadError
 from trainer.core.settings import EngineName
 from trainer.data.amazon import read_amazon
 from trainer.data.archive import Archive, find_archive
-from trainer.data.clean import INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, Cleaned, StagedData, clean
+from trainer.data.clean import Cleaned, StagedData, clean
 from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig, is_url
 from trainer.data.defects import identified_rows, interaction_rows
 from trainer.data.download import download, file_sha256
@@ -50,6 +50,9 @@ class PreparedData:
     """One data set, clean and complete on disk."""
 
     directory: Path
+    """Holds interactions.parquet (the columns of `clean.INTERACTION_COLUMNS`; by user, then time), items.parquet
+    (item_id, title, description, categories, attributes, available; by id) and users.parquet (user_id and a nullable
+    column for each feature; by id)."""
     name: str
     fingerprint: str
     """SHA-256 over the three Parquet files: equal data has an equal fingerprint, wherever it came from."""
@@ -65,21 +68,6 @@ class PreparedData:
     """The newest day of events or catalogue changes that counts, YYYY-MM-DD; empty where there is none."""
     catalogue_sequence: int = 0
     """The last catalogue change that the items have in them (`streams.AppliedItemChange.sequence`)."""
-
-    @property
-    def interactions_path(self) -> Path:
-        """The columns of `clean.INTERACTION_COLUMNS`; by user, then time."""
-        return self.directory / INTERACTIONS_FILE
-
-    @property
-    def items_path(self) -> Path:
-        """item_id, title, description, categories, attributes, available; by id."""
-        return self.directory / ITEMS_FILE
-
-    @property
-    def users_path(self) -> Path:
-        """user_id and a nullable column per feature; by id."""
-        return self.directory / USERS_FILE
 
     def counts(self) -> dict[str, str | int]:
         """What there is, for the next program."""

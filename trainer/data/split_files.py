@@ -14,25 +14,23 @@ from typing import Final
 import numpy as np
 
 from tandem.contract import names
-from trainer.core.errors import DataError
 from trainer.data.prepare import PreparedData
 from trainer.dataset.dataset import Dataset
-from trainer.dataset.parquet import read_table, write_columns
-from trainer.dataset.splits import PART_NAMES, SplitKind, Splits, splits_of_codes
+from trainer.dataset.parquet import write_columns
+from trainer.dataset.splits import PART_NAMES, SplitKind, Splits
 
 _FOLDER: Final = "splits"
 _PART: Final = "part"
-_CODES: Final = {name: code for code, name in enumerate(PART_NAMES)}
 
 
-def split_path(prepared: PreparedData, kind: SplitKind, *, seed: int = 0) -> Path:
+def _split_path(prepared: PreparedData, kind: SplitKind, *, seed: int) -> Path:
     """The Parquet file of a split. Its description ends in .json instead."""
     return prepared.directory / _FOLDER / f"{kind}{f'-{seed}' if kind == 'random' else ''}.parquet"
 
 
 def write_split(splits: Splits, dataset: Dataset, prepared: PreparedData) -> Path:
     """Writes a split of `dataset`, which is `prepared` in memory, and returns its Parquet file."""
-    path = split_path(prepared, splits.kind, seed=splits.seed)
+    path = _split_path(prepared, splits.kind, seed=splits.seed)
     path.parent.mkdir(exist_ok=True)
     user_ids, item_ids = np.array(dataset.user_ids, dtype=object), np.array(dataset.catalogue.item_ids, dtype=object)
     columns = {
@@ -54,26 +52,3 @@ def write_split(splits: Splits, dataset: Dataset, prepared: PreparedData) -> Pat
     scratch.write_text(json.dumps(description, indent=2) + "\n")
     scratch.replace(path.with_suffix(".json"))
     return path
-
-
-def read_split(dataset: Dataset, prepared: PreparedData, kind: SplitKind, *, seed: int = 0) -> Splits:
-    """Reads what `write_split` wrote.
-
-    Raises DataError when there is no such split, or when it is damaged, or one of other data.
-    """
-    path = split_path(prepared, kind, seed=seed)
-    try:
-        description = json.loads(path.with_suffix(".json").read_text())
-        data_fingerprint, fingerprint = description["data_fingerprint"], description["fingerprint"]
-        parts = read_table(path, [_PART]).column(_PART).to_pylist()
-        codes = np.array([_CODES[part] for part in parts], dtype=np.uint8)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: no split that can be read: {error!r}; delete it to make it anew") from error
-    if data_fingerprint != prepared.fingerprint:
-        raise DataError(f"{path}: splits data {data_fingerprint}, these are {prepared.fingerprint}")
-    if len(codes) != len(dataset.item_rows):
-        raise DataError(f"{path}: is damaged: {len(codes)} parts for {len(dataset.item_rows)} interactions")
-    splits = splits_of_codes(dataset, kind, int(description["seed"]), codes)
-    if splits.fingerprint != fingerprint:
-        raise DataError(f"{path}: is damaged: its fingerprint is {splits.fingerprint}, it should be {fingerprint}")
-    return splits

@@ -65,11 +65,11 @@ def draw_splits(dataset: Dataset, kind: SplitKind, *, seed: int = 0) -> Splits:
             codes, seed = _time_codes(dataset.event_times), 0
         case _:
             raise ConfigError(f"split {kind!r}: must be one of {', '.join(SPLIT_KINDS)}")
-    return splits_of_codes(dataset, kind, seed, codes)
+    return _splits_of_codes(dataset, kind, seed, codes)
 
 
-def splits_of_codes(dataset: Dataset, kind: SplitKind, seed: int, codes: Codes) -> Splits:
-    """The split in which each interaction has the part that `codes` names, be they computed or read from a file."""
+def _splits_of_codes(dataset: Dataset, kind: SplitKind, seed: int, codes: Codes) -> Splits:
+    """The split in which each interaction has the part that `codes` names."""
     if kind == "leave-last-out":
         # Users with one interaction before the target at most are not evaluated, which codes alone do not say.
         validation, test = leave_last_out_split(dataset, skip=1), leave_last_out_split(dataset, skip=0)
@@ -114,10 +114,6 @@ def _random_codes(dataset: Dataset, seed: int) -> Codes:
     codes[order[second:]] = TEST
     _check_parts("random", codes)
     return codes
-
-
-def _md5(text: str) -> bytes:
-    return hashlib.md5(text.encode(), usedforsecurity=False).digest()
 
 
 def _time_codes(times: npt.NDArray[np.int64]) -> Codes:

@@ -62,11 +62,6 @@ class Evaluation:
         """Every figure by its name: means over users, and the totals."""
         return {**mean_metrics(self.per_user), **self.totals}
 
-    def labelled_means(self) -> dict[str, float]:
-        """The same by names that may stand alone, in a log: "1+99/ndcg@10" where that is the protocol."""
-        prefix = "" if self.protocol == FULL_RANKING else f"{self.protocol}/"
-        return {f"{prefix}{name}": value for name, value in self.means().items()}
-
     def segments(self) -> dict[str, dict[str, PerUser]]:
         """Accuracy metrics of the users of each segment, by segment; segments without a user are left out.
 

@@ -20,8 +20,6 @@ HEAD_SHARE: Final = 0.2
 USER_SEGMENTS: Final = ("cold users", "warm users", "heavy users")
 HEAD_ITEMS: Final = "head items"
 TAIL_ITEMS: Final = "tail items"
-ITEM_SEGMENTS: Final = (HEAD_ITEMS, TAIL_ITEMS)
-SEGMENTS: Final = USER_SEGMENTS + ITEM_SEGMENTS
 
 
 def user_segments(num_known_events: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

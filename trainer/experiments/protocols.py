@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
 from trainer.dataset.splits import draw_splits
@@ -15,7 +15,6 @@ from trainer.features.encoded import Encoded
 from trainer.training.plan import TrainingPlan, leave_last_out_plan, plan_of_splits
 
 ProtocolKind = Literal["leave-last-out", "random", "time", "cold-items"]
-PROTOCOLS: Final[tuple[ProtocolKind, ...]] = get_args(ProtocolKind)
 COLD_METRIC: Final = f"recall@{COLD_CUTOFF}"
 
 

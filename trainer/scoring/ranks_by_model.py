@@ -7,13 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
-from tandem.ops.onnx_session import OnnxSession
 from trainer.dataset.dataset import Dataset, HoldOut, history_states
-from trainer.scoring.candidate_ranking import RankedModel
 from trainer.scoring.full_ranking import Asked, ScoreUsers, rank_all
-from trainer.scoring.scoring_model import BlendedScores, EncodedUsers, ScoringModel, UserVectors, vectors_of_users
+from trainer.scoring.scoring_model import BlendedScores, EncodedUsers, ScoringModel, vectors_of_users
 
 
 def ranks_of_targets(
@@ -51,19 +48,4 @@ def popularity_ranks(dataset: Dataset, hold_out: HoldOut) -> npt.NDArray[np.int6
     """Ranks under popularity in the training part of the hold-out: the baseline every model has to beat."""
     popularity = dataset.popularity(hold_out.num_history_events).astype(np.float32)
     (ranks,) = ranks_of_targets(dataset, hold_out, lambda users: [np.tile(popularity, (len(users), 1))])
-    return ranks
-
-
-def bundle_ranks(
-    dataset: Dataset, hold_out: HoldOut, bundle: Bundle, user_vectors: UserVectors
-) -> npt.NDArray[np.int64]:
-    """Ranks as a bundle is served: by its ONNX ranker, by its blend, or by its two towers where it has neither.
-
-    `user_vectors` runs the bundle's user tower. Returns (evaluated users,) int64.
-    """
-    model = ScoringModel.of_bundle(bundle, user_vectors)
-    if bundle.ranker is not None:
-        ranked = RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
-        return ranks_of_targets(dataset, hold_out, ranked.score_users(dataset, hold_out))[0]
-    (ranks,) = model_ranks(dataset, hold_out, model, [bundle.manifest.blend])
     return ranks

@@ -1,4 +1,4 @@
-"""Caps: at most so many items of a category in one answer."""
+"""Caps: the maximum number of items of each category in one answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 NO_CODE: Final = -1
-"""Fills the rows of items with fewer categories than others."""
+"""Pads the rows of items that have fewer categories than the widest row."""
 
 
 def category_codes(categories: Sequence[Sequence[str]]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -28,25 +28,20 @@ def apply_caps(
     *,
     caps: Mapping[int, int],
     default_cap: int,
-    num_items: int,
-) -> tuple[npt.NDArray[np.int64], int]:
-    """The first `num_items` of `order` that no cap forbids, order kept, and how many are missing to `num_items`.
+) -> npt.NDArray[np.int64]:
+    """The positions of `order` that no cap forbids: (kept,) int64, in the same order.
 
-    `order` is (k,) int64, positions in `categories`, which is (n, m) int64: each candidate's category codes, none
-    twice, filled up with NO_CODE. `caps` is the most items by code; codes that it lacks have `default_cap`, 0: no cap.
-    An item counts for all its categories, and is skipped if one of them is full. Caps are hard: what they leave out
-    is not shown even where nothing else is left, so the second number says how many more candidates would be needed.
+    `order` is (k,) int64, positions in `categories`, which is (n, m) int64: each candidate's category codes, without
+    repeats, padded with NO_CODE. `caps` is the maximum number of items by code; codes not in it have `default_cap`,
+    where 0 means no cap. An item counts for all its categories, and is skipped if one of them is full. Caps are hard:
+    a skipped item is not shown even if the answer then has fewer items than the caller asked for.
     """
     if not caps and default_cap == 0:
-        chosen = order[:num_items]
-        return chosen, num_items - len(chosen)
+        return order
     left = dict(caps)
     full = {code for code, cap in caps.items() if cap == 0}
     kept: list[int] = []
     for position in order.tolist():
-        if len(kept) == num_items:
-            break
-        # One row at a time: most of a pool is never reached.
         codes = categories[position].tolist()
         if not full.isdisjoint(codes):
             continue
@@ -54,10 +49,10 @@ def apply_caps(
         for code in codes:
             if code == NO_CODE:
                 continue
-            # 0 only where there is no cap: a code that is full was met above.
+            # `remaining` is 0 only for a code without a cap: items with a full code were skipped above.
             remaining = left.get(code, default_cap)
             if remaining == 1:
                 full.add(code)
             elif remaining:
                 left[code] = remaining - 1
-    return np.array(kept, dtype=np.int64), num_items - len(kept)
+    return np.array(kept, dtype=np.int64)

@@ -117,10 +117,7 @@ def _clause(boost: Boost) -> Clause:
 def _cap(
     order: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], policy: Policy, model: ServingModel
 ) -> npt.NDArray[np.int64]:
-    """The order without items of a category that has had its share."""
+    """`order` without the items that the policy's category caps forbid."""
     names, codes = category_codes(model.catalogue.categories_of(rows[order]))
     caps = {code: policy.category_caps[name] for code, name in enumerate(names) if name in policy.category_caps}
-    kept, _ = apply_caps(
-        np.arange(len(order)), codes, caps=caps, default_cap=policy.max_per_category, num_items=len(order)
-    )
-    return order[kept]
+    return order[apply_caps(np.arange(len(order)), codes, caps=caps, default_cap=policy.max_per_category)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import pytest
 from deploy.nightly import steps
 from deploy.nightly.errors import NotServed, SettingsError
 from deploy.nightly.serving import wait_until_served
-from deploy.nightly.settings import VARIABLES, Settings, load_settings
+from deploy.nightly.settings import Settings, load_settings
+from tests.deploy.nightly.variables import VARIABLES
 
 WEDNESDAY, SUNDAY = datetime(2026, 11, 25, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
 
@@ -57,6 +59,7 @@ def test_settings_are_read_from_the_environment(tmp_path) -> None:
 
 
 def test_empty_variables_are_the_defaults(tmp_path) -> None:
+    assert len(VARIABLES) == len(dataclasses.fields(Settings)) - 1, "every field but data_dir has a variable"
     given = {"TANDEM_DATA_DIR": str(tmp_path), **dict.fromkeys(VARIABLES, "")}
     assert load_settings(given) == Settings(data_dir=tmp_path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from inference_server.core.breaker import Breaker, BreakerState
 
@@ -42,7 +42,6 @@ def test_only_failures_in_a_row_open_it() -> None:
     breaker.failed()
     assert breaker.state is BreakerState.OPEN
     assert not breaker.allows()
-    assert breaker.opened_total == 1
 
 
 def test_one_caller_probes_when_the_time_has_passed() -> None:
@@ -69,7 +68,6 @@ def test_each_failed_probe_doubles_the_time_up_to_the_longest() -> None:
         assert breaker.allows()
         breaker.failed()
         assert breaker.state is BreakerState.OPEN
-    assert breaker.opened_total == 1
 
 
 def test_the_time_starts_anew_after_a_success() -> None:
@@ -85,17 +83,6 @@ def test_the_time_starts_anew_after_a_success() -> None:
         breaker.failed()
     clock.now += 0.5
     assert breaker.allows()
-    assert breaker.opened_total == 2
-
-
-def test_a_probe_that_is_cancelled_makes_room_for_the_next() -> None:
-    clock = Clock()
-    breaker = opened(clock)
-    clock.now += 0.5
-    assert breaker.allows()
-    breaker.abandoned()
-    assert breaker.state is BreakerState.HALF_OPEN
-    assert [breaker.allows() for _ in range(2)] == [True, False]
 
 
 def test_a_probe_that_never_reports_is_taken_for_lost() -> None:
@@ -107,16 +94,6 @@ def test_a_probe_that_never_reports_is_taken_for_lost() -> None:
     assert not breaker.allows()
     clock.now += 0.02
     assert [breaker.allows() for _ in range(2)] == [True, False]
-
-
-def test_a_cancelled_call_says_nothing_while_it_is_closed_or_open() -> None:
-    clock = Clock()
-    breaker = Breaker("store", clock=clock)
-    breaker.abandoned()
-    assert breaker.allows()
-    breaker = opened(clock)
-    breaker.abandoned()
-    assert not breaker.allows()
 
 
 def test_late_reports_of_calls_that_began_before_it_opened() -> None:
@@ -142,8 +119,6 @@ def test_every_change_of_state_is_told() -> None:
     breaker.failed()
     breaker.failed()
     clock.now += 0.5
-    breaker.allows()
-    breaker.abandoned()
     breaker.allows()
     breaker.failed()
     clock.now += 1.0
@@ -208,7 +183,6 @@ class BreakerMachine(RuleBasedStateMachine):
             on_change=lambda breaker: self.told.append(breaker.state),
         )
         self.failures_in_a_row = 0
-        self.times_opened = 0
         self.probe_since: float | None = None
         self.refused_since: float | None = None
 
@@ -248,26 +222,15 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.breaker.state is (BreakerState.OPEN if opens else BreakerState.CLOSED)
             if opens:
                 self.failures_in_a_row = 0
-                self.times_opened += 1
         else:
             self.refused_since = None if state is BreakerState.HALF_OPEN else self.refused_since
             assert self.breaker.state is BreakerState.OPEN
         self.probe_since = None
 
-    @rule()
-    @precondition(lambda self: self.breaker.state is BreakerState.HALF_OPEN)
-    def abandon(self) -> None:
-        self.breaker.abandoned()
-        self.probe_since = None
-        assert self.breaker.allows()
-        self.probe_since = self.clock.now
-        self.refused_since = None
-
     @invariant()
     def what_is_told_is_what_is(self) -> None:
         assert self.breaker.state is (self.told[-1] if self.told else BreakerState.CLOSED)
         assert all(one is not other for one, other in zip(self.told, self.told[1:], strict=False))
-        assert self.breaker.opened_total == self.times_opened
 
 
 TestBreakerMachine = BreakerMachine.TestCase

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainer.data.prepare import PreparedData
+
 Rows = Sequence[dict[str, object]]
 REPOSITORY = Path(__file__).parents[3]
 
@@ -35,8 +37,9 @@ def write(tmp_path: Path) -> Callable[[str, bytes | str], Path]:
     return write_file
 
 
-def table_rows(path: Path) -> list[dict[str, object]]:
-    return pq.read_table(path).to_pylist()
+def table_rows(prepared: PreparedData, table: str) -> list[dict[str, object]]:
+    """The rows of interactions, items or users."""
+    return pq.read_table(prepared.directory / f"{table}.parquet").to_pylist()
 
 
 def csv_text(rows: Rows) -> str:

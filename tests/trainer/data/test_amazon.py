@@ -30,15 +30,15 @@ def run(write, tmp_path: Path, reviews, meta: str | None):
 
 def test_reviews_of_2014_and_2018(write, tmp_path: Path):
     prepared = run(write, tmp_path, REVIEWS_2018, None)
-    rows = [(row["item_id"], row["rating"], row["timestamp"]) for row in table_rows(prepared.interactions_path)]
+    rows = [(row["item_id"], row["rating"], row["timestamp"]) for row in table_rows(prepared, "interactions")]
     assert rows == [("C", 4.0, 1_300_000_000_000_000), ("A", 5.0, 1_400_000_000_000_000)]
     assert prepared.report.file("interactions").dropped == {"below_min_rating": 1}
-    assert [row["title"] for row in table_rows(prepared.items_path)] == ["", ""]
+    assert [row["title"] for row in table_rows(prepared, "items")] == ["", ""]
 
 
 def test_reviews_of_2023_use_the_parent_item_and_milliseconds(write, tmp_path: Path):
     prepared = run(write, tmp_path, REVIEWS_2023, None)
-    rows = [(row["item_id"], row["timestamp"]) for row in table_rows(prepared.interactions_path)]
+    rows = [(row["item_id"], row["timestamp"]) for row in table_rows(prepared, "interactions")]
     assert rows == [("A", 1_588_615_855_070_000)]
 
 
@@ -58,7 +58,7 @@ def test_metadata_of_2018(write, tmp_path: Path):
         {"asin": "Z", "category": ["Never reviewed"], "price": ""},
     ]
     prepared = run(write, tmp_path, REVIEWS_2018, "\n".join(map(json.dumps, meta)))
-    items = {row["item_id"]: row for row in table_rows(prepared.items_path)}
+    items = {row["item_id"]: row for row in table_rows(prepared, "items")}
     assert items["A"] == {
         "item_id": "A",
         "title": "Salt & Pepper",
@@ -86,7 +86,7 @@ def test_metadata_of_2014_as_json(write, tmp_path: Path):
         "brand": "B",
     }
     prepared = run(write, tmp_path, REVIEWS_2018, json.dumps(meta))
-    item = table_rows(prepared.items_path)[0]
+    item = table_rows(prepared, "items")[0]
     assert item == {
         "item_id": "A",
         "title": "T",
@@ -112,7 +112,7 @@ def test_metadata_of_2014_as_python_literals(write, tmp_path: Path):
         {"asin": "C", "categories": [["Movies & TV"]]},
     ]
     prepared = run(write, tmp_path, REVIEWS_2018, "\n".join([repr(meta[0]), "{'asin': 'bro", "", repr(meta[1])]))
-    items = table_rows(prepared.items_path)
+    items = table_rows(prepared, "items")
     assert items[0] == {
         "item_id": "A",
         "title": 'O\'Neil "x" [a], {b}: c',
@@ -137,7 +137,7 @@ def test_metadata_of_2023(write, tmp_path: Path):
         "main_category": "M",
     }
     prepared = run(write, tmp_path, REVIEWS_2023, json.dumps(meta))
-    assert table_rows(prepared.items_path)[0] == {
+    assert table_rows(prepared, "items")[0] == {
         "item_id": "A",
         "title": "T",
         "description": "D. F1 F2",

@@ -89,12 +89,12 @@ def _with(config: DataConfig, tmp_path: Path, **keys: str) -> DataConfig:
 
 def _interactions(prepared: PreparedData) -> list[tuple[object, ...]]:
     columns = ("user_id", "item_id", "event_type", "rating", "timestamp", "weight")
-    return [tuple(row[column] for column in columns) for row in table_rows(prepared.interactions_path)]
+    return [tuple(row[column] for column in columns) for row in table_rows(prepared, "interactions")]
 
 
 def _items(prepared: PreparedData) -> dict[object, tuple[object, ...]]:
     columns = ("title", "description", "categories", "attributes", "available")
-    return {row["item_id"]: tuple(row[column] for column in columns) for row in table_rows(prepared.items_path)}
+    return {row["item_id"]: tuple(row[column] for column in columns) for row in table_rows(prepared, "items")}
 
 
 def test_events_are_further_interactions(shop: DataConfig, tmp_path: Path) -> None:

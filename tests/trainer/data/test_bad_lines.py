@@ -91,7 +91,7 @@ class TestJsonLines:
             "id_too_long": 1,
             "duplicate": 1,
         }
-        rows = table_rows(prepared.interactions_path)
+        rows = table_rows(prepared, "interactions")
         assert [row["item_id"] for row in rows] == ["i23", "i1", "i19", "i20", "i24"]
         assert rows[0]["event_type"] == "purchase"
         assert rows[0]["timestamp"] == 1_704_157_445_000_000  # 2024-01-02 01:04:05 UTC
@@ -163,7 +163,7 @@ def test_csv_counts_and_line_numbers(write, tmp_path: Path, name: str, line_end:
     ]
     assert report.rows_read == 11
     assert report.bad_lines[0].text == "u1,i2,5"
-    rows = [(row["user_id"], row["item_id"], row["timestamp"]) for row in table_rows(prepared.interactions_path)]
+    rows = [(row["user_id"], row["item_id"], row["timestamp"]) for row in table_rows(prepared, "interactions")]
     assert rows == [("u1", 'i"5', 0), ("u1", "i1", 0), ("u2", "i11", 0)]
 
 

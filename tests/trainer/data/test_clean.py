@@ -34,7 +34,7 @@ class TestKCore:
         square = [(user, item) for user in "ab" for item in "12"]
         chain = [("b", "3"), ("c", "3"), ("c", "4"), ("d", "4")]
         prepared = prepared_from(write, tmp_path, square + chain, {"k_core": "2"})
-        kept = [(row["user_id"], row["item_id"]) for row in table_rows(prepared.interactions_path)]
+        kept = [(row["user_id"], row["item_id"]) for row in table_rows(prepared, "interactions")]
         assert kept == square
         assert prepared.report.file("interactions").dropped == {"user_below_k_core": 2, "item_below_k_core": 2}
         assert (prepared.num_users, prepared.num_items) == (2, 2)
@@ -51,7 +51,7 @@ class TestKCore:
             core = rest
         assert 0 < len(core) < len(pairs)
         prepared = prepared_from(write, tmp_path, pairs, {"k_core": "4"})
-        assert sorted((row["user_id"], row["item_id"]) for row in table_rows(prepared.interactions_path)) == core
+        assert sorted((row["user_id"], row["item_id"]) for row in table_rows(prepared, "interactions")) == core
 
     def test_repeats_do_not_count(self, write, tmp_path: Path):
         pairs = [("a", "1"), ("a", "1"), ("b", "2"), ("b", "3"), ("c", "2"), ("c", "3")]
@@ -67,7 +67,7 @@ def test_ratings_stand_beside_their_place_on_the_scale(write, tmp_path: Path):
     rows = [{"u": 1, "i": f"i{place}", "r": rating, "p": place} for place, rating in enumerate((0.5, 5, 3.2))]
     write("rows.csv", csv_text(rows))
     config = load_data_config(str(write("data.toml", "rating_scale_min = 0.5\n" + CONFIG)), {})
-    read = table_rows(prepare(config, tmp_path / "cache").interactions_path)
+    read = table_rows(prepare(config, tmp_path / "cache"), "interactions")
     assert [(row["rating"], row["normalised_rating"]) for row in read] == [
         (0.5, 0.0),
         (5.0, 1.0),
@@ -82,7 +82,7 @@ class TestWeights:
     def weights(self, write, tmp_path: Path, overrides: dict[str, str]) -> list[object]:
         write("rows.csv", self.ROWS)
         prepared = prepare(load_data_config(str(write("data.toml", self.EVENTS)), overrides), tmp_path / "cache")
-        rows = table_rows(prepared.interactions_path)
+        rows = table_rows(prepared, "interactions")
         assert {row["rating"] for row in rows} == {row["normalised_rating"] for row in rows} == {None}
         dataset = load_dataset(prepared.directory)
         assert dataset.weights.dtype == np.float32

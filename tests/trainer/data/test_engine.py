@@ -82,8 +82,8 @@ def generated(write) -> DataConfig:
 def assert_same(config: DataConfig, tmp_path: Path) -> PreparedData:
     by_duckdb = prepare(config, tmp_path / "duckdb", engine="duckdb")
     by_spark = prepare(config, tmp_path / "spark", engine="spark")
-    for name in ("interactions_path", "items_path", "users_path"):
-        assert getattr(by_spark, name).read_bytes() == getattr(by_duckdb, name).read_bytes(), name
+    for name in ("interactions.parquet", "items.parquet", "users.parquet"):
+        assert (by_spark.directory / name).read_bytes() == (by_duckdb.directory / name).read_bytes(), name
     assert by_spark.report == by_duckdb.report
     assert by_spark.fingerprint == by_duckdb.fingerprint
     assert by_spark.directory.name == by_duckdb.directory.name

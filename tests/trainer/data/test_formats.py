@@ -54,7 +54,7 @@ class TestEveryFormat:
         return prepare(load_data_config(str(config), {}), tmp_path / "cache")
 
     def test_interactions_are_clean_and_in_order(self, prepared):
-        rows = [tuple(row.values()) for row in table_rows(prepared.interactions_path)]
+        rows = [tuple(row.values()) for row in table_rows(prepared, "interactions")]
         assert rows == [
             ("3", "d", 5.0, 1.0, 60_000_000, "rating", 1.0),  # the same time as c: the order of the file
             ("3", "c", 5.0, 1.0, 60_000_000, "rating", 1.0),
@@ -78,8 +78,8 @@ class TestEveryFormat:
         assert bad == [(7 + self.header_lines, "missing_user"), (8 + self.header_lines, "rating_out_of_range")]
 
     def test_items_and_users_come_from_the_interactions(self, prepared):
-        assert [row["item_id"] for row in table_rows(prepared.items_path)] == ["a", "b", "c", "d"]
-        assert table_rows(prepared.items_path)[0] == {
+        assert [row["item_id"] for row in table_rows(prepared, "items")] == ["a", "b", "c", "d"]
+        assert table_rows(prepared, "items")[0] == {
             "item_id": "a",
             "title": "",
             "description": "",
@@ -87,5 +87,5 @@ class TestEveryFormat:
             "attributes": [],
             "available": True,
         }
-        assert table_rows(prepared.users_path) == [{"user_id": "3"}, {"user_id": "7"}]
+        assert table_rows(prepared, "users") == [{"user_id": "3"}, {"user_id": "7"}]
         assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (2, 4, 4)

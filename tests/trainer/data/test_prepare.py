@@ -35,10 +35,10 @@ def config(write):
 
 def test_a_second_call_reuses_the_folder(config, tmp_path: Path):
     first = prepare(config, tmp_path / "cache")
-    written_at = first.interactions_path.stat().st_mtime_ns
+    written_at = (first.directory / "interactions.parquet").stat().st_mtime_ns
     second = prepare(config, tmp_path / "cache")
     assert second == first
-    assert second.interactions_path.stat().st_mtime_ns == written_at
+    assert (second.directory / "interactions.parquet").stat().st_mtime_ns == written_at
     assert [path.name for path in (tmp_path / "cache" / "prepared").iterdir()] == [first.directory.name]
 
 
@@ -109,7 +109,7 @@ def test_a_url_is_downloaded_and_prepared(write, tmp_path: Path):
 def test_positions_order_what_has_no_time(write, tmp_path: Path):
     write("rows.csv", "u,i,r,p\n1,a,5,2\n1,b,5,10\n1,c,5,1\n")
     prepared = prepare(load_data_config(str(write("data.toml", CONFIG)), {}), tmp_path / "cache")
-    assert [row["item_id"] for row in table_rows(prepared.interactions_path)] == ["c", "a", "b"]
+    assert [row["item_id"] for row in table_rows(prepared, "interactions")] == ["c", "a", "b"]
 
 
 def test_the_report_prints_as_a_table(config, tmp_path: Path):

@@ -14,14 +14,14 @@ from trainer.data.prepare import PreparedData, prepare
 
 
 def check_order(prepared: PreparedData) -> None:
-    rows = table_rows(prepared.interactions_path)
+    rows = table_rows(prepared, "interactions")
     keys = [(row["user_id"], row["timestamp"]) for row in rows]
     assert all(first <= second for first, second in pairwise(keys))
     assert len({(row["user_id"], row["item_id"]) for row in rows}) == len(rows)
-    item_ids = [row["item_id"] for row in table_rows(prepared.items_path)]
+    item_ids = [row["item_id"] for row in table_rows(prepared, "items")]
     assert item_ids == sorted(set(item_ids))
     assert {row["item_id"] for row in rows} <= set(item_ids)
-    assert [row["user_id"] for row in table_rows(prepared.users_path)] == sorted({row["user_id"] for row in rows})
+    assert [row["user_id"] for row in table_rows(prepared, "users")] == sorted({row["user_id"] for row in rows})
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ class TestMovieLens100K:
 
     def test_items_and_users(self, movielens_cache: Path):
         prepared = prepare(load_data_config("ml-100k", {}), movielens_cache)
-        items = {row["item_id"]: row for row in table_rows(prepared.items_path)}
+        items = {row["item_id"]: row for row in table_rows(prepared, "items")}
         assert items["1"] == {
             "item_id": "1",
             "title": "Toy Story",
@@ -62,7 +62,7 @@ class TestMovieLens100K:
         assert items["1412"]["attributes"] == [("release_year", "1995")]
         assert sum(not item["attributes"] for item in items.values()) == 1, "film 267, of which nothing is known"
         assert prepared.feature_names == ("age", "gender", "occupation")
-        users = {row["user_id"]: row for row in table_rows(prepared.users_path)}
+        users = {row["user_id"]: row for row in table_rows(prepared, "users")}
         assert users["196"] == {"user_id": "196", "age": "49", "gender": "M", "occupation": "writer"}
 
     def test_a_damaged_cache_is_fetched_again(self, movielens_cache: Path):
@@ -89,9 +89,9 @@ def test_amazon_gift_cards_2018(shared_data: Path, tmp_path: Path):
     assert report.rows_read == 2_972
     assert report.dropped == {"duplicate": 7}
     assert (prepared.num_users, prepared.num_items) == (458, 1_547)
-    rows = table_rows(prepared.interactions_path)
+    rows = table_rows(prepared, "interactions")
     assert len({row["item_id"] for row in rows}) == 148
-    items = table_rows(prepared.items_path)
+    items = table_rows(prepared, "items")
     assert all("<" not in category for item in items for category in item["categories"])
     assert prepared.report.file("items").noted == {"category_is_markup": 516, "price_unparsable": 4}
 
@@ -105,7 +105,7 @@ def test_amazon_musical_instruments_2014_without_metadata(shared_data: Path, tmp
     check_order(prepared)
     assert prepared.report.file("interactions").rows_read == 10_261
     assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (1_429, 900, 10_261)
-    assert {row["title"] for row in table_rows(prepared.items_path)} == {""}
+    assert {row["title"] for row in table_rows(prepared, "items")} == {""}
 
 
 def test_amazon_beauty_2014(shared_data: Path, tmp_path: Path):
@@ -113,10 +113,10 @@ def test_amazon_beauty_2014(shared_data: Path, tmp_path: Path):
     prepared = prepare(config, tmp_path)
     check_order(prepared)
     assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (22_332, 12_086, 198_215)
-    items = {row["item_id"]: row for row in table_rows(prepared.items_path)}
+    items = {row["item_id"]: row for row in table_rows(prepared, "items")}
     assert items["B004Y9PLB6"]["title"] == 'Infrashine: Ceramic Flat Iron, 2"'
     assert items["B007IVRASY"]["categories"] == ["618", "4", "5", "6"]
-    rows = table_rows(prepared.interactions_path)
+    rows = table_rows(prepared, "interactions")
     first_user = [row["item_id"] for row in rows if row["user_id"] == "A1GNYV0RA0EQSS"]
     assert first_user[:3] == ["B000US0804", "B000GUZ8HY", "B0019ZMFYE"]
     assert {row["timestamp"] for row in rows} == {0}
@@ -125,8 +125,11 @@ def test_amazon_beauty_2014(shared_data: Path, tmp_path: Path):
 def test_ml_1m(shared_data: Path, tmp_path: Path):
     prepared = prepare(load_data_config("ml-1m", {"folder": str(shared_data / "ml-1m")}), tmp_path)
     assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (6_040, 3_883, 1_000_209)
-    items = {row["item_id"]: row for row in table_rows(prepared.items_path)}
+    items = {row["item_id"]: row for row in table_rows(prepared, "items")}
     assert items["73"]["title"] == "Misérables, Les (1995)"
     assert items["1"]["categories"] == ["Animation", "Children's", "Comedy"]
-    assert Counter(row["gender"] for row in table_rows(prepared.users_path)) == {"M": 4_331, "F": 1_709}
+    assert Counter(row["gender"] for row in table_rows(prepared, "users")) == {
+        "M": 4_331,
+        "F": 1_709,
+    }
     assert prepared.report.file("interactions").noted == {}

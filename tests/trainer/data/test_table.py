@@ -59,7 +59,7 @@ def prepared_from(write, tmp_path: Path, sections: str):
 def test_delimiter_of_two_characters_latin_1_and_no_header(write, tmp_path: Path):
     write("items.dat", '10::Amélie "(2001)"::Comedy|Children\'s\n30::Ran::Drama\n'.encode("latin-1"))
     prepared = prepared_from(write, tmp_path, ITEMS_DAT)
-    items = {row["item_id"]: row for row in table_rows(prepared.items_path)}
+    items = {row["item_id"]: row for row in table_rows(prepared, "items")}
     assert items["10"]["title"] == 'Amélie "(2001)"'
     assert items["10"]["categories"] == ["Comedy", "Children's"]
     assert items["20"]["title"] == ""
@@ -82,7 +82,7 @@ def test_json_items(write, tmp_path: Path):
     ]
     write("items.jsonl", "\n".join(map(json.dumps, items)))
     prepared = prepared_from(write, tmp_path, ITEMS_JSON)
-    assert table_rows(prepared.items_path) == [
+    assert table_rows(prepared, "items") == [
         {
             "item_id": "10",
             "title": "A & B new 'x'",
@@ -119,7 +119,7 @@ def test_parquet_items_with_a_list_column(write, tmp_path: Path):
     rows = [{"id": 10.0, "tags": [1, 2]}, {"id": None, "tags": []}, {"id": 20.0, "tags": None}]
     write("items.parquet", parquet_bytes(rows))
     prepared = prepared_from(write, tmp_path, '[items]\npath = "items.parquet"\nid = "id"\ncategories = "tags"\n')
-    categories = {row["item_id"]: row["categories"] for row in table_rows(prepared.items_path)}
+    categories = {row["item_id"]: row["categories"] for row in table_rows(prepared, "items")}
     assert categories == {"10": ["1", "2"], "20": [], "30": []}
 
 
@@ -127,7 +127,7 @@ def test_users(write, tmp_path: Path):
     write("users.csv", "id,years,town\n2,33,\n9,50,Ulm\n2,34,Bonn\n")
     prepared = prepared_from(write, tmp_path, USERS)
     assert prepared.feature_names == ("age", "city")
-    assert table_rows(prepared.users_path) == [
+    assert table_rows(prepared, "users") == [
         {"user_id": "1", "age": None, "city": None},
         {"user_id": "2", "age": "33", "city": None},
     ]
@@ -158,4 +158,4 @@ def test_tab_separated(write, tmp_path: Path):
     config = BASE.replace('path = "rows.csv"', 'path = "rows.tsv"\ndelimiter = "\\t"').replace('"user"', '"u"')
     config = config.replace('"item"', '"i"').replace('"position"', '"p"')
     prepared = prepare(load_data_config(str(write("data.toml", config)), {}), tmp_path / "cache")
-    assert [row["item_id"] for row in table_rows(prepared.interactions_path)] == ["a", "b"]
+    assert [row["item_id"] for row in table_rows(prepared, "interactions")] == ["a", "b"]

@@ -48,6 +48,6 @@ def test_timestamp_units(write, tmp_path: Path, unit: str, value: object, micros
                 "unparsable_timestamp": 1
             }
         return
-    rows = {row["item_id"]: row for row in table_rows(prepare(config, tmp_path / "cache").interactions_path)}
+    rows = {row["item_id"]: row for row in table_rows(prepare(config, tmp_path / "cache"), "interactions")}
     assert rows["2"]["timestamp"] == microseconds
     assert rows["2"]["rating"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from trainer.dataset.dataset import Dataset, everything
 from trainer.dataset.eval_split import one_target_each
 from trainer.dataset.splits import draw_splits
 from trainer.experiments.cold_items import cold_items
-from trainer.experiments.protocols import PROTOCOLS, protocol_of
+from trainer.experiments.protocols import ProtocolKind, protocol_of
 from trainer.experiments.seeds import evaluate_protocol
 from trainer.experiments.test_set_metrics import SERVED, TWO_TOWERS, fitted_scorers
 from trainer.features.encoded import Encoded
@@ -106,7 +107,7 @@ def test_cold_items_have_no_id(encoded) -> None:
         assert (np.delete(index, cold) > 0).all()
 
 
-@pytest.mark.parametrize("kind", PROTOCOLS)
+@pytest.mark.parametrize("kind", get_args(ProtocolKind))
 def test_every_protocol_gives_figures_of_every_seed(kind, encoded) -> None:
     protocol = protocol_of(encoded, kind)
     result = evaluate_protocol(encoded, protocol, CONFIG, data="ring", num_seeds=2, baselines="popularity")

@@ -13,6 +13,7 @@ from tandem.ops.onnx_session import OnnxSession
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.checkerboard import write_checkerboard
 from tests.support.serving import serve, valkey
+from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.config.train_config import load_train_config
 from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
@@ -23,7 +24,6 @@ from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register
 from trainer.registry.registry import EVALUATIONS
 from trainer.results.saved_evaluations import evaluation_directories, load_evaluation
 from trainer.scoring.candidate_ranking import RankedModel
-from trainer.scoring.ranks_by_model import bundle_ranks
 from trainer.scoring.scoring_model import ScoringModel
 
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 240, 60, 12

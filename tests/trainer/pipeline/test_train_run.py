@@ -18,6 +18,7 @@ from tandem.contract.features import encode_users
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.checkerboard import write_checkerboard
+from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.commands.cli import main
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.settings import Settings
@@ -27,7 +28,6 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 from trainer.experiments.seeds import evaluate_seeds
 from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register, training_fingerprint
 from trainer.registry.registry import Registry
-from trainer.scoring.ranks_by_model import bundle_ranks
 
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
 

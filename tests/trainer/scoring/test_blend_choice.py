@@ -17,6 +17,7 @@ from tandem.contract.served import Served, ndcg
 from tandem.contract.vocabulary import Vocabulary
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
+from tests.trainer.bundle_ranks import bundle_ranks
 from tests.trainer.small_dataset import dataset_of
 from trainer.baselines.item_item_source import fit_item_item
 from trainer.config.train_config import load_train_config
@@ -24,7 +25,7 @@ from trainer.dataset.dataset import Dataset, held_out_users, history_states, lea
 from trainer.evaluation.metrics import metrics_per_user
 from trainer.release.serving_engine import ask_serving_engine
 from trainer.scoring.blend_choice import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
-from trainer.scoring.ranks_by_model import bundle_ranks, model_ranks
+from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import ScoringModel
 
 NUM_ITEMS = 120

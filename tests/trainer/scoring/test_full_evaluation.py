@@ -7,7 +7,7 @@ import pytest
 from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.known_answers import Table, split_of
 from trainer.evaluation.list_quality import coverage, diversity, gini, novelty
-from trainer.evaluation.segments import SEGMENTS, head_items, user_segments
+from trainer.evaluation.segments import HEAD_ITEMS, TAIL_ITEMS, USER_SEGMENTS, head_items, user_segments
 from trainer.scoring.full_evaluation import evaluate, question_digest
 
 
@@ -52,7 +52,7 @@ def test_segments_part_users_and_targets() -> None:
     split = split_of(known, {0: [0, 5], 1: [9]}, num_items=10)
     evaluation = evaluate(split, Table(np.tile(np.arange(10), (4, 1))), name="table")
     segments = evaluation.segments()
-    assert list(segments) == [name for name in SEGMENTS if name != "heavy users"]
+    assert list(segments) == [name for name in (*USER_SEGMENTS, HEAD_ITEMS, TAIL_ITEMS) if name != "heavy users"]
     assert segments["cold users"]["recall@10"].tolist() == [1.0]
     assert segments["warm users"]["mrr@10"].tolist() == [1.0]
     assert segments["head items"]["mrr@10"].tolist() == [1 / 9]  # item 0 comes last of nine candidates

@@ -14,6 +14,7 @@ from tandem.contract.streams import AppliedItemChange, ItemChange
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.archive import event, write_events, write_item_changes
 from tests.support.checkerboard import write_checkerboard
+from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.commands.cli import main
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.errors import DataError, RegistryError
@@ -22,7 +23,6 @@ from trainer.data.config import DataConfig, load_data_config
 from trainer.dataset.dataset import leave_last_out, load_dataset
 from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register
 from trainer.registry.registry import WARM_START_TAG, WEIGHTS, Registry
-from trainer.scoring.ranks_by_model import bundle_ranks
 from trainer.training.previous_model import PreviousModel
 from trainer.training.warm_start import find_warm_start
 

@@ -70,7 +70,6 @@ class TuneResult:
     """The study's SQLite file."""
     config_file: Path
     """The best configuration, a TOML file for `train --config`."""
-    best_config: TrainConfig
     best_trial: int
     best_value: float
     """Validation NDCG@10 of it."""
@@ -128,7 +127,6 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
     return TuneResult(
         storage=_storage(settings, options),
         config_file=config_file,
-        best_config=best_config,
         best_trial=best.number,
         best_value=best.value,
         num_finished=num_finished,

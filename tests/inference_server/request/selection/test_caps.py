@@ -17,16 +17,14 @@ def test_categories_have_codes() -> None:
     assert codes.tolist() == [[0, 1], [1, NO_CODE], [NO_CODE, NO_CODE]]
 
 
-def by_definition(
-    order: list[int], categories: list[list[int]], caps: dict[int, int], default_cap: int, num_items: int
-) -> list[int]:
+def by_definition(order: list[int], categories: list[list[int]], caps: dict[int, int], default_cap: int) -> list[int]:
     """Takes an item if the answer with it breaks no cap."""
     taken: list[int] = []
     for position in order:
         answer = [*taken, position]
         counts = {code: sum(code in categories[item] for item in answer) for code in range(CODES)}
         limits = {code: caps.get(code, default_cap if default_cap else len(order)) for code in range(CODES)}
-        if len(taken) < num_items and all(counts[code] <= limits[code] for code in range(CODES)):
+        if all(counts[code] <= limits[code] for code in range(CODES)):
             taken.append(position)
     return taken
 
@@ -50,40 +48,33 @@ def matrix(categories: list[list[int]]) -> np.ndarray:
     pool=pools(),
     caps=st.dictionaries(st.integers(0, CODES - 1), st.integers(0, 3)),
     default_cap=st.integers(0, 3),
-    num_items=st.integers(0, 14),
 )
 def test_it_is_what_the_definition_says(
-    pool: tuple[list[int], list[list[int]]], caps: dict[int, int], default_cap: int, num_items: int
+    pool: tuple[list[int], list[list[int]]], caps: dict[int, int], default_cap: int
 ) -> None:
     order, categories = pool
-    kept, num_short = apply_caps(
-        np.array(order, dtype=np.int64), matrix(categories), caps=caps, default_cap=default_cap, num_items=num_items
-    )
+    kept = apply_caps(np.array(order, dtype=np.int64), matrix(categories), caps=caps, default_cap=default_cap)
     assert kept.dtype == np.int64
-    assert kept.tolist() == by_definition(order, categories, caps, default_cap, num_items)
-    assert num_short == num_items - len(kept)
+    assert kept.tolist() == by_definition(order, categories, caps, default_cap)
 
 
-def test_without_caps_it_is_the_beginning_of_the_order() -> None:
+def test_without_caps_it_is_the_order() -> None:
     order = np.array([3, 1, 2, 0])
-    kept, num_short = apply_caps(order, matrix([[0]] * 4), caps={}, default_cap=0, num_items=3)
-    assert kept.tolist() == [3, 1, 2]
-    assert num_short == 0
+    assert apply_caps(order, matrix([[0]] * 4), caps={}, default_cap=0).tolist() == [3, 1, 2, 0]
 
 
 def test_items_without_a_category_are_never_capped() -> None:
-    kept, num_short = apply_caps(np.arange(5), matrix([[], [0], [], [0], []]), caps={}, default_cap=1, num_items=5)
+    kept = apply_caps(np.arange(5), matrix([[], [0], [], [0], []]), caps={}, default_cap=1)
     assert kept.tolist() == [0, 1, 2, 4]
-    assert num_short == 1
 
 
 def test_one_full_category_is_enough_to_skip_an_item() -> None:
-    kept, _ = apply_caps(np.arange(3), matrix([[0], [0, 1], [1]]), caps={0: 1}, default_cap=0, num_items=3)
+    kept = apply_caps(np.arange(3), matrix([[0], [0, 1], [1]]), caps={0: 1}, default_cap=0)
     assert kept.tolist() == [0, 2]
 
 
 def test_a_cap_of_its_own_is_stronger_than_the_default() -> None:
-    kept, _ = apply_caps(np.arange(6), matrix([[0], [0], [0], [1], [1], [1]]), caps={0: 2}, default_cap=1, num_items=6)
+    kept = apply_caps(np.arange(6), matrix([[0], [0], [0], [1], [1], [1]]), caps={0: 2}, default_cap=1)
     assert kept.tolist() == [0, 1, 3]
 
 
@@ -93,8 +84,7 @@ def test_every_part_of_what_is_kept_keeps_the_caps(
 ) -> None:
     order, categories = pool
     codes = matrix(categories)
-    kept, _ = apply_caps(np.array(order, dtype=np.int64), codes, caps={}, default_cap=default_cap, num_items=len(order))
+    kept = apply_caps(np.array(order, dtype=np.int64), codes, caps={}, default_cap=default_cap)
     part = np.array(data.draw(st.permutations(kept.tolist())), dtype=np.int64)[: data.draw(st.integers(0, len(kept)))]
-    again, num_short = apply_caps(part, codes, caps={}, default_cap=default_cap, num_items=len(part))
+    again = apply_caps(part, codes, caps={}, default_cap=default_cap)
     assert again.tolist() == part.tolist()
-    assert num_short == 0

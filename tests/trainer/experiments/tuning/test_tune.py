@@ -48,8 +48,7 @@ def data(tmp_path_factory) -> DataConfig:
 def test_trials_are_runs_below_one_run_and_the_best_becomes_a_file(settings, data) -> None:
     result = tune(data, CONFIG, settings, options("first"))
     assert (result.num_finished, result.num_pruned) == (3, 0)
-    assert load_train_config(result.config_file, {}) == result.best_config
-    assert result.best_config.towers.embedding_dim == CONFIG.towers.embedding_dim
+    assert load_train_config(result.config_file, {}).towers.embedding_dim == CONFIG.towers.embedding_dim
     client = MlflowClient(settings.registry_uri, settings.registry_uri)
     (experiment,) = [found for found in client.search_experiments() if found.name == settings.model_name]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

@@ -1,0 +1,10 @@
+"""The environment variables of the nightly run, as the docstrings of its settings name them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SETTINGS = Path(__file__).resolve().parents[3] / "deploy" / "nightly" / "settings.py"
+
+VARIABLES = frozenset(re.findall(r"\bTANDEM_NIGHTLY_[A-Z_]*[A-Z]\b", _SETTINGS.read_text()))
