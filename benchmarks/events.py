@@ -1,4 +1,4 @@
-"""`python -m benchmarks.events`: measures the way of an event, writes benchmarks/results/events.md. Takes minutes."""
+"""`python -m benchmarks.events`: measures the path of an event, writes benchmarks/results/events.md. Takes minutes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _page(rounds: list[Throughput], fresh: Freshness, marks: dict[int, float]) -
         ("ids remembered", "bytes of the store for each"),
         [(f"{count:,}", f"{size:.1f}") for count, size in marks.items()],
     )
-    return f"""# The way of an event
+    return f"""# The path of an event
 
 `python -m benchmarks.events`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores, Linux
 {machine["kernel"]}, Python {machine["python"]}; load average {os.getloadavg()[1]:.1f} over the last five minutes,
@@ -82,23 +82,24 @@ scheduling group of the measured processes {_scheduling_group()}.
 
 ## Events applied by one process on one core
 
-Target: 5,000 events/s. A backlog of new events of 20,000 users with histories of 50 events, 70% impressions; states,
-counters, trending, the log and its archive as always. The process has one core; Valkey has the others, and flushes
-every transaction to disk. CPU includes the start of the process.
+Target: 5,000 events/s. A backlog of new events of 20,000 users with histories of 50 events, 70% impressions. The
+process updates states, counters, trending items, the log and its archive, as in production. It has one core; Valkey has
+the others and flushes every transaction to disk. CPU includes the start of the process.
 
 {throughput_table}
 
-## From the acknowledgement to the effect
+## From acknowledgement to effect
 
-Target: P99 below 1,000 ms, median below 100 ms. In milliseconds, from the return of RecordEvents (on disk) until the
-clicked item no longer comes in the user's answers, asked every 2 ms; beside it {fresh.background_per_second:,.0f}
-events/s of other users. Real server, `feature_sync run` and Valkey, which share all cores with the probe.
+Target: P99 below 1,000 ms, median below 100 ms. Milliseconds from the return of RecordEvents (the event is on
+disk) until the user's answers, asked for every 2 ms, no longer contain the clicked item, while other users send
+{fresh.background_per_second:,.0f} events/s. Real server, `feature_sync run` and Valkey, which share all
+cores with the probe.
 
 {freshness_table}
 
-## What a remembered event id takes
+## Memory for a remembered event id
 
-Ids share 65,536 sets; the more there are, the less each takes.
+Ids share 65,536 sets; the more ids there are, the fewer bytes each takes.
 
 {mark_table}
 """
@@ -112,7 +113,7 @@ def _scheduling_group() -> str:
 
 def main() -> None:
     """Measures and writes the page, or prints it with --quick."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description="The way of an event.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description="The path of an event.")
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it works; prints, writes nothing")
     options = parser.parse_args()
     page = asyncio.run(measure(quick=options.quick))

@@ -1,1 +1,1 @@
-"""The way of an event: how many are applied, and how soon an answer shows them."""
+"""The path of an event: how many are applied, and how soon an answer shows them."""

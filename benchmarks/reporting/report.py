@@ -34,8 +34,8 @@ def to_markdown(report: Json, pictures: Mapping[str, Sequence[str]]) -> str:
 
 One worker has one core; h2load, Valkey and the probe share the others. Everything is on loopback, the catalogues are
 synthetic, and the server runs with its defaults: deadline 50 ms. Each bundle ranks with a blend of content (0.3), and
-a tenth of the users have no stored vector. Latency counts from the moment a request was due, where there is a rate
-(`benchmarks/load/h2load.py` says exactly how). A full answer is one with status OK and no degraded reason.
+a tenth of the users have no stored vector. At a given rate, latency counts from the moment a request was due
+(`benchmarks/load/h2load.py` has the details). A full answer has status OK and no degraded reason.
 """,
     ]
     if report["quick"]:

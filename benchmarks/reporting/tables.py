@@ -77,10 +77,11 @@ def _throughput(result: Json) -> str:
         [(row["catalogue"], row["nprobe"], row["k"], f"{row['searches_per_second']:,.0f}") for row in result["faiss"]],
     )
     rounds = len(result["rounds"])
-    return f"""Closed loop, median of {rounds} rounds in which all take turns; ratios are inside a round. `in flight` is
-what gave most full answers within the limits (P99 below 50 ms, no failure, at most one degraded answer in a thousand)
-in a sweep before; a server that was never within them is shown at its best. `empty handler` returns bytes that were
-made before; `naive` is `benchmarks/bounds/naive_server.py`, which has no blend to compute.
+    return f"""Closed loop, median of {rounds} rounds in which the servers take turns; a ratio compares servers within
+one round. `in flight` is the number of concurrent requests that gave the most full answers within the limits (P99 below
+50 ms, no failure, at most one degraded answer in a thousand) in a sweep before; a server that never kept the limits is
+shown at its best. `empty handler` returns bytes made in advance; `naive` is `benchmarks/bounds/naive_server.py`, which
+computes no blend.
 
 {servers}
 
@@ -218,10 +219,10 @@ def _overload(result: Json) -> str:
     ]
     header = ("load", "connections", "offered/s", "OK answers/s", "of capacity", "full answers/s", "refused/s")
     more = ("ended by transport/s", "P99 of accepted in the server, ms", "P99 of the probe's OK answers, ms")
-    return f"""Capacity {result["capacity_per_second"]:,.0f} answers/s. Refused requests take the server no time worth
-the name, so they count as its fastest when P99 of the accepted ones is taken from its histogram. What waits in gRPC's
-core before the server's code sees it is not in that histogram; the probe shows what callers wait. `ended by transport`
-are requests that the core ended by itself.
+    return f"""Capacity {result["capacity_per_second"]:,.0f} answers/s. A refused request takes the server almost no
+time, so refusals count as the fastest requests when the P99 of accepted requests is read from the server's histogram.
+That histogram excludes the time a request waits in gRPC's core before the server's code sees it; the probe measures the
+whole wait of a caller. `ended by transport` counts requests that gRPC's core ended by itself.
 
 {table((*header, *more, "worker before/peak/after, MB", "normal again after, s"), rows)}"""
 
