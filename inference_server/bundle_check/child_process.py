@@ -1,6 +1,6 @@
-"""The supervisor's side of the bundle check: runs it in a short-lived process and reads what it found.
+"""The supervisor's side of the bundle check: runs the check in a short-lived process and reads its result.
 
-The supervisor itself imports neither engine: it stays small, and nothing that a bundle does to one can reach it.
+The supervisor itself imports no engine: it stays small, and a bundle that crashes an engine cannot crash it.
 """
 
 from __future__ import annotations

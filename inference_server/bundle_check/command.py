@@ -1,7 +1,7 @@
 """`check`: verifies a bundle and, on request, answers held-out users with it, beside another bundle or alone.
 
-For people a table, for programs JSON. The gate of the trainer runs it with `--output`; the supervisor runs it without
-held-out users (see `check_process`).
+People get a table, programs JSON. The trainer's gate runs it with `--output`; the supervisor runs it without held-out
+users (see `child_process`).
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ _COLUMN_WIDTH: Final = 34
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     directory: Path
     previous: Path | None = None
     """Bundle whose recommendations are compared with this one's."""
     min_overlap: float = 0.0
     held_out: Path | None = None
-    """File of held-out users; None with `against`: those that the bundle itself holds."""
+    """File of held-out users; None with `against`: the held-out users in the bundle."""
     against: Path | None = None
-    """Bundle that answers the same users."""
+    """Bundle that answers the same users for comparison."""
     num_shown: int = 10
     policies_file: Path | None = None
     json_output: bool = False
     """Whether one line of JSON is printed instead of lines for people."""
     output: Path | None = None
-    """Where the JSON is written too."""
+    """File to which the JSON is written too."""
 
 
 def run_check(options: CheckOptions) -> int:
-    """Checks, prints, writes; returns the exit status. Raises SettingsError for users that cannot be read."""
+    """Checks the bundle, prints and writes the result, and returns the exit status. Raises SettingsError for users that
+    cannot be read."""
     users = None if options.held_out is None else _users_of(options.held_out)
     served = None
     try:
@@ -77,7 +78,7 @@ def run_check(options: CheckOptions) -> int:
 
 
 def served_text(served: Served) -> str:
-    """A table for people."""
+    """The result as a table for people."""
     bundles = [served.candidate, *([served.against] if served.against else [])]
     k = served.num_shown
     rows: list[tuple[str, list[str]]] = [
@@ -116,7 +117,7 @@ def _users_of(path: Path) -> Sequence[HeldOutUser]:
 def _served(options: CheckOptions, report: CheckReport, users: Sequence[HeldOutUser] | None) -> Served:
     import uvloop
 
-    # Whether its files are what the manifest says is known by now.
+    # `check_bundle` has verified the checksums already.
     model = open_model(options.directory, verify_checksums=False)
     if users is None:
         users = model.bundle.held_out_users
@@ -126,17 +127,17 @@ def _served(options: CheckOptions, report: CheckReport, users: Sequence[HeldOutU
     models = [model, *([against] if against is not None else [])]
     asking = ask_held_out_users(models, users, num_shown=options.num_shown, policies=PolicyFile(options.policies_file))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        candidate, *others = runner.run(asking)
+        candidate, *compared = runner.run(asking)
     return Served(
         num_shown=options.num_shown,
         candidate=with_golden_queries(candidate, report),
-        against=others[0] if others else None,
+        against=compared[0] if compared else None,
         against_problem=problem,
     )
 
 
 def _opened_beside(directory: Path | None) -> tuple[ServingModel | None, str]:
-    """The other bundle, or why it cannot be opened: that says nothing against the one that is checked."""
+    """The other bundle, or why it cannot be opened, which does not refuse the bundle that is checked."""
     if directory is None:
         return None, ""
     try:

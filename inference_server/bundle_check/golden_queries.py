@@ -1,10 +1,10 @@
 """The check of a bundle before it serves: the real engines answer questions whose answers are known.
 
-Runs in a process of its own, `python -m inference_server check DIR` (see `check_process`): a damaged index or model can
-crash the native libraries, and then only the check dies. Checksums say that a bundle is what was written; the golden
-queries say that what was written gives the right answers, here, with this machine's engines. They are asked thrice: of
-exact search, which needs the tower and the vectors alone; of the index searching all its lists; and of the index as
-it is served.
+Runs in a process of its own, `python -m inference_server check DIR` (see `child_process`): a damaged index or model can
+crash the native libraries, and then only the check dies. Checksums show that the files are those that were written; the
+golden queries show that these files give the right answers with this machine's engines. They are asked three times: of
+exact search, which uses only the tower and the vectors; of the index searching all its lists; and of the index as it is
+served.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _log = structlog.get_logger()
 
 MIN_GOLDEN_OVERLAP: Final = 0.99
 """Least share of the golden answers that exact search must find, and an index of whole vectors that searches all its
-lists; mean over the queries. The rest are near-ties that this machine's arithmetic breaks otherwise."""
+lists; mean over the queries. The rest are near-ties that this machine's arithmetic orders differently."""
 RECALL_TOLERANCE: Final = 0.1
-"""How far the recall here may lie below the manifest's, which was measured on other users: three standard errors of the
-mean of 32 golden queries whose single recalls vary by 0.2. Quantised indexes order near-ties in ways of their own, so
-the same limit holds for them when they search all lists."""
+"""How far the recall may lie below the manifest's, which was measured on other users: three standard errors of the mean
+of 32 golden queries, whose recalls have a standard deviation of 0.2. Quantised indexes order near-ties differently from
+exact search, so the same limit applies to them when they search all lists."""
 RECALL_AT: Final = 100
 
 _COMPARED_USERS: Final = 100
@@ -45,8 +45,8 @@ _Vectors = npt.NDArray[np.float32]
 def check_bundle(directory: Path, *, previous: Path | None = None, min_overlap: float = 0.0) -> CheckReport:
     """Verifies checksums, opens a bundle in the real engines, and asks the golden queries.
 
-    `previous` is the folder of the bundle that serves now: recommendations to the held-out users are compared, and too
-    few in common (`min_overlap`) refuse the bundle. Raises BundleRefused.
+    `previous` is the folder of the bundle that serves now. The recommendations of both to the held-out users are
+    compared, and a share of common items below `min_overlap` refuses the bundle. Raises BundleRefused.
     """
     try:
         model = open_model(directory)
@@ -102,13 +102,15 @@ def describe(report: CheckReport) -> str:
 
 
 def _golden_vectors(model: ServingModel) -> _Vectors:
-    """What the user tower makes of the golden inputs: (queries, dim) float32. Raises BundleRefused."""
+    """The user tower's output for the golden inputs: (queries, dim) float32. Raises BundleRefused."""
     golden = model.bundle.golden_queries
     if golden.expected_rows.ndim != 2 or golden.expected_rows.size == 0:
         raise BundleRefused(RefusalKind.GOLDEN_QUERIES, "the bundle holds no golden queries")
     try:
         vectors = model.user_tower.encode(golden.inputs)
-    except Exception as error:  # ONNX Runtime raises many kinds for inputs a tower cannot take; each refuses the bundle
+    except (
+        Exception
+    ) as error:  # ONNX Runtime raises many types for inputs that a tower rejects; each refuses the bundle
         raise BundleRefused(
             RefusalKind.GOLDEN_QUERIES, f"the user tower fails on the golden inputs: {error!r}"
         ) from error
@@ -126,14 +128,14 @@ def _golden_vectors(model: ServingModel) -> _Vectors:
 def _exact_top(item_vectors: _Vectors, queries: _Vectors, k: int) -> Rows:
     """The k items with the highest inner product: (queries, k) int64, best first, without the index.
 
-    In pieces, so that neither all scores nor all vectors have to be in memory at once.
+    Works in chunks of rows, so that neither all scores nor all vectors are in memory at once.
     """
     rows = np.empty((len(queries), 0), dtype=np.int64)
     scores = np.empty((len(queries), 0), dtype=np.float32)
     for start in range(0, len(item_vectors), _ROWS_AT_ONCE):
-        piece = queries @ item_vectors[start : start + _ROWS_AT_ONCE].T
-        scores = np.concatenate([scores, piece], axis=1)
-        rows = np.concatenate([rows, np.broadcast_to(np.arange(start, start + piece.shape[1]), piece.shape)], axis=1)
+        chunk = queries @ item_vectors[start : start + _ROWS_AT_ONCE].T
+        scores = np.concatenate([scores, chunk], axis=1)
+        rows = np.concatenate([rows, np.broadcast_to(np.arange(start, start + chunk.shape[1]), chunk.shape)], axis=1)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
     return rows
@@ -145,7 +147,7 @@ def _found(model: ServingModel, vectors: _Vectors, k: int, *, exhaustive: bool) 
 
 
 def _compared(model: ServingModel, previous: Path, min_overlap: float) -> float | None:
-    """Share of the held-out users' items that the bundle before recommends too. Raises BundleRefused."""
+    """Share of the items recommended to held-out users that `previous` recommends too. Raises BundleRefused."""
     try:
         before = open_model(previous, verify_checksums=False)
     except BundleError as error:
@@ -157,10 +159,10 @@ def _compared(model: ServingModel, previous: Path, min_overlap: float) -> float 
     user_ids, states = [user.user_id for user in users], [user.state for user in users]
     new, old = (
         [
-            one.bundle.item_vocabulary.keys[rows]
-            for rows in _found(one, one.encode_users(user_ids, states), _COMPARED_ITEMS, exhaustive=False)
+            compared.bundle.item_vocabulary.keys[rows]
+            for rows in _found(compared, compared.encode_users(user_ids, states), _COMPARED_ITEMS, exhaustive=False)
         ]
-        for one in (model, before)
+        for compared in (model, before)
     )
     shares = [len(np.intersect1d(ours, theirs)) / max(len(ours), 1) for ours, theirs in zip(new, old, strict=True)]
     overlap = float(np.mean(shares))

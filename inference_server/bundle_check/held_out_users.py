@@ -1,7 +1,7 @@
 """A bundle evaluated as it is served: held-out users ask the request path itself, from admission to the answer.
 
-Only what lies around the path is left out: the wire, and the online store, whose place states in memory take. Two
-bundles are asked in turns, a few users at a time, so that a busy machine slows both down alike.
+Only the surroundings of the path are left out: the wire, and the online store, which is replaced by states in memory.
+Two bundles are asked in turns, a few users at a time, so that a busy machine slows both equally.
 """
 
 from __future__ import annotations
@@ -34,23 +34,26 @@ from tandem.contract.store import TrendingItems, UserState, trending_key, user_s
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 MIN_REQUESTS: Final = 1_000
-"""Answers timed of each bundle at the least: fewer users are asked again, for the 99th percentile's sake."""
+"""Least number of timed answers of each bundle, which the 99th percentile needs: if there are fewer users, they are
+asked again."""
 _AT_ONCE: Final = 8
 """Requests in flight: enough for micro-batches, few enough that a request does not mostly wait."""
 _TURN_USERS: Final = 64
-"""Users asked of one bundle before it is the other one's turn."""
+"""Users that one bundle answers before it is the other bundle's turn."""
 _WARM_UP_REQUESTS: Final = 64
 _MAX_SECONDS: Final = 60.0
-"""Deadline of a request. Nobody waits for it: an answer that is degraded here is so because the bundle cannot do
-better, not because the machine is busy. Slowness shows in the times."""
+"""Deadline of a request, long enough that a busy machine degrades no answer: an answer is degraded here only if the
+bundle cannot do better. Slowness shows in the latencies."""
 _THREADS: Final = 2
 _TIMED_PARTS: Final = 5
-"""A percentile is the median of those of so many parts of the run: one hiccup of the machine does not decide it."""
+"""The run is divided into this many parts, and a percentile is the median of the parts' percentiles, so that one pause
+of the machine does not decide it."""
 _PERCENTILES: Final = (50, 90, 99)
 
 
 class StatesInMemory:
-    """Stands for the online store, as `store.ReadsStore`: the held-out users' states, no vectors, nothing trending."""
+    """Replaces the online store behind `ReadsStore`: it holds the held-out users' states, no vectors, and no trending
+    items."""
 
     def __init__(self, users: Sequence[HeldOutUser]) -> None:
         self._values = {user_state_key(user.user_id): user.state.to_bytes() for user in users}
@@ -58,7 +61,7 @@ class StatesInMemory:
         self._values[trending_key()] = nothing.to_bytes()
 
     def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:  # noqa: ARG002
-        """See `store.ReadsStore`."""
+        """See `ReadsStore.read`."""
         return asyncio.create_task(self._read(keys))
 
     async def _read(self, keys: Sequence[bytes]) -> Values:
@@ -67,19 +70,19 @@ class StatesInMemory:
 
 @dataclass(kw_only=True)
 class _Asked:
-    """One bundle with its request path, and what came of it."""
+    """One bundle with its request path, and its answers so far."""
 
     model: ServingModel
     recommender: Recommender
     answers: list[Answer] = field(default_factory=list)
-    """One for each user, in their order."""
+    """The first answer to each user, in the order of the users."""
     seconds: list[float] = field(default_factory=list)
 
 
 async def ask_held_out_users(
     models: Sequence[ServingModel], users: Sequence[HeldOutUser], *, num_shown: int, policies: PolicyFile
 ) -> list[ServedBundle]:
-    """Asks each bundle for `num_shown` items for every user, and measures what was answered.
+    """Asks each bundle for `num_shown` items for every user, and measures the answers.
 
     Golden queries are not asked here: `exact_overlap` and `recall_at_100` are None. Raises ValueError without users.
     """
@@ -94,20 +97,22 @@ async def ask_held_out_users(
             await recommender.start()
             stack.push_async_callback(recommender.close)
             asked.append(_Asked(model=model, recommender=recommender))
-        for one in asked:
-            await _ask(one.recommender, [users[n % len(users)] for n in range(_WARM_UP_REQUESTS)], num_shown)
-        in_turns = [users[start : start + _TURN_USERS] for start in range(0, len(users), _TURN_USERS)]
+        for bundle in asked:
+            await _ask(bundle.recommender, [users[n % len(users)] for n in range(_WARM_UP_REQUESTS)], num_shown)
+        turns = [users[start : start + _TURN_USERS] for start in range(0, len(users), _TURN_USERS)]
         while len(asked[0].seconds) < MIN_REQUESTS:
-            for some in in_turns:
-                for one in asked:
-                    answers, seconds = await _ask(one.recommender, some, num_shown)
-                    one.answers += islice(answers, len(users) - len(one.answers))  # the first from each user count
-                    one.seconds += seconds
-    return [_measured(one, users, num_shown) for one in asked]
+            for turn in turns:
+                for bundle in asked:
+                    answers, seconds = await _ask(bundle.recommender, turn, num_shown)
+                    bundle.answers += islice(
+                        answers, len(users) - len(bundle.answers)
+                    )  # only the first answer to each user counts
+                    bundle.seconds += seconds
+    return [_measured(bundle, users, num_shown) for bundle in asked]
 
 
 def with_golden_queries(served: ServedBundle, report: CheckReport) -> ServedBundle:
-    """The same with what the check found by the bundle's golden queries."""
+    """`served` with the figures that the check found with the bundle's golden queries."""
     return ServedBundle(
         **{**vars(served), "exact_overlap": report.exact_overlap, "recall_at_100": report.recall_at_nprobe}
     )
@@ -125,17 +130,17 @@ def _recommender(
 async def _ask(
     recommender: Recommender, users: Sequence[HeldOutUser], num_shown: int
 ) -> tuple[list[Answer], list[float]]:
-    """Answers and seconds to them, in the order of the users."""
+    """The answers and their latencies in seconds, in the order of the users."""
     answered: dict[int, tuple[Answer, float]] = {}
 
     async def ask_some(first: int) -> None:
-        for place in range(first, len(users), _AT_ONCE):
+        for index in range(first, len(users), _AT_ONCE):
             started = time.perf_counter()
-            answer = await recommender.recommend(Query(user_id=users[place].user_id, num_items=num_shown), None)
-            answered[place] = answer, time.perf_counter() - started
+            answer = await recommender.recommend(Query(user_id=users[index].user_id, num_items=num_shown), None)
+            answered[index] = answer, time.perf_counter() - started
 
     await asyncio.gather(*map(ask_some, range(_AT_ONCE)))
-    in_order = [answered[place] for place in range(len(users))]
+    in_order = [answered[index] for index in range(len(users))]
     return [answer for answer, _ in in_order], [seconds for _, seconds in in_order]
 
 
@@ -167,21 +172,22 @@ def _measured(asked: _Asked, users: Sequence[HeldOutUser], num_shown: int) -> Se
 
 
 def _popularity_ranks(model: ServingModel, users: Sequence[HeldOutUser], num_shown: int) -> npt.NDArray[np.int64]:
-    """Place of each user's held-out item among the most popular ones that may be shown and that the user has not seen:
-    (users,) int64."""
+    """Rank of each user's held-out item by popularity, among the items that may be shown and that the user has not
+    seen: (users,) int64."""
     bundle = model.bundle
     unavailable = bundle.items.unavailable_rows
     shown = bundle.rows_by_popularity[~np.isin(bundle.rows_by_popularity, unavailable)]
-    place_of = np.full(len(bundle.items), len(bundle.items), dtype=np.int64)
-    place_of[shown] = np.arange(len(shown))
+    rank_of = np.full(len(bundle.items), len(bundle.items), dtype=np.int64)
+    rank_of[shown] = np.arange(len(shown))
     targets: Rows = bundle.item_vocabulary.rows([user.target_item_id for user in users])
 
     def rank(target: int, state: UserState) -> int:
-        place = int(place_of[target])
-        if target == MISSING_ROW or place == len(place_of):
+        rank_among_all = int(rank_of[target])
+        if target == MISSING_ROW or rank_among_all == len(rank_of):
             return NOT_SHOWN
-        unseen = place - int((place_of[model.known_rows(state.seen_item_keys)] < place).sum())
-        return unseen if unseen < num_shown else NOT_SHOWN
+        num_seen_before = int((rank_of[model.known_rows(state.seen_item_keys)] < rank_among_all).sum())
+        rank_among_unseen = rank_among_all - num_seen_before
+        return rank_among_unseen if rank_among_unseen < num_shown else NOT_SHOWN
 
     ranks = [rank(target, user.state) for target, user in zip(targets.tolist(), users, strict=True)]
     return np.array(ranks, dtype=np.int64)

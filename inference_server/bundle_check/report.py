@@ -1,4 +1,4 @@
-"""What the check of a bundle says, without the engines that find it out: the supervisor reads it."""
+"""The result of a bundle's check. The supervisor reads it without importing an engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What the check of a good bundle found."""
+    """The figures of a bundle that passed its check."""
 
     model_version: str
     num_items: int
@@ -20,4 +20,4 @@ class CheckReport:
     """Share of the exact 100 nearest items that the index finds as it is served, mean over the golden queries."""
     overlap_with_previous: float | None = None
     """Share of the 10 items the bundle recommends to its held-out users that the bundle before recommends too, mean
-    over the users. None: there was none before, or it cannot be opened."""
+    over the users. None: there was no previous bundle, or it cannot be opened."""

@@ -1,23 +1,23 @@
-"""What supervisor and worker say to each other: JSON lines over a Unix socket pair that the worker inherits.
+"""Messages between supervisor and worker: JSON lines over a Unix socket pair that the worker inherits.
 
 | message             | from       | means                                                              |
 | ------------------- | ---------- | ------------------------------------------------------------------ |
 | Listen              | supervisor | begin to answer on these ports                                     |
 | Listening           | worker     | the ports are bound, calls are answered                            |
-| OpenBundle          | supervisor | phase one: this folder was checked, open and warm it, serve it not |
+| OpenBundle          | supervisor | phase one: open and warm this checked folder, without serving it   |
 | BundleReady         | worker     | it is open and warm                                                |
 | BundleNotOpened     | worker     | it cannot be opened, and why                                       |
 | ServeBundle         | supervisor | phase two: answer with this open bundle from now on                |
 | BundleServing       | worker     | every request admitted from now on is answered by this bundle      |
-| CloseBundle         | supervisor | this bundle will not be asked for again                            |
+| CloseBundle         | supervisor | this bundle will not be served again                               |
 | RefusalsCounted     | supervisor | all refusals so far, for GetServingStatus                          |
 | DependencyChanged   | supervisor | a dependency that only the supervisor sees went up or down         |
-| BreakerChanged      | supervisor | a breaker that only the supervisor has changed its state           |
-| StatisticsRequested | supervisor | say what was counted                                               |
-| StatisticsReported  | worker     | this was counted since the worker's start                          |
-| WorkerFailed        | worker     | the reason for which it is about to end                            |
+| BreakerChanged      | supervisor | one of the supervisor's own breakers changed its state             |
+| StatisticsRequested | supervisor | report the counts                                                  |
+| StatisticsReported  | worker     | the counts since the worker's start                                |
+| WorkerFailed        | worker     | it is about to end, and why                                        |
 
-The end of the stream is a message too: the worker stops when its supervisor is gone.
+The end of the stream is a message too: the worker stops when its supervisor has gone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 _MAX_LINE_BYTES: Final = 1 << 22
-"""Longest message; a worker's statistics are some 10 KB."""
+"""Longest message; a worker's statistics take about 10 KB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +56,17 @@ class OpenBundle:
     """Open and warm a checked bundle."""
 
     bundle: int
-    """The supervisor's number of an opening, the same in all workers."""
+    """The supervisor's number for this opening, the same in all workers."""
     directory: str
     registry_version: str
-    """The registry's number of the bundle; empty without a registry."""
+    """The registry's version number of the bundle; empty without a registry."""
     variant: str
     """The alias it is served under; empty without a registry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleReady:
-    """The worker could serve this bundle now."""
+    """The worker has opened this bundle and could serve it now."""
 
     bundle: int
 
@@ -93,7 +93,7 @@ class BundleServing:
 
     bundle: int
     switched_at_seconds: float
-    """When the pointer moved, on the monotonic clock that all processes of a machine share."""
+    """When the worker switched, on the monotonic clock that all processes of a machine share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,14 +129,14 @@ class BreakerChanged:
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsRequested:
-    """Report what was counted."""
+    """Report the statistics."""
 
     request: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsReported:
-    """What was counted, as `snapshot.to_plain` writes it."""
+    """The statistics, as `snapshot.to_plain` writes them."""
 
     request: int
     statistics: Mapping[str, Any]
@@ -170,18 +170,18 @@ _TYPES: Final[dict[str, type[Message]]] = {cls.__name__: cls for cls in Message.
 
 
 def to_line(message: Message) -> bytes:
-    """A message as it is sent."""
+    """The line that carries a message."""
     return json.dumps({"type": type(message).__name__, **asdict(message)}).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Message:
-    """A message as it was received."""
+    """The message of a line."""
     fields = json.loads(line)
     return _TYPES[fields.pop("type")](**fields)
 
 
 class ControlChannel:
-    """One end of the conversation."""
+    """One end of the channel."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -194,9 +194,9 @@ class ControlChannel:
         return cls(reader, writer)
 
     def post(self, message: Message) -> None:
-        """Sends a message without waiting: what is posted first arrives first. One to an end that is gone is dropped.
+        """Sends a message without waiting; messages arrive in the order of sending. Drops it if the other end has gone.
 
-        The receiver of the end of the stream decides what that means.
+        The caller learns of a closed channel from `receive`.
         """
         if not self._writer.is_closing():
             self._writer.write(to_line(message))
@@ -210,7 +210,7 @@ class ControlChannel:
             return
 
     async def receive(self) -> Message | None:
-        """The next message; None once the other end is gone."""
+        """The next message; None once the other end has gone."""
         try:
             line = await self._reader.readline()
         except ConnectionError:

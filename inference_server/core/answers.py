@@ -1,4 +1,4 @@
-"""What callers get, whatever protocol they came over."""
+"""Answers to callers, independent of the protocol."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Reason:
 
     source: str
     because_item_ids: tuple[str, ...]
-    """Items of the user's history that are nearest to this one, nearest first."""
+    """Items of the user's history that are nearest to this item, nearest first."""
     score_parts: Mapping[str, float]
     title: str
     propensity: float = 1.0
-    """Probability with which the policy showed the item at its place."""
+    """Probability with which the policy showed the item at its position."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What the caller gets. `item_ids`, `scores` and, where asked for, `reasons` go together, best first."""
+    """An answer. `item_ids`, `scores` and, if requested, `reasons` are parallel, best item first."""
 
     request_id: str
     item_ids: list[str]
@@ -36,6 +36,6 @@ class Answer:
     next_page_token: str = ""
     """Empty: there is no further page."""
     propensities: list[float] | None = None
-    """For the impression log; None: 1 everywhere."""
+    """For the impression log, parallel to `item_ids`; None: 1 for every item."""
     sources: Sequence[str] = ()
-    """For the impression log: the candidate source of each item; empty where nobody keeps one."""
+    """For the impression log: the candidate source of each item; empty when there is no log."""

@@ -1,4 +1,4 @@
-"""Why an answer is less than it could have been, and where an answer came from.
+"""Why an answer is degraded, and how it was made.
 
 Callers see these words in `degraded_reasons` and operators in `tandem_degraded_total`: they are part of the API.
 """
@@ -18,15 +18,15 @@ class Degraded(StrEnum):
     RANKER_SKIPPED = "ranker_skipped"
     """Too little time was left to rank: the order is that of the two-tower score."""
     RANKER_FAILED = "ranker_failed"
-    """The ranker failed, put out NaN, or its breaker is open: the order is that of the two-tower score."""
+    """The ranker failed, returned NaN, or its breaker is open: the order is that of the two-tower score."""
     SOURCES_SKIPPED = "sources_skipped"
     """Too little time was left for candidate sources beside the two towers."""
     TRENDING_UNAVAILABLE = "trending_unavailable"
-    """The policy takes trending items, and the list of them could not be read."""
+    """The policy uses trending items, and their list could not be read."""
     DEADLINE = "deadline"
     """Too little time was left to retrieve: a list from memory answers."""
     USER_VECTOR_NOT_FINITE = "user_vector_not_finite"
-    """The user tower put out NaN or infinity for this user."""
+    """The user tower returned NaN or infinity for this user."""
 
 
 class Source(StrEnum):

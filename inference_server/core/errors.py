@@ -1,12 +1,12 @@
 """Exceptions of the inference server.
 
 InferenceServerError
-+-- RequestError               reaches the caller; `grpc_api.status` maps every class of this branch
++-- RequestError               reaches the caller; `status_of_errors` maps every class of this branch
 |   +-- InvalidRequest         the caller's mistake, with the field that is wrong
-|   +-- DeadlineTooShort       no answer of any kind fits into the time the caller leaves
-|   +-- OverCapacity           more requests at once than the server takes; worth a retry
+|   +-- DeadlineTooShort       the caller's deadline leaves no time for any answer
+|   +-- OverCapacity           too many concurrent requests; worth a retry
 |   +-- StreamUnavailable      events or catalogue changes that are not known to be durable
-|   +-- NoModel                nothing to answer with yet
+|   +-- NoModel                no bundle has been opened yet
 |   +-- UnknownItem            SimilarItems names an item that the catalogue does not hold
 |   +-- Unauthenticated        credentials are missing or wrong, and authentication is on
 +-- OperationError             never reaches a caller: logged, counted, or the end of a process
@@ -16,11 +16,11 @@ InferenceServerError
     +-- PortUnavailable        an address that the server cannot listen on
     +-- PoliciesInvalid        a file of policies that cannot be used
     +-- UnknownScenario        a policy that is not configured; the caller gets InvalidRequest
-    +-- WorkerEnded            a worker is gone before it did what it was told
-    +-- WorkersFailed          workers end again and again before they answer
+    +-- WorkerEnded            a worker ended before it executed an order
+    +-- WorkersFailed          workers repeatedly end before they answer
     +-- CommandFailed          an operator's command that cannot be done
 
-A dependency that fails during a request is no exception: the answer is degraded (see `degradation`).
+A dependency that fails during a request raises no exception to the caller: the answer is degraded (see `degradation`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class DeadlineTooShort(RequestError):
 
 
 class OverCapacity(RequestError):
-    """The server answers as many requests at once as it may."""
+    """The server already answers its maximum number of concurrent requests."""
 
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class Unauthenticated(RequestError):
 
 
 class OperationError(InferenceServerError):
-    """Something about running the server, not about one request."""
+    """A failure in running the server, not in answering one request."""
 
 
 class SettingsError(OperationError):
@@ -89,7 +89,7 @@ class RegistryUnavailable(OperationError):
 
 
 class RefusalKind(StrEnum):
-    """Why a bundle is refused, in the words that label the metric."""
+    """Why a bundle is refused; the values label the metric."""
 
     CORRUPT = "corrupt"
     """Damaged: a file is missing, truncated, or not what the manifest says; NaN vectors; an engine cannot read it."""
@@ -98,13 +98,13 @@ class RefusalKind(StrEnum):
     GOLDEN_QUERIES = "golden_queries"
     """It opens, but gives wrong answers."""
     OVERLAP = "overlap"
-    """It recommends other items than the bundle that serves, more than the settings allow."""
+    """Its recommendations differ more from those of the serving bundle than the settings allow."""
     CHECK_FAILED = "check_failed"
     """The process that checked it crashed or did not end."""
 
     @classmethod
     def of(cls, error: BundleError) -> RefusalKind:
-        """The kind of a bundle that cannot be opened."""
+        """The kind of refusal for a bundle that cannot be opened with `error`."""
         return cls.CORRUPT if isinstance(error, BundleCorrupt) else cls.INCOMPATIBLE
 
 
@@ -132,15 +132,15 @@ class PoliciesInvalid(OperationError):
 
 
 class UnknownScenario(OperationError, LookupError):
-    """A scenario that the file of policies does not name. The message follows on "scenario"."""
+    """A scenario that the file of policies does not name. The message continues the word "scenario"."""
 
 
 class WorkerEnded(OperationError):
-    """A worker ended, or was ended because it did not answer, before it did what it was told."""
+    """A worker ended, or was killed because it did not answer, before it executed an order."""
 
 
 class WorkersFailed(OperationError):
-    """No worker comes to answer, however often it is started."""
+    """No worker starts to answer, after several attempts."""
 
 
 class CommandFailed(OperationError):

@@ -1,4 +1,4 @@
-"""What callers ask for, as the API defines it, whatever protocol it came over. Checked by `stages.admit`."""
+"""Requests as the API defines them, independent of the protocol. `request.admission` checks them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttributePredicate:
-    """A condition on one attribute; all that is set must hold."""
+    """A condition on one attribute of an item; every field that is set must hold."""
 
     name: str
     any_of: tuple[str, ...] = ()
@@ -21,15 +21,14 @@ class AttributePredicate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemFilter:
-    """What may be recommended."""
+    """Which items may be recommended."""
 
     include_categories: tuple[str, ...] = ()
     """Empty: any."""
     exclude_categories: tuple[str, ...] = ()
     exclude_item_ids: Sequence[str] = ()
     exclude_digest: bytes = b""
-    """Digest of a long `exclude_item_ids`, so that a list that comes again is looked up only once; empty for short
-    ones."""
+    """Digest of a long `exclude_item_ids`, so that a repeated list is looked up only once; empty for a short list."""
     attributes: tuple[AttributePredicate, ...] = ()
 
 
@@ -51,7 +50,7 @@ class Query:
     filter: ItemFilter = NO_FILTER
     exclude_seen: bool = True
     diversity: float | None = None
-    """0 to 1; None: what the policy says."""
+    """0 to 1; None: the policy's value."""
     explain: bool = False
     page_token: str = ""
     """Empty: the first page."""
@@ -61,7 +60,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimilarQuery:
-    """A request for items near others."""
+    """A request for items that are near given items."""
 
     item_ids: tuple[str, ...]
     num_items: int
@@ -72,10 +71,10 @@ class SimilarQuery:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """One set of conditions on items; a request's filter is one, and a policy's rules are another."""
+    """A set of conditions on items: a request's filter, or a policy's rules."""
 
     include_categories: tuple[str, ...] = ()
-    """At least one of these; empty: any."""
+    """The item must have at least one of these; empty: any."""
     exclude_categories: tuple[str, ...] = ()
     attributes: tuple[AttributePredicate, ...] = ()
 

@@ -51,40 +51,41 @@ class TlsFiles:
     certificate: Path
     key: Path
     client_ca: Path | None = None
-    """Certificates that sign those of clients; None: clients need none."""
+    """Certificates of the authorities that sign clients' certificates; None: clients need no certificate."""
 
 
 class Settings(EnvironmentSettings):
-    """What can be set. A docstring under each says its unit, its effect and when to change it."""
+    """All settings. The docstring under each says its unit, its effect and when to change it."""
 
     host: str = "127.0.0.1"
     """Address to listen on, for gRPC, HTTP and metrics. 0.0.0.0 in a container."""
 
     grpc_port: _Port = 50051
-    """Port of the gRPC API; 0 takes any free one and the log says which."""
+    """Port of the gRPC API; 0 takes any free port, which the log names."""
 
     http_port: _Port = 8080
-    """Port of the HTTP API; 0 takes any free one and the log says which."""
+    """Port of the HTTP API; 0 takes any free port, which the log names."""
 
     http_enabled: bool = True
-    """Whether the HTTP API is served. Off where all callers use gRPC."""
+    """Whether the HTTP API is served. Turn it off where all callers use gRPC."""
 
     metrics_port: _Port = 9100
-    """Port of the Prometheus endpoint /metrics; 0 takes any free one and the log says which."""
+    """Port of the Prometheus endpoint /metrics; 0 takes any free port, which the log names."""
 
     reflection: bool = True
-    """Whether gRPC reflection is served, which grpcurl needs. Off where the API is nobody's business."""
+    """Whether gRPC reflection is served, which grpcurl needs. Turn it off where the API should not be discoverable."""
 
     channelz: bool = True
-    """Whether gRPC's channelz is served, which shows connections and calls. Off where the API is nobody's business."""
+    """Whether gRPC's channelz is served, which shows connections and calls. Turn it off where callers should not see
+    them."""
 
     max_request_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 26)
-    """Largest request taken, in bytes; larger ones are refused before they are read. The longest lists that the API
-    allows need half of the default."""
+    """Largest request in bytes; a larger request is refused before it is read. The longest lists that the API allows
+    need half of the default."""
 
     max_streams_per_connection: int = Field(default=16, ge=1, le=100_000)
-    """Calls at once on one HTTP/2 connection; a client keeps further ones back. Raise it for a proxy that sends the
-    calls of many over one connection."""
+    """Maximum number of concurrent calls on one HTTP/2 connection; a client holds further calls back. Raise it for a
+    proxy that sends the calls of many clients over one connection."""
 
     tls_certificate: Path | None = None
     """File with the server's certificate and its chain, in PEM; empty: plaintext. Reloaded when it changes."""
@@ -93,19 +94,19 @@ class Settings(EnvironmentSettings):
     """File with the certificate's private key, in PEM, unencrypted. Reloaded when it changes."""
 
     tls_client_ca: Path | None = Field(default=None, validate_default=True)
-    """File with the certificates, in PEM, of whoever signs clients' certificates; with it every client must present
-    one. Empty: clients need none. Reloaded when it changes."""
+    """File with the certificates, in PEM, of the authorities that sign clients' certificates; with it every client must
+    present a certificate. Empty: clients need no certificate. Reloaded when it changes."""
 
     api_keys_file: Path | None = None
     """File with one line `name:sha256` for each API key, as `python -m inference_server hash-key` prints it; empty:
-    everybody may call. With it callers send `authorization: Bearer KEY` or `x-api-key: KEY`; health checks need none.
-    Reloaded when it changes; a file without keys lets nobody in."""
+    calls need no key. With it callers send `authorization: Bearer KEY` or `x-api-key: KEY`; health checks need no key.
+    Reloaded when it changes; with a file without keys, every call is refused."""
 
     bundle_path: Annotated[Path | None, AfterValidator(_existing_directory)] = None
-    """Bundle folder to serve without any registry; empty: follow the registry. For debugging and air-gapped hosts."""
+    """Bundle folder to serve without a registry; empty: follow the registry. For debugging and air-gapped hosts."""
 
     registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
-    """MLflow registry. Read by the supervisor only."""
+    """MLflow registry. Only the supervisor reads it."""
 
     model_name: str = Field(default=names.REGISTERED_MODEL, min_length=1)
     """Registered model to serve."""
@@ -114,7 +115,7 @@ class Settings(EnvironmentSettings):
     """Registry alias to serve; reported as `variant`."""
 
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
-    """Seconds between two looks at the alias. Longer where many servers share one registry."""
+    """Seconds between two polls of the alias. Raise it where many servers share one registry."""
 
     store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: Redis or Valkey."""
@@ -122,87 +123,91 @@ class Settings(EnvironmentSettings):
     events_url: EventsUrl = ""
     """Stream that events and catalogue changes are appended to: Redis or Valkey as for TANDEM_STORE_URL, or
     kafka://host:port (extra `kafka`; further brokers after commas, options of librdkafka after `?`). Empty: the online
-    store. Its own where the disk of the store is slow, because reads wait while an fsync lasts. feature_sync needs the
-    same value."""
+    store. Use a separate server where the store's disk is slow, because reads wait during an fsync. feature_sync needs
+    the same value."""
 
     events_durability: Literal["fsync", "memory"] = "fsync"
-    """When events are acknowledged. fsync: once the disk has them; the server must have `appendonly yes` and
-    `appendfsync always`, else the calls are UNAVAILABLE. memory: once the server has them; a crash of it loses what its
-    own policy allows, a second with everysec. Kafka always acknowledges with acks=all."""
+    """When events are acknowledged. fsync: once they are on disk; Redis must have `appendonly yes` and `appendfsync
+    always`, else the calls are UNAVAILABLE. memory: once Redis has received them; if it crashes, it loses what its own
+    policy allows, with everysec one second. Kafka always acknowledges with acks=all."""
 
     events_deadline_ms: float = Field(default=1000.0, ge=1, le=60_000)
-    """Milliseconds a call that records events or changes items may take, also when the caller allows more."""
+    """Milliseconds that a call which records events or changes items may take, even if the caller allows more."""
 
     events_max_backlog: int = Field(default=1_000_000, ge=1)
-    """Entries in a stream from which on further ones are refused with RESOURCE_EXHAUSTED: nothing is dropped when
-    feature_sync is away, callers keep it. A million events take 0.14 GB of the store. Kafka keeps to its own limits."""
+    """Maximum number of entries in a stream; further entries are refused with RESOURCE_EXHAUSTED. Nothing is dropped
+    while feature_sync is down: callers keep what was refused. A million events take 0.14 GB of the store. Kafka has
+    limits of its own."""
 
     data_dir: Path = Field(default_factory=default_data_dir)
-    """Folder for downloaded bundles. On a disk that survives restarts, so that a start needs no registry."""
+    """Folder for downloaded bundles, for `control.sock`, by which the operator's commands reach the server, and for
+    `set_aside.json`, the versions that must not serve. Put it on a disk that survives restarts, so that a start needs
+    no registry."""
 
     deadline_ms: float = Field(default=50.0, ge=1, le=60_000)
-    """Milliseconds an answer may take, also when the caller allows more. Raise it where full answers matter more than
-    fast ones."""
+    """Milliseconds that an answer may take, even if the caller allows more. Raise it where complete answers matter more
+    than fast answers."""
 
     policies_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
     """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
     seconds."""
 
     workers: int = Field(default=1, ge=1, le=256)
-    """Processes that answer on the one port. One for each core that is there for them; 1 where another layer adds
-    servers, as in Kubernetes."""
+    """Number of processes that answer on the shared port. Use one for each available core; 1 where another layer adds
+    servers, as Kubernetes does."""
 
     worker_start_attempts: int = Field(default=5, ge=1, le=1000)
-    """Starts in a row that may fail before the server ends, if no other worker answers. Raise it where what workers
-    need at their start comes late."""
+    """Consecutive starts of a worker that may fail before the server ends, if no other worker answers. Raise it where
+    something that workers need at their start becomes available late."""
 
     min_swap_overlap: float = Field(default=0.0, ge=0, le=1)
-    """Least share of recommended items that a new bundle must have in common with the one that serves, mean over its
-    held-out users; below, it is refused. 0 refuses nothing: a retrained model may well differ."""
+    """Minimum share of recommended items that a new bundle must have in common with the serving bundle, mean over its
+    held-out users; below it, the new bundle is refused. 0 refuses nothing: a retrained model may well differ."""
 
     max_concurrent_requests: int = Field(default=128, ge=1, le=100_000)
-    """Requests that one worker answers at once; further ones are refused with RESOURCE_EXHAUSTED. Lower it when latency
-    grows under load."""
+    """Maximum number of requests that one worker answers concurrently; further requests are refused with
+    RESOURCE_EXHAUSTED. Lower it when latency grows under load."""
 
     max_live_items: int = Field(default=10_000, ge=0, le=1_000_000)
-    """Most items that a worker keeps of those that changed since the bundle was made; each takes 2 to 3 kB in every
-    worker, and all are scored for every request. Beyond it the oldest wait for the next bundle; deleted and unavailable
-    items never wait. Lower it where whole catalogues are written anew more often than models are trained."""
+    """Maximum number of items changed since the bundle was made that a worker keeps; each takes 2 to 3 kB in every
+    worker, and all are scored for every request. Beyond it the oldest changes wait for the next bundle; removals of
+    deleted and unavailable items never wait. Lower it where the whole catalogue is rewritten more often than models are
+    trained."""
 
     shutdown_grace_seconds: float = Field(default=10.0, ge=0, le=600)
-    """Seconds that requests in flight get to finish at shutdown before they are cancelled."""
+    """Seconds at shutdown in which requests in flight may finish before they are cancelled."""
 
     otlp_endpoint: Annotated[str, AfterValidator(_usable_otlp_endpoint)] = ""
     """OpenTelemetry collector for traces of requests, such as http://127.0.0.1:4317 (gRPC; https for TLS); empty: no
     traces. Needs the extra `tracing`."""
 
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
-    """Share of the requests that are traced. A caller that sends a W3C traceparent decides for its request itself."""
+    """Share of the requests that are traced. For a request with a W3C traceparent, the caller decides."""
 
     impression_log: Path | None = None
     """File to which every answer is appended as one line of JSON, written after the answer was sent; each worker adds
-    .worker-N to the name. Empty: none. It holds user ids and what they were shown: personal data."""
+    .worker-N to the name. Empty: no log. It holds user ids and the items they were shown: personal data."""
 
     impression_log_max_bytes: int = Field(default=1 << 28, ge=1 << 12)
-    """Size in bytes at which an impression log is set aside and begun anew; the five newest are kept."""
+    """Size in bytes at which an impression log is rotated; the five newest files are kept."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe level that is logged; debug logs every request, with a digest instead of the user's id."""
+    """Least severe level that is logged; debug logs every request, with a digest in place of the user's id."""
 
     @field_validator("tls_key", "tls_client_ca")
     @classmethod
-    def _go_with_a_certificate(cls, path: Path | None, others: ValidationInfo) -> Path | None:
-        certificate = others.data.get("tls_certificate")
+    def _go_with_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_certificate")
         if path is not None and certificate is None:
             raise ValueError("needs TANDEM_TLS_CERTIFICATE too")
-        if path is None and certificate is not None and others.field_name == "tls_key":
+        if path is None and certificate is not None and info.field_name == "tls_key":
             raise ValueError("is needed with TANDEM_TLS_CERTIFICATE")
         return path
 
     @property
     def tls(self) -> TlsFiles | None:
-        """The files of TLS; None: plaintext. That they can be used is checked where they are read: a bundle is checked
-        with these settings too, and must not be refused because a certificate is being replaced."""
+        """The files of TLS; None: plaintext. Their content is checked where they are read, not here: a bundle's check
+        reads these settings too, and must not fail because a certificate is being replaced."""
         if self.tls_certificate is None or self.tls_key is None:
             return None
         return TlsFiles(certificate=self.tls_certificate, key=self.tls_key, client_ca=self.tls_client_ca)

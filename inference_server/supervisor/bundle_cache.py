@@ -1,6 +1,6 @@
-"""Bundles on this machine: `<data dir>/bundles/<registry version>/`, and which ones served last.
+"""Bundles on this machine: `<data dir>/bundles/<registry version>/`, and a record of the versions that served last.
 
-A folder appears complete or not at all. What is in here has been checked before but is checked again before it serves:
+A folder appears complete or not at all. A cached bundle passed its check once, but is checked again before it serves:
 disks fail too.
 """
 
@@ -33,8 +33,8 @@ class BundleCache:
     def find(self, version: RegisteredVersion) -> Path | None:
         """The folder of a version, if it was downloaded before.
 
-        A registry that was made anew counts from 1 again: a folder that holds another model than the version's tag
-        names is not taken for it.
+        A recreated registry numbers its versions from 1 again: a folder is ignored if its model is not the one that the
+        version's tag names.
         """
         directory = self._directory / version.number
         try:
@@ -44,7 +44,7 @@ class BundleCache:
         return directory if held == version.model_version else None
 
     async def download(self, version: RegisteredVersion, registry: Registry) -> Path:
-        """Downloads a version, in place of what may have been there. Raises RegistryUnavailable."""
+        """Downloads a version, replacing its folder if there is one. Raises RegistryUnavailable."""
         staging = self._directory / f"{_STAGING}{os.getpid()}"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -60,11 +60,11 @@ class BundleCache:
         return directory
 
     def discard(self, version: RegisteredVersion) -> None:
-        """Removes a version's folder. A worker that still has it mapped keeps what it mapped."""
+        """Removes a version's folder. A worker that has its files mapped keeps the mapping."""
         shutil.rmtree(self._directory / version.number, ignore_errors=True)
 
     def keep_only(self, numbers: Collection[str]) -> None:
-        """Removes the folders of all other versions, and what a killed download left."""
+        """Removes the folders of all other versions, and the staging folders of downloads that were killed."""
         for entry in self._directory.iterdir():
             other_version = entry.name.isdecimal() and entry.name not in numbers
             downloader = entry.name.removeprefix(_STAGING)
@@ -73,16 +73,17 @@ class BundleCache:
                 shutil.rmtree(entry, ignore_errors=True)
 
     def record_served(self, version: RegisteredVersion, previous: RegisteredVersion | None) -> None:
-        """Remembers what serves and what served before it, for a start without a registry and for a way back."""
+        """Records the version that serves and the one before it, for a start without a registry and for a rollback.
+        Raises OSError."""
         record = {**self._followed, "version": asdict(version), "previous": asdict(previous) if previous else None}
         write_json(self._directory / _RECORD, record)
 
     def last_served(self) -> RegisteredVersion | None:
-        """What served last under this name and alias."""
+        """The version that served last under this name and alias; None where none is recorded."""
         return self._recorded("version")
 
     def served_before(self) -> RegisteredVersion | None:
-        """What served before `last_served`."""
+        """The version that served before `last_served`; None where none is recorded."""
         return self._recorded("previous")
 
     def _recorded(self, which: str) -> RegisteredVersion | None:

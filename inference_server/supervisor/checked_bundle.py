@@ -1,4 +1,4 @@
-"""A bundle that may serve: where it lies, which version it is, what its check found."""
+"""A bundle that may serve: its folder, its version, and the report of its check."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedBundle:
-    """One opening of a folder that passed the check. Equal to itself alone: a folder may be opened again."""
+    """One opening of a folder that passed the check. Compared by identity, because a folder may be opened twice."""
 
     directory: Path
     version: RegisteredVersion

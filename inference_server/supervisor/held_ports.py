@@ -1,9 +1,9 @@
 """A port that all workers share, held by the supervisor.
 
 Workers bind one port each for themselves with SO_REUSEPORT, and the kernel spreads connections over them. The same
-option would let a second server take half of the first one's callers without an error. So the supervisor first asks for
-the port without the option, which fails where anyone listens or holds it, and then holds it, bound but not listening,
-for as long as it runs.
+option would let a second server take half of the first server's callers without an error. So the supervisor first binds
+the port without the option, which fails if any process listens on it or holds it. It then holds the port, bound but not
+listening, for as long as it runs.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from inference_server.core.errors import PortUnavailable
 
 @contextlib.contextmanager
 def hold_port(host: str, port: int, *, purpose: str) -> Iterator[int]:
-    """Holds a port for the processes of this user; port 0 takes any free one. Gives the port's number.
+    """Holds a port for the processes of this user; port 0 takes any free port. Yields the port number.
 
-    Raises PortUnavailable when somebody else has it.
+    Raises PortUnavailable when another process has the port.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -27,7 +27,7 @@ def hold_port(host: str, port: int, *, purpose: str) -> Iterator[int]:
                 host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )[0]
             with socket.socket(family, socket.SOCK_STREAM) as probe:
-                # Connections of a server that has just ended do not count, as for every server.
+                # Lingering connections of a server that has just ended do not block the port.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
             # Without SO_REUSEADDR here: with it, the probe of a second server would not see this socket.

@@ -1,4 +1,4 @@
-"""Small JSON files in the data folder, which a crash leaves as they were or as they should be, never in between."""
+"""Small JSON files in the data folder. After a crash a file has its old or its new content, never a mixture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from inference_server.supervisor.registry import RegisteredVersion
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Replaces a file. Raises OSError."""
+    """Replaces the content of a file, atomically. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f"{path.name}.{os.getpid()}")
     staging.write_text(json.dumps(record))
@@ -20,7 +20,8 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """What a file holds; nothing where there is none or it is damaged: what it says can be found out again."""
+    """The content of a file; empty if the file is missing or damaged, because everything in it can be found out
+    again."""
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -29,7 +30,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def version_from_fields(fields: object) -> RegisteredVersion | None:
-    """A version from what `asdict` made of it; None where that is something else."""
+    """The version that `asdict` turned into `fields`; None if `fields` is not a version."""
     if not isinstance(fields, dict):
         return None
     try:

@@ -1,4 +1,4 @@
-"""`rollback` and `forget-refusals`: told to the running server of the data folder, or done without one."""
+"""`rollback` and `forget-refusals`: sent to the running server of the data folder, or done here if none runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from inference_server.supervisor.registry import Registry
 
 
 async def run_command(settings: Settings, command: Command) -> int:
-    """Runs a command and prints what was done. Returns the exit status: 0, or 1 when not everything could be done."""
+    """Runs a command and prints each step that was done. Returns the exit status: 0, or 1 if a step could not be
+    done."""
     try:
         replies = [_print(reply) async for reply in ask_server(settings.data_dir, command)]
     except (ConnectionError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What the kernel knows of a worker process. Read from outside, so that it shows also of one that hangs."""
+"""Resources of a worker process, read from /proc by the supervisor, so that they are known for a hanging worker too."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class ProcessUsage:
     """Resources of one process now."""
 
     resident_memory_bytes: int
-    """Physical memory, with what it shares with others counted in full."""
+    """Physical memory; pages shared with other processes count in full."""
     cpu_seconds: float
-    """Processor time since its start."""
+    """Processor time since the process started."""
     num_threads: int
     open_fds: int
 
 
 def usage(pid: int) -> ProcessUsage | None:
-    """What a process uses; None when there is no such process any more."""
+    """The resources that a process uses; None if the process has ended."""
     process = Path("/proc", str(pid))
     try:
         # The name, in parentheses, may hold spaces; field 3 follows it.
         fields = (process / "stat").read_text().rpartition(")")[2].split()
-        open_fds = len(os.listdir(process / "fd"))  # noqa: PTH208 - only the number is wanted
+        open_fds = len(os.listdir(process / "fd"))  # noqa: PTH208 - only the count is needed
     except OSError:
         return None
     return ProcessUsage(

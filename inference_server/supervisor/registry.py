@@ -1,7 +1,7 @@
 """The model registry. The only module that imports mlflow, and only the supervisor uses it.
 
-MLflow is imported on first use and lives in threads: it takes a second and 100 MB to import, blocks, and a server that
-serves a bundle folder needs none of it.
+MLflow is imported on first use and called in threads: the import takes a second and 100 MB, its calls block, and a
+server that serves a bundle folder does not need it.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class RegisteredVersion:
 
 
 NO_VERSION: Final = RegisteredVersion("", "", "")
-"""What a bundle is that was given as a folder."""
+"""The version of a bundle that was given as a folder."""
 
 
 class Registry:
-    """One alias of one registered model: read all the time, moved when an operator asks for it."""
+    """One alias of one registered model: polled continuously, moved when an operator asks for it."""
 
     def __init__(self, uri: str, *, model_name: str, alias: str) -> None:
         self._uri = uri
@@ -61,11 +61,11 @@ class Registry:
         self._client: MlflowClient | None = None
 
     async def aliased_version(self) -> RegisteredVersion | None:
-        """The version that the alias names; None while there is none. Raises RegistryUnavailable."""
+        """The version that the alias names; None while the alias does not exist. Raises RegistryUnavailable."""
         return await _in_thread(self._read_alias)
 
     async def move_alias(self, number: str) -> None:
-        """Has the alias name another version. Raises RegistryUnavailable, also when there is no such version."""
+        """Makes the alias name another version. Raises RegistryUnavailable, also when that version does not exist."""
         await _in_thread(lambda: self._move_alias(number))
 
     async def download(self, version: RegisteredVersion, into: Path) -> Path:
@@ -81,7 +81,7 @@ class Registry:
             if error.error_code in _NOTHING_THERE:
                 return None
             raise RegistryUnavailable(f"{self._uri}: {error}") from error
-        except Exception as error:  # SQLAlchemy's, requests' and the operating system's kinds all mean the same here
+        except Exception as error:  # exceptions of SQLAlchemy, requests and the operating system all mean the same here
             raise RegistryUnavailable(f"{self._uri}: {error!r}") from error
         return RegisteredVersion(str(version.version), version.tags.get(MODEL_VERSION_TAG, ""), version.source or "")
 
@@ -89,7 +89,7 @@ class Registry:
         client = self._connect()
         try:
             client.set_registered_model_alias(self._model_name, self._alias, number)
-        except Exception as error:  # as many kinds as reading has; each means that the alias is where it was
+        except Exception as error:  # any of the exceptions above; the alias has not moved
             raise RegistryUnavailable(f"{self._uri}: {error}") from error
 
     def _download(self, version: RegisteredVersion, into: Path) -> Path:
@@ -100,7 +100,9 @@ class Registry:
             path = mlflow.artifacts.download_artifacts(
                 artifact_uri=version.source, dst_path=str(into), tracking_uri=self._uri
             )
-        except Exception as error:  # every artifact store raises its own kinds; each means that it cannot be had now
+        except (
+            Exception
+        ) as error:  # every artifact store raises its own exceptions; each means that the download failed
             raise RegistryUnavailable(f"version {version.number} from {version.source}: {error!r}") from error
         return Path(path)
 

@@ -1,6 +1,6 @@
-"""How a bundle comes to serve: seen in the registry, downloaded, checked, opened by all workers, and only then served.
+"""How a bundle comes to serve: found in the registry, downloaded, checked, opened by all workers, and only then served.
 
-Whatever fails on the way leaves the workers with what they serve.
+If a step fails, the workers keep serving their current bundle.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from inference_server.telemetry.statistics import REGISTRY
 _log = structlog.get_logger()
 
 _MAX_OPEN_POLLS: Final = 8
-"""Looks at the alias that a registry which stays away is spared at the most, one after the other."""
+"""Upper bound of the back-off while the registry is unreachable, in polls."""
 _OPENINGS: Final = 2
-"""How often workers may end while they open a version before the version is taken to be the reason."""
+"""Attempts at opening a version. If workers end during every attempt, the version is taken to be the cause."""
 
 
 async def serve_folder(directory: Path, pool: WorkerPool) -> None:
@@ -54,7 +54,7 @@ async def serve_folder(directory: Path, pool: WorkerPool) -> None:
 
 
 class AliasFollower:
-    """Keeps the workers on the version that a registry alias names, unless an operator said otherwise."""
+    """Keeps the workers on the version that a registry alias names, unless an operator has rolled back from it."""
 
     def __init__(
         self, *, registry: Registry, cache: BundleCache, barred_versions: BarredVersions, pool: WorkerPool, alias: str
@@ -83,7 +83,7 @@ class AliasFollower:
         )
         self._pool.show_breaker(breaker)
         while True:
-            # An operator who has moved the alias waits for no breaker.
+            # After an operator has moved the alias, the breaker is bypassed.
             if self._look_now.is_set() or breaker.allows():
                 self._look_now.clear()
                 await self._look(breaker)
@@ -108,9 +108,10 @@ class AliasFollower:
             self._registry_is(up=True)
 
     async def roll_back(self, to: str | None) -> AsyncIterator[str]:
-        """Goes back to the version that served before, or to the version numbered `to`: here first, then the alias.
+        """Goes back to the version that served before, or to the version numbered `to`: this server first, then the
+        alias.
 
-        Yields what was done, as lines for people. Raises CommandFailed for what could not be done.
+        Yields one line for the operator for each step done. Raises CommandFailed for a step that could not be done.
         """
         serving, previous = self._pool.serving, self._pool.previous
         if serving is None:
@@ -118,7 +119,7 @@ class AliasFollower:
         if to is None and previous is None:
             raise CommandFailed("no version served before this one here: say which with --to VERSION")
         number = previous.version.number if to is None and previous is not None else str(to)
-        # What is being downloaded or opened now must not take over after this.
+        # A version that is being downloaded or opened now must not take over after the rollback.
         self._roll_backs += 1
         if previous is not None and previous.version.number == number:
             await self._go_back(serving, previous)
@@ -138,7 +139,7 @@ class AliasFollower:
             yield f"version {number} is not open here: it serves after download and check, see the log"
 
     def forget_refusal(self) -> str:
-        """Lets a refused version be tried again. Returns a line for people."""
+        """Lets a refused version be tried again. Returns a line for the operator."""
         forgotten = self._barred_versions.forget_refusal()
         if forgotten is None:
             return "no version is remembered as refused"
@@ -153,7 +154,7 @@ class AliasFollower:
             "rolling_back", registry_version=previous.version.number, from_registry_version=serving.version.number
         )
         await self._pool.switch(previous)
-        with contextlib.suppress(OSError):  # it serves; only a restart without a registry would not know
+        with contextlib.suppress(OSError):  # it serves; only a restart without a registry would miss the record
             self._cache.record_served(previous.version, serving.version)
 
     def _alias_not_moved(self, number: str, from_version: RegisteredVersion, problem: str) -> str:
@@ -167,7 +168,7 @@ class AliasFollower:
         )
 
     async def _follow(self) -> None:
-        """Serves what the alias names now. Raises RegistryUnavailable."""
+        """Serves the version that the alias names now. Raises RegistryUnavailable."""
         roll_backs = self._roll_backs
         version = await self._registry.aliased_version()
         if version is None:
@@ -193,7 +194,7 @@ class AliasFollower:
             self._interrupted = version
 
     def _must_not_serve(self, version: RegisteredVersion) -> bool:
-        """Whether the version was set aside. What was set aside and is not the alias' any more is forgotten."""
+        """Whether the version is barred. Forgets barred versions that the alias no longer names."""
         barred_versions = self._barred_versions
         if barred_versions.refused not in {None, version} and (left := barred_versions.forget_refusal()):
             _log.info("alias_left_refused_bundle", registry_version=left.number)
@@ -202,7 +203,8 @@ class AliasFollower:
         return version in {barred_versions.refused, barred_versions.rolled_back}
 
     async def _checked(self, version: RegisteredVersion) -> CheckedBundle:
-        """The version as it may serve: still open, or from the cache, or else, or if that is damaged, downloaded."""
+        """The version as a checked bundle: still open, or from the cache, or downloaded if the cache lacks it or is
+        damaged."""
         previous = self._pool.previous
         if previous is not None and previous.version == version:
             return previous
@@ -231,7 +233,7 @@ class AliasFollower:
         self._cache_keeps(bundle)
 
     def _cache_keeps(self, bundle: CheckedBundle) -> None:
-        # The one before stays on disk beside the new one, so that a restarted worker can open it.
+        # The previous version stays on disk beside the new one, so that a restarted worker can open it.
         previous = self._pool.previous.version if self._pool.previous else self._cache.served_before()
         if previous == bundle.version:
             previous = None
@@ -242,7 +244,7 @@ class AliasFollower:
             _log.warning("not_remembered", registry_version=bundle.version.number, reason=str(error))
 
     async def _serve_cached(self) -> None:
-        """At a start without what the alias names: serves what served last."""
+        """If the version that the alias names cannot serve at the start, serves the version that served last."""
         if self._tried_cache:
             return
         self._tried_cache = True
@@ -263,7 +265,7 @@ class AliasFollower:
             _log.warning("serving_cached_bundle", registry_version=version.number, model_version=version.model_version)
 
     async def _reopen_previous(self) -> None:
-        """After a restart: opens what served before the restart's first version, so that a way back is at hand."""
+        """After a restart: opens the version that served before the current one, so that a rollback is immediate."""
         version = self._cache.served_before()
         if self._pool.previous is not None or version is None or self._tried_previous:
             return
@@ -286,7 +288,7 @@ class AliasFollower:
         _report_refusal(refused, version, self._pool)
 
     def _show_refusal(self) -> None:
-        """After a restart: a version that was refused before is not tried again, and that must be seen."""
+        """After a restart: logs and counts the version that was refused before, which is not tried again."""
         version, refusal = self._barred_versions.refused, self._barred_versions.refusal
         if version is not None and refusal is not None:
             _log.warning("bundle_still_refused", registry_version=version.number, reason=refusal.reason)

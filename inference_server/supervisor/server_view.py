@@ -1,4 +1,4 @@
-"""The whole server at one moment, as metrics show it."""
+"""A snapshot of the whole server, from which the metrics page is made."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from inference_server.telemetry.statistics import Statistics
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerView:
-    """One worker as it is shown."""
+    """A snapshot of one worker."""
 
     worker: int
     up: bool
-    """Whether it answers, and answered the supervisor just now."""
+    """Whether it listens, and answered the supervisor's request for this snapshot."""
     restarts: int
     usage: ProcessUsage | None
-    """None while there is no process."""
+    """None while the worker has no process."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerView:
-    """The server as it is shown."""
+    """A snapshot of the server."""
 
     statistics: Statistics
     """Sums over all workers."""

@@ -1,6 +1,6 @@
 """`serve`: the supervisor. Starts the workers, keeps them on the right bundle, shows them to Prometheus, stops them.
 
-It is the only process that speaks to the registry. It answers no request, so nothing it does can delay one.
+It is the only process that reads the registry. It answers no requests, so nothing it does can delay an answer.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from inference_server.supervisor.worker_pool import WorkerPool
 _log = structlog.get_logger()
 
 _STOPPING_EXTRA_SECONDS: Final = 5.0
-"""What a worker may take beyond its grace period to close its connections."""
+"""Time beyond its grace period in which a worker may close its connections."""
 
 
 async def supervise(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT. Returns the exit status: 0, or 1 when no worker comes up or nothing can serve."""
+    """Serves until SIGTERM or SIGINT. Returns the exit status: 0, or 1 if no worker starts or no bundle can serve."""
     stop_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -46,10 +46,10 @@ async def supervise(settings: Settings) -> int:
 
 
 class _Supervisor:
-    """What a supervisor is made of, until `stack` is closed."""
+    """The parts of a supervisor. They are released when `stack` is closed."""
 
     def __init__(self, settings: Settings, stack: AsyncExitStack) -> None:
-        """Takes the ports. Raises PortUnavailable."""
+        """Binds the ports. Raises PortUnavailable."""
         self._settings = settings
         self._stack = stack
         self._grpc_port = stack.enter_context(hold_port(settings.host, settings.grpc_port, purpose="gRPC"))
@@ -65,16 +65,16 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
 
         def view() -> ServerView:
-            # Scrapes come in threads of their own; the pool belongs to the event loop's.
+            # Scrapes are handled in threads of their own; the pool belongs to the event loop's thread.
             return asyncio.run_coroutine_threadsafe(self._pool.view(), loop).result()
 
         self._metrics = MetricsServer(StatisticsCollector(view), host=settings.host, port=settings.metrics_port)
-        # Closing waits for the thread that takes scrapes.
+        # Closing waits for the thread that handles scrapes.
         stack.push_async_callback(asyncio.to_thread, self._metrics.close)
         self._follower = None if settings.bundle_path is not None else self._make_follower()
 
     async def run(self, stop_requested: asyncio.Event) -> int:
-        """Serves until a stop is requested or nothing can serve. Returns the exit status."""
+        """Serves until a stop is requested or no bundle can serve. Returns the exit status."""
         await self._stack.enter_async_context(listen_to_operators(self._settings.data_dir, self._do))
         tasks: set[asyncio.Task[Any]] = {
             asyncio.create_task(stop_requested.wait(), name="stop"),
@@ -96,7 +96,8 @@ class _Supervisor:
         return 0 if stopping and not any(statuses) else 1
 
     async def _serve(self) -> None:
-        """Keeps the workers on the right bundle. Raises BundleRefused when the one folder to serve is refused."""
+        """Keeps the workers on the right bundle. Raises BundleRefused if the settings name a bundle folder that is
+        refused."""
         await self._pool.started()
         _log.info(
             "server_listening",
@@ -113,7 +114,7 @@ class _Supervisor:
             await asyncio.Event().wait()
 
     async def _do(self, command: Command) -> AsyncIterator[str]:
-        """Does an operator's command. Raises CommandFailed."""
+        """Executes an operator's command; yields a line for each step done. Raises CommandFailed."""
         if self._follower is None:
             raise CommandFailed("this server serves a bundle folder: no version served before it, and none is refused")
         if command.name == "rollback":
@@ -122,7 +123,7 @@ class _Supervisor:
         elif command.name == "forget-refusals":
             yield self._follower.forget_refusal()
         else:
-            raise CommandFailed(f"{command.name} is no command of this server")
+            raise CommandFailed(f"{command.name} is not a command of this server")
 
     def _make_follower(self) -> AliasFollower:
         settings, name, alias = self._settings, self._settings.model_name, self._settings.model_alias
@@ -136,7 +137,7 @@ class _Supervisor:
 
 
 def _log_end(finished: set[asyncio.Task[Any]]) -> None:
-    """Says why the server ends although nobody asked it to."""
+    """Logs why the server ends although no stop was requested."""
     for task in finished:
         error = task.exception()
         if isinstance(error, BundleRefused):

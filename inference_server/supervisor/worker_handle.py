@@ -37,7 +37,7 @@ _Reply = TypeVar("_Reply", bound=Message)
 _LISTEN_SECONDS: Final = 60.0
 _OPEN_SECONDS: Final = 300.0
 _SWITCH_SECONDS: Final = 10.0
-"""What a worker may take for each of these. One that takes longer hangs, and is killed."""
+"""Time limits for the three orders. A worker that exceeds one is taken to hang, and is killed."""
 
 
 class WorkerHandle:
@@ -47,9 +47,9 @@ class WorkerHandle:
         self.identity: Final = identity
         self.pid: Final = process.pid
         self.failure = ""
-        """Why it ends, in its own words; empty when it has said nothing."""
+        """The reason that the worker gave for its end; empty if it gave none."""
         self.last_statistics: Plain = {}
-        """What it reported last."""
+        """Its most recent report."""
         self._process = process
         self._channel = channel
         self._bundles: set[CheckedBundle] = set()
@@ -75,15 +75,15 @@ class WorkerHandle:
         return bundle in self._bundles
 
     async def wait(self) -> int:
-        """Waits for the end of the process and returns its exit status."""
+        """Waits until the process ends. Returns its exit status."""
         return await self._process.wait()
 
     async def listen(self, *, grpc_port: int, http_port: int) -> Listening:
-        """Has the worker answer on the shared ports. Raises WorkerEnded."""
+        """Makes the worker answer on the shared ports. Raises WorkerEnded."""
         return await self._ask(Listen(grpc_port=grpc_port, http_port=http_port), Listening, seconds=_LISTEN_SECONDS)
 
     async def open(self, bundle: CheckedBundle) -> None:
-        """Has the worker open and warm a bundle. Raises BundleRefused when it cannot, WorkerEnded when it is gone."""
+        """Makes the worker open and warm a bundle. Raises BundleRefused if it cannot, WorkerEnded if it has ended."""
         message = OpenBundle(
             bundle=bundle.number,
             directory=str(bundle.directory),
@@ -94,26 +94,27 @@ class WorkerHandle:
         self._bundles.add(bundle)
 
     async def serve(self, bundle: CheckedBundle) -> float:
-        """Has the worker answer with an open bundle; when it began to, in monotonic seconds. Raises WorkerEnded.
+        """Makes the worker answer with an open bundle. Returns the monotonic time of the switch. Raises WorkerEnded.
 
-        The order is given before the first suspension, so that orders arrive as they were decided.
+        The order is sent before the first suspension, so that orders arrive in the order in which they were decided.
         """
         message = ServeBundle(bundle=bundle.number)
         reply = await self._ask(message, BundleServing, bundle.number, seconds=_SWITCH_SECONDS)
         return reply.switched_at_seconds
 
     def close_bundle(self, bundle: CheckedBundle) -> None:
-        """Has the worker forget a bundle, if it has it."""
+        """Makes the worker close a bundle, if it has the bundle open."""
         if bundle in self._bundles:
             self._bundles.discard(bundle)
             self.tell(CloseBundle(bundle=bundle.number))
 
     def tell(self, message: Message) -> None:
-        """Sends something that has no reply."""
+        """Sends a message that has no reply."""
         self._channel.post(message)
 
     async def statistics(self, *, patience_seconds: float) -> bool:
-        """Renews `last_statistics`. False when the worker does not answer in time: then they stay what they were."""
+        """Updates `last_statistics`. Returns False, and leaves them unchanged, if the worker does not answer in
+        time."""
         number = next(self._requests)
         try:
             async with asyncio.timeout(patience_seconds):
@@ -124,8 +125,8 @@ class WorkerHandle:
         return True
 
     async def stop(self, *, grace_seconds: float) -> int:
-        """Asks the worker to stop, gives it `grace_seconds`, kills it if it has not. Returns its exit status."""
-        # The end of the channel is what asks it: a worker cannot miss that, even while it is still starting.
+        """Asks the worker to stop, and kills it after `grace_seconds`. Returns its exit status."""
+        # Closing the channel is the request: a worker cannot miss it, even while it is still starting.
         await self._channel.close()
         try:
             async with asyncio.timeout(grace_seconds):
@@ -138,7 +139,7 @@ class WorkerHandle:
             self._reading.cancel()
 
     async def end(self) -> int:
-        """Waits for the end of the process and lets go of it. Returns its exit status."""
+        """Waits until the process ends, and closes the channel. Returns its exit status."""
         status = await self._process.wait()
         await self._reading
         await self._channel.close()
@@ -149,7 +150,8 @@ class WorkerHandle:
         self._process.kill()
 
     async def _ask(self, message: Message, reply: type[_Reply], number: int = 0, *, seconds: float) -> _Reply:
-        """Sends a message and waits for its reply. A worker that does not give it in time is killed."""
+        """Sends a message and waits for its reply. Kills the worker and raises WorkerEnded if there is no reply in
+        `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 return await self._reply(message, reply, number)
@@ -173,7 +175,8 @@ class WorkerHandle:
         return result
 
     async def _read(self) -> None:
-        """Hands every message to who waits for it; at the end of the stream, the end to everyone."""
+        """Hands every message to the caller that waits for it; at the end of the stream, raises WorkerEnded in every
+        caller."""
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, WorkerFailed):
                 self.failure = message.reason

@@ -1,11 +1,12 @@
-"""The workers of a server: started, started again when they end, and moved from bundle to bundle together.
+"""The workers of a server: started, restarted when they end, and moved from bundle to bundle together.
 
-A swap has two phases. `open` has every worker open and warm the bundle, a few at a time; when one cannot, none will
-serve it. `switch` then tells all at once, and each moves one pointer: callers see two versions for as long as it takes
-to read a line from a socket. The bundle before stays open, so a way back is a `switch` alone.
+A swap has two phases. `open` makes every worker open and warm the bundle, a few workers at a time; if one worker
+cannot, none will serve it. `switch` then tells all workers at once, and each moves one pointer: callers see two
+versions for as long as it takes to read a line from a socket. The previous bundle stays open, so a rollback is a
+`switch` alone.
 
-A worker that starts while others answer opens what they serve before it binds the port, so that no caller meets it
-without a model.
+A worker that starts while other workers answer opens their bundle before it binds the port, so that no caller reaches a
+worker without a model.
 """
 
 from __future__ import annotations
@@ -32,20 +33,21 @@ from inference_server.telemetry.statistics import Statistics, WorkerIdentity
 _log = structlog.get_logger()
 
 _OPENED_AT_ONCE: Final = 2
-"""Workers that open a bundle at the same time. More would read and compute beside the requests of all."""
+"""Workers that open a bundle at the same time. More would take disk and processor time from the requests of all
+workers."""
 _STEADY_SECONDS: Final = 10.0
-"""A worker that answered for so long ended for a reason of its own: the next one is started at once."""
+"""A worker that answered for at least this long did not fail because of its start: the next one is started at once."""
 _FIRST_DELAY_SECONDS: Final = 0.5
 _LONGEST_DELAY_SECONDS: Final = 30.0
 _FAILED_START_SECONDS: Final = 5.0
-"""What a worker that could not start gets to end by itself."""
+"""Time in which a worker that could not start may end by itself."""
 _STATISTICS_SECONDS: Final = 0.5
-"""How long a scrape waits for a worker's statistics. One that hangs is shown with its last ones."""
+"""How long a scrape waits for a worker's statistics. A worker that hangs is shown with its last report."""
 
 
 @dataclass(eq=False)
 class Slot:
-    """The place of one worker, whichever process fills it."""
+    """One worker's slot: its number stays, its process changes with every restart."""
 
     number: int
     worker: WorkerHandle | None = None
@@ -55,39 +57,39 @@ class Slot:
     """Whether its worker takes part in swaps."""
     restarts: int = 0
     failed_starts: int = 0
-    """Starts in a row that came to no answer."""
+    """Consecutive starts that failed before the worker answered."""
     quick_ends: int = 0
-    """Workers in a row that ended soon."""
+    """Consecutive workers that ended within `_STEADY_SECONDS`."""
     tried: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the first start has come to its end, good or bad."""
+    """Set when the first start has succeeded or failed."""
 
 
 class WorkerPool:
     """All workers of a server."""
 
     def __init__(self, *, num_workers: int, grpc_port: int, http_port: int, start_attempts: int) -> None:
-        """The ports are held for the workers by the caller; `http_port` 0: no HTTP. Nothing starts before `run`."""
+        """The caller holds the ports for the workers; `http_port` 0: no HTTP. No worker starts before `run`."""
         self._num_workers = num_workers
         self._grpc_port = grpc_port
         self._http_port = http_port
         self._start_attempts = start_attempts
         self.slots: Final[Sequence[Slot]] = [Slot(number) for number in range(1, num_workers + 1)]
         self.serving: CheckedBundle | None = None
-        """What all workers answer with."""
+        """The bundle that all workers answer with."""
         self.previous: CheckedBundle | None = None
-        """What they answered with before, still open."""
+        """The bundle that they answered with before; still open."""
         self.swap_window_seconds: float | None = None
-        """From the first worker's switch to the last one's, at the newest swap."""
+        """Time from the first worker's switch to the last worker's, at the most recent swap."""
         self._fork_server = ForkServerHandle()
         self._own = Statistics()
         self._dependencies: dict[str, bool] = {}
         self._ended = Statistics()
-        """Counts of workers that ended, as they last reported them."""
+        """Sum of the last reports of workers that have ended."""
         self._some_answers = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Keeps every slot filled until it is cancelled. Raises WorkersFailed when no worker comes to answer."""
+        """Keeps every slot filled until it is cancelled. Raises WorkersFailed if no worker starts to answer."""
         keepers = [asyncio.create_task(self._keep(slot), name=f"worker-{slot.number}") for slot in self.slots]
         try:
             await asyncio.gather(*keepers)
@@ -97,7 +99,7 @@ class WorkerPool:
             await asyncio.gather(*keepers, return_exceptions=True)
 
     async def started(self) -> None:
-        """Waits until every slot has been tried and some worker answers."""
+        """Waits until every slot has been tried and at least one worker answers."""
         for slot in self.slots:
             await slot.tried.wait()
         await self._some_answers.wait()
@@ -105,7 +107,8 @@ class WorkerPool:
     async def open(self, bundle: CheckedBundle) -> None:
         """Phase one: every worker opens and warms a bundle.
 
-        Raises BundleRefused when one cannot, WorkerEnded when one ends meanwhile; then none has it open any more.
+        Raises BundleRefused if a worker cannot, WorkerEnded if a worker ends meanwhile; all workers have closed it
+        then.
         """
         turns = asyncio.Semaphore(_OPENED_AT_ONCE)
 
@@ -113,29 +116,29 @@ class WorkerPool:
             async with turns:
                 await worker.open(bundle)
 
-        # More than once, because a worker may join while the others are at work.
+        # Repeated, because a worker may join while the others open the bundle.
         while lacking := [worker for worker in self._joined() if not worker.has_open(bundle)]:
             results = await asyncio.gather(*(open_in(worker) for worker in lacking), return_exceptions=True)
             failures = [result for result in results if isinstance(result, BaseException)]
             if failures:
                 self.close(bundle)
-                # What a worker says of the bundle weighs more than that another one ended.
-                raise next((one for one in failures if isinstance(one, BundleRefused)), failures[0])
+                # A worker's refusal says more about the bundle than another worker's end.
+                raise next((failure for failure in failures if isinstance(failure, BundleRefused)), failures[0])
 
     def close(self, bundle: CheckedBundle) -> None:
-        """Has every worker forget a bundle."""
+        """Makes every worker close a bundle."""
         for slot in self.slots:
             if slot.worker is not None:
                 slot.worker.close_bundle(bundle)
 
     def keep_open(self, bundle: CheckedBundle) -> None:
-        """Takes a bundle that `open` has opened as the one to go back to."""
+        """Makes a bundle that `open` has opened the target of a rollback."""
         self.previous = bundle
 
     async def switch(self, bundle: CheckedBundle) -> None:
-        """Phase two: every worker answers with this bundle from now on; the one before stays open.
+        """Phase two: every worker answers with this bundle from now on; the previous bundle stays open.
 
-        From the first line on this is what serves, also for workers that end or join meanwhile.
+        `serving` is set first, so that workers that join meanwhile open this bundle.
         """
         before, forgotten = self.serving, self.previous
         self.serving = bundle
@@ -159,26 +162,26 @@ class WorkerPool:
         )
 
     def set_dependency(self, dependency: str, *, up: bool) -> None:
-        """Has all workers show the state of a dependency, if it has changed."""
+        """Tells all workers the state of a dependency, if it has changed."""
         if self._dependencies.get(dependency) != up:
             self._dependencies[dependency] = up
             self._tell_all(DependencyChanged(dependency=dependency, up=up))
 
     def show_breaker(self, breaker: Breaker) -> None:
-        """Has all workers show the state of a breaker of the supervisor's."""
+        """Tells all workers the state of one of the supervisor's breakers."""
         self._own.watch(breaker)
         self._tell_all(BreakerChanged(name=breaker.name, state=str(breaker.state)))
 
     def count_refusal(self, refused: BundleRefused) -> None:
-        """Counts a refused bundle, once for the server, and has all workers show it in their status."""
+        """Counts a refused bundle, once for the server, and tells all workers, which show it in their status."""
         self._own.count_refusal(refused.reason_kind, refused.reason)
         self._tell_all(self._refusals())
 
     async def view(self) -> ServerView:
-        """The server as metrics show it.
+        """A snapshot of the server for the metrics page.
 
-        Counts are those since the server's start, workers that ended included. A worker that does not answer within
-        half a second is counted as it was when it last did.
+        Counts start with the server and include workers that have ended. A worker that does not answer within half a
+        second is counted with its last report.
         """
         workers = await asyncio.gather(*(self._view_slot(slot) for slot in self.slots))
         return ServerView(
@@ -199,7 +202,7 @@ class WorkerPool:
         )
 
     def _statistics(self) -> Statistics:
-        """Sums over the workers, those that ended included."""
+        """Sums over the workers, including workers that have ended."""
         total = Statistics()
         add(total, to_plain(self._own))
         add(total, to_plain(self._ended))
@@ -219,7 +222,7 @@ class WorkerPool:
         return list(statuses)
 
     async def _keep(self, slot: Slot) -> None:
-        """Starts a worker, and another one whenever it has ended."""
+        """Starts a worker, and restarts it whenever it has ended."""
         while True:
             await self._run_one(slot)
             slot.restarts += 1
@@ -230,7 +233,7 @@ class WorkerPool:
             await asyncio.sleep(delay_seconds)
 
     async def _run_one(self, slot: Slot) -> None:
-        """The life of one worker, from its start to its end."""
+        """Runs one worker from its start to its end."""
         identity = WorkerIdentity(worker=slot.number, num_workers=self._num_workers)
         try:
             worker = slot.worker = await WorkerHandle.start(identity, self._fork_server)
@@ -250,7 +253,7 @@ class WorkerPool:
             _log.error("worker_start_failed", worker=slot.number, reason=worker.failure or str(error))
         slot.tried.set()
         if answered_at is None:
-            # It may live on, unable to open what serves: another one may be able to.
+            # The process may still live, unable to open the serving bundle; a new worker may be able to.
             status = await worker.stop(grace_seconds=_FAILED_START_SECONDS)
         else:
             status = await worker.end()
@@ -262,12 +265,12 @@ class WorkerPool:
         _log.error("worker_ended", worker=slot.number, pid=worker.pid, exit_status=status, reason=worker.failure)
 
     async def _join(self, slot: Slot, worker: WorkerHandle) -> None:
-        """Brings a new worker to where the others are, then has it listen. Raises BundleRefused, WorkerEnded."""
+        """Makes a new worker open the serving bundle, then listen. Raises BundleRefused, WorkerEnded."""
         while (bundle := self.serving) is not None:
             await worker.open(bundle)
             if self.serving is bundle:
                 break
-        # No suspension since the last look at `serving`: the next switch finds this worker among the others.
+        # Nothing has suspended since `serving` was read: the next switch includes this worker.
         slot.joined = True
         for dependency, up in self._dependencies.items():
             worker.tell(DependencyChanged(dependency=dependency, up=up))
@@ -283,7 +286,7 @@ class WorkerPool:
         self._start(self._reopen_previous(worker))
 
     async def _reopen_previous(self, worker: WorkerHandle) -> None:
-        """Lets a restarted worker go back at once, too."""
+        """Opens the previous bundle in a restarted worker, so that it can roll back at once too."""
         previous = self.previous
         if previous is None or worker.has_open(previous):
             return
@@ -295,7 +298,7 @@ class WorkerPool:
             worker.close_bundle(previous)
 
     async def _catch_up(self, worker: WorkerHandle) -> None:
-        """Moves a worker to what serves that did not have it open when the others switched."""
+        """Moves a worker to the serving bundle if it did not have that bundle open when the others switched."""
         try:
             while (bundle := self.serving) is not None:
                 if not worker.has_open(bundle):
@@ -327,7 +330,7 @@ class WorkerPool:
 
 
 def _delay_seconds(quick_ends: int) -> float:
-    """Wait before the next start: none after the first quick end, then longer and longer."""
+    """Delay before the next start: none after the first quick end, then doubling up to the longest delay."""
     if quick_ends <= 1:
         return 0.0
     return float(min(_FIRST_DELAY_SECONDS * 2.0 ** min(quick_ends - 2, 16), _LONGEST_DELAY_SECONDS))

@@ -1,9 +1,9 @@
-"""Opens a bundle beside the one that answers, so that requests notice as little as can be.
+"""Opens a bundle while another one answers, with as little effect on requests as possible.
 
-The work is done in a thread of its own: its priority is lowered, and that cannot be undone for a thread of a pool. The
-interpreter hands its lock over more often meanwhile: by default a request would wait up to 5 ms for every piece of
-Python in the opening. And the garbage collector is kept from walking a whole catalogue in the middle of a request: what
-is long-lived is frozen, out of its sight, before and after.
+The work is done in a new thread with a lower priority; for a thread of a pool that could not be undone. Meanwhile the
+interpreter's lock is handed over more often: by default a request would wait up to 5 ms for every stretch of Python in
+the opening. And long-lived objects are frozen before and after the opening, so that the garbage collector does not walk
+a whole catalogue during a request.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from inference_server.model.serving_model import ServingModel, open_model
 
 _NICENESS: Final = 10
 _SWITCH_SECONDS: Final = 0.0005
-"""How long a thread may keep the interpreter while another one waits for it, during an opening."""
+"""How long a thread may keep the interpreter during an opening while another thread waits for it."""
 
 
 async def open_beside(directory: Path, *, variant: str, registry_version: str) -> ServingModel:
-    """Opens and warms a folder that the supervisor had checked. Raises BundleError. One at a time."""
+    """Opens and warms a folder that the supervisor has had checked. Raises BundleError. Not for concurrent calls."""
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[ServingModel] = loop.create_future()
 
@@ -39,7 +39,7 @@ async def open_beside(directory: Path, *, variant: str, registry_version: str) -
             opened.set_result(model)
 
     def run() -> None:
-        with contextlib.suppress(OSError):  # a sandbox may forbid it; then it goes on as it is
+        with contextlib.suppress(OSError):  # a sandbox may forbid it; then the priority stays as it is
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         model, failure = None, None
         try:
@@ -62,7 +62,9 @@ async def open_beside(directory: Path, *, variant: str, registry_version: str) -
 
 
 def _return_unused_memory() -> None:
-    """Gives what the opening needed for a moment back to the system; the C library would keep it for this process."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own; others give it back by themselves
+    """Returns the opening's temporary memory to the system; the C library would keep it for this process."""
+    trim = getattr(
+        ctypes.CDLL(None), "malloc_trim", None
+    )  # a function of glibc; other C libraries return memory by themselves
     if trim is not None:
         trim(0)

@@ -1,6 +1,6 @@
 """`worker`: the process that answers requests. Builds the object graph, runs it, and takes it down.
 
-It opens folders that the supervisor had checked, and reads the online store; it knows of no registry.
+It opens folders that the supervisor has had checked, and reads the online store; it does not use the registry.
 """
 
 from __future__ import annotations
@@ -64,24 +64,24 @@ from tandem.contract.errors import BundleError
 _log = structlog.get_logger()
 
 _ENGINE_THREADS: Final = 2
-"""Threads for user towers and for searches of large catalogues: one call at work and one ready to follow. More would
+"""Threads for user towers and for searches of large catalogues: one call runs and one is ready to follow. More would
 take the core from the event loop."""
 
 _FLUSH_SECONDS: Final = 1.0
-"""What traces and impressions that wait may take at shutdown."""
+"""Time at shutdown in which queued traces and impressions may be written."""
 
 _FAREWELL_SECONDS: Final = 1.0
-"""How long a worker that fails waits for its supervisor to have read why."""
+"""How long a failing worker waits for its supervisor to read the reason."""
 
 
 _SWITCH_SECONDS: Final = 0.001
 
 
 class Worker:
-    """Everything one worker process is made of."""
+    """The object graph of one worker process."""
 
     def __init__(self, settings: Settings, identity: WorkerIdentity, channel: ControlChannel) -> None:
-        """Raises SettingsError and PoliciesInvalid when a file cannot be used."""
+        """Raises SettingsError or PoliciesInvalid if a file cannot be used."""
         self._settings = settings
         self._channel = channel
         self._models = ModelSlot()
@@ -120,11 +120,11 @@ class Worker:
         self._http: HttpServer | None = None
 
     async def run(self) -> None:
-        """Answers requests until SIGTERM or until the supervisor is gone, then shuts down gracefully.
+        """Answers requests until SIGTERM or until the supervisor has gone, then shuts down gracefully.
 
-        Raises PortUnavailable, and whatever else may go wrong with the supervisor's orders.
+        Raises PortUnavailable, and any exception that one of the supervisor's orders raises.
         """
-        # A thread that is ready waits this long for the interpreter; 5 ms, the default, are an age beside requests.
+        # A ready thread waits this long for the interpreter; the default of 5 ms is long compared with a request.
         sys.setswitchinterval(_SWITCH_SECONDS)
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -159,12 +159,12 @@ class Worker:
             raise results[0]
 
     async def _obey(self) -> None:
-        """Does what the supervisor says, until it is gone. Raises PortUnavailable."""
+        """Executes the supervisor's orders until the supervisor has gone. Raises PortUnavailable."""
         while (message := await self._channel.receive()) is not None:
             if isinstance(message, Listen):
                 await self._listen(message)
             elif isinstance(message, OpenBundle):
-                # Opening takes seconds: a switch to what is open already must not wait for it.
+                # Opening takes seconds: a switch to a bundle that is already open must not wait for it.
                 self._start(self._open(message))
             elif isinstance(message, ServeBundle):
                 await self._serve(message)
@@ -186,7 +186,8 @@ class Worker:
             self._channel.post(StatisticsReported(request=message.request, statistics=to_plain(self._statistics)))
 
     async def _listen(self, message: Listen) -> None:
-        """Binds the shared ports. Not before: the kernel gives a share of the callers to whoever has bound."""
+        """Binds the shared ports. Not earlier: the kernel sends a share of the callers to every process that has
+        bound."""
         settings = self._settings
         self._grpc = GrpcServer(
             RecommendationServicer(self._recommender, self._recorder, self._models, self._statistics),
@@ -237,7 +238,7 @@ class Worker:
         await self._channel.send(BundleReady(bundle=message.bundle))
 
     async def _serve(self, message: ServeBundle) -> None:
-        """Phase two: moves the one pointer, to the bundle and what changed since it was made."""
+        """Phase two: moves the pointer to the bundle and to the items that changed since the bundle was made."""
         model = self._open_models[message.bundle]
         await self._live.serve(model)
         switched_at_seconds = time.monotonic()
@@ -269,13 +270,13 @@ def _impression_log(settings: Settings, identity: WorkerIdentity) -> ImpressionL
 
 
 async def run_worker(settings: Settings, identity: WorkerIdentity, control: socket.socket) -> None:
-    """Runs a worker that is controlled over `control`. Raises what ends it, after it has told the supervisor."""
+    """Runs a worker that is controlled over `control`. Raises the exception that ends it, after reporting it."""
     channel = await ControlChannel.over(control)
     try:
         await Worker(settings, identity, channel).run()
     except Exception as error:
         await channel.send(WorkerFailed(reason=str(error) if isinstance(error, OperationError) else repr(error)))
-        # Orders that nobody reads any more would make the kernel drop the message on its way.
+        # If orders stayed unread, closing the socket would make the kernel drop the message.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FAREWELL_SECONDS):
                 while await channel.receive() is not None:
