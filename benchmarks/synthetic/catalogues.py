@@ -25,18 +25,11 @@ from benchmarks.synthetic import onnx_models
 from benchmarks.synthetic.columns import clustered, content_of, item_table, top_items, zipf_popularity
 from benchmarks.synthetic.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
 from benchmarks.synthetic.users import Users, draw_users
-from tandem.contract.bundle import (
-    Bundle,
-    BundleParts,
-    Content,
-    GoldenQueries,
-    HeldOutUser,
-    read_bundle,
-    read_manifest,
-    write_bundle,
-)
+from tandem.contract.bundle import Bundle, read_bundle, read_manifest, write_bundle
+from tandem.contract.bundle_contents import BundleParts, Content, GoldenQueries
 from tandem.contract.errors import BundleError
 from tandem.contract.features import FeatureSchema, encode_users
+from tandem.contract.held_out_users import HeldOutUser
 from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from tandem.ops.onnx_session import OnnxSession
@@ -202,10 +195,10 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
                     encode_users(golden_states, schema=schema, item_vocabulary=vocabulary, item_vectors=vectors),
                     exact[golden][:, :GOLDEN_K],
                 ),
-                held_out_users=[
+                held_out_users=tuple(
                     HeldOutUser(f"held-out-{place}", state, f"item-{exact[golden[place], 0]}")
                     for place, state in enumerate(golden_states)
-                ],
+                ),
                 content=content,
             ),
         )

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from tandem.contract import items as contract_items
 from tandem.contract import names
-from tandem.contract.bundle import Content
+from tandem.contract.bundle_contents import Content
 from tandem.contract.items import ItemTable
 from tandem.contract.vocabulary import Rows
 

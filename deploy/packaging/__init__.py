@@ -1,1 +1,1 @@
-"""Checks of what is shipped: the wheel, and the page of settings."""
+"""Checks of what is shipped: the wheel, and the pages that are written from the code."""

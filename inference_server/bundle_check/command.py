@@ -19,8 +19,8 @@ from inference_server.bundle_check.report import CheckReport
 from inference_server.core.errors import BundleRefused, SettingsError
 from inference_server.model.serving_model import ServingModel, open_model
 from inference_server.policy.policy_file import PolicyFile
-from tandem.contract.bundle import HeldOutUser, read_held_out_users
 from tandem.contract.errors import BundleCorrupt, BundleError
+from tandem.contract.held_out_users import HeldOutUser, read_held_out_users
 from tandem.contract.served import (
     Refused,
     Served,

@@ -28,7 +28,7 @@ from inference_server.request.admission import Admission
 from inference_server.request.recommender import Recommender
 from inference_server.store.user_store import Values
 from inference_server.telemetry.statistics import Statistics
-from tandem.contract.bundle import HeldOutUser
+from tandem.contract.held_out_users import HeldOutUser
 from tandem.contract.served import NOT_SHOWN, ServedBundle
 from tandem.contract.store import TrendingItems, UserState, trending_key, user_state_key
 from tandem.contract.vocabulary import MISSING_ROW, Rows

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from deploy.packaging.settings_page import PAGE, settings_page
+from deploy.packaging import bundle_page, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -61,7 +61,11 @@ def test_stages_of_the_picture_are_the_lines_of_recommend() -> None:
 
 
 def test_the_settings_page_is_what_the_settings_say() -> None:
-    assert (ROOT / PAGE).read_text() == settings_page()
+    assert (ROOT / settings_page.PAGE).read_text() == settings_page.settings_page()
+
+
+def test_the_bundle_page_is_what_the_table_of_files_says() -> None:
+    assert (ROOT / bundle_page.PAGE).read_text() == bundle_page.bundle_page()
 
 
 def test_changelog_begins_with_the_version() -> None:

@@ -18,8 +18,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, HeldOutUser, write_bundle
+from tandem.contract.bundle import Bundle, write_bundle
+from tandem.contract.bundle_contents import BundleParts, Content, GoldenQueries
 from tandem.contract.features import FeatureSchema, UserFeature, encode_users
+from tandem.contract.held_out_users import HeldOutUser
 from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import (
@@ -143,7 +145,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
                 item_vocabulary=vocabulary,
                 top_items=_top_items(popularity),
                 golden_queries=GoldenQueries(inputs, _exact(vectors, queries, _GOLDEN_K)),
-                held_out_users=[HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)],
+                held_out_users=tuple(HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)),
                 user_vocabulary=Vocabulary.from_ids(spec.user_ids) if spec.user_ids else None,
                 content=_content(rng, spec) if spec.content_weight is not None else None,
                 item_item=_item_item(spec) if spec.item_item_weight else None,

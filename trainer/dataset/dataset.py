@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.bundle import HeldOutUser
+from tandem.contract.held_out_users import HeldOutUser
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Rows, Vocabulary
 from trainer.dataset.parquet import read_table

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, BundleParts, Content, GoldenQueries, write_bundle
+from tandem.contract.bundle import Bundle, write_bundle
+from tandem.contract.bundle_contents import BundleParts, Content, GoldenQueries
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
@@ -136,7 +137,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             golden_queries=GoldenQueries(
                 golden, exact_top(user_vectors[:GOLDEN_USERS], item_vectors, min(GOLDEN_K, len(items)))
             ),
-            held_out_users=held_out_users(inputs.dataset, inputs.hold_out, held_out),
+            held_out_users=tuple(held_out_users(inputs.dataset, inputs.hold_out, held_out)),
             user_vocabulary=user_vocabulary,
             content=_content(inputs, config.content.num_neighbours),
             item_item=inputs.item_item,

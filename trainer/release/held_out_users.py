@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tandem.contract.bundle import HeldOutUser, read_bundle
+from tandem.contract.bundle import read_bundle
 from tandem.contract.errors import BundleError
+from tandem.contract.held_out_users import HeldOutUser
 from trainer.core.errors import DataError
 from trainer.dataset.dataset import Dataset, HoldOut, held_out_users, leave_last_out, sample_places
 

@@ -10,8 +10,9 @@ from typing import Final
 
 import structlog
 
-from tandem.contract.bundle import read_manifest, write_held_out_users
+from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
+from tandem.contract.held_out_users import write_held_out_users
 from tandem.contract.served import Refused, Served, ndcg, recall, reciprocal_rank
 from trainer.config.train_config import GateConfig
 from trainer.registry.registry import (

@@ -11,7 +11,8 @@ from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.engine.expectation import expected_others
 from inference_server.model.engine.search import EXACT_MAX_ITEMS
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, Content
+from tandem.contract.bundle import Bundle
+from tandem.contract.bundle_contents import Content
 from tandem.contract.errors import BundleIncompatible
 from tandem.contract.features import encode_index
 from tandem.contract.manifest import BlendSpec

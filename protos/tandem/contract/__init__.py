@@ -1,14 +1,25 @@
 """The contract: what the trainer, feature_sync and the inference server must agree on, and nothing else.
 
-| module       | the one definition of                                             |
-| ------------ | ----------------------------------------------------------------- |
-| `names`      | column, tensor, event-type and registry names                     |
-| `errors`     | the exceptions of this package                                    |
-| `vocabulary` | external id <-> 64-bit key <-> row number                         |
-| `features`   | feature schema; raw state -> model inputs, in training and serving |
-| `store`      | online-store keys and value bytes                                 |
-| `items`      | the item table (Arrow)                                            |
-| `manifest`   | what a bundle says of itself                                      |
-| `ranking`    | the hybrid blend of collaborative and content scores              |
-| `bundle`     | the bundle: layout, writing, reading, checks                      |
+| module            | the one definition of                                              |
+| ----------------- | ------------------------------------------------------------------ |
+| `names`           | column, tensor, event-type and registry names                      |
+| `errors`          | the exceptions of this package                                     |
+| `vocabulary`      | external id <-> 64-bit key <-> row number                          |
+| `features`        | feature schema; raw state -> model inputs, in training and serving |
+| `item_features`   | inputs of the item tower                                           |
+| `store`           | online-store keys and value bytes                                  |
+| `streams`         | entries of the event and change streams                            |
+| `items`           | the item table (Arrow)                                             |
+| `live_items`      | items of the live catalogue in the online store                    |
+| `item_item`       | scores of the item-item source                                     |
+| `candidates`      | how many candidates each source proposes by default                |
+| `ranking`         | the hybrid blend of collaborative and content scores               |
+| `recall`          | recall of an index against exact search                            |
+| `held_out_users`  | held-out users and the file that holds them                        |
+| `served`          | what the serving engine answered held-out users                    |
+| `manifest`        | what a bundle says about itself                                    |
+| `bundle_contents` | the contents of a bundle in memory                                 |
+| `file_formats`    | how one file of a bundle is stored                                 |
+| `bundle_files`    | the files of a bundle                                              |
+| `bundle`          | writing, checking and opening a bundle                             |
 """

@@ -171,6 +171,10 @@ class ItemTable:
         groups = np.split(rows[np.argsort(codes, kind="stable")], ends)
         return {name: np.unique(group) for name, group in zip(flat.dictionary.to_pylist(), groups, strict=True)}
 
+    def rows_by_popularity(self) -> npt.NDArray[np.int64]:
+        """(items,) int64: all rows, most popular first, equally popular ones in row order."""
+        return np.argsort(-self.popularity, kind="stable")
+
     def attribute(self, name: str) -> AttributeColumn | None:
         """One attribute of all items; None where no item has it."""
         attributes = _column(self._table, names.ATTRIBUTES)
@@ -192,14 +196,6 @@ class ItemTable:
         taken: list[list[str]] = _column(self._table, names.CATEGORIES).take(_row_numbers(rows)).to_pylist()
         return taken
 
-    def write_category_rows(self, path: Path) -> None:
-        """Writes `rows_by_category` as an uncompressed Arrow file, which readers can map."""
-        rows = self.rows_by_category()
-        columns = [pa.array(list(rows), pa.string()), pa.array(list(rows.values()), pa.list_(pa.int64()))]
-        table = pa.Table.from_arrays(columns, schema=_CATEGORY_ROWS)
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _CATEGORY_ROWS) as writer:
-            writer.write_table(table)
-
     def categories(self) -> Sequence[Sequence[str]]:
         """Categories of every row."""
         return list(_column(self._table, names.CATEGORIES).to_pylist())
@@ -213,8 +209,16 @@ def _parsed_numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:
     return None if np.isnan(numbers).any() else numbers
 
 
-def read_category_rows(path: Path) -> dict[str, npt.NDArray[np.int64]]:
-    """Maps what `ItemTable.write_category_rows` wrote. Raises BundleCorrupt when the file is not that."""
+def write_category_rows(path: Path, rows: Mapping[str, npt.NDArray[np.int64]]) -> None:
+    """Writes `ItemTable.rows_by_category` as an uncompressed Arrow file, which readers can map."""
+    columns = [pa.array(list(rows), pa.string()), pa.array(list(rows.values()), pa.list_(pa.int64()))]
+    table = pa.Table.from_arrays(columns, schema=_CATEGORY_ROWS)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _CATEGORY_ROWS) as writer:
+        writer.write_table(table)
+
+
+def read_category_rows(path: Path) -> Mapping[str, npt.NDArray[np.int64]]:
+    """Maps a file that `write_category_rows` wrote into memory. Raises BundleCorrupt when it is another one."""
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()

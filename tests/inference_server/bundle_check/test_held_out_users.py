@@ -14,7 +14,8 @@ import pytest
 from inference_server.bundle_check.held_out_users import MIN_REQUESTS, ask_held_out_users
 from inference_server.model.serving_model import ServingModel, open_model
 from inference_server.policy.policy_file import PolicyFile
-from tandem.contract.bundle import Bundle, HeldOutUser, write_held_out_users
+from tandem.contract.bundle import Bundle
+from tandem.contract.held_out_users import HeldOutUser, write_held_out_users
 from tandem.contract.served import (
     NOT_SHOWN,
     Refused,

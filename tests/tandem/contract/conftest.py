@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import BundleParts, GoldenQueries, HeldOutUser
+from tandem.contract.bundle_contents import BundleParts, GoldenQueries
 from tandem.contract.features import FeatureSchema, UserFeature
+from tandem.contract.held_out_users import HeldOutUser
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import IndexSpec, Manifest, TensorSpec, TowerSpec, TrainingData
 from tandem.contract.store import UserState
@@ -60,14 +61,14 @@ def parts(tmp_path: Path) -> BundleParts:
         golden_queries=GoldenQueries(
             {names.HISTORY_VECTORS: np.ones((2, 2, DIM), np.float32)}, np.array([[0, 1], [3, 2]])
         ),
-        held_out_users=[
+        held_out_users=(
             HeldOutUser(
                 "196",
                 UserState.from_events(
                     id_keys(["50"]), np.array([5], np.uint8), np.array([7], np.int64), features={"age": "49"}
                 ),
                 "172",
-            )
-        ],
+            ),
+        ),
         user_vocabulary=Vocabulary.from_ids(USER_IDS),
     )

@@ -14,18 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tandem.contract import names
-from tandem.contract.bundle import (
-    MODEL_CARD,
-    Bundle,
-    BundleParts,
-    GoldenQueries,
-    read_bundle,
-    read_manifest,
-    write_bundle,
-)
+from tandem.contract import bundle_files, names
+from tandem.contract.bundle import Bundle, read_bundle, read_manifest, write_bundle
+from tandem.contract.bundle_contents import BundleParts, GoldenQueries
+from tandem.contract.bundle_files import BUNDLE_FILES, MODEL_CARD, BundleFile
 from tandem.contract.errors import BundleCorrupt, BundleError, BundleIncompatible
-from tandem.contract.items import Item, ItemTable
+from tandem.contract.items import Item, ItemTable, write_category_rows
 from tandem.contract.manifest import Manifest
 from tandem.contract.vocabulary import Vocabulary
 
@@ -75,6 +69,20 @@ def correct_checksum(directory: Path, name: str) -> None:
     change_manifest(directory, lambda raw: raw["files"].update({name: entry}))
 
 
+class TestTable:
+    def test_it_holds_every_file_that_is_defined_beside_it(self) -> None:
+        defined = [value for value in vars(bundle_files).values() if isinstance(value, BundleFile)]
+        assert list(BUNDLE_FILES) == defined
+        assert len({file.name for file in BUNDLE_FILES}) == len(BUNDLE_FILES)
+
+    def test_a_file_is_derived_from_earlier_files_that_every_bundle_has(self) -> None:
+        assert sorted(file.name for file in BUNDLE_FILES if file.derived_from) == sorted(DERIVED)
+        earlier: set[str] = set()
+        for file in BUNDLE_FILES:
+            assert earlier.issuperset(file.derived_from)
+            earlier.add(file.name)
+
+
 class TestRoundTrip:
     def test_manifest(self, bundle: Bundle, manifest: Manifest, parts: BundleParts) -> None:
         filled_in = {
@@ -117,9 +125,9 @@ class TestRoundTrip:
         self, tmp_path: Path, manifest: Manifest, parts: BundleParts
     ) -> None:
         bundle = write_bundle(tmp_path / "bundle", manifest, dataclasses.replace(parts, model_card="# A card\n"))
-        assert (bundle.directory / MODEL_CARD).read_text() == "# A card\n"
-        (bundle.directory / MODEL_CARD).write_text("# B card\n")
-        with pytest.raises(BundleCorrupt, match=MODEL_CARD):
+        assert (bundle.directory / MODEL_CARD.name).read_text() == "# A card\n"
+        (bundle.directory / MODEL_CARD.name).write_text("# B card\n")
+        with pytest.raises(BundleCorrupt, match=MODEL_CARD.name):
             read_bundle(bundle.directory)
 
     def test_without_user_ids(self, tmp_path: Path, manifest: Manifest, parts: BundleParts) -> None:
@@ -475,7 +483,7 @@ class TestDerivedFiles:
 
     def test_rows_of_other_categories_are_refused(self, bundle: Bundle) -> None:
         table = ItemTable.from_items(Item(f"other-{row}", "", ("other",), {}, 0) for row in range(len(bundle.items)))
-        table.write_category_rows(bundle.directory / "category_rows.arrow")
+        write_category_rows(bundle.directory / "category_rows.arrow", table.rows_by_category())
         correct_checksum(bundle.directory, "category_rows.arrow")
         with pytest.raises(BundleIncompatible, match=r"category_rows\.arrow"):
             read_bundle(bundle.directory)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tandem.contract.bundle import MODEL_CARD, read_bundle
+from tandem.contract.bundle import read_bundle
+from tandem.contract.bundle_files import MODEL_CARD
 from tests.support.checkerboard import write_checkerboard
 from trainer.commands.cli import main
 from trainer.config.train_config import load_train_config
@@ -67,7 +68,7 @@ def test_export_writes_the_verified_bundle_with_its_card(trained, folder, tmp_pa
     assert answer["registry_version"] == "1"
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.model_version == answer["model_version"]
-    card = (bundle.directory / MODEL_CARD).read_text()
+    card = (bundle.directory / MODEL_CARD.name).read_text()
     assert f"python -m trainer train --dataset {trained}" in card
     assert bundle.manifest.training_data.fingerprint in card
     assert "max_epochs = 12" in card

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import MODEL_CARD, read_bundle
+from tandem.contract.bundle import read_bundle
+from tandem.contract.bundle_files import MODEL_CARD
 from tandem.ops.onnx_session import OnnxSession
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.checkerboard import write_checkerboard
@@ -79,7 +80,7 @@ def test_the_run_is_measured_as_its_ranker_ranks(result) -> None:
     assert measured.name == SERVED
     for name in ("recall@10", "ndcg@10", "map@10"):
         assert measured.means()[name] == pytest.approx(bundle.manifest.metrics[f"test/{name}"], abs=1e-9)
-    assert "ONNX ranker" in (bundle.directory / MODEL_CARD).read_text()
+    assert "ONNX ranker" in (bundle.directory / MODEL_CARD.name).read_text()
 
 
 async def test_served_scores_are_the_offline_ones(result, tmp_path) -> None:

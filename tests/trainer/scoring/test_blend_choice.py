@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tandem.contract import names
-from tandem.contract.bundle import write_held_out_users
 from tandem.contract.features import FeatureSchema, Tensors
+from tandem.contract.held_out_users import write_held_out_users
 from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS, PROFILE_EVENTS
 from tandem.contract.served import Served, ndcg

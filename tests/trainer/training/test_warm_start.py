@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from tandem.contract.bundle import MODEL_CARD, read_bundle
+from tandem.contract.bundle import read_bundle
+from tandem.contract.bundle_files import MODEL_CARD
 from tandem.contract.streams import AppliedItemChange, ItemChange
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.archive import event, write_events, write_item_changes
@@ -122,7 +123,7 @@ def test_what_it_started_from_is_recorded(champion, grown, settings, tmp_path) -
     client = MlflowClient(settings.registry_uri, settings.registry_uri)
     assert client.get_run(grown.version.run_id).data.tags[WARM_START_TAG] == champion.version.number
     assert client.get_run(champion.version.run_id).data.tags[WARM_START_TAG] == ""
-    card = (Registry(settings).download(grown.version, tmp_path) / MODEL_CARD).read_text()
+    card = (Registry(settings).download(grown.version, tmp_path) / MODEL_CARD.name).read_text()
     assert f"| trained from | version {champion.version.number} ({champion.version.model_version}) |" in card
     assert "| last change of the catalogue | 3 |" in card
 
