@@ -1,4 +1,4 @@
-"""Circuit breakers: a dependency that fails is not called for a while, so that no request waits for it.
+"""Circuit breakers: a dependency that keeps failing is not called for a while, so that no request waits for it.
 
     if not breaker.allows():
         return the degraded answer
@@ -9,8 +9,8 @@
     else:
         breaker.succeeded()
 
-Three calls and not a wrapper around one: what is guarded here is a batch that many requests share, and some failures
-are replies, not exceptions. Why no library: docs/decisions/0013-circuit-breakers.md.
+Separate calls, and not a wrapper around one: what is guarded here is a batch that many requests share, and some
+failures are replies, not exceptions. Why no library: docs/decisions/0013-circuit-breakers.md.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from enum import StrEnum
 
 
 class BreakerState(StrEnum):
-    """What a breaker lets through, in the words that metrics and GetServingStatus use."""
+    """Which calls a breaker allows. The values are the words of metrics and GetServingStatus."""
 
     CLOSED = "closed"
-    """Everything."""
+    """All calls."""
     OPEN = "open"
-    """Nothing, until some time has passed and somebody asks."""
+    """None, until the open time has passed and a caller asks again."""
     HALF_OPEN = "half_open"
-    """One call, the probe; what becomes of it decides."""
+    """One call, the probe, whose outcome closes the breaker or opens it again."""
 
 
 _CLOSED, _OPEN, _HALF_OPEN = BreakerState
 
 
 class Breaker:
-    """The breaker of one dependency. For one thread: nothing is locked."""
+    """The breaker of one dependency. Not thread-safe."""
 
     __slots__ = (
         "_clock",
@@ -62,12 +62,12 @@ class Breaker:
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[Breaker], None] | None = None,
     ) -> None:
-        """Closed at first.
+        """A closed breaker.
 
-        `failures_to_open` failures without a success between them open it, for `open_seconds` at first and for twice as
-        long after every probe that fails, up to `max_open_seconds`: once the dependency is back, the next call after at
-        most that long goes through. A probe that has not reported after `probe_seconds` is taken for lost, and the next
-        caller becomes the probe. `on_change` is called after every change of state. Raises ValueError.
+        `failures_to_open` failures in a row open it: for `open_seconds` at first, and for twice as long after every
+        probe that fails, up to `max_open_seconds`. So once the dependency is back, a call gets through after at most
+        that time. A probe that has reported nothing after `probe_seconds` counts as lost, and the next caller becomes
+        the probe. `on_change` is called after every change of state. Raises ValueError for options out of range.
         """
         if failures_to_open < 1 or not 0.0 < open_seconds <= max_open_seconds or probe_seconds <= 0.0:
             raise ValueError(
@@ -84,11 +84,11 @@ class Breaker:
         self._failures = 0
         self._open_seconds = open_seconds
         self._wait_until = 0.0
-        """Open: when a probe may go. Half-open: when the probe is taken for lost."""
+        """While open: the time of the next probe. While half-open: the time at which the probe counts as lost."""
 
     @property
     def state(self) -> BreakerState:
-        """What it lets through now. It stays open until somebody asks, however long ago it opened."""
+        """The state now. An open breaker becomes half-open when a caller asks, not by the time alone."""
         return self._state
 
     def allows(self) -> bool:
@@ -107,7 +107,7 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """The dependency answered. Closes in any state: who got through does not matter, only that somebody did."""
+        """The dependency answered. Closes the breaker in any state: the answer need not be the probe's."""
         self._failures = 0
         if self._state is not _CLOSED:
             self._open_seconds = self._first_open_seconds
@@ -116,8 +116,7 @@ class Breaker:
     def failed(self) -> None:
         """The dependency failed, or did not answer in time."""
         if self._state is _OPEN:
-            # Called before it opened: what this tells is known already.
-            return
+            return  # the call began before the breaker opened, so its failure is no news
         if self._state is _HALF_OPEN:
             self._open_seconds = min(self._open_seconds * 2.0, self._max_open_seconds)
         else:

@@ -1,13 +1,13 @@
-"""Kafka, for who has one already or needs more than one store takes. The only module of the server that imports
-confluent_kafka.
+"""Kafka, for operators who run one already or need more throughput than one store has. The only module of the server
+that imports confluent_kafka.
 
-A message counts as safe once all in-sync replicas have it (`acks=all`); how many there must be is the topic's
-`min.insync.replicas`. The producer is idempotent, so its own retries double nothing and keep the order of a key.
+A message is durable once all in-sync replicas have it (`acks=all`); the topic's `min.insync.replicas` sets how many
+that must be. The producer is idempotent, so its own retries write no message twice and keep the order of a key.
 
 Kafka takes messages, not calls: when it fails in the middle of a call, a part of the call is in the topic. The caller
-is told UNAVAILABLE, repeats the call, and what was there already takes no effect a second time, because feature_sync
-applies an `event_id` once. Kafka's transactions would hide the part from readers, at a round trip and a producer of its
-own for each transaction that is open.
+gets UNAVAILABLE and repeats the call, and the messages that were there already have no effect a second time, because
+feature_sync applies an `event_id` once. Kafka's transactions would hide the part from readers, at the price of a round
+trip and a separate producer for each open transaction.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ except ImportError as error:
 _log = structlog.get_logger()
 
 _MAX_QUEUED: Final = 20_000
-"""Messages that librdkafka may hold; a group is at most a few thousand."""
+"""Messages that librdkafka may queue; a group has at most a few thousand."""
 _LINGER_MS: Final = 1
-"""Groups come together already; waiting for more would only add to every call."""
+"""Calls are grouped already, so a longer wait for more messages would only delay every call."""
 _POLL_SECONDS: Final = 0.1
 _METADATA_SECONDS: Final = 0.9
 
 
 class KafkaStream:
-    """Appends with one producer, whose reports a thread takes in."""
+    """Appends with one producer, whose delivery reports a thread polls."""
 
     def __init__(self, url: str, *, wait_ms: int) -> None:
-        """`url` as `streams.kafka_options` takes it. `wait_ms` is the longest time for which a message is tried."""
+        """`url` is in the format of `streams.kafka_options`. A message that is not delivered within `wait_ms` fails."""
         self._configuration: dict[str, str | int | bool] = {
             "acks": "all",
             "enable.idempotence": True,
             "linger.ms": _LINGER_MS,
             "queue.buffering.max.messages": _MAX_QUEUED,
             "message.timeout.ms": wait_ms,
-            # It would write lines of its own to the log; what goes wrong comes back with each message.
+            # Without it librdkafka writes lines of its own to the log. Errors come back with each message anyway.
             "log_level": 0,
             **kafka_options(url),
         }
@@ -59,11 +59,11 @@ class KafkaStream:
 
     @property
     def backlog(self) -> Mapping[str, int]:
-        """Nothing: what a topic keeps is the broker's to say, and readers take nothing off."""
+        """Empty: the broker decides how long a topic keeps messages, and readers remove none."""
         return {}
 
     async def append(self, batches: Sequence[Batch]) -> None:
-        """Sends all entries and waits for all reports."""
+        """Sends all entries and waits for all delivery reports."""
         producer = self._connected()
         num_entries = sum(len(batch.entries) for batch in batches)
         if len(producer) + num_entries > _MAX_QUEUED:
@@ -79,11 +79,11 @@ class KafkaStream:
         failed = await delivery.ended
         if failed is not None:
             if failed.fatal():
-                await self.close()  # this producer is of no more use; the next call makes another
+                await self.close()  # a fatal error ends the producer; the next call makes a new one
             raise StreamFailed(str(failed))
 
     async def probe(self) -> None:
-        """Asks for the topics, which makes them where the broker makes topics by itself."""
+        """Asks for the topics' metadata, which creates the topics where the broker does so automatically."""
         producer = self._connected()
         for name in (EVENTS, ITEM_CHANGES):
             topic = kafka_topic(name)
@@ -96,7 +96,7 @@ class KafkaStream:
                 raise StreamFailed(f"topic {topic}: {problem.str()}")
 
     async def close(self) -> None:
-        """Ends the producer; messages that are on their way may be lost."""
+        """Closes the producer. Messages that are not delivered yet may be lost."""
         producer, self._producer = self._producer, None
         if producer is None or self._reporting is None:
             return
@@ -116,17 +116,17 @@ class KafkaStream:
 
 
 class _Delivery:
-    """The reports of one group of messages."""
+    """The delivery reports of one group of messages."""
 
     def __init__(self, num_messages: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._num_left = num_messages
         self._failed: KafkaError | None = None
         self.ended: asyncio.Future[KafkaError | None] = self._loop.create_future()
-        """What went wrong first; None when nothing did."""
+        """The first error; None if every message was delivered."""
 
-    def report(self, error: KafkaError | None, message: Message) -> None:  # noqa: ARG002 - what the producer calls it with
-        """Takes in one report, in the thread of reports."""
+    def report(self, error: KafkaError | None, message: Message) -> None:  # noqa: ARG002 - the producer passes both
+        """Counts one report, in the polling thread."""
         self._failed = self._failed or error
         self._num_left -= 1
         if self._num_left == 0:

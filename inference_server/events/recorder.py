@@ -1,6 +1,6 @@
-"""The three calls that write, over whatever protocol they came.
+"""The three calls that write events and catalogue changes, for every protocol.
 
-They need no model, and nothing that answers needs them.
+They need no model, and no recommendation needs them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from inference_server.telemetry.statistics import Statistics
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, Event, ItemChange
 
 _SECONDS_TO_ANSWER: Final = 0.005
-"""What is kept of a caller's time to tell it the outcome."""
+"""Part of a caller's time that is reserved for sending the response."""
 _MIN_SECONDS: Final = 0.002
-"""Least time in which anything can be appended."""
+"""A call with less time than this left is refused: nothing can be appended that fast."""
 _UPSERT: Final = "item_upsert"
 _DELETE: Final = "item_delete"
 
 
 class Recorder:
-    """Has events and catalogue changes appended."""
+    """Appends events and catalogue changes to their streams."""
 
     def __init__(self, commit: GroupCommit, statistics: Statistics, *, max_seconds: float) -> None:
         """`max_seconds` caps every caller's deadline."""
@@ -33,25 +33,25 @@ class Recorder:
         self._max_seconds = max_seconds
 
     async def record_events(self, events: Sequence[Event], time_remaining_seconds: float | None) -> int:
-        """Returns how many events are durable now: all of them. Raises RequestError."""
+        """Returns the number of events once all of them are durable. Raises RequestError."""
         entries = [Entry(event.user_id.encode(), event.to_bytes()) for event in events]
         await self._append(EVENTS, entries, time_remaining_seconds)
         self._statistics.events_appended.update(Counter(event.type for event in events))
         return len(entries)
 
     async def change_items(self, changes: Sequence[ItemChange], time_remaining_seconds: float | None) -> int:
-        """Returns how many changes are durable now: all of them. Raises RequestError."""
+        """Returns the number of changes once all of them are durable. Raises RequestError."""
         entries = [Entry(change.item_id.encode(), change.to_bytes()) for change in changes]
         await self._append(ITEM_CHANGES, entries, time_remaining_seconds)
         self._statistics.events_appended.update(Counter(_DELETE if change.deleted else _UPSERT for change in changes))
         return len(entries)
 
     async def start(self) -> None:
-        """Begins to append."""
+        """Starts to append."""
         await self._commit.start()
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Closes the connections."""
         await self._commit.close()
 
     async def _append(self, stream: str, entries: Sequence[Entry], time_remaining_seconds: float | None) -> None:

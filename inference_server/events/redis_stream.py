@@ -1,12 +1,12 @@
-"""Redis Streams, the default stream: nothing more to run than the online store.
+"""Redis Streams, the default stream: it runs in the online store, so there is no other server to operate.
 
-A group of calls is ONE transaction: Redis applies a transaction as a whole, also when it is started again from its
-append-only file, so a call is in the stream or it is not. Streams are never trimmed here; that is for who has read
-them (see docs/decisions/0033-back-pressure-of-events.md).
+A group of calls is ONE transaction. Redis applies a transaction as a whole, also when it restarts from its append-only
+file, so either all entries of a call are in the stream or none. Streams are not trimmed here: feature_sync trims what
+it has applied (see docs/decisions/0033-back-pressure-of-events.md).
 
-When an entry is safe, by docs/decisions/0032-durable-events.md: with `appendfsync always` a reply comes after the disk
-has it. With any other policy WAITAOF would have to say so, and Valkey 9.1 says it too early; so such a server is
-refused, unless the settings ask for less.
+When an entry is durable (docs/decisions/0032-durable-events.md): with `appendfsync always`, a reply comes after the
+entry is on disk. With any other policy only WAITAOF could tell, and Valkey 9.1 answers it too early; so a server with
+another policy is refused, unless the settings ask for less durability.
 """
 
 from __future__ import annotations
@@ -30,16 +30,20 @@ _ADD: Final = {
     % (len(stream_key(name)), stream_key(name), len(ENTRY_FIELD), ENTRY_FIELD)
     for name in _STREAMS
 }
-"""An XADD as RESP writes it, up to the value: redis-py takes six times as long to pack one."""
+"""An XADD in RESP, up to the value: redis-py takes six times as long to pack one."""
 _LOCAL_COPIES: Final = 1
+"""What WAITAOF waits for: the local append-only file."""
 
 
 class RedisStream:
-    """Appends over a connection of its own, which reads of the store never wait behind."""
+    """Appends over a connection of its own, so that reads of the store never wait for appends."""
 
     def __init__(self, url: str, *, fsync: bool, wait_ms: int) -> None:
-        """`url` as redis-py takes it. `fsync`: an entry is safe once the disk has it, instead of once Redis has it.
-        `wait_ms` is the longest wait for the disk where the server has to be asked. Raises ValueError for the URL."""
+        """`url` is in redis-py's format; raises ValueError for any other.
+
+        With `fsync` an entry is durable once it is on disk, without it once Redis has it. `wait_ms` is the longest wait
+        for the disk where the server's configuration is not readable.
+        """
         self._connections = Connections(url)
         self._connection: AbstractConnection | None = None
         self._fsync = fsync
@@ -49,7 +53,7 @@ class RedisStream:
 
     @property
     def backlog(self) -> Mapping[str, int]:
-        """Entries by stream, those that were applied and not yet trimmed included."""
+        """Number of entries by stream, including those that are applied but not trimmed yet."""
         return self._backlog
 
     async def append(self, batches: Sequence[Batch]) -> None:
@@ -72,29 +76,29 @@ class RedisStream:
                 await self._wait_for_disk(connection)
 
     async def probe(self) -> None:
-        """Reads how long the streams are, and again how durable the server is: that may be changed while it runs."""
+        """Reads the lengths of the streams and the server's durability, which may change while it runs."""
         async with self._connected() as connection:
-            await self._look_at_durability(connection)
+            await self._check_durability(connection)
             await connection.send_packed_command([_LENGTHS], check_health=False)
             self._note([await connection.read_response() for _ in _STREAMS])
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Closes the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        """The connection, which is given up when something goes wrong: a late reply would be read as the next one's.
+        """The connection. It is closed after an error, because a late reply would be taken for the next command's.
 
-        Raises StreamFailed for whatever the client raises.
+        Raises StreamFailed in place of whatever the client raises.
         """
         try:
             if self._connection is None:
                 self._connection = self._connections.make()
                 await self._connection.connect()  # type: ignore[no-untyped-call]
-                await self._look_at_durability(self._connection)
+                await self._check_durability(self._connection)
             yield self._connection
         except StreamFull:
             raise
@@ -107,15 +111,15 @@ class RedisStream:
                 raise StreamFailed(repr(error)) from error
             raise
 
-    async def _look_at_durability(self, connection: AbstractConnection) -> None:
-        """Raises StreamFailed where the server would answer before the disk has what it answers for."""
+    async def _check_durability(self, connection: AbstractConnection) -> None:
+        """Raises StreamFailed for a server that acknowledges entries before they are on disk."""
         if not self._fsync:
             return
         await connection.send_command("CONFIG", "GET", "append*", check_health=False)
         try:
             reply = await connection.read_response(disable_decoding=True)
         except ResponseError:
-            # Managed servers keep their configuration to themselves; what WAITAOF says is all there is then.
+            # Managed servers do not show their configuration, so only WAITAOF is left to ask.
             self._asks_for_disk = True
             return
         configured = dict(zip(reply[::2], reply[1::2], strict=True))
@@ -137,7 +141,7 @@ class RedisStream:
 
 
 async def _read_queued(connection: AbstractConnection, num_replies: int) -> None:
-    """Reads the replies before that of EXEC. Raises StreamFull, or what else a command was refused with."""
+    """Reads the replies before that of EXEC. Raises StreamFull, or the error with which a command was refused."""
     refused: ResponseError | None = None
     for _ in range(num_replies):
         try:
@@ -148,7 +152,7 @@ async def _read_queued(connection: AbstractConnection, num_replies: int) -> None
         return
     try:
         await connection.read_response(disable_decoding=True)
-    except ResponseError:  # EXEC does nothing then, and says so
+    except ResponseError:  # EXEC discards the transaction, with an error of its own
         if isinstance(refused, OutOfMemoryError):
             raise StreamFull(f"the store is out of memory: {refused}") from refused
         raise refused from None

@@ -1,6 +1,6 @@
-"""What a stream is to this server: something that entries are appended to, and that says when they are safe there.
+"""The interface of a stream: entries are appended to it, and it tells when they are durable.
 
-Two implementations, `redis_stream` and `kafka_stream`; one contract test runs over both.
+`redis_stream` and `kafka_stream` implement it; one contract test runs over both.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry, packed."""
+    """One packed entry."""
 
     key: bytes
-    """The user's or the item's id: entries of one key keep their order."""
+    """Id of the user or the item. Entries with the same key keep their order."""
     value: bytes
-    """An `Event` or an `ItemChange`, as the contract packs it."""
+    """An `Event` or an `ItemChange`, packed as the contract defines it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +30,28 @@ class Batch:
 
 
 class StreamFailed(Exception):
-    """Entries that may not be safe: the stream is away, slow, or does not keep what it takes. Never leaves `events`."""
+    """Entries may not be durable: the stream is unavailable, slow, or loses entries. Not raised outside `events`."""
 
 
 class StreamFull(Exception):
-    """The stream took nothing, because it has no room. Never leaves `events`."""
+    """The stream has no room and appended nothing. Not raised outside `events`."""
 
 
 class EventStream(Protocol):
-    """A stream that entries are appended to, by one task at a time."""
+    """A stream. One task at a time appends to it."""
 
     async def append(self, batches: Sequence[Batch]) -> None:
-        """Appends all entries, in their order. Returns once they are safe.
+        """Appends all entries in their order. Returns once they are durable.
 
-        Raises StreamFailed; then any of them may be in the stream, or none. Raises StreamFull; then none is.
+        Raises StreamFailed, and then any of them may be in the stream; or StreamFull, and then none is.
         """
 
     async def probe(self) -> None:
-        """Looks whether entries could be appended now. Raises StreamFailed."""
+        """Checks that entries could be appended now. Raises StreamFailed."""
 
     @property
     def backlog(self) -> Mapping[str, int]:
-        """Entries by stream that nobody has taken off yet, when last heard; empty where that cannot be known."""
+        """Number of entries that are still in each stream, as last read; empty where that cannot be known."""
 
     async def close(self) -> None:
-        """Ends the connections. What is being appended may be lost."""
+        """Closes the connections. Entries that are being appended may be lost."""

@@ -1,4 +1,4 @@
-"""Which stream the settings name."""
+"""Opens the stream that the settings name."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from inference_server.events.stream import EventStream
 
 
 def open_stream(settings: Settings) -> EventStream:
-    """A stream that connects when it is first used. Raises SettingsError."""
+    """The stream of the settings, which connects on first use. Raises SettingsError."""
     url = settings.events_url or settings.store_url
     if url.startswith("kafka://"):
-        # Imported here: Kafka's client is an extra that most servers do without.
+        # Imported here, because Kafka's client is an extra that most servers do not install.
         from inference_server.events.kafka_stream import KafkaStream
 
         return KafkaStream(url, wait_ms=int(settings.events_deadline_ms))

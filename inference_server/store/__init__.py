@@ -1,1 +1,1 @@
-"""The online store: reads of users and feeds, over connections to Redis or Valkey behind a breaker."""
+"""The online store: reads of user states and feeds from Redis or Valkey, behind a breaker."""

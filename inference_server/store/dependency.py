@@ -1,4 +1,4 @@
-"""A dependency of the server behind its breaker, and whether it is up, as status, metrics and log say."""
+"""A dependency of the server: its breaker, and whether it is up, for status, metrics and the log."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from inference_server.telemetry.statistics import Statistics
 _log = structlog.get_logger()
 
 _MAX_OPEN_SECONDS: Final = 1.0
-"""Longest time for which a dependency is not tried again: it is of use again soon after it has come back."""
+"""Longest time without a probe, so that a dependency that has come back is used again within a second."""
 
 
 class Dependency:
-    """Who asks a dependency reports here what came of it. Down until the first good report."""
+    """The state of a dependency, from the outcomes that its callers report. Down until the first success."""
 
     def __init__(self, name: str, statistics: Statistics, breaker: Breaker | None = None) -> None:
-        """`name` is what it is called wherever its state is shown."""
+        """`name` is the dependency's name in status, metrics and the log."""
         self._name = name
         self._statistics = statistics
         self._statistics.dependencies_up[name] = False
@@ -27,22 +27,22 @@ class Dependency:
         statistics.watch(self._breaker)
 
     def allows(self) -> bool:
-        """Whether it may be asked. Who may must report."""
+        """Whether the caller may call it. Every call that is allowed must be followed by `succeeded` or `failed`."""
         return self._breaker.allows()
 
     def may_be_probed(self) -> bool:
-        """Whether a probe may go: always while all is well, and as the breaker says when it is not."""
+        """Whether a probe may be sent: always while the breaker is closed, else as the breaker allows."""
         return self._breaker.state is BreakerState.CLOSED or self._breaker.allows()
 
     def succeeded(self) -> None:
-        """It answered."""
+        """Reports that the dependency answered."""
         self._breaker.succeeded()
         if not self._statistics.dependencies_up[self._name]:
             self._statistics.dependencies_up[self._name] = True
             _log.info(f"{self._name}_up")
 
     def failed(self, reason: str) -> None:
-        """It did not answer, or not in time. `reason` is for the log."""
+        """Reports that the dependency did not answer, or not in time. `reason` is for the log."""
         self._breaker.failed()
         if self._statistics.dependencies_up[self._name]:
             self._statistics.dependencies_up[self._name] = False

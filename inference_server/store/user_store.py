@@ -1,7 +1,7 @@
-"""The online store, as requests read it.
+"""Reads of the online store, by requests and by the follower of the live catalogue.
 
 A read is ONE MGET for all keys of a micro-batch (see `micro_batches`): a command costs this process about as much time
-as the rest of a request does, so it has to be shared.
+as the rest of a request, so the requests of a batch share it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from inference_server.store.redis_connections import AbstractConnection, Connect
 from inference_server.telemetry.statistics import STORE, Statistics
 
 _MIN_PATIENCE_SECONDS: Final = 0.25
-"""How long a read at least waits for its reply, even if all its callers give up sooner: a caller with a tiny deadline
-must not cost the others a healthy connection."""
+"""Shortest time for which a read waits for its reply, even if all its callers give up sooner: a request with a tiny
+deadline must not cost the other requests a healthy connection."""
 _FEED_PATIENCE_SECONDS: Final = 1.0
-"""How long a read of a feed waits for its reply: nobody waits for it."""
+"""Longest wait for the reply to a read of a feed, which no request waits for."""
 _PROBE_SECONDS: Final = 0.5
+"""Pause between two probes."""
 _PROBE_TIMEOUT_SECONDS: Final = 1.0
 
 Values = list[bytes | None]
+"""Values in the order of their keys; None for a key without a value."""
 
 
 class StoreFailed(Exception):
-    """A read that brought nothing. Never leaves `hydrate`: the answer is degraded."""
+    """A read without a reply. Never reaches a caller of the API: the answer is degraded, or the read repeated later."""
 
     def __init__(self, reason: Degraded) -> None:
         super().__init__(reason)
@@ -36,7 +38,7 @@ class StoreFailed(Exception):
 
 
 def _pack(*parts: bytes) -> bytes:
-    """A command as RESP writes it. Not redis-py's, which looks at the type of every part: three microseconds a user."""
+    """A command in RESP. Not redis-py's packer, which looks at the type of every part: three microseconds a user."""
     return b"".join([b"*%d\r\n" % len(parts), *(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)])
 
 
@@ -44,30 +46,34 @@ class ReadsStore(Protocol):
     """What the stages need of a store."""
 
     def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
-        """Begins to read the values of some keys; None where there is none. The task raises StoreFailed alone."""
+        """Starts to read the values of keys, which takes at most about `patience_seconds`.
+
+        The task raises no exception but StoreFailed. A caller that does not want to wait any longer leaves the task
+        alone: it ends by itself, and its connection stays usable.
+        """
         ...
 
 
 class ReadsFeeds(ReadsStore, Protocol):
-    """What following the feeds of the live catalogue needs of a store."""
+    """What the follower of the live catalogue needs of a store."""
 
     async def changed_members(self, changes: bytes, *, after: int, until: int, count: int) -> list[tuple[bytes, int]]:
-        """The first members of a sorted set with scores in (after, until], at most `count`, and their scores.
+        """The first `count` members of a sorted set with scores in (after, until], and their scores.
 
         Raises StoreFailed.
         """
         ...
 
     async def hash_values(self, values: bytes, fields: Sequence[bytes]) -> Values:
-        """Values of fields of a hash; None where there is none. Raises StoreFailed."""
+        """Values of fields of a hash. Raises StoreFailed."""
         ...
 
 
 class UserStore:
-    """Reads values of many keys at once, behind a breaker."""
+    """Reads the values of many keys at once, behind a breaker."""
 
     def __init__(self, url: str, statistics: Statistics, breaker: Breaker | None = None) -> None:
-        """Connects when started. `url` as redis-py takes it. Raises ValueError for one it cannot parse."""
+        """Does not connect before `start`. `url` is in redis-py's format. Raises ValueError for any other."""
         self._connections = Connections(url)
         self._dependency = Dependency(STORE, statistics, breaker)
         self._free_connections: list[AbstractConnection] = []
@@ -75,13 +81,13 @@ class UserStore:
         self._probing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Looks whether the store is there, and keeps looking."""
+        """Probes the store once, and then regularly until `close`."""
         probe = self._connections.make()
         await self._probe_once(probe)
         self._probing = asyncio.create_task(self._probe(probe), name="store-probe")
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         tasks = [*self._reads, *([self._probing] if self._probing else [])]
         for task in tasks:
             task.cancel()
@@ -91,11 +97,7 @@ class UserStore:
         self._free_connections.clear()
 
     def read(self, keys: Sequence[bytes], patience_seconds: float) -> asyncio.Task[Values]:
-        """Begins to read the values of some keys, and gives up after a time. The task raises StoreFailed, and nothing
-        else.
-
-        Whoever has waited long enough leaves the task alone: it ends by itself, and its connection stays of use.
-        """
+        """See `ReadsStore`."""
         task = asyncio.create_task(self._ask(_pack(b"MGET", *keys), max(patience_seconds, _MIN_PATIENCE_SECONDS)))
         self._reads.add(task)
         task.add_done_callback(self._forget)
@@ -115,10 +117,10 @@ class UserStore:
     def _forget(self, task: asyncio.Task[Values]) -> None:
         self._reads.discard(task)
         if not task.cancelled():
-            task.exception()  # seen, also where nobody waits for it any more
+            task.exception()  # retrieved here, because there may be no caller left to await the task
 
     async def _ask(self, packed_command: bytes, patience_seconds: float) -> Values:
-        """The reply to a command that replies with a list."""
+        """The reply to a command that replies with a list. Raises StoreFailed."""
         if not self._dependency.allows():
             raise StoreFailed(Degraded.STORE_UNAVAILABLE)
         connection = self._free_connections.pop() if self._free_connections else self._connections.make()
@@ -131,20 +133,20 @@ class UserStore:
         except TimeoutError as error:
             self._dependency.failed("timeout")
             raise StoreFailed(Degraded.STORE_TIMEOUT) from error
-        except Exception as error:  # whatever store or client raise, everyone in the batch gets an answer
+        except Exception as error:  # whatever the store or the client raises, every request of the batch is answered
             self._dependency.failed(repr(error))
             raise StoreFailed(Degraded.STORE_UNAVAILABLE) from error
         finally:
             if usable:
                 self._free_connections.append(connection)
             else:
-                # A late reply would be read as the next one's: this connection is of no more use.
+                # The reply may still come, and would be taken for the next command's.
                 await connection.disconnect(nowait=True)
         self._dependency.succeeded()
         return values
 
     async def _probe(self, connection: AbstractConnection) -> None:
-        """Keeps the store's state true while nobody asks for a recommendation, and closes the breaker soon."""
+        """Keeps the store's state up to date while no requests come, and closes the breaker soon after an outage."""
         try:
             while True:
                 await asyncio.sleep(_PROBE_SECONDS)
@@ -158,7 +160,7 @@ class UserStore:
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
                 await connection.send_command("PING")
                 await connection.read_response()
-        except Exception as error:  # whatever store or client raise means the same: it is not up
+        except Exception as error:  # whatever the store or the client raises, the store is not up
             await connection.disconnect(nowait=True)
             self._dependency.failed(repr(error))
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +122,8 @@ def test_every_change_of_state_is_told() -> None:
     breaker.failed()
     clock.now += 0.5
     breaker.allows()
+    clock.now += 1.0  # the probe is lost
+    breaker.allows()
     breaker.failed()
     clock.now += 1.0
     breaker.allows()
@@ -231,6 +235,8 @@ class BreakerMachine(RuleBasedStateMachine):
     def what_is_told_is_what_is(self) -> None:
         assert self.breaker.state is (self.told[-1] if self.told else BreakerState.CLOSED)
         assert all(one is not other for one, other in zip(self.told, self.told[1:], strict=False))
+        states = [BreakerState.CLOSED, *self.told]
+        assert list(pairwise(states)).count((BreakerState.CLOSED, BreakerState.OPEN)) == self.times_opened
 
 
 TestBreakerMachine = BreakerMachine.TestCase

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from inference_server.core.errors import OverCapacity, StreamUnavailable
-from inference_server.events.group_commit import GROUP_ENTRIES, MAX_WAITING_ENTRIES, GroupCommit
+from inference_server.events.group_commit import MAX_GROUP_ENTRIES, MAX_WAITING_ENTRIES, GroupCommit
 from inference_server.events.redis_stream import RedisStream
 from inference_server.events.stream import Batch, Entry
 from inference_server.telemetry.statistics import Statistics
@@ -69,7 +69,7 @@ async def test_a_group_has_a_bound(tmp_path: Path) -> None:
         await client.config_resetstat()
         calls = [made.commit.append(batch(number, 400), PATIENCE_SECONDS) for number in range(10)]
         await asyncio.gather(*calls)
-        assert (await client.info("commandstats"))["cmdstat_exec"]["calls"] == 10 // (GROUP_ENTRIES // 400)
+        assert (await client.info("commandstats"))["cmdstat_exec"]["calls"] == 10 // (MAX_GROUP_ENTRIES // 400)
         assert await made.length() == 4000
 
 
