@@ -28,6 +28,7 @@ from inference_server.live.merge import merge
 from inference_server.model.serving_model import ModelSlot, ServingModel, open_model, with_live
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
+from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
 from inference_server.store.user_store import Values
 from inference_server.telemetry.statistics import Statistics
@@ -90,7 +91,9 @@ async def measure(catalogue: BuiltCatalogue, *, num_rounds: int = _ROUNDS) -> di
     models = {num_live: with_live_items(opened, num_live) for num_live in _NUM_LIVE}
     slot = ModelSlot()
     slot.current = opened
-    admission = Admission(slot, PolicyFile(None), max_concurrent_requests=_IN_FLIGHT, max_seconds=60.0)
+    admission = Admission(
+        slot, PolicyFile(None, policy_choices()), max_concurrent_requests=_IN_FLIGHT, max_seconds=60.0
+    )
     with ThreadPoolExecutor(2) as threads:
         recommender = Recommender(
             admission=admission, store=_Store(catalogue), threads=threads, statistics=Statistics()

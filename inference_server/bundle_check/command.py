@@ -19,6 +19,7 @@ from inference_server.bundle_check.report import CheckReport
 from inference_server.core.errors import BundleRefused, SettingsError
 from inference_server.model.serving_model import ServingModel, open_model
 from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.policy_choices import policy_choices
 from tandem.contract.errors import BundleCorrupt, BundleError
 from tandem.contract.held_out_users import HeldOutUser, read_held_out_users
 from tandem.contract.served import (
@@ -125,7 +126,9 @@ def _served(options: CheckOptions, report: CheckReport, users: Sequence[HeldOutU
             raise SettingsError(f"{options.directory} holds no held-out user: name a file with --held-out")
     against, problem = _opened_beside(options.against)
     models = [model, *([against] if against is not None else [])]
-    asking = ask_held_out_users(models, users, num_shown=options.num_shown, policies=PolicyFile(options.policies_file))
+    asking = ask_held_out_users(
+        models, users, num_shown=options.num_shown, policies=PolicyFile(options.policies_file, policy_choices())
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         candidate, *compared = runner.run(asking)
     return Served(

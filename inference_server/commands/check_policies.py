@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, _: Settings) -> int:
     """Prints the policies in full, or one line for each problem of the file."""
     from inference_server.policy.policy_file import describe_policies, load_policies
+    from inference_server.request.policy_choices import policy_choices
 
     try:
-        policies = load_policies(options.file)
+        policies = load_policies(options.file, policy_choices())
     except PoliciesInvalid as refused:
         print("\n".join(refused.problems))
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,15 @@ from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.catalogue.filter_cache import FilterCache
 from inference_server.model.catalogue.live_catalogue import LiveCatalogue
 from inference_server.model.catalogue.live_items import LiveItems, no_live_items
+from inference_server.model.engine.content import ContentScorer
 from inference_server.model.engine.exact import ExactSearch
 from inference_server.model.engine.index import ItemIndex
 from inference_server.model.engine.live_search import LiveSearch
-from inference_server.model.engine.ranker import BlendRanker, ContentScorer, OnnxRanker, Pairs
 from inference_server.model.engine.search import EXACT_MAX_ITEMS, Allowed, ItemSearch
 from inference_server.model.engine.towers import UserTower
 from inference_server.model.page_token import PageTokens, tokens_of_bundle
+from inference_server.model.rankers.ranker import Ranker, RankerBatch
+from inference_server.model.rankers.registry import RANKERS
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleIncompatible
 from tandem.contract.features import encode_index, encode_users
@@ -56,8 +59,8 @@ class ServingModel:
     user_tower: UserTower
     content: ContentScorer | None
     item_item: ItemItem | None
-    blend: BlendRanker | None
-    onnx_ranker: OnnxRanker | None
+    rankers: Mapping[str, Ranker]
+    """The rankers that the bundle has, by name, in the order in which `ranker: auto` prefers them."""
     page_tokens: PageTokens
     variant: str
     """The alias it is served under; empty without a registry."""
@@ -129,8 +132,7 @@ def open_model(
         user_tower=UserTower(bundle.user_tower, manifest.feature_schema),
         content=ContentScorer(bundle.content) if bundle.content is not None else None,
         item_item=bundle.item_item,
-        blend=BlendRanker(manifest.blend) if manifest.blend is not None else None,
-        onnx_ranker=OnnxRanker(bundle) if bundle.ranker is not None else None,
+        rankers={ranker.name: ranker for kind in RANKERS if (ranker := kind.open(bundle)) is not None},
         page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes()),
         variant=variant,
         registry_version=registry_version,
@@ -164,18 +166,20 @@ def _warm_up(model: ServingModel) -> None:
     queries = np.asarray(model.bundle.item_vectors[:1])
     for search in (model.search, model.index):
         found = search.nearest(queries, _WARM_UP_ITEMS, [Allowed(None, NO_ROWS)])
-    if model.onnx_ranker is not None:
-        pairs = Pairs(
-            user_vectors=queries,
-            user_index=model.user_index([""]),
-            rows=np.maximum(found.rows, 0),
-            collaborative=found.scores,
-            content=np.zeros_like(found.scores),
-            item_item=None,
-            catalogue=model.bundle_catalogue,
-        )
+    batch = RankerBatch(
+        user_vectors=queries,
+        user_index=model.user_index([""]),
+        rows=np.maximum(found.rows, 0),
+        collaborative=found.scores,
+        content=np.zeros_like(found.scores),
+        item_item=np.zeros_like(found.scores),
+        catalogue=model.bundle_catalogue,
+    )
+    for ranker in model.rankers.values():
+        if not ranker.runs_long:
+            continue
         try:
-            model.onnx_ranker.score(pairs)
+            ranker.score(batch)
         except Exception as error:  # as above
             raise BundleIncompatible(f"the ranker fails on candidates: {error}") from error
 

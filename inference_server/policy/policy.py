@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference_server.core.query import AttributePredicate, Clause
-from tandem.contract.candidates import CONTENT_NEIGHBOUR_CANDIDATES, ITEM_ITEM_CANDIDATES, TWO_TOWER_CANDIDATES
 
 _Name = Annotated[str, Field(min_length=1)]
-_NumCandidates = Annotated[int, Field(ge=0, le=1000)]
 
 
 class StrictConfig(BaseModel):
@@ -21,25 +20,6 @@ class StrictConfig(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
-
-
-class Sources(StrictConfig):
-    """Most candidates taken from each source; 0: the source is off."""
-
-    two_tower: int = Field(default=TWO_TOWER_CANDIDATES, ge=1, le=1000)
-    """Items nearest to the user's vector. Cannot be off: the other sources only add to it."""
-
-    item_item: _NumCandidates = ITEM_ITEM_CANDIDATES
-    """Items that the users of the items chosen last chose too. Of a bundle whose blend has the item-item source."""
-
-    content_neighbours: _NumCandidates = CONTENT_NEIGHBOUR_CANDIDATES
-    """Items whose content is near to that of the items chosen last."""
-
-    popular: _NumCandidates = 0
-    """Items with most interactions in the training data."""
-
-    trending: _NumCandidates = 0
-    """Items with most interactions of late."""
 
 
 class AttributePredicateConfig(StrictConfig):
@@ -106,12 +86,13 @@ class Boost(StrictConfig):
 class Policy(StrictConfig):
     """How one scenario is answered."""
 
-    sources: Sources = Sources()
-    """Where candidates come from."""
+    sources: Mapping[str, int] = {}
+    """Most candidates taken from each source, by its name; 0: the source is off. A source that is missing here gives as
+    many as it gives by default. `Choices` validates the names."""
 
-    ranker: Literal["auto", "onnx", "blend", "none"] = "auto"
-    """What orders candidates. auto: the bundle's ONNX ranker if it has one, else its blend if it has one, else none.
-    none: the score of the two towers."""
+    ranker: str = "auto"
+    """What orders candidates: the name of a registered ranker that the bundle may have; auto: the first of them that it
+    has; none, and where the bundle has not what is named: the score of the two towers. `Choices` validates the name."""
 
     content_weight: float | None = Field(default=None, ge=0.0, le=1.0)
     """Weight of content in the blend, 0 to 1; null: the bundle's own."""

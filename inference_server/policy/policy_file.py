@@ -25,6 +25,7 @@ import structlog
 from pydantic import BaseModel, Field, ValidationError
 
 from inference_server.core.errors import PoliciesInvalid, UnknownScenario
+from inference_server.policy.choices import Choices
 from inference_server.policy.policy import Policy, StrictConfig
 from inference_server.policy.yaml_lines import Document, YamlInvalid, read_yaml
 
@@ -79,8 +80,11 @@ class Policies:
         return tuple(self.scenarios)
 
 
-def load_policies(path: Path) -> Policies:
-    """Reads and validates a file. Raises PoliciesInvalid, which says what is wrong with which key in which line."""
+def load_policies(path: Path, choices: Choices) -> Policies:
+    """Reads and validates a file; `choices` are the sources and rankers that it may name.
+
+    Raises PoliciesInvalid, which says what is wrong with which key in which line.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
@@ -95,7 +99,7 @@ def load_policies(path: Path) -> Policies:
     if document.value is None:
         # Most likely half written: the policies in force are better than none.
         raise PoliciesInvalid((f"{path}:1: is empty; for the built-in policy write `default: {{}}`",))
-    return _Validation(path, document).policies(hashlib.sha256(content).hexdigest())
+    return _Validation(path, document, choices).policies(hashlib.sha256(content).hexdigest())
 
 
 def describe_policies(policies: Policies) -> str:
@@ -107,9 +111,10 @@ def describe_policies(policies: Policies) -> str:
 class _Validation:
     """From a document to policies, with every problem found on the way."""
 
-    def __init__(self, path: Path, document: Document) -> None:
+    def __init__(self, path: Path, document: Document, choices: Choices) -> None:
         self._path = path
         self._document = document
+        self._choices = choices
         self._problems: list[tuple[int, str]] = []
 
     def policies(self, fingerprint: str) -> Policies:
@@ -117,20 +122,26 @@ class _Validation:
         if file is None:
             raise self._invalid()
         default = file.default or {}
-        default_policy = self._validated(Policy, default, ("default",))
+        default_policy = self._policy(default, ("default",))
         if default_policy is None:
             # Its mistakes would be told once more for every scenario.
             raise self._invalid()
         policies: dict[str, Policy] = {}
         for name, overrides in (file.scenarios or {}).items():
             merged = _merged(default, overrides or {})
-            if policy := self._validated(Policy, merged, ("scenarios", name)):
+            if policy := self._policy(merged, ("scenarios", name)):
                 policies[name] = policy
         if "default" in policies:
             self._report(("scenarios", "default"), "the default policy is `default` at the top, and has no other name")
         if self._problems:
             raise self._invalid()
         return Policies(default=default_policy, scenarios=policies, fingerprint=fingerprint)
+
+    def _policy(self, keys: Mapping[str, Any], at: tuple[str, ...]) -> Policy | None:
+        named_keys, other_keys = self._choices.split(keys)
+        named = self._validated(self._choices.model, named_keys, at)
+        policy = self._validated(Policy, other_keys, at)
+        return None if named is None or policy is None else policy.model_copy(update=named.model_dump())
 
     def _validated(self, model: type[_M], value: Any, at: tuple[str, ...]) -> _M | None:
         try:
@@ -154,11 +165,12 @@ class _Validation:
 class PolicyFile:
     """The policies in force, and the file they come from."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Reads the file; None: the built-in policy, for ever. Raises PoliciesInvalid."""
+    def __init__(self, path: Path | None, choices: Choices) -> None:
+        """Reads the file, which may name `choices`; None: the built-in policy, for ever. Raises PoliciesInvalid."""
         self._path = path
+        self._choices = choices
         self._seen = _stamp(path)
-        self.current: Policies = Policies() if path is None else load_policies(path)
+        self.current: Policies = Policies() if path is None else load_policies(path, choices)
         """What requests admitted now are answered by."""
         self.last_refusal = ""
         """Why the file, as it is now, is not in force; empty: it is."""
@@ -175,7 +187,7 @@ class PolicyFile:
         # Taken before reading: a change during the read shows at the next look.
         self._seen = stamp
         try:
-            policies = load_policies(self._path)
+            policies = load_policies(self._path, self._choices)
         except PoliciesInvalid as error:
             self.last_refusal = str(error)
             _log.warning("policies_refused", reason=self.last_refusal)

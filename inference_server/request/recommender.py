@@ -1,6 +1,6 @@
-"""One request, read downwards. Every line of `Recommender._answer` is a stage; a module of `stages` holds each.
+"""A request from its admission to its answer, over whatever protocol it came.
 
-A request is admitted alone and then shares a micro-batch with those that arrive with it: stages take a batch.
+A request is admitted alone and shares a micro-batch with those that arrive with it; `pipeline.py` answers the batch.
 """
 
 from __future__ import annotations
@@ -9,34 +9,26 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING
 
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import DeadlineTooShort
-from inference_server.core.query import NO_FILTER, Query, SimilarQuery
+from inference_server.core.query import Query, SimilarQuery
 from inference_server.request.admission import Admission
-from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder, Rung
+from inference_server.request.flow.engine_calls import EngineCalls
+from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder
 from inference_server.request.flow.recent_lists import RecentLists
-from inference_server.request.flow.types import Admitted, Chosen, Hydrated, Known, Selection
+from inference_server.request.flow.stage_clock import StageClock
+from inference_server.request.flow.types import Admitted
 from inference_server.request.journal import Journal
 from inference_server.request.micro_batches import MicroBatches
+from inference_server.request.pipeline import Pipeline
 from inference_server.request.similar_items import similar_items
-from inference_server.request.sources.trending import TrendingList
-from inference_server.request.stages.answer import answer
-from inference_server.request.stages.encode_user import encode_users, user_of
-from inference_server.request.stages.fallback import fallback
-from inference_server.request.stages.filter_items import check_filter, filter_items, look_up_long_list
-from inference_server.request.stages.hydrate import hydrate
-from inference_server.request.stages.rank import rank
-from inference_server.request.stages.retrieve import retrieve
-from inference_server.request.stages.select import select
+from inference_server.request.sources.registry import SOURCES
+from inference_server.request.stages.filter_items import check_filter, look_up_long_list
 from inference_server.store.user_store import ReadsStore
-from inference_server.telemetry.statistics import StageClock, Statistics
+from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.tracing import Tracing
-
-if TYPE_CHECKING:
-    from inference_server.request.flow.types import Ranked
 
 
 class Recommender:
@@ -55,15 +47,23 @@ class Recommender:
         """`threads` run the calls that are too long for the event loop. `journal` None: nothing is written of answers;
         `ladder` None: a new one."""
         self._admission = admission
-        self._store = store
         self._threads = threads
         self._statistics = statistics
         self._journal = journal or Journal(Tracing("", sample_ratio=0.0), None)
-        self._trending = TrendingList(store)
+        self._sources = [source(store) for source in SOURCES]
         self._recent_lists = RecentLists()
         self._ladder = ladder or Ladder()
-        self._ranker_breaker = Breaker("ranker", on_change=statistics.watch)
-        statistics.watch(self._ranker_breaker)
+        ranker_breaker = Breaker("ranker", on_change=statistics.watch)
+        statistics.watch(ranker_breaker)
+        self._pipeline = Pipeline(
+            store=store,
+            sources=self._sources,
+            engines=EngineCalls(threads, self._ladder),
+            ranker_breaker=ranker_breaker,
+            recent_lists=self._recent_lists,
+            statistics=statistics,
+            with_sources=self._journal.keeps_impressions,
+        )
         self._batches = MicroBatches(self._answer_batch, statistics)
 
     async def recommend(
@@ -118,52 +118,27 @@ class Recommender:
         return self._batches.num_waiting
 
     async def start(self) -> None:
-        """Begins to follow what is trending."""
-        self._following = asyncio.create_task(self._trending.run(), name="trending")
+        """Starts what the sources follow in the background."""
+        self._following = [asyncio.create_task(source.follow(), name=source.name) for source in self._sources]
 
     async def close(self) -> None:
         """Ends what runs in the background."""
-        self._following.cancel()
-        await asyncio.gather(self._following, return_exceptions=True)
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         await self._batches.close()
 
-    async def _answer(self, hydrated: Hydrated, clock: StageClock) -> None:
-        """The stages of a batch."""
-        encoded, others = await encode_users(hydrated, self._threads, self._ladder, self._statistics)
-        clock.lap("encode_user")
-        if others:
-            popular = fallback(others, filter_items(others, others[0].admitted.model), self._recent_lists)
-            clock.lap("fallback")
-            self._show(popular, clock)
-        for of_rung in encoded:
-            allowed = filter_items(of_rung.users, of_rung.model)
-            clock.lap("filter")
-            candidates = await retrieve(of_rung, allowed, self._trending, self._threads, self._ladder)
-            clock.lap("retrieve")
-            ranked = await rank(candidates, self._threads, self._ladder, self._ranker_breaker)
-            clock.lap("rank")
-            self._show(ranked, clock)
-
-    def _show(self, ranked: Sequence[Ranked], clock: StageClock) -> None:
-        """The last two stages, and the way back to the callers."""
-        for of_ranker in ranked:
-            selection = select(of_ranker)
-            clock.lap("select")
-            answers = self._answers(selection)
-            clock.lap("answer")
-            for chosen, result in zip(selection.chosen, answers, strict=True):
-                self._remember(chosen, of_ranker)
-                chosen.user.admitted.caller.deliver(result)
-
     async def _answer_batch(self, batch: Sequence[Admitted]) -> None:
+        """Sends a batch through the pipeline, and its answers back to the callers."""
         traced = [admitted.laps for admitted in batch if admitted.laps is not None]
-        clock = StageClock(self._statistics, len(batch), traced)
-        async for hydrated in hydrate(batch, self._store):
-            clock.lap("hydrate")
-            await self._answer(hydrated, clock)
+        StageClock(self._statistics, self._ladder, len(batch), traced).start()
+        async for answers in self._pipeline.answers(batch):
+            for answered in answers:
+                self._recent_lists.remember(answered)
+                answered.chosen.user.admitted.caller.deliver(answered.answer)
 
     async def _in_time(self, admitted: Admitted, join: Callable[[Admitted], None]) -> Answer:
-        """Has a request answered by its batch, or from memory when its time is nearly over."""
+        """Answers a request by its batch, or from memory when its time is nearly over."""
         await look_up_long_list(admitted.query.filter, admitted.model)
         check_filter(admitted.query.filter, admitted.model)
         caller = admitted.caller
@@ -175,31 +150,6 @@ class Recommender:
         finally:
             timer.cancel()
         if result is None:
-            result = self._from_memory(admitted)
+            result = self._pipeline.answer_from_memory(admitted).answer
         self._statistics.count_answer(result.source, result.degraded_reasons)
         return result
-
-    def _from_memory(self, admitted: Admitted) -> Answer:
-        user = user_of(admitted, Known(), Rung.FROM_MEMORY)
-        (ranked,) = fallback([user], filter_items([user], admitted.model), self._recent_lists)
-        return self._answers(select(ranked))[0]
-
-    def _answers(self, selection: Selection) -> list[Answer]:
-        return answer(selection, with_sources=self._journal.keeps_impressions)
-
-    def _remember(self, chosen: Chosen, ranked: Ranked) -> None:
-        """Keeps a whole answer for a moment when there is no time for one."""
-        admitted = chosen.user.admitted
-        query = admitted.query
-        if (
-            not query.user_id
-            or ranked.is_ordered
-            or chosen.user.degraded_reasons
-            or query.filter is not NO_FILTER
-            or query.page_token
-            or query.scenario
-            or not query.exclude_seen
-        ):
-            return
-        rows = admitted.model.catalogue.stable_rows(chosen.list_rows)
-        self._recent_lists.put(query.user_id, admitted.model.version, rows, chosen.list_scores)

@@ -7,7 +7,7 @@ observation, eight times what these do, and a request makes about ten.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,29 +63,3 @@ class Statistics(WorkerMetrics):
         """Counts one refused bundle."""
         self.refusals_by_kind[reason_kind] += 1
         self.last_refusal = f"{reason_kind}: {reason}"
-
-
-class StageClock:
-    """Measures the stages of one batch: each `lap` is the time since the one before, for every request in it."""
-
-    __slots__ = ("_lap_at", "_requests", "_statistics", "_traced")
-
-    def __init__(
-        self, statistics: Statistics, requests: int, traced: Sequence[list[tuple[str, int, int]]] = ()
-    ) -> None:
-        """`traced` are the lists to which every stage is added: its name, start and end in nanoseconds since 1970."""
-        self._statistics = statistics
-        self._requests = requests
-        self._traced = traced
-        self._lap_at = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Ends the stage that ran until now."""
-        now = time.perf_counter()
-        self._statistics.stage_seconds[stage].observe(now - self._lap_at, self._requests)
-        if self._traced:
-            ended_at_ns = time.time_ns()
-            lap = (stage, ended_at_ns - int((now - self._lap_at) * 1e9), ended_at_ns)
-            for laps in self._traced:
-                laps.append(lap)
-        self._lap_at = now

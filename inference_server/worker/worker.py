@@ -52,6 +52,7 @@ from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
 from inference_server.request.journal import Journal
+from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
 from inference_server.security.files import Security
 from inference_server.store.user_store import UserStore
@@ -92,7 +93,7 @@ class Worker:
         self._store = UserStore(settings.store_url, self._statistics)
         self._live = LiveFollower(self._store, self._models, self._statistics, max_items=settings.max_live_items)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
-        self._policies = PolicyFile(settings.policies_file)
+        self._policies = PolicyFile(settings.policies_file, policy_choices())
         self._admission = Admission(
             self._models,
             self._policies,

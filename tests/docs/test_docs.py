@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from deploy.packaging import bundle_page, settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
+STAGES = "inference_server/request/stages/"
 README = (ROOT / "README.md").read_text()
 PAGES = sorted(
     [
@@ -53,11 +55,36 @@ def test_every_make_command_shown_is_a_target() -> None:
     assert {"run", "test", "smoke"} <= shown <= targets
 
 
-def test_stages_of_the_picture_are_the_lines_of_recommend() -> None:
-    source = (ROOT / "inference_server/request/recommender.py").read_text()
-    stages = [Path(path).stem for path in _box_paths() if path.startswith("inference_server/request/stages/")]
-    imported = re.findall(r"^from inference_server\.stages\.(\w+) import", source, re.MULTILINE)
-    assert sorted(stages) == sorted(imported)
+def test_the_stages_of_the_picture_are_the_calls_of_the_pipeline() -> None:
+    calls = _stages_in_order_of_evaluation()
+    boxes = {box: Path(path).stem for box, path in _request_boxes().items()}
+    assert set(calls) == set(boxes.values()), "nothing but stages is called, and every stage is"
+    modules = {path.stem for path in (ROOT / STAGES).glob("*.py")} - {"__init__"}
+    assert modules == set(boxes.values())
+    arrows = re.findall(r"^ *(\w+) -->(?:\|[^|]*\|)? *(\w+)", README, re.MULTILINE)
+    between_stages = [(boxes[start], boxes[end]) for start, end in arrows if start in boxes and end in boxes]
+    assert len(between_stages) >= len(boxes)
+    for earlier, later in between_stages:
+        assert later in calls[calls.index(earlier) :], f"{earlier} --> {later}"
+
+
+def _stages_in_order_of_evaluation() -> list[str]:
+    """The functions that `Pipeline.answers` calls: arguments first, as Python evaluates them."""
+    module = ast.parse((ROOT / "inference_server/request/pipeline.py").read_text())
+    (pipeline,) = [node for node in module.body if isinstance(node, ast.ClassDef)]
+    (answers,) = [node for node in pipeline.body if getattr(node, "name", "") == "answers"]
+
+    def calls(node: ast.AST) -> list[str]:
+        inner = [name for child in ast.iter_child_nodes(node) for name in calls(child)]
+        return [*inner, node.func.id] if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else inner
+
+    # Of `async for target in call`, the call stands after the target and before the body, as in the text.
+    return calls(answers)
+
+
+def _request_boxes() -> dict[str, str]:
+    clicks = re.findall(r'click (\w+) "([^"]+)"', README)
+    return {box: path for box, path in clicks if path.startswith(STAGES)}
 
 
 def test_the_settings_page_is_what_the_settings_say() -> None:

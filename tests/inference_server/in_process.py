@@ -21,6 +21,7 @@ from inference_server.model.serving_model import ModelSlot
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
 from inference_server.request.flow.ladder import Ladder
+from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
 from inference_server.store.user_store import UserStore
 from inference_server.telemetry.statistics import Statistics
@@ -65,7 +66,7 @@ async def in_process(
     statistics = Statistics()
     admission = Admission(
         models,
-        PolicyFile(policies_file),
+        PolicyFile(policies_file, policy_choices()),
         max_concurrent_requests=max_concurrent_requests,
         max_seconds=max_seconds,
     )

@@ -49,6 +49,7 @@ _GOLDEN_K = 10
 _TOP_ITEMS = 20
 _LARGE = 100_000
 _OUT = names.RANKER_SCORE
+_LAYER_DIM = 1_024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,8 @@ class TinySpec:
     item_item_decay_events: float = 3.0
     history_length: int = HISTORY_LENGTH
     """Newest events that the user tower reads."""
+    tower_layers: int = 0
+    """Layers of 1,024 x 1,024 that the user tower runs for nothing but its time, some tenths of a millisecond each."""
     attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
     unavailable: tuple[int, ...] = ()
@@ -309,8 +312,38 @@ def _user_tower(spec: TinySpec) -> onnx.ModelProto:
     else:
         total = [helper.make_node("Identity", ["history"], ["total"])]
     nodes[5:5] = total
+    if spec.tower_layers:
+        nodes = _slowed(nodes, spec, constants)
     output = helper.make_tensor_value_info(names.USER_VECTOR, TensorProto.FLOAT, ("batch", spec.dim))
     return _model(nodes, inputs, output, constants)
+
+
+def _slowed(nodes: list[onnx.NodeProto], spec: TinySpec, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
+    """The same tower behind layers whose result is added zero times."""
+    constants |= {
+        "widen": np.full((spec.dim, _LAYER_DIM), 1e-6, np.float32),
+        "layer": np.full((_LAYER_DIM, _LAYER_DIM), 1e-6, np.float32),
+        "nothing": np.array(0, np.float32),
+    }
+    layers = [
+        helper.make_node("MatMul", [f"layer_{layer}", "layer"], [f"layer_{layer + 1}"])
+        for layer in range(spec.tower_layers)
+    ]
+    work = [
+        helper.make_node("MatMul", ["total", "widen"], ["layer_0"]),
+        *layers,
+        helper.make_node("ReduceSum", [f"layer_{spec.tower_layers}", "time"], ["layers"], keepdims=1),
+        helper.make_node("Mul", ["layers", "nothing"], ["no_layers"]),
+        helper.make_node("Add", ["total", "no_layers"], ["slow_total"]),
+    ]
+    ends = next(index for index, node in enumerate(nodes) if "total" in node.output) + 1
+    later = [
+        helper.make_node(node.op_type, ["slow_total" if name == "total" else name for name in node.input], node.output)
+        for node in nodes[ends:]
+    ]
+    for node, slow in zip(nodes[ends:], later, strict=True):
+        slow.attribute.extend(node.attribute)
+    return [*nodes[:ends], *work, *later]
 
 
 def _item_tower(vectors: npt.NDArray[np.float32]) -> onnx.ModelProto:

@@ -1,8 +1,8 @@
 """Where calls into the engines run: on the event loop while they are short, in a thread when they have become long.
 
 A thread costs more than it looks: its call comes back only when the interpreter's lock is handed over, which on one
-core takes milliseconds under load. A long call on the event loop would keep everyone waiting, so what it takes is
-measured.
+core takes milliseconds under load. A long call on the event loop would keep every other request waiting, so the
+duration of calls is measured.
 """
 
 from __future__ import annotations
@@ -13,27 +13,35 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, ParamSpec, TypeVar
 
+from inference_server.request.flow.ladder import Ladder
+
 LONG_SECONDS: Final = 0.02
-"""A call that is expected to take longer than this leaves the event loop to others."""
+"""A call that is expected to take longer than this runs in a thread."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-async def call_engine(
-    threads: Executor, expected_seconds: float, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs
-) -> tuple[_R, float]:
-    """Makes a call that releases the interpreter's lock, here or in one of the threads.
+class EngineCalls:
+    """Makes the calls of one worker, and knows from its ladder how long each stage's call takes."""
 
-    Returns its result and the processor time that it took, in seconds: what it waited for in a thread would make it
-    look long for ever.
-    """
+    def __init__(self, threads: Executor, ladder: Ladder) -> None:
+        """`threads` run the calls that are too long for the event loop."""
+        self._threads = threads
+        self.ladder = ladder
 
-    def timed() -> tuple[_R, float]:
-        started = time.thread_time()
-        result = call(*args, **kwargs)
-        return result, time.thread_time() - started
+    async def call(self, stage: str, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, float]:
+        """Makes a stage's call, which releases the interpreter's lock, here or in one of the threads.
 
-    if expected_seconds <= LONG_SECONDS:
-        return timed()
-    return await asyncio.get_running_loop().run_in_executor(threads, timed)
+        Returns its result and the processor time that it took, in seconds: the time that it waited for in a thread
+        would make it look long for ever.
+        """
+
+        def timed() -> tuple[_R, float]:
+            started = time.thread_time()
+            result = call(*args, **kwargs)
+            return result, time.thread_time() - started
+
+        if self.ladder.seconds[stage] <= LONG_SECONDS:
+            return timed()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, timed)

@@ -2,8 +2,9 @@
 
     FULL -> NO_RANKER -> NO_EXTRA_SOURCES -> FROM_MEMORY
 
-A rung is chosen once, when the user's state is known, by what the stages above it have cost lately: a slow ranker is
-dropped before it makes anyone late, and comes back when it is fast again.
+A rung is chosen once, when the user's state is known, by the recent cost of every stage that is still ahead. A slow
+ranker is dropped before it makes anyone late, and comes back when it is fast again; so is a slow user tower, for the
+users whose stored vector is not up to date.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from typing import Final
 
 SECONDS_TO_ANSWER: Final = 0.002
 """Kept back for an answer from memory and its way onto the wire."""
-_SAFETY: Final = 2.0
-"""A stage is begun with so many times the time it has taken lately: it shares its core."""
-_MEMORY: Final = 0.1
+_HEADROOM: Final = 2.0
+"""A stage runs only if the time left is at least this multiple of its recent mean cost: it shares its core."""
+_EWMA_WEIGHT: Final = 0.1
 """Weight of the newest batch in the moving average of a stage's cost."""
+_SKIPPED_DECAY: Final = 0.99
+"""Factor on a stage's cost each time it is skipped. A stage that never runs is never measured: without this, a stage
+that was slow once would be skipped for ever."""
 
-_FORGETTING: Final = 0.99
-"""What is never run is never measured: without this, a stage that was slow once would be skipped for ever."""
+FILTER: Final = "filter"
+ENCODE_USER: Final = "encode_user"
+RETRIEVE: Final = "retrieve"
+SOURCES: Final = "sources"
+RANK: Final = "rank"
+SELECT: Final = "select"
+ANSWER: Final = "answer"
+"""The stages that cost time, as `Ladder.seconds` names them. Every answer needs FILTER, SELECT and ANSWER, one from
+memory too, so these three are always measured."""
 
 
 class Rung(IntEnum):
@@ -35,43 +46,54 @@ class Ladder:
     """Chooses rungs. One for a worker."""
 
     def __init__(
-        self, *, retrieve_seconds: float = 0.001, sources_seconds: float = 0.0005, rank_seconds: float = 0.001
-    ):
-        """Begins with these costs of the stages, of one batch each."""
-        self.encode_seconds = 0.0
-        self.retrieve_seconds = retrieve_seconds
-        self.sources_seconds = sources_seconds
-        self.rank_seconds = rank_seconds
+        self,
+        *,
+        encode_user: float = 0.0,
+        retrieve: float = 0.001,
+        sources: float = 0.0005,
+        rank: float = 0.001,
+    ) -> None:
+        """Begins with these costs of the stages, in seconds for one batch each."""
+        self.seconds = {
+            FILTER: 0.0,
+            ENCODE_USER: encode_user,
+            RETRIEVE: retrieve,
+            SOURCES: sources,
+            RANK: rank,
+            SELECT: 0.0,
+            ANSWER: 0.0,
+        }
+        """Recent mean cost of each stage, in seconds for one batch."""
 
-    def rung(self, seconds_left: float) -> Rung:
-        """What fits into the time that is left. What does not fit is thought a little cheaper the next time."""
-        spare = seconds_left - SECONDS_TO_ANSWER - _SAFETY * self.retrieve_seconds
+    def rung(self, seconds_left: float, *, encodes: bool = False) -> Rung:
+        """The rung that fits into the time that is left.
+
+        `encodes`: the user has no vector that is up to date, so the user tower has to run. The stage that does not fit
+        is thought a little cheaper the next time.
+        """
+        seconds = self.seconds
+        spare = seconds_left - SECONDS_TO_ANSWER
+        spare -= _HEADROOM * (seconds[FILTER] + seconds[SELECT] + seconds[ANSWER])
         if spare < 0.0:
-            self.retrieve_seconds *= _FORGETTING
             return Rung.FROM_MEMORY
-        spare -= _SAFETY * self.sources_seconds
+        if encodes:
+            spare -= _HEADROOM * seconds[ENCODE_USER]
+            if spare < 0.0:
+                seconds[ENCODE_USER] *= _SKIPPED_DECAY
+                return Rung.FROM_MEMORY
+        spare -= _HEADROOM * seconds[RETRIEVE]
         if spare < 0.0:
-            self.sources_seconds *= _FORGETTING
+            seconds[RETRIEVE] *= _SKIPPED_DECAY
+            return Rung.FROM_MEMORY
+        spare -= _HEADROOM * seconds[SOURCES]
+        if spare < 0.0:
+            seconds[SOURCES] *= _SKIPPED_DECAY
             return Rung.NO_EXTRA_SOURCES
-        if spare < _SAFETY * self.rank_seconds:
-            self.rank_seconds *= _FORGETTING
+        if spare < _HEADROOM * seconds[RANK]:
+            seconds[RANK] *= _SKIPPED_DECAY
             return Rung.NO_RANKER
         return Rung.FULL
 
-    def observe(
-        self,
-        *,
-        encode: float | None = None,
-        retrieve: float | None = None,
-        sources: float | None = None,
-        rank: float | None = None,
-    ) -> None:
-        """Takes in what a batch's stages took, in seconds."""
-        if encode is not None:
-            self.encode_seconds += _MEMORY * (encode - self.encode_seconds)
-        if retrieve is not None:
-            self.retrieve_seconds += _MEMORY * (retrieve - self.retrieve_seconds)
-        if sources is not None:
-            self.sources_seconds += _MEMORY * (sources - self.sources_seconds)
-        if rank is not None:
-            self.rank_seconds += _MEMORY * (rank - self.rank_seconds)
+    def observe(self, stage: str, seconds: float) -> None:
+        """Takes in what a stage cost for one batch, in seconds."""
+        self.seconds[stage] += _EWMA_WEIGHT * (seconds - self.seconds[stage])

@@ -1,4 +1,4 @@
-"""The lists that users were last answered with: what answers them when there is no time, or no store, for a new one.
+"""The lists that users were last answered with, to answer from when there is no time, or no store, for a new list.
 
 In the worker's memory, not in the online store: it has to be there when the store is not.
 """
@@ -12,8 +12,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from inference_server.core.query import NO_FILTER
+from inference_server.request.flow.types import Answered
+
 MAX_USERS: Final = 10_000
-"""Users whose list is kept, the latest ones; with 100 items each these are 14 MB."""
+"""Users whose list is kept, those answered last; with 100 items each the lists take 14 MB."""
 MAX_ITEMS: Final = 100
 
 
@@ -29,13 +32,35 @@ class RecentList:
 
 
 class RecentLists:
-    """Lists by user, those asked for longest ago dropped first."""
+    """Lists by user. The list that was kept longest ago is dropped first."""
 
     def __init__(self) -> None:
         self._lists: OrderedDict[str, RecentList] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._lists)
+
+    def remember(self, answered: Answered) -> None:
+        """Keeps this user's complete list, to answer from when a later request has no time.
+
+        A list that answers this request alone is not kept: one from memory, degraded, filtered, a later page, a
+        scenario's, or with items that the user has seen.
+        """
+        chosen = answered.chosen
+        admitted = chosen.user.admitted
+        query = admitted.query
+        if (
+            not query.user_id
+            or answered.ranked.is_ordered
+            or chosen.user.degraded_reasons
+            or query.filter is not NO_FILTER
+            or query.page_token
+            or query.scenario
+            or not query.exclude_seen
+        ):
+            return
+        rows = admitted.model.catalogue.stable_rows(chosen.list_rows)
+        self.put(query.user_id, admitted.model.version, rows, chosen.list_scores)
 
     def put(
         self, user_id: str, model_version: str, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
@@ -47,6 +72,6 @@ class RecentLists:
             self._lists.popitem(last=False)
 
     def get(self, user_id: str, model_version: str) -> RecentList | None:
-        """A user's list, if it was made by this model: rows of another one are other items."""
+        """A user's list, if this model made it: the rows of another model are other items."""
         found = self._lists.get(user_id)
         return found if found is not None and found.model_version == model_version else None

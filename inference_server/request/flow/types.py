@@ -1,6 +1,6 @@
 """What passes between the stages of a request, in the order in which it flows.
 
-    Admitted -> Hydrated -> Encoded -> Candidates -> Ranked -> Selection -> Answer
+    Admitted -> Hydrated -> Encoded -> Candidates -> Ranked -> Selection -> Answered
 
 A request is admitted alone and shares a micro-batch from then on: every other type is of a batch. All are frozen, and
 each carries the one before it or what later stages need of it.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ Lap = tuple[str, int, int]
 
 
 class Caller:
-    """Who waits for an answer: gone when the call was cancelled, or when it got an answer from memory in time."""
+    """The call that waits for an answer. It is gone once it was cancelled or has an answer."""
 
     __slots__ = ("_reply",)
 
@@ -39,11 +39,11 @@ class Caller:
 
     @property
     def gone(self) -> bool:
-        """Whether work for this caller is of no use any more."""
+        """Whether further work for this caller is useless."""
         return self._reply.done()
 
     def deliver(self, answer: Answer | None) -> None:
-        """Hands over an answer; None: there will be none in time. To a caller who is gone, nothing happens."""
+        """Hands over an answer; None: there will be none in time. Does nothing when the caller is gone."""
         if not self._reply.done():
             self._reply.set_result(answer)
 
@@ -53,7 +53,7 @@ class Caller:
             self._reply.set_exception(error)
 
     def wait(self) -> asyncio.Future[Answer | None]:
-        """What to await."""
+        """The future of the answer."""
         return self._reply
 
 
@@ -66,34 +66,34 @@ class Admitted:
     num_items: int
     policy: Policy
     model: ServingModel
-    """What answers: chosen once, so that no answer mixes two."""
+    """The model that answers: chosen once, so that no answer mixes two."""
     caller: Caller
     admitted_at: float
     """time.monotonic seconds."""
     deadline: float
     """time.monotonic seconds."""
     fingerprint: bytes
-    """What a page token is bound to."""
+    """Digest of the request that a page token is bound to."""
     shown_rows: Rows = field(default_factory=NO_ROWS.copy)
-    """(n,) int64: what earlier pages showed, as `Catalogue.stable_rows` numbers it."""
+    """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers it."""
     laps: list[Lap] | None = None
-    """The stages that the request went through, in their order; None where nobody wants to know."""
+    """The stages that the request went through, in their order; None where it is not traced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What is stored of one user."""
+    """What the online store holds of one user."""
 
     state: UserState | None = None
-    """None: nothing is known of the user, or the store did not say."""
+    """None: the store holds no state of the user, or did not answer."""
     stored_vector: UserVector | None = None
-    """Of the model that answers, whatever state it was computed from."""
+    """The vector of the model that answers, whichever state it was computed from."""
     degraded_reasons: tuple[Degraded, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hydrated:
-    """A batch with what is stored of its users; lists go together."""
+    """A batch with what is stored of its users; both sequences are in the order of the requests."""
 
     requests: Sequence[Admitted]
     known: Sequence[Known]
@@ -111,6 +111,10 @@ class User:
     rung: Rung
     degraded_reasons: tuple[Degraded, ...]
 
+    def with_reason(self, reason: Degraded) -> User:
+        """The same user with one more reason for a degraded answer."""
+        return replace(self, degraded_reasons=(*self.degraded_reasons, reason))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
@@ -121,13 +125,13 @@ class Encoded:
     vectors: npt.NDArray[np.float32]
     """(users, dim) float32."""
     history_rows: npt.NDArray[np.int64]
-    """(users, model.num_events_ranked_by) int64: the newest events on items that the bundle holds, newest last;
-    MISSING_ROW in front. Nothing but their vectors is known of items that came later."""
+    """(users, model.num_events_ranked_by) int64: the newest events on items that the bundle holds, newest last, with
+    MISSING_ROW in front. Items that came after the bundle are left out: only their vectors are known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Columns of a table of candidates that one source filled."""
+    """The columns of a table of candidates that one source filled."""
 
     source: str
     """As `Reason.source` names it."""
@@ -137,7 +141,7 @@ class Columns:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidates:
-    """Items that may be recommended to users with a vector; each is allowed and comes once for a user."""
+    """Items that may be recommended to users with a vector; no user has an item twice."""
 
     encoded: Encoded
     allowed: Sequence[Allowed]
@@ -147,7 +151,7 @@ class Candidates:
     """(users, candidates) float32 inner products of the two towers, -inf where there is no candidate."""
     columns: Sequence[Columns]
     users: Sequence[User]
-    """Those of `encoded`, with reasons that came up since."""
+    """The users of `encoded`, with the reasons that retrieval added."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,34 +167,43 @@ class Ranked:
     """(users, candidates) float32, -inf where there is no candidate."""
     columns: Sequence[Columns]
     is_ordered: bool = False
-    """Whether the order of the columns is the order to show; else the scores decide."""
+    """Whether the columns are in the order to show; if not, the scores decide."""
     parts: tuple[tuple[str, npt.NDArray[np.float32]], ...] = ()
-    """What the scores were made of, by name; (users, candidates) float32 each."""
+    """The parts that the scores are made of, by name; (users, candidates) float32 each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """What one user is shown. Arrays go together, best first."""
+    """What one user is shown. The first four arrays are parallel, best first; so are the last two."""
 
     user: User
     rows: npt.NDArray[np.int64]
     """(n,) int64."""
     scores: npt.NDArray[np.float32]
     """(n,) float32, boosts included."""
-    places: npt.NDArray[np.int64]
-    """(n,) int64, columns of the table of candidates."""
+    columns: npt.NDArray[np.int64]
+    """(n,) int64: the column of each item in the table of candidates."""
     propensities: npt.NDArray[np.float32] | None
-    """(n,) float32; None: 1 everywhere, because nothing was left to chance."""
+    """(n,) float32, the probability with which each item is shown at its position; None: 1 everywhere."""
     list_rows: npt.NDArray[np.int64]
-    """(m,) int64: the best candidates in their order, at most recent_lists.MAX_ITEMS, exploration left out of
-    account."""
+    """(m,) int64: the best candidates in their order without exploration, at most recent_lists.MAX_ITEMS."""
     list_scores: npt.NDArray[np.float32]
     """(m,) float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What the users of a batch are shown."""
+    """What the users of one `Ranked` are shown."""
 
     ranked: Ranked
     chosen: Sequence[Chosen]
+    """In the order of the users."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """One user's answer with the selection that it was made of."""
+
+    ranked: Ranked
+    chosen: Chosen
+    answer: Answer

@@ -1,1 +1,1 @@
-"""Retrieval sources: the places that candidates come from."""
+"""Retrieval sources. `registry.SOURCES` is the table of them, in the order in which their candidates are merged."""

@@ -1,39 +1,52 @@
-"""The items that are trending now: read from the online store every few seconds, off the request path."""
+"""The items with most interactions of late: read from the online store every few seconds, off the request path."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from inference_server.core.degradation import Degraded
 from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.serving_model import ServingModel
+from inference_server.request.flow.types import Encoded
+from inference_server.request.sources.source import Source
 from inference_server.store.user_store import ReadsStore, StoreFailed
+from tandem.contract import names
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import TrendingItems, trending_key
-from tandem.contract.vocabulary import Keys
+from tandem.contract.vocabulary import Keys, Rows
 
 _REFRESH_SECONDS: Final = 2.0
 _PATIENCE_SECONDS: Final = 1.0
 _MAX_AGE_SECONDS: Final = 60.0
-"""A list that could not be read again for so long is trending no more."""
+"""A list that could not be refreshed for this long is no longer trending."""
 
 
-class TrendingList:
-    """The newest list that could be read."""
+class TrendingSource(Source):
+    """The same candidates for everyone, from the newest list that could be read."""
+
+    name: ClassVar[str] = names.SOURCE_TRENDING
+    num_candidates: ClassVar[int] = 0
 
     def __init__(self, store: ReadsStore) -> None:
-        self._store = store
+        super().__init__(store)
         self._keys: Keys | None = None
         self._read_at = 0.0
-        self._rows: tuple[Catalogue, Keys, npt.NDArray[np.int64]] | None = None
+        self._rows: tuple[Catalogue, Keys, Rows] | None = None
 
-    def rows(self, model: ServingModel) -> npt.NDArray[np.int64] | None:
-        """Rows of the items that this model's catalogue has to recommend, best first: (n,) int64. None where no list
-        is known."""
+    def propose(self, encoded: Encoded, num_candidates: int) -> Rows | Degraded:
+        """See `Source.propose`. TRENDING_UNAVAILABLE where no list is known."""
+        rows = self.rows(encoded.model)
+        if rows is None:
+            return Degraded.TRENDING_UNAVAILABLE
+        return np.tile(rows[:num_candidates], (len(encoded.users), 1))
+
+    def rows(self, model: ServingModel) -> Rows | None:
+        """Rows of the trending items that this model's catalogue may recommend, best first: (n,) int64; None where no
+        list is known."""
         keys = self._keys
         if keys is None or time.monotonic() - self._read_at > _MAX_AGE_SECONDS:
             return None
@@ -42,14 +55,14 @@ class TrendingList:
             self._rows = (catalogue, keys, catalogue.recommendable(catalogue.known_rows(keys)))
         return self._rows[2]
 
-    async def run(self) -> None:
-        """Reads the list until it is cancelled."""
+    async def follow(self) -> None:
+        """Reads the list every two seconds until it is cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(_REFRESH_SECONDS)
 
     async def refresh(self) -> None:
-        """Reads the list once. A store that fails, or holds none, leaves the one that is known."""
+        """Reads the list once. When the store fails or holds none, the list that is known stays."""
         try:
             (value,) = await self._store.read([trending_key()], _PATIENCE_SECONDS)
             if value is not None:

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from inference_server.core.answers import Answer, Reason
-from inference_server.core.query import Query
 from inference_server.model.catalogue.catalogue import Catalogue
-from inference_server.request.flow.types import Chosen, Selection
+from inference_server.request.flow.stage_clock import stage
+from inference_server.request.flow.types import Answered, Chosen, Selection
 from tandem.contract.names import SOURCE_POPULAR
 from tandem.contract.vocabulary import Rows
 
@@ -19,42 +19,45 @@ MAX_BECAUSE_ITEMS: Final = 3
 _POPULARITY: Final = "popularity"
 
 
-def answer(selection: Selection, *, with_sources: bool = False) -> list[Answer]:
-    """Puts the answers of a batch together, in the order of its users. `with_sources` fills `Answer.sources`."""
+@stage("answer")
+def answer(selections: Sequence[Selection], *, with_sources: bool = False) -> list[Answered]:
+    """Puts the answers of all users together. `with_sources` fills `Answer.sources`."""
+    return [answered for selection in selections for answered in _answers(selection, with_sources=with_sources)]
+
+
+def _answers(selection: Selection, *, with_sources: bool) -> list[Answered]:
     ranked = selection.ranked
     model = ranked.model
     # One look-up of ids for the whole batch.
     every_row = np.concatenate([chosen.rows for chosen in selection.chosen])
     item_ids = model.catalogue.item_ids(every_row)
     stable_rows = model.catalogue.stable_rows(every_row)
-    answers = []
+    answered = []
     start = 0
-    for place, chosen in enumerate(selection.chosen):
+    for index, chosen in enumerate(selection.chosen):
         admitted = chosen.user.admitted
         stop = start + len(chosen.rows)
-        query: Query = admitted.query
-        answers.append(
-            Answer(
-                request_id=admitted.request_id,
-                item_ids=item_ids[start:stop],
-                scores=chosen.scores.tolist(),
-                reasons=_explain(selection, place) if query.explain else None,
-                model_version=model.version,
-                variant=model.variant,
-                source=ranked.source,
-                degraded_reasons=chosen.user.degraded_reasons,
-                next_page_token=_next_page(chosen, stable_rows[start:stop]),
-                propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
-                sources=_sources(selection, chosen) if with_sources else [],
-            )
+        result = Answer(
+            request_id=admitted.request_id,
+            item_ids=item_ids[start:stop],
+            scores=chosen.scores.tolist(),
+            reasons=_explain(selection, index) if admitted.query.explain else None,
+            model_version=model.version,
+            variant=model.variant,
+            source=ranked.source,
+            degraded_reasons=chosen.user.degraded_reasons,
+            next_page_token=_next_page(chosen, stable_rows[start:stop]),
+            propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
+            sources=_sources(selection, chosen) if with_sources else [],
         )
+        answered.append(Answered(ranked=ranked, chosen=chosen, answer=result))
         start = stop
-    return answers
+    return answered
 
 
 def _next_page(chosen: Chosen, shown: Rows) -> str:
-    """A token that leaves out what was shown until now, `shown` as the last of it; none after a page that could not be
-    filled."""
+    """The token of the page after this one, which leaves out all items shown until now, `shown` the last of them; empty
+    after a page that could not be filled."""
     admitted = chosen.user.admitted
     if len(shown) < admitted.num_items:
         return ""
@@ -64,42 +67,43 @@ def _next_page(chosen: Chosen, shown: Rows) -> str:
 
 
 def _sources(selection: Selection, chosen: Chosen) -> list[str]:
+    """The source of each item shown."""
     columns = selection.ranked.columns
-    starts = [column.start for column in columns]
-    return [columns[int(at)].source for at in np.searchsorted(starts, chosen.places, side="right") - 1]
+    starts = [source.start for source in columns]
+    return [columns[int(index)].source for index in np.searchsorted(starts, chosen.columns, side="right") - 1]
 
 
-def _explain(selection: Selection, place: int) -> list[Reason]:
-    ranked, chosen = selection.ranked, selection.chosen[place]
+def _explain(selection: Selection, user_index: int) -> list[Reason]:
+    ranked, chosen = selection.ranked, selection.chosen[user_index]
     catalogue = ranked.model.catalogue
     because = _nearest_history(catalogue, chosen)
     reasons = []
-    for number, (row, column, source) in enumerate(
-        zip(chosen.rows.tolist(), chosen.places.tolist(), _sources(selection, chosen), strict=True)
+    for position, (row, column, source) in enumerate(
+        zip(chosen.rows.tolist(), chosen.columns.tolist(), _sources(selection, chosen), strict=True)
     ):
-        score = float(chosen.scores[number])
+        score = float(chosen.scores[position])
         if ranked.is_ordered:
             score_parts = {_POPULARITY if source == SOURCE_POPULAR else source: score}
         else:
-            parts = {name: float(part[place, column]) for name, part in ranked.parts}
-            # NaN: of an item that came after the bundle not all is known that its score would be made of.
+            parts = {name: float(part[user_index, column]) for name, part in ranked.parts}
+            # NaN: a part that is unknown because the item came after the bundle.
             score_parts = {name: part for name, part in parts.items() if not math.isnan(part)}
-            if boost := score - float(ranked.scores[place, column]):
+            if boost := score - float(ranked.scores[user_index, column]):
                 score_parts["boost"] = boost
         reasons.append(
             Reason(
                 source=source,
-                because_item_ids=tuple(catalogue.item_ids(np.array(because[number], dtype=np.int64))),
+                because_item_ids=tuple(catalogue.item_ids(np.array(because[position], dtype=np.int64))),
                 score_parts=score_parts,
                 title=catalogue.title(row),
-                propensity=1.0 if chosen.propensities is None else float(chosen.propensities[number]),
+                propensity=1.0 if chosen.propensities is None else float(chosen.propensities[position]),
             )
         )
     return reasons
 
 
 def _nearest_history(catalogue: Catalogue, chosen: Chosen) -> Sequence[Sequence[int]]:
-    """For every shown item the rows of the user's events that are nearest to it, the item itself left out."""
+    """For every shown item the rows of the user's events that are nearest to it, without the item itself."""
     history = np.unique(catalogue.known_rows(chosen.user.state.event_item_keys))
     if not len(history):
         return [[] for _ in chosen.rows]

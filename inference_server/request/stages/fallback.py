@@ -1,5 +1,5 @@
 """Fallback: lists from memory, for users without a vector: the list that this user was last answered with, or the
-bundle's popular items. Runs only where there is nothing to retrieve with, or no time."""
+bundle's popular items. It runs only where there is nothing to retrieve with, or no time."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from inference_server.core.degradation import Source
 from inference_server.model.catalogue.bitmap import rows_in, without_rows
 from inference_server.model.engine.search import Allowed
 from inference_server.request.flow.recent_lists import RecentLists
+from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Columns, Ranked, User
 from tandem.contract import names
 from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS
 
-_SPARE: Final = 5
-"""A policy that caps categories is given so many times the items asked for, to choose from."""
+_CAPPED_OVERSAMPLING: Final = 5
+"""Factor on the number of items asked for, for a policy that caps categories and so needs more to choose from."""
 
 
+@stage("fallback")
 def fallback(users: Sequence[User], allowed: Sequence[Allowed], lists: RecentLists) -> list[Ranked]:
     """One list for each user; as many items as were asked for, whenever the filter leaves that many."""
-    return [_of_user(user, one, lists) for user, one in zip(users, allowed, strict=True)]
+    return [_list_of(user, user_allowed, lists) for user, user_allowed in zip(users, allowed, strict=True)]
 
 
-def _of_user(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
+def _list_of(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     admitted = user.admitted
     model = admitted.model
     catalogue = model.catalogue
     mask = catalogue.mask(()) if allowed.mask is None else allowed.mask
     bitmap = without_rows(mask.bitmap, allowed.excluded)
     capped = admitted.policy.max_per_category or admitted.policy.category_caps
-    wanted = admitted.num_items * (_SPARE if capped else 1)
+    wanted = admitted.num_items * (_CAPPED_OVERSAMPLING if capped else 1)
     rows = NO_ROWS
     scores = np.empty(0, dtype=np.float32)
     columns = []
-    # Nobody has asked for a list from memory who is not in need of one: without a reason, nothing is known of the user.
+    # The cached list is for degraded requests only: a request without a reason is from an unknown user.
     cached = lists.get(admitted.query.user_id, model.version) if user.degraded_reasons else None
     if cached is not None:
         known = catalogue.rows_of_stable(cached.rows)

@@ -1,4 +1,4 @@
-"""Filters: what each user may be shown, put so that the search itself can apply it.
+"""Filters: the items that each user may be shown, in a form that the search itself can apply.
 
 The stage comes before retrieval, not after it: filtering what was retrieved would return fewer items than were asked
 for.
@@ -16,21 +16,23 @@ from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.engine.search import Allowed
 from inference_server.model.serving_model import ServingModel
 from inference_server.request.flow.limits import validate_list
+from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Admitted, User
 from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Rows, id_keys
 
 _IDS_AT_ONCE = 1_000
-"""Ids of a long list that are looked up before others have their turn; these take 0.7 ms."""
+"""Ids of a long list that are looked up before other requests have their turn; they take 0.7 ms."""
 
 
-def filter_items(users: Sequence[User], model: ServingModel) -> list[Allowed]:
-    """What each of these users may be shown."""
-    seen = _seen_rows(users, model)
+@stage("filter")
+def filter_items(users: Sequence[User]) -> list[Allowed]:
+    """The items that each of these users, at least one, may be shown."""
+    seen = _seen_rows(users, users[0].admitted.model)
     return [_allowed(user.admitted, seen_rows) for user, seen_rows in zip(users, seen, strict=True)]
 
 
 async def look_up_long_list(item_filter: ItemFilter, model: ServingModel) -> None:
-    """Looks up the keys of a long exclude list, unless it came before; other requests have their turns meanwhile.
+    """Looks up the keys of a long exclude list that is not known yet; other requests have their turns meanwhile.
 
     Raises InvalidRequest for an id that is empty or too long.
     """
@@ -39,9 +41,9 @@ async def look_up_long_list(item_filter: ItemFilter, model: ServingModel) -> Non
         return
     found = []
     for start in range(0, len(item_filter.exclude_item_ids), _IDS_AT_ONCE):
-        part = item_filter.exclude_item_ids[start : start + _IDS_AT_ONCE]
-        validate_list("filter.exclude_item_ids", part, _IDS_AT_ONCE, first=start)
-        found.append(id_keys(part))
+        ids = item_filter.exclude_item_ids[start : start + _IDS_AT_ONCE]
+        validate_list("filter.exclude_item_ids", ids, _IDS_AT_ONCE, first=start)
+        found.append(id_keys(ids))
         await asyncio.sleep(0)
     catalogue.remember_list(item_filter.exclude_digest, np.concatenate(found))
 
@@ -53,7 +55,7 @@ def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
 
 
 def allowed_by_filter(item_filter: ItemFilter, model: ServingModel, excluded: Rows) -> Allowed:
-    """What a filter alone leaves, less some rows."""
+    """The items that pass a filter, less the `excluded` rows."""
     clauses = () if item_filter is NO_FILTER else (_clause(item_filter),)
     return _apply(item_filter, tuple(c for c in clauses if not c.demands_nothing), model, excluded)
 
@@ -75,7 +77,7 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
     catalogue = model.catalogue
     mask: ItemMask | None = catalogue.mask(clauses) if clauses else None
     if item_filter.exclude_digest:
-        if not catalogue.knows_list(item_filter.exclude_digest):  # others have pushed it out meanwhile
+        if not catalogue.knows_list(item_filter.exclude_digest):  # other lists have pushed it out
             catalogue.remember_list(item_filter.exclude_digest, id_keys(item_filter.exclude_item_ids))
         mask = catalogue.mask_without(clauses, item_filter.exclude_digest)
     elif item_filter.exclude_item_ids:
@@ -84,12 +86,12 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
 
 
 def _seen_rows(users: Sequence[User], model: ServingModel) -> list[Rows]:
-    """Items of the catalogue that each user has interacted with, where these are to be left out."""
+    """Rows of the items that each user has interacted with; none where the answer may contain them."""
     lists = [user.state.seen_item_keys if _excludes_seen(user.admitted) else NO_KEYS for user in users]
     rows = model.catalogue.vocabulary.rows_of_keys(np.concatenate(lists)) if lists else NO_ROWS
     ends = np.cumsum([len(keys) for keys in lists])
-    parts = np.split(rows, ends[:-1])
-    return [part if not len(part) or part.min() >= 0 else part[part != MISSING_ROW] for part in parts]
+    rows_by_user = np.split(rows, ends[:-1])
+    return [seen if not len(seen) or seen.min() >= 0 else seen[seen != MISSING_ROW] for seen in rows_by_user]
 
 
 def _excludes_seen(admitted: Admitted) -> bool:

@@ -8,23 +8,25 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from inference_server.core.degradation import Degraded
+from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Admitted, Hydrated, Known
 from inference_server.store.user_store import ReadsStore, StoreFailed, Values
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
 STORE_SHARE: Final = 0.5
-"""Share of a request's time that the store may take; the rest is for the user tower, the search and the answer."""
+"""Share of a request's time that reading the store may take; the rest is for the later stages."""
 
 
 _UNASKED: Final = Known()
 _LATE: Final = Known(degraded_reasons=(Degraded.STORE_TIMEOUT,))
 
 
+@stage("hydrate")
 async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator[Hydrated]:
-    """Reads the users' states and vectors, and passes the batch on: mostly as a whole.
+    """Reads the users' states and vectors, and yields the batch, mostly as a whole.
 
-    Whoever has waited for the share of their time that the store may take goes on without, before the others.
+    Requests whose store budget runs out are yielded first, without stored data.
     """
     keys: list[bytes] = []
     for admitted in batch:
@@ -44,20 +46,20 @@ async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator
             late = [admitted for admitted in waiting if _gives_up_at(admitted) <= now]
             waiting = [admitted for admitted in waiting if _gives_up_at(admitted) > now and not admitted.caller.gone]
             if late:
-                yield Hydrated(requests=late, known=[_LATE if one.query.user_id else _UNASKED for one in late])
+                yield Hydrated(
+                    requests=late, known=[_LATE if admitted.query.user_id else _UNASKED for admitted in late]
+                )
             if not waiting:
                 return
-    # A caller who has gone meanwhile costs nothing more.
-    in_place = {id(admitted) for admitted in waiting}
-    yield _distribute(batch, in_place, reading)
+    yield _distribute(batch, {id(admitted) for admitted in waiting}, reading)
 
 
 def _gives_up_at(admitted: Admitted) -> float:
     return admitted.admitted_at + STORE_SHARE * (admitted.deadline - admitted.admitted_at)
 
 
-def _distribute(batch: Sequence[Admitted], in_place: set[int], reading: asyncio.Task[Values]) -> Hydrated:
-    """Gives everyone who still waits what the read brought."""
+def _distribute(batch: Sequence[Admitted], waiting_ids: set[int], reading: asyncio.Task[Values]) -> Hydrated:
+    """Gives the values that were read to the requests that still wait. A caller who has gone costs nothing more."""
     failure: Known | None = None
     values: Values = []
     try:
@@ -66,18 +68,18 @@ def _distribute(batch: Sequence[Admitted], in_place: set[int], reading: asyncio.
         failure = Known(degraded_reasons=(error.reason,))
     requests: list[Admitted] = []
     known: list[Known] = []
-    place = 0
+    position = 0
     for admitted in batch:
         asked = bool(admitted.query.user_id)
-        if id(admitted) in in_place and not admitted.caller.gone:
+        if id(admitted) in waiting_ids and not admitted.caller.gone:
             requests.append(admitted)
             if not asked:
                 known.append(_UNASKED)
             elif failure is not None:
                 known.append(failure)
             else:
-                known.append(_parse(values[place], values[place + 1]))
-        place += 2 * asked
+                known.append(_parse(values[position], values[position + 1]))
+        position += 2 * asked
     return Hydrated(requests=requests, known=known)
 
 
@@ -91,6 +93,6 @@ def _parse(vector: bytes | None, state: bytes | None) -> Known:
         if vector is not None:
             read_vector = UserVector.from_bytes(vector)
     except StoreValueError:
-        # Where it was the vector, the user tower makes up for it, at the price that the reason tells operators of.
+        # An unreadable vector is computed anew by the user tower; the reason tells operators what that costs.
         reasons = (Degraded.STORE_VALUE_UNREADABLE,)
     return Known(state=read_state, stored_vector=read_vector, degraded_reasons=reasons)

@@ -19,47 +19,53 @@ from inference_server.model.catalogue.bitmap import rows_in
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Boost, Policy
 from inference_server.request.flow.recent_lists import MAX_ITEMS
+from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Chosen, Ranked, Selection, User
 from inference_server.request.selection.caps import apply_caps, category_codes
 from inference_server.request.selection.exploration import explore, rng_for
 from inference_server.request.selection.mmr import diversify
 
 
-def select(ranked: Ranked) -> Selection:
-    """Chooses for every user."""
+@stage("select")
+def select(ranked: Sequence[Ranked]) -> list[Selection]:
+    """Chooses what every user is shown: one `Selection` for each `Ranked`."""
+    return [_select(users_of_ranker) for users_of_ranker in ranked]
+
+
+def _select(ranked: Ranked) -> Selection:
     scores = ranked.scores
     if any(user.admitted.policy.boosts for user in ranked.users):
         scores = scores.copy()
-        for place, user in enumerate(ranked.users):
-            _boost(scores[place], ranked.rows[place], user.admitted.policy.boosts, ranked.model)
-    rows, places = ranked.rows, np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        for index, user in enumerate(ranked.users):
+            _boost(scores[index], ranked.rows[index], user.admitted.policy.boosts, ranked.model)
+    rows, columns = ranked.rows, np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     if not ranked.is_ordered:
         users = np.arange(len(scores))[:, None]
-        places = _best_first(scores, rows)
-        rows, scores = rows[users, places], scores[users, places]
+        columns = _best_first(scores, rows)
+        rows, scores = rows[users, columns], scores[users, columns]
     counts = np.count_nonzero(scores > -np.inf, axis=1).tolist()
     chosen = [
-        _choose(user, rows[n, : counts[n]], scores[n, : counts[n]], places[n, : counts[n]])
-        for n, user in enumerate(ranked.users)
+        _choose(user, rows[index, :count], scores[index, :count], columns[index, :count])
+        for index, (user, count) in enumerate(zip(ranked.users, counts, strict=True))
     ]
     return Selection(ranked=ranked, chosen=chosen)
 
 
 def _best_first(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Columns by falling score, equal ones by row: (users, candidates) int64."""
+    """Columns by falling score, equal scores by row: (users, candidates) int64."""
     order = np.argsort(-scores, axis=1)
     in_order = np.take_along_axis(scores, order, axis=1)
     # Two sort keys cost twice as much as one, and equal scores are rare.
     equal = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] > -np.inf)
-    for place in np.flatnonzero(equal.any(axis=1)):
-        order[place] = np.lexsort((rows[place], -scores[place]))
+    for index in np.flatnonzero(equal.any(axis=1)):
+        order[index] = np.lexsort((rows[index], -scores[index]))
     return order
 
 
 def _choose(
-    user: User, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
+    user: User, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], columns: npt.NDArray[np.int64]
 ) -> Chosen:
-    """Chooses from one user's candidates, best first."""
+    """Chooses from one user's candidates, (n,) each, best first."""
     admitted = user.admitted
     policy, num_items = admitted.policy, admitted.num_items
     diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
@@ -69,12 +75,12 @@ def _choose(
         order = np.arange(len(rows))
         if diversity > 0.0 and len(order) > 1:
             vectors = admitted.model.catalogue.vectors[rows]
-            # All of the pool only where a later step may need more than what is shown.
+            # The whole pool only where a later step may need more items than are shown.
             wanted = num_items if policy.is_plain else len(order)
             order = diversify(scores, vectors, diversity=diversity, num_items=wanted)
         if policy.max_per_category or policy.category_caps:
             order = _cap(order, rows, policy, admitted.model)
-        rows, scores, places = rows[order], scores[order], places[order]
+        rows, scores, columns = rows[order], scores[order], columns[order]
         if policy.exploration > 0.0:
             shown, propensities = explore(
                 np.arange(len(rows)),
@@ -86,7 +92,7 @@ def _choose(
         user=user,
         rows=rows[shown],
         scores=scores[shown],
-        places=places[shown],
+        columns=columns[shown],
         propensities=propensities,
         list_rows=rows[:MAX_ITEMS],
         list_scores=scores[:MAX_ITEMS],

@@ -14,6 +14,7 @@ import pytest
 from inference_server.bundle_check.held_out_users import MIN_REQUESTS, ask_held_out_users
 from inference_server.model.serving_model import ServingModel, open_model
 from inference_server.policy.policy_file import PolicyFile
+from inference_server.request.policy_choices import policy_choices
 from tandem.contract.bundle import Bundle
 from tandem.contract.held_out_users import HeldOutUser, write_held_out_users
 from tandem.contract.served import (
@@ -31,7 +32,7 @@ from tests.inference_server.defects import copy_of, flipped_byte_in_index
 from tests.support.tiny_bundle import mean_vector, nan_ranker, state_of
 
 SHOWN = 10
-BUILT_IN = PolicyFile(None)
+BUILT_IN = PolicyFile(None, policy_choices())
 
 
 def order_of(bundle: Bundle, history: list[str]) -> list[str]:
@@ -108,7 +109,7 @@ async def test_policies_hold_as_they_do_where_it_serves(bundle: Bundle, model: S
     users = users_at(bundle, [0, 0, 0])
     file = tmp_path / "policies.yaml"
     file.write_text("default: {include_categories: [rare], sources: {trending: 10}}\n")
-    served = await ask(model, users, PolicyFile(file))
+    served = await ask(model, users, PolicyFile(file, policy_choices()))
     assert served.num_recommended_items <= 20
     assert served.degraded_answers == {}  # nothing is trending here, which is no failure
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from inference_server.policy.policy_file import load_policies
+from inference_server.request.policy_choices import policy_choices
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "deploy/policies.example.yaml"
 
@@ -29,7 +30,7 @@ def test_a_good_file_is_shown_in_full() -> None:
     assert result.returncode == 0
     assert result.stderr == ""
     shown = json.loads(result.stdout)
-    policies = load_policies(EXAMPLE)
+    policies = load_policies(EXAMPLE, policy_choices())
     assert list(shown) == ["default", *policies.names]
     assert shown["home"] == policies.policy("home").model_dump(mode="json")
 

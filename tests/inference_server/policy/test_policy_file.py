@@ -12,11 +12,16 @@ from pydantic import BaseModel, ValidationError
 from structlog.testing import capture_logs
 
 from inference_server.core.errors import PoliciesInvalid, UnknownScenario
-from inference_server.policy.policy import AttributePredicateConfig, Boost, Policy, Sources
+from inference_server.policy.policy import AttributePredicateConfig, Boost, Policy
 from inference_server.policy.policy_file import Policies, PolicyFile, describe_policies, load_policies
+from inference_server.request.policy_choices import policy_choices
 from tests.support.waiting import wait_until
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "deploy/policies.example.yaml"
+
+
+CHOICES = policy_choices()
+DEFAULT_SOURCES = CHOICES.model().model_dump()["sources"]
 
 
 def written(folder: Path, text: str) -> Path:
@@ -30,18 +35,18 @@ def written(folder: Path, text: str) -> Path:
 
 def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(PoliciesInvalid) as caught:
-        load_policies(written(folder, text))
+        load_policies(written(folder, text), CHOICES)
     assert str(caught.value) == "; ".join(caught.value.problems)
     return [problem.removeprefix(f"{folder}/policies.yaml:") for problem in caught.value.problems]
 
 
 class TestExample:
     def test_it_says_what_it_shows(self) -> None:
-        policies = load_policies(EXAMPLE)
+        policies = load_policies(EXAMPLE, CHOICES)
         assert policies.names == ("home", "children", "after_purchase")
-        assert policies.default == Policy(diversity=0.1)
+        assert policies.default == Policy(sources=DEFAULT_SOURCES, diversity=0.1)
         assert policies.policy("home") == Policy(
-            sources=Sources(popular=20),
+            sources=DEFAULT_SOURCES | {"popular": 20},
             diversity=0.3,
             exploration=0.05,
             max_per_category=4,
@@ -59,12 +64,12 @@ class TestExample:
 
     def test_it_mentions_every_key_of_a_policy_and_of_sources(self) -> None:
         text = EXAMPLE.read_text()
-        for name in [*Policy.model_fields, *Sources.model_fields]:
+        for name in [*Policy.model_fields, *CHOICES.source_names]:
             assert re.search(rf"^\s*{name}:", text, re.MULTILINE), name
 
     def test_values_said_to_be_the_default_are(self) -> None:
         said = re.findall(r"^    (\w+): (\S+) +# .*\(default\)$", EXAMPLE.read_text(), re.MULTILINE)
-        assert {name: int(value) for name, value in said} == Sources().model_dump()
+        assert {name: int(value) for name, value in said} == DEFAULT_SOURCES
 
 
 class TestPage:
@@ -72,13 +77,13 @@ class TestPage:
 
     def test_its_example_is_a_file_of_policies(self, tmp_path: Path) -> None:
         (example,) = re.findall(r"^```yaml\n(.*?)^```", self.TEXT, re.MULTILINE | re.DOTALL)
-        assert load_policies(written(tmp_path, example)).names == ("home", "children")
+        assert load_policies(written(tmp_path, example), CHOICES).names == ("home", "children")
 
     def test_it_names_every_key(self) -> None:
         assert [name for name in Policy.model_fields if f"`{name}`" not in self.TEXT] == []
 
 
-@pytest.mark.parametrize("model", [Sources, Boost, AttributePredicateConfig, Policy])
+@pytest.mark.parametrize("model", [Boost, AttributePredicateConfig, Policy])
 def test_every_key_says_what_it_does(model: type[BaseModel]) -> None:
     assert [name for name, field in model.model_fields.items() if not field.description] == []
 
@@ -93,7 +98,7 @@ class TestScenarios:
             policies.policy("home")
 
     def test_an_unknown_one_is_told_what_there_is(self, tmp_path: Path) -> None:
-        policies = load_policies(written(tmp_path, "scenarios: {b: {}, a: {}}"))
+        policies = load_policies(written(tmp_path, "scenarios: {b: {}, a: {}}"), CHOICES)
         with pytest.raises(LookupError, match=r"configured: b, a\)"):
             policies.policy("A")
 
@@ -116,10 +121,11 @@ scenarios:
     content_weight: null
   same:
 """,
-            )
+            ),
+            CHOICES,
         )
         other = policies.policy("other")
-        assert other.sources == Sources(two_tower=50, content_neighbours=30, trending=9)
+        assert other.sources == DEFAULT_SOURCES | {"two_tower": 50, "content_neighbours": 30, "trending": 9}
         assert other.category_caps == {"c": 3}
         assert other.exclude_categories == ()
         assert other.content_weight is None
@@ -128,8 +134,8 @@ scenarios:
 
     @pytest.mark.parametrize("text", ["default: {}", "default:", "scenarios:", "default: {}\nscenarios: {}"])
     def test_nothing_said_is_the_built_in_policy(self, tmp_path: Path, text: str) -> None:
-        policies = load_policies(written(tmp_path, text))
-        assert policies.default == Policy()
+        policies = load_policies(written(tmp_path, text), CHOICES)
+        assert policies.default == Policy(sources=DEFAULT_SOURCES)
         assert policies.names == ()
         assert policies.fingerprint
 
@@ -138,7 +144,7 @@ scenarios:
             Policy().diversity = 1.0
 
     def test_description_has_every_policy(self) -> None:
-        shown = describe_policies(load_policies(EXAMPLE))
+        shown = describe_policies(load_policies(EXAMPLE, CHOICES))
         assert all(f'"{name}": {{' in shown for name in ("default", "home", "children", "after_purchase"))
 
 
@@ -219,28 +225,28 @@ class TestMistakes:
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         for path in (tmp_path / "none.yaml", tmp_path):
             with pytest.raises(PoliciesInvalid, match=f"^{path}: cannot be read: "):
-                load_policies(path)
+                load_policies(path, CHOICES)
 
     def test_a_file_that_is_too_large(self, tmp_path: Path) -> None:
         with pytest.raises(PoliciesInvalid, match="has more than 262144 bytes"):
-            load_policies(written(tmp_path, "#" * (256 * 1024 + 1)))
+            load_policies(written(tmp_path, "#" * (256 * 1024 + 1)), CHOICES)
 
 
 class TestPolicyFile:
     def test_a_bad_file_at_the_start_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(PoliciesInvalid):
-            PolicyFile(written(tmp_path, "default: 1"))
+            PolicyFile(written(tmp_path, "default: 1"), CHOICES)
         with pytest.raises(PoliciesInvalid):
-            PolicyFile(tmp_path / "none.yaml")
+            PolicyFile(tmp_path / "none.yaml", CHOICES)
 
     def test_without_a_file_there_is_the_built_in_policy_for_ever(self) -> None:
-        file = PolicyFile(None)
+        file = PolicyFile(None, CHOICES)
         assert file.current == Policies()
         assert not file.refresh()
         assert file.last_refusal == ""
 
     def test_a_change_is_read_once(self, tmp_path: Path) -> None:
-        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"))
+        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"), CHOICES)
         assert not file.refresh()
         written(tmp_path, "default: {diversity: 0.25}")
         with capture_logs() as logs:
@@ -251,14 +257,14 @@ class TestPolicyFile:
         assert logs[0]["fingerprint"] == file.current.fingerprint
 
     def test_the_same_bytes_again_are_no_change(self, tmp_path: Path) -> None:
-        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"))
+        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"), CHOICES)
         before = file.current
         written(tmp_path, "default: {diversity: 0.1}")
         assert not file.refresh()
         assert file.current is before
 
     def test_a_bad_file_is_refused_once_and_the_old_policies_stay(self, tmp_path: Path) -> None:
-        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"))
+        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"), CHOICES)
         before = file.current
         path = written(tmp_path, "default:\n  diversity: 7")
         with capture_logs() as logs:
@@ -281,7 +287,7 @@ class TestPolicyFile:
 
     def test_a_file_that_is_gone_is_refused_once_and_read_when_it_is_back(self, tmp_path: Path) -> None:
         path = written(tmp_path, "default: {diversity: 0.1}")
-        file = PolicyFile(path)
+        file = PolicyFile(path, CHOICES)
         path.unlink()
         with capture_logs() as logs:
             assert not file.refresh()
@@ -298,14 +304,14 @@ class TestPolicyFile:
             (tmp_path / name / "policies.yaml").write_text(f"default: {{diversity: {diversity}}}")
         link = tmp_path / "data"
         link.symlink_to("one")
-        file = PolicyFile(link / "policies.yaml")
+        file = PolicyFile(link / "policies.yaml", CHOICES)
         (tmp_path / "data-new").symlink_to("two")
         (tmp_path / "data-new").replace(link)
         assert file.refresh()
         assert file.current.default.diversity == 0.2
 
     async def test_run_reads_changes_until_it_is_cancelled(self, tmp_path: Path) -> None:
-        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"))
+        file = PolicyFile(written(tmp_path, "default: {diversity: 0.1}"), CHOICES)
         running = asyncio.create_task(file.run(poll_seconds=0.001))
         written(tmp_path, "default: {diversity: 9}")
         await asyncio.to_thread(wait_until, lambda: file.last_refusal != "", "a refusal")

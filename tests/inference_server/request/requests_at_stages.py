@@ -14,7 +14,7 @@ from inference_server.core.query import NO_FILTER, ItemFilter, Query
 from inference_server.model.page_token import request_fingerprint
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Policy
-from inference_server.request.flow.ladder import Ladder, Rung
+from inference_server.request.flow.ladder import ENCODE_USER, Ladder, Rung
 from inference_server.request.flow.types import Admitted, Caller, Encoded, User
 from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState
@@ -78,5 +78,5 @@ def encoded_with(users: Sequence[User], vectors: Sequence[npt.NDArray[np.float32
 def slow_tower() -> Ladder:
     """A ladder that knows the user tower to take long, so that it runs in a thread."""
     ladder = Ladder()
-    ladder.observe(encode=100.0)
+    ladder.observe(ENCODE_USER, 100.0)
     return ladder

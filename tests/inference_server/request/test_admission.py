@@ -12,9 +12,10 @@ from inference_server.core.query import AttributePredicate
 from inference_server.model.serving_model import ModelSlot
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
+from inference_server.request.policy_choices import policy_choices
 from tests.inference_server.request.requests_at_stages import query
 
-NO_FILE = PolicyFile(None)
+NO_FILE = PolicyFile(None, policy_choices())
 
 
 class TestAdmit:

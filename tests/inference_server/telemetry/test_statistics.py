@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded, Source
-from inference_server.telemetry.statistics import StageClock, Statistics
+from inference_server.telemetry.statistics import Statistics
 
 
 def test_an_answer_counts_for_its_source_and_for_each_reason() -> None:
@@ -28,12 +28,3 @@ def test_a_watched_breaker_shows_its_state() -> None:
     assert statistics.breakers == {"store": "closed"}
     breaker.failed()
     assert statistics.breakers == {"store": "open"}
-
-
-def test_a_lap_is_counted_for_its_stage_alone() -> None:
-    statistics = Statistics()
-    clock = StageClock(statistics, 3)
-    clock.lap("hydrate")
-    clock.lap("rank")
-    counts = {stage: histogram.count for stage, histogram in statistics.stage_seconds.items() if histogram.count}
-    assert counts == {"hydrate": 3, "rank": 3}, "once for every request of the batch"

@@ -15,6 +15,7 @@ from inference_server.model.serving_model import ModelSlot
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
 from inference_server.request.flow.ladder import Ladder
+from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
 from inference_server.security.tls import Certificates
 from inference_server.store.user_store import UserStore
@@ -52,7 +53,10 @@ async def served(
     """The worker's object graph with HTTP alone; without `store_url` the store is down."""
     statistics = Statistics()
     admission = Admission(
-        models, PolicyFile(None), max_concurrent_requests=max_concurrent_requests, max_seconds=max_seconds
+        models,
+        PolicyFile(None, policy_choices()),
+        max_concurrent_requests=max_concurrent_requests,
+        max_seconds=max_seconds,
     )
     store = UserStore(store_url or no_store(), statistics)
     with ThreadPoolExecutor(1) as threads:

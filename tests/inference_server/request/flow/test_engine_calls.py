@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from inference_server.request.flow.engine_calls import LONG_SECONDS, call_engine
+from inference_server.request.flow.engine_calls import LONG_SECONDS, EngineCalls
+from inference_server.request.flow.ladder import RETRIEVE, Ladder
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,8 @@ from inference_server.request.flow.engine_calls import LONG_SECONDS, call_engine
 )
 async def test_where_a_call_runs(expected_seconds: float, is_here: bool) -> None:
     with ThreadPoolExecutor(1) as threads:
-        thread, seconds = await call_engine(threads, expected_seconds, threading.current_thread)
+        engines = EngineCalls(threads, Ladder(retrieve=expected_seconds))
+        thread, seconds = await engines.call(RETRIEVE, threading.current_thread)
     assert (thread is threading.current_thread()) == is_here
     assert seconds >= 0.0
 
@@ -23,4 +25,4 @@ async def test_where_a_call_runs(expected_seconds: float, is_here: bool) -> None
 @pytest.mark.parametrize("expected_seconds", [0.0, 2 * LONG_SECONDS])
 async def test_what_a_call_raises_is_raised(expected_seconds: float) -> None:
     with ThreadPoolExecutor(1) as threads, pytest.raises(ValueError, match="invalid literal"):
-        await call_engine(threads, expected_seconds, int, "x")
+        await EngineCalls(threads, Ladder(retrieve=expected_seconds)).call(RETRIEVE, int, "x")

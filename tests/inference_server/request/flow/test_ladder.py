@@ -32,10 +32,7 @@ class TestRung:
     def test_more_time_is_never_a_lower_rung(
         self, retrieve: float, sources: float, rank: float, times: list[float]
     ) -> None:
-        rungs = [
-            Ladder(retrieve_seconds=retrieve, sources_seconds=sources, rank_seconds=rank).rung(seconds)
-            for seconds in sorted(times)
-        ]
+        rungs = [Ladder(retrieve=retrieve, sources=sources, rank=rank).rung(seconds) for seconds in sorted(times)]
         assert rungs == sorted(rungs, reverse=True)
 
     @given(retrieve=costs, sources=costs, rank=costs)
@@ -44,37 +41,42 @@ class TestRung:
         starts.append(SECONDS_TO_ANSWER + 2.0 * (retrieve + sources + rank))
         rungs = []
         for start in starts:
-            ladder = Ladder(retrieve_seconds=retrieve, sources_seconds=sources, rank_seconds=rank)
+            ladder = Ladder(retrieve=retrieve, sources=sources, rank=rank)
             rungs.append(ladder.rung(start + 1e-6))
         assert rungs == [Rung.FROM_MEMORY, Rung.NO_EXTRA_SOURCES, Rung.NO_RANKER, Rung.FULL]
 
     @pytest.mark.parametrize(
         ("slow", "skipped_at"),
-        [("retrieve", Rung.FROM_MEMORY), ("sources", Rung.NO_EXTRA_SOURCES), ("rank", Rung.NO_RANKER)],
+        [
+            ("encode_user", Rung.FROM_MEMORY),
+            ("retrieve", Rung.FROM_MEMORY),
+            ("sources", Rung.NO_EXTRA_SOURCES),
+            ("rank", Rung.NO_RANKER),
+        ],
     )
     def test_what_was_slow_once_is_tried_again_and_comes_back(self, slow: str, skipped_at: Rung) -> None:
         ladder = Ladder()
         for _ in range(100):
-            ladder.observe(**{slow: 0.5})
-        assert ladder.rung(0.05) is skipped_at
+            ladder.observe(slow, 0.5)
+        assert ladder.rung(0.05, encodes=True) is skipped_at
         for _ in range(1_000):
-            rung = ladder.rung(0.05)
+            rung = ladder.rung(0.05, encodes=True)
             if rung is Rung.FULL:
                 return
             if rung < skipped_at:
-                ladder.observe(**{slow: 0.0001})  # only what is run is measured
+                ladder.observe(slow, 0.0001)  # only what is run is measured
         raise AssertionError(f"{slow} is skipped for ever")
 
-    @pytest.mark.parametrize("slow", ["retrieve", "sources", "rank"])
+    @pytest.mark.parametrize("slow", ["filter", "encode_user", "retrieve", "sources", "rank", "select", "answer"])
     def test_a_stage_that_became_slow_is_skipped_and_fast_again_used(self, slow: str) -> None:
         ladder = Ladder()
-        assert ladder.rung(0.05) is Rung.FULL
+        assert ladder.rung(0.05, encodes=True) is Rung.FULL
         for _ in range(50):
-            ladder.observe(**{slow: 0.5})
-        assert ladder.rung(0.05) is not Rung.FULL
+            ladder.observe(slow, 0.5)
+        assert ladder.rung(0.05, encodes=True) is not Rung.FULL
         for _ in range(100):
-            ladder.observe(**{slow: 0.0001})
-        assert ladder.rung(0.05) is Rung.FULL
+            ladder.observe(slow, 0.0001)
+        assert ladder.rung(0.05, encodes=True) is Rung.FULL
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +91,9 @@ class TestOverGrpc:
         ("ladder", "source", "reasons"),
         [
             (Ladder(), RANKED, []),
-            (Ladder(rank_seconds=HOURS), RETRIEVED, ["ranker_skipped"]),
-            (Ladder(sources_seconds=HOURS), RETRIEVED, ["sources_skipped", "ranker_skipped"]),
-            (Ladder(retrieve_seconds=HOURS), POPULAR, ["deadline"]),
+            (Ladder(rank=HOURS), RETRIEVED, ["ranker_skipped"]),
+            (Ladder(sources=HOURS), RETRIEVED, ["sources_skipped", "ranker_skipped"]),
+            (Ladder(retrieve=HOURS), POPULAR, ["deadline"]),
         ],
         ids=["full", "no ranker", "no sources", "memory"],
     )
@@ -112,7 +114,7 @@ class TestOverGrpc:
             await store.put("u", state_of(["item-1"]))
             before = await parts.stub.Recommend(pb.RecommendRequest(user_id="u"))
             assert before.source == RANKED
-            ladder.retrieve_seconds = HOURS
+            ladder.seconds["retrieve"] = HOURS
             after = await parts.stub.Recommend(pb.RecommendRequest(user_id="u", explain=True))
             assert (after.source, list(after.degraded_reasons)) == (CACHED, ["deadline"])
             assert [item.item_id for item in after.items] == [item.item_id for item in before.items]
@@ -126,6 +128,24 @@ class TestOverGrpc:
             assert filtered.items[0].item_id == after.items[1].item_id
             stranger = await parts.stub.Recommend(pb.RecommendRequest(user_id="stranger"))
             assert (stranger.source, list(stranger.degraded_reasons)) == (POPULAR, ["deadline"])
+
+    async def test_a_slow_user_tower_is_budgeted(self, tmp_path: Path) -> None:
+        slow, ladder = ModelSlot(), Ladder()
+        slow.current = open_model(build(tmp_path / "slow", tower_layers=60).directory)
+        request = pb.RecommendRequest(recent_item_ids=["item-1", "item-2"])
+        async with in_process(slow, ladder=ladder) as parts:
+            for _ in range(30):
+                answer = await parts.stub.Recommend(request)
+                assert (answer.source, list(answer.degraded_reasons)) == (RETRIEVED, [])
+            assert parts.statistics.user_tower_runs == 30
+        tower_seconds = ladder.seconds["encode_user"]
+        assert tower_seconds > 10 * ladder.seconds["retrieve"], "the tower is what takes the time"
+        # Time for everything but the tower: the request goes without it at once, and not after it was too late.
+        async with in_process(slow, ladder=ladder, max_seconds=1.5 * tower_seconds + SECONDS_TO_ANSWER) as parts:
+            answer = await parts.stub.Recommend(request, timeout=PATIENCE_SECONDS)
+            assert (answer.source, list(answer.degraded_reasons)) == (POPULAR, ["deadline"])
+            assert parts.statistics.user_tower_runs == 0
+            assert ladder.seconds["encode_user"] < tower_seconds, "thought a little cheaper the next time"
 
     async def test_no_time_at_all_is_an_answer_without_recent_items(self, blended: ModelSlot) -> None:
         # Less than is kept back for an answer from memory: the last moment has come before the batch has begun.

@@ -18,11 +18,13 @@ from deploy.local.ports import free_port
 from inference_server.core.degradation import Degraded, Source
 from inference_server.model.engine.search import EXACT_MAX_ITEMS
 from inference_server.model.serving_model import ServingModel, open_model
-from inference_server.policy.policy import Policy, Sources
+from inference_server.policy.policy import Policy
+from inference_server.request.flow.engine_calls import EngineCalls
 from inference_server.request.flow.ladder import Ladder, Rung
 from inference_server.request.flow.recent_lists import RecentLists
 from inference_server.request.flow.types import Candidates, Ranked, User
-from inference_server.request.sources.trending import TrendingList
+from inference_server.request.sources.registry import SOURCES
+from inference_server.request.sources.two_tower import NUM_CANDIDATES
 from inference_server.request.stages.fallback import fallback
 from inference_server.request.stages.filter_items import filter_items
 from inference_server.request.stages.retrieve import retrieve
@@ -42,9 +44,10 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 async def candidates_of(
     users: list[User], vectors: list[np.ndarray], threads: ThreadPoolExecutor, ladder: Ladder | None = None
 ) -> Candidates:
-    trending = TrendingList(UserStore(f"redis://127.0.0.1:{free_port()}/0", Statistics()))
+    store = UserStore(f"redis://127.0.0.1:{free_port()}/0", Statistics())
+    sources = [source(store) for source in SOURCES]
     encoded = encoded_with(users, vectors)
-    return await retrieve(encoded, filter_items(users, encoded.model), trending, threads, ladder or Ladder())
+    return await retrieve(encoded, filter_items(users), sources, EngineCalls(threads, ladder or Ladder()))
 
 
 def rows_of(found: Candidates | Ranked, place: int = 0) -> np.ndarray:
@@ -94,14 +97,14 @@ class TestRetrieve:
         rows = rows_of(await candidates_of([user], [model.bundle.item_vectors[3]], threads))
         assert allowed[rows].all()
         assert len(set(rows.tolist())) == len(rows)
-        assert len(rows) == min(max(asked["num_items"], user.admitted.policy.sources.two_tower), int(allowed.sum()))
+        assert len(rows) == min(max(asked["num_items"], NUM_CANDIDATES), int(allowed.sum()))
 
     @given(batch=st.lists(queries, min_size=2, max_size=4), popular=st.sampled_from([0, 7, 40]))
     @MODEL_IS_SHARED
     async def test_nobodys_candidates_depend_on_the_others_of_the_batch(
         self, model: ServingModel, threads: ThreadPoolExecutor, batch: list[dict[str, Any]], popular: int
     ) -> None:
-        policies = [Policy(sources=Sources(two_tower=20, popular=popular)), Policy(sources=Sources(two_tower=1))]
+        policies = [Policy(sources={"two_tower": 20, "popular": popular}), Policy(sources={"two_tower": 1})]
         users = [
             user_with(admitted(model, policy=policies[number % 2], **asked), state_of([f"item-{number}"]))
             for number, asked in enumerate(batch)
@@ -121,7 +124,7 @@ class TestRetrieve:
             verify_checksums=False,
         )
         vector = large.bundle.item_vectors[5]
-        request = admitted(large, include_categories=(RARE,), policy=Policy(sources=Sources(two_tower=10)))
+        request = admitted(large, include_categories=(RARE,), policy=Policy(sources={"two_tower": 10}))
         found = await candidates_of([user_with(request)], [vector], threads)
         rare = np.arange(0, num_items, 10)
         best = rare[np.argsort(-(large.bundle.item_vectors[rare] @ vector), kind="stable")[:10]]
@@ -133,7 +136,7 @@ class TestRetrieve:
         vector = model.bundle.item_vectors[3]
         for policy, reasons in (
             (Policy(), ()),  # content neighbours, of a bundle that has none
-            (Policy(sources=Sources(popular=5)), (Degraded.SOURCES_SKIPPED,)),
+            (Policy(sources={"popular": 5}), (Degraded.SOURCES_SKIPPED,)),
         ):
             user = user_with(admitted(model, policy=policy), rung=Rung.NO_EXTRA_SOURCES)
             found = await candidates_of([user], [vector], threads)
@@ -149,7 +152,7 @@ class TestFallback:
     ) -> None:
         state = state_of(list(seen))
         users = [user_with(admitted(model, **asked), state)]
-        (found,) = fallback(users, filter_items(users, model), RecentLists())
+        (found,) = fallback(users, filter_items(users), RecentLists())
         allowed = expected_mask(model, asked, model.known_rows(state.seen_item_keys).tolist())
         popularity = np.where(allowed, model.bundle.items.popularity, 0)
         num_items = min(asked["num_items"], int(allowed.sum()))
@@ -168,7 +171,7 @@ class TestFallback:
         scores = np.linspace(1, 0, len(kept), dtype=np.float32)
         lists.put("u", model.version, np.array(kept), scores)
         users = [user_with(admitted(model, **asked), degraded_reasons=(Degraded.STORE_UNAVAILABLE,))]
-        (found,) = fallback(users, filter_items(users, model), lists)
+        (found,) = fallback(users, filter_items(users), lists)
         allowed = expected_mask(model, asked, [])
         first = [row for row in kept if allowed[row]][: asked["num_items"]]
         rows = found.rows[0].tolist()
@@ -189,12 +192,12 @@ class TestFallback:
             user_with(admitted(model, user_id="v")),
             user_with(admitted(model, user_id="v"), degraded_reasons=failed),
         ]
-        found = fallback(users, filter_items(users, model), lists)
+        found = fallback(users, filter_items(users), lists)
         assert [one.source for one in found] == [Source.POPULAR, Source.POPULAR, Source.CACHED]
 
     async def test_a_policy_that_caps_categories_has_more_to_choose_from(self, model: ServingModel) -> None:
         users = [user_with(admitted(model, policy=Policy(max_per_category=2)))]
-        (found,) = fallback(users, filter_items(users, model), RecentLists())
+        (found,) = fallback(users, filter_items(users), RecentLists())
         assert found.rows.shape[1] > users[0].admitted.num_items
 
 
@@ -204,5 +207,5 @@ async def test_what_was_shown_is_left_out_of_both(model: ServingModel, threads: 
     users = [user_with(request)]
     expected = set(range(150, 200))
     assert set(rows_of(await candidates_of(users, [model.bundle.item_vectors[3]], threads)).tolist()) == expected
-    (popular,) = fallback(users, filter_items(users, model), RecentLists())
+    (popular,) = fallback(users, filter_items(users), RecentLists())
     assert set(popular.rows[0].tolist()) == expected

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference_server.core.answers import Answer
 from inference_server.core.degradation import Source
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Boost, Policy
@@ -43,7 +44,11 @@ def ranked(
 
 
 def one(model: ServingModel, *args: Any, source: Source = Source.RETRIEVED, **fields: Any) -> Selection:
-    return select(ranked(model, [user_with(admitted(model, **fields), HISTORY)], *args, source=source))
+    return select([ranked(model, [user_with(admitted(model, **fields), HISTORY)], *args, source=source)])[0]
+
+
+def answers_of(selection: Selection) -> list[Answer]:
+    return [answered.answer for answered in answer([selection])]
 
 
 def shown(selection: Selection, place: int = 0) -> list[int]:
@@ -72,7 +77,7 @@ class TestOrder:
             user_with(admitted(model, policy=Policy(boosts=(Boost(category="comedy", add=50.0),)))),
             user_with(admitted(model, num_items=1)),
         ]
-        selection = select(ranked(model, users))
+        selection = select([ranked(model, users)])[0]
         assert [shown(selection, place) for place in range(3)] == [[4, 2, 7, 9], [9, 4, 2, 7], [4]]
 
 
@@ -88,7 +93,7 @@ class TestBoosts:
         boosts = (Boost(category="drama", add=-1.0), Boost(category="drama", add=-1.5))
         selection = one(model, policy=Policy(boosts=boosts))
         assert shown(selection)[-1] == 4
-        answered = answer(one(model, policy=Policy(boosts=boosts), explain=True))[0]
+        answered = answers_of(one(model, policy=Policy(boosts=boosts), explain=True))[0]
         assert answered.reasons is not None
         unit = float(np.array([0.5, 0.9, 0.5, 0.5], dtype=np.float32).std())
         assert answered.reasons[-1].score_parts == {
@@ -151,7 +156,7 @@ class TestExploration:
         assert propensities is not None
         assert ((propensities > 0) & (propensities <= 1)).all()
         assert (propensities < 1).any()
-        reasons = answer(first)[0].reasons
+        reasons = answers_of(first)[0].reasons
         assert reasons is not None
         assert [reason.propensity for reason in reasons] == pytest.approx(propensities.tolist())
 
@@ -161,7 +166,7 @@ class TestExploration:
         assert all(count <= 2 for count in np.bincount(np.array(rows) % 4))
 
     async def test_without_exploration_every_propensity_is_one(self, model: ServingModel) -> None:
-        reasons = answer(one(model, explain=True))[0].reasons
+        reasons = answers_of(one(model, explain=True))[0].reasons
         assert reasons is not None
         assert {reason.propensity for reason in reasons} == {1.0}
 
@@ -172,7 +177,7 @@ class TestExploration:
 
 class TestAnswer:
     async def test_an_answer_names_items_model_and_variant(self, model: ServingModel) -> None:
-        (answered,) = answer(one(model))
+        (answered,) = answers_of(one(model))
         assert answered.item_ids == ["item-4", "item-2", "item-7", "item-9"]
         assert answered.model_version == "tiny-1"
         assert answered.variant == "champion"
@@ -182,18 +187,18 @@ class TestAnswer:
 
     async def test_a_full_page_names_the_next(self, model: ServingModel) -> None:
         selection = one(model, num_items=3)
-        token = answer(selection)[0].next_page_token
+        token = answers_of(selection)[0].next_page_token
         request = selection.chosen[0].user.admitted
         assert model.page_tokens.open(token, request.fingerprint).tolist() == [4, 2, 7]
 
     async def test_everyone_gets_their_own_answer(self, model: ServingModel) -> None:
         users = [user_with(admitted(model, num_items=count)) for count in (1, 4, 2)]
-        answers = answer(select(ranked(model, users)))
+        answers = answers_of(select([ranked(model, users)])[0])
         order = ["item-4", "item-2", "item-7", "item-9"]
         assert [one.item_ids for one in answers] == [order[:1], order, order[:2]]
 
     async def test_reasons_name_the_nearest_of_the_history(self, model: ServingModel) -> None:
-        (answered,) = answer(one(model, explain=True))
+        (answered,) = answers_of(one(model, explain=True))
         assert answered.reasons is not None
         vectors = model.bundle.item_vectors
         history = np.array([20, 21, 22, 23])
@@ -207,7 +212,7 @@ class TestAnswer:
     async def test_reasons_of_popular_items_are_their_popularity(self, model: ServingModel) -> None:
         user = user_with(admitted(model, explain=True))
         popular = ranked(model, [user], [3, 1], [200.0, 100.0], source=Source.POPULAR)
-        (answered,) = answer(select(popular))
+        (answered,) = answers_of(select([popular])[0])
         assert answered.reasons is not None
         assert answered.reasons[0].source == "popular"
         assert answered.reasons[0].score_parts == {"popularity": 200.0}

@@ -12,9 +12,10 @@ import pytest
 
 from inference_server.core.degradation import Degraded
 from inference_server.model.serving_model import ServingModel, open_model
+from inference_server.request.flow.engine_calls import EngineCalls
 from inference_server.request.flow.ladder import Ladder
 from inference_server.request.flow.types import Hydrated, Known, User
-from inference_server.request.stages.encode_user import encode_users
+from inference_server.request.stages.encode_users import encode_users
 from inference_server.telemetry.statistics import Statistics
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, UserVector
@@ -60,7 +61,7 @@ class TestEncodeUsers:
             requests=[admitted(model, seconds=seconds, **fields)],
             known=[Known(state=state, stored_vector=stored_vector)],
         )
-        encoded, others = await encode_users(hydrated, threads, Ladder(), statistics)
+        encoded, others = await encode_users(hydrated, EngineCalls(threads, Ladder()), statistics)
         assert len(encoded) + len(others) == 1
         if others:
             return One(others[0], None), statistics
@@ -153,7 +154,7 @@ class TestEncodeUsers:
             ],
         )
         statistics = Statistics()
-        (encoded,), others = await encode_users(hydrated, threads, Ladder(), statistics)
+        (encoded,), others = await encode_users(hydrated, EngineCalls(threads, Ladder()), statistics)
         assert statistics.user_tower_runs == 19, "user 3 has a fresh vector, the last two have no behaviour"
         for number, (user, vector) in enumerate(zip(encoded.users, encoded.vectors, strict=True)):
             assert user.admitted.query.user_id == str(number)
@@ -167,13 +168,13 @@ class TestEncodeUsers:
     async def test_rungs_are_told_apart_and_the_most_urgent_comes_first(
         self, model: ServingModel, threads: ThreadPoolExecutor
     ) -> None:
-        ladder = Ladder(retrieve_seconds=5.0, sources_seconds=5.0, rank_seconds=5.0)
+        ladder = Ladder(retrieve=5.0, sources=5.0, rank=5.0)
         seconds = {"full": 60.0, "no ranker": 25.0, "no sources": 15.0, "memory": 5.0}
         hydrated = Hydrated(
             requests=[admitted(model, user_id=name, seconds=left) for name, left in seconds.items()],
             known=[Known(state=state_of(["item-1"]))] * 4,
         )
-        encoded, others = await encode_users(hydrated, threads, ladder, Statistics())
+        encoded, others = await encode_users(hydrated, EngineCalls(threads, ladder), Statistics())
         assert [[user.admitted.query.user_id for user in one.users] for one in encoded] == [
             ["no sources"],
             ["no ranker"],
@@ -182,6 +183,28 @@ class TestEncodeUsers:
         assert [user.admitted.query.user_id for user in others] == ["memory"]
         assert others[0].degraded_reasons == (Degraded.DEADLINE,)
 
+    async def test_a_slow_tower_is_left_out_for_those_who_need_it_and_nobody_else(
+        self, model: ServingModel, threads: ThreadPoolExecutor
+    ) -> None:
+        ladder, statistics = Ladder(encode_user=5.0), Statistics()
+        state, stored = state_of(["item-1"], revision=7), UserVector(7, np.ones(16, dtype=np.float32))
+        known = {
+            "needs the tower": Known(state=state),
+            "stored": Known(state=state, stored_vector=stored),
+            "unknown": Known(),
+        }
+        hydrated = Hydrated(
+            requests=[admitted(model, user_id=name, seconds=8.0) for name in known], known=list(known.values())
+        )
+        (encoded,), without_vector = await encode_users(hydrated, EngineCalls(threads, ladder), statistics)
+        assert [user.admitted.query.user_id for user in encoded.users] == ["stored"]
+        assert {user.admitted.query.user_id: user.degraded_reasons for user in without_vector} == {
+            "needs the tower": (Degraded.DEADLINE,),
+            "unknown": (),
+        }
+        assert statistics.user_tower_runs == 0
+        assert ladder.seconds["encode_user"] < 5.0, "what is skipped is tried again in the end"
+
     async def test_events_on_unknown_items_make_room_for_older_ones(
         self, model: ServingModel, threads: ThreadPoolExecutor
     ) -> None:
@@ -189,7 +212,7 @@ class TestEncodeUsers:
         hydrated = Hydrated(requests=[admitted(model)], known=[Known(state=state)])
         stored = Known(state=state, stored_vector=UserVector(1, np.ones(16, dtype=np.float32)))
         (encoded,), _ = await encode_users(
-            Hydrated(requests=hydrated.requests, known=[stored]), threads, Ladder(), Statistics()
+            Hydrated(requests=hydrated.requests, known=[stored]), EngineCalls(threads, Ladder()), Statistics()
         )
         assert encoded.history_rows[0, -2:].tolist() == [7, 9]
 

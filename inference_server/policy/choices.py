@@ -1,0 +1,49 @@
+"""What a policy may name: the sources and rankers that are registered. Policies themselves know none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, Field, create_model
+
+from inference_server.policy.policy import StrictConfig
+
+MAX_CANDIDATES: Final = 1000
+AUTO: Final = "auto"
+NO_RANKER: Final = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceChoice:
+    """A source that policies may set the number of candidates of."""
+
+    name: str
+    num_candidates: int
+    """Candidates that a policy takes when it does not say."""
+    min_candidates: int = 0
+    """0: a policy may turn the source off."""
+
+
+class Choices:
+    """The registered names, and the model that validates what a policy says of them."""
+
+    def __init__(self, sources: Sequence[SourceChoice], rankers: Sequence[str]) -> None:
+        """`sources` in the order of merging, `rankers` in the order in which `auto` prefers them."""
+        counts: dict[str, Any] = {
+            source.name: (Annotated[int, Field(ge=source.min_candidates, le=MAX_CANDIDATES)], source.num_candidates)
+            for source in sources
+        }
+        sources_model = create_model("Sources", __base__=StrictConfig, **counts)
+        ranker_names = Literal[(AUTO, *rankers, NO_RANKER)]  # type: ignore[valid-type]
+        self.source_names = tuple(source.name for source in sources)
+        self.model: type[BaseModel] = create_model(
+            "Choices", __base__=StrictConfig, sources=(sources_model, sources_model()), ranker=(ranker_names, AUTO)
+        )
+        """Fields `sources` and `ranker`, with the registered defaults."""
+
+    def split(self, policy: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(the keys of a policy that `model` validates, its other keys)."""
+        named = {key: value for key, value in policy.items() if key in self.model.model_fields}
+        return named, {key: value for key, value in policy.items() if key not in named}

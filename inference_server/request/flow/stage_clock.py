@@ -1,0 +1,122 @@
+"""Timing of stages, kept out of the pipeline: `@stage` on a stage function measures its calls.
+
+A batch runs in a task of its own, and its clock lies in that task's context. So a stage finds the clock of its batch
+without an argument, and called without one, as in a test, it is simply not timed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar, cast
+
+from inference_server.request.flow.ladder import ANSWER, FILTER, RANK, SELECT, Ladder
+from inference_server.request.flow.types import Lap
+from inference_server.telemetry.statistics import Statistics
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_BUDGETED: Final = frozenset({FILTER, RANK, SELECT, ANSWER})
+"""Stages that the ladder budgets as a whole. The other stages mostly wait, for the store or for a thread; of them the
+ladder takes in what their calls into the engines cost."""
+
+
+class StageClock:
+    """Takes in the durations of the stages of one batch, for every request in it."""
+
+    __slots__ = ("_ladder", "_num_requests", "_statistics", "_traced")
+
+    def __init__(
+        self, statistics: Statistics, ladder: Ladder, num_requests: int, traced: Sequence[list[Lap]] = ()
+    ) -> None:
+        """`traced` are the lists to which each stage is added: its name, start and end in nanoseconds since 1970."""
+        self._statistics = statistics
+        self._ladder = ladder
+        self._num_requests = num_requests
+        self._traced = traced
+
+    def start(self) -> None:
+        """Makes this the clock of the running task."""
+        _current.set(self)
+
+    def observe(self, name: str, started_at: float, *, cost_seconds: float | None = None) -> None:
+        """Ends a stage that began at `started_at`, in seconds of time.perf_counter.
+
+        `cost_seconds` is what the ladder takes in; None: the whole duration.
+        """
+        seconds = time.perf_counter() - started_at
+        self._statistics.stage_seconds[name].observe(seconds, self._num_requests)
+        if name in _BUDGETED:
+            self._ladder.observe(name, seconds if cost_seconds is None else cost_seconds)
+        if self._traced:
+            ended_at_ns = time.time_ns()
+            lap = (name, ended_at_ns - int(seconds * 1e9), ended_at_ns)
+            for laps in self._traced:
+                laps.append(lap)
+
+
+_current: ContextVar[StageClock | None] = ContextVar("stage_clock", default=None)
+
+
+def stage(name: str) -> Callable[[_F], _F]:
+    """Measures each call of a stage function under this name of `tandem_stage_seconds`.
+
+    The function may be plain, a coroutine function or an asynchronous generator; of a generator, the time between two
+    results is measured, the time that its consumer takes is not.
+    """
+
+    def decorate(function: _F) -> _F:
+        if inspect.isasyncgenfunction(function):
+            return cast(_F, _timed_generator(name, function))
+        if inspect.iscoroutinefunction(function):
+            return cast(_F, _timed_coroutine(name, function))
+        return cast(_F, _timed(name, function))
+
+    return decorate
+
+
+def _observe(name: str, started_at: float) -> None:
+    clock = _current.get()
+    if clock is not None:
+        clock.observe(name, started_at)
+
+
+def _timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        clock = _current.get()
+        if clock is None:
+            return function(*args, **kwargs)
+        started_at, cpu_started_at = time.perf_counter(), time.thread_time()
+        result = function(*args, **kwargs)
+        # Processor time: a stage that another process has interrupted is not expensive.
+        clock.observe(name, started_at, cost_seconds=time.thread_time() - cpu_started_at)
+        return result
+
+    return timed
+
+
+def _timed_coroutine(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def timed(*args: Any, **kwargs: Any) -> Any:
+        started_at = time.perf_counter()
+        result = await function(*args, **kwargs)
+        _observe(name, started_at)
+        return result
+
+    return timed
+
+
+def _timed_generator(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def timed(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        started_at = time.perf_counter()
+        async for result in function(*args, **kwargs):
+            _observe(name, started_at)
+            yield result
+            started_at = time.perf_counter()
+
+    return timed

@@ -1,0 +1,15 @@
+"""The sources and rankers that policies may name, from the two registries."""
+
+from __future__ import annotations
+
+from inference_server.model.rankers.registry import RANKERS
+from inference_server.policy.choices import Choices, SourceChoice
+from inference_server.request.sources import two_tower
+from inference_server.request.sources.registry import SOURCES
+
+
+def policy_choices() -> Choices:
+    """The registered names. The two towers cannot be turned off: the other sources only add to them."""
+    towers = SourceChoice(name=two_tower.NAME, num_candidates=two_tower.NUM_CANDIDATES, min_candidates=1)
+    others = (SourceChoice(name=source.name, num_candidates=source.num_candidates) for source in SOURCES)
+    return Choices((towers, *others), [ranker.name for ranker in RANKERS])
