@@ -187,6 +187,7 @@ class BreakerMachine(RuleBasedStateMachine):
             on_change=lambda breaker: self.told.append(breaker.state),
         )
         self.failures_in_a_row = 0
+        self.times_opened = 0
         self.probe_since: float | None = None
         self.refused_since: float | None = None
 
@@ -226,6 +227,7 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.breaker.state is (BreakerState.OPEN if opens else BreakerState.CLOSED)
             if opens:
                 self.failures_in_a_row = 0
+                self.times_opened += 1
         else:
             self.refused_since = None if state is BreakerState.HALF_OPEN else self.refused_since
             assert self.breaker.state is BreakerState.OPEN
