@@ -1,4 +1,4 @@
-"""What the log and the caller are told of a bug of ours, whatever the transport."""
+"""The report of a bug of ours, in the log and to the caller, for every transport."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from inference_server.telemetry.logs import log_failed
 
 @dataclass(frozen=True, slots=True)
 class InternalError:
-    """The caller's part: a name to ask for the bug by, and nothing else."""
+    """The part that the caller receives: an id by which the log has the bug, and no details."""
 
     request_id: str
-    """The name under which the log has it."""
+    """The id of the log line."""
     message: str
 
 
 def internal_error(*, user_id: str | None = None, path: str | None = None) -> InternalError:
-    """Logs the exception that is being handled, with its stack trace, and returns what the caller is told.
+    """Logs the exception that is being handled, with its stack trace, and returns the caller's part.
 
     `user_id` is "" for an anonymous visitor, None where no user is known; `path` is that of an HTTP request.
     """

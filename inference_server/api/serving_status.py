@@ -1,4 +1,4 @@
-"""GetServingStatus: what is served and how that goes, as the message that gRPC and HTTP both return."""
+"""GetServingStatus: what is served, since when, and what failed, as the message that gRPC and HTTP both return."""
 
 from __future__ import annotations
 

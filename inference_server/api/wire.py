@@ -1,4 +1,4 @@
-"""Wire messages to what stages read, and back: the one conversion, for gRPC and for JSON over HTTP."""
+"""Converts wire messages to queries, and answers to wire messages, for gRPC and for JSON over HTTP."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from inference_server.core.query import NO_CONTEXT, NO_FILTER, AttributePredicat
 from tandem.v1 import recommendation_pb2 as pb
 
 LONG_LIST: Final = 256
-"""Exclude lists longer than this are looked up once and remembered by their digest."""
+"""An exclude list longer than this is looked up once, and cached under its digest."""
 WIRE_SOURCES: Final = {
     source: pb.RecommendationSource.Value(f"RECOMMENDATION_SOURCE_{source.value}") for source in Source
 }
 
 
 def to_query(request: pb.RecommendRequest) -> Query:
-    """What a Recommend request asks for."""
+    """The query of a Recommend request."""
     context = request.context
     return Query(
         user_id=request.user_id,
@@ -36,7 +36,7 @@ def to_query(request: pb.RecommendRequest) -> Query:
 
 
 def to_similar_query(request: pb.SimilarItemsRequest) -> SimilarQuery:
-    """What a SimilarItems request asks for."""
+    """The query of a SimilarItems request."""
     return SimilarQuery(
         item_ids=tuple(request.item_ids),
         num_items=request.num_items,
@@ -85,7 +85,8 @@ def _to_filter(wire: pb.RecommendFilter) -> ItemFilter:
     excluded: Sequence[str] = wire.exclude_item_ids
     digest = b""
     if len(excluded) > LONG_LIST:
-        # A list of thousands stays as it was parsed: making strings of it costs as much as the rest of the request.
+        # A list of thousands of ids stays as it was parsed: converting it to strings costs as much as the rest of the
+        # request.
         digest = hashlib.blake2b(wire.SerializeToString(), digest_size=16).digest()
     return ItemFilter(
         include_categories=tuple(wire.include_categories),

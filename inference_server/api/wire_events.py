@@ -1,7 +1,7 @@
-"""Wire messages to the entries of the contract: the one conversion, for gRPC and for JSON over HTTP.
+"""Converts wire messages to the entries of the contract, for gRPC and for JSON over HTTP.
 
-Everything that the API says of a field is checked here, because what is in a stream is read by programs that can ask
-nobody. One field that is wrong refuses the whole call: who gets part of a call recorded cannot tell which.
+Every rule of the API for a field is checked here, because the programs that read a stream cannot refuse its entries to
+the caller. One wrong field refuses the whole call: a caller could not tell which part of a call was recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tandem.contract.streams import NO_POSITION, Event, ItemChange
 from tandem.v1 import recommendation_pb2 as pb
 
 MAX_ENTRIES: Final = MAX_IDS
-"""Events, items or ids of one call."""
+"""Maximum number of events, items or ids in one call."""
 MAX_TITLE_CHARACTERS: Final = 1000
 MAX_DESCRIPTION_CHARACTERS: Final = 10_000
 MAX_CATEGORIES: Final = 100
@@ -30,7 +30,7 @@ MAX_ATTRIBUTES: Final = 100
 MIN_RATING: Final = 1.0
 MAX_RATING: Final = 5.0
 MAX_SECONDS_AHEAD: Final = 300
-"""How far in the future an event may have happened: callers' clocks differ."""
+"""How far in the future an event's time may lie: callers' clocks differ."""
 
 _TYPES: Final[Mapping[int, str]] = {
     pb.EventType.Value(f"EVENT_TYPE_{name.upper()}"): name for name in names.EVENT_TYPES
@@ -41,38 +41,38 @@ _DWELL: Final = pb.EVENT_TYPE_DWELL
 _MICROSECONDS: Final = 1_000_000
 _NANOSECONDS: Final = 1_000_000_000
 _LARGEST_WHOLE: Final = 2.0**53
-"""Up to here a double holds every whole number."""
+"""A double represents every integer up to here."""
 _SHORT: Final = MAX_ID_BYTES // 4
-"""Ids of so many characters are short enough: a character takes four bytes at the most."""
+"""Ids of at most this many characters need no further check: a character takes at most four bytes."""
 _BYTES: Final = f"at most {MAX_ID_BYTES} bytes of UTF-8"
 
 
 def to_events(request: pb.RecordEventsRequest) -> list[Event]:
-    """The events of a call, as of now. Raises InvalidRequest."""
+    """The events of a call, received now. Raises InvalidRequest."""
     _check_count("events", request.events)
     now = time.time_ns() // 1000
-    return [_to_event(f"events[{place}]", event, now) for place, event in enumerate(request.events)]
+    return [_to_event(f"events[{index}]", event, now) for index, event in enumerate(request.events)]
 
 
 def to_item_changes(request: pb.UpsertItemsRequest) -> list[ItemChange]:
-    """What a call says of items, as of now. Raises InvalidRequest."""
+    """The item changes of a call, dated now. Raises InvalidRequest."""
     _check_count("items", request.items)
     now = time.time_ns() // 1000
-    # A microsecond apart: where an item is there twice, the later entry is the newer change.
-    return [_to_item_change(f"items[{place}]", item, now + place) for place, item in enumerate(request.items)]
+    # One microsecond apart: if a call holds an item twice, the later entry is the newer change.
+    return [_to_item_change(f"items[{index}]", item, now + index) for index, item in enumerate(request.items)]
 
 
 def to_removals(request: pb.DeleteItemsRequest) -> list[ItemChange]:
-    """The removals of a call, as of now. Raises InvalidRequest."""
+    """The removals of a call, dated now. Raises InvalidRequest."""
     _check_count("item_ids", request.item_ids)
     now = time.time_ns() // 1000
-    for place, item_id in enumerate(request.item_ids):
-        _check_id(f"item_ids[{place}]", item_id)
+    for index, item_id in enumerate(request.item_ids):
+        _check_id(f"item_ids[{index}]", item_id)
     return [ItemChange(item_id=item_id, changed_at=now, deleted=True) for item_id in request.item_ids]
 
 
 def _to_event(path: str, wire: pb.Event, now: int) -> Event:
-    # Fields are read once: every look into a message makes a new text.
+    # Every field is read once: each access to a message creates a new string.
     event_id, user_id, item_id, request_id = wire.event_id, wire.user_id, wire.item_id, wire.request_id
     longest = max(len(event_id), len(user_id), len(item_id), len(request_id))
     if longest > _SHORT or not (event_id and user_id and item_id):
@@ -138,8 +138,8 @@ def _to_item_change(path: str, item: pb.Item, now: int) -> ItemChange:
             raise InvalidRequest(f"{path}.{name}", f"must have at most {most} characters, has {len(text)}")
     if len(item.categories) > MAX_CATEGORIES:
         raise InvalidRequest(f"{path}.categories", f"must have at most {MAX_CATEGORIES} entries")
-    for place, category in enumerate(item.categories):
-        _check_id(f"{path}.categories[{place}]", category)
+    for index, category in enumerate(item.categories):
+        _check_id(f"{path}.categories[{index}]", category)
     if len(item.attributes) > MAX_ATTRIBUTES:
         raise InvalidRequest(f"{path}.attributes", f"must have at most {MAX_ATTRIBUTES} entries")
     return ItemChange(
@@ -167,7 +167,7 @@ def _attribute(path: str, name: str, value: Value) -> str:
 
 
 def number_text(number: float) -> str:
-    """A number as the item table has it: the wire knows doubles alone, and 1995.0 is the year 1995."""
+    """A number as the item table writes it: the wire has only doubles, and 1995.0 is the year 1995."""
     return str(int(number)) if number.is_integer() and abs(number) <= _LARGEST_WHOLE else repr(number)
 
 

@@ -1,4 +1,4 @@
-"""What an operator decides about the answers of one scenario. `policies` reads it from a file."""
+"""A policy: an operator's decisions about the answers of one scenario. `policy_file` reads it from a file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ _Name = Annotated[str, Field(min_length=1)]
 
 
 class StrictConfig(BaseModel):
-    """What all parts of a policy have in common."""
+    """Base of all parts of a policy."""
 
-    # Strict: "yes" is no number and 5 no category. What YAML makes of an unquoted word is then an error, no surprise.
+    # Strict: "yes" is not a number and 5 is not a category. An unquoted word that YAML converts is then an error, not a
+    # surprise.
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
 class AttributePredicateConfig(StrictConfig):
-    """A condition on one attribute of an item; all that is set must hold."""
+    """A condition on one attribute of an item; every field that is set must hold."""
 
     name: _Name
     """Name of the attribute."""
@@ -49,13 +50,13 @@ class AttributePredicateConfig(StrictConfig):
 
 
 class Boost(StrictConfig):
-    """Moves items up or down. Names a category, or an attribute and what it must be."""
+    """Moves items up or down. Names a category, or an attribute with a condition."""
 
     category: str = ""
     """Category that an item must have."""
 
     attribute: str = ""
-    """Attribute that an item must have, with `any_of`, `min` and `max`; all that is set must hold."""
+    """Attribute that an item must have, with `any_of`, `min` and `max`; every field that is set must hold."""
 
     any_of: tuple[str, ...] = ()
     """Values of which the attribute must have one; empty: any value."""
@@ -67,8 +68,8 @@ class Boost(StrictConfig):
     """Largest number that the attribute may be; null: no limit."""
 
     add: float = Field(ge=-100.0, le=100.0)
-    """Added to the item's score, in standard deviations of the scores of the request's candidates; below 0 it moves
-    items down."""
+    """Added to the item's score, in standard deviations of the scores of the request's candidates; a negative value
+    moves items down."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
@@ -98,33 +99,34 @@ class Policy(StrictConfig):
     """Weight of content in the blend, 0 to 1; null: the bundle's own."""
 
     boosts: tuple[Boost, ...] = ()
-    """What is moved up or down; an item that several boosts name gets the sum."""
+    """Boosts of items; an item that matches several boosts gets their sum."""
 
     category_caps: dict[_Name, Annotated[int, Field(ge=1)]] = {}
-    """Most items of one answer that have the category."""
+    """Maximum number of items of each category in one answer."""
 
     max_per_category: int = Field(default=0, ge=0)
-    """Most items of one answer that have the same category, for categories that `category_caps` does not name;
-    0: no limit."""
+    """Maximum number of items of one category in one answer, for categories that `category_caps` does not name; 0: no
+    limit."""
 
     diversity: float = Field(default=0.0, ge=0.0, le=1.0)
-    """How unlike each other items shall be, where the request does not say: 0 not at all, the order by score, to 1."""
+    """Weight of diversity among the items if the request does not set it: from 0, the order by score, to 1."""
 
     exploration: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Share of places that are filled by a candidate drawn at random, so that training data holds more than what the
-    model likes already."""
+    """Share of positions that are filled with a random candidate, so that training data covers more than the model's
+    own favourites."""
 
     exclude_categories: tuple[_Name, ...] = ()
-    """Items with one of these are never shown."""
+    """Items with any of these categories are never shown."""
 
     include_categories: tuple[_Name, ...] = ()
-    """Only items with one of these are shown; empty: any. It holds besides what the request includes."""
+    """Only items with at least one of these categories are shown; empty: any. Applies in addition to the request's
+    filter."""
 
     attributes: tuple[AttributePredicateConfig, ...] = ()
-    """What an item's attributes must be to be shown."""
+    """Conditions on attributes that an item must meet to be shown."""
 
     exclude_seen: bool | None = None
-    """Whether items that the user has interacted with are left out; null: the request decides."""
+    """Whether items that the user has interacted with are excluded; null: the request decides."""
 
     @cached_property
     def rules(self) -> Clause:
@@ -133,8 +135,10 @@ class Policy(StrictConfig):
             self.include_categories,
             self.exclude_categories,
             tuple(
-                AttributePredicate(name=one.name, any_of=one.any_of, none_of=one.none_of, min=one.min, max=one.max)
-                for one in self.attributes
+                AttributePredicate(
+                    name=config.name, any_of=config.any_of, none_of=config.none_of, min=config.min, max=config.max
+                )
+                for config in self.attributes
             ),
         )
 

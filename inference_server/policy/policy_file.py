@@ -1,4 +1,5 @@
-"""Policies: what an operator decides about answers, by scenario, in one YAML file that is read again when it changes.
+"""The file of policies: an operator's decisions about answers, by scenario, in one YAML file that is reloaded when it
+changes.
 
     default:                 # for requests that name no scenario; what is left out has the values below
       diversity: 0.2
@@ -6,8 +7,8 @@
       home:                  # for requests with scenario "home": the default policy, except for what is written here
         sources: {popular: 20}
 
-Of `sources` a scenario overrides key by key; any other value, a list for example, it replaces whole. A file and not
-environment variables, because business rules change while the server runs, and by other people than settings do.
+A scenario overrides `sources` key by key; it replaces any other value, for example a list, as a whole. Policies are a
+file and not environment variables, because business rules change while the server runs, and other people change them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from inference_server.policy.yaml_lines import Document, YamlInvalid, read_yaml
 _log = structlog.get_logger()
 
 _MAX_FILE_BYTES: Final = 256 * 1024
-"""Reading costs about a second of processor time for so large a file, beside requests."""
+"""Reading a file of this size takes about a second of processor time, during which requests wait for the core."""
 
 _M = TypeVar("_M", bound=BaseModel)
 
@@ -43,11 +44,11 @@ _EXPECTED: Final = {
     "tuple_type": "a list",
     "string_type": "text; quote it",
 }
-"""Pydantic's kinds of error in which its message speaks of Python's types."""
+"""Pydantic's error types whose messages name Python types."""
 
 
 class _File(StrictConfig):
-    """The keys of a file. Each policy is validated by itself, once a scenario's is merged with the default."""
+    """The keys of a file. Each policy is validated separately, after a scenario's policy is merged with the default."""
 
     default: dict[str, Any] | None = None
     scenarios: (
@@ -62,7 +63,7 @@ class Policies:
     default: Policy = field(default_factory=Policy)
     scenarios: Mapping[str, Policy] = field(default_factory=dict)
     fingerprint: str = ""
-    """SHA-256 of the file's bytes in hexadecimal; empty: the built-in policy, without a file."""
+    """SHA-256 of the file's bytes in hexadecimal; empty: the built-in policy."""
 
     def policy(self, scenario: str) -> Policy:
         """The policy of a scenario; empty: the default. Raises UnknownScenario."""
@@ -76,7 +77,7 @@ class Policies:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the scenarios, as the file orders them."""
+        """Names of the scenarios, in the order of the file."""
         return tuple(self.scenarios)
 
 
@@ -97,7 +98,7 @@ def load_policies(path: Path, choices: Choices) -> Policies:
     except YamlInvalid as error:
         raise PoliciesInvalid((f"{path}:{error.line}: {error.problem}",)) from error
     if document.value is None:
-        # Most likely half written: the policies in force are better than none.
+        # An empty file is most likely half written: the policies in force are better than none.
         raise PoliciesInvalid((f"{path}:1: is empty; for the built-in policy write `default: {{}}`",))
     return _Validation(path, document, choices).policies(hashlib.sha256(content).hexdigest())
 
@@ -109,7 +110,7 @@ def describe_policies(policies: Policies) -> str:
 
 
 class _Validation:
-    """From a document to policies, with every problem found on the way."""
+    """Converts a document to policies, and collects every problem."""
 
     def __init__(self, path: Path, document: Document, choices: Choices) -> None:
         self._path = path
@@ -124,7 +125,7 @@ class _Validation:
         default = file.default or {}
         default_policy = self._policy(default, ("default",))
         if default_policy is None:
-            # Its mistakes would be told once more for every scenario.
+            # Its errors would be repeated for every scenario.
             raise self._invalid()
         policies: dict[str, Policy] = {}
         for name, overrides in (file.scenarios or {}).items():
@@ -157,7 +158,7 @@ class _Validation:
         self._problems.append((self._document.line_of(path), f"{keys}: {problem}" if keys else problem))
 
     def _invalid(self) -> PoliciesInvalid:
-        # By line, not in the order in which keys are declared.
+        # Sorted by line, not by the declaration of the keys.
         in_order = sorted(self._problems, key=lambda problem: problem[0])
         return PoliciesInvalid(tuple(f"{self._path}:{line}: {problem}" for line, problem in in_order))
 
@@ -173,18 +174,17 @@ class PolicyFile:
         self.current: Policies = Policies() if path is None else load_policies(path, choices)
         """What requests admitted now are answered by."""
         self.last_refusal = ""
-        """Why the file, as it is now, is not in force; empty: it is."""
+        """Why the current file is not in force; empty if it is."""
 
     def refresh(self) -> bool:
-        """Reads the file again if it has changed. True: there are other policies in force now than before.
+        """Reloads the file if it has changed. Returns whether different policies are in force now.
 
-        A file that is refused, or gone, leaves the policies in force as they are and is not tried again until it
-        changes.
+        If the file is refused or missing, the policies in force stay, and it is not read again until it changes.
         """
         stamp = _stamp(self._path)
         if self._path is None or stamp == self._seen:
             return False
-        # Taken before reading: a change during the read shows at the next look.
+        # Taken before reading: a change during the read is found by the next call.
         self._seen = stamp
         try:
             policies = load_policies(self._path, self._choices)
@@ -200,15 +200,16 @@ class PolicyFile:
         return True
 
     async def run(self, poll_seconds: float = 1.0) -> None:
-        """Looks at the file again and again until it is cancelled."""
+        """Polls the file until it is cancelled."""
         while True:
             await asyncio.sleep(poll_seconds)
-            # In a thread: PyYAML takes tens of milliseconds for a page, and a file system may hang.
+            # In a thread: PyYAML takes tens of milliseconds for a page, and access to a file system may hang.
             await asyncio.to_thread(self.refresh)
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int, int] | None:
-    """What changes when a file does; None: it cannot be looked at. Links are followed, as Kubernetes swaps one."""
+    """Metadata that changes with the file; None if it cannot be read. Follows symbolic links, which Kubernetes
+    swaps."""
     if path is None:
         return None
     try:

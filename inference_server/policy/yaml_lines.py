@@ -1,7 +1,8 @@
 """YAML with the line of every key. The only module that imports yaml.
 
-PyYAML's own `safe_load` forgets lines, lets a key come twice, and expands aliases: a few lines of them make gigabytes.
-So nodes are composed by PyYAML and turned into values here. Keys must be text, and there are no aliases.
+PyYAML's own `safe_load` drops line numbers, accepts duplicate keys, and expands aliases, a few lines of which can make
+gigabytes. So PyYAML only composes the nodes, and this module converts them to values. Keys must be text, and aliases
+are refused.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any, Final
 import yaml
 
 Path = tuple[str | int, ...]
-"""Keys and places that lead to a value."""
+"""Keys of mappings and indexes of lists that lead to a value."""
 
 _MAPPING: Final = "tag:yaml.org,2002:map"
 _SEQUENCE: Final = "tag:yaml.org,2002:seq"
 
 
 class YamlInvalid(Exception):
-    """Not YAML, or not the part of YAML that is read here. `line` counts from 1."""
+    """Text that is not YAML, or uses a part of YAML that is not allowed here. `line` counts from 1."""
 
     def __init__(self, line: int, problem: str) -> None:
         super().__init__(f"line {line}: {problem}")
@@ -33,12 +34,12 @@ class Document:
     """One YAML document."""
 
     value: Any
-    """None, or of dict (keys are str), tuple, str, int, float, bool, date, datetime, bytes."""
+    """None, or nested dict (with str keys), tuple, str, int, float, bool, date, datetime, bytes."""
     lines: Mapping[Path, int]
-    """Line of every key and of every entry of a list, counted from 1; the document itself is ()."""
+    """Line of every key and of every list entry, counted from 1; the path of the document itself is ()."""
 
     def line_of(self, path: Path) -> int:
-        """The line of a path, or of the nearest thing around it that the document holds."""
+        """The line of a path, or of its nearest parent in the document."""
         while path not in self.lines:
             path = path[:-1]
         return self.lines[path]
@@ -84,9 +85,9 @@ def _value(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int])
     if isinstance(node, yaml.MappingNode) and node.tag == _MAPPING:
         return _mapping(loader, node, path, lines)
     if isinstance(node, yaml.SequenceNode) and node.tag == _SEQUENCE:
-        for place, entry in enumerate(node.value):
-            lines[*path, place] = entry.start_mark.line + 1
-        return tuple(_value(loader, entry, (*path, place), lines) for place, entry in enumerate(node.value))
+        for index, entry in enumerate(node.value):
+            lines[*path, index] = entry.start_mark.line + 1
+        return tuple(_value(loader, entry, (*path, index), lines) for index, entry in enumerate(node.value))
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node)
     raise YamlInvalid(node.start_mark.line + 1, f"tag {node.tag} is not read here")
@@ -111,6 +112,6 @@ def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
     try:
         return loader.construct_object(node)
     except (ValueError, KeyError) as error:
-        # What looks like a date or a number and is none: PyYAML lets the errors of `date` and `int` through.
+        # Text that looks like a date or a number but is not valid: PyYAML raises the errors of `date` and `int`.
         kind = node.tag.rpartition(":")[2]
         raise YamlInvalid(node.start_mark.line + 1, f"{node.value[:100]!r} is no {kind}; quote it") from error

@@ -1,1 +1,1 @@
-"""Who may call and what is encrypted: TLS files and API keys, the same for all protocols, reloaded when they change."""
+"""TLS and API keys, the same for all protocols, reloaded when their files change."""

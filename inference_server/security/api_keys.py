@@ -1,8 +1,8 @@
-"""API keys: who may call. Read from a file of digests, so that whoever reads the file cannot call.
+"""API keys of the callers. The file holds digests, so that reading it does not give anyone a key.
 
 One line for each key, `name:digest`, the digest being the SHA-256 of the key as 64 hexadecimal digits; lines that begin
-with # and empty lines mean nothing. A name may stand on several lines: a caller's old and new key. Why a plain SHA-256
-and no slow password hash: docs/decisions/0012.
+with # and empty lines are ignored. A name may have several lines, for a caller's old and new key. Why a plain SHA-256
+and not a slow password hash: docs/decisions/0012.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 current_caller: ContextVar[str] = ContextVar("current_caller", default="")
-"""Name of the key that the request at work came with; empty where authentication is off."""
+"""Name of the key of the current request; empty when authentication is off."""
 
 
 class ApiKeys:
@@ -39,21 +39,21 @@ class ApiKeys:
         self._files = WatchedFiles(path)
         self._keys = _read(path)
         self.num_refused = 0
-        """Calls that were refused since the start."""
+        """Calls refused since the start."""
 
     @classmethod
     def load(cls, path: Path) -> ApiKeys:
-        """Reads the file; an empty one lets nobody in. Raises SettingsError that names the line."""
+        """Reads the file; with an empty file, every call is refused. Raises SettingsError that names the line."""
         return cls(path)
 
     def check(self, presented: str | None) -> str:
         """Returns the name of the presented key (None: the caller presented none).
 
-        Raises Unauthenticated, in the same words whatever was wrong.
+        Raises Unauthenticated, with the same message for every cause.
         """
         digest = _digest(presented or "")
         name = None
-        # Every key is compared, in constant time: how long it takes says nothing about the keys.
+        # Every key is compared, in constant time: the duration reveals nothing about the keys.
         for known_name, known_digest in self._keys:
             if hmac.compare_digest(digest, known_digest):
                 name = known_name
@@ -71,7 +71,7 @@ class ApiKeys:
 
 
 def key_line(name: str, key: str) -> str:
-    """The line for a key. Raises ValueError when the name or the key cannot be used."""
+    """The file's line for a key. Raises ValueError if the name or the key cannot be used."""
     if not _NAME.fullmatch(name):
         raise ValueError(f"a name is 1 to 64 letters, digits, dots, dashes and underscores, not {name!r}")
     if len(key) < MIN_KEY_CHARACTERS:
@@ -87,7 +87,7 @@ def generate_key() -> str:
 
 
 def _digest(key: str) -> bytes:
-    # A header may hold anything; what is no text must be a wrong key and no exception.
+    # A header may hold any bytes; a value that is not text must count as a wrong key, not raise an exception.
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> tuple[tuple[str, bytes], ...]:
         if not line or line.startswith("#"):
             continue
         name, _, digest = line.partition(":")
-        # What stands there is not repeated: somebody may have written down the key itself.
+        # The message does not quote the line: it may hold the key itself.
         if not _NAME.fullmatch(name) or not _DIGEST.fullmatch(digest):
             raise SettingsError(
                 f"{_VARIABLE}: {path}: line {number} is not name:sha256 in lower-case hexadecimal digits"

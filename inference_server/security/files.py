@@ -1,4 +1,4 @@
-"""All files of security in one: loaded at start, kept current while the server runs."""
+"""The files of TLS and API keys together: loaded at start, kept current while the server runs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from inference_server.telemetry.statistics import Statistics
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Security:
-    """What the servers of one process ask of their callers."""
+    """The certificates and keys that the servers of one process share."""
 
     certificates: Certificates | None = None
     """None: plaintext."""
     api_keys: ApiKeys | None = None
-    """None: everybody may call."""
+    """None: calls need no key."""
 
     @classmethod
     def load(cls, *, tls: TlsFiles | None, api_keys_file: Path | None) -> Security:
@@ -31,10 +31,10 @@ class Security:
 
     @property
     def num_unauthenticated(self) -> int:
-        """Calls that were refused since the start, over all protocols."""
+        """Calls refused since the start, over all protocols."""
         return 0 if self.api_keys is None else self.api_keys.num_refused
 
     async def keep_current(self, statistics: Statistics, *, poll_seconds: float = POLL_SECONDS) -> None:
-        """Follows changes of the files, for ever; ends at once where there are none to follow."""
+        """Follows changes of the files until it is cancelled; returns at once if there are no files."""
         sources = [source for source in (self.certificates, self.api_keys) if source is not None]
         await keep_current(sources, statistics, poll_seconds=poll_seconds)

@@ -1,7 +1,7 @@
-"""TLS: which files, whether they can be used, and their replacement while the server runs.
+"""TLS: reads and checks the files, and replaces them while the server runs.
 
-Checked with the standard library's ssl, which gRPC's own TLS agrees with in all that matters here: gRPC itself says
-nothing of a bad pair at start and fails every handshake later.
+The check uses the standard library's ssl, because gRPC accepts a mismatched pair at start and then fails every
+handshake. The two agree in all that is checked here.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from inference_server.security.watched_files import WatchedFiles
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TlsMaterial:
-    """What the files hold, in PEM."""
+    """The content of the files, in PEM."""
 
     certificate: bytes
-    """The server's certificate, followed by the intermediate ones."""
+    """The server's certificate, followed by the intermediate certificates."""
     key: bytes
     client_ca: bytes | None
-    """Certificates that sign those of clients; None: clients need none."""
+    """Certificates of the authorities that sign clients' certificates; None: clients need no certificate."""
 
 
 def read_tls(files: TlsFiles) -> TlsMaterial:
@@ -45,13 +45,13 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
 
 
 def load_into(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Gives the certificate and its key to a context. Raises ssl.SSLError."""
-    # Without a password OpenSSL would ask for one at the terminal.
+    """Loads the certificate and its key into a context. Raises ssl.SSLError."""
+    # Without this password OpenSSL would prompt for one at the terminal.
     context.load_cert_chain(files.certificate, files.key, password="")
 
 
 class Certificates:
-    """What is in use of `TlsFiles` now."""
+    """The certificates that are in use now."""
 
     what = "tls_certificates"
 
@@ -63,8 +63,8 @@ class Certificates:
         self.current = read_tls(files)
 
     def follow(self, context: ssl.SSLContext) -> None:
-        """Gives every new certificate to this context too: a server on the standard library's ssl uses it for the
-        connections that follow. Clients' certificates are checked against the CA of the start."""
+        """Loads every new certificate into this context too: a server on the standard library's ssl uses it for later
+        connections. Clients' certificates are checked against the CA that was loaded at start."""
         self._contexts.append(context)
 
     def reload_if_changed(self) -> bool:

@@ -1,7 +1,7 @@
 """Files that may be replaced while the server runs: certificates and keys.
 
-Their metadata is polled. A watch by the kernel (inotify) sees neither network file systems nor the swapped links by
-which Kubernetes replaces a mounted secret.
+Their metadata is polled: inotify misses changes on network file systems, and the symbolic links that Kubernetes swaps
+to replace a mounted secret.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ POLL_SECONDS: Final = 1.0
 
 
 class WatchedFiles:
-    """Tells whether files are others than they were when it was asked last."""
+    """Detects whether files have changed since the last call."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
         self._seen = self._look()
 
     def changed(self) -> bool:
-        """Whether any of them has been written, replaced or removed since the last call."""
-        # Remembered before the files are read: what is written meanwhile is a change for the next call.
+        """Whether any file has been written, replaced or removed since the last call."""
+        # Stored before the files are read: a write during the read is a change for the next call.
         seen, self._seen = self._seen, self._look()
         return seen != self._seen
 
@@ -39,26 +39,27 @@ class WatchedFiles:
 
 
 class Reloadable(Protocol):
-    """Something that was read from files and can be read again."""
+    """Content of files that can be reloaded."""
 
     what: str
     """Name in logs and metrics."""
 
     def reload_if_changed(self) -> bool:
-        """True: the files have changed and are in use now. Raises SettingsError: they have changed and cannot be used,
-        and the old ones go on. Called from a thread, never twice at once."""
+        """Returns True if the files have changed and their new content is in use now. Raises SettingsError if they have
+        changed and cannot be used; the old content stays in use. Called from a thread, never concurrently."""
 
 
 async def keep_current(
     sources: Iterable[Reloadable], statistics: Statistics, *, poll_seconds: float = POLL_SECONDS
 ) -> None:
-    """Reloads what has changed, for ever. A file that cannot be used is logged and counted once for each change."""
+    """Reloads changed files until it is cancelled. A file that cannot be used is logged and counted once for each
+    change."""
     sources = tuple(sources)
     while sources:
         await asyncio.sleep(poll_seconds)
         for source in sources:
             try:
-                # In a thread, because a file system may hang.
+                # In a thread, because access to a file system may hang.
                 if await asyncio.to_thread(source.reload_if_changed):
                     statistics.files_reloaded[source.what] += 1
                     _log.info("files_reloaded", what=source.what)

@@ -1,13 +1,13 @@
-"""The impression log: what was shown to whom, one line of JSON for each answer, for training and for measuring
+"""The impression log: the items shown to each user, one line of JSON for each answer, for training and for measuring
 policies.
 
-Lines are written by a thread of their own after the answer was sent; a disk that is slow or full loses lines, counted,
-and never delays or fails a request. Lines are not forced to the disk one by one: the end of the machine, not of the
-process, loses the last seconds. The file holds user ids and what they were shown, which is personal data: it is off by
-default.
+A separate thread writes the lines after the answer was sent. A slow or full disk loses lines, which are counted, and
+never delays or fails a request. Lines are not synced to disk one by one: a crash of the machine, but not of the
+process, loses the last seconds. The file holds user ids and the items they were shown, which is personal data: it is
+off by default.
 
-A module of its own rather than `logging`: a handler of the standard library formats and writes in the caller's thread,
-and prints a stack trace when the disk is full.
+This is not `logging`: a handler of the standard library formats and writes in the caller's thread, and prints a stack
+trace when the disk is full.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ import structlog
 _log = structlog.get_logger()
 
 NUM_KEPT: Final = 5
-"""Files set aside that are kept: `<name>.1` is the newest."""
+"""Rotated files that are kept: `<name>.1` is the newest."""
 
 _MAX_WAITING: Final = 1024
-"""Calls of `write` that wait for the disk."""
+"""Impressions that may wait for the disk."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Impression:
-    """One answer as it was sent. The sequences go together, in the order of the answer."""
+    """One answer as it was sent. The sequences are parallel, in the order of the answer."""
 
     request_id: str
     user_id: str
@@ -46,7 +46,7 @@ class Impression:
     variant: str
     model_version: str
     at_seconds: float
-    """When it was answered, in seconds since 1970."""
+    """Time of the answer, in seconds since 1970."""
     context: Mapping[str, str]
     item_ids: Sequence[str]
     sources: Sequence[str]
@@ -56,7 +56,7 @@ class Impression:
     """Position of the first item: 0, or more on a later page."""
 
     def to_line(self) -> bytes:
-        """One line of JSON, with its end; `at` in UTC as ISO 8601."""
+        """One line of JSON with its newline; `at` is ISO 8601 in UTC."""
         columns = zip(self.item_ids, self.sources, self.scores, self.propensities, strict=True)
         line = {
             "request_id": self.request_id,
@@ -78,31 +78,31 @@ class ImpressionLog:
     """Appends impressions to a file of this process's own."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
-        """The file is opened when there is something to write, so that a missing folder is no reason not to start."""
+        """The file is opened for the first line, so that the server starts even if the folder is missing."""
         self._file = _RotatedFile(path, max_bytes=max_bytes)
         self._queue: queue.Queue[Sequence[Impression] | None] = queue.Queue(_MAX_WAITING)
         self._num_not_queued = 0
         self._num_not_written = 0
         self._failing = False
         self._given_up = False
-        # A daemon: a disk that hangs must not hold up the end of the process.
+        # A daemon, so that a hanging disk cannot delay the end of the process.
         self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
         self._thread.start()
 
     @property
     def num_dropped(self) -> int:
-        """Impressions that are in no file."""
+        """Impressions that were not written."""
         return self._num_not_queued + self._num_not_written
 
     def write(self, lines: Sequence[Impression]) -> None:
-        """Has the impressions written soon. Never blocks and raises nothing."""
+        """Queues the impressions for writing. Never blocks and raises nothing."""
         try:
             self._queue.put_nowait(lines)
         except queue.Full:
             self._num_not_queued += len(lines)
 
     def close(self, *, timeout_seconds: float) -> None:
-        """Writes what waits, for at most about `timeout_seconds`. Blocks. Nothing is written afterwards."""
+        """Writes the queued impressions, for at most about `timeout_seconds`. Blocks. Nothing is written afterwards."""
         give_up_at = time.monotonic() + timeout_seconds
         with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_seconds)
@@ -113,7 +113,7 @@ class ImpressionLog:
         while not self._given_up and (impressions := self._queue.get()) is not None:
             try:
                 self._file.append(b"".join(impression.to_line() for impression in impressions))
-            except Exception as error:  # a full disk, or a value that is no JSON: the thread must go on
+            except Exception as error:  # a full disk, or a value that JSON cannot hold: the thread must go on
                 self._num_not_written += len(impressions)
                 if not self._failing:
                     _log.error("impressions_not_written", path=str(self._file.path), reason=str(error))
@@ -126,12 +126,12 @@ class ImpressionLog:
 
 
 def worker_path(path: Path, worker: int) -> Path:
-    """The file of one of several workers: lines of two processes in one file could mix."""
+    """The file of one worker: lines that two processes write to one file could mix."""
     return path.with_name(f"{path.name}.worker-{worker}")
 
 
 class _RotatedFile:
-    """A file that is appended to in whole lines, and set aside when it has its size."""
+    """A file to which whole lines are appended, and which is rotated at its maximum size."""
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
         self.path = path
@@ -140,17 +140,17 @@ class _RotatedFile:
         self._num_bytes = 0
 
     def append(self, lines: bytes) -> None:
-        """Appends all of it or nothing. Raises OSError."""
+        """Appends all of the text or nothing. Raises OSError."""
         if self._descriptor is not None and self._num_bytes + len(lines) > self._max_bytes and self._num_bytes:
             self.close()
-            self._set_aside()
+            self._rotate()
         try:
             descriptor = self._opened()
             written = 0
             while written < len(lines):
                 written += os.write(descriptor, lines[written:])
         except OSError:
-            # Half a line would spoil the next one. A device cannot be cut, and holds no lines to spoil.
+            # A partial line would corrupt the next line. A device cannot be truncated, and keeps no lines.
             if self._descriptor is not None:
                 with suppress(OSError):
                     os.ftruncate(self._descriptor, self._num_bytes)
@@ -165,14 +165,16 @@ class _RotatedFile:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            # Readable by the owner alone: it holds personal data.
+            # Readable only by the owner, because it holds personal data.
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             self._num_bytes = os.fstat(self._descriptor).st_size
             if self._num_bytes and os.pread(self._descriptor, 1, self._num_bytes - 1) != b"\n":
-                self._num_bytes += os.write(self._descriptor, b"\n")  # a process was killed within its last line
+                self._num_bytes += os.write(
+                    self._descriptor, b"\n"
+                )  # a process was killed while it wrote its last line
         return self._descriptor
 
-    def _set_aside(self) -> None:
+    def _rotate(self) -> None:
         for number in range(NUM_KEPT - 1, 0, -1):
             with suppress(FileNotFoundError):
                 self._numbered(number).rename(self._numbered(number + 1))

@@ -2,11 +2,11 @@
 
 This is the only module that configures structlog and the standard library's logging.
 
-Every line about one request has its `request_id`, the one that the caller has too; it is passed to each line by name
-and not bound to a context, which would cost every request and not only those that are logged. Users' ids are personal
-data and stand in no line: `user_digest` takes their place. It is a pseudonym, not anonymous: who has a list of users
-can find theirs, which is also how an operator looks for the lines of one user. Nothing else of a request's content is
-logged.
+Every line about one request has its `request_id`, which the caller gets too. It is passed to each line by name and not
+bound to a context, which would cost every request and not only those that are logged. Users' ids are personal data and
+appear in no line: `user_digest` replaces them. The digest is a pseudonym and not anonymous: a reader with a list of
+users can compute their digests, which is also how an operator finds the lines of one user. Nothing else of a request's
+content is logged.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ def configure_logging(level: str, *, process: str) -> None:
             ],
         )
     )
-    # Libraries log at warning: alembic and MLflow tell of every migration and download at info.
+    # Libraries log from warning on: alembic and MLflow log every migration and download at info.
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
 
 
 def user_digest(user_id: str) -> str:
-    """What stands for a user in the logs: `printf %s USER_ID | sha256sum | cut -c1-16`. Empty: an anonymous visitor."""
+    """The user's pseudonym in the logs: `printf %s USER_ID | sha256sum | cut -c1-16`. Empty: an anonymous visitor."""
     return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:16] if user_id else ""
 
 
 def logs_answers() -> bool:
-    """Whether `log_answered` writes anything. To be asked once: structlog takes microseconds to say so."""
+    """Whether `log_answered` writes a line. Call it once and keep the result: structlog takes microseconds for it."""
     enabled: bool = _log.is_enabled_for(logging.DEBUG)
     return enabled
 
@@ -76,7 +76,7 @@ def log_answered(
     milliseconds: float,
     caller: str = "",
 ) -> None:
-    """One line for one answer, at debug. `caller` is the name of its API key."""
+    """Logs one answer at debug. `caller` is the name of its API key."""
     _log.debug(
         "answered",
         request_id=request_id,
@@ -89,9 +89,10 @@ def log_answered(
 
 
 def log_failed(*, request_id: str, user_id: str | None = None, caller: str = "", path: str | None = None) -> None:
-    """The exception at work, with its stack trace: a bug of ours. The caller is told `request_id` and no more.
+    """Logs the exception that is being handled, a bug of ours, with its stack trace. The caller gets only `request_id`.
 
-    Of `user_id`, "" for an anonymous visitor, and `path`, that of an HTTP request, the line lacks what is None.
+    `user_id` is "" for an anonymous visitor; `path` is that of an HTTP request. The line omits an argument that is
+    None.
     """
     request = {} if user_id is None else {"user": user_digest(user_id)}
     if path is not None:

@@ -1,13 +1,13 @@
 """Traces of requests, with their stages as child spans, for an OpenTelemetry collector. The only module that imports
 opentelemetry, and only when traces are on.
 
-A trace is written after its request is over, from the times that the request path takes anyway; requests of one
-micro-batch go through a stage together, so there is no moment at which one request's span would be "current". The
-interceptors of the OpenTelemetry project are not used: docs/decisions/0011.
+A trace is written after its request has ended, from times that the request path measures anyway; the requests of a
+micro-batch go through a stage together, so there is no moment at which one request's span would be "current". Why not
+the OpenTelemetry project's interceptors: docs/decisions/0011.
 
-Whether a request is traced is decided before anything is built. What is traced waits in a bounded queue for one thread
-that makes the spans and sends them; when the collector is slow or away, traces are dropped and counted, and requests
-never notice.
+Whether a request is traced is decided before anything is built. Traced requests wait in a bounded queue for one thread
+that makes the spans and sends them; when the collector is slow or down, traces are dropped and counted, without any
+effect on requests.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _EXPORTER: Final = "opentelemetry.exporter.otlp.proto.grpc"
 _MAX_WAITING: Final = 2048
 """Traced requests that wait to be sent; about 2 KB each."""
 _MAX_BATCH: Final = 64
-"""Requests in one message. Small, because making their spans takes the interpreter from the event loop."""
+"""Requests in one message. Small, because making their spans holds the interpreter's lock."""
 _MAX_PER_SECOND: Final = 200.0
-"""Traced requests a second, whatever callers ask for by their headers: the spans of one cost about 0.2 ms of processor
-time. More wait, and are dropped when too many do."""
+"""Maximum number of traced requests a second, even if callers' headers ask for more: the spans of a request take about
+0.2 ms of processor time. Further requests wait in the queue, and are dropped when it is full."""
 _BATCH_SECONDS: Final = 0.5
-"""How long a traced request waits for others to be sent with."""
+"""How long a traced request waits for further requests of the same message."""
 _EXPORT_SECONDS: Final = 5.0
-"""How long one message is tried to be sent."""
+"""Time limit for sending one message."""
 _LOG_EVERY_SECONDS: Final = 60.0
 
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -55,7 +55,7 @@ _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceParent:
-    """The caller's span, as W3C's traceparent names it."""
+    """The caller's span, from the W3C traceparent."""
 
     trace_id: int
     span_id: int
@@ -63,7 +63,7 @@ class TraceParent:
 
 
 def parse_traceparent(text: str) -> TraceParent | None:
-    """Reads the header; None when it is not one, which W3C has treated as if there were none."""
+    """Reads the header; None if it is malformed, which the W3C standard treats as absent."""
     match = _TRACEPARENT.fullmatch(text)
     if match is None:
         return None
@@ -75,7 +75,7 @@ def parse_traceparent(text: str) -> TraceParent | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Traced:
-    """One request, over and to be traced. Times in nanoseconds since 1970."""
+    """One request that has ended and is to be traced. Times in nanoseconds since 1970."""
 
     name: str
     started_at_ns: int
@@ -87,10 +87,10 @@ class _Traced:
 
 
 class Tracing:
-    """Traces of requests. `enabled` is all that a request asks when they are off."""
+    """Traces of requests. When they are off, a request only reads `enabled`."""
 
     def __init__(self, endpoint: str, *, sample_ratio: float) -> None:
-        """`endpoint` is the collector's URL; empty: off. Raises SettingsError when the extra is not installed."""
+        """`endpoint` is the collector's URL; empty: off. Raises SettingsError if the extra is not installed."""
         self.enabled = bool(endpoint)
         self._sample_ratio = sample_ratio
         self._queue: queue.Queue[_Traced | None] = queue.Queue(_MAX_WAITING)
@@ -102,7 +102,7 @@ class Tracing:
 
     @property
     def num_dropped(self) -> int:
-        """Requests that were to be traced and whose trace was lost."""
+        """Requests whose trace was dropped."""
         return self._num_not_queued + (0 if self._sender is None else self._sender.num_not_sent)
 
     def record(
@@ -116,11 +116,11 @@ class Tracing:
         traceparent: str | None,
         error: str | None = None,
     ) -> None:
-        """Traces one request that is over, if it is sampled: a span `name` with one child for each of `stages`.
+        """Traces one request that has ended, if it is sampled: a span `name` with one child span for each of `stages`.
 
         Times are nanoseconds since 1970 (`time.time_ns`); a stage is its name, start and end. `traceparent` is the
-        caller's header (None: it sent none) and decides by its flag whether the request is traced. `error` says why the
-        request failed; None: it did not. Never blocks and raises nothing. Nothing happens when traces are off.
+        caller's header (None: no header); its flag decides whether the request is traced. `error` is the reason for a
+        failed request, otherwise None. Never blocks and raises nothing. Does nothing when traces are off.
         """
         if self._sender is None:
             return
@@ -143,7 +143,7 @@ class Tracing:
             self._num_not_queued += 1
 
     def close(self, *, timeout_seconds: float) -> None:
-        """Sends what waits, for at most about `timeout_seconds`. Blocks. Nothing is recorded afterwards."""
+        """Sends the queued traces, for at most about `timeout_seconds`. Blocks. Nothing is recorded afterwards."""
         self.enabled = False
         sender, self._sender = self._sender, None
         if sender is not None:
@@ -152,7 +152,7 @@ class Tracing:
 
 
 def require_extra() -> None:
-    """Raises SettingsError unless what `[tracing]` installs is there. Imports none of it."""
+    """Raises SettingsError unless the packages of `[tracing]` are installed. Imports none of them."""
     try:
         found = importlib.util.find_spec(_EXPORTER)
     except ModuleNotFoundError:
@@ -162,7 +162,7 @@ def require_extra() -> None:
 
 
 class _Sender:
-    """The thread that makes spans of what waits in the queue, and sends them."""
+    """The thread that makes spans from the queued requests, and sends them."""
 
     def __init__(self, endpoint: str, waiting: queue.Queue[_Traced | None], num_not_queued: Callable[[], int]) -> None:
         from opentelemetry import trace
@@ -178,7 +178,7 @@ class _Sender:
             def on_end(self, span: ReadableSpan) -> None:
                 spans.append(span)
 
-        # What is recorded is sampled already. The SDK's own batching processor would be a second queue and thread.
+        # Recorded requests are sampled already. The SDK's own batching processor would add a second queue and thread.
         provider = TracerProvider(
             sampler=ALWAYS_ON, resource=Resource.create({"service.name": _SERVICE_NAME}), shutdown_on_exit=False
         )
@@ -200,7 +200,7 @@ class _Sender:
         self._closing = threading.Event()
         self._given_up = False
         self.num_not_sent = 0
-        # A daemon: a collector that hangs must not hold up the end of the process.
+        # A daemon, so that a hanging collector cannot delay the end of the process.
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
@@ -223,7 +223,7 @@ class _Sender:
         self._exporter_log.removeFilter(self._reasons)
 
     def _next_batch(self) -> tuple[list[_Traced], bool]:
-        """Waits for a request to trace, and a little for more; and whether there will be no more."""
+        """Waits for a request to trace, and briefly for further ones. Also returns whether the queue was closed."""
         batch: list[_Traced] = []
         traced = self._queue.get()
         send_at = time.monotonic() + _BATCH_SECONDS
@@ -268,7 +268,7 @@ class _Sender:
             for traced in batch:
                 self._make_spans(traced)
             sent = self._exporter.export(self._spans) is self._success
-        except Exception as error:  # whatever a library makes of a request or of an answer, the thread must go on
+        except Exception as error:  # whichever exception a library raises, the thread must go on
             sent, self._reasons.last = False, repr(error)
         self._spans.clear()
         if sent:
@@ -281,7 +281,7 @@ class _Sender:
 
 
 class _LastMessage(logging.Filter):
-    """Remembers what the exporter logs, many lines for each message that it cannot send, and keeps it from the log."""
+    """Captures the exporter's log lines, of which there are many for each message that it cannot send."""
 
     last = ""
 

@@ -1,1 +1,1 @@
-"""The gRPC side of the worker: the only folder that imports grpc, and where wire messages end."""
+"""The gRPC side of the worker: the only folder that imports grpc. Wire messages go no further than this folder."""

@@ -1,8 +1,7 @@
 """API keys for gRPC: one interceptor before every method.
 
-It costs about 16 microseconds a call, 3 more than the same check inside a method would (docs/decisions/0012), and
-closes what would have to be thought of there: methods to come, reflection and channelz. Without keys it is not
-installed.
+It costs about 16 microseconds a call, 3 more than the same check inside a method would (docs/decisions/0012), but also
+covers reflection, channelz and methods that are added later. Without keys it is not installed.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from inference_server.security.api_keys import ApiKeys, current_caller
 _log = structlog.get_logger()
 
 _HEALTH_METHODS: Final = f"/{health.SERVICE_NAME}/"
-"""Open to all: an orchestrator that asks holds no key, and the answer is one word."""
+"""Open to all callers: an orchestrator has no key, and the answer is one word."""
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 
@@ -32,7 +31,7 @@ class KeyRequired(grpc.aio.ServerInterceptor):
 
     def __init__(self, api_keys: ApiKeys) -> None:
         self._api_keys = api_keys
-        # As a stream, so that it answers without waiting for a message, whatever the kind of the method asked for.
+        # A stream handler answers without waiting for a message, whatever the type of the method that was called.
         self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(_refuse)
 
     async def intercept_service(
@@ -40,7 +39,7 @@ class KeyRequired(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> _Handler:
-        """Lets the call through, its caller's name in `current_caller`, or puts the refusal in its place."""
+        """Lets the call through, with its caller's name in `current_caller`, or refuses it."""
         if not handler_call_details.method.startswith(_HEALTH_METHODS):
             try:
                 current_caller.set(self._api_keys.check(presented_key(handler_call_details.invocation_metadata)))

@@ -1,5 +1,6 @@
-"""RecommendBatch: one stream of requests, answered as they are ready. A bounded number of them is worked on at once;
-while so many are, the stream is not read, and HTTP/2's flow control holds the caller back."""
+"""RecommendBatch: one stream of requests, answered in the order in which the answers are ready. A bounded number of
+requests is answered concurrently; at that limit the stream is not read, and HTTP/2's flow control holds the caller
+back."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ from tandem.contract.store import MAX_ID_BYTES
 from tandem.v1 import recommendation_pb2 as pb
 
 IN_FLIGHT: Final = 64
-"""Entries of one stream that are worked on at once: as many as a micro-batch takes."""
+"""Entries of one stream that are answered concurrently: the size of a full micro-batch."""
 _INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
 
 
 async def recommend_batch(
     requests: AsyncIterable[pb.RecommendBatchRequest], recommender: Recommender
 ) -> AsyncGenerator[pb.RecommendBatchResponse, None]:
-    """Answers entries in the order in which they are ready. Ends when the caller's side has ended and all are
+    """Yields answers in the order in which they are ready. Ends when the caller's side has ended and all entries are
     answered."""
     answers: asyncio.Queue[pb.RecommendBatchResponse | None] = asyncio.Queue()
     room = asyncio.Semaphore(IN_FLIGHT)
@@ -44,7 +45,7 @@ async def recommend_batch(
     try:
         while (response := await answers.get()) is not None:
             yield response
-            # Only now: a caller who does not read the answers is held back too.
+            # Released only after the caller has taken the answer: a caller that does not read answers is held back too.
             room.release()
         await reading
     finally:
@@ -63,7 +64,7 @@ async def _answer(request: pb.RecommendBatchRequest, recommender: Recommender) -
         response.error.message = str(error)
         if isinstance(error, InvalidRequest):
             response.error.field = error.field
-    except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
+    except Exception:  # a bug of ours: the log gets the details, the caller only an id
         response.error.code = _INTERNAL
         response.error.message = internal_error(user_id=request.request.user_id).message
     return response

@@ -8,12 +8,12 @@ from inference_server.security.tls import Certificates, TlsMaterial
 
 
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
-    """Credentials that use what `certificates` holds when a client connects; with a client CA every client must
-    present a certificate. Open connections keep what they began with."""
+    """Credentials that use the content of `certificates` when a client connects; with a client CA every client must
+    present a certificate. Open connections keep the certificate that they began with."""
     in_use = certificates.current
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        # gRPC asks before every handshake, from a thread of its own: nothing is read here, only compared.
+        # gRPC calls this before every handshake, from a thread of its own: it compares and reads no file.
         nonlocal in_use
         if certificates.current is in_use:
             return None
@@ -22,7 +22,7 @@ def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(in_use),
-        changed,  # type: ignore[arg-type]  # None, nothing new, is in gRPC's documentation and not in its types
+        changed,  # type: ignore[arg-type]  # gRPC's documentation allows None for "no change", its types do not
         require_client_authentication=in_use.client_ca is not None,
     )
 

@@ -1,4 +1,4 @@
-"""What is read from a call's metadata: credentials, and the trace that the call belongs to."""
+"""Reads a call's metadata: credentials, and the trace that the call belongs to."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Final
 
 Metadata = Iterable[tuple[str, str | bytes]]
-"""Names in lower case, as HTTP/2 has them."""
+"""Names are in lower case, as in HTTP/2."""
 
 _BEARER: Final = "bearer "
 
 
 def presented_key(metadata: Metadata) -> str | None:
-    """The API key of `authorization: Bearer KEY` or `x-api-key: KEY`; None where there is neither."""
+    """The API key of `authorization: Bearer KEY` or `x-api-key: KEY`; None if the call has neither."""
     for name, value in metadata:
         if name == "x-api-key":
             return str(value)
@@ -22,7 +22,7 @@ def presented_key(metadata: Metadata) -> str | None:
 
 
 def traceparent(metadata: Metadata) -> str | None:
-    """The W3C traceparent; None where there is none."""
+    """The W3C traceparent; None if the call has none."""
     for name, value in metadata:
         if name == "traceparent":
             return str(value)

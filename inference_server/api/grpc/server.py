@@ -1,4 +1,4 @@
-"""The gRPC server: services, health, and how it stops."""
+"""The gRPC server: its services, its health, and its shutdown."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _CHANNELZ: Final = "grpc.channelz.v1.Channelz"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one connection may ask of the server."""
+    """Limits of one connection."""
 
     max_request_bytes: int = 1 << 20
-    """Largest message taken; gRPC itself refuses larger ones with RESOURCE_EXHAUSTED."""
+    """Largest message; gRPC itself refuses a larger message with RESOURCE_EXHAUSTED."""
     max_streams: int = 64
-    """Calls at once on one connection; a client keeps further ones back until one of them has ended."""
+    """Maximum number of concurrent calls; a client holds further calls back until one of them has ended."""
     keepalive_seconds: float = 60.0
-    """Silence after which a peer is asked for a sign of life, also one without calls."""
+    """Silence after which the server pings a peer, even a peer without calls."""
     keepalive_timeout_seconds: float = 20.0
-    """Time in which it must answer: a peer that vanished without closing would hold its memory for ever."""
+    """Time in which it must answer: a peer that vanished without closing the connection would hold memory forever."""
     min_ping_interval_seconds: float = 10.0
-    """Shortest time between two pings of an idle client; one that pings more often is disconnected. gRPC's own 300
-    seconds would disconnect clients that keep their connection open through a load balancer."""
+    """Shortest time between two pings of an idle client; a client that pings more often is disconnected. gRPC's default
+    of 300 seconds would disconnect clients that keep their connection open through a load balancer."""
 
     def options(self) -> tuple[tuple[str, int], ...]:
         """As gRPC's channel arguments."""
         return (
             ("grpc.max_receive_message_length", self.max_request_bytes),
             ("grpc.max_concurrent_streams", self.max_streams),
-            # gRPC's protection counts calls that have ended and are not freed yet, which Python is slow at: it refused
-            # 245 of 1,200 calls of a client that kept to the limit. Admission bounds the work instead.
+            # gRPC's protection also counts ended calls that Python has not freed yet: it refused 245 of 1,200 calls of
+            # a client that kept to the limit. Admission bounds the work instead.
             ("grpc.http.overload_protection", 0),
             ("grpc.keepalive_time_ms", int(self.keepalive_seconds * 1e3)),
-            # The first alone closed nothing within 10 s of an unanswered ping.
+            # With the first option alone, no connection was closed within 10 s of an unanswered ping.
             ("grpc.keepalive_timeout_ms", int(self.keepalive_timeout_seconds * 1e3)),
             ("grpc.http2.ping_timeout_ms", int(self.keepalive_timeout_seconds * 1e3)),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -62,14 +62,14 @@ _OPEN: Final = Security()
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the package has no types
-    """Health whose watchers end with the server: left to themselves, they would use up the whole grace period."""
+    """Health whose watchers end when the server stops: otherwise they would use up the whole grace period."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ended = asyncio.Event()
 
     async def end(self) -> None:
-        """NOT_SERVING for good."""
+        """Sets NOT_SERVING permanently, and ends the watchers."""
         await self.enter_graceful_shutdown()
         self._ended.set()
 
@@ -89,7 +89,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the package h
 
 
 class GrpcServer:
-    """The gRPC server of one worker. Health follows the model: NOT_SERVING until `set_serving`."""
+    """The gRPC server of one worker. Its health is NOT_SERVING until `set_serving`."""
 
     def __init__(
         self,
@@ -102,11 +102,11 @@ class GrpcServer:
         limits: Limits = _DEFAULT_LIMITS,
         security: Security = _OPEN,
     ) -> None:
-        """Binds the port; 0 takes any free one. Raises PortUnavailable."""
+        """Binds the port; 0 takes any free port. Raises PortUnavailable."""
         self._server = grpc.aio.server(
             interceptors=[] if security.api_keys is None else [KeyRequired(security.api_keys)],
             options=(
-                # The supervisor holds the port, so that nobody but its workers shares it (see `ports`).
+                # The supervisor holds the port, so that only its workers share it (see `held_ports`).
                 ("grpc.so_reuseport", 1),
                 ("grpc.enable_channelz", int(channelz_enabled)),
                 *limits.options(),
@@ -133,7 +133,8 @@ class GrpcServer:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """NOT_SERVING, no new calls, those in flight finished or `grace_seconds` over, the rest cancelled, closed."""
+        """Sets NOT_SERVING, refuses new calls, waits up to `grace_seconds` for calls in flight, cancels the rest, and
+        closes."""
         await self._health.end()
         await self._server.stop(grace_seconds)
 

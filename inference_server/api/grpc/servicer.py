@@ -1,4 +1,4 @@
-"""tandem.v1.RecommendationService: wire messages in, wire messages out, nothing decided."""
+"""tandem.v1.RecommendationService: converts wire messages and counts calls, but makes no decisions."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _OK: Final = grpc.StatusCode.OK.name
 _CANCELLED: Final = grpc.StatusCode.CANCELLED.name
 _INTERNAL: Final = grpc.StatusCode.INTERNAL.name
 
-# grpc.aio types its contexts by request and response; here the two make no difference.
+# grpc.aio types its contexts by request and response, which make no difference here.
 _Response = TypeVar("_Response")
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """Where calls of one kind are counted."""
+    """The counters of one kind of call."""
 
     by_code: Counter[str]
     seconds: Histogram
@@ -72,7 +72,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     async def SimilarItems(  # noqa: N802 - named by the service definition
         self, request: pb.SimilarItemsRequest, context: _Context
     ) -> pb.SimilarItemsResponse:
-        """Finds items near others; counted as Recommend calls are."""
+        """Finds items near the given items; counted as a Recommend call."""
 
         async def answer() -> pb.SimilarItemsResponse:
             query = to_similar_query(request)
@@ -93,7 +93,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     async def RecordEvents(  # noqa: N802 - named by the service definition
         self, request: pb.RecordEventsRequest, context: _Context
     ) -> pb.RecordEventsResponse:
-        """Records events; counted apart from the calls that answer."""
+        """Records events; writes are counted separately from the calls that answer."""
 
         async def record() -> pb.RecordEventsResponse:
             count = await self._recorder.record_events(to_events(request), context.time_remaining())
@@ -104,7 +104,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     async def UpsertItems(  # noqa: N802 - named by the service definition
         self, request: pb.UpsertItemsRequest, context: _Context
     ) -> pb.UpsertItemsResponse:
-        """Records what the catalogue says of items; counted as RecordEvents is."""
+        """Records new and changed items; counted as a write."""
 
         async def record() -> pb.UpsertItemsResponse:
             count = await self._recorder.change_items(to_item_changes(request), context.time_remaining())
@@ -115,7 +115,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
     async def DeleteItems(  # noqa: N802 - named by the service definition
         self, request: pb.DeleteItemsRequest, context: _Context
     ) -> pb.DeleteItemsResponse:
-        """Records that items are gone; counted as RecordEvents is."""
+        """Records removed items; counted as a write."""
 
         async def record() -> pb.DeleteItemsResponse:
             count = await self._recorder.change_items(to_removals(request), context.time_remaining())
@@ -138,7 +138,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         except asyncio.CancelledError:
             code = _CANCELLED
             raise
-        except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
+        except Exception:  # a bug of ours: the log gets the details, the caller only an id
             await context.abort(grpc.StatusCode.INTERNAL, internal_error(user_id=user_id).message)
         finally:
             counts.by_code[code] += 1
@@ -149,5 +149,5 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         request: pb.GetServingStatusRequest,  # noqa: ARG002 - it has no fields
         context: _Context,  # noqa: ARG002
     ) -> pb.GetServingStatusResponse:
-        """Says what is served and how that goes."""
+        """Reports what is served, since when, and what failed."""
         return serving_status(self._statistics, self._models)

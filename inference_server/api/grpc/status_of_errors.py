@@ -1,4 +1,4 @@
-"""What callers are told of a request that gets no answer: one table from exception to gRPC status."""
+"""The gRPC status of a request that gets no answer: one table from exception to status."""
 
 from __future__ import annotations
 

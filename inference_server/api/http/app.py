@@ -1,7 +1,7 @@
-"""The HTTP API as an ASGI application: the same recommender as gRPC, and nothing decided here.
+"""The HTTP API as an ASGI application. It uses the same recommender as gRPC and makes no decisions of its own.
 
-FastAPI routes and describes; it neither parses nor serialises. Its way of doing that, pydantic models, would define the
-API a second time, and costs more than an answer does. So endpoints take the request and return the response.
+FastAPI routes requests and describes the endpoints; it neither parses nor serialises. Its pydantic models would define
+the API a second time, and cost more than an answer does. So endpoints take the request and return the response.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 
 _CLIENT_GONE: Final = 499
-"""What the statistics call a request whose caller hung up; nobody is there to be told."""
+"""The status under which the statistics count a request whose caller hung up. It is never sent."""
 
 _Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 _Result = TypeVar("_Result")
@@ -53,16 +53,17 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 class ApiKeys(Protocol):
-    """Knows who may ask."""
+    """Checks the keys of callers."""
 
     def check(self, presented: str | None) -> str:
-        """Raises Unauthenticated unless the key presented is one that is known; None: there was none."""
+        """Returns the caller's name. Raises Unauthenticated unless the key is known; None: the caller presented
+        none."""
 
 
 class _PlainRoute(APIRoute):
-    """A route that OpenAPI describes, and that calls its endpoint with the request and nothing around it.
+    """A route that OpenAPI describes, and that calls its endpoint directly with the request.
 
-    What FastAPI puts around it, for dependencies that no endpoint here has, takes 40 of 180 microseconds.
+    FastAPI's own wrapper resolves dependencies, which no endpoint here has, and takes 40 of 180 microseconds.
     """
 
     def __init__(self, path: str, endpoint: _Endpoint, **description: Any) -> None:
@@ -84,16 +85,17 @@ def create_app(
     api_keys: ApiKeys | None,
     max_body_bytes: int = 1 << 20,
 ) -> FastAPI:
-    """The application. With `api_keys`, everything but the two probes needs a key; a body may have `max_body_bytes`."""
+    """The application. With `api_keys`, every endpoint except the two probes needs a key; a body may have at most
+    `max_body_bytes`."""
     api = _Api(recommender, recorder, models, statistics, api_keys=api_keys, max_body_bytes=max_body_bytes)
     app = FastAPI(
         **openapi.ABOUT,
-        # All served by endpoints of ours: FastAPI's own would need no key, and the pages load scripts from elsewhere.
+        # Our own endpoints serve the document: FastAPI's need no key, and its pages load scripts from other hosts.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # Asking OpenTelemetry whether anybody listens takes a tenth of a whole request.
+        # Asking OpenTelemetry whether a tracer is installed takes a tenth of a whole request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
         exception_handlers={HTTPException: api.no_route},
     )
@@ -116,7 +118,7 @@ def create_app(
 
 
 class _Api:
-    """The endpoints, and what all of them have in common."""
+    """The endpoints, and the checks that they share."""
 
     def __init__(
         self,
@@ -194,7 +196,7 @@ class _Api:
         check: PayloadCheck,
         write: Callable[[_Request, float | None], Awaitable[int]],
     ) -> Response:
-        """The answer of a call that writes. Raises RequestError, HttpRefusal, ClientGone."""
+        """Executes a call that writes, and returns its answer. Raises RequestError, HttpRefusal, ClientGone."""
         started = time.perf_counter()
         timeout = timeout_seconds(request)
         message = _parsed(kind, check, await read_json(request, self._max_body_bytes))
@@ -230,7 +232,7 @@ class _Api:
         return json_response({"status": "SERVING"})
 
     async def no_route(self, request: Request, error: Exception) -> Response:
-        """What the router says of a path or a method that does not exist."""
+        """The answer for a path or a method that does not exist."""
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
             response = refusal_response(405, f"{request.method} is not allowed here", headers=error.headers)
@@ -240,7 +242,7 @@ class _Api:
         return response
 
     def guarded(self, endpoint: _Endpoint) -> _Endpoint:
-        """The endpoint for those who may ask; every outcome is an answer, and is counted."""
+        """The endpoint with its key check; every outcome, exceptions included, becomes a response and is counted."""
 
         async def answered(request: Request) -> Response:
             started = time.perf_counter()
@@ -263,14 +265,14 @@ class _Api:
         except ClientGone:
             return Response(status_code=_CLIENT_GONE)
         except asyncio.CancelledError:
-            # The server stops and its grace period is over. The caller is still there, and is told.
+            # The server stops and its grace period is over. The caller is still connected, and gets an answer.
             return refusal_response(503, "the server is stopping")
-        except Exception:  # a bug of ours: the log gets all of it, the caller only a name to ask for it by
+        except Exception:  # a bug of ours: the log gets the details, the caller only an id
             return internal_error_response(internal_error(path=request.url.path))
 
 
 def _presented_key(request: Request) -> str | None:
-    """The key in `authorization: Bearer KEY`, or else in `x-api-key: KEY`."""
+    """The key of `authorization: Bearer KEY`, or otherwise of `x-api-key: KEY`; None if the request has neither."""
     scheme, _, key = (header(request, "authorization") or "").partition(" ")
     if scheme.lower() == "bearer":
         return key.strip()
@@ -278,7 +280,7 @@ def _presented_key(request: Request) -> str | None:
 
 
 def _to_message(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request:
-    """The payload as the message it stands for. Raises InvalidRequest."""
+    """Converts the payload to its wire message. Raises InvalidRequest."""
     try:
         check.check(payload)
         return kind(**payload)
@@ -289,7 +291,7 @@ def _to_message(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Req
 
 
 def _parsed(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request:
-    """As `_to_message`, for messages whose JSON is not what their constructors take: times, values of any type.
+    """As `_to_message`, for messages whose JSON differs from their constructors' arguments: times, values of any type.
 
     Raises InvalidRequest.
     """
@@ -303,12 +305,12 @@ def _parsed(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request
 
 
 def _remaining(timeout: float | None, started: float) -> float | None:
-    """Seconds left of the caller's deadline; reading the request has used some of it."""
+    """Seconds left of the caller's deadline after reading the request."""
     return None if timeout is None else timeout - (time.perf_counter() - started)
 
 
 async def _while_connected(request: Request, work: Awaitable[_Result]) -> _Result:
-    """What `work` comes to. Cancels it when the caller hangs up, and raises ClientGone then."""
+    """The result of `work`. Cancels it when the caller hangs up, and then raises ClientGone."""
     working = asyncio.current_task()
     assert working is not None
     gone = False

@@ -1,4 +1,4 @@
-"""Reads what a request carries: its headers, and its body as JSON, within the limits of the API."""
+"""Reads a request's headers, and its body as JSON, within the limits of the API."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TIMEOUT_HEADER: Final = "x-timeout-ms"
 MAX_TIMEOUT_MS: Final = 86_400_000
 
 _BODY_SECONDS: Final = 10.0
-"""Longest wait for the rest of a body: a caller who sends no more must not hold memory for ever."""
+"""Longest wait for the rest of a body: a caller that stops sending must not hold memory forever."""
 _POSITIVE_INTEGER: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 def header(request: Request, name: str) -> str | None:
-    """The value of a header, None where there is none. Starlette's own look-up takes a tenth of a whole request."""
+    """The value of a header; None if the request lacks it. Starlette's own look-up takes a tenth of a whole request."""
     wanted = name.encode()
     for found, value in request.scope["headers"]:
         if found == wanted:
@@ -34,7 +34,7 @@ def header(request: Request, name: str) -> str | None:
 
 
 def timeout_seconds(request: Request) -> float | None:
-    """What the caller's deadline leaves, counted from the start of the request; None without one.
+    """Seconds of the caller's deadline, counted from the start of the request; None without a deadline.
 
     Raises InvalidRequest.
     """
@@ -47,9 +47,10 @@ def timeout_seconds(request: Request) -> float | None:
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:
-    """The body, parsed.
+    """The parsed body.
 
-    Raises HttpRefusal when it is not said to be JSON or is too large, InvalidRequest when it is not JSON, ClientGone.
+    Raises HttpRefusal if the content type is not JSON or the body is too large, InvalidRequest if it is not JSON, and
+    ClientGone.
     """
     media_type = (header(request, "content-type") or "").partition(";")[0].strip().lower()
     if media_type != JSON_MEDIA_TYPE:
@@ -59,7 +60,7 @@ async def read_json(request: Request, max_bytes: int) -> Any:
         return _decode(body.decode())
     except RecursionError:
         raise InvalidRequest(BODY, "is nested too deeply") from None
-    except ValueError as error:  # UnicodeDecodeError and integers of thousands of digits among them
+    except ValueError as error:  # includes UnicodeDecodeError, and integers of thousands of digits
         raise InvalidRequest(BODY, f"is not JSON: {error}") from None
 
 
@@ -101,7 +102,8 @@ def _too_large(max_bytes: int) -> HttpRefusal:
 
 
 def _number(text: str) -> float | int:
-    """10.0 is an integer, in JSON Schema and in the proto3 JSON mapping; Python's protobuf wants it to be one."""
+    """Converts 10.0 to an integer: JSON Schema and the proto3 JSON mapping take it as one, Python's protobuf does
+    not."""
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"the number {text:.30} is too large")
@@ -109,8 +111,8 @@ def _number(text: str) -> float | int:
 
 
 def _no_such_number(text: str) -> float:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
-# A decoder that is made once; json.loads makes one for every call that is not the default.
+# Created once: json.loads creates a decoder for every call with options.
 _decode: Final = json.JSONDecoder(parse_constant=_no_such_number, parse_float=_number).decode

@@ -1,4 +1,4 @@
-"""What callers are told of a request that gets no answer: one table from exception to HTTP status."""
+"""The HTTP status of a request that gets no answer: one table from exception to status."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STATUS_OF: Final[Mapping[type[RequestError], tuple[int, str]]] = {
     NoModel: (503, "UNAVAILABLE"),
     DeadlineTooShort: (504, "DEADLINE_EXCEEDED"),
 }
-"""Every class under RequestError, with the name of the gRPC status that says the same."""
+"""Every class under RequestError, with the name of the corresponding gRPC status."""
 
 _STATUS_NAMES: Final = {
     404: "NOT_FOUND",
@@ -67,7 +67,7 @@ def error_response(error: RequestError) -> Response:
         headers["www-authenticate"] = "Bearer"
     elif isinstance(error, OverCapacity):
         details["retry_after_ms"] = math.ceil(error.retry_after_seconds * 1e3)
-        # The header knows whole seconds alone, and 0 would be an invitation to try at once.
+        # The header has whole seconds only, and 0 would invite the caller to try again at once.
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return _response(code, status, str(error), details, headers)
 
@@ -78,7 +78,7 @@ def refusal_response(http_status: int, message: str, *, headers: Mapping[str, st
 
 
 def internal_error_response(error: InternalError) -> Response:
-    """The answer after a bug of ours."""
+    """The answer to a request that failed because of a bug of ours."""
     return _response(500, _STATUS_NAMES[500], error.message, {"request_id": error.request_id}, {})
 
 

@@ -1,4 +1,4 @@
-"""What OpenAPI says of the endpoints. Payloads are references to the schemas that `schemas` makes."""
+"""The OpenAPI document of the endpoints. Payloads are references to the schemas of `schemas`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ABOUT: Final[dict[str, Any]] = {
     "title": "Tandem",
     "version": "v1",
     "description": "Recommendations over JSON: the same answers as the gRPC service tandem.v1.RecommendationService.",
-    # Relative, so that the document is right behind every host name and port.
+    # Relative, so that the document is correct behind every host name and port.
     "servers": [{"url": "/"}],
 }
 
@@ -126,7 +126,7 @@ class Description:
 
 
 def document(app: FastAPI, components: dict[str, JsonSchema], *, authenticated: bool) -> dict[str, Any]:
-    """The whole document of an application whose routes were described here."""
+    """The complete document of an application whose routes are described here."""
     found = app.openapi()
     found["components"] = {"schemas": components}
     if authenticated:

@@ -1,7 +1,7 @@
-"""Answers as JSON: what `json_format.MessageToDict` makes of the wire message, without the message.
+"""Answers as JSON: equal to `json_format.MessageToDict` of the wire message, without creating the message.
 
-Going through the message costs several times as much, most of it in Python code that walks descriptors; a test holds
-the two to be equal.
+Creating the message costs several times as much, most of it in Python code that walks descriptors; a test compares the
+two.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JSON_MEDIA_TYPE: Final = "application/json"
 _SOURCE_NAMES: Final[Mapping[Source, str]] = {
     source: pb.RecommendationSource.Name(number) for source, number in WIRE_SOURCES.items()
 }
-# An encoder that is made once; json.dumps makes one for every call that is not the default.
+# Created once: json.dumps creates an encoder for every call with options.
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
@@ -76,5 +76,5 @@ def _reason(reason: Reason) -> dict[str, Any]:
 
 
 def _shortest(values: list[float]) -> list[float]:
-    """The values as floats of 32 bits, which they are on the wire, with as few digits as tell them apart."""
+    """The values rounded to float32, as on the wire, with the fewest digits that identify them."""
     return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]

@@ -1,12 +1,11 @@
 """JSON Schemas (draft 2020-12) of every payload, made from the descriptors of the .proto files.
 
-Written by hand they would be a second definition of the API, and would drift from the first. What descriptors do not
-say are the limits; those come from the constants that admission checks, and
-`events.incoming`.
+Schemas written by hand would be a second definition of the API, and would drift from the first. Descriptors lack the
+limits; these come from the constants that admission and `wire_events` check.
 
-JSON is the proto3 JSON mapping under the names of the .proto. Of its liberties, requests get none: names are spelled
-one way, numbers are numbers, and null is no value. Responses always hold every field that has no presence, so that
-`items` and `degraded_reasons` are there when they are empty.
+JSON is the proto3 JSON mapping under the names of the .proto. Requests must use its strict form: names have one
+spelling, numbers are numbers, and null is not a value. Responses always hold every field that has no presence, so that
+`items` and `degraded_reasons` are present when they are empty.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ JsonSchema = dict[str, Any]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
-# Lengths are counted in characters here; admission counts the bytes of their UTF-8.
+# Lengths are in characters here; admission counts bytes of UTF-8.
 _ID: Final[JsonSchema] = {"maxLength": MAX_ID_BYTES}
 _ENTRY: Final[JsonSchema] = {"minLength": 1, "maxLength": MAX_ID_BYTES}
 _ENTRIES: Final[JsonSchema] = {"minItems": 1, "maxItems": incoming.MAX_ENTRIES}
@@ -43,7 +42,7 @@ _TIME: Final = (
     r"^(19[7-9]\d|[2-9]\d{3})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?"
     r"(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$"
 )
-"""A time as the proto3 JSON mapping has it, from 1970 on."""
+"""A time from 1970 on, in the form of the proto3 JSON mapping."""
 _NUM_ITEMS: Final[JsonSchema] = {"minimum": 0, "maximum": MAX_NUM_ITEMS}
 
 LIMITS: Final[Mapping[str, JsonSchema]] = {
@@ -73,7 +72,7 @@ LIMITS: Final[Mapping[str, JsonSchema]] = {
     "Event.event_id": _ENTRY,
     "Event.user_id": _ENTRY,
     "Event.item_id": _ENTRY,
-    # The type that says nothing is a value of the enum, and none of an event.
+    # The unspecified type is a value of the enum, but not of an event.
     "Event.type": {"enum": [f"EVENT_TYPE_{name.upper()}" for name in names.EVENT_TYPES]},
     "Event.value": {"minimum": 0},
     "Event.occurred_at": {"pattern": _TIME},
@@ -90,7 +89,7 @@ LIMITS: Final[Mapping[str, JsonSchema]] = {
     "DeleteItemsRequest.item_ids": _ENTRIES,
     "DeleteItemsRequest.item_ids[]": _ENTRY,
 }
-"""What a field must keep to, by message and field; with [], what each of its entries must."""
+"""The limits of a field, by message and field; with [], the limits of each of its entries."""
 
 _REQUIRED_IN_REQUESTS: Final = {
     "AttributePredicate": ["name"],
@@ -131,13 +130,13 @@ _SIMPLE: Final[Mapping[int, JsonSchema]] = {
     FieldDescriptor.TYPE_FLOAT: {"type": "number"},
     FieldDescriptor.TYPE_DOUBLE: {"type": "number"},
     FieldDescriptor.TYPE_INT32: {"type": "integer"},
-    # Numbers of 64 bits are text in proto3 JSON: a reader that makes doubles of numbers would change them.
+    # 64-bit integers are strings in proto3 JSON: a reader that converts numbers to doubles would change them.
     FieldDescriptor.TYPE_INT64: {"type": "string", "pattern": "^-?[0-9]+$"},
 }
 _WELL_KNOWN: Final[Mapping[str, JsonSchema]] = {
     "google.protobuf.Struct": {"type": "object"},
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
-    # Where requests have one, it is the value of an attribute.
+    # In requests it is the value of an attribute.
     "google.protobuf.Value": {"type": ["string", "number"]},
 }
 
@@ -154,11 +153,11 @@ _PAYLOADS: Final[Mapping[str, tuple[Descriptor, bool]]] = {
     "delete-items-response": (pb.DeleteItemsResponse.DESCRIPTOR, False),
     "status-response": (pb.GetServingStatusResponse.DESCRIPTOR, False),
 }
-"""Message of each payload, and whether callers send it."""
+"""The message of each payload, and whether callers send it."""
 
 
 def schema_documents() -> dict[str, JsonSchema]:
-    """Every payload's schema, complete in itself, by the name it is served under."""
+    """Every payload's self-contained schema, by the name under which it is served."""
     documents: dict[str, JsonSchema] = {}
     for name, (descriptor, is_request) in _PAYLOADS.items():
         writer = _Writer("#/$defs/", is_request=is_request)
@@ -169,7 +168,7 @@ def schema_documents() -> dict[str, JsonSchema]:
 
 
 def components() -> dict[str, JsonSchema]:
-    """The same schemas as OpenAPI refers to them: by the name of the message, each once."""
+    """The same schemas for OpenAPI's references: by the name of the message, each once."""
     found: dict[str, JsonSchema] = {"Error": ERROR}
     for descriptor, is_request in _PAYLOADS.values():
         writer = _Writer("#/components/schemas/", is_request=is_request)
@@ -179,7 +178,7 @@ def components() -> dict[str, JsonSchema]:
 
 
 class _Writer:
-    """Turns messages into schemas, and collects the ones that they refer to."""
+    """Converts messages to schemas, and collects the schemas that they refer to."""
 
     def __init__(self, prefix: str, *, is_request: bool) -> None:
         """`prefix` is where references find the collected schemas."""
@@ -225,6 +224,6 @@ class _Writer:
             return dict(_WELL_KNOWN[field.message_type.full_name])
         name = field.message_type.name
         if name not in self.definitions:
-            self.definitions[name] = {}  # taken, before a message that holds itself comes here again
+            self.definitions[name] = {}  # reserved, because a message that contains itself comes here again
             self.definitions[name] = self.message(field.message_type)
         return {"$ref": self._prefix + name}

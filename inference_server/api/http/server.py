@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn inside the worker's own event loop, how it starts, and how it stops."""
+"""The HTTP server: uvicorn inside the worker's own event loop, its start and its shutdown."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from inference_server.security.tls import Certificates
 
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than the 60 s after which load balancers give up a connection: whoever closes first must not be the server,
-or a request that crosses the close is lost."""
+"""Longer than the 60 s after which load balancers close a connection: if the server closed first, a request that
+crosses the close would be lost."""
 _CLOSING_SECONDS: Final = 1.0
-"""What requests that were cancelled get to tell their callers."""
+"""Time in which cancelled requests may answer their callers."""
 
 
 class HttpServer:
@@ -34,9 +34,9 @@ class HttpServer:
         reuse_port: bool = False,
         certificates: Certificates | None = None,
     ) -> None:
-        """Binds the port; 0 takes any free one. With `reuse_port`, several workers share it.
+        """Binds the port; 0 takes any free port. With `reuse_port`, several workers share it.
 
-        With `certificates` it speaks TLS, and new connections get the newest certificate. Raises PortUnavailable.
+        With `certificates` it uses TLS, and new connections get the newest certificate. Raises PortUnavailable.
         """
         self._config = uvicorn.Config(
             app,
@@ -46,7 +46,7 @@ class HttpServer:
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            # Below it are only lines that any caller could fill the log with.
+            # Lower levels have only lines with which any caller could fill the log.
             log_level="error",
             access_log=False,
             proxy_headers=False,
@@ -75,7 +75,7 @@ class HttpServer:
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-ticks")
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """No new connections, requests in flight finished or `grace_seconds` over, the rest cancelled, closed."""
+        """Refuses new connections, waits up to `grace_seconds` for requests in flight, cancels the rest, and closes."""
         if self._ticking is None:
             self._socket.close()
             return

@@ -1,6 +1,6 @@
 """Checks payloads against their schemas. The only module that imports jsonschema_rs.
 
-Not pydantic models: they would be a second definition of the API, and this check costs a few microseconds.
+Pydantic models would be a second definition of the API; this check takes a few microseconds.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import jsonschema_rs
 from inference_server.core.errors import InvalidRequest
 
 BODY: Final = "body"
-"""What errors call the payload as a whole."""
+"""The name of the whole payload in errors."""
 
-# Names the wrong value in messages. The value itself may be a list of ten thousand ids.
+# Stands for the wrong value in messages: the value itself may be a list of ten thousand ids.
 _VALUE: Final = "the value"
 
 _Kind = jsonschema_rs.ValidationErrorKind
@@ -28,7 +28,7 @@ class PayloadCheck:
         self._validator = jsonschema_rs.Draft202012Validator(schema, mask=_VALUE)
 
     def check(self, payload: object) -> None:
-        """Raises InvalidRequest for the first thing that is wrong, with its path: "filter.attributes[0].name"."""
+        """Raises InvalidRequest for the first error, with its path: "filter.attributes[0].name"."""
         try:
             self._validator.validate(payload)
         except jsonschema_rs.ValidationError as error:
