@@ -1,4 +1,4 @@
-"""Which candidates a request gets unless a policy says otherwise: in serving, and in offline evaluation of a ranker."""
+"""The candidates of a request under the default policy, in serving and in offline evaluation of a ranker."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy.typing as npt
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 TWO_TOWER_CANDIDATES: Final = 100
-"""Items nearest to the user's vector."""
+"""Number of items nearest to the user vector."""
 CONTENT_NEIGHBOUR_CANDIDATES: Final = 30
-"""Items whose content is near to that of the items chosen last."""
+"""Number of content neighbours of the newest items in the history."""
 ITEM_ITEM_CANDIDATES: Final = 50
-"""Items to whose scores the items chosen last add most."""
+"""Number of item-item neighbours of the newest items in the history."""
 CONTENT_NEIGHBOURS_OF: Final = 3
-"""Newest items whose content neighbours are proposed."""
+"""Number of newest items whose content neighbours are proposed."""
 ITEM_ITEM_NEIGHBOURS_OF: Final = 5
-"""Newest items whose neighbours by the item-item source are proposed."""
+"""Number of newest items whose item-item neighbours are proposed."""
 
 
 def neighbour_rows(neighbours: npt.NDArray[np.int32], history_rows: Rows, most: int, *, num_events: int) -> Rows:
-    """Neighbours of each user's newest `num_events` items, the first one of every item first.
+    """Neighbours of each user's newest `num_events` items: first neighbours first, then second ones.
 
-    `neighbours` is (items, n) int32 as a bundle holds them, `history_rows` (users, events) int64, oldest first. Returns
-    (users, at least `most` where there are so many) int64, MISSING_ROW where there is none; rows may repeat. A user who
-    wants fewer takes the first ones, whatever `most` is.
+    `neighbours` is (items, n) int32 as in a bundle; `history_rows` is (users, events) int64, oldest first. Returns
+    (users, num_rows) int64 with num_rows >= `most` if the neighbours suffice, padded with MISSING_ROW; rows may repeat.
+    The first columns do not depend on `most`: a user who needs fewer rows takes a prefix.
     """
     recent = history_rows[:, : -num_events - 1 : -1]  # newest first
     each = -(-most // recent.shape[1])

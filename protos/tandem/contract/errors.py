@@ -5,7 +5,7 @@ ContractError
 |   +-- BundleCorrupt      damaged: missing or truncated file, wrong checksum, unreadable part, NaN vectors
 |   +-- BundleIncompatible intact, but made for other code or inconsistent in itself: versions, dimensions, hashes
 +-- StoreValueError        bytes in the online store that this version cannot read
-+-- StreamEntryError       bytes of a stream's entry that this version cannot read
++-- StreamEntryError       bytes of a stream entry that this version cannot read
 +-- TextEncoderError       the text encoder cannot be loaded
 """
 

@@ -1,4 +1,4 @@
-"""What the item tower reads of an item, the same for the catalogue that is trained on and for items that come later."""
+"""Inputs of the item tower, the same for the training catalogue and for items that are added later."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 
 def item_text(title: str, description: str, categories: Sequence[str]) -> str:
-    """What the text encoder reads of an item: title, categories, description; empty without title and description."""
+    """Input of the text encoder for an item: title, categories, description; empty without title and description."""
     if not title and not description:
         return ""
     return ". ".join(part for part in (title, ", ".join(categories), description) if part)
 
 
 def encode_item_index(rows: Rows, popularity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """What the item tower reads as the items' ids: rows and the interactions in the training data, (n,) -> (n,) int64.
+    """Id inputs of the item tower from rows and numbers of training interactions: (n,) -> (n,) int64.
 
-    An item without any interaction reads the out-of-vocabulary row, as an item does that comes after training
-    (MISSING_ROW): an id of its own would learn nothing but that it is never chosen.
+    An item without interactions shares the out-of-vocabulary id with items that are added after training (MISSING_ROW):
+    an id of its own would only learn that the item is never chosen.
     """
     return encode_index(np.where(popularity > 0, rows, MISSING_ROW))
 
@@ -35,13 +35,13 @@ def encode_items(
     text_embeddings: npt.NDArray[np.float32],
     categories: Sequence[Sequence[str]],
 ) -> Tensors:
-    """Inputs of the item tower for some items.
+    """Inputs of the item tower for a batch of items.
 
-    `item_index` is (items,) int64 as `encode_item_index` makes it, `text_embeddings` (items, text_dim) float32, zero
-    for an item without text.
+    `item_index` is (items,) int64 from `encode_item_index`; `text_embeddings` is (items, text_dim) float32, zero for an
+    item without text.
 
     Returns item_index (items,) int64; text_embedding (items, text_dim) float32 and category_codes (items,
-    max_item_categories) int64 where the schema has them.
+    max_item_categories) int64 if the schema has them.
     """
     tensors: Tensors = {names.ITEM_INDEX: item_index}
     if schema.text_dim:

@@ -1,7 +1,7 @@
-"""The item-item source: what each item in a history adds to the scores of other items, in training and serving alike.
+"""The item-item source: each item in a history adds to the scores of its neighbours, in training and serving alike.
 
-It knows pairs of items by their users alone, and small or sparse data teach it more than they teach two towers; the two
-are wrong about different users, so the blend of both is better than either (docs/decisions/0031-item-item-source.md).
+It learns pairs of items from co-occurrence alone, and gets more out of small or sparse data than two towers do. The two
+err on different users, so their blend is better than either (docs/decisions/0031-item-item-source.md).
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from tandem.contract.store import MAX_RECENT_EVENTS
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _NEGLIGIBLE: Final = 0.01
-"""Events whose weight has decayed to this share of the newest one's are not read."""
+"""Events are ignored once their weight has decayed to this share of the newest event's."""
 
 
 @dataclass(frozen=True)
 class ItemItem:
-    """For each item the other items whose scores it changes most."""
+    """For each item, the items whose scores it raises most."""
 
     rows: npt.NDArray[np.int32]
-    """(items, neighbours) int32, highest weight first; -1 where there are no more."""
+    """(items, neighbours) int32, highest weight first, padded with -1."""
     weights: npt.NDArray[np.float16]
-    """(items, neighbours) float16, what the item adds to the score of that neighbour, 0 where there is none."""
+    """(items, neighbours) float16, what the item adds to the neighbour's score; 0 for padding."""
 
 
 def num_events_read(decay_events: float) -> int:
-    """How many of the newest events count, of those that the online store keeps."""
+    """Number of newest events with a weight that is not negligible, at most as many as the online store keeps."""
     return min(int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events)), MAX_RECENT_EVENTS)
 
 
 def item_item_scores(
     model: ItemItem, history_rows: Rows, decay_events: float, rows: Rows | None = None
 ) -> npt.NDArray[np.float32]:
-    """Scores of items for users: the sum of what the items of the history add, exp(-age / decay_events) of each.
+    """Scores of items for users: the sum over the history of the item's weight times exp(-age / decay_events).
 
     `history_rows` is (users, events) int64, oldest first, the newest event in the last column, MISSING_ROW where there
     is no event; an event's age is the number of newer ones. Returns (users, candidates) float32 for the items `rows`,
@@ -52,8 +52,8 @@ def item_item_scores(
         present = events != MISSING_ROW
         known = events[present]
         weights = model.weights[known].astype(np.float32) * decay[present, None]
-        # The place of a missing neighbour counts for row 0, with weight 0.
+        # Padding counts for row 0, with weight 0.
         neighbours = np.maximum(model.rows[known], 0)
-        of_items = np.bincount(neighbours.ravel(), weights=weights.ravel(), minlength=num_items)
-        scores[user] = of_items if rows is None else of_items[rows[user]]
+        item_scores = np.bincount(neighbours.ravel(), weights=weights.ravel(), minlength=num_items)
+        scores[user] = item_scores if rows is None else item_scores[rows[user]]
     return scores

@@ -1,4 +1,4 @@
-"""The item table: what serving knows of the catalogue, as one Arrow file that workers map and share.
+"""The item table: what serving knows about the catalogue, in one Arrow file that workers map and share.
 
 This is the only module of the contract that imports pyarrow.
 """
@@ -48,9 +48,9 @@ class Item:
     categories: tuple[str, ...]
     attributes: Mapping[str, str]
     popularity: int
-    """Interactions in the training data."""
+    """Number of interactions in the training data."""
     available: bool = True
-    """False: it is read as history, and never recommended."""
+    """False: the item may be in histories but is never recommended."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class AttributeColumn:
     """One attribute of all items."""
 
     codes: npt.NDArray[np.int32]
-    """(items,) int32: place in `values`; -1 where the item has no such attribute."""
+    """(items,) int32: index into `values`; -1 if the item lacks the attribute."""
     values: tuple[str, ...]
     numbers: npt.NDArray[np.float64] | None
     """(values,) float64; None unless every value is a number."""
@@ -67,14 +67,14 @@ class AttributeColumn:
 class ItemTable:
     """The catalogue in row order: row i is row i of the item vectors and of the vocabulary.
 
-    Columns of numbers become numpy arrays over the mapped memory itself: pyarrow's own conversion would import pandas
-    where it is installed, which takes 28 MB and half a second.
+    Numeric columns become numpy arrays over the mapped memory: pyarrow's own conversion would import pandas if it is
+    installed, which takes 28 MB and half a second.
     """
 
     def __init__(self, table: pa.Table) -> None:
-        """Takes a table of `SCHEMA`. Raises BundleCorrupt when its columns differ.
+        """Wraps a table of `SCHEMA`. Raises BundleCorrupt when its columns differ.
 
-        A table of bundle formats before 4 does not say which items are available: all are.
+        Bundle formats before 4 have no column of availability: all items are available.
         """
         if table.schema.equals(_SCHEMA_WITHOUT_AVAILABLE):
             table = table.append_column(SCHEMA.field(names.AVAILABLE), pa.array([True] * len(table), pa.bool_()))
@@ -86,11 +86,11 @@ class ItemTable:
 
     @classmethod
     def from_items(cls, items: Iterable[Item]) -> ItemTable:
-        """A table of items in their order."""
+        """A table with one row per item, in the given order."""
         rows = list(items)
         categories = [category for item in rows for category in item.categories]
         attributes = [pair for item in rows for pair in item.attributes.items()]
-        # Column by column: a hundred times as fast as row by row, and a server does it when its live catalogue changes.
+        # Column by column: a hundred times as fast as row by row, and servers do it when the live catalogue changes.
         columns = [
             _texts([item.item_id for item in rows]),
             _texts([item.title for item in rows]),
@@ -107,7 +107,7 @@ class ItemTable:
 
     @classmethod
     def read(cls, path: Path) -> ItemTable:
-        """Maps a table into memory. Raises BundleCorrupt when the file is not one."""
+        """Maps a table into memory. Raises BundleCorrupt when the file is unreadable or has other columns."""
         try:
             with pa.memory_map(str(path)) as source:
                 return cls(pa.ipc.open_file(source).read_all())
@@ -124,18 +124,18 @@ class ItemTable:
 
     def item_ids(self, rows: Iterable[int]) -> list[str]:
         """Ids of rows."""
-        places = rows if isinstance(rows, np.ndarray) else np.fromiter(rows, dtype=np.int64)
-        # Read where they lie: for the ten ids of an answer pyarrow takes longer than for all that is done with them.
+        row_array = rows if isinstance(rows, np.ndarray) else np.fromiter(rows, dtype=np.int64)
+        # Decoded from the mapped bytes: pyarrow takes longer for the ten ids of an answer than all other work on them.
         memory = self._id_bytes
-        starts, ends = self._id_offsets[places].tolist(), self._id_offsets[places + 1].tolist()
+        starts, ends = self._id_offsets[row_array].tolist(), self._id_offsets[row_array + 1].tolist()
         return [str(memory[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
 
     def title(self, row: int) -> str:
-        """Title of a row; empty where the catalogue has none."""
+        """Title of a row; empty if the catalogue has none."""
         return str(self._titles[row].as_py())
 
     def item(self, row: int) -> Item:
-        """Everything known of one row."""
+        """All fields of one row."""
         raw = self._table.slice(row, 1).to_pylist()[0]
         return Item(
             raw[names.ITEM_ID],
@@ -148,19 +148,19 @@ class ItemTable:
 
     @property
     def popularity(self) -> npt.NDArray[np.int64]:
-        """(items,) int64, interactions in the training data."""
+        """(items,) int64, number of interactions in the training data."""
         return _numbers(_column(self._table, names.POPULARITY), np.int64)
 
     @property
     def unavailable_rows(self) -> npt.NDArray[np.int64]:
-        """(n,) int64, ascending: items that must not be recommended."""
+        """(n,) int64, ascending: rows of items that must not be recommended."""
         available = _column(self._table, names.AVAILABLE)
         bits = np.frombuffer(available.buffers()[1] or b"", np.uint8)
         flags = np.unpackbits(bits, count=available.offset + len(available), bitorder="little")[available.offset :]
         return np.flatnonzero(flags == 0)
 
     def rows_by_category(self) -> dict[str, npt.NDArray[np.int64]]:
-        """For every category, the ascending rows that have it: (n,) int64."""
+        """The rows of each category, ascending: (n,) int64."""
         categories = _column(self._table, names.CATEGORIES)
         flat = categories.flatten().dictionary_encode()
         rows = np.repeat(np.arange(len(self), dtype=np.int64), _numbers(categories.value_lengths(), np.int32))
@@ -176,7 +176,7 @@ class ItemTable:
         return np.argsort(-self.popularity, kind="stable")
 
     def attribute(self, name: str) -> AttributeColumn | None:
-        """One attribute of all items; None where no item has it."""
+        """One attribute of all items; None if no item has it."""
         attributes = _column(self._table, names.ATTRIBUTES)
         lengths = np.diff(_numbers(attributes.offsets, np.int32))
         rows = np.repeat(np.arange(len(self), dtype=np.int64), lengths)
@@ -192,7 +192,7 @@ class ItemTable:
         return AttributeColumn(codes, texts, _parsed_numbers(texts))
 
     def categories_of(self, rows: npt.NDArray[np.int64]) -> list[list[str]]:
-        """Categories of some rows, (n,) int64."""
+        """Categories of the given rows, (n,) int64."""
         taken: list[list[str]] = _column(self._table, names.CATEGORIES).take(_row_numbers(rows)).to_pylist()
         return taken
 
@@ -218,7 +218,7 @@ def write_category_rows(path: Path, rows: Mapping[str, npt.NDArray[np.int64]]) -
 
 
 def read_category_rows(path: Path) -> Mapping[str, npt.NDArray[np.int64]]:
-    """Maps a file that `write_category_rows` wrote into memory. Raises BundleCorrupt when it is another one."""
+    """Maps a file of category rows into memory. Raises BundleCorrupt if it is unreadable or has other columns."""
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
@@ -236,21 +236,21 @@ def read_category_rows(path: Path) -> Mapping[str, npt.NDArray[np.int64]]:
 
 
 def _row_numbers(rows: Iterable[int]) -> pa.Array:
-    """Rows as Arrow takes them. Not pa.array, which imports pandas for a numpy array, where that is installed: a fifth
-    of a second, in the middle of the first answer."""
+    """Rows as an Arrow array. pa.array would import pandas for a numpy array if it is installed: a fifth of a second,
+    in the middle of the first request."""
     numbers = np.ascontiguousarray(rows if isinstance(rows, np.ndarray) else list(rows), dtype=np.int64)
     return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _texts(texts: Sequence[str]) -> pa.Array:
-    """A column of texts. Like the two below it, not by pa.array, for the reason above."""
+    """A column of texts. Like the two functions below, it avoids pa.array, for the reason above."""
     encoded = [text.encode() for text in texts]
     buffers = [None, pa.py_buffer(_offsets([len(text) for text in encoded])), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
 def _ends(lengths: Sequence[int]) -> pa.Array:
-    """Where lists of these lengths begin and end."""
+    """The offsets of lists with these lengths."""
     return pa.Array.from_buffers(pa.int32(), len(lengths) + 1, [None, pa.py_buffer(_offsets(lengths))])
 
 
@@ -260,7 +260,7 @@ def _flags(flags: Sequence[bool]) -> pa.Array:
 
 
 def _offsets(lengths: Sequence[int]) -> npt.NDArray[np.int32]:
-    """0 and the running sums of some lengths. Raises ValueError where Arrow cannot count so far."""
+    """0 and the running sums of `lengths`. Raises ValueError if a sum exceeds Arrow's 32-bit offsets."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     if offsets[-1] > np.iinfo(np.int32).max:
         raise ValueError("item table: a column has more than 2 GB")
@@ -268,7 +268,7 @@ def _offsets(lengths: Sequence[int]) -> npt.NDArray[np.int32]:
 
 
 def _numbers(column: pa.Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """A column of numbers without nulls as an array over its own memory."""
+    """A numeric column without nulls as an array over its memory, without copying."""
     values = column.buffers()[-1]
     if values is None:
         return np.empty(0, dtype)
@@ -277,13 +277,13 @@ def _numbers(column: pa.Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def _text_memory(column: pa.Array) -> tuple[npt.NDArray[np.int32], memoryview]:
-    """A column of texts without nulls: where each begins and ends, (texts + 1,) int32, in the bytes of all of them."""
+    """Memory of a text column without nulls: offsets, (texts + 1,) int32, into the bytes of all texts."""
     _, offsets, texts = column.buffers()
     starts = np.zeros(1, dtype=np.int32) if offsets is None else np.frombuffer(offsets, np.int32)
     return starts[column.offset : column.offset + len(column) + 1], memoryview(b"" if texts is None else texts)
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
-    """A column as one array; an empty table has no chunk to take."""
+    """A column as one array; an empty array if the table has no chunks."""
     chunks = table.column(name).chunks
     return chunks[0] if chunks else pa.array([], type=SCHEMA.field(name).type)

@@ -1,29 +1,29 @@
 """The live catalogue: items that changed since the bundle was made, as feature_sync publishes and workers read them.
 
-Two feeds of one shape. A feed is a hash (item id -> value), a sorted set (item id -> sequence of its last change) and
-a counter (the newest sequence), written together in one transaction. Whoever follows a feed reads the counter, and
-where it has grown, the items with a higher sequence than the last one read, and their values.
+There are two feeds of the same structure. A feed is a hash (item id -> value), a sorted set (item id -> sequence of its
+last change) and a counter (the newest sequence), all written in one transaction. A follower reads the counter; if it
+has grown, it reads the items whose sequence is higher than the last one it has seen, and their values.
 
 | feed                                  | value               |
 | ------------------------------------- | ------------------- |
-| `tandem/1/items`                      | `AppliedItemChange` of every item that was ever changed |
-| `tandem/1/item-vectors/{model_version}` | `LiveItemVector` of those of them that have a vector under this bundle |
+| `tandem/1/items`                      | `AppliedItemChange` of every changed item |
+| `tandem/1/item-vectors/{model_version}` | `LiveItemVector` of every changed item that has a vector under this bundle |
 
-The first is independent of models, so that a deleted item is gone under a bundle that no vector was made for yet. An
-item whose vector is missing, or was made from another change than the newest, waits: it is not recommended. The feed of
-vectors has a counter of its own, because a bundle gets its vectors after changes were made; a vector has its change's
-sequence. A counter that is lower than the one read before is that of a new feed, the old one having expired: it is
-read from the start.
+The first feed is independent of models, so that a deleted item disappears even under a bundle without live vectors. An
+item whose vector is missing, or was computed from a change other than the newest, waits: it is not recommended. The
+vector feed has its own counter, because a bundle's vectors are computed after the changes; each vector carries the
+sequence of its change. A counter that went down belongs to a new feed, the old one having expired: the follower reads
+it from the start.
 
-Beside the feeds, for feature_sync:
+Keys for feature_sync alone:
 
 | key                                              | value                                                       |
 | ------------------------------------------------ | ----------------------------------------------------------- |
 | `tandem/1/items/places`                          | hash: item id -> `ItemPlace`, which outlives its feed entry |
-| `tandem/1/item-vectors/{model_version}/position` | sequence of the last change that vectors were made for      |
+| `tandem/1/item-vectors/{model_version}/position` | sequence of the last change whose vectors are computed      |
 
-An item's entry is taken out of the feeds once every bundle that may be served has merged it. Its place stays: another
-change of the item gets the same slot, and an older change that comes late is still recognised.
+An item's entry is removed from the feeds once every bundle that may be served has merged it. Its `ItemPlace` stays:
+later changes of the item get the same slot, and an older change that arrives late is still recognised.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _VECTOR_HEADER: Final = struct.Struct("<B3xIQ")  # format, dimension, sequence o
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The keys of one feed."""
+    """The Redis keys of a feed."""
 
     values: bytes
     """Hash: item id -> value."""
@@ -57,22 +57,22 @@ class Feed:
 
 
 def items_feed() -> Feed:
-    """What the catalogue says of every item that was changed."""
+    """The feed of changed items."""
     return _feed(KEY_PREFIX + b"items")
 
 
 def item_vectors_feed(model_version: str) -> Feed:
-    """Vectors of changed items under one bundle. Vectors of two versions live in two spaces and must never meet."""
+    """The feed of changed items' vectors for one bundle. Vectors of different versions are not comparable."""
     return _feed(KEY_PREFIX + b"item-vectors/" + model_version.encode())
 
 
 def item_places_key() -> bytes:
-    """Key of the places of all items that were ever changed."""
+    """Key of the hash that holds the `ItemPlace` of every item that was ever changed."""
     return items_feed().values + b"/places"
 
 
 def item_vectors_position_key(model_version: str) -> bytes:
-    """Key that says how far a bundle's vectors follow the feed of items: a sequence of that feed, in decimal."""
+    """Key of the last sequence of the item feed whose vectors are computed for a bundle, in decimal."""
     return item_vectors_feed(model_version).values + b"/position"
 
 
@@ -82,20 +82,20 @@ def _feed(name: bytes) -> Feed:
 
 @dataclass(frozen=True, slots=True)
 class ItemPlace:
-    """What is kept of an item for ever."""
+    """The record of a changed item that outlives its feed entry."""
 
     slot: int
     """See `AppliedItemChange.slot`."""
     changed_at: int
-    """Time of its newest change, microseconds since 1970: an earlier one has no effect any more."""
+    """Time of its newest change, microseconds since 1970; an earlier change has no effect."""
 
     def to_bytes(self) -> bytes:
-        """Packs the place."""
+        """Packs the record."""
         return _PLACE.pack(_PLACE_FORMAT, self.slot, self.changed_at)
 
     @classmethod
     def from_bytes(cls, value: bytes) -> ItemPlace:
-        """Reads a packed place. Raises StoreValueError."""
+        """Unpacks a record. Raises StoreValueError."""
         if len(value) != _PLACE.size or value[0] != _PLACE_FORMAT:
             raise StoreValueError(f"place of an item: not format {_PLACE_FORMAT}")
         _, slot, changed_at = _PLACE.unpack(value)
@@ -104,15 +104,15 @@ class ItemPlace:
 
 @dataclass(frozen=True)
 class LiveItemVector:
-    """What a bundle's item tower makes of a changed item."""
+    """The output of a bundle's item tower for a changed item."""
 
     change_sequence: int
-    """`AppliedItemChange.sequence` of the change that it was computed from."""
+    """`AppliedItemChange.sequence` of the change it was computed from."""
     values: npt.NDArray[np.float32]
     """(dim,) float32."""
 
     def is_of(self, change_sequence: int) -> bool:
-        """Whether it was computed from this very change."""
+        """Whether it was computed from this change."""
         return self.change_sequence == change_sequence
 
     def to_bytes(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The manifest: what a bundle says of itself. `bundle` writes it into manifest.json and checks the files against it."""
+"""The manifest: the description of a bundle. `bundle` writes it to manifest.json and checks the files against it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tandem.contract.features import FeatureSchema
 
 FORMAT_VERSION: Final = 4
 READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4})
-"""Version 1 has no `blend` and no `ranker`; both default to none. Before version 4 every item is available and no
+"""Version 1 has neither `blend` nor `ranker`; both default to None. Before version 4, all items are available and no
 change of the live catalogue is merged."""
 
 MANIFEST: Final = "manifest.json"
-# A part of store keys, where "/" separates, and a folder's name in caches.
+# Part of store keys, where "/" is the separator, and the name of a folder in caches.
 _MODEL_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 Similarity = Literal["cosine", "dot"]
@@ -25,7 +25,7 @@ Similarity = Literal["cosine", "dot"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a tower. A dimension that varies is named, for example ("batch", 50, 64)."""
+    """An input or output of a tower. A dynamic dimension has a name instead of a size: ("batch", 50, 64)."""
 
     name: str
     dtype: str
@@ -34,7 +34,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class TowerSpec:
-    """Inputs and outputs of a tower, in their order."""
+    """Inputs and outputs of a tower, in order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -42,7 +42,7 @@ class TowerSpec:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model was trained on."""
+    """The data that a model was trained on."""
 
     name: str
     fingerprint: str
@@ -51,24 +51,24 @@ class TrainingData:
     num_items: int
     num_interactions: int
     data_version: str = ""
-    """What the version control of the data calls them; empty where there is none."""
+    """Version of the data in its version control; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """How the index was built, and what was measured of it."""
+    """How the index was built, and its measured recall."""
 
     kind: str
     """FAISS factory string, for example "IVF32,Flat"."""
     nprobe: int
-    """Lists to search, at which `recall_at_100` was measured."""
+    """Number of lists to search; `recall_at_100` was measured at this number."""
     recall_at_100: float
-    """Share of the exact 100 nearest items that the index returned, mean over held-out users' vectors."""
+    """Share of the 100 nearest items by exact search that the index returned, mean over held-out users' vectors."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean and standard deviation of one kind of score, measured at export: they make two kinds comparable."""
+    """Mean and standard deviation of one kind of score, measured at export, which make kinds of scores comparable."""
 
     mean: float
     std: float
@@ -77,12 +77,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ItemItemSpec:
-    """The share of the item-item source in a blend's collaborative score."""
+    """The item-item source's part of a blend's collaborative score."""
 
     weight: float
-    """Above 0, at most 1; the two towers have the rest."""
+    """Share of the collaborative score, above 0 and at most 1; the two towers have the rest."""
     decay_events: float
-    """An event that this many newer ones follow counts 1/e of the newest; above 0."""
+    """An event this many events older than the newest counts 1/e of it; above 0."""
     calibration: Calibration
 
 
@@ -93,14 +93,14 @@ class BlendSpec:
     content_weight: float
     """Share of the content score, 0 to 1; the collaborative score has the rest."""
     collaborative: Calibration
-    """Of the two towers' scores."""
+    """Calibration of the two towers' scores."""
     content: Calibration | None
-    """None in a bundle without content, where `content_weight` is 0."""
+    """Calibration of content scores; None in a bundle without content, where `content_weight` is 0."""
     item_item: ItemItemSpec | None = None
-    """None where the two towers alone are the collaborative score."""
+    """None if the collaborative score is that of the two towers alone."""
 
     def check(self) -> None:
-        """Raises BundleIncompatible on a number that is out of bounds."""
+        """Raises BundleIncompatible if a number is out of bounds."""
         if not 0.0 <= self.content_weight <= 1.0:
             raise BundleIncompatible(f"{MANIFEST}: blend.content_weight {self.content_weight} is not in 0..1")
         if self.content is None and self.content_weight:
@@ -116,10 +116,10 @@ class BlendSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says of itself."""
+    """The description of a bundle."""
 
     model_version: str
-    """Unique name of this bundle, part of the key of every vector made with it: letters, digits, ".", "_", "-"."""
+    """Unique name of this bundle, part of its vectors' keys in the store: letters, digits, ".", "_", "-"."""
     created_at: str
     """ISO 8601, UTC."""
     training_data: TrainingData
@@ -128,32 +128,32 @@ class Manifest:
     item_tower: TowerSpec
     embedding_dim: int
     similarity: Similarity
-    """How scores are made of vectors. Vectors of "cosine" are stored with length 1, so that both are a dot product."""
+    """How vectors are scored. "cosine" vectors are stored with length 1, so that both scores are dot products."""
     index: IndexSpec
     metrics: Mapping[str, float]
     """Offline metrics by name, for example "test/ndcg@10"."""
     onnx_max_abs_difference: float
     """Largest difference between a tower in ONNX Runtime and in PyTorch, at export."""
     blend: BlendSpec | None = None
-    """How candidates are ranked by default. The bundle holds what the blend reads: content, the item-item source."""
+    """How candidates are ranked by default. The bundle has the files that the blend reads."""
     ranker: TowerSpec | None = None
-    """Tensors of the ONNX ranker; None where the bundle has none."""
+    """Tensors of the ONNX ranker; None if the bundle has none."""
     catalogue_sequence: int = 0
-    """The last change of the live catalogue that the item table has in it (`streams.AppliedItemChange.sequence`)."""
+    """`streams.AppliedItemChange.sequence` of the last live change that is merged into the item table."""
     item_vocabulary_hash: str = ""
     user_vocabulary_hash: str = ""
     feature_schema_fingerprint: str = ""
     format_version: int = FORMAT_VERSION
     files: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
-    """Per file its "sha256" and "bytes"."""
+    """Entries "sha256" and "bytes" by file name."""
 
     def to_json(self) -> str:
-        """The manifest as it is stored."""
+        """The manifest as stored in manifest.json."""
         return json.dumps(asdict(self), indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Raises BundleCorrupt when the text is not JSON, BundleIncompatible on another format or a wrong field."""
+        """Raises BundleCorrupt if the text is not JSON, BundleIncompatible on another format or a wrong field."""
         try:
             raw = json.loads(text)
         except ValueError as error:
@@ -208,9 +208,9 @@ def _blend_spec(raw: Mapping[str, Any] | None) -> BlendSpec | None:
     if raw is None:
         return None
     item_item = None
-    if of_source := raw.get("item_item"):
-        calibration = Calibration(**of_source["calibration"])
-        item_item = ItemItemSpec(float(of_source["weight"]), float(of_source["decay_events"]), calibration)
+    if source := raw.get("item_item"):
+        calibration = Calibration(**source["calibration"])
+        item_item = ItemItemSpec(float(source["weight"]), float(source["decay_events"]), calibration)
     return BlendSpec(
         float(raw["content_weight"]),
         Calibration(**raw["collaborative"]),

@@ -31,9 +31,9 @@ DELETED: Final = "deleted"
 CHANGED_AT: Final = "changed_at"
 
 DAY_PARTITION: Final = "day="
-"""A folder of either, followed by the day, YYYY-MM-DD in UTC, on which they were applied."""
+"""Prefix of the folders of raw events and changes, followed by the day they were applied, YYYY-MM-DD in UTC."""
 
-# Event types in the order of the API; an event's code is its place here plus one, because code 0 is padding.
+# Event types in the order of the API; an event's code is its index here plus one, because code 0 is padding.
 EVENT_TYPES: Final = ("impression", "click", "add_to_cart", "purchase", "rating", "dwell")
 EVENT_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
 
@@ -42,7 +42,7 @@ HISTORY_VECTORS: Final = "history_vectors"
 HISTORY_EVENT_CODES: Final = "history_event_codes"
 HISTORY_AGES: Final = "history_ages"
 HISTORY: Final = (HISTORY_VECTORS, HISTORY_EVENT_CODES, HISTORY_AGES)
-"""Inputs of the user tower with a column for each event, the newest in the last one."""
+"""Inputs of the user tower with one column per event, the newest event in the last column."""
 USER_FEATURE_CODES: Final = "user_feature_codes"
 USER_INDEX: Final = "user_index"
 USER_VECTOR: Final = "user_vector"
@@ -57,8 +57,8 @@ TEXT_EMBEDDING: Final = "text_embedding"
 CATEGORY_CODES: Final = "category_codes"
 ITEM_VECTOR: Final = "item_vector"
 
-# Tensors of an ONNX ranker. Each is flat over (user, candidate) pairs, so one run takes users with different numbers of
-# candidates; a ranker reads any subset of them.
+# Tensors of an ONNX ranker. Each is flat over (user, candidate) pairs, so that one run takes users with different
+# numbers of candidates; a ranker reads any subset of the tensors.
 RANKER_USER_VECTOR: Final = "user_vector"
 RANKER_ITEM_VECTOR: Final = "item_vector"
 RANKER_USER_INDEX: Final = "user_index"
@@ -77,11 +77,11 @@ ITEM_COUNTS_VIEW: Final = "item_interaction_counts"
 ITEM_TEXT_VIEW: Final = "item_text_embedding"
 ITEM_VECTOR_VIEW: Final = "item_tower_embedding"
 
-# Columns of its sources; where a view has a field of another name in this module, it means the same there.
+# Columns of its sources; a field of a view with another name of this module has the same meaning there.
 EVENT_TIMESTAMP: Final = "event_timestamp"
 CREATED_TIMESTAMP: Final = "created_timestamp"
 KNOWN_AT: Final = "known_at"
-"""When a row's values became known, in microseconds since 1970: the same moment as its two timestamps, as a field."""
+"""When a row's values became known, in microseconds since 1970: the time of its two timestamps, as a field."""
 EVENT_COUNTS: Final = tuple(f"num_{name}" for name in EVENT_TYPES)
 """Fields of counts by event type, in the order of EVENT_TYPES."""
 MODEL_VERSION: Final = "model_version"

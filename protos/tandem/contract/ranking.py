@@ -17,9 +17,9 @@ from tandem.contract.manifest import BlendSpec
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 PROFILE_EVENTS: Final = 10
-"""Newest known events of a user whose content makes the content profile."""
+"""Number of newest events with a known item that make up the content profile."""
 PROFILE_DECAY_EVENTS: Final = 5.0
-"""An event that so many newer ones follow counts 1/e of the newest one in the content profile."""
+"""Decay of the content profile: an event this many events older than the newest counts 1/e of it."""
 
 
 def content_profiles(content_vectors: npt.NDArray[np.floating[Any]], history_rows: Rows) -> npt.NDArray[np.float32]:
@@ -45,28 +45,28 @@ def blend(
     spec: BlendSpec,
     item_item: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Blended scores of pairs whose scores by the two towers, by content and by the item-item source are given.
+    """Blends the scores of (user, item) pairs by the two towers, by content and by the item-item source.
 
-    All have one shape, any. `content` is None where the bundle has none, and `item_item` is given exactly where the
+    All arrays have the same shape. `content` is None if the bundle has none; `item_item` is given if and only if the
     blend has that source.
     """
     towers_weight = 1.0 - spec.content_weight
     offset = 0.0
-    others = []
+    weighted_parts = []
     if spec.item_item is not None and item_item is not None:
         calibration = spec.item_item.calibration
         share = towers_weight * spec.item_item.weight / calibration.std
         towers_weight *= 1.0 - spec.item_item.weight
-        others.append(item_item * np.float32(share))
+        weighted_parts.append(item_item * np.float32(share))
         offset += calibration.mean * share
     if spec.content is not None and content is not None:
         share = spec.content_weight / spec.content.std
-        others.append(content * np.float32(share))
+        weighted_parts.append(content * np.float32(share))
         offset += spec.content.mean * share
     towers_share = towers_weight / spec.collaborative.std
     offset += spec.collaborative.mean * towers_share
     blended: npt.NDArray[np.float32] = two_tower * np.float32(towers_share)
-    for scores in others:
+    for scores in weighted_parts:
         blended += scores
     blended -= np.float32(offset)
     return blended

@@ -1,6 +1,6 @@
-"""Recall of a search: how much of the exact nearest items it finds, as training measures and serving checks it.
+"""Recall of a search: the share of the exact nearest items it finds, as training measures and serving checks it.
 
-Compared by score and not by row: among items with equal vectors, which of them a search returns means nothing.
+Items are compared by score, not by row: which of several items with equal vectors a search returns does not matter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _RELATIVE_TOLERANCE: Final = 1e-6
-"""Of the product of the two lengths: how far float32 inner products that ought to be equal may lie apart."""
+"""Tolerated difference of float32 inner products that should be equal, as a share of the product of both lengths."""
 
 
 def recall_of(
@@ -23,11 +23,11 @@ def recall_of(
     queries: npt.NDArray[np.float32],
     item_vectors: npt.NDArray[np.float32],
 ) -> float:
-    """Share of the k places that hold an item no worse than the k-th exact one, mean over queries.
+    """Share of the k results that score at least as high as the k-th exact item, mean over queries.
 
-    `found` holds rows of each query, in any order, MISSING_ROW where nothing was found; of a row that is there several
-    times, one counts. `exact` is (queries, k) int64, the items with the highest inner products of `queries`, (queries,
-    dim), and `item_vectors`, (items, dim). Inner products are computed anew, whatever the search made of them.
+    `found` holds the rows for each query, in any order, MISSING_ROW where nothing was found; repeated rows count once.
+    `exact` is (queries, k) int64, the items with the highest inner products of `queries`, (queries,
+    dim), and `item_vectors`, (items, dim). Inner products are recomputed here; those of the search are not used.
     """
     hits = 0
     for query, rows, best in zip(queries, found, exact, strict=True):

@@ -1,8 +1,8 @@
 """Online-store keys and value bytes.
 
-The bytes are packed by hand, not protobuf: protobuf does not promise stable bytes, and these are pinned by golden
-tests, because programs of two releases read each other's values. Every value begins with its format number. Values
-are little-endian and 8-byte aligned, so that a reader takes arrays out of the buffer without copying.
+Values are packed by hand, not with protobuf: protobuf does not promise stable bytes, and these bytes are pinned by
+golden tests, because programs of different releases read each other's values. Every value begins with its format
+number. Values are little-endian and 8-byte aligned, so that a reader gets arrays from the buffer without copying.
 
 | key                                        | value         | written by                    |
 | ------------------------------------------ | ------------- | ----------------------------- |
@@ -31,16 +31,16 @@ from tandem.contract.errors import StoreValueError
 from tandem.contract.vocabulary import NO_KEYS, Keys
 
 MAX_ID_BYTES = 256
-"""Longest external id, in bytes of UTF-8."""
+"""Maximum length of an external id, in bytes of UTF-8."""
 MAX_RECENT_EVENTS = 200
-"""Events a user's state keeps; older ones only count as seen items."""
+"""Number of events that a state keeps; of older events it keeps only the items, as seen."""
 
 KEY_PREFIX = b"tandem/1/"
-"""What every key begins with; the number is that of the key schema."""
+"""Prefix of every key; the number is the version of the key schema."""
 _STATE_FORMAT = 2
 _STATE_FORMAT_WITHOUT_COUNTS = 1
 _VECTOR_FORMAT = 1
-_STATE_HEADER = struct.Struct("<B7xQIIIxxxx")  # format, revision, events, seen, bytes of features
+_STATE_HEADER = struct.Struct("<B7xQIIIxxxx")  # format, revision, events, seen items, bytes of features
 _COUNTS_BYTES = 4 * len(names.EVENT_TYPES)
 _TRENDING_FORMAT = 1
 _TRENDING_HEADER = struct.Struct("<B3xI")  # format, items
@@ -58,17 +58,17 @@ def user_state_key(user_id: str) -> bytes:
 
 
 def user_vector_key(model_version: str, user_id: str) -> bytes:
-    """Key of a user's vector under one bundle. Vectors of two versions live in two spaces and must never meet."""
+    """Key of a user's vector under one bundle. Vectors of different versions are not comparable."""
     return KEY_PREFIX + b"vector/" + model_version.encode() + b"/" + user_id.encode()
 
 
 def published_key(model_version: str) -> bytes:
-    """Key that says which data a bundle's vectors were completely published from."""
+    """Key of the fingerprint of the data that a bundle's vectors were completely published from."""
     return KEY_PREFIX + b"published/" + model_version.encode()
 
 
 def trending_key() -> bytes:
-    """Key of the items that are trending now, for everyone."""
+    """Key of the currently trending items, the same for all users."""
     return KEY_PREFIX + b"trending"
 
 
@@ -79,7 +79,7 @@ def item_counters_key(item_id: str) -> bytes:
 
 @dataclass(frozen=True)
 class UserState:
-    """What is known of one user, independent of any model. Arrays of one length are in order, oldest event first."""
+    """What is known about one user, independent of any model. Event arrays are ordered, oldest event first."""
 
     revision: int = 0
     """Grows with every change of the state; a vector computed from another revision is stale."""
@@ -88,13 +88,13 @@ class UserState:
     event_codes: npt.NDArray[np.uint8] = field(default_factory=_NO_CODES.copy)
     """(n,) uint8, see names.EVENT_CODES."""
     event_times: npt.NDArray[np.int64] = field(default_factory=_NO_TIMES.copy)
-    """(n,) int64, microseconds since 1970; 0 where the data have an order but no time."""
+    """(n,) int64, microseconds since 1970; 0 if the data give an order but no time."""
     seen_item_keys: Keys = field(default_factory=NO_KEYS.copy)
-    """(m,) uint64, sorted, without repeats: everything the user ever interacted with."""
+    """(m,) uint64, sorted and unique: all items the user ever interacted with."""
     features: Mapping[str, str] = field(default_factory=dict)
     """Raw user features by name, for example {"age": "49"}."""
     event_counts: npt.NDArray[np.uint32] = field(default_factory=_NO_COUNTS.copy)
-    """(6,) uint32, events ever applied, by their place in names.EVENT_TYPES."""
+    """(6,) uint32, number of events ever applied, in the order of names.EVENT_TYPES."""
 
     @classmethod
     def from_events(
@@ -106,7 +106,7 @@ class UserState:
         features: Mapping[str, str],
         revision: int = 1,
     ) -> UserState:
-        """The state that a user's whole history leaves: (n,) arrays, oldest event first, types as in the fields."""
+        """The state after a user's whole history: (n,) arrays, oldest event first, dtypes as in the fields."""
         return cls(
             revision=revision,
             event_item_keys=item_keys[-MAX_RECENT_EVENTS:],
@@ -125,11 +125,11 @@ class UserState:
         *,
         only_counted: npt.NDArray[np.bool_] | None = None,
     ) -> UserState:
-        """The state once these events, (n,) arrays in the order of their arrival, have happened too.
+        """The state with these events added: (n,) arrays in order of arrival.
 
-        All of them count. Into the history goes an item's first event that is no impression, as the trainer's cleaning
-        keeps it, in the order of time: a late event takes its place among the others, unless MAX_RECENT_EVENTS newer
-        ones are there. `only_counted`, (n,), marks events that must stay out of it. The revision grows by one.
+        All events are counted. The history gets the first event of each item that is not an impression, as in the
+        trainer's cleaning, ordered by time: a late event is inserted at its time, unless MAX_RECENT_EVENTS newer events
+        are present. `only_counted`, (n,) bool, marks events to keep out of the history. The revision grows by one.
         """
         counted = replace(self, revision=self.revision + 1, event_counts=self.event_counts + _counts(event_codes))
         is_new = (event_codes != _IMPRESSION) & ~_is_among(item_keys, self.seen_item_keys)
@@ -140,7 +140,7 @@ class UserState:
         keys, firsts = np.unique(item_keys[by_time], return_index=True)
         chosen = by_time[np.sort(firsts)]
         times = np.concatenate([self.event_times, event_times[chosen]])
-        # Stored events are in order already, those without a time (0) included; a stable sort leaves them so.
+        # Stored events are already in order, including those without a time (0); a stable sort keeps that order.
         order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
         return replace(
             counted,
@@ -170,33 +170,33 @@ class UserState:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> UserState:
-        """Reads a packed state; its arrays are read-only views of `value`. Raises StoreValueError.
+        """Unpacks a state; its arrays are read-only views of `value`. Raises StoreValueError.
 
-        Format 1, which had no counts, is read too: they are 0.
+        Format 1, which has no counts, is read too: its counts are 0.
         """
         if len(value) < _STATE_HEADER.size or value[0] not in (_STATE_FORMAT, _STATE_FORMAT_WITHOUT_COUNTS):
             raise StoreValueError(f"user state: {_describe(value)} is not format {_STATE_FORMAT}")
         read_format, revision, num_events, num_seen, features_bytes = _STATE_HEADER.unpack_from(value)
         counts_bytes = _COUNTS_BYTES if read_format == _STATE_FORMAT else 0
-        times_at = _STATE_HEADER.size + counts_bytes
-        keys_at = times_at + 8 * num_events
-        seen_at = keys_at + 8 * num_events
-        codes_at = seen_at + 8 * num_seen
-        features_at = codes_at + num_events
-        if len(value) != features_at + features_bytes:
-            raise StoreValueError(f"user state: {len(value)} bytes, its header says {features_at + features_bytes}")
+        times_offset = _STATE_HEADER.size + counts_bytes
+        keys_offset = times_offset + 8 * num_events
+        seen_offset = keys_offset + 8 * num_events
+        codes_offset = seen_offset + 8 * num_seen
+        features_offset = codes_offset + num_events
+        if len(value) != features_offset + features_bytes:
+            raise StoreValueError(f"user state: {len(value)} bytes, its header says {features_offset + features_bytes}")
         try:
-            features = json.loads(value[features_at:]) if features_bytes > 2 else {}
+            features = json.loads(value[features_offset:]) if features_bytes > 2 else {}
         except ValueError as error:
             raise StoreValueError(f"user state: unreadable features: {error}") from error
         if not isinstance(features, dict) or not all(isinstance(raw, str) for raw in features.values()):
             raise StoreValueError("user state: features are not an object of strings")
         return cls(
             revision=revision,
-            event_item_keys=np.frombuffer(value, "<u8", num_events, keys_at),
-            event_codes=np.frombuffer(value, "u1", num_events, codes_at),
-            event_times=np.frombuffer(value, "<i8", num_events, times_at),
-            seen_item_keys=np.frombuffer(value, "<u8", num_seen, seen_at),
+            event_item_keys=np.frombuffer(value, "<u8", num_events, keys_offset),
+            event_codes=np.frombuffer(value, "u1", num_events, codes_offset),
+            event_times=np.frombuffer(value, "<i8", num_events, times_offset),
+            seen_item_keys=np.frombuffer(value, "<u8", num_seen, seen_offset),
             features=features,
             event_counts=np.frombuffer(value, "<u4", counts_bytes // 4, _STATE_HEADER.size)
             if counts_bytes
@@ -206,7 +206,7 @@ class UserState:
 
 @dataclass(frozen=True)
 class UserVector:
-    """A user's vector under one bundle: a cache of what that bundle's user tower makes of the user's state."""
+    """A user's vector under one bundle: the cached output of its user tower for the user's state."""
 
     state_revision: int
     values: npt.NDArray[np.float32]
@@ -221,7 +221,7 @@ class UserVector:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> UserVector:
-        """Reads a packed vector; its array is a read-only view of `value`. Raises StoreValueError."""
+        """Unpacks a vector; its array is a read-only view of `value`. Raises StoreValueError."""
         if len(value) < _VECTOR_HEADER.size or value[0] != _VECTOR_FORMAT:
             raise StoreValueError(f"user vector: {_describe(value)} is not format {_VECTOR_FORMAT}")
         _, dim, state_revision = _VECTOR_HEADER.unpack_from(value)
@@ -232,7 +232,7 @@ class UserVector:
 
 @dataclass(frozen=True)
 class TrendingItems:
-    """The items that rise most now, best first. Independent of any model."""
+    """The currently trending items, best first. Independent of any model."""
 
     item_keys: Keys
     """(n,) uint64."""
@@ -251,20 +251,20 @@ class TrendingItems:
 
     @classmethod
     def from_bytes(cls, value: bytes) -> TrendingItems:
-        """Reads a packed list; its arrays are read-only views of `value`. Raises StoreValueError."""
+        """Unpacks a list; its arrays are read-only views of `value`. Raises StoreValueError."""
         if len(value) < _TRENDING_HEADER.size or value[0] != _TRENDING_FORMAT:
             raise StoreValueError(f"trending items: {_describe(value)} is not format {_TRENDING_FORMAT}")
         _, count = _TRENDING_HEADER.unpack_from(value)
         if len(value) != _TRENDING_HEADER.size + 12 * count:
             raise StoreValueError(f"trending items: {len(value)} bytes do not hold {count} items")
-        scores_at = _TRENDING_HEADER.size + 8 * count
+        scores_offset = _TRENDING_HEADER.size + 8 * count
         return cls(
-            np.frombuffer(value, "<u8", count, _TRENDING_HEADER.size), np.frombuffer(value, "<f4", count, scores_at)
+            np.frombuffer(value, "<u8", count, _TRENDING_HEADER.size), np.frombuffer(value, "<f4", count, scores_offset)
         )
 
 
 def _counts(event_codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """(n,) codes -> (6,) uint32 by place in names.EVENT_TYPES."""
+    """Counts (n,) codes by event type: (6,) uint32 in the order of names.EVENT_TYPES."""
     counts: npt.NDArray[np.uint32] = np.bincount(event_codes, minlength=len(names.EVENT_TYPES) + 1)[1:].astype(
         np.uint32
     )
@@ -272,11 +272,11 @@ def _counts(event_codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def _is_among(keys: Keys, ascending: Keys) -> npt.NDArray[np.bool_]:
-    """Which keys, (n,), are among others, (m,) in ascending order: (n,) bool."""
+    """Whether each of `keys`, (n,), is in `ascending`, (m,): (n,) bool."""
     if len(ascending) == 0:
         return np.zeros(len(keys), dtype=np.bool_)
-    places = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
-    found: npt.NDArray[np.bool_] = ascending[places] == keys
+    positions = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
+    found: npt.NDArray[np.bool_] = ascending[positions] == keys
     return found
 
 

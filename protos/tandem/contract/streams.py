@@ -1,15 +1,15 @@
 """Streams between the server, which appends, and feature_sync, which reads: their keys and the bytes of their entries.
 
-An entry of a Redis stream has the one field ENTRY_FIELD; a Kafka message has the same bytes as its value, and the
-user's or the item's id as its key, so that the order of one user's events, or of one item's changes, is kept.
+An entry of a Redis stream has a single field, ENTRY_FIELD. A Kafka message carries the same bytes as its value, and the
+user or item id as its key, so that the events of a user and the changes of an item stay in order.
 
 | Redis key                  | Kafka topic           | entries                       | appended by              |
 | -------------------------- | --------------------- | ----------------------------- | ------------------------ |
 | `tandem/1/events`          | `tandem.events`       | `Event`                       | server: RecordEvents     |
 | `tandem/1/item-changes`    | `tandem.item-changes` | `ItemChange`                  | server: Upsert-, DeleteItems |
 | `.../events/applied`       |                       | `Event`, each exactly once    | feature_sync             |
-| `.../item-changes/applied` |                       | `AppliedItemChange`, the same | feature_sync             |
-| `.../dead` of either       |                       | as it came, and the reason    | feature_sync             |
+| `.../item-changes/applied` |                       | `AppliedItemChange`, likewise | feature_sync             |
+| `.../dead` of either       |                       | the original bytes, the reason | feature_sync             |
 """
 
 from __future__ import annotations
@@ -35,44 +35,44 @@ EVENTS: Final = "events"
 ITEM_CHANGES: Final = "item-changes"
 
 _EVENT_FORMAT: Final = 1
-# format, code of the type, bytes of event, user, item and request id, position, occurred, received, value
+# format, event code, byte lengths of event, user, item and request id, position, occurred, received, value
 _EVENT_HEADER: Final = struct.Struct("<BBHHHHxxiqqd")
 _ITEM_CHANGE_FORMAT: Final = 1
 NO_POSITION: Final = -1
 
 
 def stream_key(name: str) -> bytes:
-    """Redis key of the stream of EVENTS or ITEM_CHANGES."""
+    """Redis key of a stream; `name` is EVENTS or ITEM_CHANGES."""
     return KEY_PREFIX + name.encode()
 
 
 def applied_key(name: str) -> bytes:
-    """Redis key of the log of what was applied: each entry once, in the order in which it took effect."""
+    """Redis key of the log of applied entries: each once, in the order in which they took effect."""
     return stream_key(name) + b"/applied"
 
 
 def dead_letters_key(name: str) -> bytes:
-    """Redis key of the stream of what could not be applied."""
+    """Redis key of the dead-letter stream: entries that could not be applied."""
     return stream_key(name) + b"/dead"
 
 
 def kafka_topic(name: str) -> str:
-    """Kafka topic of the stream of EVENTS or ITEM_CHANGES."""
+    """Kafka topic of a stream; `name` is EVENTS or ITEM_CHANGES."""
     return f"tandem.{name}"
 
 
 def kafka_options(url: str) -> dict[str, str]:
-    """What a kafka:// URL says, in librdkafka's words: `kafka://host:9092,host:9092?security.protocol=ssl`."""
+    """librdkafka options of a URL, for example `kafka://host:9092,host:9092?security.protocol=ssl`."""
     parts = urlsplit(url)
     return {"bootstrap.servers": parts.netloc, **dict(parse_qsl(parts.query))}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """Something that a user did with an item."""
+    """One interaction of a user with an item."""
 
     event_id: str
-    """Names the event: it takes effect once, however often it is recorded."""
+    """Unique id: an event that is recorded twice takes effect once."""
     user_id: str
     item_id: str
     type: str
@@ -80,13 +80,13 @@ class Event:
     occurred_at: int
     """Microseconds since 1970."""
     received_at: int
-    """When the server took it, microseconds since 1970."""
+    """When the server accepted it, microseconds since 1970."""
     value: float = 0.0
-    """Rating, or milliseconds of dwelling; 0 for other types."""
+    """The rating, or the dwell time in milliseconds; 0 for other types."""
     request_id: str = ""
-    """The answer that it came from; empty where that is unknown."""
+    """The response that showed the item; empty if unknown."""
     position: int = NO_POSITION
-    """Place in that answer, from 0; NO_POSITION where that is unknown."""
+    """0-based position in that response; NO_POSITION if unknown."""
 
     def to_bytes(self) -> bytes:
         """Packs the event: header, then the four ids as UTF-8."""
@@ -112,11 +112,11 @@ class Event:
             raise StreamEntryError(f"event: {code} is the code of no type")
         if len(entry) != _EVENT_HEADER.size + sum(lengths):
             raise StreamEntryError(f"event: {len(entry)} bytes, its header says {_EVENT_HEADER.size + sum(lengths)}")
-        ids, at = [], _EVENT_HEADER.size
+        ids, offset = [], _EVENT_HEADER.size
         try:
             for length in lengths:
-                ids.append(entry[at : at + length].decode())
-                at += length
+                ids.append(entry[offset : offset + length].decode())
+                offset += length
         except UnicodeDecodeError as error:
             raise StreamEntryError(f"event: an id is not UTF-8: {error}") from error
         return cls(
@@ -134,29 +134,29 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ItemChange:
-    """What the catalogue says of an item from now on; it replaces all that was said before."""
+    """A new version of an item in the catalogue; it replaces the earlier one as a whole."""
 
     item_id: str
     changed_at: int
-    """When the server took it, microseconds since 1970; entries of one call are a microsecond apart. The newest change
-    of an item holds, in whatever order changes arrive; of two of one time the first to arrive."""
+    """When the server accepted it, microseconds since 1970; changes of one call are a microsecond apart. The newest
+    change of an item wins, whatever the order of arrival; of two with the same time, the first to arrive."""
     deleted: bool = False
-    """The item is gone; the other fields say nothing then."""
+    """True: the item is removed, and the other fields are ignored."""
     available: bool = True
-    """False: it stays in the catalogue and is not recommended."""
+    """False: the item stays in the catalogue but is not recommended."""
     title: str = ""
     description: str = ""
     categories: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
-    """Numbers as the item table has them: 1995 for a whole one, 4.5 for another."""
+    """Numbers as text, written as in the item table: "1995" for an integer, "4.5" otherwise."""
 
     def to_bytes(self) -> bytes:
-        """The change as JSON, with its format."""
+        """The change as JSON, with its format number."""
         return _to_json({"format": _ITEM_CHANGE_FORMAT, **asdict(self)})
 
     @classmethod
     def from_bytes(cls, entry: bytes) -> ItemChange:
-        """Reads a change. Raises StreamEntryError."""
+        """Parses a change. Raises StreamEntryError."""
         return cls._from_dict(_from_json(entry, _ITEM_CHANGE_FORMAT, "item change"))
 
     @classmethod
@@ -173,18 +173,18 @@ class ItemChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AppliedItemChange:
-    """A change with its place among all changes of the live catalogue."""
+    """A change with its number in the order of all changes of the live catalogue."""
 
     sequence: int
-    """Grows with every change, also over the loss of the online store. `Manifest.catalogue_sequence` is the last one
-    that a bundle has merged."""
+    """Grows with every change, even across a loss of the online store. `Manifest.catalogue_sequence` is that of the
+    last change merged into a bundle."""
     slot: int
-    """A number that no other item has. It stays while the online store keeps the item's place, so that every worker
-    gives the item the same row."""
+    """A number unique to the item. It stays the same while the online store keeps the item's `ItemPlace`, so that every
+    worker gives the item the same row."""
     change: ItemChange
 
     def to_bytes(self) -> bytes:
-        """The change as JSON, with its format."""
+        """The change as JSON, with its format number."""
         raw = {
             "format": _ITEM_CHANGE_FORMAT,
             "sequence": self.sequence,
@@ -195,7 +195,7 @@ class AppliedItemChange:
 
     @classmethod
     def from_bytes(cls, entry: bytes) -> AppliedItemChange:
-        """Reads a change. Raises StreamEntryError."""
+        """Parses a change. Raises StreamEntryError."""
         raw = _from_json(entry, _ITEM_CHANGE_FORMAT, "applied item change")
         try:
             return cls(

@@ -1,9 +1,9 @@
 """External id <-> 64-bit key <-> row number.
 
-The online store and the bundle name items by a 64-bit key (BLAKE2b of the id) instead of by text. A user's state is
-then a flat array that is read without parsing, a thousand keys become rows in one vectorised search, and no worker
-needs a dict of a million strings. Two ids of one catalogue with the same key (odds 3e-8 at a million items) are
-refused when the vocabulary is made.
+The online store and the bundle identify items by a 64-bit key (BLAKE2b of the id) instead of text. A user's state is
+then a flat array that needs no parsing, a thousand keys become rows in one vectorised search, and no worker needs a
+dict of a million strings. If two ids of a catalogue have the same key (odds 3e-8 at a million items), the vocabulary is
+refused when it is made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NO_KEYS: Final[Keys] = np.empty(0, dtype=np.uint64)
 NO_ROWS: Final[Rows] = np.empty(0, dtype=np.int64)
 _KEYS_AT_ONCE = 65_536
 _MAX_BUCKET_BITS = 19
-"""Most leading bits of a key that find its bucket: the buckets of a million rows then take 2 MB."""
+"""Most leading bits used as a bucket number: the buckets of a million rows take 2 MB."""
 
 MISSING_ROW = -1
 """The row of an id that a vocabulary does not hold."""
@@ -44,15 +44,15 @@ def id_keys(external_ids: Iterable[str]) -> Keys:
 
 @dataclass(frozen=True)
 class SortedKeys:
-    """What keys are looked up in."""
+    """Keys in ascending order, with an index of buckets: the structure that lookups search."""
 
     keys: Keys
     """(n,) uint64, ascending."""
     rows: Rows
-    """(n,) int64, their rows."""
+    """(n,) int64, the row of each key."""
     bucket_starts: npt.NDArray[np.int32]
-    """(buckets + 1,) int32: the place of each bucket's first key. A key's leading bits are the number of its bucket,
-    and there are 2^bits of them."""
+    """(buckets + 1,) int32: offset of the first sorted key of each bucket. The leading bits of a key are the number of
+    its bucket; there are 2^bits buckets."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Vocabulary:
     keys: Keys
     """(n,) uint64, the key of each row."""
     sorted_keys: InitVar[SortedKeys | None] = None
-    """Where they are known already: a bundle has them as files, which processes map and share. None: they are made
-    here, and are this process's own."""
+    """The sorted keys, if a bundle has them as files, which processes map and share. None: they are computed here, in
+    this process's own memory."""
     lookup: SortedKeys = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, sorted_keys: SortedKeys | None) -> None:
@@ -89,16 +89,16 @@ class Vocabulary:
         if len(ordered) == 0:
             return np.full(len(keys), MISSING_ROW, dtype=np.int64)
         last = len(ordered) - 1
-        # From the bucket's first place upwards, together: most are there at once, and each step leaves fewer. A binary
-        # search takes 2 to 4 times as long for a batch's keys, because it jumps through memory for each of them.
-        places = np.minimum(lookup.bucket_starts[keys >> _shift(lookup.bucket_starts)], last)
-        below = np.flatnonzero(ordered[places] < keys)
+        # All keys walk up from the start of their bucket together; most are found at once, and each step leaves fewer.
+        # A binary search takes 2 to 4 times as long for a batch, because it jumps through memory for each key.
+        positions = np.minimum(lookup.bucket_starts[keys >> _shift(lookup.bucket_starts)], last)
+        below = np.flatnonzero(ordered[positions] < keys)
         while len(below):
-            places[below] += 1
-            below = below[places[below] <= last]
-            below = below[ordered[places[below]] < keys[below]]
-        np.minimum(places, last, out=places)
-        return np.where(ordered[places] == keys, lookup.rows[places], MISSING_ROW)
+            positions[below] += 1
+            below = below[positions[below] <= last]
+            below = below[ordered[positions[below]] < keys[below]]
+        np.minimum(positions, last, out=positions)
+        return np.where(ordered[positions] == keys, lookup.rows[positions], MISSING_ROW)
 
     def rows(self, external_ids: Iterable[str]) -> Rows:
         """Rows of ids. Returns (n,) int64, `MISSING_ROW` where the id is unknown."""
@@ -106,11 +106,11 @@ class Vocabulary:
 
 
 def bucket_starts(ordered: Keys) -> npt.NDArray[np.int32]:
-    """See `SortedKeys.bucket_starts`. Keys are digests, spread evenly: their leading bits say nearly where in the order
-    they are."""
+    """Computes `SortedKeys.bucket_starts`. Keys are uniform hashes, so the leading bits give a key's position to within
+    a few keys."""
     bits = min(len(ordered).bit_length() + 1, _MAX_BUCKET_BITS)
     starts = np.zeros((1 << bits) + 1, dtype=np.int32)
-    # In parts: what a worker allocates at once while it opens a bundle stays with it.
+    # In chunks: the peak allocation while a worker opens a bundle stays with it as resident memory.
     for begin in range(0, len(ordered), _KEYS_AT_ONCE):
         buckets = (ordered[begin : begin + _KEYS_AT_ONCE] >> _shift(starts)).astype(np.int64)
         counts = np.bincount(buckets - buckets[0])
@@ -119,12 +119,12 @@ def bucket_starts(ordered: Keys) -> npt.NDArray[np.int32]:
 
 
 def _shift(starts: npt.NDArray[np.int32]) -> np.uint64:
-    """How far a key is shifted to become the number of its bucket."""
+    """Right shift that turns a key into its bucket number."""
     return np.uint64(65 - len(starts).bit_length())
 
 
 def _sort(keys: Keys) -> SortedKeys:
-    """Raises BundleIncompatible where a key repeats."""
+    """Sorts keys. Raises BundleIncompatible if a key repeats."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     if len(ordered) > 1 and bool((ordered[1:] == ordered[:-1]).any()):

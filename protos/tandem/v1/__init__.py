@@ -1,1 +1,1 @@
-"""Generated stubs of the public API, one module per .proto beside them. Regenerate with `make protos`."""
+"""Stubs of the public API, generated from the .proto files in this folder. Regenerate with `make protos`."""
