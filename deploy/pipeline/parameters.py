@@ -43,8 +43,8 @@ class Parameters:
     @property
     def train_arguments(self) -> tuple[str, ...]:
         """Overrides of every section."""
-        others = [word for section, keys in self.train.items() for word in _overrides(section, keys)]
-        return (*self.text_arguments, *others)
+        overrides = [word for section, keys in self.train.items() for word in _overrides(section, keys)]
+        return (*self.text_arguments, *overrides)
 
 
 def load_parameters(path: Path = PARAMETERS) -> Parameters:

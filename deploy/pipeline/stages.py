@@ -53,8 +53,7 @@ def evaluate(parameters: Parameters) -> None:
     _trainer("evaluate", *what, "--baselines", parameters.evaluate["baselines"], *parameters.train_arguments)
     models = json.loads(Path(f"{QUALITY}.json").read_text())["models"]
     shown = {
-        model: {name: of_model["metrics"][name]["mean"] for name in _SHOWN_METRICS}
-        for model, of_model in models.items()
+        model: {name: report["metrics"][name]["mean"] for name in _SHOWN_METRICS} for model, report in models.items()
     }
     METRICS.write_text(json.dumps(shown, indent=2) + "\n")
 

@@ -1,8 +1,8 @@
-"""Moves the log of what was applied from the online store into files.
+"""Moves the log of applied entries from the online store into files.
 
 Read `Archiver.run` downwards. Entries leave the store only once they are on disk. A kill at any point repeats nothing:
-the next start begins behind the newest file, and what was written and not removed from the store is removed then. Where
-a store was emptied and its clock is behind the newest file, its log is made to go on behind that file first.
+the next start continues after the newest file, and removes entries from the store that were written already. If the
+store was emptied and its clock is behind the newest file, its log is first made to continue after that file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tandem.contract.streams import ENTRY_FIELD, applied_key
 
 _TICK_SECONDS: Final = 0.5
 _PAGE_ENTRIES: Final = 2_000
-"""Read at once: a reply of all would keep the store from answering others."""
+"""Entries in one read: a reply with all entries would block the store's other clients."""
 
 _GO_ON: Final = """
 local key, milliseconds, number = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -44,14 +44,14 @@ if newest_milliseconds > milliseconds or (newest_milliseconds == milliseconds an
   return 0
 end
 local entries = redis.call('XRANGE', key, '-', '+')
-for place, entry in ipairs(entries) do
-  redis.call('XADD', key, string.format('%.0f-%.0f', milliseconds, number + place), unpack(entry[2]))
+for index, entry in ipairs(entries) do
+  redis.call('XADD', key, string.format('%.0f-%.0f', milliseconds, number + index), unpack(entry[2]))
   redis.call('XDEL', key, entry[1])
 end
 return #entries
 """
-"""A log whose newest entry is before the archive's position has not seen that position: it began anew. Its entries get
-ids behind it, and so will those that are still to come; in one script, so that nobody appends in between."""
+"""A log whose newest entry is before the archive's position was restarted. The script gives its entries ids after that
+position, and later entries follow; one script, so that no client appends in between."""
 
 _Logged = tuple[LogId, bytes]
 _log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class Archiver:
         flush_seconds: float,
         metrics: ArchiveMetrics,
     ) -> None:
-        """Writes a file as soon as `flush_rows` are there, or the oldest has waited for `flush_seconds`."""
+        """Writes a file as soon as `flush_rows` entries wait, or the oldest has waited for `flush_seconds`."""
         self._store = store
         self._stream = stream
         self._log_key = applied_key(stream)
@@ -83,11 +83,11 @@ class Archiver:
         self._seen_at = 0.0
 
     def stop(self) -> None:
-        """Lets `run` write what is there, and end. From any thread."""
+        """Makes `run` write the entries that wait, and end. Callable from any thread."""
         self._stop.set()
 
     def run(self) -> None:
-        """Archives until it is stopped. Another process that archives into this folder is waited for."""
+        """Archives until it is stopped. Waits while another process archives into this folder."""
         while not self._files.try_lock():
             if self._stop.wait(_TICK_SECONDS):
                 return
@@ -109,17 +109,17 @@ class Archiver:
                 is_away = True
 
     def _archive(self, *, at_once: bool) -> None:
-        """Writes files until less is left than makes one, or nothing where it has to be `at_once`."""
+        """Writes files until fewer entries are left than fill a file; with `at_once`, until no entry is left."""
         while self._is_due(at_once=at_once):
             entries = self._read(self._flush_rows)
-            for _, of_day in groupby(entries, key=lambda entry: entry[0].day):
-                self._add(list(of_day))
+            for _, day_entries in groupby(entries, key=lambda entry: entry[0].day):
+                self._add(list(day_entries))
 
     def _is_due(self, *, at_once: bool) -> bool:
         position = self._files.position
         if position is not None:
             self._go_on_behind(position)
-            # Also what a process that was killed had written and not removed yet.
+            # Also removes entries that a killed process had written but not yet removed.
             self._store.call("XTRIM", self._log_key, "MINID", str(position.next))
         num_waiting, oldest = self._store.run(
             [("XLEN", self._log_key), ("XRANGE", self._log_key, "-", "+", "COUNT", 1)]
@@ -131,13 +131,14 @@ class Archiver:
         return at_once or num_waiting >= self._flush_rows or age_seconds >= self._flush_seconds
 
     def _age_seconds(self, oldest: LogId) -> float:
-        """How long the oldest entry has waited: since its time, or, where that is still to come, since it was seen."""
+        """How long the oldest entry has waited: since its time, or, if that lies in the future, since it was first
+        read."""
         if oldest != self._oldest:
             self._oldest, self._seen_at = oldest, time.monotonic()
         return max(time.time() - oldest.milliseconds / 1000, time.monotonic() - self._seen_at)
 
     def _go_on_behind(self, position: LogId) -> None:
-        """Sees to it that no entry of the log is taken for an archived one, should the store have lost the log."""
+        """Ensures that no entry is taken for an archived one after the store has lost the log."""
         renumbered = self._store.call(
             *("EVAL", _GO_ON, 1, self._log_key, position.milliseconds, position.number, ENTRY_FIELD)
         )
@@ -163,7 +164,7 @@ class Archiver:
             max_entries -= len(page)
 
     def _add(self, entries: Sequence[_Logged]) -> None:
-        """Makes the file of entries of one day."""
+        """Writes the file of one day's entries."""
         payloads = [payload for _, payload in entries]
         first, last = entries[0][0], entries[-1][0]
         self._files.add(first, last, lambda path: write_entries(self._stream, payloads, path))

@@ -1,7 +1,7 @@
-"""Files of one archive: `day=YYYY-MM-DD/FIRST-LAST.parquet`, named by the ids of the log of what was applied.
+"""Files of one archive: `day=YYYY-MM-DD/FIRST-LAST.parquet`, named by ids of the log of applied entries.
 
-The newest name is the archive's position, so that data and position become visible in the one rename. Whoever lists
-the folder sees whole files only. The day, in UTC, is the one on which the entries were applied: a day that is over and
+The newest name is the archive's position, so that data and position become visible in one rename. A reader that lists
+the folder sees complete files only. The day, in UTC, is the day on which the entries were applied: a past day that is
 archived never changes again.
 """
 
@@ -27,9 +27,9 @@ class LogId:
     """The id of an entry of a Redis stream."""
 
     milliseconds: int
-    """Since 1970, by the store's clock."""
+    """Milliseconds since 1970, by the store's clock."""
     number: int
-    """Among those of one millisecond."""
+    """Number of the entry within its millisecond."""
 
     @classmethod
     def parse(cls, text: str, separator: str = "-") -> Self:
@@ -52,7 +52,7 @@ class LogId:
 
     @property
     def in_name(self) -> str:
-        """As file names have it, so that they sort by time."""
+        """The form in file names, which sorts by time."""
         return f"{self.milliseconds:015}_{self.number:09}"
 
 
@@ -60,14 +60,14 @@ class DayFiles:
     """The folder of one archive, held by this process alone."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder."""
+        """Creates the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._lock: int | None = None
         self._position: LogId | None = None
 
     def try_lock(self) -> bool:
-        """Takes the folder, unless another process holds it. A lock ends with its process, however that ends."""
+        """Locks the folder, unless another process holds it. The lock ends with its process, even after a kill."""
         if self._lock is None:
             handle = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
             try:
@@ -80,20 +80,21 @@ class DayFiles:
         return True
 
     def unlock(self) -> None:
-        """Leaves the folder to others."""
+        """Releases the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     @property
     def position(self) -> LogId | None:
-        """The id of the last archived entry; None where nothing is archived. Known once the folder is held."""
+        """The id of the last archived entry; None if nothing is archived. Valid once the folder is locked."""
         return self._position
 
     def add(self, first: LogId, last: LogId, write: Callable[[Path], None]) -> None:
-        """Adds the file of the entries from `first` to `last`, which are of one day. It is on disk when this returns.
+        """Adds the file of the entries from `first` to `last`, all of one day. The file is on disk when this returns.
 
-        `write` writes it to a path; what an earlier process left there unfinished is overwritten. Raises OSError.
+        `write` writes the file to a given path; an unfinished file of an earlier process is overwritten. Raises
+        OSError.
         """
         unfinished = self._folder / _UNFINISHED
         write(unfinished)
@@ -112,7 +113,7 @@ class DayFiles:
 
 
 def newest_day(folder: Path) -> list[Path]:
-    """The files of the newest day that has any, oldest first; empty where nothing is archived."""
+    """The files of the newest archived day, oldest first; empty if nothing is archived."""
     for day in sorted(folder.glob(f"{names.DAY_PARTITION}*"), reverse=True):
         if files := sorted(day.glob(f"[0-9]*{_SUFFIX}")):
             return files

@@ -1,4 +1,4 @@
-"""Entries of the logs of what was applied as Parquet files. With `prepared`, what feature_sync has of pyarrow."""
+"""Writes the logs of applied entries as Parquet files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVENT_SCHEMA: Final = pa.schema(
         (names.TIMESTAMP, pa.int64()),  # occurred, microseconds since 1970
         (names.RECEIVED_AT, pa.int64()),  # microseconds since 1970
         (names.REQUEST_ID, pa.string()),
-        (names.POSITION, pa.int32()),  # -1 where it is unknown
+        (names.POSITION, pa.int32()),  # -1 if unknown
     ]
 )
 ITEM_CHANGE_SCHEMA: Final = pa.schema(
@@ -84,7 +84,7 @@ _FORMATS: Final[Mapping[str, tuple[Any, Callable[[bytes], tuple[Any, ...]]]]] = 
 
 
 def write_entries(stream: str, payloads: Sequence[bytes], path: Path) -> None:
-    """Writes applied entries of EVENTS or ITEM_CHANGES, one row each, in their order. Raises StreamEntryError."""
+    """Writes applied entries of EVENTS or ITEM_CHANGES, one row for each, in order. Raises StreamEntryError."""
     schema, row = _FORMATS[stream]
     columns = zip(*map(row, payloads), strict=True)
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
@@ -92,10 +92,10 @@ def write_entries(stream: str, payloads: Sequence[bytes], path: Path) -> None:
 
 
 def last_archived_sequence(folder: Path) -> int:
-    """The highest sequence in an archive of item changes; 0 where nothing is archived.
+    """The highest sequence in an archive of item changes; 0 if nothing is archived.
 
-    Sequences grow with the days, so that the newest day has it; its files' statistics are read, and no rows. Raises
-    ArchiveUnreadable and OSError.
+    Sequences grow from day to day, so only the newest day is read, and of its files only the statistics. Raises
+    ArchiveUnreadable or OSError.
     """
     return max(map(_last_sequence, newest_day(folder)), default=0)
 

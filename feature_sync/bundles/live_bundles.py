@@ -1,7 +1,7 @@
-"""The bundles that are or may be served, followed in the registry: those of the aliases champion and challenger.
+"""The live bundles, which servers serve or may serve: those that the registry's aliases champion and challenger name.
 
-A bundle stays for an hour after its alias has moved on: servers change over one after another, one that refuses the new
-bundle goes on with the old one, and a rollback comes soon after.
+A bundle stays live for an hour after its alias has moved: servers switch one after another, a server that refuses the
+new bundle keeps the old one, and a rollback usually comes soon.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ _log = structlog.get_logger(__name__)
 class _Named:
     bundle: Bundle
     seen_at: float
-    """When an alias last named it, by time.monotonic."""
+    """When an alias last named the bundle, by time.monotonic."""
 
 
 class LiveBundles:
-    """Knows the live bundles. `poll` and `run` are for one thread, the rest for any."""
+    """Follows the live bundles. `poll` and `run` are for one thread, the other methods for any thread."""
 
     def __init__(
         self, settings: Settings, *, on_change: Callable[[], None], grace_seconds: float = GRACE_SECONDS
     ) -> None:
-        """`on_change` is called once other bundles are live. With a bundle folder in the settings, that one is."""
+        """`on_change` is called when the live bundles have changed. If the settings name a bundle folder, only that
+        bundle is live."""
         self._settings = settings
         self._on_change = on_change
         self._grace_seconds = grace_seconds
@@ -50,11 +51,12 @@ class LiveBundles:
         self._stop = threading.Event()
 
     def current(self) -> tuple[Bundle, ...]:
-        """The live bundles, the champion first; empty while none is known."""
+        """The live bundles, the champion first; empty before one is known."""
         return tuple(named.bundle for named in self._bundles.values())
 
     def merged_sequence(self) -> int | None:
-        """The last change of the catalogue that one of them has merged, 0 without any; None before the first look."""
+        """The highest sequence of a catalogue change that a live bundle has merged; 0 without bundles, None before the
+        first poll."""
         if not self._has_looked:
             return None
         return max((bundle.manifest.catalogue_sequence for bundle in self.current()), default=0)
@@ -66,11 +68,11 @@ class LiveBundles:
             self._stop.wait(self._settings.registry_poll_seconds)
 
     def stop(self) -> None:
-        """Lets `run` end. From any thread."""
+        """Makes `run` end. Callable from any thread."""
         self._stop.set()
 
     def poll(self) -> None:
-        """Looks once. A registry or a bundle that cannot be read is logged, and what is known stays."""
+        """Polls once. If the registry or a bundle cannot be read, this is logged, and the known bundles stay."""
         try:
             self._look()
         finally:
@@ -108,7 +110,7 @@ class LiveBundles:
         return {version.model_version: bundle for version in versions if (bundle := self._open(version)) is not None}
 
     def _open(self, version: RegisteredVersion) -> Bundle | None:
-        """The version's bundle; None where it must not be served, which does not change by asking again."""
+        """The version's bundle; None if it must not be served, which another attempt would not change."""
         known = self._bundles.get(version.model_version)
         if known is not None:
             return known.bundle

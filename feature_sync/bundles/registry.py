@@ -21,12 +21,12 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
 
 BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
-"""Where bundles are kept, below the data folder."""
+"""Folder of bundles below the data folder."""
 _SQLITE: Final = "sqlite:///"
 _DOWNLOAD: Final = ".download-"
 _LONGEST_DOWNLOAD_SECONDS: Final = 24 * 3600.0
 _CACHED_BUNDLES: Final = 4
-"""Champion, challenger, the ones that they replaced: `run` and `publish` share one cache."""
+"""The champion, the challenger, and the two versions that they replaced: `run` and `publish` share one cache."""
 
 # Read by mlflow when it is imported. A bar of its own inside ours, and reports to its makers, are not wanted.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -48,7 +48,7 @@ class RegisteredVersion:
 
 
 def find_version(registry_uri: str, model_name: str, alias: str) -> RegisteredVersion:
-    """The version that an alias names. Raises RegistryError when there is none or the registry cannot be read."""
+    """The version that an alias names. Raises RegistryError if there is none or the registry cannot be read."""
     found = find_versions(registry_uri, model_name, [alias])
     if not found:
         raise RegistryError(
@@ -59,7 +59,7 @@ def find_version(registry_uri: str, model_name: str, alias: str) -> RegisteredVe
 
 
 def find_versions(registry_uri: str, model_name: str, aliases: Sequence[str]) -> list[RegisteredVersion]:
-    """The versions that aliases name, without those aliases that name none. Raises RegistryError."""
+    """The versions that the aliases name; aliases without a version are left out. Raises RegistryError."""
     database = Path(registry_uri.removeprefix(_SQLITE))
     if registry_uri.startswith(_SQLITE) and not database.is_file():
         # mlflow would create an empty registry here and then say that the model is missing.
@@ -87,7 +87,7 @@ def _registered(found: Any) -> RegisteredVersion:
 
 
 def fetch_bundle(registry_uri: str, version: RegisteredVersion, cache: Path) -> Bundle:
-    """The version's bundle, verified, from `cache` or downloaded into it; the cache keeps the newest few.
+    """The version's verified bundle, from `cache` or downloaded into it; the cache keeps the bundles used last.
 
     Raises RegistryError, or BundleError when the bundle is damaged or not the one that the registry names.
     """
@@ -106,7 +106,8 @@ def fetch_bundle(registry_uri: str, version: RegisteredVersion, cache: Path) -> 
 
 
 def _drop_old(cache: Path) -> None:
-    """Removes all but the bundles used last, and what killed downloads left; those under way are other processes'."""
+    """Removes all but the bundles used last, and the remains of killed downloads, but not downloads of other
+    processes."""
     bundles = sorted(cache.glob("[!.]*"), key=_used_at)
     left = [path for path in cache.glob(f"{_DOWNLOAD}*") if time.time() - _used_at(path) > _LONGEST_DOWNLOAD_SECONDS]
     for path in (*bundles[:-_CACHED_BUNDLES], *left):
@@ -114,7 +115,7 @@ def _drop_old(cache: Path) -> None:
 
 
 def _used_at(path: Path) -> float:
-    """Seconds since 1970; 0 for what another process has just removed."""
+    """Time of the last use, in seconds since 1970; 0 if another process has just removed the folder."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -122,13 +123,13 @@ def _used_at(path: Path) -> float:
 
 
 def _download(registry_uri: str, source: str, directory: Path) -> None:
-    """Downloads beside the place and renames, so that a killed download leaves no half bundle behind."""
+    """Downloads into a neighbouring folder and renames it, so that a killed download leaves no partial bundle."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_DOWNLOAD, dir=directory.parent) as staging:
         with _quiet_errors(registry_uri):
             from mlflow.artifacts import download_artifacts
 
-            # Without dst_path a local download would be the original folder itself.
+            # Without dst_path, a local download would return the original folder itself.
             downloaded = download_artifacts(artifact_uri=source, dst_path=staging, tracking_uri=registry_uri)
         try:
             Path(downloaded).rename(directory)

@@ -5,14 +5,14 @@ FeatureSyncError
 +-- PreparedDataError    the folder is not prepared data, or is damaged
 +-- RegistryError        the registry cannot be read, or nothing is registered under the alias
 +-- StoreError           the online store cannot be reached, stayed away for too long, or refuses a command
-|   +-- StoreAway        it does not answer now (an Unavailable too)
-|   +-- StoreConflict    another writer changed what a transaction had read: it is begun anew
-+-- Unavailable          something that is needed is away for now: whoever can wait, waits
+|   +-- StoreAway        it does not answer now (also an Unavailable)
+|   +-- StoreConflict    another writer changed a key that the transaction had read: it is retried
++-- Unavailable          a dependency does not answer now: `run` waits for it
 |   +-- StoreAway, StreamAway   the online store, the broker of a stream
 +-- ArchiveUnreadable    a file of the archive is damaged
 +-- PortUnavailable      the port of the metrics is in use
-+-- PartEnded            a part of `feature_sync run` ended without being told to
-+-- TowerError           a tower of the bundle cannot be run, or answers nonsense
++-- PartEnded            a part of `feature_sync run` ended by itself
++-- TowerError           a tower of the bundle cannot be run, or its output is wrong
 +-- EmbeddedStoreError   the embedded store cannot be started
 +-- FeatureStoreError    the feature store refuses, or is not applied yet
 |   +-- LeakError        a feature that was not known yet at the time of a label
@@ -43,11 +43,11 @@ class StoreError(FeatureSyncError):
 
 
 class Unavailable(FeatureSyncError):
-    """Something that is needed is away for now. `feature_sync run` waits for it; nothing is lost meanwhile."""
+    """A dependency does not answer now. `feature_sync run` waits for it; no entry is lost meanwhile."""
 
 
 class StoreAway(StoreError, Unavailable):
-    """The online store does not answer now, or refuses for a reason that passes."""
+    """The online store does not answer now, or refuses commands for a temporary reason."""
 
 
 class StoreConflict(StoreError):
@@ -63,11 +63,11 @@ class ArchiveUnreadable(FeatureSyncError):
 
 
 class PortUnavailable(FeatureSyncError):
-    """The metrics cannot be shown on the port that they were given."""
+    """The port of the metrics is in use."""
 
 
 class PartEnded(FeatureSyncError):
-    """A part of `feature_sync run` ended without being told to."""
+    """A part of `feature_sync run` ended by itself."""
 
 
 class TowerError(FeatureSyncError):
@@ -79,7 +79,7 @@ class EmbeddedStoreError(FeatureSyncError):
 
 
 class FeatureStoreError(FeatureSyncError):
-    """The feature store refuses what it is asked for, or its views are not applied yet."""
+    """The feature store refuses a request, or its views are not applied yet."""
 
 
 class LeakError(FeatureStoreError):

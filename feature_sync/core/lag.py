@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Lag:
-    """What lies in a stream and is not applied yet."""
+    """The entries of a stream that are not applied yet."""
 
     num_entries: int
     oldest_seconds: float
-    """Age of the oldest such entry; 0 where there is none."""
+    """Age of the oldest of these entries; 0 if there is none."""

@@ -1,8 +1,8 @@
-"""Applies events: one read, one transaction, whatever dies in between.
+"""Applies a batch of events with one read and one transaction, so that a crash at any point loses and repeats nothing.
 
-The transaction holds everything that an event does, its mark and its acknowledgement included. So it is done wholly or
-not at all, and an event that comes again finds its mark. States are watched: another consumer, or a publish, that
-writes one in between makes the batch begin anew. Counters and scores are added to, which needs no watching.
+The transaction holds every effect of an event, its mark and its acknowledgement included. So an event is applied
+completely or not at all, and a repeated event finds its mark. States are watched: if another consumer or a publish
+writes one meanwhile, the batch is retried. Counters and scores are only added to, which needs no watching.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _TRENDING_AT_LEAST_EVERY_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class EventRules:
-    """What the settings say of events."""
+    """The settings for events."""
 
     mark_seconds: int
-    """For how long an event id is known, at least."""
+    """Minimum time for which an event id is remembered."""
     min_rating: float | None
     """Ratings below it count, and are no interactions."""
 
@@ -46,7 +46,7 @@ class EventApplier:
         metrics: StreamMetrics,
         on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
     ) -> None:
-        """`on_changed_users` is told whose states were written, after each transaction; it must be quick."""
+        """`on_changed_users` gets the users whose states were written, after each transaction; it must be quick."""
         self._store = store
         self._clock = StoreClock(store)
         self._rules = rules
@@ -63,7 +63,8 @@ class EventApplier:
         return Event.from_bytes(payload)
 
     def apply(self, entries: Sequence[Parsed[Event]], acknowledgement: Sequence[Command]) -> None:
-        """Applies events whose ids are new. Raises StoreAway, StoreConflict, StoreValueError of an unreadable state."""
+        """Applies events whose ids are new. Raises StoreAway, StoreConflict, and StoreValueError for an unreadable
+        state."""
         now = self._clock.now()
         first_of_id = {entry.value.event_id: entry for entry in reversed(entries)}
         candidates = [entry for entry in entries if first_of_id[entry.value.event_id] is entry]
@@ -99,7 +100,7 @@ class EventApplier:
         self._on_changed_users(grouped.keys())
 
     def rest(self) -> None:
-        """Publishes the trending items where that is due. Raises StoreAway."""
+        """Publishes the trending items if that is due. Raises StoreAway."""
         if self._schedule.is_due():
             self._trending.publish(self._store, self._clock.now())
             self._schedule.published()

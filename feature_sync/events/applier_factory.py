@@ -1,4 +1,4 @@
-"""From the settings to what applies events."""
+"""Makes the applier of events from the settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def event_applier(
     *,
     on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
 ) -> EventApplier:
-    """An applier as the settings have it."""
+    """An applier with the rules of the settings."""
     return EventApplier(
         store,
         rules=EventRules(mark_seconds=settings.event_id_seconds, min_rating=settings.event_min_rating),

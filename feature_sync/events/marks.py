@@ -1,12 +1,12 @@
-"""Which events were applied: a mark for every event id, kept for some days, so that an id takes effect once.
+"""Marks of applied events: one for every event id, kept for some days, so that an id takes effect only once.
 
-A mark is 64 bits of a digest in one of 65,536 sets, which another 16 bits of the digest choose: the store keeps a set
-of so few integers as one sorted array, 8 bytes a mark, where a key for each would take ten times as much. 80 bits make
-a false match all but impossible: at a hundred million marks, 1e-16 for each new event.
+A mark is 64 bits of a digest, in one of 65,536 sets that another 16 bits of the digest select: the store keeps a small
+set of integers as a sorted array with 8 bytes for each mark, a tenth of what a key for each mark would take. With 80
+bits, the probability of a false match is 1e-16 for each new event at a hundred million marks.
 
-Sets belong to a period as long as marks have to last. An id is looked for in this period and in the one before, so a
-mark is found for one period at least, and its set expires when two have passed. Periods of another length number their
-sets otherwise, so a change of the setting forgets all marks.
+Each set belongs to a period, whose length is the time that marks must last. An id is looked up in the current and in
+the previous period, so a mark is found for at least one period, and its set expires after two. The number of a period
+depends on its length, so a change of the setting forgets all marks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Mark:
     """The mark of one event id."""
 
     shard: bytes
-    """Which set, hexadecimal."""
+    """The set's number, hexadecimal."""
     member: int
-    """64 bits, signed, as the store keeps integers."""
+    """64 bits, signed like the store's integers."""
 
 
 def mark_of(event_id: str) -> Mark:
@@ -41,7 +41,7 @@ def mark_of(event_id: str) -> Mark:
 
 
 class EventMarks:
-    """Commands that look for marks and set them, at one moment."""
+    """Commands that look up and set marks at a given time."""
 
     def __init__(self, *, period_seconds: int, now: float) -> None:
         """`now` is the store's time, in seconds since 1970."""
@@ -50,11 +50,11 @@ class EventMarks:
         self._expires_at = (period + 2) * period_seconds
 
     def lookups(self, marks: Sequence[Mark]) -> list[Command]:
-        """Commands whose replies `found` understands."""
+        """Commands that look up marks; `found` reads their replies."""
         return [("SISMEMBER", prefix + mark.shard, mark.member) for prefix in self._sets for mark in marks]
 
     def found(self, replies: Sequence[Any]) -> list[bool]:
-        """For each mark of `lookups`, whether it is there."""
+        """For each mark of `lookups`, whether the store has it."""
         half = len(replies) // 2
         return [bool(this or before) for this, before in zip(replies[:half], replies[half:], strict=True)]
 

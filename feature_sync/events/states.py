@@ -1,4 +1,4 @@
-"""What events make of the states of their users: stored bytes in, bytes to store out."""
+"""Applies events to the states of users: stored bytes in, bytes to store out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tandem.contract.vocabulary import id_keys
 
 
 def by_user(events: Iterable[Event]) -> dict[str, list[Event]]:
-    """The events of each user, in the order in which they came."""
+    """The events of each user, in the order of arrival."""
     grouped: dict[str, list[Event]] = {}
     for event in events:
         grouped.setdefault(event.user_id, []).append(event)
@@ -21,9 +21,9 @@ def by_user(events: Iterable[Event]) -> dict[str, list[Event]]:
 
 
 def state_after(stored: bytes | None, events: Sequence[Event], *, min_rating: float | None) -> bytes:
-    """The state of a user once these events have happened too. Raises StoreValueError for an unreadable one.
+    """The state of a user after these events. Raises StoreValueError for an unreadable state.
 
-    A rating below `min_rating` counts, but is no interaction, as for the trainer that drops it.
+    A rating below `min_rating` is counted, but enters no history, because the trainer drops it too.
     """
     state = UserState() if stored is None else UserState.from_bytes(stored)
     only_counted = None

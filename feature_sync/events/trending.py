@@ -1,11 +1,11 @@
-"""Items that rise now: event weights that decay exponentially, by forward decay (Cormode et al., ICDE 2009).
+"""Trending items: event weights that decay exponentially, by forward decay (Cormode et al., ICDE 2009).
 
-An event adds weight * exp((t - L) / tau) to its item's score, L being a landmark in the past. All scores of one
-landmark decay alike as time passes, so the order among items is that of the sums as they stand, nothing has to be aged,
-and adding is one ZINCRBY, which commutes and fits into the transaction that applies the event.
+An event adds weight * exp((t - L) / tau) to its item's score, where L is a landmark in the past. All scores of one
+landmark decay equally, so the stored sums already have the right order, no score needs ageing, and an addition is one
+ZINCRBY, which commutes and fits into the transaction that applies the event.
 
-The exponent must not outgrow a double, so that every 100 tau begin a new sorted set, with a landmark of its own. The
-published list is made of the two newest ones.
+To keep the exponent within the range of a double, a new sorted set with a new landmark begins every 100 tau. The
+published list combines the two newest sets.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from tandem.contract.vocabulary import id_key
 
 _EPOCH_TAUS: Final = 100
 _MIN_SHARE: Final = 1e-6
-"""An event so old that less than this is left of its weight adds nothing."""
+"""An old event whose remaining share of weight is less than this adds nothing."""
 _KEPT_PER_LISTED: Final = 20
-"""Items whose scores are kept, for each one that is listed; an item must come up to be listed one day."""
+"""Scores kept for each listed item: an item must be able to rise before it is listed."""
 _KEY_BYTES: Final = 8
 
 
 class Trending:
-    """Scores of items, and the list that is made of them."""
+    """Scores of items, and the list of trending items."""
 
     def __init__(self, *, half_life_seconds: float, weights: Mapping[str, float], num_items: int) -> None:
-        """`weights` by event type: a type that is not there has none. `num_items` are listed."""
+        """`weights` are by event type; a type that is missing has weight 0. `num_items` items are listed."""
         self._tau = half_life_seconds / math.log(2)
         self._epoch_seconds = math.ceil(_EPOCH_TAUS * self._tau)
         self._weights = {name: weight for name, weight in weights.items() if weight > 0}
         self._num_items = num_items
-        # Scores of another half-life cannot be added to: they lie in sets of their own.
+        # Scores with different half-lives cannot be added: each half-life has its own sets.
         self._prefix = b"%btrending/%d/" % (KEY_PREFIX, round(half_life_seconds))
 
     def additions(self, events: Iterable[Event], now: float) -> list[Command]:
-        """Commands that add events to the scores. What claims to have happened in the future, happened now."""
+        """Commands that add events to the scores. An event dated in the future counts as of now."""
         landmark = self._landmark(now)
         scores: dict[bytes, float] = defaultdict(float)
         for event in events:
@@ -65,12 +65,12 @@ class Trending:
         ]
 
     def publish(self, store: StoreConnection, now: float) -> None:
-        """Writes the list as it stands at `now`, and drops the scores of items far below it. Raises StoreAway."""
+        """Writes the list at the time `now`, and drops the scores of items far below it. Raises StoreAway."""
         landmarks = [self._landmark(now), self._landmark(now) - self._epoch_seconds]
         keys = [self._key(landmark) for landmark in landmarks]
         num_read = 2 * self._num_items
         newest = store.run([("ZRANGE", key, 0, num_read - 1, "REV") for key in keys])
-        items = list(dict.fromkeys(item for of_one in newest for item in of_one))
+        items = list(dict.fromkeys(item for landmark_items in newest for item in landmark_items))
         if not items:
             return
         totals = np.zeros(len(items))
@@ -95,7 +95,7 @@ class Trending:
 
 
 class TrendingSchedule:
-    """Says when the list is due: soon after it changed, and now and then because time passes."""
+    """Decides when the list is published: soon after a change of a score, and periodically because scores decay."""
 
     def __init__(self, *, after_change_seconds: float, at_least_every_seconds: float) -> None:
         self._after_change_seconds = after_change_seconds
@@ -104,7 +104,7 @@ class TrendingSchedule:
         self._published_at = -math.inf
 
     def changed(self) -> None:
-        """A score changed."""
+        """Notes that a score has changed."""
         self._changed = True
 
     def is_due(self) -> bool:
@@ -113,6 +113,6 @@ class TrendingSchedule:
         return waited >= (self._after_change_seconds if self._changed else self._at_least_every_seconds)
 
     def published(self) -> None:
-        """The list was published."""
+        """Notes that the list was published."""
         self._changed = False
         self._published_at = time.monotonic()

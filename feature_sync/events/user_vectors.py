@@ -1,7 +1,8 @@
-"""Refreshes the stored vectors of users whose states events have changed, under the champion, when there is time.
+"""Refreshes, under the champion, the stored vectors of users whose states events have changed, when there is time.
 
-Only a cache: the server sees by the revision that a stored vector is stale, and computes it itself. So this gives way
-to events: it rests while they queue, works for a quarter of the time at most, and forgets users where too many wait.
+These vectors are only a cache: the server sees by the revision that a stored vector is stale, and computes it itself.
+So the refresher yields to events: it pauses while events queue, works for at most a quarter of the time, and drops
+users when too many wait.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from tandem.contract.errors import ContractError, StoreValueError
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
 _USERS_AT_ONCE: Final = 32
-"""Few: the interpreter is shared with the thread that applies events."""
+"""Few, because the interpreter is shared with the thread that applies events."""
 _MOST_WAITING: Final = 20_000
 _LEAST_REST_SECONDS: Final = 0.2
-"""Events of one user come in bursts; their last one is worth a vector."""
+"""Events of one user come in bursts; only the state after the last event is worth a vector."""
 _REST_PER_WORK: Final = 3.0
 
 _log = structlog.get_logger(__name__)
 
 
 class UserVectorRefresher:
-    """See the module. `add`, `wake` and `stop` are for any thread, `step` and `run` for one."""
+    """Refreshes vectors. `add`, `wake` and `stop` are for any thread, `step` and `run` for one thread."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class UserVectorRefresher:
         ttl_seconds: int,
         metrics: Metrics,
     ) -> None:
-        """`is_behind` says whether events queue."""
+        """`is_behind` returns whether events queue."""
         self._store = store
         self._live_bundles = live_bundles
         self._is_behind = is_behind
@@ -56,13 +57,13 @@ class UserVectorRefresher:
         self._tower: tuple[str, UserTower | None] = ("", None)
 
     def add(self, user_ids: Collection[str]) -> None:
-        """Says that the states of users have changed."""
+        """Notes that the states of users have changed."""
         with self._lock:
             if len(self._waiting) + len(user_ids) <= _MOST_WAITING:
                 self._waiting.update(dict.fromkeys(user_ids))
 
     def stop(self) -> None:
-        """Lets `run` end soon."""
+        """Makes `run` end soon."""
         self._stop.set()
 
     def run(self) -> None:
@@ -70,14 +71,14 @@ class UserVectorRefresher:
         rest_seconds = _LEAST_REST_SECONDS
         while not self._stop.wait(rest_seconds):
             started = time.monotonic()
-            # What is missed, the server computes; whoever changed a state meanwhile says so.
+            # The server computes vectors that are missed here; the writer of a newer state has added the user again.
             with contextlib.suppress(Unavailable, StoreConflict):
                 self.step()
             rest_seconds = max(_LEAST_REST_SECONDS, _REST_PER_WORK * (time.monotonic() - started))
         self._store.close()
 
     def step(self) -> None:
-        """Refreshes vectors of those who wait, as long as no events do. Raises StoreAway, StoreConflict."""
+        """Refreshes vectors of the waiting users, until events queue. Raises StoreAway, StoreConflict."""
         bundles = self._live_bundles()
         tower = self._tower_of(bundles[0]) if bundles else None
         for _ in range(len(self._waiting) // _USERS_AT_ONCE + 1):

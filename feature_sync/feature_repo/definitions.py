@@ -3,8 +3,9 @@
 Every view's source is one Parquet file that `python -m feature_sync features` writes: see docs/features.md for what
 each holds and how to add one. Every view has the field `known_at`, by which training sets are checked for leaks.
 
-A row holds until the entity's next one, however long that takes, because a row is written whenever a value changes: the
-views' time to live is 0, which means so to Feast. What nobody renews expires in the online store (`key_ttl_seconds`).
+A row is valid until the entity's next row, because a row is written whenever a value changes. So the views' time to
+live is 0, which Feast takes as unlimited. Online values that are not renewed expire in the online store
+(`key_ttl_seconds`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Feast: its repository applied, sources materialised, features read for a moment of the past and online.
+"""Feast: applies its repository, materialises the sources, and reads features as of a past moment and online.
 
 This is the only module of feature_sync that imports feast, beside the feature repository itself, which Feast imports.
-Feast reports to stdout; here it reports to stderr, because a command's result is what it prints to stdout.
+Feast prints to stdout; here its output is redirected to stderr, because stdout is for a command's result.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ REPOSITORY: Final = Path(__file__).parent.parent / "feature_repo"
 _CONFIG: Final = "feature_store.yaml"
 _DEFAULT_PORT: Final = 6379
 _UNUSABLE_IN_CONNECTION: Final = frozenset(",'")
-"""Feast's connection string is a list with commas, inside a quoted YAML text."""
+"""Feast's connection string is a comma-separated list inside a quoted YAML string."""
 _TEXT_OPTIONS: Final = frozenset({"username", "password", "unix_socket_path"})
-"""Feast reads values as JSON where it can: a password of digits would become a number."""
+"""Feast parses values as JSON if it can: a password of digits would become a number."""
 _METRICS_VARIABLES: Final = ("PROMETHEUS_MULTIPROCESS_DIR", "PROMETHEUS_MULTIPROC_DIR")
-"""Feast sets these for a server of its own; this process and its children would keep their metrics in its files."""
+"""Feast sets these variables for its own server; this process and its children would write their metrics to its
+files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A view as it is registered."""
+    """A registered view."""
 
     name: str
     entity: str
@@ -65,7 +66,7 @@ def feast_environment(settings: Settings) -> dict[str, str]:
 
 
 def apply_repository(settings: Settings) -> list[str]:
-    """Registers the repository by Feast's own command line; returns its lines. The sources must be there already.
+    """Registers the repository with Feast's own command line; returns its output lines. The sources must exist already.
 
     Raises FeatureStoreError.
     """
@@ -86,7 +87,7 @@ class FeastStore:
         """Opens the registry. Raises FeatureStoreError when nothing is applied."""
         if not (features_dir(settings.data_dir) / "registry.db").is_file():
             raise FeatureStoreError("no features are applied yet: python -m feature_sync features apply --prepared DIR")
-        # Before Feast imports prometheus_client with its variables set: they decide for good.
+        # Imported before Feast imports it with its variables set: the first import decides.
         import feature_sync.telemetry.metrics  # noqa: F401
 
         with _feast_errors("the registry cannot be opened"):
@@ -102,7 +103,7 @@ class FeastStore:
     ) -> None:
         import ibis
 
-        # Feast reads the sources through Ibis, whose DuckDB complains at exit when it is still open.
+        # Feast reads the sources through Ibis, whose DuckDB connection warns at exit if it is still open.
         ibis.options.default_backend = None
 
     def views(self) -> list[View]:
@@ -121,10 +122,11 @@ class FeastStore:
             ]
 
     def materialise(self, first_times: Mapping[str, int | None], *, until: int) -> dict[str, str]:
-        """Brings views' newest rows into the online store: those since the last time, or all the first time.
+        """Copies the views' new rows into the online store: those since the last materialisation, or all the first
+        time.
 
-        `first_times` holds each view's first moment, `until` is the last one; microseconds. Returns from when on each
-        view was materialised, ISO 8601. A view without rows is left alone.
+        `first_times` has each view's first moment, and `until` is the last moment, in microseconds. Returns the time
+        from which each view was materialised, ISO 8601. Views without rows are skipped.
         """
         end = _time(until)
         began: dict[str, str] = {}
@@ -135,7 +137,7 @@ class FeastStore:
                 since = self._store.get_feature_view(name).most_recent_end_time
                 if since is None:
                     since = _time(first)
-                    # materialize_incremental would begin a year ago, whatever the times of the data.
+                    # materialize_incremental would start a year ago, regardless of the times of the data.
                     self._store.materialize(start_date=since, end_date=end, feature_views=[name])
                 else:
                     self._store.materialize_incremental(end_date=end, feature_views=[name])
@@ -143,14 +145,12 @@ class FeastStore:
         return began
 
     def online(self, view: View, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The online values of entities, by id; None where there is none."""
+        """The online values of entities, by id; None for a missing value."""
         references = [f"{view.name}:{field}" for field in view.fields]
         with _feast_errors(f"view {view.name} cannot be read online"):
             answer = self._store.get_online_features(references, [{view.entity: entity_id} for entity_id in ids])
             columns = answer.to_dict()
-        return {
-            entity_id: {field: columns[field][place] for field in view.fields} for place, entity_id in enumerate(ids)
-        }
+        return {entity_id: {field: columns[field][row] for field in view.fields} for row, entity_id in enumerate(ids)}
 
     def write_online(self, view: View, rows: Sequence[Mapping[str, Any]], *, now: int) -> None:
         """Writes rows into the online store, dated `now`, in microseconds; fields that a row lacks become empty."""
@@ -166,10 +166,10 @@ class FeastStore:
             self._store.write_to_online_store(view.name, df=frame)
 
     def historical(self, labels: pd.DataFrame, service: str) -> pa.Table:
-        """Labels, with their ids and an `event_timestamp`, and a service's features as they were known at that time.
+        """The labels, with their ids and an `event_timestamp`, and a service's features as known at that time.
 
-        Columns of features are `{view}__{field}`. A value that was created later than the label is not joined,
-        however its row is dated.
+        Feature columns are named `{view}__{field}`. A value that was created after the label is not joined, whatever
+        the date of its row.
         """
         with _feast_errors(f"the features of {service!r} cannot be joined"):
             features = self._store.get_feature_service(service)
@@ -187,7 +187,7 @@ class FeastStore:
             }
 
     def online_keys(self, entity: str, ids: Sequence[str]) -> list[bytes]:
-        """The keys under which the online store keeps entities: the encoded entity, then the project's name."""
+        """The keys of entities in the online store: the encoded entity, then the project's name."""
         from feast.infra.key_encoding_utils import serialize_entity_key
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
@@ -234,7 +234,7 @@ def _connection_string(store_url: str) -> str:
 
 
 def _integers(columns: Mapping[str, Sequence[object]]) -> list[str]:
-    """Columns of whole numbers: pandas would make floats of them where one is missing."""
+    """Integer columns: pandas would convert them to floats if a value is missing."""
     return [
         name
         for name, values in columns.items()
@@ -248,7 +248,7 @@ def _time(microseconds: int) -> datetime:
 
 @contextlib.contextmanager
 def _feast_errors(what: str) -> Iterator[None]:
-    """Feast lets through whatever its parts raise: its own exceptions share no base."""
+    """Feast passes on the exceptions of its libraries, and its own exceptions share no base class."""
     metrics_before = {name: os.environ.get(name) for name in _METRICS_VARIABLES}
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -1,7 +1,7 @@
 """SQL that derives feature rows of the past from prepared data and from the archive of events and catalogue changes.
 
-Every row carries `known_at`, the microsecond from which on its values were known. That is what makes joins in time
-right, so this is what each is dated by:
+Every row has `known_at`, the microsecond from which its values were known. Correct joins in time depend on it, so rows
+are dated as follows:
 
 | rows                   | dated by                                                                                    |
 | ---------------------- | ------------------------------------------------------------------------------------------- |
@@ -9,11 +9,11 @@ right, so this is what each is dated by:
 | profiles, from data    | the microsecond before the entity's first event                                             |
 | profiles, from changes | the change                                                                                  |
 
-Counts have one row per entity and moment. Data do not say since when a profile holds; it is taken to be there before
-the first event, as a catalogue is before its first click.
+Counts have one row per entity and moment. The data do not say when a profile became known; it is assumed known before
+the first event, as a catalogue exists before its first click.
 
-Prepared data may contain archived events already; those are counted once, by their receipt. Popularity is left empty
-here: as the training data count it, it was known only when the model was.
+Prepared data may already contain archived events; they are counted once, dated by their receipt. Popularity is left
+empty here: as a count over the training data, it became known only with the model.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from typing import Final
 from tandem.contract import names
 
 EVENTS: Final = "events"
-"""The view that `events_sql` is to be registered as; the other queries read it."""
+"""The name under which `events_sql` is registered; the other queries read it."""
 
 _EVENT: Final = (names.USER_ID, names.ITEM_ID, names.EVENT_TYPE, names.TIMESTAMP)
 
 
 def events_sql(interactions: Path, archive: Path) -> str:
-    """Every event of the data and of the archive, each once, with its `known_at`; those without a time are left out."""
+    """Every event of the data and of the archive, each once, with its `known_at`; events without a time are left
+    out."""
     columns = ", ".join(_EVENT)
     return f"""
         WITH archived AS (
@@ -51,7 +52,7 @@ def events_sql(interactions: Path, archive: Path) -> str:
 
 
 def counts_sql(entity: str) -> str:
-    """Events so far by type, a row for every entity and every moment at which one became known."""
+    """Event counts by type: one row for every entity and every moment at which one of its events became known."""
     at_once = ", ".join(
         f"count(*) FILTER ({names.EVENT_TYPE} = '{kind}') AS {column}"
         for kind, column in zip(names.EVENT_TYPES, names.EVENT_COUNTS, strict=True)
@@ -95,23 +96,23 @@ def item_profile_sql(items: Path, changes: Path) -> str:
 
 
 def item_texts_sql(items: Path) -> str:
-    """What the text of every item of the data is made of, and since when it is taken to hold."""
+    """The text fields of every item of the data, and the time from which they are assumed valid."""
     columns = ", ".join((names.ITEM_ID, names.TITLE, names.DESCRIPTION, names.CATEGORIES))
     return f"SELECT {columns}, {_before_first_event(names.ITEM_ID)} FROM read_parquet({quoted(items)}) AS items"
 
 
 def quoted(value: object) -> str:
-    """A text as SQL has it."""
+    """An SQL string literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """A column's name as SQL has it, whatever the data call it."""
+    """A quoted SQL identifier for a column."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def empty_sql(columns: dict[str, str]) -> str:
-    """No rows of these columns, type by name."""
+    """An empty table with these columns; types are by name."""
     nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
     return f"SELECT {nulls} WHERE false"
 
@@ -126,8 +127,8 @@ def _table_of(entity: str) -> str:
 
 
 def _archived(folder: Path, columns: dict[str, str]) -> str:
-    """A table of all complete files of an archive; of no rows where it does not exist yet."""
-    # A name that begins with a dot or an underscore is of a file that is still being written.
+    """A table of all complete files of an archive; empty if the archive does not exist yet."""
+    # A file whose name begins with a dot or an underscore is still being written.
     paths: Sequence[Path] = sorted(folder.glob(f"{names.DAY_PARTITION}*/[!._]*.parquet"))
     if not paths:
         return f"({empty_sql(columns)})"

@@ -1,8 +1,8 @@
 """Guards against leaks: features of a training row must have been known before its label.
 
-Feast joins by a source's timestamps, so everything depends on those. Sources are looked at before the join: one without
-timestamps, or with rows from the future, says nothing about when its values were known. And the joined rows are looked
-at after it: each view's `known_at` came through the join as a feature, and must lie before the label.
+Feast joins by a source's timestamps, so these must be right. Sources are checked before the join: a source without
+timestamps, or with rows from the future, does not say when its values were known. The joined rows are checked after it:
+each view's `known_at` is joined as a feature, and must lie before the label.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tandem.contract import names
 
 
 def check_source(view: View, *, now: int) -> None:
-    """Raises LeakError when a view's source cannot be joined by time; `now` is in microseconds."""
+    """Raises LeakError if a view's source cannot be joined by time; `now` is in microseconds."""
     if names.KNOWN_AT not in view.fields:
         raise LeakError(f"view {view.name} has no field {names.KNOWN_AT}: nothing could tell a leak from a feature")
     stamps = {"event": view.event_timestamp, "created": view.created_timestamp}
@@ -48,7 +48,7 @@ def check_source(view: View, *, now: int) -> None:
 
 
 def check_joined(rows: pa.Table, views: Sequence[str]) -> None:
-    """Raises LeakError when a row has a value that was not known before its label's `timestamp`."""
+    """Raises LeakError if a row has a value that was not known before its label's `timestamp`."""
     for view in views:
         known_at = rows.column(f"{view}__{names.KNOWN_AT}")
         leaks = pc.fill_null(pc.greater_equal(known_at, rows.column(names.TIMESTAMP)), False)

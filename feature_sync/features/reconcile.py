@@ -1,7 +1,7 @@
 """Compares Feast's online values with what serving holds, entity by entity and field by field.
 
-Three values are looked at: serving's, Feast's online one, and the newest row of the offline source, which is what
-Feast should hold since the last materialisation.
+It compares three values: serving's, Feast's online value, and the newest row of the offline source, which Feast should
+hold since the last materialisation.
 
 | online = serving | online = source | serving has moved on | it is                                                |
 | ---------------- | --------------- | -------------------- | ---------------------------------------------------- |
@@ -9,8 +9,8 @@ Feast should hold since the last materialisation.
 | no               | yes             | yes                  | serving is newer: the next materialisation brings it |
 | no               | anything else   |                      | a difference                                         |
 
-Serving has moved on when a marker says so: a higher revision of the state, a later change of the item, another model.
-Texts and counts of items have no serving key; their sources stand for it.
+A marker shows that serving has moved on: a higher revision of the state, a later change of the item, another model.
+Texts and counts of items have no serving key; their source takes the role of serving.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SHOWN_CHARACTERS: Final = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One field of one entity."""
+    """One field of one entity whose values differ."""
 
     view: str
     entity_id: str
@@ -52,7 +52,7 @@ class Difference:
     online: Any
 
     def line(self) -> str:
-        """For a person."""
+        """One line for people."""
         return (
             f"{self.kind} {self.view} {self.entity_id} {self.field}: serving {_shown(self.serving)}, "
             f"feast {_shown(self.online)}"
@@ -61,18 +61,18 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconcileReport:
-    """What was compared, and what was found."""
+    """The number of values compared, and the differences found."""
 
     model_version: str
     num_users: int
     num_items: int
     num_different: int = 0
-    """Fields that differ although serving has not moved on."""
+    """Number of fields that differ although serving has not moved on."""
     num_serving_newer: int = 0
     different_by_view: dict[str, int] = field(default_factory=dict)
     serving_newer_by_view: dict[str, int] = field(default_factory=dict)
     num_repaired: int = 0
-    """Rows that were written into Feast's online store, each of one view and one entity."""
+    """Number of rows written into Feast's online store, one for each view and entity."""
 
 
 def reconcile(
@@ -85,8 +85,8 @@ def reconcile(
 ) -> ReconcileReport:
     """Compares all users and items, or `sample` of each at random, and hands every difference to `show`.
 
-    `repair` writes serving's values into Feast's online store, and looks again; what is reported is what was found
-    before. Raises FeatureSyncError (FeatureStoreError when a repair was of no effect), or BundleError.
+    `repair` writes serving's values into Feast's online store, and compares again; the report has the differences found
+    before. Raises FeatureSyncError (FeatureStoreError if a repair had no effect) or BundleError.
     """
     bundle = served_bundle(settings, bundle_dir)
     with (
@@ -137,7 +137,7 @@ class _Comparison:
         self.num_repaired = 0
 
     def compare(self, rows_by_id: Mapping[str, Rows], *, entity: str) -> None:
-        """Compares all views of entities, whose rows are what serving holds."""
+        """Compares all views of some entities; `rows` are the values that serving holds."""
         ids = list(rows_by_id)
         for name, view in self._views.items():
             if view.entity != entity or not ids:
@@ -169,7 +169,7 @@ class _Comparison:
         self._store.write_online(view, list(rows.values()), now=microseconds_now())
         online = self._store.online(view, list(rows))
         for entity_id, row in rows.items():
-            # Feast keeps what is dated later than what it is given.
+            # Feast keeps a stored row that is dated later than the new row.
             if any(True for _ in _differences(view, entity_id, row, online[entity_id], row)):
                 raise FeatureStoreError(
                     f"{view.name} of {entity_id!r} is still different after the repair: is it dated in the future? "
@@ -204,7 +204,7 @@ def _differences(
 
 
 def _has_moved_on(serving: Mapping[str, Any], source: Mapping[str, Any]) -> bool:
-    """Whether what serving holds was made after the source's row; so it was where the source has none."""
+    """Whether serving's value is newer than the source's row; true if the source has no row."""
     if not source:
         return True
     if serving.get(names.MODEL_VERSION) != source.get(names.MODEL_VERSION):

@@ -1,4 +1,4 @@
-"""What the serving keys hold, read in bulk: states and vectors of users, and the live catalogue."""
+"""Reads the serving keys in bulk: states and vectors of users, and the live catalogue."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ServingUser:
-    """One user as requests find them."""
+    """One user's stored state and vector, as a request reads them."""
 
     user_id: str
     state: UserState
     vector: UserVector | None
-    """Under one model version; None where none is stored."""
+    """The vector under one model version; None if none is stored."""
 
 
 class ServingKeys:
-    """A connection that reads the serving keys. Every method raises StoreError when the store cannot be reached."""
+    """A connection that reads the serving keys. Every method raises StoreError if the store cannot be reached."""
 
     def __init__(self, url: str) -> None:
         self._connection = StoreConnection(url)
@@ -46,7 +46,7 @@ class ServingKeys:
         self._connection.close()
 
     def user_ids(self) -> Iterator[str]:
-        """Users with a state. One that is written meanwhile may be missing, and one may come twice."""
+        """Ids of users with a state. A user who is written meanwhile may be missing, and a user may appear twice."""
         cursor = b"0"
         while True:
             cursor, keys = self._connection.call(
@@ -58,7 +58,7 @@ class ServingKeys:
                 return
 
     def users(self, user_ids: Sequence[str], model_version: str) -> list[ServingUser]:
-        """Those users who have a state that can be read."""
+        """The users that have a readable state."""
         keys = [user_state_key(user_id) for user_id in user_ids]
         keys += [user_vector_key(model_version, user_id) for user_id in user_ids]
         values = self._connection.call("MGET", *keys) if keys else []
@@ -89,12 +89,12 @@ class ServingKeys:
         return {item_id: LiveItemVector.from_bytes(value) for item_id, value in fields.items()}
 
     def expire(self, keys: Sequence[bytes], seconds: int) -> None:
-        """Lets keys live for so long from now; keys that are not there are passed over."""
+        """Sets the time to live of keys; ignores keys that do not exist."""
         for start in range(0, len(keys), _KEYS_AT_A_TIME):
             self._connection.run([("EXPIRE", key, seconds) for key in keys[start : start + _KEYS_AT_A_TIME]])
 
     def _hash(self, key: bytes) -> dict[str, bytes]:
-        """A whole hash, read in parts, so that nobody waits for it."""
+        """A whole hash, read in parts, so that other clients do not wait."""
         fields: dict[str, bytes] = {}
         cursor = b"0"
         while True:

@@ -1,4 +1,4 @@
-"""What the serving keys and the served bundle hold, as rows of the feature store's views."""
+"""The content of the serving keys and of the served bundle, as rows of the feature store's views."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tandem.contract.streams import AppliedItemChange
 from tandem.contract.vocabulary import MISSING_ROW
 
 Rows = dict[str, dict[str, Any]]
-"""One row of each view that has one, by view."""
+"""An entity's row in each view that has one, by view."""
 
 
 def user_rows(user: ServingUser, model_version: str) -> Rows:
@@ -39,16 +39,16 @@ def user_rows(user: ServingUser, model_version: str) -> Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class ServingCatalogue:
-    """The items as requests find them: those of the bundle, and what changed since."""
+    """The items as requests see them: those of the bundle, and the changes since."""
 
     bundle: Bundle
     changes: Mapping[str, AppliedItemChange]
-    """The newest change of items that were ever changed, by id."""
+    """The newest change of every item that has changed, by id."""
     vectors: Mapping[str, LiveItemVector]
-    """Of changed items, under this bundle, by id."""
+    """Vectors of changed items under this bundle, by id."""
 
     def item_ids(self) -> list[str]:
-        """All items, those of the bundle first."""
+        """Ids of all items, those of the bundle first."""
         in_bundle = self.bundle.items.item_ids(range(len(self.bundle.items)))
         return [*in_bundle, *sorted(self.changes.keys() - set(in_bundle))]
 

@@ -1,7 +1,8 @@
-"""What the sources of the feature store hold: per view its entity, its values, and the markers that say which is newer.
+"""The columns of the feature store's sources: for each view its entity, its values, and the markers that tell which row
+is newer.
 
-Types are DuckDB's. A source is written when a value differs from the entity's newest row; a marker alone makes no row.
-The fields that Feast registers are in `feature_repo/definitions.py`; a test compares the two.
+Types are DuckDB's. A row is added when a value differs from the entity's newest row; a changed marker alone adds no
+row. The fields that Feast registers are in `feature_repo/definitions.py`; a test compares the two.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ _COUNTS: Final = dict.fromkeys(names.EVENT_COUNTS, "BIGINT")
 
 @dataclass(frozen=True, kw_only=True)
 class SourceColumns:
-    """The columns of one view's source, beside the two timestamps and `known_at`."""
+    """The columns of one view's source, except the two timestamps and `known_at`."""
 
     entity: str
     values: Mapping[str, str] = field(default_factory=dict)
     """Type by name."""
     markers: Mapping[str, str] = field(default_factory=dict)
-    """Type by name: a number that grows with every change, or the name of a model."""
+    """Type by name. A marker is a number that grows with every change, or the name of a model."""
 
     @property
     def all(self) -> dict[str, str]:

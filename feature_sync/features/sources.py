@@ -1,12 +1,12 @@
 """The offline sources: one Parquet file per view, with the rows of every entity over time.
 
-A source is rows of the past, derived anew from the data each time, and rows that were observed: whenever the serving
-keys hold another value than the entity's newest row, a row is added and dated by the moment of the look. Observed rows
-are kept, in files of their own. So the newest row of an entity is what serving held when the sources were last
-written, whatever the derived rows say, and looking again adds nothing.
+A source has rows of the past, which are derived from the data each time, and observed rows: whenever the serving keys
+hold a value that differs from the entity's newest row, a row is added, dated by the time of the observation. Observed
+rows are kept in separate files. So the newest row of an entity is the value that serving held when the sources were
+last written, and observing the same value again adds no row.
 
-Files are replaced by renaming. A crash between two of them leaves an observed row that the source lacks; the next
-look adds it again.
+Files are replaced by renaming. A crash between two renames leaves an observed row that the source lacks; the next run
+adds it again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Sources:
     """The sources in one folder. One process at a time writes them."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the folder, which need not exist."""
+        """Opens the folder, which does not have to exist."""
         self._folder = folder
         self._database = duckdb.connect()
         self._database.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
@@ -65,7 +65,7 @@ class Sources:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from writing. Raises FeatureStoreError when one does."""
+        """Locks the folder against other writers. Raises FeatureStoreError if another process writes."""
         (self._folder / _OBSERVED).mkdir(parents=True, exist_ok=True)
         handle = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -79,7 +79,7 @@ class Sources:
             os.close(handle)
 
     def define(self, name: str, sql: str) -> None:
-        """Makes a table that later queries can read. Raises FeatureStoreError when its files cannot be read."""
+        """Creates a table for later queries. Raises FeatureStoreError if its files cannot be read."""
         self._execute(f"CREATE OR REPLACE TEMP TABLE {name} AS {sql}")
 
     def rows(self, sql: str) -> Iterator[dict[str, Any]]:
@@ -87,7 +87,8 @@ class Sources:
         yield from _dicts(self._database.sql(sql))
 
     def observe(self, view: str, rows: Sequence[Row]) -> None:
-        """Takes in what serving holds of some entities now; `write` compares. A row without `known_at` is known now."""
+        """Stores serving's current values of some entities, which `write` compares. A row without `known_at` is known
+        now."""
         columns = SOURCES[view].all
         self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {_seen(view)} AS {empty_sql(columns)}")
         if not rows:
@@ -100,15 +101,15 @@ class Sources:
         self._database.unregister("batch")
 
     def observe_history(self, view: str, history: str) -> None:
-        """Takes in the newest rows of a query, once the source is there, as if serving held them."""
+        """Stores the newest rows of a query as if serving held them, if the source exists."""
         self.observe(view, [])
         if source_path(self._folder, view).is_file():
             newest = f"SELECT * EXCLUDE ({names.KNOWN_AT}) FROM ({history}) {_newest_of_each(SOURCES[view].entity)}"
             self._execute(f"INSERT INTO {_seen(view)} BY NAME {newest}")
 
     def write(self, view: str, *, history: str | None, now: int) -> int:
-        """Writes a view's source: rows of the query `history`, rows observed before, and what `observe` took in where
-        it differs from the newest row. `now` is in microseconds. Returns how many rows were added to the observed ones.
+        """Writes a view's source: rows of the query `history`, rows observed before, and the values of `observe` that
+        differ from the newest row. `now` is in microseconds. Returns the number of observed rows that were added.
         """
         columns = SOURCES[view]
         self.define("history", history or empty_sql(columns.all))
@@ -136,7 +137,7 @@ class Sources:
         return num_added or 0
 
     def newest(self, view: str, ids: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-        """The newest row of entities, of all or of some, by id; nothing where the source is not written yet."""
+        """The newest row of all or of some entities, by id; empty if the source is not written yet."""
         path = source_path(self._folder, view)
         if not path.is_file():
             return {}
@@ -155,7 +156,7 @@ class Sources:
         return dict(self._execute(sql).fetchall())
 
     def first_time(self, view: str) -> int | None:
-        """When a view's first row was known, in microseconds; None where it has no row."""
+        """Time at which a view's first row was known, in microseconds; None if it has no row."""
         sql = f"SELECT min({names.KNOWN_AT}) FROM read_parquet({quoted(source_path(self._folder, view))})"
         return self._value(sql)
 
@@ -177,7 +178,7 @@ class Sources:
         return [row[0] for row in found.fetchall()]
 
     def _define_observed(self, view: str, columns: SourceColumns, now: int) -> None:
-        """Makes the tables `added`, rows that `observe` took in and that differ, and `observed`, with earlier ones."""
+        """Creates the tables `added`, rows of `observe` that differ, and `observed`, these and the earlier ones."""
         entity, empty = columns.entity, empty_sql(columns.all)
         self._execute(f"CREATE TEMP TABLE IF NOT EXISTS {_seen(view)} AS {empty}")
         previous, observed = source_path(self._folder, view), self._observed_path(view)
@@ -193,13 +194,13 @@ class Sources:
         self.define("observed", f"{empty} UNION ALL BY NAME {_select(observed, empty)} UNION ALL BY NAME FROM added")
 
     def _differs(self, view: str, columns: SourceColumns) -> str:
-        """The condition that a row of `seen` has another value than that of `newest`."""
+        """The SQL condition that a row of `seen` differs in a value from that of `newest`."""
         stored = set(self._columns_of("newest"))
         conditions = ["false"]
         for name in self._columns_of(_seen(view)):
             ours, theirs = f"seen.{identifier(name)}", f"newest.{identifier(name)}" if name in stored else "NULL"
             if name in columns.markers:
-                # A row of the past may have no marker, and nothing could be told to be newer than it.
+                # A row of the past may have no marker, and then no comparison could tell which row is newer.
                 conditions.append(f"({theirs} IS NULL AND {ours} IS NOT NULL)")
             elif name not in {columns.entity, names.KNOWN_AT}:
                 conditions.append(f"{ours} IS DISTINCT FROM {theirs}")
@@ -212,7 +213,7 @@ class Sources:
             raise FeatureStoreError(f"the features' sources: {str(error).splitlines()[0]}") from error
 
     def _value(self, sql: str) -> int | None:
-        """The one number that a query gives."""
+        """The single number that a query returns."""
         ((value,),) = self._execute(sql).fetchall()
         return None if value is None else int(value)
 

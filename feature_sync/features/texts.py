@@ -1,4 +1,4 @@
-"""Embeddings of the items' texts, by the encoder that the served bundle names; only of new and changed texts."""
+"""Embeds new and changed texts of items with the encoder that the served bundle names."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def text_rows(
     *,
     threads: int,
 ) -> Iterator[list[Row]]:
-    """Rows of items whose text the source does not have yet, in batches: none where the bundle reads no text.
+    """Rows of items whose text the source does not have yet, in batches; none if the bundle reads no text.
 
-    `texts_of_data` is a query as `history.item_texts_sql` makes it. A text of the data holds from the time that it
-    says, as the item's profile does, when it is the item's first; any other from now. Raises TextEncoderError.
+    `texts_of_data` is a query of `history.item_texts_sql`. If an item's first text comes from the data, it is valid
+    from the time that the data give, as the item's profile is; any other text is valid from now. Raises
+    TextEncoderError.
     """
     if not schema.text_dim:
         return
@@ -47,7 +48,7 @@ def text_rows(
             known_at = None if item_id in stored else item[names.KNOWN_AT]
             missing.append((text, {names.ITEM_ID: item_id, names.TEXT_HASH: text_hash, names.KNOWN_AT: known_at}))
     embeddings = TextEmbeddings(threads=threads)
-    missing.sort(key=lambda entry: len(entry[0]))  # a batch of equal lengths wastes no padding
+    missing.sort(key=lambda entry: len(entry[0]))  # texts of similar length need little padding
     for start in range(0, len(missing), _TEXTS_AT_A_TIME):
         texts, rows = zip(*missing[start : start + _TEXTS_AT_A_TIME], strict=True)
         vectors = embeddings.embed(texts, schema)
@@ -56,7 +57,7 @@ def text_rows(
 
 
 def _items(sources: Sources, texts_of_data: str, changes: Mapping[str, AppliedItemChange]) -> list[dict[str, Any]]:
-    """What each item's text is made of: the newest change says all, where there is one."""
+    """The text fields of each item: those of its newest change if there is one."""
     items = [item for item in sources.rows(texts_of_data) if item[names.ITEM_ID] not in changes]
     for item_id, applied in changes.items():
         change = applied.change

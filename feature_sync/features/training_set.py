@@ -1,7 +1,7 @@
-"""Training sets: interactions with the features of their user and item as they were known just before.
+"""Training sets: interactions with the features of their user and item as known just before.
 
-Feast joins the newest row that is not later than the asked moment, so the moment asked for is the microsecond before
-the interaction: a feature row of the interaction itself is never joined.
+Feast joins the newest row that is not later than the requested time, which is the microsecond before the interaction: a
+feature row of the interaction itself is never joined.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tandem.contract import names
 
 DEFAULT_SERVICE: Final = "training"
 _LABELS_AT_A_TIME: Final = 20_000
-"""Feast's join pairs every label with every earlier row of its user and of its item before it keeps the newest."""
+"""Labels in one join. Feast pairs every label with all earlier rows of its user and of its item before it keeps the
+newest."""
 _ORDER: Final = (names.TIMESTAMP, names.USER_ID, names.ITEM_ID)
 _LABEL_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.TIMESTAMP, names.EVENT_TYPE, names.RATING)
 
@@ -38,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetReport:
-    """What was written."""
+    """The training set that was written."""
 
     output: str
     service: str
@@ -58,7 +59,7 @@ def write_training_set(
     """Writes a Parquet file: a row for every interaction of the prepared data from `since` on and before `until`.
 
     Its columns are those of the interaction, then `{view}__{field}` for every field of the feature service. Raises
-    FeatureSyncError; LeakError where a source or a joined value is not from before its label. Then there is no file.
+    FeatureSyncError; LeakError if a source or a joined value was not known before its label. No file is written then.
     """
     with (
         FeastStore(settings) as store,
@@ -81,7 +82,8 @@ def write_training_set(
 def _labels(
     sources: Sources, prepared_dir: Path, since: datetime | None, until: datetime | None
 ) -> Iterator[pd.DataFrame]:
-    """Interactions in the order of time, with the moment to join at. Raises FeatureStoreError where one has no time."""
+    """Interactions in order of time, with the time to join at. Raises FeatureStoreError if an interaction has no
+    time."""
     interactions = f"read_parquet({quoted(prepared_dir / 'interactions.parquet')})"
     if list(sources.rows(f"SELECT 1 FROM {interactions} WHERE {names.TIMESTAMP} <= 0 LIMIT 1")):
         raise FeatureStoreError("the data have interactions without a time: nothing says what was known before them")
@@ -107,12 +109,13 @@ def _join(store: FeastStore, labels: Iterator[pd.DataFrame], service: str, views
         if len(rows) != len(chosen):
             raise FeatureStoreError(f"{len(chosen)} interactions became {len(rows)} rows: a source repeats a row")
         check_joined(rows, views)
-        # Joined rows come in any order; equal data must make an equal file.
+        # Joined rows have no fixed order, but equal data must produce an equal file.
         yield rows.sort_by([(column, "ascending") for column in _ORDER])
 
 
 def _write(tables: Iterator[pa.Table], output: Path) -> tuple[int, int]:
-    """Writes tables of one schema as one file that appears complete or not at all; returns its rows and columns."""
+    """Writes tables of one schema to a file that appears complete or not at all; returns the number of rows and the
+    columns."""
     first = next(tables, None)
     if first is None:
         raise FeatureStoreError("no interaction lies in that time")

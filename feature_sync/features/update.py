@@ -1,9 +1,9 @@
-"""Writing the sources from all that there is, applying the repository, and bringing both into the online store.
+"""Writes the sources, applies the repository, and materialises the sources into the online store.
 
     prepared data, archive -> rows of the past  \\
     serving keys, bundle   -> rows observed now  > one source per view -> Feast's registry -> Feast's online store
 
-Read `materialise` downwards. All of it can be done again at any time, and then does nothing.
+Read `materialise` downwards. It is idempotent: a second run changes nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
 BATCH: Final = 500
-"""Entities at a time."""
+"""Entities in one read of the serving keys."""
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -41,18 +41,19 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class MaterialiseReport:
-    """What a materialisation did."""
+    """The effects of a materialisation."""
 
     model_version: str
     rows_observed: dict[str, int] = field(default_factory=dict)
-    """Rows that were added to each source because serving held something else."""
+    """Rows added to each source because serving held a different value."""
     materialised_since: dict[str, str] = field(default_factory=dict)
-    """From when on each view's rows were brought into the online store, ISO 8601; views without rows are left out."""
+    """The time from which each view's rows were copied into the online store, ISO 8601; views without rows are left
+    out."""
     num_keys_renewed: int = 0
 
 
 def apply(settings: Settings, prepared_dir: Path) -> list[str]:
-    """Writes the sources' rows of the past and applies the repository; returns what Feast said of it, in lines.
+    """Writes the sources' rows of the past and applies the repository; returns Feast's output lines.
 
     Raises FeatureSyncError.
     """
@@ -62,7 +63,7 @@ def apply(settings: Settings, prepared_dir: Path) -> list[str]:
 
 
 def materialise(settings: Settings, prepared_dir: Path, *, bundle_dir: Path | None = None) -> MaterialiseReport:
-    """Brings the sources up to date with the data and with serving, and Feast's online store with the sources.
+    """Updates the sources from the data and from serving, and Feast's online store from the sources.
 
     Raises FeatureSyncError, BundleError, or TextEncoderError.
     """
@@ -92,7 +93,7 @@ def materialise(settings: Settings, prepared_dir: Path, *, bundle_dir: Path | No
 
 
 def write_history(sources: Sources, settings: Settings, prepared_dir: Path) -> None:
-    """Writes every source from the data and from what was observed before, without looking at serving."""
+    """Writes every source from the data and from earlier observations, without reading serving."""
     define_events(sources, settings, prepared_dir)
     _write(sources, settings, prepared_dir, microseconds_now())
 
@@ -105,7 +106,7 @@ def define_events(sources: Sources, settings: Settings, prepared_dir: Path) -> N
 
 
 def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
-    """The bundle in a folder, or the one that the registry's alias names. Raises RegistryError, BundleError."""
+    """The bundle in a folder, or the bundle that the registry's alias names. Raises RegistryError or BundleError."""
     if bundle_dir is not None:
         return read_bundle(bundle_dir)
     version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
@@ -115,7 +116,7 @@ def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
 def observe_serving(
     sources: Sources, serving: ServingKeys, bundle: Bundle, prepared_dir: Path, *, text_threads: int
 ) -> None:
-    """Takes in what serving holds of every user and every item now."""
+    """Observes serving's current values of every user and every item."""
     model_version = bundle.manifest.model_version
     for user_ids in batches(serving.user_ids()):
         users = serving.users(user_ids, model_version)
@@ -154,20 +155,20 @@ def _observe(sources: Sources, rows_of_entities: Iterable[Rows]) -> None:
 
 def _write(sources: Sources, settings: Settings, prepared_dir: Path, now: int) -> dict[str, int]:
     items = history.item_profile_sql(prepared_dir / "items.parquet", settings.data_dir / ITEM_CHANGES)
-    of_the_past = {
+    past_rows = {
         names.USER_PROFILE_VIEW: history.user_profile_sql(prepared_dir / "users.parquet"),
         names.USER_COUNTS_VIEW: history.counts_sql(names.USER_ID),
         names.ITEM_PROFILE_VIEW: items,
         names.ITEM_COUNTS_VIEW: history.counts_sql(names.ITEM_ID),
     }
-    # Nobody serves counts of items, so their newest row of the past is what is observed: an event that is archived late
-    # is dated before the last materialisation, and would never reach the online store.
-    sources.observe_history(names.ITEM_COUNTS_VIEW, of_the_past[names.ITEM_COUNTS_VIEW])
-    return {view: sources.write(view, history=of_the_past.get(view), now=now) for view in SOURCES}
+    # Counts of items are not served, so their newest row of the past counts as observed: an event that is archived late
+    # is dated before the last materialisation, and would otherwise never reach the online store.
+    sources.observe_history(names.ITEM_COUNTS_VIEW, past_rows[names.ITEM_COUNTS_VIEW])
+    return {view: sources.write(view, history=past_rows.get(view), now=now) for view in SOURCES}
 
 
 def _check_fields(views: Sequence[View], sources: Sources) -> None:
-    """Demographics are named by the data: other data need another registration."""
+    """The data name the demographics: other data need another registration."""
     for view in views:
         if view.name in SOURCES and (new := sorted(sources.field_names(view.name) - set(view.fields))):
             raise FeatureStoreError(
@@ -176,7 +177,7 @@ def _check_fields(views: Sequence[View], sources: Sources) -> None:
 
 
 def _renew_keys(store: FeastStore, sources: Sources, serving: ServingKeys, seconds: int) -> int:
-    """Gives every entity of the sources its full time to live: Feast renews only what it writes."""
+    """Renews the time to live of every entity of the sources: Feast renews only the keys that it writes."""
     if not seconds:
         return 0
     num_renewed = 0

@@ -1,9 +1,8 @@
 """Applies changes of the catalogue: the feed of items, their places and the log of applied changes, in one transaction.
 
-The counter of the feed is watched. Every writer of the feed moves it, so two of them never give one sequence, or one
-slot, twice; and a process that dies has written all of a batch or nothing. What is delivered again is recognised by
-its time, see `changes`. Where the store has lost the counter, numbers go on after the last one all the same, see
-`numbering`.
+The counter of the feed is watched. Every writer of the feed increments it, so two writers never assign the same
+sequence or slot; and a process that dies has written all of a batch or nothing. A repeated change is recognised by its
+time, see `changes`. If the store has lost the counter, numbers continue after the last one, see `numbering`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ItemChangeApplier:
-    """Lets entries of the stream of item changes take effect."""
+    """Applies entries of the stream of item changes."""
 
     def __init__(
         self,
@@ -41,7 +40,7 @@ class ItemChangeApplier:
         metrics: StreamMetrics,
         on_applied: Callable[[], None],
     ) -> None:
-        """`on_applied` is called after changes took effect: vectors are to be made."""
+        """`on_applied` is called after changes were applied, to make their vectors."""
         self._connection = connection
         self._numbering = numbering
         self._metrics = metrics
@@ -55,9 +54,10 @@ class ItemChangeApplier:
         return change
 
     def apply(self, entries: Sequence[Parsed[ItemChange]], acknowledgement: Sequence[Command]) -> None:
-        """Applies changes once, however often they come: all or nothing, `acknowledgement` in the same transaction.
+        """Applies each change once, even if it is repeated: all or nothing, with `acknowledgement` in the same
+        transaction.
 
-        Raises Unavailable, and StoreConflict where another writer was faster.
+        Raises Unavailable, or StoreConflict if another writer was faster.
         """
         changes = [entry.value for entry in entries]
         outcome = place_changes(changes, self._read(sorted({change.item_id for change in changes})))

@@ -1,4 +1,4 @@
-"""What becomes of changes of the catalogue: which take effect, and which place each item gets."""
+"""Decides which changes of the catalogue take effect, and which slot each item gets."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from tandem.contract.live_items import ItemPlace
 from tandem.contract.streams import AppliedItemChange, ItemChange
 
 _NUM_SLOTS: Final = 1 << 32
-"""A place keeps 32 bits of a slot: after four billion changes slots come again."""
+"""An item's place stores 32 bits of its slot: slots repeat after four billion changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What is stored before a batch of changes, as far as the batch needs it."""
+    """The stored values that a batch of changes needs."""
 
     sequence: int
-    """Of the newest change that took effect."""
+    """Sequence of the newest change that took effect."""
     places: Mapping[str, ItemPlace]
-    """By item id, of the batch's items that have one."""
+    """By item id, for the items of the batch that have a place."""
     current: Mapping[str, AppliedItemChange]
-    """By item id, the newest change of the batch's items that are in the feed."""
+    """By item id, the newest change of those items of the batch that are in the feed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a batch of changes comes to."""
+    """The result of a batch of changes."""
 
     applied: tuple[AppliedItemChange, ...]
-    """In the order in which they take effect; one item may be there several times."""
+    """In the order in which they take effect; an item may occur several times."""
     places: Mapping[str, ItemPlace]
     """Places that are new or have a new time, by item id."""
     num_stale: int
-    """Changes that are repeated, or come after a newer one of their item."""
+    """Number of changes that are repeated, or arrive after a newer change of their item."""
     num_unchanged: int
-    """Changes that say what is known already."""
+    """Number of changes without new content."""
 
 
 def place_changes(changes: Sequence[ItemChange], standing: Standing) -> Outcome:
     """Decides on changes in the order of their arrival.
 
-    A change takes effect where it is newer than the item's newest one, so that none does twice, and an old one that
-    comes late does not at all. One that says nothing new moves the item's time and gets no sequence: a catalogue that
-    is sent anew every night costs no vectors.
+    A change takes effect if it is newer than the item's newest change, so that no change takes effect twice, and a late
+    old change has no effect. A change without new content updates the item's time but gets no sequence: a catalogue
+    that is sent again every night costs no vectors.
 
-    A slot is the number of an item's first change, not a count of items: where the store was emptied, workers still
-    know items by their slots, and others must get new ones.
+    A slot is the number of an item's first change, not a count of items: after the store was emptied, workers still
+    know items by their slots, and other items must get new slots.
     """
     places, current = dict(standing.places), dict(standing.current)
     applied: list[AppliedItemChange] = []

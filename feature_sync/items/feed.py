@@ -1,4 +1,4 @@
-"""The feed of items as vectors are made from it: what changed since, what is known of one item, what can go."""
+"""Reads and prunes the feed of items, from which vectors are made."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ class Page:
 
     changes: tuple[AppliedItemChange, ...]
     position: int
-    """Sequence up to which the page reaches; the next one begins after it."""
+    """The last sequence of the page; the next page begins after it."""
 
 
 def read_page(connection: StoreConnection, *, after: int, max_items: int) -> Page | None:
-    """The items whose newest change has a sequence above `after`; None where there are none. Raises StoreError."""
+    """The items whose newest change has a sequence above `after`; None if there are none. Raises StoreError."""
     flat = connection.call("ZRANGEBYSCORE", _FEED.changes, f"({after}", "+inf", "WITHSCORES", "LIMIT", 0, max_items)
     if not flat:
         return None
     values = connection.call("HMGET", _FEED.values, *flat[::2])
     position = int(float(flat[-1]))
     found = [AppliedItemChange.from_bytes(value) for value in values if value is not None]
-    # An item that was pruned in between is gone, and one that changed again comes with a later page.
+    # An item that was pruned meanwhile is skipped, and an item that changed again is on a later page.
     return Page(changes=tuple(taken for taken in found if taken.sequence <= position), position=position)
 
 
 def newest_sequence(connection: StoreConnection) -> int:
-    """Sequence of the newest change; 0 where nothing was ever changed. Raises StoreError."""
+    """Sequence of the newest change; 0 before the first change. Raises StoreError."""
     return int(connection.call("GET", _FEED.sequence) or 0)
 
 
 def raise_sequence(connection: StoreConnection, at_least: int) -> None:
-    """Lets sequences go on after `at_least`, the last one that a bundle has merged.
+    """Makes sequences continue after `at_least`, the last sequence that a bundle has merged.
 
-    A store that was emptied would begin anew, and its first changes would pass for merged ones. Raises StoreError.
+    In an emptied store, sequences would restart at 1, and its first changes would be taken for merged ones. Raises
+    StoreError.
     """
     while True:
         _, _, sequence = connection.run([("UNWATCH",), ("WATCH", _FEED.sequence), ("GET", _FEED.sequence)])
@@ -57,11 +58,11 @@ def raise_sequence(connection: StoreConnection, at_least: int) -> None:
 
 
 def prune(connection: StoreConnection, *, merged_sequence: int, changed_before: int) -> int:
-    """Takes items out of the feed that every live bundle has merged and that changed before a time in microseconds.
+    """Removes items from the feed that every live bundle has merged and that changed before a time in microseconds.
 
-    `merged_sequence` is the last change that all of them have; so none of the items has a live vector under one.
-    Items that were deleted or are not available stay: an older bundle, after a rollback, would recommend them again.
-    Returns how many went. Raises StoreError.
+    `merged_sequence` is the last change that all live bundles have merged, so none of the removed items has a live
+    vector under one of them. Deleted and unavailable items stay: after a rollback, an older bundle would recommend them
+    again. Returns the number of removed items. Raises StoreError.
     """
     num_pruned = after = 0
     while (page := read_page(connection, after=after, max_items=_PAGE_ITEMS)) is not None and after < merged_sequence:
@@ -80,7 +81,7 @@ def prune(connection: StoreConnection, *, merged_sequence: int, changed_before: 
 
 
 def _remove(connection: StoreConnection, item_ids: Sequence[str], merged_sequence: int) -> bool:
-    """Removes items unless one of them changes meanwhile; then the next pruning looks again."""
+    """Removes items, unless one of them changes meanwhile; then they are left to the next pruning."""
     _, _, scores = connection.run([("UNWATCH",), ("WATCH", _FEED.sequence), ("ZMSCORE", _FEED.changes, *item_ids)])
     if any(score is None or float(score) > merged_sequence for score in scores):
         connection.call("UNWATCH")

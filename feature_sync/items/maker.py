@@ -1,7 +1,7 @@
 """The thread that makes vectors of changed items for every live bundle, beside the threads that apply events.
 
-It has a connection of its own. Encoding a text takes milliseconds, in code that leaves the interpreter free; so events
-wait for none of it, and the catalogue's changes themselves are applied before their vectors are there.
+It has a connection of its own. Encoding a text takes milliseconds, in code that releases the interpreter's lock, so
+events do not wait for it. Changes of the catalogue are applied before their vectors exist.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.errors import ContractError
 
 _LOOK_SECONDS: Final = 0.5
-"""How often it looks without being woken: other processes apply changes too."""
+"""Interval between checks without being woken: other processes apply changes too."""
 _CARE_SECONDS: Final = 600.0
-"""How often old changes are pruned and vectors get their full time to live."""
+"""Interval at which old changes are pruned and the vectors' time to live is renewed."""
 
 _log = structlog.get_logger(__name__)
 
 
 class VectorMaker:
-    """Makes vectors of changed items. `step` and `run` are for one thread, `wake` and `stop` for any."""
+    """Makes vectors of changed items. `step` and `run` are for one thread, `wake` and `stop` for any thread."""
 
     def __init__(
         self,
@@ -49,22 +49,22 @@ class VectorMaker:
         self._metrics = metrics
         self._texts = TextEmbeddings(threads=settings.text_threads)
         self._vectors: dict[str, LiveVectors | None] = {}
-        """By model version; None where the vectors cannot be made here."""
+        """By model version; None if the vectors cannot be made here."""
         self._next_care_at = 0.0
         self._wake = threading.Event()
         self._stop = threading.Event()
 
     def wake(self) -> None:
-        """Says that items have changed, or that other bundles are live."""
+        """Notes that items or the live bundles have changed."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Lets `run` end once the page in work is done."""
+        """Makes `run` end after the current page."""
         self._stop.set()
         self._wake.set()
 
     def run(self) -> None:
-        """Makes vectors until it is stopped. A store that is away is waited for."""
+        """Makes vectors until it is stopped. Waits while the store does not answer."""
         is_away = False
         while not self._stop.is_set():
             self._wake.clear()
@@ -94,7 +94,7 @@ class VectorMaker:
 
     def _opened(self, bundle: Bundle) -> LiveVectors | None:
         try:
-            # Loaded now, not with the first item: that one would wait for seconds.
+            # Loaded now, because the first item would otherwise wait for seconds.
             self._texts.open(bundle.manifest.feature_schema)
             tower = ItemTower(bundle, self._texts)
         except (TowerError, ContractError) as error:
@@ -105,7 +105,7 @@ class VectorMaker:
         return vectors
 
     def _updated(self, version: str) -> bool:
-        """Whether there was something to do under a version, so that there may be more."""
+        """Whether a page was processed under a version, so that further pages may follow."""
         vectors = self._vectors[version]
         if vectors is None:
             return False
@@ -124,7 +124,7 @@ class VectorMaker:
         return True
 
     def _give_up(self, version: str, error: Exception) -> None:
-        """What fails once fails again; the other bundles' vectors go on."""
+        """A version that fails once fails again, so it is dropped; vectors under the other bundles continue."""
         self._vectors[version] = None
         self._metrics.item_vector_failures.inc()
         _log.error("item_vectors_stopped", model_version=version, error=str(error), effect="new items wait")

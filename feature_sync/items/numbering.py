@@ -1,7 +1,8 @@
-"""Which number the last change of the catalogue got, should the online store have forgotten it.
+"""Recovers the number of the last change of the catalogue if the online store has lost it.
 
-The counter of the feed lives in the store. One that was emptied would begin with 1 again: the next bundle would take
-old changes of the archive for newer than these, and workers would pass over them. Archive and bundles know better.
+The counter of the feed lives in the store. In an emptied store it would restart at 1: the next bundle would take old
+changes of the archive for newer than the new ones, and workers would skip the new ones. The archive and the bundles
+still have the last number.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ _log = structlog.get_logger(__name__)
 
 
 class Numbering:
-    """Knows the last number that was given to a change. Not for several threads."""
+    """The last number that was given to a change. Not thread-safe."""
 
     def __init__(self, archive: Path, merged_sequence: Callable[[], int | None]) -> None:
         """`archive` is the folder of the archive of item changes, which may not exist.
 
-        `merged_sequence` is the last change that a live bundle has merged, None before the bundles were looked at.
+        `merged_sequence` returns the last change that a live bundle has merged, None before the first poll of the
+        bundles.
         """
         self._archive = archive
         self._merged_sequence = merged_sequence
         self._last: int | None = None
 
     def last(self, stored: int) -> int:
-        """The last number given to a change, where the store's counter says `stored`.
+        """The last number given to a change, if the store's counter has the value `stored`.
 
-        Archive and bundles are asked at the start, and whenever the store has lost numbers that were given here. Raises
-        Unavailable while the archive cannot be read, or nothing at all is known of numbers.
+        Reads the archive and the bundles at the start, and whenever the store has lost numbers that were given here.
+        Raises Unavailable while the archive cannot be read, or neither source is known.
         """
         if self._last is None or stored < self._last:
             merged = self._merged_sequence()
@@ -47,7 +49,7 @@ class Numbering:
         return self._last
 
     def give(self, last: int) -> None:
-        """Says that changes up to this number are in the store."""
+        """Notes that changes up to this number are in the store."""
         self._last = last
 
 

@@ -1,4 +1,4 @@
-"""Makes the vectors of changed items under a bundle that is about to be served, in one go."""
+"""Makes the vectors of all changed items under a bundle that is about to be served."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tandem.contract.bundle import Bundle
 
 
 def publish_item_vectors(settings: Settings, model_version: str, open_bundle: Callable[[], Bundle]) -> int:
-    """Brings the vectors of changed items under a version up to date; returns how many were written.
+    """Updates the vectors of changed items under a version; returns the number of vectors written.
 
-    The bundle is opened only where there is something to do. Raises StoreError, TowerError, TextEncoderError.
+    Opens the bundle only if an item has changed. Raises StoreError, TowerError, TextEncoderError.
     """
     with StoreConnection(settings.store_url) as connection:
         if newest_sequence(connection) <= position_of(connection, model_version):

@@ -1,10 +1,10 @@
-"""Brings the vectors of changed items under one bundle up to date: the feed that workers search beside their index.
+"""Updates the vectors of changed items under one bundle: the feed that workers search beside their index.
 
-A position says how far the vectors follow the feed of items; it moves in the transaction that writes the vectors, so
-this can stop at any moment and go on where it was. Two processes that do it for one bundle at once only do it twice.
+A position records how far the vectors follow the feed of items. It moves in the transaction that writes the vectors, so
+this can stop at any moment and continue from there. Two processes that do this for one bundle only duplicate the work.
 
-A vector has the sequence of its change in this feed too. Changes' sequences go on where the store was emptied, and so
-do these: a worker that has read so far misses none.
+A vector has the sequence of its change in this feed too. Both sequences continue after the store was emptied, so a
+worker misses no vector.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from feature_sync.towers.item_tower import ItemTower
 from tandem.contract.live_items import LiveItemVector, item_vectors_feed, item_vectors_position_key
 
 _PAGE_ITEMS: Final = 64
-"""Few enough that the first of a thousand items do not wait for the last."""
+"""Items in one page: few enough that the first of a thousand items do not wait for the last."""
 
 
 def position_of(connection: StoreConnection, model_version: str) -> int:
-    """Sequence of the last change that a version's vectors were made for; 0 where there is none. Raises StoreError."""
+    """Sequence of the last change for which a version's vectors were made; 0 if there is none. Raises StoreError."""
     return int(connection.call("GET", item_vectors_position_key(model_version)) or 0)
 
 
@@ -31,7 +31,7 @@ class LiveVectors:
     """Vectors of changed items under one bundle."""
 
     def __init__(self, connection: StoreConnection, tower: ItemTower, *, ttl_seconds: int) -> None:
-        """Every writing lets the vectors live for `ttl_seconds` more; 0: for ever."""
+        """Every write renews the vectors' time to live, `ttl_seconds`; 0: they never expire."""
         self._connection = connection
         self._tower = tower
         self._ttl_seconds = ttl_seconds
@@ -40,11 +40,11 @@ class LiveVectors:
         self._position = item_vectors_position_key(version)
 
     def begin(self) -> None:
-        """To be called once, before `update`: the bundle has in it what it was trained on. Raises StoreError."""
+        """Call it once, before `update`: skips the changes that the bundle was trained on. Raises StoreError."""
         raise_sequence(self._connection, self._tower.manifest.catalogue_sequence)
 
     def update(self) -> int | None:
-        """Makes the vectors of the next changed items; returns how many, or None when there is nothing to do.
+        """Makes the vectors of the next changed items; returns their number, or None if no item has changed.
 
         Raises StoreError, TowerError, TextEncoderError.
         """
@@ -63,7 +63,7 @@ class LiveVectors:
             return len(vectors)
 
     def keep(self) -> None:
-        """Gives the vectors their full time to live. Raises StoreError."""
+        """Renews the vectors' time to live. Raises StoreError."""
         if expiry := self._expiry():
             self._connection.run(expiry)
 
@@ -82,7 +82,8 @@ class LiveVectors:
         return [*commands, ("SET", self._position, page.position), *self._expiry()]
 
     def _vectors(self, page: Page) -> dict[str, bytes]:
-        """Packed vectors by item id, of the items of a page that may be recommended and that the tower can place."""
+        """Packed vectors by item id, for those items of a page that may be recommended and for which the tower has
+        inputs."""
         wanted = [taken for taken in page.changes if taken.change.available and not taken.change.deleted]
         if not wanted:
             return {}

@@ -1,7 +1,7 @@
-"""What operators do with dead letters: look at them, apply them after all, drop them.
+"""Lists, replays and drops dead letters.
 
-Replaying does not go through the stream: an entry is applied here, and leaves the dead letters in the transaction that
-applies it. So it works for every kind of stream, takes effect once, and says at once what is still wrong.
+Replaying does not use the stream: an entry is applied here, and leaves the dead letters in the transaction that applies
+it. So it works for every kind of stream, takes effect once, and reports at once what is still wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _DeadLetter:
 
 
 def list_dead_letters(settings: Settings, stream: str, *, limit: int) -> dict[str, object]:
-    """The newest dead letters of a stream, decoded where they can be. Raises StoreError."""
+    """The newest dead letters of a stream, decoded if possible. Raises StoreError."""
     with StoreConnection(settings.store_url) as store:
         applier = _applier(settings, store, stream)
         key = dead_letters_key(stream)
@@ -67,7 +67,7 @@ def replay_dead_letters(settings: Settings, stream: str) -> dict[str, object]:
                 _apply(applier, letter, stream)
             except Unavailable:
                 raise
-            except Exception as error:  # of whatever kind: it is why the letter stays
+            except Exception as error:  # any exception is the reason why the letter stays
                 reasons[letter.position.decode()] = f"{type(error).__name__}: {error}"
             else:
                 num_applied += 1
@@ -86,7 +86,7 @@ def _applier(settings: Settings, store: StoreConnection, stream: str) -> Applier
     metrics = Metrics().of_stream(stream)
     if stream == EVENTS:
         return event_applier(settings, store, metrics)
-    # Bundles need not be asked: a store that has lost the counter has no dead letters either.
+    # The bundles are not read: a store that has lost the counter has no dead letters either.
     numbering = Numbering(settings.data_dir / ITEM_CHANGES, lambda: 0)
     return ItemChangeApplier(store, numbering=numbering, metrics=metrics, on_applied=lambda: None)
 
@@ -102,7 +102,7 @@ def _apply(applier: Applier[Any], letter: _DeadLetter, stream: str) -> None:
 
 
 def _letters(store: StoreConnection, stream: str) -> Iterator[_DeadLetter]:
-    """The dead letters that are there now, oldest first."""
+    """The dead letters that exist now, oldest first."""
     start = "-"
     while page := store.call("XRANGE", dead_letters_key(stream), start, "+", "COUNT", _PAGE_ENTRIES):
         yield from (_letter(position, fields) for position, fields in page)
@@ -121,5 +121,5 @@ def _letter(position: bytes, fields: list[bytes]) -> _DeadLetter:
 def _decoded(applier: Applier[Any], payload: bytes) -> str:
     try:
         return str(applier.parse(payload))
-    except Exception:  # it is dead because of this, perhaps
+    except Exception:  # this may be why the entry is a dead letter
         return payload.hex()

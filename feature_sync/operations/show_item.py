@@ -1,4 +1,4 @@
-"""Shows one item as the live catalogue has it, decoded, and its vectors: for people who debug."""
+"""Shows one item of the live catalogue, decoded, and its vectors, for debugging."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _log = structlog.get_logger(__name__)
 
 
 def show_item(settings: Settings, item_id: str, *, bundle_dir: Path | None = None) -> dict[str, object]:
-    """Place, newest change and vectors of an item as plain values; null where the live catalogue holds none.
+    """Place, newest change and vectors of an item as plain values; None for what the live catalogue does not hold.
 
     Vectors are those under the bundle in `bundle_dir`, or under the champion and the challenger. Raises StoreError,
-    StoreValueError, StreamEntryError, and BundleError when `bundle_dir` is not a bundle.
+    StoreValueError, StreamEntryError, and BundleError if `bundle_dir` is not a bundle.
     """
     versions = [read_manifest(bundle_dir).model_version] if bundle_dir else _live_versions(settings)
     with StoreConnection(settings.store_url) as connection:

@@ -1,4 +1,4 @@
-"""Shows one user as the online store has them, decoded: for people who debug."""
+"""Shows one user of the online store, decoded, for debugging."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _log = structlog.get_logger(__name__)
 
 
 def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = None) -> dict[str, object]:
-    """State and vector of a user as plain values; null where the store holds none.
+    """State and vector of a user as plain values; None for what the store does not hold.
 
-    Items are named by their ids where the bundle knows them, and by the hex of their keys otherwise, also when there is
-    no bundle. Raises StoreError, StoreValueError, and BundleError when `bundle_dir` is not a bundle.
+    Items are shown by id if the bundle has them, otherwise, or without a bundle, by the hexadecimal of their keys.
+    Raises StoreError, StoreValueError, and BundleError if `bundle_dir` is not a bundle.
     """
     bundle = read_bundle(bundle_dir) if bundle_dir else _champion(settings)
     model_version = bundle.manifest.model_version if bundle else ""
@@ -79,11 +79,11 @@ def _state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]
         "num_recent_events": len(state.event_item_keys),
         "recent_events_newest_first": [
             {
-                "item": item_names[place],
-                "type": _EVENT_TYPES.get(int(state.event_codes[place]), f"code {state.event_codes[place]}"),
-                "time": _iso_time(int(state.event_times[place])),
+                "item": item_names[index],
+                "type": _EVENT_TYPES.get(int(state.event_codes[index]), f"code {state.event_codes[index]}"),
+                "time": _iso_time(int(state.event_times[index])),
             }
-            for place in reversed(range(len(item_names)))
+            for index in reversed(range(len(item_names)))
         ],
     }
 

@@ -1,4 +1,4 @@
-"""The parts of `feature_sync run`: a thread for each, told to stop together, and heard when one ends by itself."""
+"""The parts of `feature_sync run`: each has a thread, all are stopped together, and the end of any one is noticed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Part(Protocol):
-    """Something that runs until it is stopped."""
+    """A part of the program, which runs until it is stopped."""
 
     def run(self) -> None:
-        """Works until `stop`; ends earlier only by an exception."""
+        """Runs until `stop`; returns earlier only with an exception."""
         ...
 
     def stop(self) -> None:
-        """Lets `run` end soon. From any thread."""
+        """Makes `run` end soon. Callable from any thread."""
         ...
 
 
@@ -34,14 +34,14 @@ class _Failure:
 
 
 class Threads:
-    """A thread for each part, and the first that ended without being told to."""
+    """A thread for each part, and the first part that ended by itself."""
 
     def __init__(self, parts: Mapping[str, Part], *, on_end: Callable[[], None]) -> None:
-        """`on_end` is called, in the part's thread, when a part ends by itself."""
+        """`on_end` is called in the thread of a part that ends by itself."""
         self._parts = parts
         self._on_end = on_end
         self._threads: Sequence[threading.Thread] = [
-            # A daemon, so that one that hangs cannot keep the process from ending.
+            # A daemon, so that a hanging part cannot keep the process from ending.
             threading.Thread(target=self._run, args=(name, part), name=name, daemon=True)
             for name, part in parts.items()
         ]
@@ -69,7 +69,7 @@ class Threads:
             _log.warning("parts_do_not_stop", parts=hanging)
 
     def raise_failure(self) -> None:
-        """Raises PartEnded where a part ended by itself."""
+        """Raises PartEnded if a part ended by itself."""
         if self._failure is not None:
             raise PartEnded(f"{self._failure.part} ended: {self._failure.error!r}") from self._failure.error
 

@@ -1,7 +1,7 @@
 """Reads the prepared data that the trainer writes, user by user.
 
-The files are larger than memory in the cases that matter, so they are streamed: interactions are sorted by user, a
-user's rows may lie in several row groups, and what is held at a time is one batch of rows and the users made of it.
+The files may be larger than memory, so they are streamed: interactions are sorted by user, a user's rows may be in
+several row groups, and only one batch of rows and the users made from it are in memory at a time.
 
 This is the only module of feature_sync that imports pyarrow.
 """
@@ -46,7 +46,7 @@ class PreparedData:
 
 @dataclass(frozen=True)
 class PreparedUser:
-    """One user as the data know them. The state's revision is 0: which one it gets depends on the store."""
+    """One user of the data. The state's revision is 0; publishing sets it, depending on the stored state."""
 
     user_id: str
     state: UserState
@@ -93,7 +93,7 @@ def sample_user_ids(prepared: PreparedData, count: int) -> list[str]:
 
 
 def _users(directory: Path) -> Iterator[PreparedUser]:
-    """Joins the two files, which are both sorted by user."""
+    """Joins the two files, both of which are sorted by user."""
     features = _features_by_user(directory)
     feature_user, feature_values = next(features, (None, {}))
     for user_id, events in _events_by_user(directory):
@@ -141,7 +141,7 @@ def _features_by_user(directory: Path) -> Iterator[tuple[str, Mapping[str, str]]
 
 
 def _decode_events(batch: pa.RecordBatch) -> _Events:
-    # Hashing an id costs far more than a lookup, and ids repeat: only the batch's distinct ones are hashed.
+    # Hashing an id costs far more than a lookup, and ids repeat: only the batch's distinct ids are hashed.
     items = batch.column(names.ITEM_ID).dictionary_encode()
     item_keys = id_keys(items.dictionary.to_pylist())[items.indices.to_numpy()]
     types = batch.column(names.EVENT_TYPE).dictionary_encode()

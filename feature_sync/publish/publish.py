@@ -1,9 +1,9 @@
 """Publishing: the state of every user of the prepared data, and their vectors under one bundle, into the online store.
 
-The vectors of items that changed since that bundle was trained are made too, so that none is missing when it is served.
+It also makes the vectors of items that changed since that bundle was trained, so that none is missing when it serves.
 
-Read `publish` downwards. It can be stopped at any moment and run again: what is already right in the store is
-recognised and left alone, and only a complete run leaves the mark that lets the next one return at once.
+Read `publish` downwards. It can be stopped at any moment and run again: values that are already right in the store are
+left alone, and only a complete run sets the mark that lets the next run return at once.
 
 | stored state                                 | state                                    | vector               |
 | -------------------------------------------- | ---------------------------------------- | -------------------- |
@@ -12,8 +12,8 @@ recognised and left alone, and only a complete run leaves the mark that lets the
 | other, its newest event not after the file's | the file's, revision = stored one + 1    | written              |
 | it has events after the file's newest        | the file's and these: they arrived since | written, if stale    |
 
-Counts are the higher of the two: the file knows no impressions and no repetitions, the store may know less history.
-A user that others write to again and again is published with fewer users at once, see `_publish_batch`.
+Counts are the higher of the two: the file has no impressions and no repetitions, and the store may have less history. A
+user to whom other writers write often is published in a smaller batch, see `_publish_batch`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PublishReport:
-    """What a publish did."""
+    """The effects of a publish."""
 
     model_version: str
     registry_version: str
-    """Empty when the bundle was given as a folder."""
+    """Empty if the bundle was given as a folder."""
     fingerprint: str
     already_published: bool = False
     num_users: int = 0
@@ -62,12 +62,12 @@ class PublishReport:
     num_states_newer_in_store: int = 0
     num_vectors_written: int = 0
     num_item_vectors_written: int = 0
-    """Of items that changed since the bundle was trained."""
+    """Vectors of items that changed since the bundle was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """The bundle to publish for: its name is known first, and it is opened only when there is work to do."""
+    """The bundle to publish for. Its name is known at once; it is opened only if there is work to do."""
 
     model_version: str
     registry_version: str
@@ -76,7 +76,7 @@ class _Source:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decision:
-    """What becomes of one user, see the table above."""
+    """The decision about one user, see the table above."""
 
     state: UserState
     write_state: bool
@@ -89,8 +89,8 @@ def publish(
 ) -> PublishReport:
     """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names.
 
-    Returns at once when the same data were published for the same version and the store still holds them; `force`
-    looks at every user nevertheless. Raises FeatureSyncError or BundleError.
+    Returns at once if the same data were published for the same version and the store still holds them; `force` checks
+    every user nevertheless. Raises FeatureSyncError or BundleError.
     """
     prepared = open_prepared(prepared_dir)
     source = _folder_source(bundle_dir) if bundle_dir else _registry_source(settings)
@@ -112,7 +112,7 @@ def publish(
             total=prepared.num_users,
             desc="publish",
             unit="user",
-            # A terminal gets a moving bar; a log file gets a line now and then.
+            # A terminal gets a progress bar; a log file gets an occasional line.
             mininterval=0.1 if sys.stderr.isatty() else 5.0,
         ) as progress:
             for users in read_users(prepared, _BATCH_USERS):
@@ -166,7 +166,7 @@ def _publish_batch(
     except StoreConflict:
         if len(users) == 1:
             raise
-        # Events keep arriving for some of them: fewer at once take less time, and meet less.
+        # Events keep arriving for some of the users: a smaller batch takes less time and conflicts less often.
         middle = len(users) // 2
         for part in (users[:middle], users[middle:]):
             report = _publish_batch(part, store=store, tower=tower, report=report)
@@ -183,7 +183,7 @@ def _publish_batch(
 def _decide(from_file: UserState, held: StoredUser) -> _Decision:
     stored = _readable_state(held)
     if stored is None:
-        # A vector that outlived its state may carry revision 1 too, of another state: it is never trusted.
+        # A vector that outlived its state may also have revision 1, but of another state: it is never trusted.
         return _Decision(state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=True)
     newer = _arrived_since(stored, from_file)
     state = _merged(from_file, stored, newer)
@@ -197,16 +197,16 @@ def _decide(from_file: UserState, held: StoredUser) -> _Decision:
 
 
 def _arrived_since(stored: UserState, from_file: UserState) -> npt.NDArray[np.bool_]:
-    """Which of the stored events, (n,), came after those of the file."""
+    """Mask of the stored events, (n,) bool, that came after those of the file."""
     newest = int(from_file.event_times[-1]) if len(from_file.event_times) else 0
     if newest == 0 and not (stored.event_times == 0).any():
-        # Data without times, over a state that other data left: what is newer cannot be told.
+        # The data have no times, and other data wrote the state: which events are newer is unknown.
         return np.zeros(len(stored.event_times), dtype=np.bool_)
     return stored.event_times > newest
 
 
 def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_]) -> UserState:
-    """The file's state with what arrived since, under the stored revision."""
+    """The file's state with the events that arrived since, under the stored revision."""
     state = dataclasses.replace(
         from_file,
         revision=stored.revision,

@@ -1,8 +1,8 @@
-"""`feature_sync run`: everything that keeps the online store up to date, as threads of one process.
+"""`feature_sync run`: all parts that keep the online store up to date, as threads of one process.
 
 Read `run` downwards: it builds the parts, starts each in a thread of its own, and waits until it is told to stop, or
-until one of them ends by itself, which is a fault and ends the program. A store or a broker that is away is no fault:
-the parts wait for it.
+until a part ends by itself, which is a failure and ends the program. A store or a broker that does not answer is not a
+failure: the parts wait for it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
 _GRACE_SECONDS: Final = 20.0
-"""For all parts to end what they have begun."""
+"""Time in which all parts may finish their current work."""
 
 _log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises FeatureSyncError when a part fails."""
+    """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises FeatureSyncError if a part fails."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

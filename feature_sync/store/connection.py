@@ -1,8 +1,8 @@
 """One connection to a Redis or Valkey: any number of commands in one round trip, and transactions of plain commands.
 
-Beside `online_store`, which publishes through redis-py's client: applying events is thousands of small commands a
-second. A command here is a plain tuple, so that the parts of a transaction (states, counters, trending, the log) are
-functions that return commands, and the one who applies puts them together.
+Applying events takes thousands of small commands a second, too many for redis-py's client, through which `online_store`
+publishes. A command here is a plain tuple, so that the parts of a transaction (states, counters, trending, the log) are
+functions that return commands, which the applier combines.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _EXEC: Final[Command] = ("EXEC",)
 
 
 class StoreConnection:
-    """A connection that is made when it is first needed, and made anew after it was lost. Not for several threads."""
+    """A connection that is opened on first use, and reopened after it was lost. Not thread-safe."""
 
     def __init__(self, url: str) -> None:
-        """Connects later. `url` as redis-py takes it."""
-        # The pool serves as the factory alone. Nothing is retried here: a transaction must be begun anew.
+        """Does not connect yet. `url` has redis-py's form."""
+        # The pool is only used as a factory. Nothing is retried here: the caller must restart a transaction.
         pool = ConnectionPool.from_url(
             url,
             socket_timeout=_TIMEOUT_SECONDS,
@@ -52,19 +52,18 @@ class StoreConnection:
         self.close()
 
     def close(self) -> None:
-        """Ends the connection; the next command would make a new one."""
+        """Closes the connection; another command would open a new one."""
         self._connection.disconnect()
 
     def call(self, *command: str | bytes | int | float) -> Any:
-        """Does one command; returns its reply, undecoded. Raises as `run` does."""
+        """Executes one command; returns its undecoded reply. Raises the exceptions of `run`."""
         return self.run([command])[0]
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Does commands in one round trip; returns their replies, undecoded.
+        """Executes commands in one round trip; returns their undecoded replies.
 
-        Raises StoreAway when the store does not answer, or refuses for a reason that passes (it loads its data, its
-        memory is full), and StoreError when a command cannot be done at all. Reads that ended in an error leave no
-        WATCH behind.
+        Raises StoreAway if the store does not answer or refuses for a temporary reason (it loads its data, its memory
+        is full), and StoreError if a command is invalid. Reads that end in an error leave no WATCH behind.
         """
         replies = self._exchange(commands)
         for reply in replies:
@@ -74,14 +73,14 @@ class StoreConnection:
         return replies
 
     def transaction(self, commands: Sequence[Command]) -> list[Any]:
-        """Does commands in one MULTI/EXEC, all or nothing; returns their replies.
+        """Executes commands in one MULTI/EXEC, all or nothing; returns their replies.
 
-        Raises StoreConflict when a key that is watched on this connection was changed meanwhile, else as `run` does.
-        After StoreAway it is not known whether they were done.
+        Raises StoreConflict if a key that is watched on this connection was changed meanwhile, else the exceptions of
+        `run`. After StoreAway it is unknown whether the commands were executed.
         """
         *queued, replies = self._exchange([_MULTI, *commands, _EXEC])
         for reply in (*queued, replies):
-            # A refused command comes with EXECABORT; what refused it says more.
+            # A refused command makes EXEC fail with EXECABORT; the command's own error says more.
             if isinstance(reply, redis.ResponseError):
                 self.close()
                 raise self._refusal(reply)
@@ -99,7 +98,7 @@ class StoreConnection:
             raise StoreAway(f"the online store {self._name} cannot be reached: {error}") from error
 
     def _read(self) -> Any:
-        """A reply; an error reply as the exception, not raised, so that the replies behind it are read too."""
+        """A reply. An error reply is returned as an exception, not raised, so that the later replies are read too."""
         try:
             return self._connection.read_response(disable_decoding=True)
         except redis.ConnectionError:
@@ -113,14 +112,14 @@ class StoreConnection:
 
 
 class StoreClock:
-    """Seconds since 1970 as the store counts them; every consumer of one store then cuts time at the same places."""
+    """The store's clock, in seconds since 1970: all consumers of one store divide time into the same periods."""
 
     def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._offset_seconds: float | None = None
 
     def now(self) -> float:
-        """The store's time, asked for once and carried on by this machine's clock. Raises StoreAway."""
+        """The store's time, which is read once and advanced by this machine's clock. Raises StoreAway."""
         if self._offset_seconds is None:
             seconds, microseconds = self._connection.call("TIME")
             self._offset_seconds = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
@@ -128,6 +127,6 @@ class StoreClock:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """A URL without its password."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

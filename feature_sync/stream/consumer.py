@@ -1,14 +1,14 @@
-"""The loop that reads a stream and applies its entries, whatever they are: events or item changes.
+"""The loop that reads a stream and applies its entries, which are events or item changes.
 
-Read `Consumer.run` downwards. What may happen to a batch:
+Read `Consumer.run` downwards. The possible outcomes of a batch:
 
-| what                                       | then                                                                |
+| outcome                                    | consequence                                                         |
 | ------------------------------------------ | ------------------------------------------------------------------- |
 | it is applied                              | it is acknowledged, in the same transaction where that is possible  |
-| the store or the broker is away            | what is not acknowledged again, for as long as it takes             |
-| another writer changed what it had read    | the same batch again, at once, in halves: smaller ones meet less    |
+| the store or the broker does not answer    | unacknowledged entries are read again, until it answers             |
+| another writer changed what it had read    | it is retried at once, in halves, which conflict less often         |
 | an entry cannot be read                    | that entry goes to the dead letters, with the reason                |
-| applying raises anything else              | halves, down to the one entry that does it, which goes there too    |
+| applying raises any other exception        | halves, down to the entry that causes it, which goes there too      |
 | the process dies                           | another consumer, or the next start, takes over what is pending     |
 """
 
@@ -49,27 +49,28 @@ _Read = tuple[Entry, Parsed[_T]]
 
 
 class Applier(Protocol[_T]):
-    """Lets entries of one kind take effect."""
+    """Applies entries of one kind."""
 
     def parse(self, payload: bytes) -> _T:
         """Reads an entry. Raises StreamEntryError."""
         ...
 
     def apply(self, entries: Sequence[Parsed[_T]], acknowledgement: Sequence[Command]) -> None:
-        """Applies entries once, however often they come: all or nothing, `acknowledgement` in the same transaction.
+        """Applies each entry once, even if it is repeated: all or nothing, with `acknowledgement` in the same
+        transaction.
 
-        Raises Unavailable while it cannot work (the store is away, a model is missing): the entries wait in the stream;
-        and StoreConflict where another writer was faster. Anything else is taken for a fault of one of the entries.
+        Raises Unavailable while a dependency is missing (the store, a model): the entries wait in the stream. Raises
+        StoreConflict if another writer was faster. Any other exception is taken for the fault of one of the entries.
         """
         ...
 
     def rest(self) -> None:
-        """Called after every read, with or without entries: for what is due now and then. Raises Unavailable."""
+        """Called after every read, with or without entries, for periodic work. Raises Unavailable."""
         ...
 
 
 class Consumer(Generic[_T]):
-    """Reads one stream and applies it, until it is told to stop."""
+    """Reads one stream and applies its entries, until it is stopped."""
 
     def __init__(
         self,
@@ -81,7 +82,8 @@ class Consumer(Generic[_T]):
         batch_entries: int,
         wait_seconds: float = 1.0,
     ) -> None:
-        """A batch has up to `batch_entries`. A read waits `wait_seconds` for the first, and so does `stop`."""
+        """A batch has up to `batch_entries`. A read waits up to `wait_seconds` for the first entry, which also delays
+        `stop`."""
         self._source = source
         self._applier = applier
         self._dead_letters = dead_letters
@@ -94,11 +96,11 @@ class Consumer(Generic[_T]):
 
     @property
     def is_behind(self) -> bool:
-        """Whether more entries wait than one batch takes. From any thread."""
+        """Whether more entries wait than fit into one batch. Callable from any thread."""
         return self._is_behind
 
     def stop(self) -> None:
-        """Lets `run` end once the batch in work is done. From any thread."""
+        """Makes `run` end after the current batch. Callable from any thread."""
         self._stop.set()
 
     def run(self) -> None:
@@ -113,7 +115,7 @@ class Consumer(Generic[_T]):
                 self._applier.rest()
                 self._report_lag()
             except Unavailable as error:
-                # What became of the batch, the stream knows best: what is not acknowledged is read again.
+                # Whether the batch was applied is unknown here: the stream delivers unacknowledged entries again.
                 self._source.rewind()
                 self._metrics.report_away(error)
                 self._stop.wait(pause_seconds)
@@ -145,7 +147,8 @@ class Consumer(Generic[_T]):
         return Parsed(payload=entry.payload, value=self._applier.parse(entry.payload))
 
     def _apply_part(self, part: Sequence[_Read[_T]]) -> bool:
-        """Applies and acknowledges entries, or buries the only one; False where they must be tried again in halves."""
+        """Applies and acknowledges entries, or makes a single entry a dead letter. Returns False if they must be
+        retried in halves."""
         entries = [entry for entry, _ in part]
         try:
             self._applier.apply([parsed for _, parsed in part], self._source.acknowledgement(entries))

@@ -1,4 +1,4 @@
-"""Entries that could not be applied: kept as they came, with the reason, until an operator replays or drops them."""
+"""Entries that could not be applied: kept unchanged, with the reason, until an operator replays or drops them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class DeadLetters:
     """The dead letters of one stream, in the online store."""
 
     def __init__(self, store: StoreConnection, stream: str, *, max_entries: int) -> None:
-        """Keeps `max_entries`; the oldest make room, and their loss is logged by their number in the metrics alone."""
+        """Keeps the newest `max_entries`. Only the metrics show that older dead letters were dropped."""
         self._store = store
         self.stream = stream
         self._key = dead_letters_key(stream)
         self._max_entries = max_entries
 
     def bury(self, entry: Entry, reason: str, acknowledgement: Sequence[Command]) -> None:
-        """Keeps an entry, and acknowledges it in the same transaction. Raises StoreAway."""
+        """Stores an entry, and acknowledges it in the same transaction. Raises StoreAway."""
         reason = reason[:_MAX_REASON_CHARACTERS]
         append: Command = (
             *("XADD", self._key, "MAXLEN", "~", self._max_entries, "*"),

@@ -1,7 +1,7 @@
 """A Kafka topic, read as one member of the group. The only module of feature_sync that imports confluent_kafka.
 
-Offsets are committed by hand, after the entries were applied. A commit says that everything before it is done, so it
-never passes an entry that was read and is not acknowledged yet, in whatever order entries are.
+Offsets are committed explicitly, after the entries were applied. A commit means that every earlier entry is done, so it
+never passes an entry that was read but is not acknowledged yet, in whatever order entries are acknowledged.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tandem.contract.streams import CONSUMER_GROUP, kafka_options, kafka_topic
 
 _TIMEOUT_SECONDS: Final = 5.0
 _LATER: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._PARTITION_EOF})
-"""A topic that nothing was appended to yet may not exist."""
+"""A topic to which no entry was appended yet may not exist."""
 
 
 class KafkaSource:
     """See the module."""
 
     def __init__(self, url: str, stream: str, *, takeover_seconds: float) -> None:
-        """`url` as `kafka_options` takes it; `stream` is EVENTS or ITEM_CHANGES."""
+        """`url` has the form of `kafka_options`; `stream` is EVENTS or ITEM_CHANGES."""
         self._topic = kafka_topic(stream)
         self._away: KafkaError | None = None
         self._consumer = Consumer(
@@ -44,9 +44,9 @@ class KafkaSource:
         )
         self._consumer.subscribe([self._topic], on_revoke=self._forget, on_lost=self._forget)
         self._unfinished: dict[int, OrderedDict[int, None]] = {}
-        """Offsets by partition that were read and are not acknowledged, in the order of reading."""
+        """Offsets that were read and are not acknowledged, by partition, in the order of reading."""
         self._next: dict[int, int] = {}
-        """The offset behind the last one that was read, by partition."""
+        """The offset after the last one that was read, by partition."""
         self._newest_read_ms = 0
         self._rewinds = False
 
@@ -56,20 +56,22 @@ class KafkaSource:
             if self._rewinds:
                 self._rewind()
             first = self._consumer.poll(wait_seconds)
-            others = self._consumer.consume(max_entries - 1, 0) if first is not None and max_entries > 1 else []
+            further = self._consumer.consume(max_entries - 1, 0) if first is not None and max_entries > 1 else []
         except KafkaException as error:
             raise self._failed(error) from error
         if first is None and self._away is not None:
             reason, self._away = self._away.str(), None
             raise StreamAway(f"the brokers cannot be reached: {reason}")
-        return [self._entry(message) for message in (first, *others) if message is not None and self._is_one(message)]
+        return [
+            self._entry(message) for message in (first, *further) if message is not None and self._is_entry(message)
+        ]
 
     def acknowledgement(self, entries: Sequence[Entry]) -> list[Command]:  # noqa: ARG002
-        """None: the offsets lie in Kafka."""
+        """No commands: Kafka keeps the offsets."""
         return []
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """Commits as far as everything is done."""
+        """Commits up to the first entry that is not acknowledged."""
         partitions = set()
         for entry in entries:
             partition, _, offset = entry.position.partition(":")
@@ -80,20 +82,20 @@ class KafkaSource:
             for partition in partitions & self._unfinished.keys()
         ]
         if not offsets:
-            return  # the partitions went to another member, which reads these entries again
+            return  # another member took over the partitions, and reads these entries again
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             raise self._failed(error) from error
 
     def rewind(self) -> None:
-        """Lets the next read begin at the committed offsets."""
+        """Makes the next read begin at the committed offsets."""
         self._rewinds = True
 
     def lag(self) -> Lag:
-        """Messages behind the committed offsets, of the partitions that this member holds.
+        """The number of messages after the committed offsets, in the partitions of this member.
 
-        The age is that of the newest message that was read: the oldest one that was not is no older.
+        The age is that of the newest message that was read: no unread message is older.
         """
         try:
             committed = self._consumer.committed(self._consumer.assignment(), timeout=_TIMEOUT_SECONDS)
@@ -108,10 +110,10 @@ class KafkaSource:
         return Lag(num_entries=num_entries, oldest_seconds=max(0.0, age_seconds))
 
     def close(self) -> None:
-        """Leaves the group, so that its partitions go to others at once."""
+        """Leaves the group, so that other members take over its partitions at once."""
         self._consumer.close()
 
-    def _is_one(self, message: Message) -> bool:
+    def _is_entry(self, message: Message) -> bool:
         error = message.error()
         if error is not None and error.code() not in _LATER:
             raise StreamAway(f"the brokers refused: {error.str()}")

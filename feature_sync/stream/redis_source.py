@@ -1,11 +1,11 @@
 """A Redis stream, read as one consumer of the group.
 
-Entries that are acknowledged are deleted in the same transaction, so XLEN is the backlog, which the server's
-back-pressure looks at too.
+Acknowledged entries are deleted in the same transaction, so XLEN is the backlog, which the server's back-pressure uses
+too.
 
-A consumer's name is new with every start. What a dead one had read and not acknowledged is taken over after it has
-been silent for some seconds; every living one is heard at least once a second, because a read blocks no longer. Should
-a slow one be taken for dead, its entries are applied once all the same: applying is idempotent.
+A consumer has a new name at every start. The unacknowledged entries of a dead consumer are taken over after some
+seconds of silence; a live consumer is active at least once a second, because a read blocks no longer. If a slow
+consumer is taken for dead, its entries are still applied only once: applying is idempotent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tandem.contract.streams import CONSUMER_GROUP, ENTRY_FIELD, stream_key
 
 _LONGEST_BLOCK_SECONDS: Final = 1.0
 _FORGET_AFTER_TAKEOVERS: Final = 10
-"""A silent consumer that holds nothing is removed after so many times the seconds until it is taken for dead."""
+"""A silent consumer without entries is removed after this multiple of the time after which it is taken for dead."""
 _FORGET: Final = b"""
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local name, pending, idle = consumer[2], consumer[4], consumer[6]
@@ -36,7 +36,8 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   end
 end
 """
-"""A script, because a consumer that wakes between the look and the removal would lose what it has just read."""
+"""A script, because a consumer that wakes between the check and the removal would lose the entries that it has just
+read."""
 
 _log = structlog.get_logger(__name__)
 
@@ -45,7 +46,7 @@ class RedisSource:
     """See the module."""
 
     def __init__(self, url: str, stream: str, *, takeover_seconds: float, shares_store: bool) -> None:
-        """`stream` is EVENTS or ITEM_CHANGES; `shares_store` says whether it lies in the online store itself."""
+        """`stream` is EVENTS or ITEM_CHANGES; `shares_store` is whether it is in the online store itself."""
         self._connection = StoreConnection(url)
         self._key = stream_key(stream)
         self._consumer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -56,7 +57,8 @@ class RedisSource:
         self._rereads_pending = False
 
     def read(self, max_entries: int, wait_seconds: float) -> Sequence[Entry]:
-        """The next entries: after a rewind the own pending ones, then those of dead consumers, then new ones."""
+        """The next entries: after a rewind this consumer's pending entries, then those of dead consumers, then new
+        entries."""
         if not self._has_group:
             self._make_group()
         if self._rereads_pending:
@@ -67,25 +69,26 @@ class RedisSource:
             if entries := self._take_over(max_entries):
                 return entries
             self._next_takeover_at = time.monotonic() + self._takeover_ms / 2000
-        # BLOCK 0 would wait for ever.
+        # BLOCK 0 would wait forever.
         block_ms = max(1, int(1000 * min(wait_seconds, _LONGEST_BLOCK_SECONDS)))
         return self._read_group(max_entries, ">", "BLOCK", block_ms)
 
     def rewind(self) -> None:
-        """Lets the next read begin with what is pending here; it looks for the group too, which may be lost."""
+        """Makes the next read begin with this consumer's pending entries, and recreate the group if it was lost."""
         self._has_group, self._rereads_pending = False, True
 
     def acknowledgement(self, entries: Sequence[Entry]) -> list[Command]:
-        """XACK and XDEL where the stream lies in the online store."""
+        """XACK and XDEL if the stream is in the online store."""
         return self._acknowledgement(entries) if self._shares_store else []
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """Acknowledges entries of a stream that does not lie in the online store."""
+        """Acknowledges entries of a stream that is not in the online store."""
         if not self._shares_store:
             self._connection.transaction(self._acknowledgement(entries))
 
     def lag(self) -> Lag:
-        """Entries in the stream, those in work included, and the age of the oldest by its id."""
+        """The number of entries in the stream, including those being applied, and the age of the oldest, from its
+        id."""
         num_entries, oldest, (seconds, _) = self._connection.run(
             [("XLEN", self._key), ("XRANGE", self._key, "-", "+", "COUNT", 1), ("TIME",)]
         )
@@ -95,7 +98,7 @@ class RedisSource:
         return Lag(num_entries=num_entries, oldest_seconds=max(0.0, int(seconds) - added_ms / 1000))
 
     def close(self) -> None:
-        """Ends the connection. The consumer is forgotten by the others, or taken over where it left something."""
+        """Closes the connection. Other consumers remove this one, or take over its pending entries."""
         self._connection.close()
 
     def _make_group(self) -> None:
@@ -131,7 +134,7 @@ class RedisSource:
     def _entries(self, raw: Sequence[Any]) -> list[Entry]:
         entries = [_entry(position, fields) for position, fields in raw if fields is not None]
         gone = [position for position, fields in raw if fields is None]
-        if gone:  # deleted from the stream, and so applied, but still pending
+        if gone:  # deleted from the stream, therefore applied, but still pending
             self._connection.call("XACK", self._key, CONSUMER_GROUP, *gone)
         return entries
 

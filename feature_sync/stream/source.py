@@ -1,7 +1,7 @@
-"""What every stream can do for a consumer. `redis_source` and `kafka_source` are the two kinds there are.
+"""A stream as a consumer reads it. `redis_source` and `kafka_source` implement it.
 
-Delivery is at least once: an entry that was read and not acknowledged is read again, by this consumer or by another,
-also after a kill. So whoever applies entries must be able to meet one twice.
+Delivery is at least once: an entry that was read but not acknowledged is read again, by this consumer or by another,
+also after a kill. So applying an entry must be idempotent.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ class Entry:
     """One entry of a stream."""
 
     position: str
-    """Where it lies in the stream, as the stream writes it."""
+    """The position in the stream, in the stream's own notation."""
     payload: bytes | None
-    """What was appended; None for something that lies in the stream but was not appended as an entry is."""
+    """The appended bytes; None for a message of the stream that is not an entry."""
 
 
 class Source(Protocol):
-    """A stream, as one member of the consumer group reads it. Every method but `rewind` raises Unavailable."""
+    """A stream, read by one member of the consumer group. Every method except `rewind` raises Unavailable."""
 
     def read(self, max_entries: int, wait_seconds: float) -> Sequence[Entry]:
-        """The next entries; waits for the first one, and returns none where there is none by then."""
+        """The next entries; waits for the first entry, and returns an empty list if none arrives in time."""
         ...
 
     def acknowledgement(self, entries: Sequence[Entry]) -> list[Command]:
-        """Commands that acknowledge entries in the store's own transaction; none where the stream lies elsewhere."""
+        """Commands that acknowledge entries in the store's own transaction; empty if the stream is not in the store."""
         ...
 
     def acknowledge(self, entries: Sequence[Entry]) -> None:
@@ -40,11 +40,11 @@ class Source(Protocol):
         ...
 
     def rewind(self) -> None:
-        """Lets the next read begin with what was read and not acknowledged. Does nothing else, and raises nothing."""
+        """Makes the next read begin with the entries that were read but not acknowledged. Raises nothing."""
         ...
 
     def lag(self) -> Lag:
-        """What is not applied yet."""
+        """The entries that are not applied yet."""
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""From the settings to a source: which kind of stream it is, and whether it lies in the online store."""
+"""Makes a source from the settings: Redis or Kafka, in the online store or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KAFKA: Final = "kafka://"
 
 
 def open_source(settings: Settings, stream: str) -> Source:
-    """The stream EVENTS or ITEM_CHANGES, as the settings place it. Connects later."""
+    """The source of the stream EVENTS or ITEM_CHANGES. Does not connect yet."""
     url = settings.events_url or settings.store_url
     if url.startswith(_KAFKA):
         from feature_sync.stream.kafka_source import KafkaSource

@@ -1,7 +1,7 @@
 """Prometheus metrics and health of `feature_sync run`, on one port. The only module that imports prometheus_client.
 
 `/metrics` is for Prometheus; `/healthz` answers 200 while every part of the program is at work, 503 once one has ended.
-A store that is away is no reason to be restarted, so it shows in `tandem_sync_up` alone.
+A store that does not answer is no reason for a restart, so only `tandem_sync_up` shows it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs a bundle's item tower: what the catalogue says of items in, their vectors out, as training made them."""
+"""Runs a bundle's item tower, which makes vectors from the catalogue's data of items, as in training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ItemVectors:
     values: npt.NDArray[np.float32]
     """(items, dim) float32."""
     is_known: npt.NDArray[np.bool_]
-    """(items,) bool: False where the tower has nothing to go by, neither id nor text nor category. Such items would all
-    have one vector, that of an unknown item, which says nothing of who may like them."""
+    """(items,) bool: False for items without an id, text or category that the tower knows. They would all have the
+    vector of an unknown item, which says nothing about who may like them."""
 
 
 class ItemTower:
@@ -37,7 +37,7 @@ class ItemTower:
         self._vocabulary = bundle.item_vocabulary
         self._popularity = bundle.items.popularity
         self._texts = texts
-        # One thread: this runs beside the events, whose turn is first.
+        # One thread, because this runs beside the threads that apply events, which have priority.
         self._tower = CheckedTower(bundle.item_tower, threads=1)
 
     def vectors(self, items: Sequence[ItemChange]) -> ItemVectors:

@@ -1,6 +1,6 @@
-"""Embeddings of items' texts by the encoders that bundles name, kept in memory: encoders, and the newest embeddings.
+"""Embeds items' texts with the encoders that bundles name. Keeps the encoders and the newest embeddings in memory.
 
-The same text is asked for again for a second bundle, after a restart of a batch, and when a new champion catches up.
+A text is needed again for a second bundle, after a retry of a batch, and when a new champion catches up.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from tandem.text.encoder import TextEncoder
 
 _BATCH_TEXTS: Final = 32
 _MAX_KEPT: Final = 10_000
-"""Embeddings kept; of 384 dimensions they are 15 MB."""
+"""Number of embeddings kept; with 384 dimensions they take 15 MB."""
 
 _log = structlog.get_logger(__name__)
 
 _Encoder = tuple[str, int]
-"""An encoder's name and where it cuts texts."""
+"""An encoder's name and the length at which it truncates texts."""
 
 
 class TextEmbeddings:
-    """Encodes texts. Not for several threads at once."""
+    """Encodes texts. Not thread-safe."""
 
     def __init__(self, *, threads: int) -> None:
-        """`threads` is how many cores an encoder may use."""
+        """`threads` is the number of cores that an encoder may use."""
         self._threads = threads
         self._encoders: dict[_Encoder, TextEncoder] = {}
         self._kept: OrderedDict[tuple[_Encoder, bytes], npt.NDArray[np.float32]] = OrderedDict()
 
     def open(self, schema: FeatureSchema) -> None:
-        """Loads the schema's encoder where that was not done yet, which takes seconds. Raises TextEncoderError."""
+        """Loads the schema's encoder if it is not loaded yet, which takes seconds. Raises TextEncoderError."""
         name = (schema.text_encoder, schema.text_max_tokens)
         if not schema.text_dim or name in self._encoders:
             return
@@ -73,7 +73,7 @@ class TextEmbeddings:
             return {}
         self.open(schema)
         encoder = self._encoders[schema.text_encoder, schema.text_max_tokens]
-        by_length = sorted(texts, key=lambda key: len(texts[key]))  # equal lengths waste no padding
+        by_length = sorted(texts, key=lambda key: len(texts[key]))  # texts of similar length need little padding
         encoded: dict[tuple[_Encoder, bytes], npt.NDArray[np.float32]] = {}
         for start in range(0, len(by_length), _BATCH_TEXTS):
             batch = by_length[start : start + _BATCH_TEXTS]

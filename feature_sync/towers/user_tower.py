@@ -1,4 +1,4 @@
-"""Runs a bundle's user tower: states of users in, their vectors out."""
+"""Runs a bundle's user tower, which makes vectors from the states of users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class UserTower:
     """The user tower of one bundle, in ONNX Runtime."""
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        """Opens the tower; on every core, if not on `threads`, because publishing is bulk work. Raises TowerError."""
+        """Opens the tower, for all cores unless `threads` is given, because publishing is bulk work. Raises
+        TowerError."""
         if threads is None:
             threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         self._tower = CheckedTower(bundle.user_tower, threads=threads)

@@ -37,7 +37,6 @@ class Choices:
         }
         sources_model = create_model("Sources", __base__=StrictConfig, **counts)
         ranker_names = Literal[(AUTO, *rankers, NO_RANKER)]  # type: ignore[valid-type]
-        self.source_names = tuple(source.name for source in sources)
         self.model: type[BaseModel] = create_model(
             "Choices", __base__=StrictConfig, sources=(sources_model, sources_model()), ranker=(ranker_names, AUTO)
         )

@@ -64,7 +64,7 @@ class TestExample:
 
     def test_it_mentions_every_key_of_a_policy_and_of_sources(self) -> None:
         text = EXAMPLE.read_text()
-        for name in [*Policy.model_fields, *CHOICES.source_names]:
+        for name in [*Policy.model_fields, *DEFAULT_SOURCES]:
             assert re.search(rf"^\s*{name}:", text, re.MULTILINE), name
 
     def test_values_said_to_be_the_default_are(self) -> None:
