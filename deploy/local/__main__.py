@@ -1,4 +1,4 @@
-"""Command line of the local stack, behind `make run` and `make smoke`. See --help."""
+"""The command line of the local stack, which `make run` and `make smoke` use. See --help."""
 
 from __future__ import annotations
 

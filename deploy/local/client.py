@@ -1,4 +1,4 @@
-"""Asks the running server, as any client would. This is the only module of the stack that imports grpc."""
+"""Calls the running server as a client. The only module of the stack that imports grpc."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CALL_SECONDS: Final = 5.0
 
 
 async def wait_until_serving(address: str, model_version: str, timeout_seconds: float) -> None:
-    """Returns once the server's health is SERVING and it serves `model_version`. Raises NotReady."""
+    """Waits until the server's health is SERVING and it serves `model_version`. Raises NotReady."""
     give_up_at = time.monotonic() + timeout_seconds
     found = "nothing answers"
     async with grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)]) as channel:
@@ -60,8 +60,8 @@ async def recommend(address: str, user_id: str, num_items: int) -> str:
 def check_answer(answer_json: str, num_items: int) -> None:
     """Raises NotReady unless the answer has all the items, from the model, with nothing degraded.
 
-    It is read as the message it is: whether JSON spells a field `degradedReasons` or `degraded_reasons` is the
-    printing tool's choice, and an answer must not pass because a name was not found.
+    The JSON is parsed as its message: tools differ in whether they print `degradedReasons` or `degraded_reasons`, and
+    an answer must not pass because a field name was not found.
     """
     try:
         answer = Parse(answer_json, pb.RecommendResponse())
@@ -71,7 +71,7 @@ def check_answer(answer_json: str, num_items: int) -> None:
         raise NotReady(f"the answer has {len(answer.items)} items, not {num_items}")
     if answer.degraded_reasons:
         raise NotReady(f"the answer is degraded: {', '.join(answer.degraded_reasons)}")
-    # A bundle with a blend ranks what it retrieved; one without it answers in the order of retrieval.
+    # With a blend, a bundle ranks the retrieved items; without it, they stay in the order of retrieval.
     if answer.source not in (pb.RECOMMENDATION_SOURCE_RANKED, pb.RECOMMENDATION_SOURCE_RETRIEVED):
         source = pb.RecommendationSource.Name(answer.source)
         raise NotReady(f"the answer's source is {source}")

@@ -4,7 +4,7 @@ StackError
 +-- SettingsError  a setting that cannot be used, exit code 2
 +-- PortTaken      a port that the stack needs is in use
 +-- ChildFailed    a program ended that should not have, or ended with an error
-+-- NotReady       the server did not become ready, or its answer is not what it must be
++-- NotReady       the server did not become ready, or gave a wrong answer
 """
 
 
@@ -25,4 +25,4 @@ class ChildFailed(StackError):
 
 
 class NotReady(StackError):
-    """The stack runs, but does not answer as it must."""
+    """The stack runs, but its answer is wrong."""

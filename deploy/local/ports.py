@@ -20,18 +20,18 @@ _STORE_SECONDS: Final = 30.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port on which no process listens now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def require_free(port: int, variable: str) -> int:
-    """`port`, or a free one where it is 0. Raises PortTaken naming the setting that would change it."""
+    """`port`, or a free port if it is 0. Raises PortTaken, which names the setting that changes the port."""
     if port == 0:
         return free_port()
     with socket.socket() as probe:
-        # As servers do: a port whose last connections are still closing is free.
+        # As servers do, so that a port whose last connections are still closing counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -54,7 +54,7 @@ async def store_answers(url: str) -> bool:
 
 
 async def wait_for_store(url: str) -> None:
-    """Returns once a store answers at `url`. Raises NotReady."""
+    """Waits until a store answers at `url`. Raises NotReady."""
     give_up_at = time.monotonic() + _STORE_SECONDS
     while not await store_answers(url):
         if time.monotonic() > give_up_at:

@@ -1,8 +1,8 @@
 """Child processes that never outlive the stack.
 
-Every child leads a process group of its own, so that a Ctrl-C in the terminal reaches the stack alone, which then
-stops its children in reverse order: SIGTERM, a bounded wait, SIGKILL to what is left of the group. Where even the stack
-is killed with SIGKILL, Linux sends its children SIGTERM (PR_SET_PDEATHSIG).
+Every child leads its own process group, so that a Ctrl-C in the terminal reaches only the stack, which then stops its
+children in reverse order: SIGTERM, a bounded wait, SIGKILL to the rest of the group. If the stack itself is killed with
+SIGKILL, Linux sends its children SIGTERM (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else
 
 @dataclass(kw_only=True)
 class Child:
-    """One child process and what it has written."""
+    """One child process and its output."""
 
     name: str
     process: asyncio.subprocess.Process
     log: BinaryIO
     echo: bool
-    """Whether its stderr is shown as it comes."""
+    """Whether its stderr is shown immediately."""
     stdout: bytearray = field(default_factory=bytearray)
-    """Only of a step; a service's output goes to its log."""
+    """Only for a step; a service's output goes to its log."""
     tail: bytearray = field(default_factory=bytearray)
     stopping: bool = False
 
     def failure(self) -> ChildFailed:
-        """Says how it ended, with its last lines."""
+        """Describes how the process ended, with its last lines of output."""
         code = self.process.returncode or 0
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        # A progress bar overwrites itself with carriage returns; only what a person would have seen last is shown.
+        # A progress bar overwrites itself with carriage returns: only its last state is shown.
         lines = [
             line.rstrip("\r").rpartition("\r")[2] for line in self.tail.decode(errors="replace").rstrip().split("\n")
         ]
@@ -59,7 +59,7 @@ class Children:
     """The children of this process. Leaving the context stops them all, the newest first."""
 
     def __init__(self, log_dir: Path, *, grace_seconds: float) -> None:
-        """Logs go to `log_dir`/NAME.log. A child that is told to stop has `grace_seconds` to do so."""
+        """Logs go to `log_dir`/NAME.log. A child has `grace_seconds` to stop."""
         self._log_dir = log_dir
         self._grace_seconds = grace_seconds
         self._children: list[Child] = []
@@ -78,16 +78,16 @@ class Children:
         while self._children:
             await self._stop(self._children.pop())
         if not self._first_failure.cancel() and not self._first_failure.cancelled():
-            self._first_failure.exception()  # seen, so that asyncio does not report it once more
+            self._first_failure.exception()  # retrieved, so that asyncio does not report it as well
 
     async def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
-        """Starts a service: a child that must run until it is stopped. Its output goes to its log only."""
+        """Starts a service: a child that must run until it is stopped. Its output goes only to its log."""
         child = await self._spawn(name, command, environment, echo=False)
         self._tasks[child.process.pid].append(asyncio.create_task(self._watch(child)))
         return child
 
     async def run(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        """Runs a step to its end, showing its stderr. Returns its stdout. Raises ChildFailed."""
+        """Runs a step to its end and shows its stderr. Returns its stdout. Raises ChildFailed."""
         child = await self._spawn(name, command, environment, echo=True)
         await child.process.wait()
         await self._stop(child)
@@ -110,7 +110,7 @@ class Children:
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
-        # From here to the end of this method nothing awaits: a cancellation finds the child in the list.
+        # Nothing awaits from here to the end of this method, so that a cancellation finds the child in the list.
         log = (self._log_dir / f"{name}.log").open("wb", buffering=0)
         child = Child(name=name, process=process, log=log, echo=echo)
         self._children.append(child)
@@ -122,7 +122,7 @@ class Children:
 
     async def _watch(self, child: Child) -> None:
         await child.process.wait()
-        # The last lines say why; they are in the pipes, and a grandchild may hold those open.
+        # The last lines have the reason; they are in the pipes, which a grandchild may hold open.
         await asyncio.wait(self._tasks[child.process.pid][:2], timeout=1.0)
         if not child.stopping and not self._first_failure.done():
             self._first_failure.set_exception(child.failure())

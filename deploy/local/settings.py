@@ -1,4 +1,4 @@
-"""Settings of the local stack: the ones of the programs it starts that it must know itself."""
+"""Settings of the local stack: those settings of its programs that the stack itself needs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tandem.ops.settings_types import DEFAULT_STORE_URL, default_data_dir, defau
 
 
 class Settings(EnvironmentSettings):
-    """Read from the same variables as the programs' own."""
+    """Read from the same variables as the programs' settings."""
 
     registry_uri: str = Field(default_factory=default_registry_uri)
-    """MLflow registry. Change it to train into, and serve from, a registry that others see."""
+    """MLflow registry. Change it to train into, and serve from, a shared registry."""
 
     store_url: str = DEFAULT_STORE_URL
-    """Online store. One that answers here is used; otherwise the embedded one is started here."""
+    """Online store. If a store answers here, it is used; otherwise the embedded store is started here."""
 
     data_dir: Path = Field(default_factory=default_data_dir)
     """Folder of downloads, prepared data, bundles, the embedded store's files, and the logs of this stack."""

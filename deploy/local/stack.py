@@ -1,8 +1,7 @@
 """The stack's steps: store, train, publish, serve. Read `run` and `smoke` downwards.
 
-Each step is one of the commands that containers run too. The server, and feature_sync that applies what it records, are
-started beside the training step wherever a registry exists already: they then load their libraries, and the champion
-there is, while the data are checked.
+Each step is a command that containers run too. If a registry exists already, the server and feature_sync are started
+beside the training step: they load their libraries and the current champion while the data are checked.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from tandem.ops.settings_types import sqlite_file
 NUM_ITEMS: Final = 10
 _READY_SECONDS: Final = 120.0
 _GRPCURL_SECONDS: Final = 30
-# Longer than the server's own shutdown grace, so that it is the server that decides how it ends.
+# Longer than the server's own grace period, so that the server can shut down by itself.
 _GRACE_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to run, decided before anything is started."""
+    """What to run; decided before any process starts."""
 
     train_arguments: tuple[str, ...]
     """Arguments of `python -m trainer train`, after --if-needed."""
@@ -58,7 +57,7 @@ class Plan:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment of every child: this process's, with what the plan decided."""
+        """Environment of every child: this process's, with the variables of the plan."""
         return {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
@@ -73,13 +72,13 @@ class Plan:
 
     @property
     def store_environment(self) -> dict[str, str]:
-        """Environment of the store, and of what archives its events: each store has an archive of its own."""
+        """Environment of the store and of the processes that archive its events: each store has its own archive."""
         return {**self.environment, "TANDEM_DATA_DIR": str(self.store_data_dir)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """A stack that answers."""
+    """A running stack."""
 
     model_version: str
     sample_user_id: str
@@ -115,8 +114,8 @@ def run(settings: Settings, train_arguments: tuple[str, ...]) -> int:
 def smoke(settings: Settings, train_arguments: tuple[str, ...]) -> int:
     """Brings the stack up on free ports, asks it once with the real grpcurl, prints the answer, stops everything.
 
-    It shares downloads, models and registry with `run`, but not the store, which lies in a temporary folder.
-    Returns the exit status: 0, or 130 when it was interrupted. Raises StackError, also when the answer is not right.
+    It shares downloads, models and registry with `run`, but not the store, which is in a temporary folder. Returns the
+    exit status: 0, or 130 if it was interrupted. Raises StackError, also if the answer is wrong.
     """
     with tempfile.TemporaryDirectory(prefix="tandem-smoke-") as folder:
         plan = Plan(
@@ -145,8 +144,8 @@ def smoke(settings: Settings, train_arguments: tuple[str, ...]) -> int:
 async def supervise(log_dir: Path, work: Callable[[Children], Awaitable[None]]) -> bool:
     """Runs `work` until it ends, a service dies, or this process is told to stop; then stops all children.
 
-    Returns whether `work` came to its end; False says that SIGINT or SIGTERM came first. Raises what `work` raises, and
-    ChildFailed when a service died.
+    Returns whether `work` has finished; False if SIGINT or SIGTERM came first. Raises the exceptions of `work`, and
+    ChildFailed if a service died.
     """
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -163,7 +162,7 @@ async def supervise(log_dir: Path, work: Callable[[Children], Awaitable[None]]) 
             if told_to_stop.is_set():
                 _say("stopping")
                 return False
-            # A service's death explains the failure of the step that needed it, so it is raised first.
+            # The death of a service explains the failure of the step that needed it, so it is raised first.
             for task in (tasks[1], tasks[0]):
                 if task.done():
                     task.result()
@@ -210,7 +209,7 @@ async def _start_services(plan: Plan, children: Children) -> None:
 
 
 def grpcurl_command(user_id: str, address: str) -> list[str]:
-    """The grpcurl call that asks the server for this user."""
+    """The grpcurl command that asks the server about this user."""
     request = json.dumps(
         {"user_id": user_id, "num_items": NUM_ITEMS, "explain": True}, separators=(",", ":"), ensure_ascii=False
     )

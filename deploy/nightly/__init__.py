@@ -1,6 +1,6 @@
-"""The nightly run: from new events to a served model, or to the champion that serves on.
+"""The nightly run: from new events to a served model, or to the champion that keeps serving.
 
-`steps` says which commands it is made of, for everyone who runs them: `python -m deploy.nightly` (the CronJob and
-`make nightly`) one after the other, the Airflow DAG as tasks. Standard library alone: Airflow has an environment of its
-own, and the trainer's image has no gRPC.
+`steps` has its commands, for both ways to run them: `python -m deploy.nightly` (the CronJob and `make nightly`) runs
+them one after the other, the Airflow DAG as tasks. Uses only the standard library: Airflow has its own environment, and
+the trainer's image has no gRPC.
 """

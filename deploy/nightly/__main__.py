@@ -18,7 +18,7 @@ from deploy.nightly.steps import EXIT_REFUSED
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 failed, 2 a wrong argument or setting, 3 refused.
 
-    Refused is what the gate does to a candidate. With any other status than 0 the champion of before serves on.
+    3 means that the gate refused the candidate. With any status except 0, the previous champion keeps serving.
     """
     options = _parser().parse_args(arguments)
     try:

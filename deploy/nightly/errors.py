@@ -16,8 +16,8 @@ class SettingsError(NightlyError):
 
 
 class StepFailed(NightlyError):
-    """A command failed. The message names it; what it said is above it in the output."""
+    """A command failed. The message names the command, whose own output is above it."""
 
 
 class NotServed(NightlyError):
-    """The server does not serve the new model. The message says what it serves, and what it refused."""
+    """The server does not serve the new model. The message names the model that it serves, and the last refusal."""

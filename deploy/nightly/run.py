@@ -1,4 +1,4 @@
-"""One night, read downwards. A step that fails ends it, and the champion serves on."""
+"""One nightly run; read it downwards. A step that fails ends the run, and the champion keeps serving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deploy.nightly.steps import Command
 
 @dataclass(kw_only=True)
 class Night:
-    """What happened so far."""
+    """The steps so far."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of each step, by its name."""
@@ -40,8 +40,8 @@ class Night:
 def run_night(settings: Settings, until: datetime, *, full: bool | None = None) -> dict[str, Any]:
     """The whole run, with the events of the days that began before `until`.
 
-    `full` says whether to train in full; None leaves it to the weekday and to drift. Returns what came of it, with the
-    seconds of each step; "served" is False where the gate refused the candidate. Raises StepFailed.
+    `full` is whether to train in full; None leaves it to the weekday and to drift. Returns the result, with the seconds
+    of each step; "served" is False if the gate refused the candidate. Raises StepFailed.
     """
     night = Night()
     with night.step("ingest"):
@@ -87,7 +87,7 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _try(command: Command) -> dict[str, Any] | None:
-    """A step that others can do without; None when it failed."""
+    """Runs an optional step. Returns None if it failed."""
     try:
         return _run(command)
     except StepFailed as error:

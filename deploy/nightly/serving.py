@@ -1,4 +1,4 @@
-"""Asks a server which model it serves, over HTTP, until it serves the right one."""
+"""Polls a server over HTTP until it serves the given model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wait_until_served(model_version: str, settings: Settings) -> dict[str, Any]:
 
 
 def _status(settings: Settings) -> dict[str, Any]:
-    """What GET /v1/status answers. Raises OSError, ValueError."""
+    """The answer of GET /v1/status. Raises OSError or ValueError."""
     request = urllib.request.Request(f"{settings.server_url}/v1/status")
     if settings.api_key:
         request.add_header("x-api-key", settings.api_key)

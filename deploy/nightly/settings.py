@@ -1,6 +1,6 @@
-"""What the nightly run is told: environment variables TANDEM_NIGHTLY_*, the same for Airflow and the CronJob.
+"""Settings of the nightly run: environment variables TANDEM_NIGHTLY_*, the same for Airflow and the CronJob.
 
-The programs read their own variables; of these, TANDEM_DATA_DIR alone is read here too.
+The programs read their own variables; of these, only TANDEM_DATA_DIR is read here too.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ class Settings:
     """TANDEM_NIGHTLY_CONFIG: the training configuration and the gate's limits, in the words of `trainer train`, for
     example "--set fit.max_minutes=30"."""
     full_weekday: int = 6
-    """TANDEM_NIGHTLY_FULL_ON: the day whose night trains in full, "sunday" by default; as 0 for Monday to 6."""
+    """TANDEM_NIGHTLY_FULL_ON: the weekday on which the nightly run trains in full, "sunday" by default; here 0 (Monday)
+    to 6."""
     server_url: str = "http://127.0.0.1:8080"
     """TANDEM_NIGHTLY_SERVER: the HTTP address of a server, asked which model it serves."""
     serve_timeout_seconds: float = 600.0
     """TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS: how long the server may take to serve a new champion."""
     api_key: str = ""
-    """TANDEM_NIGHTLY_API_KEY: a key for servers that ask for one."""
+    """TANDEM_NIGHTLY_API_KEY: an API key, for a server that requires one."""
     feature_store: bool = False
-    """TANDEM_NIGHTLY_FEATURES: "on" brings what is served into the feature store too, once that was applied."""
+    """TANDEM_NIGHTLY_FEATURES: "on" also materialises the served values into the feature store, which must be applied
+    already."""
 
 
 def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:

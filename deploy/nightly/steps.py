@@ -1,8 +1,9 @@
-"""The commands of the nightly run, one function each: what comes after `python -m`.
+"""The commands of the nightly run, one function each, which returns the words after `python -m`.
 
     ingest -> drift -> train (a step on from the champion, or in full) -> validate -> promote -> publish -> serve
 
-Every command prints a JSON object as its last line; what one needs of another's is an argument here.
+Every command prints a JSON object as its last line; values that a command needs from another's object are arguments
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from deploy.nightly.settings import Settings
 Command = tuple[str, ...]
 
 EXIT_REFUSED: Final = 3
-"""Status of `validate` when the gate refuses the candidate: no failure, and the champion serves on."""
+"""Exit status of `validate` if the gate refuses the candidate: not a failure, and the champion keeps serving."""
 _ARCHIVES: Final = ("events", "item-changes")
 """Folders that feature_sync keeps below the data folder, and the options that take them."""
 
@@ -24,13 +25,13 @@ _ARCHIVES: Final = ("events", "item-changes")
 def ingest(settings: Settings, *, until: str) -> Command:
     """The data set with the events and item changes of the days that began before `until`."""
     folders = {f"--{name}": settings.data_dir / name for name in _ARCHIVES}
-    # feature_sync makes a folder with the first entry.
+    # feature_sync creates a folder for its first entry.
     kept = [word for option, folder in folders.items() if folder.is_dir() for word in (option, str(folder))]
     return ("trainer", "prepare", *settings.data_arguments, *kept, "--until", until)
 
 
 def drift(prepared: str) -> Command:
-    """Whether the newest days still look like those before them."""
+    """Whether the newest days still resemble the earlier days."""
     return ("trainer", "drift", "--prepared", prepared)
 
 
@@ -42,12 +43,12 @@ def train(settings: Settings, prepared: str, *, full: bool) -> Command:
 
 
 def validate(settings: Settings, version: str, prepared: str) -> Command:
-    """The gate. Its status is EXIT_REFUSED for a candidate that must not serve."""
+    """The gate. Its exit status is EXIT_REFUSED for a candidate that must not serve."""
     return ("trainer", "validate", version, "--prepared", prepared, *settings.config_arguments)
 
 
 def promote(version: str) -> Command:
-    """Moves the alias, unless another champion has come since the gate compared."""
+    """Moves the alias, unless the champion has changed since the gate compared."""
     return ("trainer", "promote", version)
 
 
@@ -62,14 +63,14 @@ def serve(model_version: str) -> Command:
 
 
 def features(prepared: str) -> Command:
-    """Brings what is served now into the feature store, for others who read it there."""
+    """Materialises the served values into the feature store, for its readers."""
     return ("feature_sync", "features", "materialize", "--prepared", prepared)
 
 
 def train_in_full(drift: Mapping[str, Any] | None, until: datetime, full_weekday: int) -> bool:
-    """Whether tonight's training is a full one: on its weekday, on drift, and while there is no champion.
+    """Whether to train in full tonight: on the configured weekday, on drift, and while there is no champion.
 
-    `drift` is what the command of that name printed; None when it failed, which is no reason to train for hours.
+    `drift` is the output of the command `drift`; None if it failed, which is no reason to train for hours.
     """
     if until.weekday() == full_weekday:
         return True

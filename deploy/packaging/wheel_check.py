@@ -1,7 +1,7 @@
 """`make wheel-check`: builds the wheel, installs it with [server] alone in a clean environment, and serves from there.
 
-An editable install hides a file that the wheel lacks, and a development environment hides a dependency that the extra
-lacks. Prints the size of the environment and the memory of one worker. Exit status 1 when anything is not as it should.
+An editable install hides files that the wheel lacks, and a development environment hides dependencies that the extra
+lacks. Prints the size of the environment and the memory of one worker. Exit status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _install(folder: Path) -> Path:
 
 
 def _tiny_bundle(directory: Path) -> Path:
-    """A bundle made in the development environment: the server's own has nothing to make one with."""
+    """A bundle made in the development environment: the server's environment cannot make one."""
     _run(
         Path(sys.executable),
         "-c",

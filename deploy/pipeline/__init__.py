@@ -1,5 +1,5 @@
-"""The stages of dvc.yaml: the trainer's commands with the parameters of params.yaml, and files at fixed places.
+"""The stages of dvc.yaml: the trainer's commands with the parameters of params.yaml, and files at fixed paths.
 
-DVC compares what a stage reads and writes at paths that never change; the trainer names folders after their content.
-Everything lies in PIPELINE, which is the trainer's data folder here.
+DVC compares a stage's inputs and outputs at fixed paths, while the trainer names folders after their content. All files
+are in PIPELINE, which is the trainer's data folder here.
 """

@@ -2,7 +2,7 @@
 
 PipelineError
 +-- ParametersError  a key of params.yaml that is missing or unknown, exit code 2
-+-- StageFailed      a command ended with an error, or what the stage needs is not there
++-- StageFailed      a command ended with an error, or an input of the stage is missing
 """
 
 
@@ -15,4 +15,4 @@ class ParametersError(PipelineError):
 
 
 class StageFailed(PipelineError):
-    """A stage failed. The message names the command; what it said is above it in the output."""
+    """A stage failed. The message names the command, whose own output is above it."""

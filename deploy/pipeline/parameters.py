@@ -1,4 +1,4 @@
-"""params.yaml: what a person changes between two `dvc repro`."""
+"""params.yaml: the parameters that people change between two runs of `dvc repro`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPTIONS_OF_DATA: Final = ("events", "item_changes", "until")
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """What the stages are told."""
+    """The parameters of the stages."""
 
     data: Mapping[str, str]
     """dataset, source, events, item_changes, until."""
@@ -30,7 +30,7 @@ class Parameters:
 
     @property
     def data_arguments(self) -> tuple[str, ...]:
-        """The data set in the words of `python -m trainer prepare`."""
+        """The data set as arguments of `python -m trainer prepare`."""
         given = [(f"--{key.replace('_', '-')}", self.data.get(key)) for key in _OPTIONS_OF_DATA]
         chosen = [word for option, value in given if value for word in (option, str(value))]
         return ("--dataset", self.data["dataset"], *chosen)

@@ -16,13 +16,13 @@ from deploy.pipeline.errors import StageFailed
 from deploy.pipeline.parameters import Parameters
 
 PIPELINE: Final = Path(".tandem", "pipeline")
-"""The trainer's data folder. What dvc.yaml names lies in it."""
+"""The trainer's data folder, which holds the paths of dvc.yaml."""
 PREPARED: Final = PIPELINE / "prepared"
 """Holds one folder of prepared data: DVC empties it before `ingest`."""
 EMBEDDINGS: Final = PIPELINE / "embeddings"
 TRAINED: Final = PIPELINE / "trained.json"
 QUALITY: Final = PIPELINE / "quality"
-"""What `trainer evaluate` writes begins with this."""
+"""Prefix of the files that `trainer evaluate` writes."""
 METRICS: Final = PIPELINE / "metrics.json"
 BUNDLE: Final = PIPELINE / "bundle"
 _LOCK: Final = Path("dvc.lock")
@@ -35,8 +35,8 @@ def ingest(parameters: Parameters) -> None:
 
 
 def features(parameters: Parameters) -> None:
-    """Texts to embeddings; those that are there already are kept."""
-    EMBEDDINGS.mkdir(parents=True, exist_ok=True)  # a catalogue without texts makes none
+    """Texts to embeddings; existing embeddings are kept."""
+    EMBEDDINGS.mkdir(parents=True, exist_ok=True)  # a catalogue without texts has no embeddings
     _trainer("features", "--prepared", str(prepared_folder()), *parameters.text_arguments)
 
 
@@ -69,7 +69,7 @@ STAGES: Final[Mapping[str, Callable[[Parameters], None]]] = {
 
 
 def prepared_folder() -> Path:
-    """The one folder that `ingest` left. Raises StageFailed."""
+    """The folder that `ingest` made. Raises StageFailed."""
     found = list(PREPARED.iterdir()) if PREPARED.is_dir() else []
     if len(found) != 1:
         raise StageFailed(f"{PREPARED} holds {len(found)} folders, not 1: run `dvc repro ingest`")
@@ -77,7 +77,7 @@ def prepared_folder() -> Path:
 
 
 def data_version() -> str:
-    """What DVC calls the prepared data: the hash in dvc.lock. Raises StageFailed."""
+    """DVC's name of the prepared data: the hash in dvc.lock. Raises StageFailed."""
     try:
         outputs = yaml.safe_load(_LOCK.read_text())["stages"]["ingest"]["outs"]
         return str(next(output["md5"] for output in outputs if output["path"] == PREPARED.as_posix()))
@@ -90,7 +90,7 @@ def _version() -> str:
 
 
 def _trainer(*arguments: str) -> str:
-    """Runs a command of the trainer; returns what it printed, which is shown too. Raises StageFailed."""
+    """Runs a command of the trainer; returns and shows its output. Raises StageFailed."""
     environment: dict[str, Any] = {**os.environ, "TANDEM_DATA_DIR": str(PIPELINE.resolve())}
     command = [sys.executable, "-m", "trainer", *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)

@@ -32,18 +32,18 @@ def _check_trending_weights(weights: Mapping[str, float]) -> Mapping[str, float]
 
 
 class Settings(EnvironmentSettings):
-    """What feature_sync can be told."""
+    """All settings. The docstring under each says its unit, its effect and when to change it."""
 
     registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
-    """MLflow registry that names the model to publish for: `sqlite:////absolute/path` or `http(s)://host:port`.
-    Change it when the registry does not lie in the working directory."""
+    """MLflow registry that names the model to publish for: `sqlite:////absolute/path` or `http(s)://host:port`. Set it
+    if the registry is not in the working directory."""
 
     model_name: str = Field(default=names.REGISTERED_MODEL, min_length=1)
     """Registered model. Change it to keep several recommenders in one registry."""
 
     model_alias: str = Field(default=names.CHAMPION, min_length=1)
-    """Alias of the version whose vectors are published. Set it to `challenger` to prepare a version before it is
-    served."""
+    """Alias of the version whose vectors are published. Set it to `challenger` to prepare a version before it
+    serves."""
 
     store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: any Redis or Valkey, `redis://`, `rediss://` (TLS) or `unix://`. `feature_sync store` starts the
@@ -54,88 +54,92 @@ class Settings(EnvironmentSettings):
     bundles) and of the embedded store's files. The trainer reads the archive: both need the same folder."""
 
     bundle_path: DirectoryPath | None = None
-    """Folder of the one bundle that is served, where the server has it from TANDEM_BUNDLE_PATH and not from the
-    registry. It is then the bundle for which `run` makes vectors."""
+    """Folder of the served bundle, if the server uses TANDEM_BUNDLE_PATH and not the registry. `run` then makes vectors
+    for this bundle."""
 
     registry_poll_seconds: float = Field(default=5.0, gt=0, le=3600)
-    """Seconds between two looks of `run` at the registry's aliases. The items that changed since a new champion's
-    training are recommended under it a few seconds after the next look. Raise it for a registry with many readers."""
+    """Seconds between two polls of the registry's aliases by `run`. Items that changed since the training of a new
+    champion are recommended under it a few seconds after the next poll. Raise it for a registry with many readers."""
 
     text_threads: int = Field(default=1, ge=1, le=256)
-    """Cores that encoding the texts of changed items may take in `run`. Raise it where many items change at once and
-    cores are free; events need one of their own."""
+    """Number of cores that `run` may use to encode the texts of changed items. Raise it where many items change at once
+    and cores are free; events need a core of their own."""
 
     item_change_retention_seconds: int = Field(default=7 * 24 * 3600, ge=0)
-    """Seconds for which a changed item stays in the live catalogue at least, once every live bundle has it. A rollback
-    to an older bundle finds the items of this time again; older ones wait for the next training there. Deleted and
-    unavailable items stay for ever. Each item takes the size of its texts."""
+    """Minimum number of seconds for which a changed item stays in the live catalogue after every live bundle has merged
+    it. After a rollback to an older bundle, items that changed within this time are recommended again; older changes
+    wait for the next training. Deleted and unavailable items stay forever. Each item takes the size of its texts."""
 
     vector_ttl_seconds: int = Field(default=14 * 24 * 3600, ge=0)
-    """Seconds until a user vector that is not published again expires; 0 keeps vectors for ever. Every model version
-    has vectors of its own: without an end, old versions' vectors fill the store. Keep it well above the time between
-    two publishes; a vector that has expired is computed by the server, which costs it time, not correctness."""
+    """Seconds until a user vector that is not published again expires; 0 keeps vectors forever. Every model version has
+    its own vectors: without expiry, the vectors of old versions fill the store. Keep it well above the time between two
+    publishes; the server computes a vector that has expired, which takes time but changes no answer."""
 
     features_ttl_seconds: int = Field(default=30 * 24 * 3600, ge=0)
-    """Seconds until Feast's online values of a user or an item that no `features materialize` has renewed expire; 0
-    keeps them for ever. Every materialisation renews those that are still in the data, so keep it well above the time
-    between two. Raise it where materialisations are rare."""
+    """Seconds until Feast's online values of a user or an item expire unless `features materialize` renews them; 0
+    keeps them forever. Every materialisation renews the values of entities that are still in the data, so keep it well
+    above the time between two materialisations."""
 
     store_retry_seconds: float = Field(default=30.0, ge=0, le=3600)
-    """Seconds for which a publish under way keeps trying when the store drops the connection. Raise it where a
-    fail-over of the store takes longer. It does not delay the error when the store is away from the start."""
+    """Seconds for which a running publish keeps retrying when the store drops the connection. Raise it where a
+    fail-over of the store takes longer. If the store does not answer at the start, the error comes at once."""
 
     events_url: EventsUrl = ""
     """Where the server appends events and item changes: a Redis or Valkey, `redis://`, `rediss://` or `unix://`, or
     Kafka, `kafka://host:port,host:port`. Empty: the online store. The server needs the same value."""
 
     batch_entries: int = Field(default=500, ge=1, le=10_000)
-    """Most entries of a stream that are applied in one transaction. Raise it where the store is far away; a batch takes
-    longer then, and so does an event that comes behind it."""
+    """Maximum number of stream entries applied in one transaction. Raise it where the round trip to the store is long;
+    each batch then takes longer, and later events wait longer."""
 
     takeover_seconds: float = Field(default=5.0, ge=0.1, le=3600)
-    """Seconds of silence after which another consumer is taken for dead and its unfinished entries are taken over. It
-    bounds how long events wait after a crash."""
+    """Seconds of silence after which another consumer is taken for dead and its unfinished entries are taken over. This
+    bounds the wait of events after a crash."""
 
     event_id_seconds: int = Field(default=3 * 24 * 3600, ge=60)
-    """Seconds for which an event id is remembered at least; an event that is recorded again later is applied again.
-    Each remembered id takes about 16 bytes of the store, for up to twice the time. A change forgets all ids: make it
-    when no client repeats its calls, and the same in every process."""
+    """Minimum number of seconds for which an event id is remembered; an event that is recorded again later is applied
+    again. Each id takes about 16 bytes of the store, for up to twice this time. A change of the setting forgets all
+    ids: make it when no client is retrying calls, and use the same value in every process."""
 
     event_min_rating: float | None = None
-    """Ratings below it are counted, but enter no history. Set it to the `min_rating` of the training data, so that
-    events mean the same to both. Unset: every rating is an interaction."""
+    """Ratings below this value are counted, but enter no history. Set it to the `min_rating` of the training data, so
+    that both treat events alike. Unset: every rating is an interaction."""
 
     trending_half_life_seconds: float = Field(default=6 * 3600.0, ge=1)
-    """Seconds in which an event loses half its weight for the trending items. A change of it begins new scores."""
+    """Seconds in which an event loses half of its weight for the trending items. A change of the setting starts new
+    scores."""
 
     trending_weights: Annotated[Mapping[str, float], AfterValidator(_check_trending_weights)] = Field(
         default={"click": 1.0, "add_to_cart": 3.0, "purchase": 5.0, "rating": 2.0}
     )
-    """What an event adds to its item, by type, as JSON. A type that is not named adds nothing, so that showing an item
-    does not make it trend."""
+    """Weight that an event adds to its item's score, by event type, as JSON. A type that is missing adds nothing, so
+    showing an item does not make it trend."""
 
     trending_items: int = Field(default=500, ge=1, le=100_000)
-    """Items in the published list. Raise it where filters leave too few of them."""
+    """Number of items in the list of trending items. Raise it where filters leave too few of them."""
 
     dead_letters: int = Field(default=100_000, ge=1)
-    """Entries that are kept, for each stream, of those that could not be applied; the oldest make room."""
+    """Maximum number of dead letters for each stream: entries that could not be applied. The oldest are dropped
+    first."""
 
     archive: bool = True
-    """Whether `feature_sync run` moves what was applied into Parquet files in the data folder. Set it to false for
-    further processes that do not share the folder of the first: two archives would each hold a part."""
+    """Whether `feature_sync run` moves applied entries into Parquet files in the data folder. Set it to false in
+    additional processes that do not share the first process's folder: otherwise each archive would hold a part of the
+    entries."""
 
     archive_rows: int = Field(default=100_000, ge=1)
-    """Most rows of one archive file; it is written when so many wait. They are in memory meanwhile."""
+    """Maximum number of rows in one archive file, which is written when this many entries wait. They stay in memory
+    until then."""
 
     archive_seconds: float = Field(default=60.0, ge=0)
-    """Seconds that an applied event waits for its archive file at most. Lower it where training follows closely; there
-    will be more files."""
+    """Maximum number of seconds that an applied event waits for its archive file. Lower it where training follows
+    closely; there will be more files."""
 
     sync_metrics_port: int = Field(default=9101, ge=0, le=65535)
     """Port of `feature_sync run` for Prometheus (`/metrics`) and for health checks (`/healthz`); 0 picks a free one."""
 
     host: str = "127.0.0.1"
-    """Address that this port listens on. Set it to `0.0.0.0` in a container."""
+    """Address on which this port listens. Set it to `0.0.0.0` in a container."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log event that is written."""

@@ -2,9 +2,9 @@
 
     ingest >> drift >> choose >> (train_on | train_in_full) >> validate >> deploy: promote >> publish >> serve
 
-Tasks are the commands of `deploy.nightly.steps`, in the project's own environment: Airflow's has no packages of ours.
-A run takes the events of the days that ended before its data interval did. Those never change, so that a run that is
-cleared or backfilled does what it would have done.
+Tasks are the commands of `deploy.nightly.steps`, in the project's own environment: Airflow's environment has none of
+our packages. A run takes the events of the days that ended before the end of its data interval. These never change, so
+that a run that is cleared or backfilled gives the same result.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ MODEL_VERSION = f"{{{{ {CANDIDATE}['model_version'] }}}}"
 
 
 class Step(BaseOperator):
-    """A command of the programs. What it prints last, a JSON object, is what other tasks pull.
+    """A command of the programs. Other tasks pull the JSON object in the last line of its output.
 
-    Not BashOperator: it takes the last line of both outputs, where a warning may come after the result, and a shell.
+    BashOperator would take the last line of stdout and stderr together, where a warning may follow the result, and
+    needs a shell.
     """
 
     template_fields: Sequence[str] = ("arguments",)
@@ -53,7 +54,7 @@ class Step(BaseOperator):
         self._process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> dict[str, Any]:  # noqa: ARG002 - what Airflow calls
-        """Runs the command. A candidate that the gate refuses skips what comes after it."""
+        """Runs the command. If the gate refuses the candidate, the later tasks are skipped."""
         path = os.pathsep.join([str(PROJECT), str(PROJECT / "protos")])
         self._process = subprocess.Popen(
             [PYTHON, "-m", *self.arguments],
@@ -61,7 +62,7 @@ class Step(BaseOperator):
             cwd=PROJECT,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # what the command starts ends with it
+            start_new_session=True,  # processes that the command starts end with it
         )
         line = ""
         for line in self._process.stdout or ():
@@ -82,7 +83,7 @@ class Step(BaseOperator):
 
 @task.branch(trigger_rule="all_done")
 def choose(ti: Any, data_interval_end: datetime) -> str:
-    """A failed `drift` decides nothing; without ingested data there is nothing to train on."""
+    """A failed `drift` does not stop the run; without ingested data there is nothing to train on."""
     if ti.xcom_pull(task_ids="ingest") is None:
         raise AirflowException("ingest did not succeed")
     found = ti.xcom_pull(task_ids="drift")
