@@ -58,7 +58,7 @@ def list_dead_letters(settings: Settings, stream: str, *, limit: int) -> dict[st
 
 
 def replay_dead_letters(settings: Settings, stream: str) -> dict[str, object]:
-    """Applies every dead letter that can be applied now; the others stay. Raises StoreError."""
+    """Applies every dead letter that can be applied now and keeps the rest. Raises StoreError."""
     num_applied, reasons = 0, dict[str, str]()
     with StoreConnection(settings.store_url) as store:
         applier = _applier(settings, store, stream)

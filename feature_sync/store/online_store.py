@@ -172,7 +172,7 @@ class OnlineStore:
                 if isinstance(error, redis.WatchError):
                     conflicts += 1
                     if conflicts > max_conflicts:
-                        raise StoreConflict(f"others keep writing to what is published: {error}") from error
+                        raise StoreConflict(f"other writers keep changing the published users: {error}") from error
                 if time.monotonic() + pause_seconds > give_up_at:
                     raise StoreError(
                         f"the online store {without_password(self._url)} was lost, "

@@ -237,7 +237,7 @@ class StreamMetrics:
         self._lag_seconds.set(lag.oldest_seconds)
 
     def report_away(self, error: Unavailable) -> None:
-        """Something is away."""
+        """Notes that a dependency does not answer."""
         if self._is_up is not False:
             self._is_up = False
             self._up.set(0)

@@ -61,7 +61,8 @@ class OverCapacity(RequestError):
 
 
 class StreamUnavailable(RequestError):
-    """Events or catalogue changes may not be durable: the stream is away, or too slow. Recording them again is safe."""
+    """Events or catalogue changes may not be durable: the stream does not answer, or too slowly. Recording them again
+    is safe."""
 
 
 class NoModel(RequestError):

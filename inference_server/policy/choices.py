@@ -1,4 +1,4 @@
-"""What a policy may name: the sources and rankers that are registered. Policies themselves know none of them."""
+"""The registered sources and rankers, which are the names that a policy may use. Policies themselves define none."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NO_RANKER: Final = "none"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceChoice:
-    """A source that policies may set the number of candidates of."""
+    """A source whose number of candidates a policy may set."""
 
     name: str
     num_candidates: int
-    """Candidates that a policy takes when it does not say."""
+    """The default number of candidates."""
     min_candidates: int = 0
     """0: a policy may turn the source off."""
 
 
 class Choices:
-    """The registered names, and the model that validates what a policy says of them."""
+    """The registered names, and the model that validates a policy's keys for them."""
 
     def __init__(self, sources: Sequence[SourceChoice], rankers: Sequence[str]) -> None:
         """`sources` in the order of merging, `rankers` in the order in which `auto` prefers them."""

@@ -84,7 +84,7 @@ class Policies:
 def load_policies(path: Path, choices: Choices) -> Policies:
     """Reads and validates a file; `choices` are the sources and rankers that it may name.
 
-    Raises PoliciesInvalid, which says what is wrong with which key in which line.
+    Raises PoliciesInvalid, which names the line, the key and the error of every problem.
     """
     try:
         with path.open("rb") as file:
@@ -167,12 +167,12 @@ class PolicyFile:
     """The policies in force, and the file they come from."""
 
     def __init__(self, path: Path | None, choices: Choices) -> None:
-        """Reads the file, which may name `choices`; None: the built-in policy, for ever. Raises PoliciesInvalid."""
+        """Reads the file, which may name `choices`; None: always the built-in policy. Raises PoliciesInvalid."""
         self._path = path
         self._choices = choices
         self._seen = _stamp(path)
         self.current: Policies = Policies() if path is None else load_policies(path, choices)
-        """What requests admitted now are answered by."""
+        """The policies for requests that are admitted now."""
         self.last_refusal = ""
         """Why the current file is not in force; empty if it is."""
 

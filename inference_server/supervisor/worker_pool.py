@@ -116,7 +116,7 @@ class WorkerPool:
             async with turns:
                 await worker.open(bundle)
 
-        # Repeated, because a worker may join while the others open the bundle.
+        # Repeated, because a worker may join while the other workers open the bundle.
         while lacking := [worker for worker in self._joined() if not worker.has_open(bundle)]:
             results = await asyncio.gather(*(open_in(worker) for worker in lacking), return_exceptions=True)
             failures = [result for result in results if isinstance(result, BaseException)]
@@ -298,7 +298,7 @@ class WorkerPool:
             worker.close_bundle(previous)
 
     async def _catch_up(self, worker: WorkerHandle) -> None:
-        """Moves a worker to the serving bundle if it did not have that bundle open when the others switched."""
+        """Moves a worker to the serving bundle that it did not have open when the other workers switched."""
         try:
             while (bundle := self.serving) is not None:
                 if not worker.has_open(bundle):

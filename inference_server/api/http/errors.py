@@ -53,7 +53,7 @@ class HttpRefusal(InferenceServerError):
 
 
 class ClientGone(InferenceServerError):
-    """The caller hung up: there is nobody to answer. Never leaves this folder."""
+    """The caller hung up, so that no answer can be sent. Never leaves this folder."""
 
 
 def error_response(error: RequestError) -> Response:
