@@ -94,7 +94,7 @@ class ServingModel:
         return None if users is None else encode_index(users.rows(user_ids))
 
     def encode_users(self, user_ids: list[str], states: list[UserState]) -> npt.NDArray[np.float32]:
-        """The user tower's vectors: (users, dim) float32. Runs the tower, so it belongs into a thread."""
+        """The user tower's vectors: (users, dim) float32. Requests run it in a thread when it is slow."""
         tensors = encode_users(
             states,
             schema=self.bundle.manifest.feature_schema,
