@@ -4,8 +4,8 @@
         for item in client.recommend("196", num_items=5).items:
             print(item.item_id, item.score)
 
-Needs grpc and protobuf alone (the extra `client`), so that it can live inside any service. Read `core` for what a call
-is made of, `attempts` for deadline, retries and hedging, `errors` for what can go wrong.
+Depends on grpc and protobuf only (the extra `client`), so that it fits into any service. `core` builds the calls,
+`attempts` handles deadline, retries and hedging, `errors` defines the exceptions.
 """
 
 from tandem.client.async_client import AsyncTandemClient

@@ -35,10 +35,10 @@ from tandem.v1 import recommendation_pb2 as pb
 
 
 class AsyncTandemClient(ClientCore):
-    """Asks a Tandem server. Belongs to the event loop that it is made in; make one per loop and keep it."""
+    """Client of a Tandem server. Belongs to the event loop that creates it; create one per loop and keep it."""
 
     def _open(self, endpoint: Endpoint) -> None:
-        asyncio.get_running_loop()  # raises RuntimeError; a channel made outside would belong to some other loop
+        asyncio.get_running_loop()  # raises RuntimeError: a channel created outside would belong to another loop
         if endpoint.credentials is None:
             self._channel = grpc.aio.insecure_channel(endpoint.target, options=endpoint.options)
         else:
@@ -63,7 +63,7 @@ class AsyncTandemClient(ClientCore):
         context: Mapping[str, str] | None = None,
         deadline_ms: float | None = None,
     ) -> Recommendations:
-        """Items for one user; `Query` says what the arguments mean. Raises TandemError."""
+        """Recommends items for a user; see `Query` for the arguments. Raises TandemError."""
         query = Query(
             user_id=user_id,
             num_items=num_items,
@@ -86,9 +86,9 @@ class AsyncTandemClient(ClientCore):
         deadline_ms: float | None = None,
         **options: Unpack[QueryOptions],
     ) -> AsyncIterator[Recommendations]:
-        """The first page and those that follow, asked for one by one as they are taken, `max_pages` at most.
+        """Yields up to `max_pages` pages, beginning with the first; each is requested when the caller takes it.
 
-        `deadline_ms` is the time of each page. Raises TandemError; PageExpired when the bundle changed between pages.
+        `deadline_ms` applies to each page. Raises TandemError; PageExpired if the bundle changed between pages.
         """
         query = Query(user_id=user_id, **options)
         for _ in range(max_pages):
@@ -107,7 +107,7 @@ class AsyncTandemClient(ClientCore):
         explain: bool = False,
         deadline_ms: float | None = None,
     ) -> SimilarItems:
-        """Items near one or several items, without these. Raises TandemError; NotFound for an unknown item."""
+        """Finds items similar to the given items, excluding them. Raises TandemError; NotFound for an unknown item."""
         return await self._carry_out(
             self._similar_items_call(
                 item_ids, num_items=num_items, filter=filter, explain=explain, deadline_ms=deadline_ms
@@ -115,20 +115,19 @@ class AsyncTandemClient(ClientCore):
         )
 
     async def record_events(self, events: Iterable[Event], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
-        """Records what users did, all of it or nothing, and returns how many events that are; they are durable then.
+        """Records events, all or nothing. Returns their number once they are durable.
 
-        Attempts repeat the events' ids, so that none takes effect twice; so does a call with the same `Event` objects
-        after TandemError. Raises TandemError.
+        Retries repeat the ids of the events, so that no event takes effect twice; this also holds for a second call
+        with the same `Event` objects after TandemError. Raises TandemError.
         """
         return await self._carry_out(self._record_events_call(events, deadline_ms))
 
     async def upsert_items(self, items: Iterable[Item], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
-        """Adds items to the catalogue or replaces what it says of them, all or nothing; returns how many. Raises
-        TandemError."""
+        """Adds items to the catalogue or replaces them, all or nothing. Returns their number. Raises TandemError."""
         return await self._carry_out(self._upsert_items_call(items, deadline_ms))
 
     async def delete_items(self, item_ids: Iterable[str], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
-        """Removes items from the catalogue, all or nothing; returns how many. Unknown ones are no error. Raises
+        """Removes items from the catalogue, all or nothing. Returns their number, including unknown items. Raises
         TandemError."""
         return await self._carry_out(self._delete_items_call(item_ids, deadline_ms))
 
@@ -139,11 +138,11 @@ class AsyncTandemClient(ClientCore):
         max_in_flight: int = MAX_IN_FLIGHT,
         deadline_ms: float = BATCH_DEADLINE_MS,
     ) -> AsyncIterator[tuple[str, Recommendations | TandemError]]:
-        """Answers any number of (correlation id, query) pairs on one stream, in any order, as they are ready.
+        """Answers any number of (correlation id, query) pairs on one stream, in the order in which answers are ready.
 
-        An entry that is refused comes back with its exception, and the others go on. `requests` is read in the event
-        loop, never more than `max_in_flight` ahead of the answers. `deadline_ms` is the time of the whole batch.
-        Nothing is tried again: what was not answered when TandemError is raised can be sent as a new batch.
+        A refused entry yields its exception; the other entries are not affected. `requests` is read in the event loop,
+        at most `max_in_flight` requests ahead of the answers. `deadline_ms` applies to the whole batch. Nothing is
+        retried: if TandemError is raised, the unanswered queries can be sent as a new batch.
         """
         self._check_open()
         progress = BatchProgress(max_in_flight=max_in_flight, deadline_ms=deadline_ms)
@@ -177,15 +176,15 @@ class AsyncTandemClient(ClientCore):
             call.cancel()
 
     async def status(self, *, deadline_ms: float | None = None) -> ServingStatus:
-        """What is served, by the worker that happens to answer. Raises TandemError."""
+        """Status of the worker that happens to answer. Raises TandemError."""
         return await self._carry_out(self._status_call(deadline_ms))
 
     async def wait_until_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
-        """Returns once the server has a model: health SERVING. Raises Unavailable when the time is over first."""
+        """Returns once the server has a model (health SERVING). Raises Unavailable after `timeout_seconds`."""
         await self._carry_out(self._ready_call(timeout_seconds))
 
     async def close(self) -> None:
-        """Closes the connections; calls of other tasks end in Cancelled."""
+        """Closes the connections; calls of other tasks raise Cancelled."""
         self._closed = True
         await self._channel.close()
 
@@ -198,7 +197,7 @@ class AsyncTandemClient(ClientCore):
         await self.close()
 
     async def _carry_out(self, call: PreparedCall[ResultT]) -> ResultT:
-        """Does what the call's plan says. Attempts that are no longer wanted are cancelled."""
+        """Carries out the call's plan. Attempts that are left over at its end are cancelled."""
         method = self._methods[call.method]
         ended: asyncio.Queue[Any] = asyncio.Queue()
         started: list[Any] = []
@@ -223,7 +222,7 @@ class AsyncTandemClient(ClientCore):
 
 
 async def _next_end(ended: asyncio.Queue[Any], timeout_seconds: float | None) -> Outcome:
-    """How the next attempt ends; None when none does in time."""
+    """The outcome of the next attempt to end; None if none ends in time."""
     try:
         async with asyncio.timeout(timeout_seconds):
             attempt = await ended.get()

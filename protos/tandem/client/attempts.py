@@ -1,18 +1,18 @@
-"""How one call becomes attempts: deadline, retries, hedge, budget. No input or output of its own.
+"""How a call becomes attempts: deadline, retries, hedge, budget. This module does no input or output.
 
-A plan is a generator that yields what to do next, `Start` an attempt or `Wait` for one to end, and is sent what
-happened. The sync and the async client only carry that out, so there is one policy, and its tests need no server.
+A plan is a generator that yields the next step, `Start` an attempt or `Wait` for an attempt to end, and is sent the
+outcome. The sync and the async client only carry out the steps, so there is one policy, and its tests need no server.
 
-Why not the retries that gRPC has built in, with a service config: measured with grpcio 1.85.1, they wait for their
-own backoff and not for the delay that the server asks for in google.rpc.RetryInfo (asked for 400 ms, tried again after
-7 and 10 ms; only the trailer grpc-retry-pushback-ms is read), and a `hedgingPolicy` is ignored in silence (one attempt;
-gRFC A6 says "C-Core except hedging"). Their throttling also leaves hedges that succeed unlimited, and a hedge on every
-call doubles the load of a server that is merely slow. What gRPC does without any configuration, sending again a request
-that no server has seen, stays on.
+Why not gRPC's built-in retries, configured by a service config: as measured with grpcio 1.85.1, they wait for their own
+backoff instead of the delay that the server asks for in google.rpc.RetryInfo (asked for 400 ms, retried after 7 and
+10 ms; only the trailer grpc-retry-pushback-ms is read), and a `hedgingPolicy` is silently ignored (one attempt; gRFC A6
+says "C-Core except hedging"). Their throttling also does not limit hedges that succeed, and a hedge on every call
+doubles the load of a server that is merely slow. gRPC's transparent retries, of requests that no server has seen, stay
+on.
 
-What is tried again: UNAVAILABLE, and RESOURCE_EXHAUSTED where the server says when (without that, it is gRPC's word for
-a message that is too large). Never DEADLINE_EXCEEDED, whose time is over, nor INVALID_ARGUMENT, INTERNAL and the rest,
-which would end alike.
+Retried are UNAVAILABLE, and RESOURCE_EXHAUSTED if the server says when to retry (otherwise it is gRPC's status for a
+message that is too large). Never retried are DEADLINE_EXCEEDED, whose time is over, and INVALID_ARGUMENT, INTERNAL and
+all other codes, which would fail again.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ _READY_ATTEMPT_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When and how often a call is tried again. Raises ValueError, naming the field."""
+    """When and how often a call is retried. Raises ValueError, naming the field."""
 
     max_attempts: int = 3
-    """Attempts of one call, the first and hedges included. 1: never again."""
+    """Maximum number of attempts per call, including the first and hedges. 1: no retries."""
     initial_backoff_ms: float = 10.0
-    """Longest pause before the second attempt; pauses are drawn between 0 and the longest, so that callers who failed
-    together do not come back together."""
+    """Upper bound of the pause before the second attempt. Pauses are drawn uniformly between 0 and the bound, so that
+    callers that failed together do not retry together."""
     backoff_multiplier: float = 2.0
-    """What the longest pause grows by from attempt to attempt."""
+    """Factor by which the upper bound grows from attempt to attempt."""
     max_backoff_ms: float = 1000.0
-    """Where it stops growing."""
+    """Limit of the upper bound."""
     budget_tokens: int = 10
-    """Extra attempts that a client may make at once: each takes a token, and without one there is none."""
+    """Size of the retry budget. Every retry or hedge takes a token; without a token the call is not attempted again."""
     budget_ratio: float = 0.1
-    """Tokens that a call which is answered puts back: extra attempts are at most this share of the answers."""
+    """Tokens returned by each answered call: retries and hedges are at most this share of the answers."""
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -64,26 +64,26 @@ class RetryPolicy:
             raise ValueError(f"budget_ratio: 0 to 1, not {self.budget_ratio}")
 
     def pause_seconds(self, num_attempts: int, failure: Failure) -> float:
-        """How long to wait after attempt number `num_attempts` failed: what the server asks for, and backoff."""
+        """Pause after the failure of attempt number `num_attempts`: the delay the server asks for, plus backoff."""
         longest_ms = min(self.initial_backoff_ms * self.backoff_multiplier ** (num_attempts - 1), self.max_backoff_ms)
         return (failure.retry_after_seconds or 0.0) + random.uniform(0.0, longest_ms) / 1e3
 
 
 class RetryBudget:
-    """Bounds the extra attempts of a whole client to a share of its answered calls. Safe to use from any thread.
+    """Limits the retries and hedges of a client to a share of its answered calls. Thread-safe.
 
-    A token bucket as in gRPC's retry throttling, but a token is taken for each extra attempt instead of each failure:
-    that bounds hedges too, which are no failures.
+    A token bucket as in gRPC's retry throttling, but a token is taken for each extra attempt instead of each failure,
+    which also limits hedges: a hedge is not a failure.
     """
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._lock = threading.Lock()
-        # Whole thousandths: ten tenths of a token are one.
-        self._most = self._left = policy.budget_tokens * _MILLITOKENS
+        # Counted in integer thousandths, so that ten tenths of a token are exactly one token.
+        self._capacity = self._left = policy.budget_tokens * _MILLITOKENS
         self._per_answer = round(policy.budget_ratio * _MILLITOKENS)
 
     def take(self) -> bool:
-        """Takes a token for one extra attempt; False when there is none."""
+        """Takes a token for an extra attempt; returns False if none is left."""
         with self._lock:
             if self._left < _MILLITOKENS:
                 return False
@@ -91,43 +91,43 @@ class RetryBudget:
             return True
 
     def answered(self) -> None:
-        """Puts back the share of a token that an answered call is worth."""
+        """Returns `budget_ratio` tokens to the bucket for an answered call."""
         with self._lock:
-            self._left = min(self._left + self._per_answer, self._most)
+            self._left = min(self._left + self._per_answer, self._capacity)
 
 
 @dataclass(frozen=True)
 class Start:
-    """Begin an attempt that ends after this time at the latest."""
+    """Begin an attempt with this timeout."""
 
     timeout_seconds: float
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Wait until an attempt ends, or for this time. Without an attempt in flight it is a pause."""
+    """Wait until an attempt ends, at most for this time. If no attempt is in flight, this is a pause."""
 
     timeout_seconds: float | None
-    """None: the attempts' own time is the bound."""
+    """None: wait until an attempt ends; its own timeout is the limit."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """An attempt ended with this wire message."""
+    """An attempt ended with this response."""
 
     response: Any
 
 
 Outcome = Answered | Failure | None
-"""What a plan is sent: how an attempt ended after `Wait`, None when the time was over first, and after `Start`."""
+"""Sent to a plan: after `Wait`, how an attempt ended, or None if none ended in time; after `Start`, None."""
 
 Plan = Generator[Start | Wait, Outcome, Any]
-"""Returns the response, or raises TandemError. Attempts still in flight at its end are no longer wanted."""
+"""Returns the response or raises TandemError. Attempts that are still in flight at its end are to be cancelled."""
 
 
 def may_retry(failure: Failure) -> bool:
-    """Whether the same call, made again, may be answered. Reads change nothing, and what writes bring takes effect
-    once."""
+    """Whether a retry of the same call may succeed. Every call is safe to retry: reads change nothing, and repeated
+    writes take effect once."""
     if failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return failure.retry_after_seconds is not None
     return failure.code is grpc.StatusCode.UNAVAILABLE
@@ -141,10 +141,11 @@ def attempts(
     hedge_after_seconds: float | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
-    """The plan of one call: all its attempts share `deadline_seconds`, and each is given what is left of it.
+    """The plan of a call. All attempts share `deadline_seconds`: each gets the time that is left.
 
-    With `hedge_after_seconds` a second attempt is made beside one that has not answered by then, once per call. The
-    first answer wins. While one attempt is in flight, the failure of the other is waited out if it may be retried.
+    With `hedge_after_seconds`, a second attempt starts beside an attempt that has not answered by then, once per call.
+    The first answer wins. If an attempt fails with a retryable status while the other is in flight, the plan waits for
+    the other.
     """
     give_up_at = clock() + deadline_seconds
     num_attempts = num_in_flight = 1
@@ -170,7 +171,7 @@ def attempts(
         if num_in_flight:
             continue
         pause = policy.pause_seconds(num_attempts, failure)
-        # Whoever cannot wait for as long is told at once, not when the time is over.
+        # If the pause exceeds the time left, the call fails now, not at its deadline.
         if num_attempts >= policy.max_attempts or pause >= give_up_at - clock() or not budget.take():
             raise error_of(failure)
         yield Wait(pause)
@@ -183,7 +184,7 @@ def attempts(
 
 
 def _with_earlier(failure: Failure, earlier: Failure | None) -> Failure:
-    """`failure`; where it is only that the time is over, with what used the time up."""
+    """`failure`; if it is DEADLINE_EXCEEDED, its message also says which earlier failure used up the time."""
     if earlier is None or failure.code is not grpc.StatusCode.DEADLINE_EXCEEDED:
         return failure
     return replace(failure, message=f"{failure.message}; before that {earlier.code.name}: {earlier.message}")
@@ -192,9 +193,9 @@ def _with_earlier(failure: Failure, earlier: Failure | None) -> Failure:
 def until_ready(
     is_ready: Callable[[Any], bool], *, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> Plan:
-    """The plan that asks for the server's health until `is_ready` of the response, for `timeout_seconds` at most.
+    """The plan that polls the server's health until `is_ready(response)`, for at most `timeout_seconds`.
 
-    Raises Unavailable, with what was found last, when the time is over, and other errors that waiting does not cure.
+    Raises Unavailable with the last finding when the time is over, and other errors that waiting does not cure at once.
     """
     give_up_at = clock() + timeout_seconds
     found, num_attempts = "not asked", 0
@@ -226,6 +227,6 @@ _CURED_BY_WAITING: Final = frozenset(
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.NOT_FOUND,  # the service is not registered with the health service yet
-        grpc.StatusCode.CANCELLED,  # a server that stops
+        grpc.StatusCode.CANCELLED,  # the server is stopping
     }
 )

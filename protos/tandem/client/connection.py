@@ -1,8 +1,8 @@
-"""Where the server is, and how it is spoken to: target, credentials, channel options.
+"""Where the server is and how to connect to it: target, credentials, channel options.
 
-Plaintext is never a default: it takes `insecure=True` or an address that begins with grpc://. The API key is sent as
-metadata rather than as gRPC call credentials, because gRPC refuses those on a plaintext channel, and a cluster whose
-network is encrypted otherwise (a mesh) is a good reason for one.
+Plaintext is never the default: it takes `insecure=True` or an address that begins with grpc://. The API key is sent as
+metadata rather than as gRPC call credentials, because gRPC refuses call credentials on a plaintext channel, which is a
+good choice in a cluster whose network is encrypted by other means (a service mesh).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import grpc
 _PLAINTEXT: Final = "grpc://"
 _TLS: Final = "grpcs://"
 _GRPC_SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:")
-"""Targets that gRPC understands by itself and that are left as they are."""
+"""Prefixes of gRPC targets, which are passed on unchanged."""
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s/:@\[\]]+):\d{1,5}")
 
 _SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
-"""Every address that a headless service resolves to gets its share; gRPC's default would use one of them."""
+"""Spreads calls over all addresses of a headless service; gRPC's default would use only one of them."""
 
 PemSource = bytes | str | Path
-"""PEM itself as bytes, or the path of a file that holds it."""
+"""PEM as bytes, or the path of a PEM file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """What a channel is made from."""
+    """The arguments of a channel."""
 
     target: str
-    """As gRPC takes it, for example dns:///recommender:50051."""
+    """gRPC target, for example dns:///recommender:50051."""
     options: tuple[tuple[str, str | int], ...]
-    """Of the channel."""
+    """Channel options."""
     credentials: grpc.ChannelCredentials | None
     """None: plaintext."""
     metadata: tuple[tuple[str, str], ...] = field(repr=False)
@@ -52,7 +52,7 @@ def endpoint(
     client_key: PemSource | None,
     keepalive_seconds: float,
 ) -> Endpoint:
-    """Reads an address and credentials. Raises ValueError, naming the argument, and OSError for a file not read."""
+    """Parses address and credentials. Raises ValueError, naming the argument; OSError if a file is unreadable."""
     certificates = (root_certificates, client_certificate, client_key)
     if address.startswith(_PLAINTEXT):
         insecure = True
@@ -82,26 +82,26 @@ def _options(keepalive_seconds: float) -> tuple[tuple[str, str | int], ...]:
     return (
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.keepalive_time_ms", keepalive_ms),
-        # On Linux also the time after which the kernel gives up on what nobody acknowledges (gRFC A18).
+        # On Linux also the time after which the kernel gives up on unacknowledged data (gRFC A18).
         ("grpc.keepalive_timeout_ms", timeout_ms),
-        # Measured with grpcio 1.85.1: without this one, a server that acknowledges in its kernel and does not answer
-        # pings is waited for for a minute and longer, whatever the option above says.
+        # Measured with grpcio 1.85.1: without this option, the client waits a minute or longer for a server whose
+        # kernel acknowledges but which does not answer pings, whatever the option above says.
         ("grpc.http2.ping_timeout_ms", timeout_ms),
-        # A server that comes back is found within a second or two, not after gRPC's two minutes.
+        # Reconnects to a restarted server within a second or two, not after gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     )
 
 
 def _target(address: str) -> str:
-    place = address.removeprefix(_PLAINTEXT).removeprefix(_TLS)
-    if place.startswith(_GRPC_SCHEMES):
-        return place
-    if not _HOST_AND_PORT.fullmatch(place):
+    target = address.removeprefix(_PLAINTEXT).removeprefix(_TLS)
+    if target.startswith(_GRPC_SCHEMES):
+        return target
+    if not _HOST_AND_PORT.fullmatch(target):
         raise ValueError(
             f"address: host:port, grpc://host:port (plaintext) or grpcs://host:port (TLS), not {address!r}"
         )
-    return f"dns:///{place}"
+    return f"dns:///{target}"
 
 
 def _pem(source: PemSource | None) -> bytes | None:

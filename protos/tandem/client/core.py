@@ -1,4 +1,4 @@
-"""What the sync and the async client share: everything but carrying out a plan on a channel."""
+"""The part that the sync and the async client share: everything but carrying out a plan on a channel."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ ResultT = TypeVar("ResultT")
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
 DEADLINE_MS: Final = 100.0
-"""Time of a call unless told otherwise."""
+"""Default deadline of a call."""
 WRITE_DEADLINE_MS: Final = 2000.0
-"""Time of a call that records something, unless told otherwise: nobody waits for a page with it."""
+"""Default deadline of a call that writes; no page load waits for it."""
 BATCH_DEADLINE_MS: Final = 60_000.0
-"""Time of a whole batch unless told otherwise."""
+"""Default deadline of a whole batch."""
 KEEPALIVE_SECONDS: Final = 20.0
-"""Silence after which a connection is tried, unless told otherwise."""
+"""Default time without traffic after which a connection is pinged."""
 MAX_PAGES: Final = 10
-"""Pages that `pages` asks for unless told otherwise."""
+"""Default maximum number of pages of `pages`."""
 READY_SECONDS: Final = 30.0
-"""Time to become ready unless told otherwise."""
+"""Default timeout of `wait_until_ready`."""
 MAX_IN_FLIGHT: Final = 64
-"""Requests of a batch that may be sent and not answered."""
+"""Default maximum number of unanswered requests of a batch."""
 
 Method = str
-"""Path of a method, as HTTP/2 carries it."""
+"""HTTP/2 path of a method."""
 RECOMMEND: Final = f"/{_SERVICE}/Recommend"
 RECOMMEND_BATCH: Final = f"/{_SERVICE}/RecommendBatch"
 SIMILAR_ITEMS: Final = f"/{_SERVICE}/SimilarItems"
@@ -67,29 +67,29 @@ UNARY_RESPONSES: Final[Mapping[Method, Callable[[bytes], Message]]] = {
     GET_SERVING_STATUS: pb.GetServingStatusResponse.FromString,
     HEALTH_CHECK: health_pb2.HealthCheckResponse.FromString,
 }
-"""How the response of every unary method is read."""
+"""Parser of each unary method's response."""
 
 HEDGEABLE: Final = frozenset({RECOMMEND, SIMILAR_ITEMS, GET_SERVING_STATUS})
-"""Methods that may be asked twice at once: reads alone. A method that writes must never be in here."""
+"""Methods that may run twice at the same time: reads only. A method that writes must never be in this set."""
 
 
 _LOST_STATUS: Final = (grpc.StatusCode.INTERNAL, "Internal error from Core")
-"""What grpc.aio makes of a stream that ends while a message is being written: the status it ended with is lost."""
+"""What grpc.aio reports for a stream that ends while a message is being written: the actual status is lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedCall(Generic[ResultT]):
-    """One unary call, ready to be carried out once."""
+    """A unary call, ready to be carried out once."""
 
     method: Method
     request: Message
     plan: Plan
     read: Callable[[Any], ResultT]
-    """Makes the result of the wire message."""
+    """Converts the response message to the result."""
 
 
 class ClientCore(ABC):
-    """Settings, retry budget and the making of calls."""
+    """Settings, retry budget and construction of calls."""
 
     def __init__(
         self,
@@ -105,15 +105,15 @@ class ClientCore(ABC):
         hedge_after_ms: float | None = None,
         keepalive_seconds: float = KEEPALIVE_SECONDS,
     ) -> None:
-        """A client of the server at `address`; nothing is sent yet.
+        """A client of the server at `address`. The constructor sends nothing.
 
         `address` is grpc://host:port (plaintext), grpcs://host:port (TLS), or host:port, which is TLS unless
-        `insecure`. Every address that the host resolves to gets its share of the calls. `api_key` is sent as a bearer
-        token. The certificates are PEM as bytes, or paths of PEM files: `root_certificates` instead of those that gRPC
-        brings, `client_certificate` and `client_key` where the server asks for one. `deadline_ms` is the time of a
-        call, all attempts together; `hedge_after_ms` asks a second time when no answer came by then, None never. A
-        connection on which calls wait and nothing comes for `keepalive_seconds` and a quarter is given up; the server
-        must allow pings as often.
+        `insecure`. Calls are spread over all addresses that the host resolves to. `api_key` is sent as a bearer token.
+        Certificates are PEM bytes or paths of PEM files: `root_certificates` replaces gRPC's own, `client_certificate`
+        and `client_key` are for servers that require a client certificate. `deadline_ms` is the default deadline of a
+        call, including all attempts. After `hedge_after_ms` without an answer a second attempt starts; None: never. A
+        connection with waiting calls is closed after 1.25 times `keepalive_seconds` without traffic; the server must
+        allow pings that often.
 
         Raises ValueError, naming the argument.
         """
@@ -137,13 +137,13 @@ class ClientCore(ABC):
 
     @abstractmethod
     def _open(self, endpoint: Endpoint) -> None:
-        """Makes the channel and its methods; called once, at the end of the constructor."""
+        """Opens the channel and its methods; called once, at the end of the constructor."""
 
     def _recommend_call(self, query: Query, deadline_ms: float | None) -> PreparedCall[Recommendations]:
         return PreparedCall(
             method=RECOMMEND,
             request=recommend_request(query),
-            # A page is bound to a bundle; two servers in the middle of a rollout need not agree on which.
+            # A page belongs to a bundle, and during a rollout two servers may serve different bundles.
             plan=self._attempts(RECOMMEND, deadline_ms, hedged=not query.page_token),
             read=recommendations_of,
         )
@@ -208,7 +208,7 @@ class ClientCore(ABC):
             raise RuntimeError("the client is closed")
 
     def _check_not_closed_meanwhile(self) -> None:
-        """For a call that has begun: a closed channel would raise something of its own."""
+        """Raises Cancelled for a call in progress; the closed channel would raise an error of its own."""
         if self._closed:
             raise closed_meanwhile()
 
@@ -219,7 +219,7 @@ def closed_meanwhile() -> TandemError:
 
 
 def batch_outcome(response: pb.RecommendBatchResponse) -> tuple[str, Recommendations | TandemError]:
-    """One entry's correlation id, and its answer or why it has none."""
+    """The correlation id of a batch entry, with its answer or its error."""
     outcome = response.WhichOneof("outcome")
     if outcome == "response":
         return response.correlation_id, recommendations_of(response.response)
@@ -227,7 +227,7 @@ def batch_outcome(response: pb.RecommendBatchResponse) -> tuple[str, Recommendat
 
 
 class BatchProgress:
-    """How far a batch has come. Written by the one who feeds it and by the one who takes the answers."""
+    """Progress of a batch, updated both by the sender of requests and by the reader of answers."""
 
     def __init__(self, *, max_in_flight: int, deadline_ms: float) -> None:
         """Raises ValueError, naming the argument."""
@@ -238,19 +238,19 @@ class BatchProgress:
         self.num_sent = 0
         self.num_answered = 0
         self.ended = False
-        """Nobody takes answers any more."""
+        """Whether the reader of answers has stopped."""
         self.feed_error: Exception | None = None
-        """What the caller's iterable of requests raised."""
+        """Exception raised by the caller's iterable of requests."""
 
     def check_complete(self) -> None:
-        """Raises what ended the requests early, and Unavailable when the server left some of them unanswered."""
+        """Raises `feed_error`, or Unavailable if the server left requests unanswered."""
         if self.feed_error is not None:
             raise self.feed_error
         if self.num_answered < self.num_sent:
             raise self._ended_early()
 
     def error_of(self, failure: Failure) -> TandemError:
-        """The exception for a stream that ended like this."""
+        """The exception for a stream that ended with `failure`."""
         if (failure.code, failure.message) == _LOST_STATUS:
             return self._ended_early()
         return error_of(failure)
@@ -263,7 +263,7 @@ class BatchProgress:
 
 
 def to_bytes(request: Message) -> bytes:
-    """The request as the wire has it."""
+    """The request in wire format."""
     return request.SerializeToString()
 
 

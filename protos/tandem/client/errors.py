@@ -1,20 +1,21 @@
 """Exceptions of the client.
 
-TandemError                 every call that gets no answer, with its status code and how many attempts were made
+TandemError                 a call without an answer, with its status code and number of attempts
 +-- InvalidRequest          a field of the request is outside what the API allows: `field`, `description`
-|   +-- PageExpired         `page_token` is of another bundle, or of other arguments: start again at the first page
-+-- NotFound                `similar_items` names an item that the catalogue does not hold
-+-- OverCapacity            the server takes no more requests now: `retry_after_seconds`
-+-- DeadlineExceeded        the time of the call was over first
-+-- Unavailable             nobody answers at the address, or no model is served there yet
-+-- Unauthenticated         credentials are missing or wrong, or do not allow the call
-+-- Cancelled               the client was closed during the call, or something on the way gave it up
-+-- ServerError             the server failed, or does not know the call: `request_id` names it in the server's log
+|   +-- PageExpired         `page_token` belongs to another bundle or other arguments: start again at the first page
++-- NotFound                `similar_items` names an item that is not in the catalogue
++-- OverCapacity            the server accepts no more requests now: `retry_after_seconds`
++-- DeadlineExceeded        no answer within the deadline
++-- Unavailable             no server answers at the address, or it serves no model yet
++-- Unauthenticated         credentials are missing, wrong or insufficient
++-- Cancelled               the client was closed during the call, or an intermediary cancelled it
++-- ServerError             the server failed or does not know the method: find `request_id` in the server's log
 
-Arguments that no server could be sent (an address without a port, a text where a list of texts belongs) are ValueError
-and TypeError, and a call on a closed client is a RuntimeError: mistakes in the program, not outcomes of a call.
+Arguments that cannot be sent to any server (an address without a port, a string instead of a list of strings) raise
+ValueError or TypeError, and a call on a closed client raises RuntimeError: these are bugs in the program, not outcomes
+of a call.
 
-`EXCEPTION_OF` is the one table from status code to exception, for calls and for entries of a batch alike.
+`EXCEPTION_OF` is the only table from status code to exception, for calls and for batch entries.
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """What is known of a call, or of an entry of a batch, that got no answer."""
+    """Details of a call, or of a batch entry, without an answer."""
 
     code: grpc.StatusCode
     message: str
     field: str = ""
-    """Path of the field that is wrong, as the API writes it; empty where none was named."""
+    """Path of the invalid field, as the API writes it; empty if the server named none."""
     description: str = ""
-    """What is wrong with that field."""
+    """What is wrong with the field."""
     retry_after_seconds: float | None = None
-    """How long the server asks to wait; None where it asks for nothing."""
+    """Delay that the server asks for; None if it asks for none."""
     num_attempts: int = 1
-    """How often the server was asked, hedges included."""
+    """Number of attempts, including hedges."""
 
 
 class TandemError(Exception):
-    """A call that got no answer. Its text is the server's message."""
+    """A call without an answer. Its text is the server's message."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
@@ -64,12 +65,12 @@ class TandemError(Exception):
 
     @property
     def code(self) -> grpc.StatusCode:
-        """The gRPC status that the call ended with."""
+        """gRPC status code of the call."""
         return self.failure.code
 
     @property
     def num_attempts(self) -> int:
-        """How often the server was asked, hedges included."""
+        """Number of attempts, including hedges."""
         return self.failure.num_attempts
 
 
@@ -78,54 +79,54 @@ class InvalidRequest(TandemError):
 
     @property
     def field(self) -> str:
-        """Path of the field, for example "filter.exclude_item_ids"; empty where none was named."""
+        """Path of the field, for example "filter.exclude_item_ids"; empty if the server named none."""
         return self.failure.field
 
     @property
     def description(self) -> str:
-        """What is wrong with that field."""
+        """What is wrong with the field."""
         return self.failure.description
 
 
 class PageExpired(InvalidRequest):
-    """The page token is of a bundle that is served no more, or of other arguments."""
+    """The page token belongs to a bundle that is no longer served, or to other arguments."""
 
 
 class NotFound(TandemError):
-    """An item that the request is about is not in the catalogue."""
+    """An item that the request names is not in the catalogue."""
 
 
 class OverCapacity(TandemError):
-    """The server answers as many requests at once as it may."""
+    """The server is at its limit of concurrent requests."""
 
     @property
     def retry_after_seconds(self) -> float:
-        """How long the server asks to wait before the next try; 0 where it did not say."""
+        """Delay that the server asks for before a retry; 0 if it gave none."""
         return self.failure.retry_after_seconds or 0.0
 
 
 class DeadlineExceeded(TandemError):
-    """No answer within the time of the call, all attempts together."""
+    """No answer within the deadline of the call, over all attempts."""
 
 
 class Unavailable(TandemError):
-    """Nobody answers at the address, or no model is served there yet."""
+    """No server answers at the address, or it serves no model yet."""
 
 
 class Unauthenticated(TandemError):
-    """Credentials are missing or wrong, or do not allow the call."""
+    """Credentials are missing, wrong or insufficient."""
 
 
 class Cancelled(TandemError):
-    """The client was closed during the call, or something on the way to the server gave it up."""
+    """The client was closed during the call, or an intermediary cancelled it."""
 
 
 class ServerError(TandemError):
-    """The server failed, or does not know the call."""
+    """The server failed, or does not know the method."""
 
     @property
     def request_id(self) -> str:
-        """Names the failure in the server's log; empty where the server did not say."""
+        """Id of the failed request in the server's log; empty if the server sent none."""
         found = _REQUEST_ID.search(self.failure.message)
         return found[1] if found else ""
 
@@ -148,7 +149,7 @@ EXCEPTION_OF: Final[Mapping[grpc.StatusCode, type[TandemError]]] = {
     grpc.StatusCode.DATA_LOSS: ServerError,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
 }
-"""Every status code but OK; a test fails when one is missing."""
+"""All status codes but OK; a test fails if a code is missing."""
 
 
 def error_of(failure: Failure) -> TandemError:
@@ -162,7 +163,7 @@ def error_of(failure: Failure) -> TandemError:
 def failure_of(
     code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[tuple[str, str | bytes]] | None
 ) -> Failure:
-    """What a call that ended with this status tells. Details that cannot be read count as none."""
+    """The failure of a call with this status. Unreadable error details are ignored."""
     field = description = ""
     retry_after_seconds = None
     for detail in _details(trailing_metadata):
@@ -182,11 +183,11 @@ def failure_of(
 
 
 def batch_failure_of(error: pb.BatchError) -> Failure:
-    """What an entry of a batch that was refused tells."""
+    """The failure of a refused batch entry."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
-    if code is grpc.StatusCode.OK:  # an error that says it is none
+    if code is grpc.StatusCode.OK:  # an error with the code OK
         code = grpc.StatusCode.UNKNOWN
-    # The message of an entry that is wrong begins with the field, as that of a call does.
+    # The message of an invalid entry begins with the field, like the message of a call.
     description = error.message.removeprefix(f"{error.field}: ") if error.field else ""
     return Failure(code=code, message=error.message or code.name, field=error.field, description=description)
 

@@ -1,7 +1,7 @@
-"""What can be asked for, and the wire messages that ask for it.
+"""Queries, and the wire messages for them.
 
-Limits (how many items, how long an id) are the server's to check, so that they are written once; what is checked here
-is what would be sent as something else than meant.
+Limits (number of items, length of an id) are checked by the server only, so that they are defined once. This module
+checks what would otherwise be sent as something other than the caller meant.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from tandem.v1 import recommendation_pb2 as pb
 
 @dataclass(frozen=True, kw_only=True)
 class AttributePredicate:
-    """A condition on one attribute. All that is set must hold. An item without the attribute meets `none_of` alone."""
+    """A condition on an attribute. All set fields must hold. An item without the attribute meets only `none_of`."""
 
     name: str
     """Name of the attribute, as the catalogue writes it."""
     any_of: Sequence[str] = ()
-    """The value is one of these. Empty: any."""
+    """The value is in this list. Empty: any value."""
     none_of: Sequence[str] = ()
-    """The value is none of these."""
+    """The value is not in this list."""
     min: float | None = None
-    """The value is a number of at least this."""
+    """The value is a number, at least this."""
     max: float | None = None
-    """The value is a number of at most this."""
+    """The value is a number, at most this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """What may be recommended. Everything that is set must hold."""
+    """Restricts what may be recommended. All set fields must hold."""
 
     include_categories: Sequence[str] = ()
-    """Only items with at least one of these. Empty: any."""
+    """Only items with at least one of these categories. Empty: any category."""
     exclude_categories: Sequence[str] = ()
-    """No items with any of these."""
+    """No items with any of these categories."""
     exclude_item_ids: Sequence[str] = ()
     """Never these items. Unknown ids are ignored."""
     attributes: Sequence[AttributePredicate] = ()
-    """Only items that meet every one of these."""
+    """Only items that meet all of these conditions."""
 
 
 NO_FILTER = Filter()
-"""Everything may be recommended."""
+"""No restriction."""
 
 
 class QueryOptions(TypedDict, total=False):
-    """The fields of `Query` that `pages` takes by name: all but the user and the page. A test keeps both alike."""
+    """The fields of `Query` that `pages` takes as keywords: all but the user and the page. A test compares the two."""
 
     num_items: int
     recent_item_ids: Sequence[str]
@@ -67,31 +67,31 @@ class Query:
     user_id: str = ""
     """External id. Empty: anonymous."""
     num_items: int = 10
-    """How many items to return, 1 to 500."""
+    """Number of items to return, 1 to 500."""
     recent_item_ids: Sequence[str] = ()
-    """What the user did just now and the store does not have yet, newest last. Unknown ids are ignored."""
+    """Items of the user's latest actions that the store may not have yet, newest last. Unknown ids are ignored."""
     filter: Filter = NO_FILTER
-    """What may be recommended."""
+    """Restricts what may be recommended."""
     exclude_seen: bool = True
-    """Leaves out items the user has interacted with, `recent_item_ids` included."""
+    """Excludes items the user has interacted with, including `recent_item_ids`."""
     diversity: float | None = None
-    """How unlike each other the items shall be, 0 to 1. None: what the scenario's policy says."""
+    """How different the items should be from each other, 0 to 1. None: as the scenario's policy says."""
     explain: bool = False
     """Fills `RecommendedItem.reason`."""
     scenario: str = ""
     """Name of a configured policy. Empty: the default policy."""
     page_token: str = ""
-    """`next_page_token` of the page before. Empty: the first page."""
+    """`next_page_token` of the previous page. Empty: the first page."""
     context: Mapping[str, str] = field(default_factory=dict)
-    """What is known of the moment: device, country, ... For the impression log."""
+    """Context of the request (device, country, ...), for the impression log."""
 
     def following(self, page_token: str) -> Self:
-        """The same query for the page that this token gets."""
+        """The same query for the page of this token."""
         return replace(self, page_token=page_token)
 
 
 def recommend_request(query: Query) -> pb.RecommendRequest:
-    """The wire message of a query. Raises TypeError where a text stands for a list of texts."""
+    """The wire message of a query. Raises TypeError for a string instead of a list of strings."""
     return pb.RecommendRequest(
         user_id=query.user_id,
         num_items=query.num_items,
@@ -109,14 +109,14 @@ def recommend_request(query: Query) -> pb.RecommendRequest:
 def similar_items_request(
     item_ids: Sequence[str], *, num_items: int, filter: Filter, explain: bool
 ) -> pb.SimilarItemsRequest:
-    """The wire message that asks for items near these. Raises TypeError where a text stands for a list of texts."""
+    """The wire message of a query for similar items. Raises TypeError for a string instead of a list of strings."""
     return pb.SimilarItemsRequest(
         item_ids=_texts("item_ids", item_ids), num_items=num_items, filter=_filter(filter), explain=explain
     )
 
 
 def batch_request(correlation_id: str, query: Query) -> pb.RecommendBatchRequest:
-    """The wire message of one entry of a batch."""
+    """The wire message of a batch entry."""
     return pb.RecommendBatchRequest(correlation_id=correlation_id, request=recommend_request(query))
 
 
@@ -141,7 +141,7 @@ def _filter(filter: Filter) -> pb.RecommendFilter | None:
 
 
 def _texts(name: str, values: Iterable[str]) -> Iterable[str]:
-    """`values`. A text is a sequence of texts as well, and would be sent as one id per letter."""
+    """Returns `values`. A string is a sequence of strings too, and would be sent as one id per letter."""
     if isinstance(values, str):
         raise TypeError(f"{name}: a list of texts, not the text {values!r}")
     return values

@@ -1,4 +1,4 @@
-"""What callers get: frozen dataclasses instead of wire messages, so that nobody depends on protobuf by accident."""
+"""Results: frozen dataclasses instead of wire messages, so that no caller depends on protobuf by accident."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tandem.v1 import recommendation_pb2 as pb
 
 
 class Source(StrEnum):
-    """How an answer was made; named as in the API's `RecommendationSource`."""
+    """How an answer was produced; named as in the API's `RecommendationSource`."""
 
     UNSPECIFIED = "UNSPECIFIED"
-    """A way that this client does not know: the server is newer."""
+    """Unknown to this client: the server is newer."""
     RANKED = "RANKED"
     """Retrieved and then ordered by a ranker."""
     RETRIEVED = "RETRIEVED"
@@ -46,11 +46,11 @@ class Reason:
     because_item_ids: tuple[str, ...]
     """Items of the user's history that are nearest to this one in the model's space, nearest first."""
     score_parts: Mapping[str, float]
-    """What the score was made of, by name."""
+    """Parts of the score by name."""
     title: str
-    """Display title of the item; empty where the catalogue has none."""
+    """Display title of the item; empty if the catalogue has none."""
     propensity: float
-    """Probability with which the policy showed this item at this place, given the places before it."""
+    """Probability with which the policy showed this item at this position, given the positions before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class RecommendedItem:
     score: float
     """Higher is better; comparable within one answer only."""
     reason: Reason | None
-    """None unless `explain` was asked for."""
+    """None unless the request set `explain`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Recommendations:
     """The answer to one query, or one page of it."""
 
     request_id: str
-    """Names this answer in logs and, later, in events."""
+    """Id of this answer, in logs and in later events."""
     items: tuple[RecommendedItem, ...]
     """Best first, without repeats."""
     model_version: str
@@ -77,11 +77,11 @@ class Recommendations:
     variant: str
     """The registry alias that the bundle was served under; empty without a registry."""
     source: Source
-    """How the answer was made."""
+    """How the answer was produced."""
     degraded_reasons: tuple[str, ...]
     """What was skipped and why; empty when nothing was."""
     next_page_token: str
-    """Gets the next page; empty where there is none."""
+    """Token of the next page; empty if there is none."""
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -107,57 +107,57 @@ class SimilarItems:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveCatalogue:
-    """What changed in the catalogue since the bundle was made, as one worker knows it."""
+    """Changes of the catalogue since the bundle was made, as known to one worker."""
 
     sequence: int
-    """The last change that is in force; changes count up from 1."""
+    """Number of the last change in force; changes are numbered from 1."""
     items: int
     """Items that are recommended as they changed, or that the bundle does not hold."""
     dead_rows: int
     """Items known to the model that are not recommended: deleted, or unavailable."""
     waiting: int
-    """Changed items whose vector is not there yet."""
+    """Changed items whose vector is not computed yet."""
     put_off: int
-    """Changes beyond the server's limit, which wait for the next bundle."""
+    """Changes beyond the server's limit, deferred to the next bundle."""
     age_seconds: float
     """Time since the online store last confirmed that nothing else had changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServingStatus:
-    """What one worker of the server serves, and how that goes. Counts are the worker's own, since its start."""
+    """What one worker of the server serves, and its state. Counts are of this worker since its start."""
 
     model_version: str
-    """The bundle that answers now; empty before the first one."""
+    """The bundle in service; empty before the first bundle."""
     variant: str
     registry_version: str
     manifest: Mapping[str, Any]
-    """The bundle's manifest without its list of files."""
+    """The manifest of the bundle without the list of files."""
     started_at: datetime | None
-    """In UTC, as all times here."""
+    """In UTC, like all times here."""
     model_loaded_at: datetime | None
     """None before the first bundle."""
     uptime_seconds: float
     dependencies: Mapping[str, str]
-    """`up` or `down`, by name."""
+    """`up` or `down`, by name of the dependency."""
     answers_by_source: Mapping[str, int]
-    """By the API's name of the source, for example RECOMMENDATION_SOURCE_POPULAR."""
+    """Number of answers by the API's name of the source, for example RECOMMENDATION_SOURCE_POPULAR."""
     degraded_by_reason: Mapping[str, int]
     bundles_refused: int
     last_refusal: str
-    """Why the newest refused bundle was refused; empty when none was."""
+    """Why the last refused bundle was refused; empty if none was."""
     breakers: Mapping[str, str]
-    """`closed`, `open` or `half_open`, by name."""
+    """`closed`, `open` or `half_open`, by name of the breaker."""
     worker: int
-    """The worker that answered, of `num_workers`."""
+    """Number of the worker that answered, out of `num_workers`."""
     num_workers: int
     policies_fingerprint: str
-    """SHA-256 of the policies in force, hex; empty while the built-in policy alone is."""
+    """SHA-256 of the policies in force, hex; empty if only the built-in policy is."""
     live_catalogue: LiveCatalogue
 
 
 def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
-    """The answer in a wire message."""
+    """Converts a wire message."""
     return Recommendations(
         request_id=wire.request_id,
         items=_items(wire.items),
@@ -170,14 +170,14 @@ def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
 
 
 def similar_items_of(wire: pb.SimilarItemsResponse) -> SimilarItems:
-    """The answer in a wire message."""
+    """Converts a wire message."""
     return SimilarItems(
         request_id=wire.request_id, items=_items(wire.items), model_version=wire.model_version, variant=wire.variant
     )
 
 
 def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
-    """The status in a wire message."""
+    """Converts a wire message."""
     return ServingStatus(
         model_version=wire.model_version,
         variant=wire.variant,

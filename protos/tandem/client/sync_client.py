@@ -1,7 +1,7 @@
 """The client for programs without an event loop.
 
-Every attempt is a gRPC future whose end is put on a queue, so that waiting for an attempt, for a hedge's moment and for
-a pause are one and the same wait, and Ctrl-C gets through all of them.
+Every attempt is a gRPC future that is put on a queue when it ends. Waiting for an attempt, for the start of a hedge and
+for a pause is therefore the same wait on the queue, which Ctrl-C interrupts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tandem.v1 import recommendation_pb2 as pb
 
 
 class TandemClient(ClientCore):
-    """Asks a Tandem server. One client serves any number of threads; make one per process and keep it."""
+    """Client of a Tandem server. Thread-safe; create one per process and keep it."""
 
     def _open(self, endpoint: Endpoint) -> None:
         if endpoint.credentials is None:
@@ -66,7 +66,7 @@ class TandemClient(ClientCore):
         context: Mapping[str, str] | None = None,
         deadline_ms: float | None = None,
     ) -> Recommendations:
-        """Items for one user; `Query` says what the arguments mean. Raises TandemError."""
+        """Recommends items for a user; see `Query` for the arguments. Raises TandemError."""
         query = Query(
             user_id=user_id,
             num_items=num_items,
@@ -89,9 +89,9 @@ class TandemClient(ClientCore):
         deadline_ms: float | None = None,
         **options: Unpack[QueryOptions],
     ) -> Iterator[Recommendations]:
-        """The first page and those that follow, asked for one by one as they are taken, `max_pages` at most.
+        """Yields up to `max_pages` pages, beginning with the first; each is requested when the caller takes it.
 
-        `deadline_ms` is the time of each page. Raises TandemError; PageExpired when the bundle changed between pages.
+        `deadline_ms` applies to each page. Raises TandemError; PageExpired if the bundle changed between pages.
         """
         query = Query(user_id=user_id, **options)
         for _ in range(max_pages):
@@ -110,7 +110,7 @@ class TandemClient(ClientCore):
         explain: bool = False,
         deadline_ms: float | None = None,
     ) -> SimilarItems:
-        """Items near one or several items, without these. Raises TandemError; NotFound for an unknown item."""
+        """Finds items similar to the given items, excluding them. Raises TandemError; NotFound for an unknown item."""
         return self._carry_out(
             self._similar_items_call(
                 item_ids, num_items=num_items, filter=filter, explain=explain, deadline_ms=deadline_ms
@@ -118,20 +118,19 @@ class TandemClient(ClientCore):
         )
 
     def record_events(self, events: Iterable[Event], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
-        """Records what users did, all of it or nothing, and returns how many events that are; they are durable then.
+        """Records events, all or nothing. Returns their number once they are durable.
 
-        Attempts repeat the events' ids, so that none takes effect twice; so does a call with the same `Event` objects
-        after TandemError. Raises TandemError.
+        Retries repeat the ids of the events, so that no event takes effect twice; this also holds for a second call
+        with the same `Event` objects after TandemError. Raises TandemError.
         """
         return self._carry_out(self._record_events_call(events, deadline_ms))
 
     def upsert_items(self, items: Iterable[Item], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
-        """Adds items to the catalogue or replaces what it says of them, all or nothing; returns how many. Raises
-        TandemError."""
+        """Adds items to the catalogue or replaces them, all or nothing. Returns their number. Raises TandemError."""
         return self._carry_out(self._upsert_items_call(items, deadline_ms))
 
     def delete_items(self, item_ids: Iterable[str], *, deadline_ms: float = WRITE_DEADLINE_MS) -> int:
-        """Removes items from the catalogue, all or nothing; returns how many. Unknown ones are no error. Raises
+        """Removes items from the catalogue, all or nothing. Returns their number, including unknown items. Raises
         TandemError."""
         return self._carry_out(self._delete_items_call(item_ids, deadline_ms))
 
@@ -142,11 +141,11 @@ class TandemClient(ClientCore):
         max_in_flight: int = MAX_IN_FLIGHT,
         deadline_ms: float = BATCH_DEADLINE_MS,
     ) -> Iterator[tuple[str, Recommendations | TandemError]]:
-        """Answers any number of (correlation id, query) pairs on one stream, in any order, as they are ready.
+        """Answers any number of (correlation id, query) pairs on one stream, in the order in which answers are ready.
 
-        An entry that is refused comes back with its exception, and the others go on. `requests` is read in a thread of
-        gRPC's, never more than `max_in_flight` ahead of the answers. `deadline_ms` is the time of the whole batch.
-        Nothing is tried again: what was not answered when TandemError is raised can be sent as a new batch.
+        A refused entry yields its exception; the other entries are not affected. `requests` is read in a thread of
+        gRPC, at most `max_in_flight` requests ahead of the answers. `deadline_ms` applies to the whole batch. Nothing
+        is retried: if TandemError is raised, the unanswered queries can be sent as a new batch.
         """
         self._check_open()
         progress = BatchProgress(max_in_flight=max_in_flight, deadline_ms=deadline_ms)
@@ -175,19 +174,19 @@ class TandemClient(ClientCore):
             raise progress.error_of(failure_of(call.code(), call.details(), call.trailing_metadata())) from error
         finally:
             progress.ended = True
-            window.release()  # lets `feed` see it
+            window.release()  # wakes `feed`, which then sees `ended`
             call.cancel()
 
     def status(self, *, deadline_ms: float | None = None) -> ServingStatus:
-        """What is served, by the worker that happens to answer. Raises TandemError."""
+        """Status of the worker that happens to answer. Raises TandemError."""
         return self._carry_out(self._status_call(deadline_ms))
 
     def wait_until_ready(self, timeout_seconds: float = READY_SECONDS) -> None:
-        """Returns once the server has a model: health SERVING. Raises Unavailable when the time is over first."""
+        """Returns once the server has a model (health SERVING). Raises Unavailable after `timeout_seconds`."""
         self._carry_out(self._ready_call(timeout_seconds))
 
     def close(self) -> None:
-        """Closes the connections; calls in other threads end in Cancelled."""
+        """Closes the connections; calls in other threads raise Cancelled."""
         self._closed = True
         self._channel.close()
 
@@ -200,7 +199,7 @@ class TandemClient(ClientCore):
         self.close()
 
     def _carry_out(self, call: PreparedCall[ResultT]) -> ResultT:
-        """Does what the call's plan says. Attempts that are no longer wanted are cancelled."""
+        """Carries out the call's plan. Attempts that are left over at its end are cancelled."""
         method = self._methods[call.method]
         ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         started: list[Any] = []
@@ -225,7 +224,7 @@ class TandemClient(ClientCore):
 
 
 def _next_end(ended: queue.SimpleQueue[Any], timeout_seconds: float | None) -> Outcome:
-    """How the next attempt ends; None when none does in time."""
+    """The outcome of the next attempt to end; None if none ends in time."""
     try:
         attempt = ended.get(timeout=timeout_seconds)
     except queue.Empty:

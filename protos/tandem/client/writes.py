@@ -1,7 +1,7 @@
-"""What can be recorded, and the wire messages that record it.
+"""Events and items to record, and the wire messages for them.
 
-Limits are the server's to check, as for queries; what is checked here is what would be sent as something else than
-meant.
+Limits are checked by the server only, as for queries. This module checks what would otherwise be sent as something
+other than the caller meant.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tandem.v1 import recommendation_pb2 as pb
 
 
 class EventType(StrEnum):
-    """What a user did; named as in the API's `EventType`."""
+    """The kind of interaction; named as in the API's `EventType`."""
 
     IMPRESSION = "IMPRESSION"
     """The item was shown."""
@@ -35,49 +35,49 @@ def _new_id() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that a user did with an item."""
+    """One interaction of a user with an item."""
 
     user_id: str
     item_id: str
     type: EventType
     value: float = 0.0
-    """The rating, 1 to 5, or the milliseconds of dwelling. Nothing for other types."""
+    """The rating, 1 to 5, or the dwell time in milliseconds. Unused for other types."""
     occurred_at: datetime | None = None
-    """When it happened, with a time zone. None: when the server takes it."""
+    """When it happened, with a time zone. None: when the server accepts it."""
     request_id: str = ""
-    """`Recommendations.request_id` of the answer that it came from."""
+    """`Recommendations.request_id` of the answer that showed the item."""
     position: int | None = None
-    """Place of the item in that answer, from 0."""
+    """0-based position of the item in that answer."""
     event_id: str = field(default_factory=_new_id)
-    """Names the event: it takes effect once, however often it is recorded. A random one unless given."""
+    """Unique id: an event that is recorded twice takes effect once. Default: a random id."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """What the catalogue says of an item."""
+    """An item of the catalogue."""
 
     item_id: str
     title: str = ""
     description: str = ""
     categories: Sequence[str] = ()
     attributes: Mapping[str, str | float] = field(default_factory=dict)
-    """What filters and policies ask for, by name."""
+    """Values for filters and policies, by name."""
     available: bool = True
-    """False: it stays in the catalogue and is not recommended."""
+    """False: the item stays in the catalogue but is not recommended."""
 
 
 def record_events_request(events: Iterable[Event]) -> pb.RecordEventsRequest:
-    """The wire message that records these. Raises ValueError for a time without a time zone."""
+    """The wire message that records events. Raises ValueError for a time without a time zone."""
     return pb.RecordEventsRequest(events=map(_event, events))
 
 
 def upsert_items_request(items: Iterable[Item]) -> pb.UpsertItemsRequest:
-    """The wire message that adds or replaces these. Raises TypeError for an attribute that is no text or number."""
+    """The wire message that adds or replaces items. Raises TypeError unless attributes are strings or numbers."""
     return pb.UpsertItemsRequest(items=map(_item, items))
 
 
 def delete_items_request(item_ids: Iterable[str]) -> pb.DeleteItemsRequest:
-    """The wire message that removes these. Raises TypeError where a text stands for a list of texts."""
+    """The wire message that removes items. Raises TypeError for a string instead of a list of strings."""
     if isinstance(item_ids, str):
         raise TypeError(f"item_ids: a list of texts, not the text {item_ids!r}")
     return pb.DeleteItemsRequest(item_ids=item_ids)
