@@ -14,12 +14,13 @@ from typing import Final
 
 import structlog
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, RegisteredVersion, fetch_bundle, find_versions
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_versions, open_registry
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleError
+from tandem.ops.model_registry import RegisteredVersion
 
 GRACE_SECONDS: Final = 3600.0
 
@@ -42,6 +43,7 @@ class LiveBundles:
         """`on_change` is called when the live bundles have changed. If the settings name a bundle folder, only that
         bundle is live."""
         self._settings = settings
+        self._registry = open_registry(settings)
         self._on_change = on_change
         self._grace_seconds = grace_seconds
         self._bundles: dict[str, _Named] = {}
@@ -105,8 +107,7 @@ class LiveBundles:
         return {bundle.manifest.model_version: bundle}
 
     def _registered(self) -> dict[str, Bundle]:
-        settings = self._settings
-        versions = find_versions(settings.registry_uri, settings.model_name, [names.CHAMPION, names.CHALLENGER])
+        versions = find_versions(self._registry, [names.CHAMPION, names.CHALLENGER])
         return {version.model_version: bundle for version in versions if (bundle := self._open(version)) is not None}
 
     def _open(self, version: RegisteredVersion) -> Bundle | None:
@@ -117,7 +118,7 @@ class LiveBundles:
         if version.model_version in self._refused:
             return None
         try:
-            return fetch_bundle(self._settings.registry_uri, version, self._settings.data_dir / BUNDLE_CACHE)
+            return fetch_bundle(self._registry, version, self._settings.data_dir / BUNDLE_CACHE)
         except BundleError as error:
             self._refused.add(version.model_version)
             _log.error("bundle_refused", model_version=version.model_version, error=str(error))

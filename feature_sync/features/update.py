@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version, open_registry
 from feature_sync.core.errors import FeatureStoreError
 from feature_sync.core.settings import Settings
 from feature_sync.features import history
@@ -109,8 +109,9 @@ def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
     """The bundle in a folder, or the bundle that the registry's alias names. Raises RegistryError or BundleError."""
     if bundle_dir is not None:
         return read_bundle(bundle_dir)
-    version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
-    return fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE)
+    registry = open_registry(settings)
+    version = find_version(registry, settings.model_alias)
+    return fetch_bundle(registry, version, settings.data_dir / BUNDLE_CACHE)
 
 
 def observe_serving(

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import structlog
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version, open_registry
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from feature_sync.store.online_store import OnlineStore
@@ -60,8 +60,9 @@ def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = Non
 
 def _champion(settings: Settings) -> Bundle | None:
     try:
-        version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
-        return fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE)
+        registry = open_registry(settings)
+        version = find_version(registry, settings.model_alias)
+        return fetch_bundle(registry, version, settings.data_dir / BUNDLE_CACHE)
     except (RegistryError, BundleError) as error:
         _log.warning("no_bundle", error=str(error), effect="items are shown by key, the vector is not shown")
         return None

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import structlog
 from tqdm import tqdm
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version
+from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version, open_registry
 from feature_sync.core.errors import StoreConflict
 from feature_sync.core.settings import Settings
 from feature_sync.items.publish import publish_item_vectors
@@ -130,11 +130,12 @@ def _folder_source(directory: Path) -> _Source:
 
 
 def _registry_source(settings: Settings) -> _Source:
-    version = find_version(settings.registry_uri, settings.model_name, settings.model_alias)
+    registry = open_registry(settings)
+    version = find_version(registry, settings.model_alias)
     return _Source(
         model_version=version.model_version,
-        registry_version=version.registry_version,
-        open_bundle=lambda: fetch_bundle(settings.registry_uri, version, settings.data_dir / BUNDLE_CACHE),
+        registry_version=version.number,
+        open_bundle=lambda: fetch_bundle(registry, version, settings.data_dir / BUNDLE_CACHE),
     )
 
 

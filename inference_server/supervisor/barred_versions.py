@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from inference_server.core.errors import BundleRefused, RefusalKind
-from inference_server.supervisor.json_files import read_json, version_from_fields, write_json
-from inference_server.supervisor.registry import RegisteredVersion
+from inference_server.supervisor.json_files import fields_of_version, read_json, version_from_fields, write_json
+from tandem.ops.model_registry import RegisteredVersion
 
 _log = structlog.get_logger()
 
@@ -77,10 +76,10 @@ class BarredVersions:
             return
         record = {
             **self._followed,
-            "refused": asdict(self.refused) if self.refused else None,
+            "refused": fields_of_version(self.refused) if self.refused else None,
             "reason_kind": self.refusal.reason_kind if self.refusal else None,
             "reason": self.refusal.reason if self.refusal else None,
-            "rolled_back": asdict(self.rolled_back) if self.rolled_back else None,
+            "rolled_back": fields_of_version(self.rolled_back) if self.rolled_back else None,
             "written_at_seconds": time.time(),
         }
         try:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
 from inference_server.core.errors import RegistryUnavailable
-from inference_server.supervisor.json_files import read_json, version_from_fields, write_json
-from inference_server.supervisor.registry import RegisteredVersion, Registry
+from inference_server.supervisor.json_files import fields_of_version, read_json, version_from_fields, write_json
+from inference_server.supervisor.registry import Registry
 from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
+from tandem.ops.model_registry import RegisteredVersion
 
 _RECORD: Final = "last_served.json"
 _STAGING: Final = ".staging-"
@@ -75,7 +75,11 @@ class BundleCache:
     def record_served(self, version: RegisteredVersion, previous: RegisteredVersion | None) -> None:
         """Records the version that serves and the one before it, for a start without a registry and for a rollback.
         Raises OSError."""
-        record = {**self._followed, "version": asdict(version), "previous": asdict(previous) if previous else None}
+        record = {
+            **self._followed,
+            "version": fields_of_version(version),
+            "previous": fields_of_version(previous) if previous else None,
+        }
         write_json(self._directory / _RECORD, record)
 
     def last_served(self) -> RegisteredVersion | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from inference_server.bundle_check.report import CheckReport
-from inference_server.supervisor.registry import RegisteredVersion
+from tandem.ops.model_registry import RegisteredVersion
 
 _numbers = itertools.count(1)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference_server.supervisor.registry import RegisteredVersion
+from tandem.ops.model_registry import RegisteredVersion
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
@@ -29,8 +29,13 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def fields_of_version(version: RegisteredVersion) -> dict[str, str]:
+    """The fields of a version that files record: those that make two versions equal."""
+    return {"number": version.number, "model_version": version.model_version, "source": version.source}
+
+
 def version_from_fields(fields: object) -> RegisteredVersion | None:
-    """The version that `asdict` turned into `fields`; None if `fields` is not a version."""
+    """The version that `fields_of_version` turned into `fields`; None if `fields` is not a version."""
     if not isinstance(fields, dict):
         return None
     try:

@@ -20,9 +20,10 @@ from inference_server.core.errors import BundleRefused, CommandFailed, RefusalKi
 from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache
 from inference_server.supervisor.checked_bundle import CheckedBundle
-from inference_server.supervisor.registry import NO_VERSION, RegisteredVersion, Registry
+from inference_server.supervisor.registry import NO_VERSION, Registry
 from inference_server.supervisor.worker_pool import WorkerPool
 from inference_server.telemetry.statistics import REGISTRY
+from tandem.ops.model_registry import RegisteredVersion
 
 _log = structlog.get_logger()
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import structlog
 
 from tandem.contract.bundle import Bundle, read_bundle
+from tandem.ops.model_registry import RegisteredVersion
 from tandem.ops.onnx_session import OnnxSession
 from trainer.core.settings import Settings
 from trainer.drift import tables
@@ -31,7 +32,7 @@ from trainer.drift.gauges import drift_gauges, publish_gauges
 from trainer.drift.noise import noise_limits
 from trainer.drift.tables import Table
 from trainer.drift.windows import Sample, Window, Windows, draw_sample
-from trainer.registry.registry import RegisteredVersion, Registry
+from trainer.registry.registry import Registry
 from trainer.scoring.candidate_ranking import RankedModel
 from trainer.scoring.scorer import Scorer
 from trainer.scoring.scoring_model import ScoringModel

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 from tandem.contract.bundle import Bundle, read_bundle
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.core.errors import ConfigError
-from trainer.registry.registry import RegisteredVersion, Registry
+from trainer.registry.registry import Registry
 
 
 def export_registered(registry: Registry, version: RegisteredVersion, directory: Path) -> Bundle:

@@ -15,6 +15,7 @@ import structlog
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import TrainingData
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.compute import distributed
 from trainer.compute.device import choose_device
 from trainer.config.help import config_toml
@@ -30,9 +31,9 @@ from trainer.features.encoded import Encoded
 from trainer.registry.registry import (
     DATA_VERSION_TAG,
     EVALUATIONS,
+    TRAINING_FINGERPRINT_TAG,
     WARM_START_TAG,
     WEIGHTS,
-    RegisteredVersion,
     Registry,
     Run,
 )
@@ -124,7 +125,7 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
     fingerprint = training_fingerprint(prepared, config)
     registry = Registry(settings)
     champion = registry.champion()
-    if options.if_needed and champion is not None and champion.training_fingerprint == fingerprint:
+    if options.if_needed and champion is not None and champion.tags.get(TRAINING_FINGERPRINT_TAG) == fingerprint:
         distributed.broadcast(False)
         log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
         return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)

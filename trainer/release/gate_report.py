@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.served import Refused, Served, ServedBundle, ndcg, recall, reciprocal_rank
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.config.train_config import GateConfig
 from trainer.evaluation.metrics import bootstrap_mean
-from trainer.registry.registry import RegisteredVersion
 from trainer.release.gate import GateDecision
 from trainer.release.held_out_users import HeldOutSample
 from trainer.rendering.render import render

@@ -18,6 +18,7 @@ from typing import Final
 import structlog
 
 from tandem.contract.names import CHALLENGER
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.core.errors import AliasMoved, PromotionError
 from trainer.core.settings import Settings
 from trainer.registry.registry import (
@@ -25,7 +26,6 @@ from trainer.registry.registry import (
     GATE_PASSED,
     GATE_TAG,
     ROLLED_BACK_TAG,
-    RegisteredVersion,
     Registry,
 )
 
@@ -71,7 +71,7 @@ class Promotion:
                 self._check_verdict(version, champion)
             if champion is not None:
                 # First, so that a crash between the two leaves a way back, if only to where the alias is anyway.
-                self._registry.set_alias(self.previous_alias, champion)
+                self._registry.set_alias(self.previous_alias, champion.number)
             self._move_champion(version)
             self._registry.tag(version, {ROLLED_BACK_TAG: ""})
         log.info("champion_moved", registry_version=version.number, previous=champion.number if champion else None)
@@ -99,7 +99,7 @@ class Promotion:
                     "another program moved the alias. Say where to with --to VERSION"
                 )
             self._move_champion(before)
-            self._registry.set_alias(self.previous_alias, champion)
+            self._registry.set_alias(self.previous_alias, champion.number)
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._registry.tag(champion, {ROLLED_BACK_TAG: now})
             self._registry.tag(before, {ROLLED_BACK_TAG: ""})
@@ -114,7 +114,7 @@ class Promotion:
                 raise PromotionError(f"version {version.number} is the champion: it cannot challenge itself")
             if not force:
                 _check_passed(version)
-            self._registry.set_alias(CHALLENGER, version)
+            self._registry.set_alias(CHALLENGER, version.number)
 
     def clear_challenger(self) -> RegisteredVersion | None:
         """Takes the alias `challenger` away; returns what it named."""
@@ -137,7 +137,7 @@ class Promotion:
             )
 
     def _move_champion(self, version: RegisteredVersion) -> None:
-        self._registry.set_alias(self._alias, version)
+        self._registry.set_alias(self._alias, version.number)
         named = self._registry.champion()
         if named != version:
             raise AliasMoved(

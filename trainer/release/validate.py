@@ -14,13 +14,13 @@ from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
 from tandem.contract.held_out_users import write_held_out_users
 from tandem.contract.served import Refused, Served, ndcg, recall, reciprocal_rank
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.config.train_config import GateConfig
 from trainer.registry.registry import (
     GATE_AGAINST_TAG,
     GATE_PASSED,
     GATE_REFUSED,
     GATE_TAG,
-    RegisteredVersion,
     Registry,
 )
 from trainer.release.gate import NUM_SHOWN, GateDecision, decide

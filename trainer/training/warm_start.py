@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.config.train_config import TrainConfig
 from trainer.core.errors import DataError, RegistryError
 from trainer.core.settings import Settings
 from trainer.dataset.dataset import Dataset
 from trainer.features.encoded import Encoded, encode_dataset
 from trainer.features.growth import with_earlier_items, with_earlier_users
-from trainer.registry.registry import WEIGHTS, RegisteredVersion, Registry
+from trainer.registry.registry import WEIGHTS, Registry
 from trainer.training.plan import TrainingPlan, leave_last_out_plan
 from trainer.training.previous_model import PreviousModel
 

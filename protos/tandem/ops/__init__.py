@@ -1,12 +1,14 @@
-"""What the three programs do alike on a machine, beside what they agree on: the contract stays light.
+"""Code that all three programs need and that is not part of the contract, which stays light.
 
 | module                 | the one definition of                                                              |
 | ---------------------- | ---------------------------------------------------------------------------------- |
 | `environment_settings` | settings from environment variables TANDEM_*, and their help                       |
 | `metrics`              | how a Prometheus metric is declared                                                |
+| `mlflow_environment`   | MLflow's environment variables, as the programs set them                           |
+| `model_registry`       | a registered model's versions, their aliases and bundles in MLflow                 |
 | `onnx_session`         | how towers and rankers run in ONNX Runtime                                         |
 | `settings_types`       | the URLs of the registry, the store and the streams, and where they lie by default |
 
-Importing this package imports none of them, and each of them imports one library at most: a program has what it uses,
-and its image needs no other.
+Importing the package imports none of its modules, and a module imports at most one heavy library: a program loads
+what it uses, and its image contains nothing else.
 """

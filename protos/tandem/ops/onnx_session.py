@@ -28,13 +28,13 @@ class OnnxSession:
     """One model, opened on the CPU. Calls are safe from several threads and release the GIL."""
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
-        """`threads` is how many cores one call may use; 0 leaves that to ONNX Runtime. Raises BundleCorrupt."""
+        """`threads` is the number of threads of one call; 0 lets ONNX Runtime choose. Raises BundleCorrupt."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         if threads == 1:
-            # Asked for beside an event loop. A batch is one small matrix product: a thread pool inside the session only
-            # costs, and a spinning one burns the core that the event loop needs.
+            # The callers run an event loop on the same core. A batch is one small matrix product: a thread pool inside
+            # the session costs more than it saves, and a spinning pool takes the core from the event loop.
             options.inter_op_num_threads = 1
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             options.add_session_config_entry("session.inter_op.allow_spinning", "0")
@@ -43,16 +43,16 @@ class OnnxSession:
         except _OPEN_ERRORS as error:
             raise BundleCorrupt(f"{path.name}: ONNX Runtime cannot open it: {error}") from error
         self.inputs: dict[str, list[int | str | None]] = {node.name: node.shape for node in self._session.get_inputs()}
-        """Shapes by name; a dimension that differs from call to call has a name or None. An exporter may drop an input
-        that the model ignores, so there may be fewer than the manifest's."""
+        """Input name -> shape; a dynamic dimension is a name or None. An exporter may drop an input that the model does
+        not use, so some inputs of the manifest may be missing."""
         self.outputs: list[str] = [node.name for node in self._session.get_outputs()]
-        """Names, in the model's order."""
+        """Output names, in the order of the model."""
 
     def __call__(self, tensors: Tensors, output: str | None = None) -> npt.NDArray[np.float32]:
-        """The output of that name, or else the first, for a batch: (batch, ...) float32.
+        """Runs a batch and returns the output named `output`, by default the first: (batch, ...) float32.
 
-        Tensors that the model does not read are left out, see `tower_inputs`. Raises ONNX Runtime's exceptions, which
-        share no base, where names, types or shapes do not fit the model.
+        `tower_inputs` drops the tensors that the model does not read. If names, types or shapes do not fit the model,
+        raises the exceptions of ONNX Runtime, which have no common base class.
         """
         feeds = tower_inputs(tensors, self.inputs)
         return np.asarray(self._session.run([output or self.outputs[0]], feeds)[0], dtype=np.float32)

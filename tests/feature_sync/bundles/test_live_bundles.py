@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from feature_sync.bundles.live_bundles import LiveBundles
-from feature_sync.bundles.registry import BUNDLE_CACHE, find_versions
+from feature_sync.bundles.registry import BUNDLE_CACHE, find_versions, open_registry
 from feature_sync.core.settings import Settings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
@@ -123,4 +123,4 @@ def test_it_runs_until_it_is_stopped(bundle: Bundle, tmp_path: Path) -> None:
 def test_an_alias_that_names_nothing_is_no_error(registry: MlflowRegistry, settings: Settings) -> None:
     client = MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
     client.create_registered_model(settings.model_name)
-    assert find_versions(registry.uri, settings.model_name, [names.CHAMPION]) == []
+    assert find_versions(open_registry(settings), [names.CHAMPION]) == []

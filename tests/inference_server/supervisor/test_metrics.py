@@ -17,12 +17,12 @@ from inference_server.core.degradation import Degraded, Source
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.metrics import StatisticsCollector
 from inference_server.supervisor.process_usage import ProcessUsage, usage
-from inference_server.supervisor.registry import RegisteredVersion
 from inference_server.supervisor.server_view import ServerView, WorkerView
 from inference_server.telemetry.metrics import STAGES
 from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.worker_metric import Merge, WorkerMetric
 from tandem.ops.metrics import Kind
+from tandem.ops.model_registry import RegisteredVersion
 
 GOLDEN = Path(__file__).with_name("metrics_page.txt")
 GOLDEN_AT_START = Path(__file__).with_name("metrics_page_at_start.txt")

@@ -15,6 +15,8 @@ HEAVY = {"redis", "mlflow", "faiss", "onnxruntime", "torch", "grpc", "transforme
     [
         ("tandem.ops", set[str]()),
         ("tandem.ops.environment_settings", {"pydantic"}),
+        ("tandem.ops.mlflow_environment", set[str]()),
+        ("tandem.ops.model_registry", {"pydantic"}),
         ("tandem.ops.onnx_session", {"onnxruntime"}),
         ("tandem.ops.settings_types", {"pydantic"}),
     ],

@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     with registry.start_run("tasteful") as run:
         source = run.log_bundle(bundle.directory)
     version = registry.register(run, source, model_version="tasteful", training_fingerprint="")
-    registry.set_alias(settings.model_alias, version)
+    registry.set_alias(settings.model_alias, version.number)
     return folder
 
 

@@ -19,9 +19,10 @@ from onnx import helper, numpy_helper
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.held_out_users import HeldOutUser, write_held_out_users
+from tandem.ops.model_registry import RegisteredVersion
 from tests.inference_server.defects import correct_checksums
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle, mean_vector, state_of
-from trainer.registry.registry import RegisteredVersion, Registry
+from trainer.registry.registry import Registry
 
 NUM_USERS = 120
 NUM_ITEMS = 200

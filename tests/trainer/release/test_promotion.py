@@ -7,9 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tandem.ops.model_registry import RegisteredVersion
 from trainer.commands.cli import main
 from trainer.core.errors import AliasMoved, PromotionError, RegistryError
-from trainer.registry.registry import GATE_AGAINST_TAG, GATE_PASSED, GATE_TAG, RegisteredVersion, Registry
+from trainer.registry.registry import (
+    GATE_AGAINST_TAG,
+    GATE_PASSED,
+    GATE_TAG,
+    Registry,
+)
 from trainer.release.promotion import Promotion
 
 
@@ -71,7 +77,7 @@ def test_roll_back_to_any_version(promotion, versions) -> None:
 def test_a_way_back_that_another_program_used_is_named(registry, promotion, settings, versions) -> None:
     promotion.promote(versions[0], force=True)
     promotion.promote(versions[1], force=True)
-    registry.set_alias(settings.model_alias, versions[0])  # as `python -m inference_server rollback` does
+    registry.set_alias(settings.model_alias, versions[0].number)  # as `python -m inference_server rollback` does
     with pytest.raises(PromotionError, match=r"another program moved the alias\. Say where to with --to VERSION"):
         promotion.roll_back()
 
@@ -122,9 +128,9 @@ def test_a_move_between_two_looks_is_noticed(registry, settings, versions, monke
     promotion = Promotion(registry, settings)
     move = registry.set_alias
 
-    def overtaken(alias: str, version: RegisteredVersion) -> None:
-        move(alias, version)
-        move(alias, versions[2])
+    def overtaken(alias: str, number: str) -> None:
+        move(alias, number)
+        move(alias, versions[2].number)
 
     monkeypatch.setattr(registry, "set_alias", overtaken)
     with pytest.raises(AliasMoved, match="another program moved the alias champion at the same moment"):

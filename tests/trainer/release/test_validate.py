@@ -23,7 +23,7 @@ from trainer.release.validate import validate
 @pytest.fixture
 def champion(registry, settings, tmp_path):
     version = register(registry, tmp_path, "champion-1")
-    registry.set_alias(settings.model_alias, version)
+    registry.set_alias(settings.model_alias, version.number)
     return version
 
 
@@ -123,7 +123,7 @@ def test_the_champion_itself_passes_without_a_comparison(champion, settings, cap
 
 def test_a_champion_that_cannot_be_opened_refuses_nobody(registry, settings, tmp_path, capsys) -> None:
     broken = register(registry, tmp_path, "broken", damage=flipped_byte_in_index)
-    registry.set_alias(settings.model_alias, broken)
+    registry.set_alias(settings.model_alias, broken.number)
     version = register(registry, tmp_path, "good")
     status, _, said = run(capsys, "validate", version.number, "--promote")
     assert status == 0, said

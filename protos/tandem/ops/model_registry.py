@@ -1,0 +1,153 @@
+"""The model registry in MLflow: one model's versions, the aliases that name them, and their bundles.
+
+MLflow is imported on first use: the import takes a second and 100 MB, and a program that is given a bundle folder does
+not need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from tandem.contract.names import MODEL_VERSION_TAG
+from tandem.ops.settings_types import sqlite_file
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+_T = TypeVar("_T")
+
+# MLflow's error codes for a model, version or run that does not exist; an alias that is not set gives the second.
+_NOT_FOUND: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+
+
+class RegistryUnreadable(Exception):
+    """The registry, or a bundle that it names, cannot be read now. `__cause__` is the exception of MLflow or of a
+    library that MLflow calls; None if the file of an SQLite registry is missing."""
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of the registered model."""
+
+    number: str
+    """The registry's own number."""
+    model_version: str
+    """Name of the bundle in its manifest, from the version's tag; empty if the version has no such tag."""
+    source: str
+    """URI of the bundle's folder."""
+    run_id: str = field(default="", compare=False)
+    """The MLflow run that registered it."""
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """All tags of the version when it was read."""
+
+
+class ModelRegistry:
+    """One registered model. Calls block, and are safe from several threads."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        model_name: str,
+        raises: type[Exception] = RegistryUnreadable,
+        creates: bool = False,
+    ) -> None:
+        """Opens no connection; the first call does.
+
+        `raises` is the exception of all methods when the registry cannot be read or written. `creates` lets MLflow
+        create the file of an SQLite registry if it is missing. Only the trainer owns the registry: if other programs
+        created the file too, two of them could create its tables at the same time.
+        """
+        self.uri = uri
+        self.model_name = model_name
+        self._raises = raises
+        self._creates = creates
+        self._client: MlflowClient | None = None
+
+    def exists(self) -> bool:
+        """False if the file of an SQLite registry is missing. A registry server is not contacted."""
+        database = sqlite_file(self.uri)
+        return database is None or database.is_file()
+
+    def aliased(self, alias: str) -> RegisteredVersion | None:
+        """The version that an alias names; None if the alias does not exist."""
+        return self._find(lambda client: _registered(client.get_model_version_by_alias(self.model_name, alias)))
+
+    def numbered(self, number: str) -> RegisteredVersion | None:
+        """The version with a number; None if it does not exist."""
+        return self._find(lambda client: _registered(client.get_model_version(self.model_name, number)))
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> number of its version."""
+        model = self._find(lambda client: client.get_registered_model(self.model_name))
+        return {} if model is None else {alias: str(number) for alias, number in model.aliases.items()}
+
+    def versions(self) -> list[RegisteredVersion]:
+        """All versions, newest first."""
+        found: list[RegisteredVersion] = []
+        token = None
+        with self._asked() as client:
+            while True:
+                page = client.search_model_versions(f"name='{self.model_name}'", page_token=token)
+                found += map(_registered, page)
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda version: -int(version.number))
+
+    def set_alias(self, alias: str, number: str) -> None:
+        """Makes an alias name a version, also if it named another. Raises if that version does not exist."""
+        with self._asked() as client:
+            client.set_registered_model_alias(self.model_name, alias, number)
+
+    def download(self, version: RegisteredVersion, into: Path) -> Path:
+        """Copies a version's bundle into the folder `into` and returns the folder of the copy."""
+        with self._asked(f"version {version.number} from {version.source}"):
+            from mlflow.artifacts import download_artifacts
+
+            into.mkdir(parents=True, exist_ok=True)
+            return Path(download_artifacts(artifact_uri=version.source, dst_path=str(into), tracking_uri=self.uri))
+
+    def _find(self, ask: Callable[[MlflowClient], _T]) -> _T | None:
+        """The answer of the client; None if MLflow says that the model, version, alias or run does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        with self._asked() as client:
+            try:
+                return ask(client)
+            except MlflowException as error:
+                if error.error_code in _NOT_FOUND:
+                    return None
+                raise
+
+    @contextmanager
+    def _asked(self, subject: str = "") -> Iterator[MlflowClient]:
+        """Yields the client and turns every exception into `raises`; messages begin with `subject`, or with the URI."""
+        subject = subject or self.uri
+        if not self._creates and not self.exists():
+            raise self._raises(f"{self.uri}: there is no such file")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self._client is None:
+                self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            yield self._client
+        except MlflowException as error:
+            raise self._raises(f"{subject}: {error}") from error
+        except Exception as error:  # exceptions of SQLAlchemy, requests and the operating system all mean the same here
+            raise self._raises(f"{subject}: {error!r}") from error
+
+
+def _registered(found: ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        number=str(found.version),
+        model_version=found.tags.get(MODEL_VERSION_TAG, ""),
+        source=str(found.source or ""),
+        run_id=str(found.run_id or ""),
+        tags=dict(found.tags),
+    )

@@ -1,0 +1,123 @@
+"""The registry in a real MLflow with an SQLite file, and one that nobody answers for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from deploy.local.ports import free_port
+from tandem.contract.names import MODEL_VERSION_TAG
+from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
+
+NAME = "shop"
+
+
+class Unreadable(Exception):
+    """A program's own kind."""
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry without models: MLflow takes seconds to make one."""
+    folder = tmp_path_factory.mktemp("registry")
+    assert ModelRegistry(f"sqlite:///{folder / 'mlflow.db'}", model_name=NAME, creates=True).versions() == []
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(empty_database: Path, tmp_path: Path) -> str:
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def registry(uri: str) -> ModelRegistry:
+    return ModelRegistry(uri, model_name=NAME)
+
+
+def register(uri: str, model_version: str | None, source: Path) -> str:
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    if not client.search_registered_models(f"name='{NAME}'"):
+        client.create_registered_model(NAME)
+    tags = {} if model_version is None else {MODEL_VERSION_TAG: model_version}
+    return str(client.create_model_version(NAME, source=str(source), tags=tags).version)
+
+
+def test_what_is_not_there_is_none(uri: str, registry: ModelRegistry, tmp_path: Path) -> None:
+    assert (registry.aliased("champion"), registry.numbered("1"), registry.aliases()) == (None, None, {})
+    register(uri, "m1", tmp_path)
+    assert (registry.aliased("champion"), registry.numbered("2"), registry.aliases()) == (None, None, {})
+
+
+def test_versions_and_their_aliases(uri: str, registry: ModelRegistry, tmp_path: Path) -> None:
+    numbers = [register(uri, "m1", tmp_path), register(uri, None, tmp_path)]
+    assert numbers == ["1", "2"]
+    first, second = RegisteredVersion("1", "m1", str(tmp_path)), RegisteredVersion("2", "", str(tmp_path))
+    assert registry.versions() == [second, first]
+    assert registry.versions()[1].tags == {MODEL_VERSION_TAG: "m1"}
+    registry.set_alias("champion", "1")
+    registry.set_alias("challenger", "2")
+    assert (registry.aliased("champion"), registry.numbered("2")) == (first, second)
+    registry.set_alias("champion", "2")
+    assert registry.aliases() == {"champion": "2", "challenger": "2"}
+
+
+def test_a_version_is_the_same_whatever_else_is_known_of_it() -> None:
+    version = RegisteredVersion("1", "m1", "somewhere")
+    again = replace(version, run_id="r", tags={"tandem.gate": "passed"})
+    assert version == again
+    assert len({version, again}) == 1
+
+
+def test_a_download_is_a_copy(uri: str, registry: ModelRegistry, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "manifest.json").write_text("{}")
+    register(uri, "m1", source)
+    version = registry.numbered("1")
+    assert version is not None
+    directory = registry.download(version, tmp_path / "into")
+    assert directory.is_relative_to(tmp_path / "into")
+    (directory / "manifest.json").write_text("changed")
+    assert (source / "manifest.json").read_text() == "{}"
+
+
+def test_a_bundle_that_is_gone_is_unreadable(registry: ModelRegistry, tmp_path: Path) -> None:
+    version = RegisteredVersion("7", "m7", str(tmp_path / "nowhere"))
+    with pytest.raises(RegistryUnreadable, match=f"^version 7 from {tmp_path}/nowhere: ") as caught:
+        registry.download(version, tmp_path)
+    assert caught.value.__cause__ is not None
+
+
+def test_an_alias_of_a_version_that_is_not_there_is_refused(uri: str, registry: ModelRegistry, tmp_path: Path) -> None:
+    register(uri, "m1", tmp_path)
+    with pytest.raises(RegistryUnreadable, match="9"):
+        registry.set_alias("champion", "9")
+
+
+def test_a_database_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    registry = ModelRegistry(f"sqlite:///{tmp_path / 'none.db'}", model_name=NAME, raises=Unreadable)
+    assert not registry.exists()
+    for ask in (
+        lambda: registry.aliased("champion"),
+        registry.versions,
+        lambda: registry.set_alias("champion", "1"),
+        lambda: registry.download(RegisteredVersion("1", "m1", str(tmp_path)), tmp_path),
+    ):
+        with pytest.raises(Unreadable, match=r"none\.db: there is no such file$"):
+            ask()
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_whatever_fails_is_one_kind_and_names_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    away = f"http://127.0.0.1:{free_port()}"
+    (tmp_path / "broken.db").write_bytes(b"no database" * 100)
+    for uri in (away, f"sqlite:///{tmp_path / 'broken.db'}"):
+        registry = ModelRegistry(uri, model_name=NAME, raises=Unreadable)
+        assert registry.exists()
+        with pytest.raises(Unreadable, match=f"^{uri}: "):
+            registry.aliased("champion")
