@@ -22,7 +22,7 @@ def bundle_ranks(
     """
     model = ScoringModel.of_bundle(bundle, user_vectors)
     if bundle.ranker is not None:
-        ranked = RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
+        ranked = RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker))
         return ranks_of_targets(dataset, hold_out, ranked.score_users(dataset, hold_out))[0]
     (ranks,) = model_ranks(dataset, hold_out, model, [bundle.manifest.blend])
     return ranks

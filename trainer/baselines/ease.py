@@ -1,19 +1,13 @@
-"""EASE: the linear item-item model with a closed form (Steck, WWW 2019)."""
+"""EASE as a baseline: each item as a weighted sum of the others in the history."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-from scipy import sparse
-from scipy.linalg import lapack
-
 from trainer.baselines.histories import HistoryScorer
 from trainer.dataset.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
-
-_BLOCK = 1_024
+from trainer.models.ease import LinearItems, ease_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,47 +23,5 @@ class Ease:
         return HistoryScorer(known=known, model=self.weights_of(known))
 
     def weights_of(self, known: Dataset) -> LinearItems:
-        """Inverts the matrix of co-occurrences, in float64: (items, items), so 12,000 items take about 1.2 GB."""
-        matrix = interaction_matrix(known)
-        items = np.flatnonzero(matrix.getnnz(axis=0))  # the others would be rows and columns of zeros
-        matrix = matrix[:, items].astype(np.float64)
-        gram = np.asfortranarray((matrix.T @ matrix).toarray())
-        gram[np.diag_indices_from(gram)] += self.l2
-        weights = _inverse(gram)
-        weights /= -np.diag(weights).copy()
-        np.fill_diagonal(weights, 0.0)
-        return LinearItems(items, np.ascontiguousarray(weights, dtype=np.float32), len(known.catalogue))
-
-
-@dataclass(frozen=True)
-class LinearItems:
-    """Weights between items."""
-
-    items: npt.NDArray[np.int64]
-    """(known items,) int64, the rows of items that the weights are of; the others score 0."""
-    weights: npt.NDArray[np.float32]
-    """(known items, known items) float32: what item i in a history adds to the score of item j."""
-    num_items: int
-
-    def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
-        """(n, items) -> (n, items) float32."""
-        scores = np.zeros((histories.shape[0], self.num_items), dtype=np.float32)
-        scores[:, self.items] = histories[:, self.items] @ self.weights
-        return scores
-
-
-def _inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Inverse of a symmetric positive definite matrix in Fortran order, which is overwritten.
-
-    By Cholesky: half of the operations and of the memory that an inverse by LU takes.
-    """
-    factor, failed = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
-    if failed:
-        raise ValueError("not positive definite: l2 must be greater than 0")
-    inverse: npt.NDArray[np.float64] = lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
-    for first in range(0, len(inverse), _BLOCK):  # LAPACK leaves the upper half as it was
-        last = min(first + _BLOCK, len(inverse))
-        inverse[first:last, last:] = inverse[last:, first:last].T
-        block = inverse[first:last, first:last]
-        block[...] = np.tril(block) + np.tril(block, -1).T
-    return inverse
+        """See `ease_weights`."""
+        return ease_weights(interaction_matrix(known), self.l2)

@@ -178,7 +178,7 @@ def _scored(sample: Sample, bundle: Bundle) -> _Scored:
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     scorer: Scorer = ModelScorer(known, model, bundle.manifest.blend)
     if bundle.ranker is not None:
-        scorer = RankedModelScorer(known, RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker)))
+        scorer = RankedModelScorer(known, RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker)))
     scores = scorer.scores(users)
     for place, user in enumerate(users):
         scores[place, known.item_rows[known.offsets[user] : known.offsets[user + 1]]] = -np.inf

@@ -103,7 +103,7 @@ def replay(
     for number, period in enumerate(periods, start=1):
         full = _learn(dataset, period, config, settings)
         incremental = _learn(dataset, period, config, settings, previous=previous)
-        step = _step(dataset, number, period, {NEVER: never, INCREMENTAL: incremental, FULL: full}, config)
+        step = _step(dataset, number, period, {NEVER: never, INCREMENTAL: incremental, FULL: full})
         log.info(
             "replay_step",
             step=number,
@@ -165,7 +165,7 @@ def _previous_model(learned: Learned, config: TrainConfig) -> PreviousModel:
     return PreviousModel.of(learned.fitted.model, learned.plan.final, config, learned.plan.cut.num_history_events)
 
 
-def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Learned], config: TrainConfig) -> Step:
+def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Learned]) -> Step:
     before, now, later = (
         _known_until(dataset, moment, catalogue_until=moment) for moment in (period.start, period.end, period.next_end)
     )
@@ -182,7 +182,7 @@ def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Le
         cpu_seconds={name: one.cpu_seconds for name, one in learned.items()},
         epochs={name: one.fitted.best_epoch for name, one in learned.items()},
         evaluations={
-            name: evaluate(asked, fitted_scorers(one.fitted, one.plan, asked, config)[SERVED], name=name)
+            name: evaluate(asked, fitted_scorers(one.fitted, one.plan, asked)[SERVED], name=name)
             for name, one in models.items()
         },
     )

@@ -33,6 +33,7 @@ from trainer.features.encoded import Encoded, encode
 from trainer.results.markdown import comparison_text, markdown_table
 from trainer.scoring.full_evaluation import rating_errors
 from trainer.scoring.scorer import RatingPredictor, Scorer
+from trainer.sources.all_sources import blended_sources
 from trainer.training.fit import unreported
 from trainer.training.train import fit_plan
 
@@ -45,10 +46,13 @@ class SeedRun:
     best_epoch: int
     training_seconds: float
     """Of selection, choice of the blend and refit."""
-    content_weight: float | None
-    """Share of content in the blend that validation chose; None without content."""
-    item_item_weight: float
-    """Share of the item-item source in the blend's collaborative score; 0 without it."""
+    blend_weights: Mapping[str, float | None]
+    """Share of every source that a blend can have, by its key, as validation chose it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, a key for each weight."""
+        described = {"seed": self.seed, "best_epoch": self.best_epoch, "training_seconds": self.training_seconds}
+        return {**described, **{f"{key}_weight": weight for key, weight in self.blend_weights.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ class SeedsResult:
             "description": self.description,
             "map": MAP_DEFINITION,
             "seeds": [run.seed for run in self.runs],
-            "runs": [asdict(run) for run in self.runs],
+            "runs": [run.to_dict() for run in self.runs],
             "questions": {
                 name: {
                     "seeds": {
@@ -140,19 +144,19 @@ class SeedsResult:
 
     def to_text(self) -> str:
         """Markdown: the trainings, then mean and spread over seeds and the first seed's comparison by question."""
+        weights = [f"{source.label} weight" for source in blended_sources()]
         runs = [
             [
                 str(run.seed),
                 str(run.best_epoch),
                 f"{run.training_seconds:.0f}",
-                "-" if run.content_weight is None else f"{run.content_weight:g}",
-                f"{run.item_item_weight:g}",
+                *("-" if weight is None else f"{weight:g}" for weight in run.blend_weights.values()),
             ]
             for run in self.runs
         ]
         blocks = [
             f"{self.data}, protocol {self.protocol}. {self.description} {MAP_DEFINITION}",
-            markdown_table(["seed", "best epoch", "training seconds", "content weight", "item-item weight"], runs),
+            markdown_table(["seed", "best epoch", "training seconds", *weights], runs),
         ]
         for name, found in self.questions.items():
             label = "" if found.sampling == FULL_RANKING else f"{found.sampling}: "
@@ -241,12 +245,11 @@ def evaluate_protocol(
                 seed=seed,
                 best_epoch=fitted.best_epoch,
                 training_seconds=time.monotonic() - started,
-                content_weight=fitted.content_weight,
-                item_item_weight=fitted.item_item_weight,
+                blend_weights=fitted.blend_weights,
             )
         )
         for question in protocol.questions:
-            scorers = fitted_scorers(fitted, protocol.plan, question.split, config)
+            scorers = fitted_scorers(fitted, protocol.plan, question.split)
             for evaluation in evaluate_all(scorers, question.split, encoded, question.sampling):
                 of_models[question.name].setdefault(evaluation.name, []).append(evaluation)
     # All splits of a protocol know the same.

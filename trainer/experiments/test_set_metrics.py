@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
@@ -16,14 +16,12 @@ from trainer.baselines.all_baselines import all_baselines
 from trainer.baselines.baseline import Baseline
 from trainer.baselines.popularity import Popularity
 from trainer.baselines.tuning import tune
-from trainer.compute.device import choose_device
-from trainer.config.train_config import TrainConfig
 from trainer.dataset.eval_split import EvalSplit, leave_last_out_split
 from trainer.evaluation.comparison import SEGMENT_METRIC, Comparison, compare
 from trainer.evaluation.evaluation import FULL_RANKING, SAMPLED, Evaluation
 from trainer.evaluation.metrics import CUTOFF, HELD_OUT_METRICS, ranking_metrics
 from trainer.features.encoded import Encoded
-from trainer.scoring.blend_choice import calibrate
+from trainer.rankers.blend.choice import calibrate
 from trainer.scoring.candidate_ranking import RankedModel
 from trainer.scoring.full_evaluation import evaluate
 from trainer.scoring.full_ranking import rank_split
@@ -31,7 +29,7 @@ from trainer.scoring.sampled_evaluation import evaluate_sampled
 from trainer.scoring.scorer import Scorer
 from trainer.scoring.scoring_model import ScoringModel
 from trainer.scoring.served_scorers import ModelScorer, RankedModelScorer, ServedScorer
-from trainer.training.choose_ranker import FrozenTowers, pair_scores_of
+from trainer.sources.all_sources import described_shares
 from trainer.training.plan import TrainingPlan
 from trainer.training.train import Fitted, scoring_model
 
@@ -99,32 +97,30 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: EvalSpli
     return all_baselines(encoded.dataset, encoded.text_embeddings(), chosen)
 
 
-def fitted_scorers(fitted: Fitted, plan: TrainingPlan, split: EvalSplit, config: TrainConfig) -> dict[str, Scorer]:
+def fitted_scorers(fitted: Fitted, plan: TrainingPlan, split: EvalSplit) -> dict[str, Scorer]:
     """A model that was just trained, as it would be served, and its two towers alone where that differs."""
-    dataset = plan.final.dataset
-    model = scoring_model(fitted.model, plan.final, fitted.item_item)
+    model = scoring_model(fitted.model, plan.final, fitted.sources)
     blend = ranked = None
-    if fitted.blend_weights is not None:
-        blend = calibrate(dataset, plan.cut, model, fitted.blend_weights)
-    if fitted.ncf is not None:
-        neighbours = FrozenTowers(dataset, model, config, choose_device(config.fit.device)).neighbours
-        ranked = RankedModel(model=model, neighbours=neighbours, pair_scores=pair_scores_of(fitted.ncf))
+    if fitted.shares is not None:
+        blend = calibrate(plan.final.dataset, plan.cut, model, fitted.shares)
+    if fitted.ranker is not None:
+        ranked = RankedModel(model=model, pair_scores=fitted.ranker.pair_scores)
     return _model_scorers(model, blend, ranked, split)
 
 
-def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline], config: TrainConfig) -> TestResult:
+def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline]) -> TestResult:
     """The test items of leave-last-out under a model that was just trained by a plan of leave-last-out."""
     encoded = plan.final
     split = leave_last_out_split(encoded.dataset, skip=0)
-    scorers = {**fitted_scorers(fitted, plan, split, config), **fitted_baselines(baselines, split)}
+    scorers = {**fitted_scorers(fitted, plan, split), **fitted_baselines(baselines, split)}
     result = _result(split, scorers, evaluate_all(scorers, split, encoded, FULL_RANKING))
     log.info(
         "model_evaluated",
         best_epoch=fitted.best_epoch,
         interactions_per_second=round(fitted.interactions_per_second),
         peak_memory_mib=fitted.peak_memory_bytes >> 20,
-        blend_weights=fitted.blend_weights and asdict(fitted.blend_weights),
-        ranker="blend" if fitted.ncf is None else "ncf",
+        blend_weights=fitted.shares and described_shares(fitted.shares),
+        ranker=fitted.ranker_kind,
         **{
             f"{label}_{metric}": str(result.comparison.intervals[evaluation.name][metric])
             for label, evaluation in (
@@ -144,7 +140,7 @@ def measure_bundle(
     """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
     split = leave_last_out_split(encoded.dataset, skip=0)
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
-    ranked = None if bundle.ranker is None else RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
+    ranked = None if bundle.ranker is None else RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker))
     scorers = {**_model_scorers(model, bundle.manifest.blend, ranked, split), **fitted_baselines(baselines, split)}
     return _result(split, scorers, evaluate_all(scorers, split, encoded, SAMPLED if sampled else FULL_RANKING))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,21 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, write_bundle
-from tandem.contract.bundle_contents import BundleParts, Content, GoldenQueries
+from tandem.contract.bundle_contents import BundleParts, GoldenQueries
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
-from tandem.contract.item_item import ItemItem
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from tandem.ops.onnx_session import OnnxSession
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_places
-from trainer.export.onnx import export_item_tower, export_ranker, export_user_tower
-from trainer.models.ncf import NcfRanker
+from trainer.export.onnx import export_item_tower, export_user_tower
 from trainer.models.two_tower import TwoTowerModel
-from trainer.scoring.blend_choice import BlendWeights, calibrate
+from trainer.rankers.base.ranker import FittedRanker
+from trainer.rankers.blend.choice import calibrate
 from trainer.scoring.scoring_model import ScoringModel
-from trainer.vectors.faiss_index import build_index, exact_top, nearest_items
+from trainer.sources.base.source import FittedSource, Shares
+from trainer.vectors.faiss_index import build_index, exact_top
 
 TOP_N = 500
 """Length of the lists of popular items: the most a request may ask for."""
@@ -55,15 +55,13 @@ class ExportInputs:
     training_data: TrainingData
     model_version: str
     metrics: Mapping[str, float]
-    content_vectors: npt.NDArray[np.float16] | None = None
-    """(items, content_dim) float16; None leaves the bundle without content and blend."""
-    blend_weights: BlendWeights | None = None
-    """Weights of the blend; None leaves the bundle without content and blend."""
-    item_item: ItemItem | None = None
-    """The item-item source; given exactly where the blend weighs it."""
+    sources: Mapping[str, FittedSource] = field(default_factory=dict)
+    """The sources that are served, by name."""
+    shares: Shares | None = None
+    """Shares of the blend, of these sources; None leaves the bundle without a blend."""
     model_card: Callable[[Manifest], str] = no_model_card
     """Writes the model card, knowing what the export measured."""
-    ncf: NcfRanker | None = None
+    ranker: FittedRanker | None = None
     """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
     catalogue_sequence: int = 0
     """The last change of the live catalogue that the data set's items have in them."""
@@ -85,7 +83,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
     with tempfile.TemporaryDirectory(prefix="tandem-export-") as scratch:
         item_tower = export_item_tower(inputs.model, inputs.item_tensors, Path(scratch, "item_tower.onnx"), dim=dim)
         user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
-        ranker = None if inputs.ncf is None else export_ranker(inputs.ncf, Path(scratch, "ranker.onnx"))
+        ranker = None if inputs.ranker is None else inputs.ranker.export(Path(scratch, "ranker.onnx"))
         # Vectors are made by the towers that will be served, not by the model they were exported from.
         item_vectors = run_item_tower(OnnxSession(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
@@ -121,8 +119,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
                     user_vocabulary=user_vocabulary,
                     item_vectors=item_vectors,
                     user_vectors=served_user_tower,
-                    content_vectors=inputs.content_vectors,
-                    item_item=inputs.item_item,
+                    sources=inputs.sources,
                 ),
             ),
         )
@@ -139,11 +136,11 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             ),
             held_out_users=tuple(held_out_users(inputs.dataset, inputs.hold_out, held_out)),
             user_vocabulary=user_vocabulary,
-            content=_content(inputs, config.content.num_neighbours),
-            item_item=inputs.item_item,
             model_card=inputs.model_card(manifest),
             ranker=None if ranker is None else ranker.path,
         )
+        for source in inputs.sources.values():
+            parts = source.write(parts)
         return write_bundle(directory, manifest, parts)
 
 
@@ -184,17 +181,10 @@ def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, 
 
 
 def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
-    """The chosen weights, calibrated on the vectors that will be served."""
-    if inputs.blend_weights is None:
+    """The chosen shares, calibrated on the vectors that will be served."""
+    if inputs.shares is None:
         return None
-    return calibrate(inputs.dataset, inputs.hold_out, model, inputs.blend_weights)
-
-
-def _content(inputs: ExportInputs, num_neighbours: int) -> Content | None:
-    if inputs.content_vectors is None:
-        return None
-    neighbours = nearest_items(inputs.content_vectors.astype(np.float32), num_neighbours)
-    return Content(inputs.content_vectors, neighbours)
+    return calibrate(inputs.dataset, inputs.hold_out, model, inputs.shares)
 
 
 def _user_tensors(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from trainer.data.config import DataConfig
 from trainer.data.prepare import PreparedData, prepare
 from trainer.dataset.dataset import first_user_id, leave_last_out, load_dataset
 from trainer.evaluation.comparison import Comparison
-from trainer.experiments.test_set_metrics import BaselineChoice, baselines_for, measure
+from trainer.experiments.test_set_metrics import BaselineChoice, TestResult, baselines_for, measure
 from trainer.export.bundle import ExportInputs, export_bundle, new_model_version
 from trainer.features.encoded import Encoded
+from trainer.rankers.blend.choice import CHOICE_METRIC
 from trainer.registry.registry import (
     DATA_VERSION_TAG,
     EVALUATIONS,
@@ -46,7 +47,7 @@ from trainer.report.html import report_html
 from trainer.report.model_card import CardContents, model_card
 from trainer.results.markdown import comparison_text
 from trainer.results.saved_evaluations import save_evaluations
-from trainer.scoring.blend_choice import CHOICE_METRIC
+from trainer.sources.all_sources import reported_weights
 from trainer.training.fit import unreported
 from trainer.training.plan import TrainingPlan
 from trainer.training.previous_model import PreviousModel
@@ -70,10 +71,8 @@ class RunResult:
     """False when the champion was already trained from these data and this configuration."""
     decision: GateDecision | None
     """None where nothing was trained, or where `validate` is to judge it."""
-    content_weight: float | None
-    """Share of content in the blend of what was trained; None without content, or where nothing was trained."""
-    item_item_weight: float = 0.0
-    """Share of the item-item source in the blend's collaborative score; 0 without it, or where nothing was trained."""
+    blend_weights: Mapping[str, float | None]
+    """Share of every source that a blend can have, by its key, in what was trained; see `BlendedSource.without`."""
     promoted: bool = True
     """Whether `version` is the champion now."""
     start: WarmStart = field(default_factory=WarmStart)
@@ -127,71 +126,123 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
     champion = registry.champion()
     if options.if_needed and champion is not None and champion.tags.get(TRAINING_FINGERPRINT_TAG) == fingerprint:
         distributed.broadcast(False)
-        log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
-        return RunResult(prepared=prepared, version=champion, trained=False, decision=None, content_weight=None)
+        return _nothing_to_train(prepared, champion)
     distributed.broadcast(True)
     dataset = load_dataset(prepared.directory)
     start = distributed.broadcast(start_of(registry, options.warm_start, dataset, config))
-    checkpoints = settings.data_dir / "checkpoints" / start.checkpoint_name(fingerprint)
-    model_version = new_model_version(fingerprint)
-    encoded = encode_warm(dataset, start, config, settings)
-    # What is exported lives in the registry; a copy here would be one more for every night.
-    with registry.start_run(model_version) as run, tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch:
-        run.log_params({**_flat(config.model_dump()), **_data_params(prepared, options.data_version)})
-        run.set_tags({DATA_VERSION_TAG: options.data_version, WARM_START_TAG: start.version_number})
-        run.log_text(prepared.report.to_text(), "cleaning_report.txt")
-        epochs: list[EpochReport] = []
-        plan = warm_plan(encoded, start)
-        fitted = fit_plan(plan, config, on_epoch=_log_epoch(run, epochs), checkpoints=checkpoints)
-        result = measure(fitted, plan, baselines_for(encoded, options.baselines), config)
-        metrics = {**fitted.validation_metrics(), **result.metrics()}
-        card = CardContents(
-            cleaning=prepared.report,
-            comparison=result.comparison,
-            config_toml=config_toml(config, explained=False),
-            command=options.command,
-            started_from=str(start),
-        )
-        training_data = _training_data(prepared, options.data_version)
-        inputs = _export_inputs(fitted, encoded, training_data, model_version, metrics)
-        inputs = replace(inputs, model_card=partial(model_card, card), catalogue_sequence=prepared.catalogue_sequence)
-        bundle = export_bundle(inputs, config, Path(scratch, "bundle"))
-        report = report_html(build_report(card, result, bundle, epochs, fitted.best_epoch))
-        run.log_text(report, REPORT_FILE)
-        if options.report_path is not None:
-            options.report_path.parent.mkdir(parents=True, exist_ok=True)
-            options.report_path.write_text(report)
-        _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
-        _log_weights(run, fitted, plan, config, Path(scratch, WEIGHTS))
-        run.log_params({**_blend_params(bundle), "ranker": "blend" if fitted.ncf is None else "ncf"})
-        run.log_metrics(_run_metrics(fitted, bundle))
-        location = run.log_bundle(bundle.directory)
-        version = registry.register(run, location, model_version=model_version, training_fingerprint=fingerprint)
-        shutil.rmtree(checkpoints)
+    training = _Training(
+        prepared=prepared,
+        encoded=encode_warm(dataset, start, config, settings),
+        start=start,
+        config=config,
+        options=options,
+        fingerprint=fingerprint,
+        model_version=new_model_version(fingerprint),
+        checkpoints=settings.data_dir / "checkpoints" / start.checkpoint_name(fingerprint),
+    )
+    version, fitted, bundle = _train_and_export(training, registry)
     decision = None
     if options.promote:
-        decision = _judge_and_promote(registry, version, encoded, config, settings, name=prepared.name)
-    promoted = decision is not None and decision.passed
-    log.info(
-        "model_registered",
-        registry_version=version.number,
-        model_version=model_version,
-        promoted=promoted,
-        warm_started_from=start.version_number,
-        content_weight=fitted.content_weight,
-        item_item_weight=fitted.item_item_weight,
-        index=asdict(bundle.manifest.index),
-        onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
-    )
-    return RunResult(
+        decision = _judge_and_promote(registry, version, training.encoded, config, settings, name=prepared.name)
+    result = RunResult(
         prepared=prepared,
         version=version,
         trained=True,
         decision=decision,
-        promoted=promoted,
+        promoted=decision is not None and decision.passed,
         start=start,
-        content_weight=fitted.content_weight,
-        item_item_weight=fitted.item_item_weight,
+        blend_weights=fitted.blend_weights,
+    )
+    _log_registered(result, bundle)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training:
+    """What one training reads."""
+
+    prepared: PreparedData
+    encoded: Encoded
+    start: WarmStart
+    config: TrainConfig
+    options: RunOptions
+    fingerprint: str
+    """See `training_fingerprint`."""
+    model_version: str
+    checkpoints: Path
+    """Folder of this training's checkpoints, which goes once the model is registered."""
+
+
+def _nothing_to_train(prepared: PreparedData, champion: RegisteredVersion) -> RunResult:
+    log.info("training_not_needed", registry_version=champion.number, model_version=champion.model_version)
+    return RunResult(
+        prepared=prepared, version=champion, trained=False, decision=None, blend_weights=reported_weights(None)
+    )
+
+
+def _train_and_export(training: _Training, registry: Registry) -> tuple[RegisteredVersion, Fitted, Bundle]:
+    """Fit, test, export, record, register; the bundle that is returned may be read until then alone."""
+    # What is exported lives in the registry; a copy here would be one more for every night.
+    with (
+        registry.start_run(training.model_version) as run,
+        tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch,
+    ):
+        _log_inputs(run, training)
+        epochs: list[EpochReport] = []
+        plan = warm_plan(training.encoded, training.start)
+        fitted = fit_plan(plan, training.config, on_epoch=_log_epoch(run, epochs), checkpoints=training.checkpoints)
+        result = measure(fitted, plan, baselines_for(training.encoded, training.options.baselines))
+        card = _card(training, result.comparison)
+        bundle = export_bundle(_export_inputs(training, fitted, result, card), training.config, Path(scratch, "bundle"))
+        _log_report(run, training, report_html(build_report(card, result, bundle, epochs, fitted.best_epoch)))
+        _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
+        _log_weights(run, fitted, plan, training.config, Path(scratch, WEIGHTS))
+        run.log_params({**_blend_params(bundle), "ranker": fitted.ranker_kind})
+        run.log_metrics(_run_metrics(fitted, bundle))
+        location = run.log_bundle(bundle.directory)
+        version = registry.register(
+            run, location, model_version=training.model_version, training_fingerprint=training.fingerprint
+        )
+        shutil.rmtree(training.checkpoints)
+    return version, fitted, bundle
+
+
+def _log_inputs(run: Run, training: _Training) -> None:
+    prepared, data_version = training.prepared, training.options.data_version
+    run.log_params({**_flat(training.config.model_dump()), **_data_params(prepared, data_version)})
+    run.set_tags({DATA_VERSION_TAG: data_version, WARM_START_TAG: training.start.version_number})
+    run.log_text(prepared.report.to_text(), "cleaning_report.txt")
+
+
+def _card(training: _Training, comparison: Comparison) -> CardContents:
+    return CardContents(
+        cleaning=training.prepared.report,
+        comparison=comparison,
+        config_toml=config_toml(training.config, explained=False),
+        command=training.options.command,
+        started_from=str(training.start),
+    )
+
+
+def _log_report(run: Run, training: _Training, report: str) -> None:
+    """To the run, and where the options ask for it too."""
+    run.log_text(report, REPORT_FILE)
+    path = training.options.report_path
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(report)
+
+
+def _log_registered(result: RunResult, bundle: Bundle) -> None:
+    log.info(
+        "model_registered",
+        registry_version=result.version.number,
+        model_version=result.version.model_version,
+        promoted=result.promoted,
+        warm_started_from=result.start.version_number,
+        **{f"{key}_weight": weight for key, weight in result.blend_weights.items()},
+        index=asdict(bundle.manifest.index),
+        onnx_max_abs_difference=bundle.manifest.onnx_max_abs_difference,
     )
 
 
@@ -254,57 +305,47 @@ def _data_params(prepared: PreparedData, data_version: str) -> dict[str, object]
     }
 
 
-def _export_inputs(
-    fitted: Fitted, encoded: Encoded, training_data: TrainingData, model_version: str, metrics: Mapping[str, float]
-) -> ExportInputs:
+def _export_inputs(training: _Training, fitted: Fitted, result: TestResult, card: CardContents) -> ExportInputs:
+    encoded, prepared = training.encoded, training.prepared
     return ExportInputs(
         model=fitted.model,
         schema=encoded.schema,
         item_tensors=encoded.item_tensors,
         dataset=encoded.dataset,
         hold_out=leave_last_out(encoded.dataset, skip=0),
-        training_data=training_data,
-        model_version=model_version,
-        metrics=metrics,
-        content_vectors=encoded.content_vectors,
-        blend_weights=fitted.blend_weights,
-        item_item=fitted.item_item,
-        ncf=fitted.ncf,
+        training_data=_training_data(prepared, training.options.data_version),
+        model_version=training.model_version,
+        metrics={**fitted.validation_metrics(), **result.metrics()},
+        sources=fitted.sources,
+        shares=fitted.shares,
+        ranker=fitted.ranker,
+        model_card=partial(model_card, card),
+        catalogue_sequence=prepared.catalogue_sequence,
     )
 
 
 def _blend_params(bundle: Bundle) -> dict[str, object]:
-    """The blend as it is served; "none" for a bundle that ranks by its two towers."""
+    """The blend as it is served, by names such as "blend.item_item.weight"; "none" without one."""
     blend = bundle.manifest.blend
-    if blend is None:
-        return {"blend": "none"}
-    params: dict[str, object] = {
-        "blend.content_weight": blend.content_weight,
-        "blend.collaborative.mean": blend.collaborative.mean,
-        "blend.collaborative.std": blend.collaborative.std,
-    }
-    if blend.content is not None:
-        params |= {"blend.content.mean": blend.content.mean, "blend.content.std": blend.content.std}
-    if blend.item_item is not None:
-        params |= {
-            "blend.item_item.weight": blend.item_item.weight,
-            "blend.item_item.decay_events": blend.item_item.decay_events,
-            "blend.item_item.mean": blend.item_item.calibration.mean,
-            "blend.item_item.std": blend.item_item.calibration.std,
-        }
-    return params
+    return {"blend": "none"} if blend is None else dict(_named("blend", asdict(blend)))
+
+
+def _named(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """The numbers in nested mappings by their dotted names. A calibration's are named after what it is of."""
+    if isinstance(value, Mapping):
+        for key, nested in value.items():
+            yield from _named(name if key == "calibration" else f"{name}.{key}", nested)
+    elif value is not None:
+        yield name, value
 
 
 def _run_metrics(fitted: Fitted, bundle: Bundle) -> dict[str, float]:
     return {
         **bundle.manifest.metrics,
         **{
-            f"validation/content_weight_{weight:g}/{CHOICE_METRIC}": value
-            for weight, value in fitted.validation_by_content_weight.items()
-        },
-        **{
-            f"validation/item_item_weight_{weight:g}/{CHOICE_METRIC}": value
-            for weight, value in fitted.validation_by_item_item_weight.items()
+            f"validation/{key}_weight_{weight:g}/{CHOICE_METRIC}": value
+            for key, by_weight in fitted.validation_by_weight.items()
+            for weight, value in by_weight.items()
         },
         **{f"validation/ranker_{kind}/{CHOICE_METRIC}": value for kind, value in fitted.validation_by_ranker.items()},
         "best_epoch": float(fitted.best_epoch),

@@ -1,5 +1,5 @@
-"""A model with a ranker as it is served by default: candidates of the two towers, of the item-item
-source and of content, put in the ranker's order.
+"""A model with a ranker as it is served by default: candidates of the two towers and of every source, put in the
+ranker's order.
 
 What is no candidate cannot be shown, so its score is -inf. That is all that tells this from full ranking by a blend,
 which has a score for every item.
@@ -14,21 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
-from tandem.contract.bundle import Bundle
-from tandem.contract.candidates import (
-    CONTENT_NEIGHBOUR_CANDIDATES,
-    CONTENT_NEIGHBOURS_OF,
-    ITEM_ITEM_CANDIDATES,
-    ITEM_ITEM_NEIGHBOURS_OF,
-    TWO_TOWER_CANDIDATES,
-    neighbour_rows,
-)
-from tandem.contract.features import Tensors, encode_histories, encode_index
-from tandem.contract.ranking import PROFILE_EVENTS, content_profiles
+from tandem.contract.candidates import TWO_TOWER_CANDIDATES
+from tandem.contract.features import Tensors, encode_index
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows
 from trainer.dataset.dataset import Cut, Dataset, history_states
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.sources.content.source import content_of
 
 PairScores = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a ranker: the tensors RANKER_* of (user, candidate) pairs, (pairs, ...) each -> (pairs,) float32."""
@@ -57,22 +49,14 @@ class RankedModel:
     """Two towers with a ranker on top."""
 
     model: ScoringModel
-    neighbours: npt.NDArray[np.int32] | None
-    """(items, n) int32, content neighbours as a bundle holds them; None for a model without content."""
     pair_scores: PairScores
-
-    @classmethod
-    def of_bundle(cls, bundle: Bundle, model: ScoringModel, pair_scores: PairScores) -> RankedModel:
-        """A bundle as it is served: `model` is made of it, `pair_scores` runs its ranker."""
-        neighbours = None if bundle.content is None else bundle.content.neighbours
-        return cls(model=model, neighbours=neighbours, pair_scores=pair_scores)
 
     def scores_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:
         """Scores of users in these states: (users, items) float32 in the model's rows, -inf where no candidate is."""
         scores = np.full((len(states), len(self.model.item_vectors)), -np.inf, dtype=np.float32)
         for start in range(0, len(states), BATCH_USERS):
             batch = slice(start, start + BATCH_USERS)
-            found = candidates_of(self.model, self.neighbours, user_ids[batch], states[batch])
+            found = candidates_of(self.model, user_ids[batch], states[batch])
             users, columns = np.nonzero(found.present)
             scores[start + users, found.rows[users, columns]] = score_candidates(self.model, found, self.pair_scores)[
                 users, columns
@@ -100,12 +84,10 @@ class RankedModel:
 
 def candidates_of(
     model: ScoringModel,
-    neighbours: npt.NDArray[np.int32] | None,
     user_ids: Sequence[str],
     states: Sequence[UserState],
 ) -> Candidates:
     """Unseen, available candidates as the server's built-in policy takes them, each once for a user."""
-    history_rows = encode_histories(states, model.item_vocabulary, PROFILE_EVENTS).rows
     user_vectors = model.vectors_of(user_ids, states)
     collaborative = user_vectors @ model.item_vectors.T
     collaborative[:, model.unavailable_rows] = -np.inf
@@ -113,15 +95,11 @@ def candidates_of(
         seen = model.item_vocabulary.rows_of_keys(state.seen_item_keys)
         collaborative[user, seen[seen != MISSING_ROW]] = -np.inf
     rows = top_rows(collaborative, TWO_TOWER_CANDIDATES)
-    if neighbours is not None:
-        near = neighbour_rows(neighbours, history_rows, CONTENT_NEIGHBOUR_CANDIDATES, num_events=CONTENT_NEIGHBOURS_OF)
-        rows = np.concatenate([rows, near[:, :CONTENT_NEIGHBOUR_CANDIDATES]], axis=1)
-    if model.item_item is not None:
-        near = neighbour_rows(
-            model.item_item.rows, history_rows, ITEM_ITEM_CANDIDATES, num_events=ITEM_ITEM_NEIGHBOURS_OF
-        )
-        rows = np.concatenate([rows, near[:, :ITEM_ITEM_CANDIDATES]], axis=1)
+    histories = model.histories(states)
+    proposed = [source.candidates(histories) for source in model.sources.values()]
+    rows = np.concatenate([rows, *proposed], axis=1)
     users = np.arange(len(states))[:, None]
+    content = content_of(model.sources)
     present = (rows != MISSING_ROW) & np.isfinite(collaborative[users, rows])
     order = np.argsort(rows, axis=1, kind="stable")  # equal rows side by side, of which the first one is kept
     in_order = rows[users, order]
@@ -136,7 +114,7 @@ def candidates_of(
             if model.user_vocabulary is None
             else encode_index(model.user_vocabulary.rows(user_ids))
         ),
-        profiles=None if model.content_vectors is None else content_profiles(model.content_vectors, history_rows),
+        profiles=None if content is None else content.profiles(histories),
     )
 
 
@@ -156,8 +134,9 @@ def pair_tensors(model: ScoringModel, found: Candidates, users: npt.NDArray[np.i
     """
     user_vectors, item_vectors = found.user_vectors[users], model.item_vectors[rows]
     content = np.zeros(len(rows), dtype=np.float32)
-    if found.profiles is not None and model.content_vectors is not None:
-        content = np.einsum("pd,pd->p", found.profiles[users], model.content_vectors[rows].astype(np.float32))
+    source = content_of(model.sources)
+    if found.profiles is not None and source is not None:
+        content = np.einsum("pd,pd->p", found.profiles[users], source.vectors[rows].astype(np.float32))
     return {
         names.RANKER_USER_VECTOR: user_vectors,
         names.RANKER_ITEM_VECTOR: item_vectors,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
-from tandem.contract.features import FeatureSchema, Tensors, encode_histories, encode_index, encode_users
-from tandem.contract.item_item import ItemItem, item_item_scores, num_events_read
+from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.manifest import BlendSpec
-from tandem.contract.ranking import PROFILE_EVENTS, blend, content_profiles
+from tandem.contract.ranking import blend
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows, Vocabulary
 from trainer.dataset.dataset import Cut, Dataset, history_states
+from trainer.sources.all_sources import blended_sources, read_sources
+from trainer.sources.base.source import BlendedSource, FittedBlendedSource, FittedSource, Histories, Shares
 
 UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a user tower: inputs of a batch -> (users, dim) float32."""
@@ -32,10 +33,8 @@ class ScoringModel:
     item_vectors: npt.NDArray[np.float32]
     """(items, dim) float32."""
     user_vectors: UserVectors
-    content_vectors: npt.NDArray[np.float16] | None
-    """(items, content_dim) float16; None where nothing is known of any item."""
-    item_item: ItemItem | None = None
-    """The item-item source, in the model's rows; None where there is none."""
+    sources: Mapping[str, FittedSource] = field(default_factory=dict)
+    """What proposes candidates beside the two towers, by name."""
     unavailable_rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
     """(n,) int64, items that are no candidates."""
 
@@ -48,8 +47,7 @@ class ScoringModel:
             user_vocabulary=bundle.user_vocabulary,
             item_vectors=bundle.item_vectors,
             user_vectors=user_vectors,
-            content_vectors=None if bundle.content is None else bundle.content.vectors,
-            item_item=bundle.item_item,
+            sources=read_sources(bundle),
             unavailable_rows=bundle.items.unavailable_rows,
         )
 
@@ -64,25 +62,17 @@ class ScoringModel:
         )
         return self.user_vectors(tensors)
 
-    def profiles_of(self, states: Sequence[UserState]) -> npt.NDArray[np.float32]:
-        """Content profiles of users in these states, as serving makes them: (users, content_dim) float32.
+    def histories(self, states: Sequence[UserState]) -> Histories:
+        """Histories of users in these states, in the model's rows."""
+        return Histories(states, self.item_vocabulary)
 
-        Raises ValueError for a model without content.
-        """
-        if self.content_vectors is None:
-            raise ValueError("a model without content has no content profiles")
-        history = encode_histories(states, self.item_vocabulary, PROFILE_EVENTS)
-        return content_profiles(self.content_vectors, history.rows)
-
-    def item_item_scores_of(self, states: Sequence[UserState], decay_events: float) -> npt.NDArray[np.float32]:
-        """Scores of the item-item source for users in these states, as serving makes them: (users, items) float32.
-
-        Raises ValueError for a model without that source.
-        """
-        if self.item_item is None:
-            raise ValueError("a model without the item-item source has no such scores")
-        history = encode_histories(states, self.item_vocabulary, num_events_read(decay_events))
-        return item_item_scores(self.item_item, history.rows, decay_events)
+    def blended_source(self, source: BlendedSource) -> FittedBlendedSource:
+        """What a source of the blend has learned. Raises ValueError for a model without it."""
+        if source.name not in self.sources:
+            raise ValueError(f"a model without {source.label} has none to blend")
+        fitted = self.sources[source.name]
+        assert isinstance(fitted, FittedBlendedSource)
+        return fitted
 
 
 class EncodedUsers:
@@ -129,21 +119,19 @@ class BlendedScores:
 
         Raises ValueError for a blend of what the model does not have.
         """
-        for spec in blends:
-            if spec is not None and spec.content is not None and model.content_vectors is None:
-                raise ValueError("a model without content has none to blend")
-            if spec is not None and spec.item_item is not None and model.item_item is None:
-                raise ValueError("a model without the item-item source has none to blend")
         self._model = model
         self._blends = blends
         self._num_items = len(items)
         rows = model.item_vocabulary.rows_of_keys(items.keys)
         self._known = np.flatnonzero(rows != MISSING_ROW)
-        self._model_rows = rows[self._known]
-        self._item_vectors = model.item_vectors[self._model_rows]
-        self._content_vectors = None
-        if model.content_vectors is not None and any(spec is not None and spec.content for spec in blends):
-            self._content_vectors = model.content_vectors[self._model_rows].astype(np.float32)
+        model_rows = rows[self._known]
+        self._item_vectors = model.item_vectors[model_rows]
+        self._shares = [{} if spec is None else shares_of(spec) for spec in blends]
+        self._sources = {
+            source.key: model.blended_source(source).scores(model_rows)
+            for source in blended_sources()
+            if any(source.key in shares for shares in self._shares)
+        }
 
     def __call__(
         self, user_vectors: npt.NDArray[np.float32], states: Sequence[UserState]
@@ -153,17 +141,26 @@ class BlendedScores:
         `user_vectors`, (users, dim), are those of `ScoringModel.vectors_of`.
         """
         two_tower = user_vectors @ self._item_vectors.T
-        content = None
-        if self._content_vectors is not None:
-            content = self._model.profiles_of(states) @ self._content_vectors.T
-        item_item: dict[float, npt.NDArray[np.float32]] = {}
-        for spec in self._blends:
-            of_source = None
-            if spec is not None and spec.item_item is not None:
-                decay = spec.item_item.decay_events
-                if decay not in item_item:
-                    item_item[decay] = self._model.item_item_scores_of(states, decay)[:, self._model_rows]
-                of_source = item_item[decay]
+        histories = self._model.histories(states)
+        made: dict[tuple[str, float | None], npt.NDArray[np.float32]] = {}
+        for spec, shares in zip(self._blends, self._shares, strict=True):
+            for key, share in shares.items():
+                if (key, share.decay_events) not in made:
+                    made[key, share.decay_events] = self._sources[key](histories, share)
             scores = np.full((len(states), self._num_items), -np.inf, dtype=np.float32)
-            scores[:, self._known] = two_tower if spec is None else blend(two_tower, content, spec, of_source)
+            by_key = {key: made[key, share.decay_events] for key, share in shares.items()}
+            scores[:, self._known] = two_tower if spec is None else _blended(two_tower, by_key, spec)
             yield scores
+
+
+def shares_of(spec: BlendSpec) -> Shares:
+    """The shares that a calibrated blend gives its sources, by their keys."""
+    found = {source.key: source.share_of(spec) for source in blended_sources()}
+    return {key: share for key, share in found.items() if share is not None}
+
+
+def _blended(
+    two_tower: npt.NDArray[np.float32], by_key: Mapping[str, npt.NDArray[np.float32]], spec: BlendSpec
+) -> npt.NDArray[np.float32]:
+    scores = {source.key: by_key.get(source.key) for source in blended_sources()}
+    return blend(two_tower, spec=spec, **scores)

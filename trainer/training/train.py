@@ -1,9 +1,9 @@
-"""Trains one model: select on validation, choose the blend there, refit. Test items are never read."""
+"""Trains one model: select on validation, choose blend and ranker there, refit. Test items are never read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,7 @@ import structlog
 import torch
 
 from tandem.contract.features import Tensors
-from tandem.contract.item_item import ItemItem
 from tandem.contract.vocabulary import Vocabulary
-from trainer.baselines.item_item_source import fit_item_item
 from trainer.compute import distributed
 from trainer.compute.device import choose_device
 from trainer.config.train_config import TrainConfig
@@ -22,12 +20,15 @@ from trainer.core.errors import DataError
 from trainer.dataset.dataset import Cut, HoldOut
 from trainer.evaluation.metrics import PerUser, mean_metrics, metrics_per_user
 from trainer.features.encoded import Encoded
-from trainer.models.ncf import NcfRanker
 from trainer.models.two_tower import TwoTowerModel
-from trainer.scoring.blend_choice import BlendChoice, BlendWeights, choose_blend
+from trainer.rankers.all_rankers import RankerChoice, choose_ranker
+from trainer.rankers.base.frozen_towers import FrozenTowers
+from trainer.rankers.base.ranker import FittedRanker
+from trainer.rankers.blend.choice import BlendChoice, choose_blend
 from trainer.scoring.ranks_by_model import model_ranks, popularity_ranks
 from trainer.scoring.scoring_model import ScoringModel
-from trainer.training.choose_ranker import FrozenTowers, RankerChoice, choose_ranker
+from trainer.sources.all_sources import described_shares, fit_sources, reported_weights
+from trainer.sources.base.source import FittedSource, Shares
 from trainer.training.fit import FitInputs, FitResult, fit, unreported
 from trainer.training.plan import TrainingPlan, leave_last_out_plan
 from trainer.training.progress import EpochReport
@@ -47,15 +48,15 @@ class Fitted:
     """While the epochs were selected, without validation."""
     peak_memory_bytes: int
     """See `EpochReport.peak_memory_bytes`."""
-    item_item: ItemItem | None
-    """The item-item source that is served; None where the blend has none."""
-    blend_weights: BlendWeights | None
+    sources: Mapping[str, FittedSource]
+    """The sources that are served, by name."""
+    shares: Shares | None
     """Chosen on validation; None where the two towers are the only source."""
-    validation_by_content_weight: Mapping[float, float]
-    """Validation NDCG@10 of every weight of content tried."""
-    validation_by_item_item_weight: Mapping[float, float]
-    """The same for the item-item source, without content."""
-    ncf: NcfRanker | None
+    validation_by_weight: Mapping[str, Mapping[float, float]]
+    """Validation NDCG@10 of every weight tried, by the key of its source; see `BlendChoice.by_weight`."""
+    ranker_kind: str
+    """See `RankerChoice.kind`."""
+    ranker: FittedRanker | None
     """What ranks in place of the blend; None where the blend does."""
     validation_by_ranker: Mapping[str, float]
     """Validation NDCG@10 of every kind of ranker tried."""
@@ -66,16 +67,9 @@ class Fitted:
     validation_popularity: Mapping[str, PerUser]
 
     @property
-    def content_weight(self) -> float | None:
-        """Share of content in the blend; None without content."""
-        return (
-            None if self.blend_weights is None or not self.validation_by_content_weight else self.blend_weights.content
-        )
-
-    @property
-    def item_item_weight(self) -> float:
-        """Share of the item-item source in the blend's collaborative score; 0 without it."""
-        return 0.0 if self.blend_weights is None else self.blend_weights.item_item
+    def blend_weights(self) -> Mapping[str, float | None]:
+        """Share of every source that a blend can have, by its key; see `BlendedSource.without`."""
+        return reported_weights(self.shares)
 
     def validation_metrics(self) -> dict[str, float]:
         """Means by name, for the manifest and the registry."""
@@ -158,26 +152,26 @@ def fit_plan(
     """
     towers = fit_towers(plan, config, on_epoch=on_epoch, checkpoints=checkpoints)
     selected = _choose(plan, config, towers.selected)
-    choice, ranker, ncf = selected.blend, selected.ranker, selected.ranker.ncf
+    choice, ranked = selected.blend, selected.ranker
     final, cut = plan.final, plan.cut
-    item_item = _item_item(final, config, cut) if choice.weights is not None and choice.weights.item_item else None
-    if config.fit.refit and ranker.num_epochs is not None:
-        model = scoring_model(towers.final.model, final, item_item)
-        frozen = FrozenTowers(final.dataset, model, config, choose_device(config.fit.device))
-        ncf = frozen.fit_ncf(cut, num_epochs=ranker.num_epochs).ranker
+    sources = fit_sources(final, cut, config, choice.shares or {})
+    ranker = ranked.trial.ranker
+    if config.fit.refit and ranker is not None:
+        model = scoring_model(towers.final.model, final, sources)
+        ranker = ranker.refit(FrozenTowers(final.dataset, model, config, choose_device(config.fit.device)), cut)
     popularity = popularity_ranks(plan.selection.dataset, plan.validation)
     return Fitted(
         model=towers.final.model,
         best_epoch=towers.selected.best_epoch,
         interactions_per_second=towers.selected.interactions_per_second,
         peak_memory_bytes=max(towers.selected.peak_memory_bytes, towers.final.peak_memory_bytes),
-        item_item=item_item,
-        blend_weights=choice.weights,
-        validation_by_content_weight=choice.by_content_weight,
-        validation_by_item_item_weight=choice.by_item_item_weight,
-        ncf=ncf,
-        validation_by_ranker=ranker.validation,
-        validation=ranker.metrics,
+        sources=sources,
+        shares=choice.shares,
+        validation_by_weight=choice.by_weight,
+        ranker_kind=ranked.kind,
+        ranker=ranker,
+        validation_by_ranker=ranked.validation,
+        validation=ranked.trial.metrics,
         validation_two_tower=choice.two_tower,
         validation_popularity=metrics_per_user(popularity),
     )
@@ -214,26 +208,25 @@ def _select_towers(
 def _choose(plan: TrainingPlan, config: TrainConfig, selected: FitResult) -> Selected:
     """Chooses blend and ranker on validation."""
     encoded, validation = plan.selection, plan.validation
-    model = scoring_model(selected.model, encoded, _item_item(encoded, config, validation))
+    model = scoring_model(selected.model, encoded, fit_sources(encoded, validation, config))
     choice = choose_blend(encoded.dataset, validation, model, config)
-    if choice.weights is not None:
-        log.info(
-            "blend_chosen",
-            **asdict(choice.weights),
-            ndcg_by_content={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_content_weight.items()},
-            ndcg_by_item_item={str(weight): round(ndcg, 4) for weight, ndcg in choice.by_item_item_weight.items()},
-        )
+    if choice.shares is not None:
+        tried = {
+            f"ndcg_by_{key}": {str(weight): round(ndcg, 4) for weight, ndcg in by_weight.items()}
+            for key, by_weight in choice.by_weight.items()
+        }
+        log.info("blend_chosen", **described_shares(choice.shares), **tried)
     towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
     return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice))
 
 
 def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:
     """Metrics of each held-out user under the two towers alone, by full ranking."""
-    return metrics_per_user(model_ranks(encoded.dataset, hold_out, scoring_model(model, encoded), [None])[0])
+    return metrics_per_user(model_ranks(encoded.dataset, hold_out, scoring_model(model, encoded, {}), [None])[0])
 
 
-def scoring_model(model: TwoTowerModel, encoded: Encoded, item_item: ItemItem | None = None) -> ScoringModel:
-    """A model in PyTorch as it would score once exported, with the item-item source where it is given one."""
+def scoring_model(model: TwoTowerModel, encoded: Encoded, sources: Mapping[str, FittedSource]) -> ScoringModel:
+    """A model in PyTorch as it would score once exported, with these sources."""
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():
@@ -254,14 +247,9 @@ def scoring_model(model: TwoTowerModel, encoded: Encoded, item_item: ItemItem | 
         user_vocabulary=Vocabulary.from_ids(encoded.dataset.user_ids) if encoded.schema.user_ids else None,
         item_vectors=item_vectors,
         user_vectors=user_vectors,
-        content_vectors=encoded.content_vectors,
-        item_item=item_item,
+        sources=sources,
         unavailable_rows=encoded.dataset.catalogue.unavailable_rows,
     )
-
-
-def _item_item(encoded: Encoded, config: TrainConfig, cut: Cut) -> ItemItem | None:
-    return fit_item_item(encoded.dataset, cut.num_history_events, config.item_item)
 
 
 def _fit_inputs(encoded: Encoded, cut: Cut, weights: Mapping[str, torch.Tensor] | None) -> FitInputs:

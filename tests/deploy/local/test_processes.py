@@ -15,8 +15,6 @@ from deploy.local.errors import ChildFailed
 from deploy.local.processes import Children
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.process
-
 SLEEP = "import time; time.sleep(600)"
 
 

@@ -25,7 +25,7 @@ def _result(num_seeds: int) -> SeedsResult:
         protocol="leave-last-out",
         description="The last.",
         runs=tuple(
-            SeedRun(seed=seed, best_epoch=3, training_seconds=1.5, content_weight=None, item_item_weight=0.5)
+            SeedRun(seed=seed, best_epoch=3, training_seconds=1.5, blend_weights={"content": None, "item_item": 0.5})
             for seed in range(num_seeds)
         ),
         questions={

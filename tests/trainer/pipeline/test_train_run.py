@@ -29,8 +29,6 @@ from trainer.experiments.seeds import evaluate_seeds
 from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register, training_fingerprint
 from trainer.registry.registry import Registry
 
-pytestmark = pytest.mark.slow
-
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
 
 
@@ -101,7 +99,7 @@ def test_the_bundle_holds_the_blend_calibrated_on_what_is_served(first, settings
         assert measured.mean == pytest.approx(scores.mean(), abs=1e-4)
         assert measured.std == pytest.approx(scores.std(), rel=1e-3)
     assert blend.content_weight in TrainConfig().ranker.content_weights
-    assert blend.content_weight == first.content_weight
+    assert blend.content_weight == first.blend_weights["content"]
     assert {
         "test/recall@10",
         "test/two_tower/recall@10",
@@ -118,7 +116,7 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     run = client.get_run(version.run_id)
     assert run.data.params["towers.embedding_dim"] == "16"
     assert run.data.params["data"] == "checkerboard"
-    assert float(run.data.params["blend.content_weight"]) == first.content_weight
+    assert float(run.data.params["blend.content_weight"]) == first.blend_weights["content"]
     assert float(run.data.params["blend.content.std"]) > 0
     assert "validation/content_weight_0.3/ndcg_at_10" in run.data.metrics
     history = client.get_metric_history(version.run_id, "epoch/recall_at_10")
@@ -137,7 +135,7 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
 def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) -> None:
     again = train_and_register(data_config, load_train_config(None, SMALL), settings, RunOptions(if_needed=True))
     assert not again.trained
-    assert again.content_weight is None
+    assert again.blend_weights["content"] is None
     assert again.version == first.version
 
 
@@ -183,7 +181,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "2", "ranker.item_item_weights": "0"})
     result = train_and_register(load_data_config(str(bare), {}), config, settings, RunOptions())
     bundle = read_bundle(Path(result.version.source))
-    assert result.content_weight is None
+    assert result.blend_weights["content"] is None
     assert bundle.manifest.blend is None
     assert bundle.content is None
     assert bundle.manifest.metrics["test/ndcg@10"] == bundle.manifest.metrics["test/two_tower/ndcg@10"]
@@ -202,7 +200,7 @@ def test_equal_seeds_give_equal_numbers(settings, data_config) -> None:
     config = load_train_config(None, {**SMALL, "fit.max_epochs": "3"})
     runs = [evaluate_seeds(data_config, config, settings, num_seeds=2) for _ in range(2)]
     assert runs[0].metrics == runs[1].metrics
-    assert [run.content_weight for run in runs[0].runs] == [run.content_weight for run in runs[1].runs]
+    assert [run.blend_weights for run in runs[0].runs] == [run.blend_weights for run in runs[1].runs]
     assert len(runs[0].metrics["recall@10"]) == 2
     text = runs[0].to_text()
     assert "Mean and standard deviation over 2 seeds of the training (0, 1)." in text

@@ -17,11 +17,12 @@ from trainer.scoring.full_evaluation import evaluate
 from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import ScoringModel
 from trainer.scoring.served_scorers import ModelScorer
+from trainer.sources.content.source import CONTENT, FittedContent
 
 NUM_ITEMS = 60
 GENERATOR = np.random.default_rng(0)
 ITEM_VECTORS = GENERATOR.normal(size=(NUM_ITEMS, 8)).astype(np.float32)
-CONTENT = GENERATOR.normal(size=(NUM_ITEMS, 4)).astype(np.float16)
+CONTENT_VECTORS = GENERATOR.normal(size=(NUM_ITEMS, 4)).astype(np.float16)
 BLEND = BlendSpec(content_weight=0.3, collaborative=Calibration(0.1, 2.0), content=Calibration(0.0, 1.5))
 
 
@@ -38,7 +39,7 @@ def _model(known_items: range = range(NUM_ITEMS)) -> ScoringModel:
         user_vocabulary=None,
         item_vectors=ITEM_VECTORS[list(known_items)],
         user_vectors=_recent_first,
-        content_vectors=CONTENT[list(known_items)],
+        sources={CONTENT.name: FittedContent(CONTENT_VECTORS[list(known_items)], num_neighbours=5)},
     )
 
 
@@ -70,4 +71,4 @@ def test_items_the_model_does_not_know_are_minus_infinity() -> None:
 def test_a_blend_needs_content() -> None:
     split = split_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
     with pytest.raises(ValueError, match="none to blend"):
-        ModelScorer(split.known, replace(_model(), content_vectors=None), BLEND)
+        ModelScorer(split.known, replace(_model(), sources={}), BLEND)

@@ -19,6 +19,7 @@ from trainer.scoring.full_ranking import rank_split
 from trainer.scoring.ranks_by_model import popularity_ranks, ranks_of_targets
 from trainer.scoring.sampled_evaluation import evaluate_sampled, sampled_items
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.sources.content.source import CONTENT, FittedContent
 
 
 def test_they_are_in_no_list_and_as_targets_come_last() -> None:
@@ -56,17 +57,17 @@ def test_they_are_not_sampled() -> None:
 
 def test_they_are_no_candidates_of_a_ranker() -> None:
     dataset = dataset_of([[0, 1]], num_items=6)
+    neighbours = np.array([[5, 4]] * 6, dtype=np.int32)
     model = ScoringModel(
         schema=FeatureSchema(history_length=4),
         item_vocabulary=dataset.catalogue.vocabulary,
         user_vocabulary=None,
         item_vectors=np.eye(6, dtype=np.float32),
         user_vectors=lambda _: np.ones((1, 6), dtype=np.float32),
-        content_vectors=None,
+        sources={CONTENT.name: FittedContent(np.zeros((6, 1), np.float16), 2, neighbours)},
         unavailable_rows=np.array([3, 5]),
     )
-    neighbours = np.array([[5, 4]] * 6, dtype=np.int32)
-    found = candidates_of(model, neighbours, ["u0"], [dataset.user_state(0, 2)])
+    found = candidates_of(model, ["u0"], [dataset.user_state(0, 2)])
     assert sorted(found.rows[found.present].tolist()) == [2, 4]
 
 

@@ -215,7 +215,7 @@ def _validation_metrics(
     """Means over the validation users of what is selected under a configuration, ranked as served."""
     # All that the encoded data take from what may vary.
     schema = replace(encoded.schema, history_length=config.towers.history_length, user_ids=config.towers.user_ids)
-    return mean_metrics(select(replace(encoded, schema=schema), config, on_epoch=on_epoch).ranker.metrics)
+    return mean_metrics(select(replace(encoded, schema=schema), config, on_epoch=on_epoch).ranker.trial.metrics)
 
 
 def _open_study(config: TrainConfig, settings: Settings, options: TuneOptions) -> Study:

@@ -86,7 +86,6 @@ def blended(tmp_path_factory: pytest.TempPathFactory) -> ModelSlot:
     return slot
 
 
-@pytest.mark.process
 class TestOverGrpc:
     @pytest.mark.parametrize(
         ("ladder", "source", "reasons"),

@@ -1,4 +1,4 @@
-"""The item-item source of the blend: the strongest weights of EASE, a few for each item."""
+"""What the item-item source learns: the strongest weights of EASE, a few for each item."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from tandem.contract.item_item import ItemItem
 from tandem.contract.vocabulary import MISSING_ROW
-from trainer.baselines.ease import Ease
 from trainer.config.train_config import ItemItemConfig
 from trainer.dataset.dataset import Dataset
+from trainer.features.interaction_matrix import interaction_matrix
+from trainer.models.ease import ease_weights
 
 _BATCH_ITEMS = 1_024
 
@@ -22,7 +23,7 @@ def fit_item_item(dataset: Dataset, num_events: npt.NDArray[np.int64], config: I
     num_items = len(dataset.catalogue)
     if num_items > config.max_items:
         return None
-    learned = Ease(l2=config.l2).weights_of(dataset.first_events(num_events))
+    learned = ease_weights(interaction_matrix(dataset.first_events(num_events)), config.l2)
     width = min(config.num_neighbours, len(learned.items))
     rows = np.full((num_items, width), MISSING_ROW, dtype=np.int32)
     weights = np.zeros((num_items, width), dtype=np.float16)

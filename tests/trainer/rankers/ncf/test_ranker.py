@@ -14,12 +14,15 @@ from tests.trainer.small_dataset import dataset_of
 from trainer.config.train_config import NcfConfig, RankerConfig, TrainConfig, load_train_config
 from trainer.core.errors import ConfigError
 from trainer.dataset.dataset import Dataset, leave_last_out
-from trainer.export.onnx import export_ranker
-from trainer.models.ncf import NcfRanker, NcfShape
-from trainer.scoring.blend_choice import choose_blend
+from trainer.rankers.all_rankers import choose_ranker
+from trainer.rankers.base.frozen_towers import FrozenTowers
+from trainer.rankers.blend.choice import choose_blend
+from trainer.rankers.ncf.examples import ranker_examples
+from trainer.rankers.ncf.export import export_ncf
+from trainer.rankers.ncf.network import NcfRanker, NcfShape
+from trainer.rankers.ncf.ranker import FittedNcf, fit_ncf
 from trainer.scoring.scoring_model import ScoringModel
-from trainer.training.choose_ranker import FrozenTowers, choose_ranker
-from trainer.training.ranker_examples import ranker_examples
+from trainer.sources.content.source import CONTENT, FittedContent
 
 NUM_ITEMS, NUM_GROUPS, DIM = 120, 6, 8
 GROUPS = np.arange(NUM_ITEMS) % NUM_GROUPS
@@ -54,13 +57,14 @@ def _loyal_users() -> Dataset:
 
 def _model(dataset: Dataset, *, content: bool, user_ids: bool = False) -> ScoringModel:
     """Towers that know little; content, where there is some, knows the group."""
+    vectors = (_unit(NUM_GROUPS, 2)[GROUPS] * np.float32(0.9)).astype(np.float16)
     return ScoringModel(
         schema=FeatureSchema(history_length=12, user_ids=user_ids),
         item_vocabulary=dataset.catalogue.vocabulary,
         user_vocabulary=Vocabulary.from_ids(dataset.user_ids) if user_ids else None,
         item_vectors=_unit(NUM_ITEMS, 3) + 0.5 * _unit(NUM_GROUPS, 1)[GROUPS],
         user_vectors=_mean_of_history,
-        content_vectors=(_unit(NUM_GROUPS, 2)[GROUPS] * np.float32(0.9)).astype(np.float16) if content else None,
+        sources={CONTENT.name: FittedContent(vectors, num_neighbours=20)} if content else {},
     )
 
 
@@ -93,7 +97,7 @@ def test_export_equals_torch_at_any_batch(tmp_path, shape) -> None:
     ranker = NcfRanker(SMALL, shape).eval()
     for parameter in ranker.parameters():  # zeros would hide an input that was lost
         torch.nn.init.normal_(parameter, std=0.5)
-    exported = export_ranker(ranker, tmp_path / "ranker.onnx")
+    exported = export_ncf(ranker, tmp_path / "ranker.onnx")
     assert exported.max_abs_difference < 1e-4
     assert [spec.name for spec in exported.spec.inputs] == list(shape.arguments)
     assert [(spec.name, spec.shape) for spec in exported.spec.outputs] == [(names.RANKER_SCORE, ("batch",))]
@@ -106,7 +110,8 @@ def test_export_equals_torch_at_any_batch(tmp_path, shape) -> None:
 def test_it_learns_what_the_towers_do_not_know() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
-    fitted = _towers(dataset, _model(dataset, content=True)).fit_ncf(validation, num_epochs=6, validation=validation)
+    towers = _towers(dataset, _model(dataset, content=True))
+    fitted = fit_ncf(towers, validation, num_epochs=6, validation=validation)
     assert max(fitted.validation) > 1.3 * fitted.validation[0]
     assert fitted.validation[fitted.best_epoch] == max(fitted.validation)
     assert fitted.ranker.content_weight.item() > 0
@@ -116,15 +121,15 @@ def test_early_stopping_sees_what_full_ranking_of_the_candidates_sees() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     towers = _towers(dataset, _model(dataset, content=True, user_ids=True))
-    fitted = towers.fit_ncf(validation, num_epochs=2, validation=validation)
-    metrics = towers.ncf_metrics(validation, fitted.ranker)
+    fitted = fit_ncf(towers, validation, num_epochs=2, validation=validation)
+    metrics = towers.metrics(validation, FittedNcf(fitted.ranker).pair_scores)
     assert metrics["ndcg@10"].mean() == pytest.approx(fitted.validation[fitted.best_epoch], abs=1e-9)
 
 
 def test_equal_seeds_give_equal_rankers() -> None:
     dataset = _loyal_users()
     towers = _towers(dataset, _model(dataset, content=False))
-    first, second = (towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=2).ranker for _ in range(2))
+    first, second = (fit_ncf(towers, leave_last_out(dataset, skip=0), num_epochs=2).ranker for _ in range(2))
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -132,7 +137,7 @@ def test_equal_seeds_give_equal_rankers() -> None:
 def test_no_negative_is_an_item_that_the_user_chooses() -> None:
     dataset = _loyal_users()
     hold_out = leave_last_out(dataset, skip=1)
-    examples = ranker_examples(dataset, hold_out, _model(dataset, content=False), None, SMALL, seed=0)
+    examples = ranker_examples(dataset, hold_out, _model(dataset, content=False), SMALL, seed=0)
     batch = examples.draw(np.arange(len(examples)), SMALL, np.random.default_rng(0))
     rows = batch.tensors[names.RANKER_ITEM_INDEX].reshape(batch.present.shape) - 1
     assert len(examples) == int((hold_out.num_history_events - 1).sum())
@@ -148,7 +153,7 @@ def test_no_negative_is_an_item_that_the_user_chooses() -> None:
 def test_items_that_nobody_chose_keep_no_id() -> None:
     dataset = dataset_of([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]] * 4, num_items=NUM_ITEMS)
     towers = _towers(dataset, _model(dataset, content=False))
-    ranker = towers.fit_ncf(leave_last_out(dataset, skip=0), num_epochs=3).ranker
+    ranker = fit_ncf(towers, leave_last_out(dataset, skip=0), num_epochs=3).ranker
     ids = ranker.gmf_item_embedding.weight.detach().abs().sum(dim=1)
     assert ids[1:5].min() > 0
     assert ids[5:].max() == ids[0] == 0
@@ -162,10 +167,11 @@ def test_auto_takes_the_better_one(content) -> None:
     blended = choose_blend(dataset, validation, model, load_train_config(None, {}))
     choice = choose_ranker(_towers(dataset, model, "auto"), validation, blended)
     assert choice.validation.keys() == {"blend", "ncf"}
-    assert (choice.ncf is not None) == (choice.validation["ncf"] > choice.validation["blend"])
-    assert choice.metrics["ndcg@10"].mean() == pytest.approx(max(choice.validation.values()))
+    assert (choice.kind == "ncf") == (choice.validation["ncf"] > choice.validation["blend"])
+    assert choice.trial.metrics["ndcg@10"].mean() == pytest.approx(max(choice.validation.values()))
     alone = choose_ranker(_towers(dataset, model, "blend"), validation, blended)
-    assert alone.ncf is None
+    assert alone.kind == "blend"
+    assert alone.trial.ranker is None
     assert alone.validation == {"blend": choice.validation["blend"]}
 
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from tandem.contract import names
 from tandem.contract.features import Tensors
 from trainer.config.train_config import NcfConfig
-from trainer.models.ncf import NcfRanker
-from trainer.training.ranker_examples import RankerExamples
+from trainer.rankers.ncf.examples import RankerExamples
+from trainer.rankers.ncf.network import NcfRanker
 
 ValidateRanker = Callable[[NcfRanker], float]
 """Validation NDCG@10 of the candidates in the ranker's order."""

@@ -7,8 +7,8 @@ import numpy as np
 from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.small_dataset import dataset_of
 from trainer.baselines.ease import Ease
-from trainer.baselines.item_item_source import fit_item_item
 from trainer.config.train_config import ItemItemConfig
+from trainer.sources.item_item.fit import fit_item_item
 
 NUM_ITEMS = 30
 GENERATOR = np.random.default_rng(0)

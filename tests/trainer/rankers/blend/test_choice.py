@@ -19,14 +19,18 @@ from tandem.ops.onnx_session import OnnxSession
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
 from tests.trainer.bundle_ranks import bundle_ranks
 from tests.trainer.small_dataset import dataset_of
-from trainer.baselines.item_item_source import fit_item_item
 from trainer.config.train_config import load_train_config
-from trainer.dataset.dataset import Dataset, held_out_users, history_states, leave_last_out
+from trainer.dataset.dataset import Cut, Dataset, held_out_users, history_states, leave_last_out
 from trainer.evaluation.metrics import metrics_per_user
+from trainer.rankers.blend.choice import BlendChoice, calibrate, choose_blend
 from trainer.release.serving_engine import ask_serving_engine
-from trainer.scoring.blend_choice import BlendChoice, BlendWeights, calibrate, calibration, choose_blend
 from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.sources.base.calibration import calibration_of_products
+from trainer.sources.base.source import Share
+from trainer.sources.content.source import CONTENT, FittedContent
+from trainer.sources.item_item.fit import fit_item_item
+from trainer.sources.item_item.source import ITEM_ITEM, FittedItemItem
 
 NUM_ITEMS = 120
 NUM_GROUPS = 6
@@ -68,8 +72,13 @@ def _model(dataset: Dataset, item_vectors: np.ndarray, content: np.ndarray | Non
         user_vocabulary=None,
         item_vectors=item_vectors,
         user_vectors=_mean_of_history,
-        content_vectors=None if content is None else content.astype(np.float16),
+        sources={} if content is None else {CONTENT.name: FittedContent(content.astype(np.float16), 20)},
     )
+
+
+def _with_item_item(dataset: Dataset, cut: Cut, model: ScoringModel) -> ScoringModel:
+    learned = fit_item_item(dataset, cut.num_history_events, load_train_config(None, {}).item_item)
+    return replace(model, sources={**model.sources, ITEM_ITEM.name: FittedItemItem(learned)})
 
 
 def _choose(dataset: Dataset, model: ScoringModel, content_weights: Sequence[float]) -> BlendChoice:
@@ -80,48 +89,48 @@ def _choose(dataset: Dataset, model: ScoringModel, content_weights: Sequence[flo
 def test_calibration_is_that_of_every_pair() -> None:
     users, items = GENERATOR.normal(0.5, 1.0, (70, 8)).astype(np.float32), NOISE
     scores = users @ items.T
-    measured = calibration(users, items)
+    measured = calibration_of_products(users, items)
     assert measured.mean == pytest.approx(scores.mean(), abs=1e-5)
     assert measured.std == pytest.approx(scores.std(), rel=1e-5)
 
 
 def test_equal_scores_have_a_deviation_that_can_be_divided_by() -> None:
     same = np.full((5, 3), 0.7, np.float32)
-    assert calibration(same, same).std == 1.0
-    assert calibration(np.zeros((5, 3), np.float32), same) == Calibration(0.0, 1.0)
+    assert calibration_of_products(same, same).std == 1.0
+    assert calibration_of_products(np.zeros((5, 3), np.float32), same) == Calibration(0.0, 1.0)
 
 
 def test_validation_takes_content_where_only_content_knows() -> None:
     dataset = _loyal_users()
     choice = _choose(dataset, _model(dataset, NOISE, BY_GROUP), GRID)
-    assert choice.weights.content == max(GRID)
-    assert choice.by_content_weight[0.6] > 2 * choice.by_content_weight[0.0]
-    assert choice.metrics["ndcg@10"].mean() == choice.by_content_weight[0.6]
-    assert choice.two_tower["ndcg@10"].mean() == pytest.approx(choice.by_content_weight[0.0])
+    assert choice.shares["content"].weight == max(GRID)
+    assert choice.by_weight["content"][0.6] > 2 * choice.by_weight["content"][0.0]
+    assert choice.metrics["ndcg@10"].mean() == choice.by_weight["content"][0.6]
+    assert choice.two_tower["ndcg@10"].mean() == pytest.approx(choice.by_weight["content"][0.0])
 
 
 def test_validation_takes_no_content_where_it_knows_nothing() -> None:
     dataset = _loyal_users()
     grid = (0.0, 0.3, 0.6)
     choice = _choose(dataset, _model(dataset, BY_GROUP, NOISE), grid)
-    assert choice.weights.content == 0.0
-    assert choice.by_content_weight[0.0] > choice.by_content_weight[0.6]
+    assert choice.shares["content"].weight == 0.0
+    assert choice.by_weight["content"][0.0] > choice.by_weight["content"][0.6]
 
 
 def test_equally_good_weights_give_the_lower_one() -> None:
     dataset = _loyal_users()
     model = _model(dataset, BY_GROUP, BY_GROUP[:, :1] * 0.0)
     choice = _choose(dataset, model, GRID)
-    assert len(set(choice.by_content_weight.values())) == 1
-    assert choice.weights.content == 0.0
+    assert len(set(choice.by_weight["content"].values())) == 1
+    assert choice.shares["content"].weight == 0.0
 
 
 def test_one_weight_is_taken_as_it_is_and_no_content_leaves_nothing_to_choose() -> None:
     dataset = _loyal_users()
-    assert _choose(dataset, _model(dataset, BY_GROUP, NOISE), [0.3]).weights == BlendWeights(content=0.3)
+    assert _choose(dataset, _model(dataset, BY_GROUP, NOISE), [0.3]).shares == {"content": Share(0.3)}
     without = _choose(dataset, _model(dataset, BY_GROUP, None), GRID)
-    assert without.weights is None
-    assert without.by_content_weight == {}
+    assert without.shares is None
+    assert without.by_weight == {}
     assert without.metrics["ndcg@10"].tolist() == without.two_tower["ndcg@10"].tolist()
 
 
@@ -129,7 +138,7 @@ def test_a_weight_of_zero_is_the_order_of_the_two_towers() -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, BY_GROUP)
-    spec = calibrate(dataset, test, model, BlendWeights())
+    spec = calibrate(dataset, test, model, {"content": Share(0.0)})
     alone, blended = model_ranks(dataset, test, model, [None, spec])
     assert alone.tolist() == blended.tolist()
 
@@ -138,7 +147,7 @@ def test_batches_do_not_change_ranks(monkeypatch) -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, BY_GROUP)
-    spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
+    spec = calibrate(dataset, test, model, {"content": Share(0.3)})
     whole = model_ranks(dataset, test, model, [spec])[0]
     monkeypatch.setattr("trainer.scoring.full_ranking.BATCH_PAIRS", 7 * NUM_ITEMS)
     assert model_ranks(dataset, test, model, [spec])[0].tolist() == whole.tolist()
@@ -160,7 +169,7 @@ def test_blended_ranks_are_those_of_a_slow_computation() -> None:
             collaborative[user, item] = np.mean([NOISE[row] for row in history], axis=0) @ NOISE[item]
             decay = np.exp(-np.arange(10)[::-1] / 5.0)
             similar[user, item] = decay @ stored[history[-10:]] / decay.sum() @ stored[item]
-    spec = calibrate(dataset, test, model, BlendWeights(content=0.3))
+    spec = calibrate(dataset, test, model, {"content": Share(0.3)})
     assert spec.collaborative.mean == pytest.approx(collaborative.mean(), abs=1e-5)
     assert spec.content.std == pytest.approx(similar.std(), rel=1e-4)
     scores = 0.7 * (collaborative - collaborative.mean()) / collaborative.std()
@@ -242,23 +251,20 @@ def test_a_model_without_content_is_not_blended() -> None:
     with pytest.raises(ValueError, match="without content"):
         model_ranks(dataset, test, model, [spec])
     with pytest.raises(ValueError, match="without content"):
-        model.profiles_of([])
-    with pytest.raises(ValueError, match="without content"):
-        calibrate(dataset, test, model, BlendWeights(content=0.3))
+        calibrate(dataset, test, model, {"content": Share(0.3)})
 
 
 def test_validation_takes_the_item_item_source_where_only_it_knows() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     config = load_train_config(None, {})
-    item_item = fit_item_item(dataset, validation.num_history_events, config.item_item)
-    model = replace(_model(dataset, NOISE, None), item_item=item_item)
+    model = _with_item_item(dataset, validation, _model(dataset, NOISE, None))
     choice = choose_blend(dataset, validation, model, config)
-    assert choice.weights is not None
-    assert choice.weights.item_item == max(config.ranker.item_item_weights)
-    assert choice.by_item_item_weight[0.7] > 2 * choice.by_item_item_weight[0.0]
-    assert choice.by_item_item_weight[0.0] == pytest.approx(choice.two_tower["ndcg@10"].mean())
-    assert choice.by_content_weight == {}
+    assert choice.shares is not None
+    assert choice.shares["item_item"].weight == max(config.ranker.item_item_weights)
+    assert choice.by_weight["item_item"][0.7] > 2 * choice.by_weight["item_item"][0.0]
+    assert choice.by_weight["item_item"][0.0] == pytest.approx(choice.two_tower["ndcg@10"].mean())
+    assert choice.by_weight.keys() == {"item_item"}
 
 
 def test_the_user_tower_runs_once_for_all_blends_that_are_tried() -> None:
@@ -271,21 +277,21 @@ def test_the_user_tower_runs_once_for_all_blends_that_are_tried() -> None:
         asked.append(len(tensors[names.HISTORY_VECTORS]))
         return _mean_of_history(tensors)
 
-    item_item = fit_item_item(dataset, validation.num_history_events, config.item_item)
-    model = replace(_model(dataset, NOISE, BY_GROUP), item_item=item_item, user_vectors=counted)
+    model = replace(_with_item_item(dataset, validation, _model(dataset, NOISE, BY_GROUP)), user_vectors=counted)
     choice = choose_blend(dataset, validation, model, config)
     assert sum(asked) == len(validation.users)
-    assert choice.by_item_item_weight
-    assert choice.by_content_weight
+    assert choice.by_weight["item_item"]
+    assert choice.by_weight["content"]
 
 
 def test_the_item_item_source_is_calibrated_on_every_pair() -> None:
     dataset = _loyal_users()
     test = leave_last_out(dataset, skip=0)
-    item_item = fit_item_item(dataset, test.num_history_events, load_train_config(None, {}).item_item)
-    model = replace(_model(dataset, NOISE, None), item_item=item_item)
-    spec = calibrate(dataset, test, model, BlendWeights(item_item=0.4, decay_events=5.0))
-    scores = model.item_item_scores_of(history_states(dataset, test, test.users), 5.0)
+    model = _with_item_item(dataset, test, _model(dataset, NOISE, None))
+    share = Share(0.4, decay_events=5.0)
+    spec = calibrate(dataset, test, model, {"item_item": share})
+    histories = model.histories(history_states(dataset, test, test.users))
+    scores = model.sources[ITEM_ITEM.name].all_scores(histories, share)
     assert spec.content is None
     assert spec.item_item is not None
     assert spec.item_item.calibration.mean == pytest.approx(scores.mean(), abs=1e-6)

@@ -27,8 +27,6 @@ from trainer.results.saved_evaluations import evaluation_directories, load_evalu
 from trainer.scoring.candidate_ranking import RankedModel
 from trainer.scoring.scoring_model import ScoringModel
 
-pytestmark = pytest.mark.slow
-
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 240, 60, 12
 OVERRIDES = {
     "towers.embedding_dim": "16",
@@ -88,7 +86,7 @@ def test_the_run_is_measured_as_its_ranker_ranks(result) -> None:
 async def test_served_scores_are_the_offline_ones(result, tmp_path) -> None:
     bundle = read_bundle(Path(result.version.source))
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
-    ranked = RankedModel.of_bundle(bundle, model, OnnxSession(bundle.ranker))
+    ranked = RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker))
     # Somebody whom training never saw, too: with the history of one whom it did.
     users = [*bundle.held_out_users[:20]]
     asked = {**{user.user_id: user.state for user in users}, "a-stranger": users[0].state}

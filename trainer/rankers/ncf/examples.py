@@ -75,7 +75,6 @@ def ranker_examples(
     dataset: Dataset,
     cut: Cut,
     model: ScoringModel,
-    neighbours: npt.NDArray[np.int32] | None,
     config: NcfConfig,
     *,
     seed: int,
@@ -91,7 +90,7 @@ def ranker_examples(
     for start in range(0, len(users), BATCH_USERS):
         batch = slice(start, start + BATCH_USERS)
         states = [dataset.user_state(int(u), int(n)) for u, n in zip(users[batch], positions[batch], strict=True)]
-        parts.append(candidates_of(model, neighbours, [dataset.user_ids[u] for u in users[batch]], states))
+        parts.append(candidates_of(model, [dataset.user_ids[u] for u in users[batch]], states))
     candidates = concatenated(parts)
     num_items = len(dataset.catalogue)
     chosen_keys = np.unique(dataset.user_rows[in_training] * num_items + dataset.item_rows[in_training])

@@ -1,0 +1,1 @@
+"""What puts the candidates in order, a folder for each kind of ranker; `all_rankers.RANKERS` lists them."""

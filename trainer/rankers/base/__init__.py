@@ -1,0 +1,1 @@
+"""What a ranker is, to everything that loops over them."""

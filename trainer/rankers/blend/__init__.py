@@ -1,0 +1,1 @@
+"""The hybrid blend: shares of calibrated scores, which need no network."""

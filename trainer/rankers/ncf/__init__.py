@@ -1,0 +1,1 @@
+"""Neural collaborative filtering over the candidates."""

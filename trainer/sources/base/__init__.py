@@ -1,0 +1,1 @@
+"""What a retrieval source is, to everything that loops over them."""

@@ -1,0 +1,1 @@
+"""Items whose texts and categories are like those of the items chosen last."""
