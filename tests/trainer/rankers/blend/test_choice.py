@@ -224,6 +224,7 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
             assert ranks[place] >= len(ranked)
 
 
+@pytest.mark.process
 def test_the_serving_engine_answers_as_is_measured_here(bundles, newer_data, tmp_path) -> None:
     """The gate's figures are those of the trainer's own evaluation, user by user, where every item is a candidate."""
     # The source reads more of a history than the towers do, and more than the content profile.
