@@ -23,7 +23,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,13 @@ run: $(VENV)/.local ## fresh machine to a served recommendation; Ctrl-C stops it
 smoke: $(VENV)/.local ## the same unattended: one Recommend over the wire, printed as JSON, then everything stops
 	@$(BIN)/python -m deploy.local smoke $(STACK_ARGS)
 
-test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## the whole test suite with coverage, real components included
+test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## the whole test suite, real components included
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+
+unit: $(VENV)/.dev ## the tests that start no process, listen on no port and train no model: under two minutes
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) -m "not process and not slow"
+
+coverage: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## `make test` with coverage, of child processes too: 1.6 to 1.8 times the processor time
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --cov --cov-report=term
 
 lint: $(VENV)/.dev ## ruff and buf

@@ -11,6 +11,8 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.tiers import Guard
+
 # A busy machine is no defect: no example has a time limit.
 settings.register_profile("tandem", deadline=None)
 settings.load_profile("tandem")
@@ -21,9 +23,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 _SLOWEST: Final = ("end_to_end", "trainer", "deploy", "feature_sync")
 """Folders that go first when tests are shared out, so that nobody waits for them in the end."""
-_TOGETHER: Final = ("tests/feature_sync/features/", "tests/feature_sync/items/")
+_TOGETHER: Final = ("tests/feature_sync/features/", "tests/feature_sync/items/", "tests/inference_server/api/http/")
 """Folders whose files share something that takes long to make; all other files go wherever there is room."""
 _TESTS: Final = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Guard(), "tiers")
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from deploy.local.client import SERVICE
 from deploy.local.ports import free_port
 
+pytestmark = pytest.mark.process
+
 DOCKERFILE = Path(__file__).parents[2] / "Dockerfile.server"
 
 

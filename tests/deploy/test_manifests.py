@@ -161,6 +161,7 @@ class TestServer:
         needed = float(pause_seconds) + float(server.environment["TANDEM_SHUTDOWN_GRACE_SECONDS"])
         assert server.pod["terminationGracePeriodSeconds"] > needed
 
+    @pytest.mark.process
     def test_its_command_is_the_images(self) -> None:
         assert container("inference-server").spec["args"] == ["serve"]
         assert 'ENTRYPOINT ["python", "-m", "inference_server"]\nCMD ["serve"]' in DOCKERFILES["server"]
@@ -168,6 +169,7 @@ class TestServer:
 
 
 class TestFeatureSync:
+    @pytest.mark.process
     def test_its_command_and_its_port(self) -> None:
         sync = container("feature-sync")
         assert sync.spec["args"] == ["feature_sync", "run"]
@@ -221,6 +223,7 @@ class TestServices:
 
 
 class TestNightlyRun:
+    @pytest.mark.process
     def test_starts_the_command_that_make_starts(self) -> None:
         night = container("nightly")
         assert night.spec["args"] == ["deploy.nightly", "run"]
@@ -238,6 +241,7 @@ class TestNightlyRun:
         ).groups()  # type: ignore[union-attr]
         assert int(port) in {entry["port"] for entry in objects("Service")[host]["spec"]["ports"]}
 
+    @pytest.mark.process
     def test_is_told_what_it_understands(self) -> None:
         night = container("nightly")
         assert load_settings(night.environment).data_arguments == ("--dataset", "ml-100k")
@@ -278,6 +282,7 @@ class TestDockerfiles:
         assert {"pyproject.toml", "constraints.txt", "README.md"} <= set(allowed)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 @pytest.mark.parametrize("folder", ["base", "overlays/local"])
 def test_kustomize_renders(folder: str) -> None:

@@ -39,6 +39,7 @@ def shop(tmp_path) -> Path:
     return config
 
 
+@pytest.mark.process
 def test_the_notebook_runs(shop, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("DATASET", str(shop))
     monkeypatch.setenv("TANDEM_DATA_DIR", str(tmp_path / "data"))

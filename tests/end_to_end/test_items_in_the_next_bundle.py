@@ -35,6 +35,8 @@ from tests.support.programs import PROGRAM_SECONDS, run_program, running_program
 from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey, wait_until
 from trainer.registry.registry import WARM_START_TAG, Registry
 
+pytestmark = pytest.mark.process
+
 NUM_ITEMS = 24
 NEWCOMERS = 20
 BOARD = frozenset(f"item-{row}" for row in range(NUM_ITEMS))

@@ -21,6 +21,8 @@ from tests.support.programs import run_program
 from tests.support.serving import Server, serve, server_environment, valkey, wait_until
 from tests.support.trained import TrainedModel, train_checkerboard
 
+pytestmark = pytest.mark.process
+
 WHITE_USER, BLACK_USER = "user-0", "user-1"
 NUM_WORKERS = 2
 WATCH_SECONDS = 2.0

@@ -20,6 +20,8 @@ from tests.support.programs import run_program, running_program
 from tests.support.serving import Server, serve, valkey, wait_until
 from trainer.registry.registry import GATE_PASSED, GATE_REFUSED, GATE_TAG, WARM_START_TAG, Registry
 
+pytestmark = pytest.mark.process
+
 SMALL = ("towers.embedding_dim=16", "fit.batch_size=16", "fit.max_epochs=8", "text.encoder=none")
 CONFIG = (*SMALL, "warm_start.min_validation_users=10", "gate.max_latency_ratio=100")
 """A few users have to do, and the machine that tests run on is no place to compare latencies."""

@@ -16,6 +16,8 @@ from tests.support.programs import run_program
 from tests.support.serving import serve, valkey
 from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 
+pytestmark = pytest.mark.process
+
 PAUSE_SECONDS = 0.005
 """Between two requests: they are to be there while a model is trained and taken over, not to slow that down."""
 MAX_REQUESTS = 200_000

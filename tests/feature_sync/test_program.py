@@ -22,6 +22,8 @@ from tests.feature_sync.conftest import ITEM_IDS, read_json_lines
 from tests.feature_sync.prepared_data import Interaction
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 Prepare = Callable[..., Path]
 NUM_USERS = 20_000
 

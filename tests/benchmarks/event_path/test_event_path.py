@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.event_path.freshness import freshness
 from benchmarks.event_path.throughput import throughput
 from tests.support.serving import valkey
+
+pytestmark = pytest.mark.process
 
 
 async def test_an_event_takes_effect_on_the_answers(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_a_renamed_bundle_differs_in_its_name_alone(catalogue, tmp_path_factory)
     assert check_bundle(directory).model_version == "another"
 
 
+@pytest.mark.process
 async def test_users_are_published_as_feature_sync_publishes_them(catalogue, tmp_path) -> None:
     users, bundle = catalogue.users, catalogue.bundle
     async with valkey(tmp_path) as store, store.client() as client:

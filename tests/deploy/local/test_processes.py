@@ -15,6 +15,8 @@ from deploy.local.errors import ChildFailed
 from deploy.local.processes import Children
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 SLEEP = "import time; time.sleep(600)"
 
 

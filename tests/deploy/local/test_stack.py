@@ -55,6 +55,7 @@ def test_a_wrong_answer_is_refused(difference: dict[str, object], complaint: str
         check_answer(json.dumps({**RIGHT_ANSWER, **difference}), 10)
 
 
+@pytest.mark.process
 def test_a_taken_port_is_named_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -62,10 +63,12 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
             require_free(port, "TANDEM_GRPC_PORT")
 
 
+@pytest.mark.process
 def test_port_0_is_a_free_one() -> None:
     assert require_free(0, "TANDEM_GRPC_PORT") > 0
 
 
+@pytest.mark.process
 async def test_a_store_answers_or_does_not() -> None:
     with ValkeyServer(port=free_port()) as server:
         assert await store_answers(f"redis://127.0.0.1:{server.port}/0")
@@ -78,6 +81,7 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         load_settings()
 
 
+@pytest.mark.process
 def test_a_taken_port_ends_the_command_before_anything_is_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -95,6 +99,7 @@ def test_a_taken_port_ends_the_command_before_anything_is_started(tmp_path: Path
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.process
 def test_a_wrong_setting_ends_the_command_with_status_2() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deploy.local", "smoke"],

@@ -115,6 +115,7 @@ def server_url() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.process
 def test_waits_until_the_server_serves_the_model(server_url, tmp_path) -> None:
     Serving.versions = ["", "one", "two"]
     settings = Settings(data_dir=tmp_path, server_url=server_url, api_key="secret")
@@ -122,6 +123,7 @@ def test_waits_until_the_server_serves_the_model(server_url, tmp_path) -> None:
     assert set(Serving.keys) == {"secret"}
 
 
+@pytest.mark.process
 def test_a_server_that_does_not_serve_it_says_why(server_url, tmp_path) -> None:
     Serving.versions = ["one"]
     settings = Settings(data_dir=tmp_path, server_url=server_url, serve_timeout_seconds=0)

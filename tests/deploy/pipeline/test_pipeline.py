@@ -79,6 +79,7 @@ def repository(tmp_path_factory) -> Repository:
     return repository
 
 
+@pytest.mark.process
 def test_the_version_of_the_data_is_recorded(repository) -> None:
     outputs = yaml.safe_load((repository.folder / "dvc.lock").read_text())["stages"]["ingest"]["outs"]
     (version,) = [output["md5"] for output in outputs]
@@ -93,6 +94,7 @@ def test_the_version_of_the_data_is_recorded(repository) -> None:
     assert registered.aliases == []  # what serves is the nightly run's to decide
 
 
+@pytest.mark.process
 def test_metrics_are_shown_by_dvc(repository) -> None:
     shown = json.loads(repository.run("dvc", "metrics", "show", "--json"))
     (metrics,) = [found["data"] for found in shown[""]["data"].values()]
@@ -100,6 +102,7 @@ def test_metrics_are_shown_by_dvc(repository) -> None:
     assert "Popularity" in metrics
 
 
+@pytest.mark.process
 def test_only_what_a_change_reaches_runs_again(repository) -> None:
     assert repository.repro() == []
 
@@ -114,6 +117,7 @@ def test_only_what_a_change_reaches_runs_again(repository) -> None:
     assert read_bundle(repository.pipeline("bundle")).manifest.training_data.data_version != before
 
 
+@pytest.mark.process
 def test_the_local_remote_takes_and_gives_back(repository) -> None:
     repository.run("dvc", "push")
     before = read_bundle(repository.pipeline("bundle")).manifest

@@ -20,6 +20,8 @@ from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, AppliedItemChange, Event, ItemChange, applied_key
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 DAY_MS = 24 * 3600 * 1000
 FIRST_DAY_MS = 20_000 * DAY_MS
 

@@ -16,6 +16,8 @@ from tandem.contract.bundle import Bundle
 from tests.support.serving import MlflowRegistry
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> MlflowRegistry:

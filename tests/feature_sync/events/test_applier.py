@@ -28,6 +28,8 @@ from tests.feature_sync.event_rig import NOW, Rig, Stream, at_work, drain, event
 from tests.support.kafka import kafka_broker
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 
 def dead_letters(client: redis.Redis) -> list[tuple[bytes, str]]:
     entries = client.xrange(dead_letters_key(EVENTS))

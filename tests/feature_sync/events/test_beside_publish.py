@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from feature_sync.core.settings import Settings
 from feature_sync.publish.publish import publish
 from tandem.contract import names
@@ -17,6 +19,8 @@ from tests.feature_sync.event_rig import Rig, Stream, at_work
 from tests.feature_sync.ledger import NUM_USERS, Ledger
 from tests.feature_sync.prepared_data import Interaction
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.process
 
 
 def test_history_and_events_are_both_there(

@@ -15,6 +15,8 @@ from tandem.contract.streams import Event
 from tandem.contract.vocabulary import id_key
 from tests.feature_sync.event_rig import Stream, event
 
+pytestmark = pytest.mark.process
+
 HALF_LIFE = 3600.0
 TAU = HALF_LIFE / math.log(2)
 EPOCH = math.ceil(100 * TAU)

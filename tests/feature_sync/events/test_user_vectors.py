@@ -16,6 +16,8 @@ from tests.feature_sync.conftest import ITEM_IDS
 from tests.feature_sync.event_rig import Rig, Stream, drain, event
 from tests.support.tiny_bundle import mean_vector
 
+pytestmark = pytest.mark.process
+
 
 class Refreshed:
     def __init__(self, stream: Stream, bundle: Bundle) -> None:

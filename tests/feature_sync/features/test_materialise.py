@@ -25,6 +25,7 @@ FEAST_KEY = b"\x01\x00\x00\x00\x02\x00\x00\x00\x07\x00\x00\x00user_id\x02\x00\x0
 """One join key: a text of 7 bytes; its value: a text of 3 bytes; the project."""
 
 
+@pytest.mark.process
 def test_registered_fields_are_the_sources_columns(world: World) -> None:
     with FeastStore(world.settings) as store:
         fields = {view.name: set(view.fields) for view in store.views()}
@@ -34,6 +35,7 @@ def test_registered_fields_are_the_sources_columns(world: World) -> None:
     }
 
 
+@pytest.mark.process
 def test_the_first_time_everything_is_brought_however_old(world: World, first_report: MaterialiseReport) -> None:
     assert first_report.materialised_since[names.USER_COUNTS_VIEW].startswith("1998-01-01T00:00:00")
     assert first_report.materialised_since.keys() == SOURCES.keys()
@@ -60,6 +62,7 @@ def test_the_first_time_everything_is_brought_however_old(world: World, first_re
     assert item_counts["item-1"]["num_click"] == 2
 
 
+@pytest.mark.process
 def test_again_nothing_is_added_and_the_next_begins_where_the_last_ended(settled: World) -> None:
     before = {key: settled.client.hgetall(key) for key in settled.client.scan_iter(b"\x01*")}
     first, second = settled.materialise(), settled.materialise()
@@ -69,6 +72,7 @@ def test_again_nothing_is_added_and_the_next_begins_where_the_last_ended(settled
     assert {key: settled.client.hgetall(key) for key in settled.client.scan_iter(b"\x01*")} == before
 
 
+@pytest.mark.process
 def test_what_serving_holds_now_is_what_feast_holds_then(settled: World) -> None:
     settled.click("bob", "item-9")
     settled.click("new visitor", "item-9")
@@ -81,6 +85,7 @@ def test_what_serving_holds_now_is_what_feast_holds_then(settled: World) -> None
     settled.assert_equal()
 
 
+@pytest.mark.process
 def test_feasts_keys_stand_apart_and_expire(settled: World) -> None:
     keys = set(settled.client.scan_iter())
     ours = {key for key in keys if key.startswith(KEY_PREFIX)}
@@ -91,6 +96,7 @@ def test_feasts_keys_stand_apart_and_expire(settled: World) -> None:
     assert all(0 < settled.client.ttl(key) <= settled.settings.features_ttl_seconds for key in feasts)
 
 
+@pytest.mark.process
 def test_a_materialisation_renews_what_did_not_change(settled: World) -> None:
     settled.client.expire(FEAST_KEY, 60)
     report = settled.materialise()
@@ -98,12 +104,14 @@ def test_a_materialisation_renews_what_did_not_change(settled: World) -> None:
     assert report.num_keys_renewed >= 3 + len(ITEM_IDS)
 
 
+@pytest.mark.process
 def test_without_applying_there_is_nothing_to_materialise(world: World, tmp_path: Path) -> None:
     elsewhere = world.settings.model_copy(update={"data_dir": tmp_path})
     with pytest.raises(FeatureStoreError, match="features apply"):
         materialise(elsewhere, world.prepared, bundle_dir=world.bundle.directory)
 
 
+@pytest.mark.process
 def test_the_variables_of_feasts_own_command_line_are_printed(world: World) -> None:
     """`apply` runs that command line with the same variables."""
     ours = {"TANDEM_STORE_URL": world.settings.store_url, "TANDEM_DATA_DIR": str(world.settings.data_dir)}
@@ -134,6 +142,7 @@ def test_a_password_that_feast_cannot_take_is_refused() -> None:
         feast_environment(Settings(store_url="redis://:a,b@host/0"))
 
 
+@pytest.mark.process
 def test_other_demographics_need_another_registration(settled: World, tmp_path: Path) -> None:
     other = write_prepared(tmp_path / "other", [Interaction("ann", "item-0", 1)], users={"ann": {"city": "Oslo"}})
     (other / "items.parquet").write_bytes((settled.prepared / "items.parquet").read_bytes())

@@ -24,6 +24,8 @@ from tandem.contract.store import user_state_key
 from tandem.contract.streams import AppliedItemChange, ItemChange
 from tests.feature_sync.features.conftest import ITEM_IDS, World, bundle_with_text
 
+pytestmark = pytest.mark.process
+
 NEW = "item-new"
 
 PLANTED: Mapping[str, tuple[str, dict[str, Any]]] = {

@@ -21,7 +21,7 @@ from tests.feature_sync.features.conftest import CHOSEN, World
 from tests.feature_sync.features.small_catalogue import SECOND, START
 from tests.feature_sync.prepared_data import Interaction, write_prepared
 
-pytestmark = pytest.mark.usefixtures("first_report")
+pytestmark = [pytest.mark.usefixtures("first_report"), pytest.mark.process]
 
 CLICKS = f"{names.USER_COUNTS_VIEW}__num_click"
 ITEM_CLICKS = f"{names.ITEM_COUNTS_VIEW}__num_click"

@@ -14,6 +14,8 @@ from tandem.contract.errors import StreamEntryError
 from tandem.contract.streams import DEAD_REASON_FIELD, ITEM_CHANGES, ItemChange, dead_letters_key, stream_key
 from tests.feature_sync.items.conftest import LiveCatalogue, change, no_numbers
 
+pytestmark = pytest.mark.process
+
 
 class StopsWhenEmpty(ItemChangeApplier):
     """Lets the consumer end once the stream is empty."""

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tandem.contract.streams import ITEM_CHANGES, ItemChange, stream_key
 from tests.feature_sync.items.conftest import LiveCatalogue, change
@@ -18,6 +19,8 @@ from tests.feature_sync.service.test_run import Program
 from tests.support.tiny_bundle import build_tiny_bundle
 from tests.support.trained import TrainedModel
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.process
 
 NUM_KILLS = 20
 NUM_KNOWN_ITEMS = 50

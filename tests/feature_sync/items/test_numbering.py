@@ -45,6 +45,7 @@ def is_archived(catalogue: LiveCatalogue, folder: Path, num_changes: int) -> Cal
     return lambda: len(archived(folder)) == num_changes and catalogue.client.xlen(applied_key(ITEM_CHANGES)) == 0
 
 
+@pytest.mark.process
 def test_numbers_go_on_where_the_store_was_emptied(catalogue: LiveCatalogue, tmp_path: Path) -> None:
     bundle = build_tiny_bundle(tmp_path / "tiny")
     program = Program(tmp_path, catalogue.url, archive_seconds=0.1, bundle_path=bundle.directory)
@@ -82,6 +83,7 @@ def test_numbers_go_on_where_the_store_was_emptied(catalogue: LiveCatalogue, tmp
     assert "item_changes_go_on" in {line["event"] for line in program.logs()}
 
 
+@pytest.mark.process
 def test_vectors_go_on_too(catalogue: LiveCatalogue, tmp_path: Path) -> None:
     bundle = build_tiny_bundle(tmp_path / "tiny")
     applier = catalogue.applier()

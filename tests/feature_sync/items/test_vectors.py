@@ -24,6 +24,8 @@ from tests.feature_sync.items.conftest import LiveCatalogue, change
 from tests.support.tiny_bundle import build_tiny_bundle
 from tests.support.trained import TrainedModel, copy_bundle
 
+pytestmark = pytest.mark.process
+
 Make = Callable[..., VectorMaker]
 
 

@@ -12,6 +12,8 @@ from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, ITEM_CHANGES, dead_letters_key
 from tests.feature_sync.event_rig import MARK_SECONDS, Rig, Stream, drain, event
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def settings(stream: Stream) -> Settings:

@@ -22,6 +22,8 @@ from tests.feature_sync.conftest import ITEM_IDS
 from tests.feature_sync.prepared_data import Interaction
 from tests.support.tiny_bundle import HISTORY_LENGTH, mean_vector
 
+pytestmark = pytest.mark.process
+
 Prepare = Callable[..., Path]
 GENDERS = {"ann": {"gender": "F"}, "bob": {"gender": "M"}}
 CHOSEN = {"ann": list(range(HISTORY_LENGTH + 2)), "bob": [7], "cem": [5, 9]}

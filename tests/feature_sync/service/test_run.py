@@ -26,6 +26,8 @@ from tests.feature_sync.ledger import Ledger
 from tests.feature_sync.test_program import running_store
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 NUM_KILLS = 20
 WEIGHTS = {"click": 1.0, "purchase": 5.0}
 

@@ -14,6 +14,8 @@ from feature_sync.core.errors import StoreError
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
+pytestmark = pytest.mark.process
+
 VECTOR = UserVector(1, np.ones(2, np.float32))
 
 

@@ -19,6 +19,8 @@ from tandem.contract.streams import CONSUMER_GROUP, ENTRY_FIELD, EVENTS, kafka_o
 from tests.support.kafka import kafka_broker
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 TAKEOVER_SECONDS = 0.2
 _PATIENCE_SECONDS = 40.0
 

@@ -100,6 +100,7 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         check_bundle(tmp_path)
 
 
+@pytest.mark.process
 async def test_the_child_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
     report = await check_in_child(bundle.directory, previous=bundle.directory)
     assert (report.model_version, report.overlap_with_previous) == ("tiny-1", 1.0)
@@ -110,6 +111,7 @@ async def test_the_child_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
     assert caught.value.reason_kind is RefusalKind.CORRUPT
 
 
+@pytest.mark.process
 async def test_a_child_that_ends_without_a_result_refuses(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_GRPC_PORT", "nonsense")
     with pytest.raises(BundleRefused, match="exit status 2") as caught:
@@ -122,6 +124,7 @@ def run_check(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.process
 def test_the_command_reports_for_people_and_for_programs(bundle: Bundle, tmp_path: Path) -> None:
     good = run_check(str(bundle.directory))
     assert (good.returncode, good.stdout.startswith("ok: tiny-1, 200 items")) == (0, True)

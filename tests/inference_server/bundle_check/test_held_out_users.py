@@ -136,6 +136,7 @@ def run_check(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.process
 def test_the_command_compares_two_bundles(bundle: Bundle, tmp_path: Path) -> None:
     other = build(tmp_path / "other", model_version="other", seed=5)
     users, output = tmp_path / "users.jsonl", tmp_path / "result.json"
@@ -154,6 +155,7 @@ def test_the_command_compares_two_bundles(bundle: Bundle, tmp_path: Path) -> Non
     assert (served.num_users, served.num_shown) == (3, 10)
 
 
+@pytest.mark.process
 def test_a_bundle_that_cannot_be_compared_with_refuses_nothing(bundle: Bundle, tmp_path: Path) -> None:
     broken = copy_of(bundle.directory, tmp_path / "broken")
     flipped_byte_in_index(broken)
@@ -167,6 +169,7 @@ def test_a_bundle_that_cannot_be_compared_with_refuses_nothing(bundle: Bundle, t
     assert served.num_shown == 5
 
 
+@pytest.mark.process
 def test_a_refused_bundle_is_not_asked(bundle: Bundle, tmp_path: Path) -> None:
     broken = copy_of(bundle.directory, tmp_path / "broken")
     flipped_byte_in_index(broken)
@@ -179,6 +182,7 @@ def test_a_refused_bundle_is_not_asked(bundle: Bundle, tmp_path: Path) -> None:
     assert "index.faiss" in refused.reason
 
 
+@pytest.mark.process
 def test_wrong_files_of_users_are_named(bundle: Bundle, tmp_path: Path) -> None:
     users = tmp_path / "users.jsonl"
     write_held_out_users(users, users_at(bundle, [0]))
@@ -201,6 +205,7 @@ def test_what_is_no_result_is_not_read_as_one(text: str) -> None:
         parse_check_result(text)
 
 
+@pytest.mark.process
 def test_the_check_needs_nothing_of_the_wire() -> None:
     """The trainer's environment has what this imports, and not the rest of the server's."""
     wire = ("grpc", "google", "fastapi", "uvicorn", "mlflow", "prometheus_client", "jsonschema_rs")

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 HEAVY_LIBRARIES = ["numpy", "faiss", "onnxruntime", "grpc", "redis", "mlflow", "fastapi", "prometheus_client", "uvloop"]
 
 

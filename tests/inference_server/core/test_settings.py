@@ -107,6 +107,7 @@ def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProces
     )
 
 
+@pytest.mark.process
 def test_the_program_ends_with_status_2_and_one_line() -> None:
     result = run_program("serve", TANDEM_DEADLINE_MS="soon")
     assert result.returncode == 2
@@ -114,6 +115,7 @@ def test_the_program_ends_with_status_2_and_one_line() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"]])
 def test_help_lists_the_settings(arguments: list[str]) -> None:
     result = run_program(*arguments)
@@ -121,5 +123,6 @@ def test_help_lists_the_settings(arguments: list[str]) -> None:
     assert "TANDEM_SHUTDOWN_GRACE_SECONDS" in result.stdout
 
 
+@pytest.mark.process
 def test_no_command_is_a_usage_error() -> None:
     assert run_program().returncode == 2

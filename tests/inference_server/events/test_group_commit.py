@@ -19,6 +19,8 @@ from inference_server.telemetry.statistics import Statistics
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, stream_key
 from tests.support.serving import PATIENCE_SECONDS, Valkey, valkey, wait_until
 
+pytestmark = pytest.mark.process
+
 KEY = stream_key(EVENTS)
 
 

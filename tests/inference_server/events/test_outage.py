@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -19,6 +20,8 @@ from tests.inference_server.wire_errors import refused
 from tests.support.kafka import kafka_broker
 from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey, wait_until
 from tests.support.tiny_bundle import state_of
+
+pytestmark = pytest.mark.process
 
 EVENT = {"event_id": "e", "user_id": "u", "item_id": "i", "type": "EVENT_TYPE_CLICK"}
 

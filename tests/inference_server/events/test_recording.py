@@ -20,7 +20,7 @@ from tests.inference_server.supervisor.test_lifecycle import SERVICE, grpcurl, r
 from tests.inference_server.wire_errors import refused, refused_field
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, Server, Valkey, serve, valkey, wait_until
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 EVENT = {"event_id": "e", "user_id": "u", "item_id": "i", "type": "EVENT_TYPE_CLICK"}
 RATING = {

@@ -17,6 +17,8 @@ from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, kafka_opt
 from tests.support.kafka import BROKERS, kafka_broker
 from tests.support.serving import PATIENCE_SECONDS, Valkey, valkey
 
+pytestmark = pytest.mark.process
+
 
 class Held(ABC):
     """A stream, and a look at what it holds that does not go through it."""

@@ -30,7 +30,7 @@ from tests.inference_server.wire_errors import refused
 from tests.support.serving import Valkey, valkey, wait_until
 from tests.support.tiny_bundle import difference_ranker, state_of, vector_ranker
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 NUM_ITEMS = 200
 HISTORY = ["item-3", "item-14", "item-15"]

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.inference_server.live.feeds import Feeds
 from tests.support.serving import MlflowRegistry, Server, serve, valkey, wait_until
+
+pytestmark = pytest.mark.process
 
 ALIAS = "champion"
 NUM_WORKERS = 2

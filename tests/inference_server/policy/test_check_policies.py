@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from inference_server.policy.policy_file import load_policies
 from inference_server.request.policy_choices import policy_choices
+
+pytestmark = pytest.mark.process
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "deploy/policies.example.yaml"
 

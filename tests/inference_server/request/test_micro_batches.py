@@ -160,6 +160,7 @@ async def test_bulk_alone_does_not_wait(model: ServingModel) -> None:
         assert await one.caller.wait() == "bulk"
 
 
+@pytest.mark.process
 class TestWithAStore:
     async def test_requests_that_come_together_share_one_mget(self, models: ModelSlot, tmp_path: Path) -> None:
         async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:

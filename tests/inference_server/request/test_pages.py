@@ -20,7 +20,7 @@ from tests.inference_server.wire_errors import refused_field
 from tests.support.serving import Valkey, valkey
 from tests.support.tiny_bundle import state_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 HISTORY = ["item-3", "item-14", "item-15"]
 

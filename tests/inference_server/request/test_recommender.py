@@ -17,7 +17,7 @@ from tandem.v1 import recommendation_pb2 as pb
 from tests.support.serving import Server, Valkey, serve, valkey
 from tests.support.tiny_bundle import CATEGORIES, RARE, mean_vector, state_of
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 RETRIEVED = pb.RECOMMENDATION_SOURCE_RETRIEVED
 POPULAR = pb.RECOMMENDATION_SOURCE_POPULAR

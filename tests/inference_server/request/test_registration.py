@@ -16,7 +16,7 @@ from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.support.serving import Server, serve, valkey
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 PROGRAM = Path(__file__).resolve().parents[3] / "inference_server"
 HISTORY = ["item-3", "item-14", "item-15"]

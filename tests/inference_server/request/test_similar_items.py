@@ -16,7 +16,7 @@ from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import Parts, in_process
 from tests.inference_server.wire_errors import refused, refused_field
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

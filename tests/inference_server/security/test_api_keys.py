@@ -162,6 +162,7 @@ def hash_key(*arguments: str, key: str = "") -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.process
 def test_hash_key_prints_the_line_of_a_key(tmp_path: Path) -> None:
     result = hash_key("shop", key=f"{SHOP}\n")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{key_line('shop', SHOP)}\n", "")
@@ -169,6 +170,7 @@ def test_hash_key_prints_the_line_of_a_key(tmp_path: Path) -> None:
     assert ApiKeys.load(tmp_path / "keys").check(SHOP) == "shop"
 
 
+@pytest.mark.process
 def test_hash_key_generates_a_key_and_shows_it_once(tmp_path: Path) -> None:
     result = hash_key("shop", "--generate")
     assert result.returncode == 0
@@ -179,6 +181,7 @@ def test_hash_key_generates_a_key_and_shows_it_once(tmp_path: Path) -> None:
     assert ApiKeys.load(tmp_path / "keys").check(key) == "shop"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "key"), [("shop", "short"), ("shop", ""), ("the shop", SHOP), ("shop", f" {SHOP}"), ("shop", "ключ" * 9)]
 )

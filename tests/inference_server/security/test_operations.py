@@ -20,6 +20,8 @@ from tests.inference_server.supervisor.test_lifecycle import NO_STORE, SERVICE, 
 from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, serve
 
+pytestmark = pytest.mark.process
+
 KEY, NEW_KEY = "the-key-of-the-shop", "the-new-key-of-the-shop"
 
 

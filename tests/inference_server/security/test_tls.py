@@ -87,6 +87,7 @@ async def test_a_bad_pair_is_refused_until_it_is_a_pair_again(files: TlsFiles, a
     await asyncio.gather(watching, return_exceptions=True)
 
 
+@pytest.mark.process
 async def test_a_server_on_the_standard_librarys_ssl_can_follow(files: TlsFiles, authority: Authority) -> None:
     certificates = Certificates(files)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

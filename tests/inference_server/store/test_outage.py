@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import grpc
+import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -14,6 +15,8 @@ from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.serving import Server, serve, valkey, wait_until
 from tests.support.tiny_bundle import state_of
+
+pytestmark = pytest.mark.process
 
 RETRIEVED = pb.RECOMMENDATION_SOURCE_RETRIEVED
 CACHED = pb.RECOMMENDATION_SOURCE_CACHED

@@ -17,6 +17,8 @@ from inference_server.store.user_store import StoreFailed, UserStore
 from inference_server.telemetry.statistics import Statistics
 from tests.support.serving import Valkey, valkey, wait_until
 
+pytestmark = pytest.mark.process
+
 
 @asynccontextmanager
 async def user_store(url: str) -> AsyncIterator[tuple[UserStore, Statistics]]:

@@ -19,6 +19,8 @@ from tests.inference_server.defects import copy_of, truncated_index
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, serve, server_environment, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
+pytestmark = pytest.mark.process
+
 SERVICE = "tandem.v1.RecommendationService"
 NO_STORE = f"redis://127.0.0.1:{free_port()}/0"
 

@@ -16,6 +16,8 @@ from tests.inference_server.conftest import build
 from tests.inference_server.defects import copy_of, truncated_index
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, Server, serve, server_environment, wait_until
 
+pytestmark = pytest.mark.process
+
 NO_STORE = "redis://127.0.0.1:1/0"
 ALIAS = "champion"
 

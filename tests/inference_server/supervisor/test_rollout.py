@@ -26,6 +26,8 @@ from tests.inference_server.defects import (
 from tests.support.serving import MlflowRegistry, Server, serve, valkey, wait_until
 from tests.support.tiny_bundle import mean_vector, state_of
 
+pytestmark = pytest.mark.process
+
 ALIAS = "champion"
 
 

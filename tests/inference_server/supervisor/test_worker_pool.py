@@ -29,6 +29,8 @@ from tests.support.serving import (
     wait_until,
 )
 
+pytestmark = pytest.mark.process
+
 NO_STORE = "redis://127.0.0.1:1/0"
 ALIAS = "champion"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 import structlog
 
 from inference_server.telemetry.logs import log_answered, log_failed, user_digest
@@ -32,6 +33,7 @@ def lines(level: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stderr.splitlines()]
 
 
+@pytest.mark.process
 def test_at_debug_an_answer_is_one_line() -> None:
     answered, failed = lines("debug")
     del answered["timestamp"]
@@ -50,6 +52,7 @@ def test_at_debug_an_answer_is_one_line() -> None:
     assert "RuntimeError: a bug" in failed["exception"]
 
 
+@pytest.mark.process
 def test_at_info_only_failures_are_logged() -> None:
     assert [line["event"] for line in lines("info")] == ["request_failed"]
 

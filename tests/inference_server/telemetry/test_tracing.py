@@ -19,6 +19,8 @@ from inference_server.telemetry.tracing import TraceParent, Tracing, parse_trace
 from tests.support.collector import attributes_of, collector
 from tests.support.serving import wait_until
 
+pytestmark = pytest.mark.process
+
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE_ID}-{SPAN_ID}-01", f"00-{TRACE_ID}-{SPAN_ID}-00"
 START = 1_790_000_000_000_000_000

@@ -23,6 +23,8 @@ from tests.support.serving import wait_until
 from tests.tandem.client.both_clients import connected
 from tests.tandem.client.scripted_server import ScriptedServer, scripted
 
+pytestmark = pytest.mark.process
+
 
 @dataclass
 class BatchServer(ScriptedServer):

@@ -90,18 +90,21 @@ def test_the_async_client_wants_a_running_loop() -> None:
         AsyncTandemClient("grpc://a:1")
 
 
+@pytest.mark.process
 async def test_the_key_is_a_bearer_token(kind: str) -> None:
     async with scripted(answers()) as server, connected(kind, server.address, api_key="key-1") as client:
         await client.recommend("u")
         assert server.attempts[0].metadata["authorization"] == "Bearer key-1"
 
 
+@pytest.mark.process
 async def test_no_key_no_token(kind: str) -> None:
     async with scripted(answers()) as server, connected(kind, server.address) as client:
         await client.recommend("u")
         assert "authorization" not in server.attempts[0].metadata
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("as_files", [False, True], ids=["bytes", "files"])
 async def test_both_sides_show_certificates(kind: str, as_files: bool, tmp_path: Path) -> None:
     authority = Authority()
@@ -129,6 +132,7 @@ async def test_both_sides_show_certificates(kind: str, as_files: bool, tmp_path:
         assert (await client.recommend("u")).model_version == "m"
 
 
+@pytest.mark.process
 async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
     theirs = Authority("theirs").issue()
     credentials = grpc.ssl_server_credentials([(theirs.key, theirs.certificate)])
@@ -141,6 +145,7 @@ async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
         assert server.attempts == []
 
 
+@pytest.mark.process
 async def test_a_connection_that_has_died_in_silence_is_replaced(kind: str) -> None:
     async with (
         scripted(answers()) as server,
@@ -190,6 +195,7 @@ async def way_to(port: int) -> AsyncIterator[Way]:
         yield way
 
 
+@pytest.mark.process
 async def test_every_address_gets_its_share(kind: str) -> None:
     async with scripted(answers()) as one, scripted(answers()) as other:
         address = f"grpc://ipv4:127.0.0.1:{one.port},127.0.0.1:{other.port}"

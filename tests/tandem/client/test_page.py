@@ -39,6 +39,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield server
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("block", "printed"), [*zip(BLOCKS, OUTPUT, strict=True)], ids=range(len(BLOCKS)))
 async def test_an_example_runs(block: str, printed: str, server: Server) -> None:
     assert ADDRESS in block

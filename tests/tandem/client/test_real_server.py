@@ -27,7 +27,7 @@ from tests.tandem.client.both_clients import KINDS, connected
 
 KEY = "the-key-of-the-shop"
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

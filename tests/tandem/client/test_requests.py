@@ -66,6 +66,7 @@ READ_ITEMS = (
 )
 
 
+@pytest.mark.process
 async def test_every_argument_of_recommend_is_sent_and_every_field_read(kind: str) -> None:
     step = answers(
         request_id="r",
@@ -106,12 +107,14 @@ async def test_every_argument_of_recommend_is_sent_and_every_field_read(kind: st
     assert (answer.source, answer.degraded_reasons, answer.next_page_token) == (Source.RANKED, ("store_timeout",), "t2")
 
 
+@pytest.mark.process
 async def test_nothing_said_is_the_servers_default(kind: str) -> None:
     async with scripted(answers()) as server, connected(kind, server.address) as client:
         await client.recommend()
     assert server.attempts[0].request == pb.RecommendRequest(num_items=10, exclude_seen=True)
 
 
+@pytest.mark.process
 async def test_similar_items(kind: str) -> None:
     step = answers(request_id="r", items=ITEMS, model_version="m", variant="champion")
     async with scripted(step) as server, connected(kind, server.address) as client:
@@ -123,6 +126,7 @@ async def test_similar_items(kind: str) -> None:
     assert (answer.items, answer.item_ids) == (READ_ITEMS, ("a", "c"))
 
 
+@pytest.mark.process
 async def test_pages_follow_the_token_to_the_end(kind: str) -> None:
     script = answers(next_page_token="t1"), answers(next_page_token="t2"), answers()
     async with scripted(*script) as server, connected(kind, server.address) as client:
@@ -133,6 +137,7 @@ async def test_pages_follow_the_token_to_the_end(kind: str) -> None:
     assert {(r.user_id, r.num_items, r.scenario, r.context["a"]) for r in sent} == {("u", 5, "home", "b")}
 
 
+@pytest.mark.process
 async def test_pages_are_bounded_and_asked_for_as_they_are_taken(kind: str) -> None:
     async with scripted(answers(next_page_token="more")) as server, connected(kind, server.address) as client:
         pages = client.pages("u", max_pages=3)
@@ -142,6 +147,7 @@ async def test_pages_are_bounded_and_asked_for_as_they_are_taken(kind: str) -> N
         assert len(server.attempts) == 3
 
 
+@pytest.mark.process
 async def test_status_before_the_first_bundle(kind: str) -> None:
     step = answers(
         uptime_seconds=1.5,
@@ -159,6 +165,7 @@ async def test_status_before_the_first_bundle(kind: str) -> None:
     assert (status.live_catalogue.items, status.live_catalogue.age_seconds) == (3, 0.5)
 
 
+@pytest.mark.process
 async def test_times_are_utc(kind: str) -> None:
     wire = pb.GetServingStatusResponse()
     wire.started_at.FromSeconds(1_700_000_000)
@@ -167,6 +174,7 @@ async def test_times_are_utc(kind: str) -> None:
         assert (await client.status()).started_at == datetime.fromtimestamp(1_700_000_000, tz=UTC)
 
 
+@pytest.mark.process
 async def test_every_source_is_named_and_a_newer_servers_is_unspecified(kind: str) -> None:
     sources = dict(pb.RecommendationSource.items())
     assert {name.removeprefix("RECOMMENDATION_SOURCE_") for name in sources} == {str(source) for source in Source}
@@ -213,6 +221,7 @@ def test_both_clients_have_the_same_calls() -> None:
     assert calls(TandemClient) == calls(AsyncTandemClient)
 
 
+@pytest.mark.process
 def test_a_fresh_interpreter_loads_grpc_and_protobuf_and_nothing_heavier() -> None:
     program = "import sys, tandem.client; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

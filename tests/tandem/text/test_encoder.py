@@ -50,6 +50,7 @@ def test_an_encoder_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
         TextEncoder(str(tmp_path), max_tokens=16)
 
 
+@pytest.mark.process
 def test_the_module_itself_is_light() -> None:
     program = "import sys, tandem.text.encoder; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

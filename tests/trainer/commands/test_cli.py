@@ -40,6 +40,7 @@ def test_every_option_of_every_command_has_help_with_its_default() -> None:
                 assert "%(default)s" in action.help, (name, action.option_strings)
 
 
+@pytest.mark.process
 def test_help_needs_no_heavy_library() -> None:
     code = (
         "import sys; from trainer.commands.cli import build_parser; build_parser().format_help(); "
@@ -117,6 +118,7 @@ def test_wrong_usage_ends_with_status_2(arguments, capsys) -> None:
     assert ended.value.code == 2
 
 
+@pytest.mark.process
 def test_without_a_traceback() -> None:
     command = [sys.executable, "-m", "trainer", "train", "--set", "nonsense"]
     done = subprocess.run(command, env={**os.environ}, capture_output=True, text=True, check=False, timeout=60)

@@ -15,6 +15,8 @@ from trainer.commands.cli import main
 from trainer.config.train_config import load_train_config
 from trainer.evaluation.comparison import TABLE_METRICS
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("towers.embedding_dim=16", "fit.max_epochs=12", "fit.batch_size=16", "text.encoder=none")
 
 

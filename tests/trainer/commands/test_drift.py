@@ -16,6 +16,8 @@ from trainer.commands.cli import main
 from trainer.core.settings import Settings
 from trainer.registry.registry import Registry
 
+pytestmark = pytest.mark.process
+
 
 class Pushed(BaseHTTPRequestHandler):
     """Takes what a Pushgateway takes, and keeps it."""

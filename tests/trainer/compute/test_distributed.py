@@ -36,6 +36,7 @@ def _python(arguments: list[str], **environment: str) -> str:
     return completed.stdout
 
 
+@pytest.mark.process
 def test_two_processes_fit_the_same_weights_and_embed_the_same_texts(tmp_path) -> None:
     module = ["-m", "tests.trainer.compute.several_processes"]
     folders = {"one": tmp_path / "one", "two": tmp_path / "two"}
@@ -56,6 +57,7 @@ def test_two_processes_fit_the_same_weights_and_embed_the_same_texts(tmp_path) -
     assert len(saved["random_states"]) == 2
 
 
+@pytest.mark.process
 def test_torchrun_trains_and_registers_one_model(tmp_path) -> None:
     table = write_checkerboard(tmp_path / "checkerboard")
     registry_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -163,6 +163,7 @@ def test_impressions_alone_change_nothing(shop: DataConfig, tmp_path: Path) -> N
     assert prepared.fingerprint == prepare(shop, tmp_path / "cache").fingerprint
 
 
+@pytest.mark.process
 @needs_java
 def test_spark_merges_to_the_same_bytes(shop: DataConfig, tmp_path: Path) -> None:
     assert_same(_with(shop, tmp_path), tmp_path)

@@ -12,6 +12,8 @@ from tests.trainer.data.serving_files import ServedFile, serve
 from trainer.core.errors import DownloadError
 from trainer.data import download as downloading
 
+pytestmark = pytest.mark.process
+
 CONTENT = random.Random(1).randbytes(3_000_000)
 download = partial(downloading.download, retry_wait_seconds=0.01)
 

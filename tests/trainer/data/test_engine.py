@@ -90,6 +90,7 @@ def assert_same(config: DataConfig, tmp_path: Path) -> PreparedData:
     return by_spark
 
 
+@pytest.mark.process
 @needs_java
 def test_spark_prepares_the_bytes_that_duckdb_does(generated: DataConfig, tmp_path: Path):
     prepared = assert_same(generated, tmp_path)
@@ -105,6 +106,7 @@ def test_spark_prepares_the_bytes_that_duckdb_does(generated: DataConfig, tmp_pa
     assert prepared.report.file("interactions").noted.keys() == {"item_without_metadata"}
 
 
+@pytest.mark.process
 @needs_java
 def test_spark_prepares_the_bytes_that_duckdb_does_of_gift_cards(shared_data: Path, tmp_path: Path):
     folder = shared_data / "amazon-giftcards-2018"
@@ -123,6 +125,7 @@ def test_spark_without_java_is_a_clear_error(generated: DataConfig, tmp_path: Pa
         prepare(generated, tmp_path / "cache", engine="spark")
 
 
+@pytest.mark.process
 def test_a_java_that_does_not_start_is_a_clear_error(tmp_path: Path):
     """In a process of its own: a JVM that other tests started would be taken here."""
     java = tmp_path / "java home" / "bin" / "java"

@@ -93,6 +93,7 @@ def test_a_damaged_description_is_an_error_that_says_what_to_do(config, tmp_path
         load_prepared(first.directory)
 
 
+@pytest.mark.process
 def test_a_url_is_downloaded_and_prepared(write, tmp_path: Path):
     config_path = write("data.toml", CONFIG)
     with serve(ServedFile(ROWS.encode() * 1)) as served:

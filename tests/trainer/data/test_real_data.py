@@ -29,6 +29,7 @@ def movielens_cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("movielens")
 
 
+@pytest.mark.process
 class TestMovieLens100K:
     def test_every_rating(self, movielens_cache: Path):
         config = load_data_config("ml-100k", {"min_rating": "1"})

@@ -29,6 +29,8 @@ from trainer.experiments.seeds import evaluate_seeds
 from trainer.pipeline.train_run import RunOptions, RunResult, train_and_register, training_fingerprint
 from trainer.registry.registry import Registry
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
 
 

@@ -18,6 +18,8 @@ from trainer.registry.registry import (
 )
 from trainer.release.promotion import Promotion
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def versions(registry, settings, tmp_path) -> list[RegisteredVersion]:

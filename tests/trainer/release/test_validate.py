@@ -19,6 +19,8 @@ from trainer.registry.registry import GATE_AGAINST_TAG, GATE_TAG, Registry
 from trainer.release.held_out_users import sample_of_bundle
 from trainer.release.validate import validate
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def champion(registry, settings, tmp_path):

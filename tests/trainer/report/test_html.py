@@ -95,6 +95,7 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert "Example users" not in parsed.text
 
 
+@pytest.mark.process
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 def test_a_browser_draws_every_figure(page, tmp_path) -> None:
     path = tmp_path / "report.html"

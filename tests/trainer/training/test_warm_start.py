@@ -27,6 +27,8 @@ from trainer.registry.registry import WARM_START_TAG, WEIGHTS, Registry
 from trainer.training.previous_model import PreviousModel
 from trainer.training.warm_start import find_warm_start
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "towers.embedding_dim": "16",
     "fit.max_epochs": "20",

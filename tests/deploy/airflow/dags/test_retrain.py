@@ -25,7 +25,7 @@ esac
 echo 'a warning that comes late' >&2
 """
 
-pytestmark = needs_airflow
+pytestmark = [needs_airflow, pytest.mark.process]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.api.grpc.served import served, stub_of
 from tests.support.serving import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.process
+
 KEY = "the-key-of-the-shop"
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, "missing or wrong credentials")
 

@@ -22,6 +22,8 @@ from tests.inference_server.request.requests_at_stages import slow_tower
 from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
+pytestmark = pytest.mark.process
+
 NUM_ENTRIES = 300
 
 

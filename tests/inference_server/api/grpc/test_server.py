@@ -22,6 +22,8 @@ from tests.inference_server.api.grpc.served import (
 )
 from tests.support.serving import wait_until
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_request_above_the_limit_is_refused_by_grpc_itself() -> None:
     async with served(limits=Limits(max_request_bytes=2000)) as server, stub_of(server.address) as stub:

@@ -17,6 +17,8 @@ from tests.inference_server.in_process import in_process
 from tests.inference_server.request.requests_at_stages import slow_tower
 from tests.support.serving import valkey, wait_until
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_bug_of_ours_is_internal_and_told_to_the_log_alone(models: ModelSlot) -> None:
     threads = ThreadPoolExecutor(1)

@@ -19,6 +19,8 @@ from tests.inference_server.api.grpc.served import served, stub_of
 from tests.support.certificates import Authority, Pair, common_name
 from tests.support.serving import PATIENCE_SECONDS, wait_until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def authority() -> Authority:

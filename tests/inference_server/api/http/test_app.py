@@ -21,9 +21,9 @@ from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.supervisor.test_lifecycle import until_in_flight
 from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey
-from tests.support.tiny_bundle import CATEGORIES, RARE, state_of
+from tests.support.tiny_bundle import CATEGORIES, RARE
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.process]
 
 RECOMMEND = "/v1/recommend"
 JSON = {"content-type": "application/json"}
@@ -37,23 +37,7 @@ SCHEMAS = (
 )
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> AsyncIterator[Server]:
-    folder = tmp_path_factory.mktemp("http")
-    async with valkey(folder / "valkey") as store:
-        await store.put("known", state_of(["item-3", "item-14", "item-15"]))
-        async with serve(folder, bundle_path=bundle.directory, store_url=store.url) as running:
-            yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    address = f"http://127.0.0.1:{server.http_port}"
-    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS) as made:
-        yield made
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
 async def schemas(client: httpx.AsyncClient) -> dict[str, jsonschema_rs.Validator]:
     documents = {name: (await client.get(f"/schemas/{name}.json")).json() for name in SCHEMAS}
     return {name: jsonschema_rs.Draft202012Validator(document) for name, document in documents.items()}

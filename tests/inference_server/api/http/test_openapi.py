@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ import schemathesis
 from schemathesis import Case, GenerationMode, HookContext
 from schemathesis.engine import Status, events, from_schema
 
-from tandem.contract.bundle import Bundle
-from tests.support.serving import serve, valkey
+from tests.support.serving import Server
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.process]
 
 _OPERATIONS = 10
 _CONFIG = {
@@ -54,12 +54,8 @@ def _without_conditions(event: dict[str, Any]) -> dict[str, Any]:
     return kept | ({"value": 3} if event["type"] == "EVENT_TYPE_RATING" else {})
 
 
-async def test_the_document_is_true(tmp_path: Path, bundle: Bundle) -> None:
-    async with (
-        valkey(tmp_path / "valkey") as store,
-        serve(tmp_path, bundle_path=bundle.directory, store_url=store.url) as server,
-    ):
-        findings, tried = await asyncio.to_thread(_try, f"http://127.0.0.1:{server.http_port}")
+async def test_the_document_is_true(server: Server) -> None:
+    findings, tried = await asyncio.to_thread(_try, f"http://127.0.0.1:{server.http_port}")
     assert not findings, "\n".join(findings)
     assert len(tried) == _OPERATIONS
 

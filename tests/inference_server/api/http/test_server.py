@@ -21,6 +21,8 @@ from tests.inference_server.request.requests_at_stages import slow_tower
 from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, valkey, wait_until
 
+pytestmark = pytest.mark.process
+
 
 async def test_a_bug_of_ours_is_500_and_told_to_the_log_alone(models: ModelSlot) -> None:
     async with served(models, ladder=slow_tower()) as running:

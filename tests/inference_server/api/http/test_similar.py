@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import httpx
 import jsonschema_rs
 import pytest
-import pytest_asyncio
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from inference_server.api.http.schemas import schema_documents
-from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
-from tests.support.serving import PATIENCE_SECONDS, Server, serve
+from tests.support.serving import PATIENCE_SECONDS, Server
 from tests.support.tiny_bundle import RARE
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.process]
 
 SIMILAR_ITEMS = "/v1/similar-items"
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def server(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> AsyncIterator[Server]:
-    folder = tmp_path_factory.mktemp("similar")
-    async with serve(folder, bundle_path=bundle.directory, store_url="redis://127.0.0.1:1/0") as running:
-        yield running
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    address = f"http://127.0.0.1:{server.http_port}"
-    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS) as made:
-        yield made
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def blended(tmp_path_factory: pytest.TempPathFactory) -> ModelSlot:
     return slot
 
 
+@pytest.mark.process
 class TestOverGrpc:
     @pytest.mark.parametrize(
         ("ladder", "source", "reasons"),

@@ -14,7 +14,7 @@ from tests.inference_server.conftest import build
 from tests.inference_server.in_process import Parts, in_process
 from tests.inference_server.wire_errors import refused_field
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 
 def attributes(row: int) -> dict[str, str]:

@@ -23,6 +23,8 @@ from tests.inference_server.in_process import in_process
 from tests.support.serving import valkey, wait_until
 from tests.support.tiny_bundle import difference_ranker, mean_vector, nan_ranker, strange_ranker, vector_ranker
 
+pytestmark = pytest.mark.process
+
 RANKED = pb.RECOMMENDATION_SOURCE_RANKED
 RETRIEVED = pb.RECOMMENDATION_SOURCE_RETRIEVED
 HISTORY = ["item-3", "item-14", "item-15"]

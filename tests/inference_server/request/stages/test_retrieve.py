@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from deploy.local.ports import free_port
 from inference_server.core.degradation import Degraded, Source
 from inference_server.model.engine.search import EXACT_MAX_ITEMS
 from inference_server.model.serving_model import ServingModel, open_model
@@ -34,6 +33,9 @@ from tests.inference_server.conftest import build
 from tests.inference_server.request.requests_at_stages import admitted, encoded_with, user_with
 from tests.support.tiny_bundle import CATEGORIES, RARE, state_of
 
+NOBODY = "redis://127.0.0.1:1/0"
+"""A store that does not answer."""
+
 
 @pytest.fixture(scope="module")
 def threads() -> Iterator[ThreadPoolExecutor]:
@@ -44,7 +46,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 async def candidates_of(
     users: list[User], vectors: list[np.ndarray], threads: ThreadPoolExecutor, ladder: Ladder | None = None
 ) -> Candidates:
-    store = UserStore(f"redis://127.0.0.1:{free_port()}/0", Statistics())
+    store = UserStore(NOBODY, Statistics())
     sources = [source(store) for source in SOURCES]
     encoded = encoded_with(users, vectors)
     return await retrieve(encoded, filter_items(users), sources, EngineCalls(threads, ladder or Ladder()))

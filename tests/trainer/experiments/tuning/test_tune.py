@@ -5,13 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from tests.support.checkerboard import write_checkerboard
+from tests.support.waiting import wait_until
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.errors import ConfigError
 from trainer.core.settings import Settings
@@ -19,6 +22,8 @@ from trainer.data.config import DataConfig, load_data_config
 from trainer.experiments.tuning.search_space import Choices, FloatRange, IntRange
 from trainer.experiments.tuning.study import Study, Trial
 from trainer.experiments.tuning.tune import TuneOptions, tune
+
+pytestmark = pytest.mark.slow
 
 SPACE = {
     "fit.learning_rate": FloatRange(1e-3, 2e-2, log=True),
@@ -28,6 +33,7 @@ SPACE = {
 CONFIG = load_train_config(
     None, {"towers.embedding_dim": "8", "fit.max_epochs": "3", "fit.warmup_epochs": "1", "fit.batch_size": "32"}
 )
+HEARTBEAT_SECONDS = 1
 
 
 def options(study: str, **changed: object) -> TuneOptions:
@@ -104,7 +110,15 @@ def test_wrong_options_are_named(changed, message, settings, data) -> None:
 
 
 def _study(path: Path) -> Study:
-    return Study(path, "study", num_startup_trials=2, num_warmup_epochs=1, heartbeat_seconds=1)
+    return Study(path, "study", num_startup_trials=2, num_warmup_epochs=1, heartbeat_seconds=HEARTBEAT_SECONDS)
+
+
+def _heartbeat_age(path: Path) -> int:
+    """Whole seconds since the newest heartbeat, by SQLite's clock; -1 before the first."""
+    with closing(sqlite3.connect(path)) as database:
+        row = database.execute("SELECT strftime('%s', 'now') - strftime('%s', heartbeat) FROM trial_heartbeats")
+        (age,) = row.fetchone() or (-1,)
+    return int(age)
 
 
 def test_what_is_below_the_median_is_pruned(tmp_path) -> None:
@@ -153,7 +167,7 @@ def test_the_trial_of_a_killed_process_is_begun_anew(tmp_path) -> None:
     while not (begun.exists() and begun.read_text()):
         assert process.is_alive()
         time.sleep(0.05)
-    time.sleep(1.5)  # a heartbeat has been written
+    wait_until(lambda: _heartbeat_age(path) >= 0, "a heartbeat is written")
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     study = _study(path)
@@ -163,7 +177,7 @@ def test_the_trial_of_a_killed_process_is_begun_anew(tmp_path) -> None:
         tried.append(repr(trial.values["fit.learning_rate"]))
         return 0.5
 
-    time.sleep(4)  # twice the interval, in whole seconds of SQLite's clock
+    wait_until(lambda: _heartbeat_age(path) > 2 * HEARTBEAT_SECONDS, "the killed process counts as dead")
     study.run(SPACE, 1, objective, seed=0)
     assert tried == [begun.read_text()]
     assert study.num_trials() == (1, 0)

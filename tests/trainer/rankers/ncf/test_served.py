@@ -27,6 +27,8 @@ from trainer.results.saved_evaluations import evaluation_directories, load_evalu
 from trainer.scoring.candidate_ranking import RankedModel
 from trainer.scoring.scoring_model import ScoringModel
 
+pytestmark = pytest.mark.slow
+
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 240, 60, 12
 OVERRIDES = {
     "towers.embedding_dim": "16",

@@ -1,0 +1,80 @@
+"""Three tiers of tests: those without a marker, `process` and `slow`. A guard keeps the first one light.
+
+A test without a marker starts no process, listens on no port and opens no database of a registry or a study: such tests
+are what `make unit` runs. Fixtures count as the test that asks for them first.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import grpc
+import pytest
+
+MARKERS: Final = ("process", "slow")
+
+_EVENTS: Final = frozenset(
+    {
+        *("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"),
+        *("socket.bind", "sqlite3.connect"),
+    }
+)
+"""Python's audit events that stand for a process, a port or a database."""
+
+
+class NotAUnitTestError(BaseException):
+    """A test without a marker did what only tests of the tiers `process` and `slow` may do.
+
+    No Exception: code under test that handles every error must not swallow it.
+    """
+
+
+class Guard:
+    """A pytest plugin that raises NotAUnitTestError from whatever a test without a marker may not do."""
+
+    def __init__(self) -> None:
+        self._watching = False
+        # A hook cannot be taken away again; between tests it does nothing.
+        sys.addaudithook(self._audit)
+        # No audit event tells of servers of gRPC, which listen in C, and of what multiprocessing spawns.
+        for module, name in ((grpc, "server"), (grpc.aio, "server"), (multiprocessing.util, "spawnv_passfds")):
+            setattr(module, name, self._guarded(getattr(module, name)))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        with self._watched(item):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        with self._watched(item):
+            return (yield)
+
+    @contextmanager
+    def _watched(self, item: pytest.Item) -> Iterator[None]:
+        self._watching = not any(item.get_closest_marker(name) for name in MARKERS)
+        try:
+            yield
+        finally:
+            self._watching = False
+
+    def _audit(self, event: str, _: tuple[object, ...]) -> None:
+        if self._watching and event in _EVENTS:
+            self._refuse(event)
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if self._watching:
+                self._refuse(f"{function.__module__}.{function.__qualname__}")
+            return function(*args, **kwargs)
+
+        return guarded
+
+    def _refuse(self, what: str) -> None:
+        raise NotAUnitTestError(f"{what} in a test without a marker: mark it `process`, or `slow` if it trains")
