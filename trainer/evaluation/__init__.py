@@ -1,1 +1,1 @@
-"""How good a model is, measured on what it would serve."""
+"""Measures the quality of the lists that a model would serve."""

@@ -1,4 +1,4 @@
-"""Evaluations side by side: intervals over users, and paired tests against one of them."""
+"""Evaluations side by side: confidence intervals over users, and paired tests against a baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.evaluation.metrics import ACCURACY_METRICS, CUTOFF, Interval, boots
 from trainer.evaluation.significance import holm, sign_flip_p_values
 
 TABLE_METRICS: Final = tuple(f"{metric}@{CUTOFF}" for metric in ACCURACY_METRICS)
-"""What is tested against the baseline and stands in the tables, unless a question has a metric of its own."""
+"""Default metrics of the tables and of the tests against the baseline."""
 SEGMENT_METRIC: Final = f"ndcg@{CUTOFF}"
 
 
@@ -38,25 +38,25 @@ class SegmentResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Evaluations that answered one question; mappings go by the name of the evaluation, then by metric or segment."""
+    """Evaluations of the same question. Mappings are keyed by evaluation name, then by metric or segment."""
 
     evaluations: tuple[Evaluation, ...]
     baseline: str
     intervals: Mapping[str, Mapping[str, Interval]]
-    """All metrics that users have, those of lists where all evaluations have them."""
+    """All per-user metrics that every evaluation has."""
     tested: tuple[str, ...]
     """The metrics of the tables."""
     differences: Mapping[str, Mapping[str, Difference]]
-    """The tested metrics of all but the baseline."""
+    """Tested metrics of every evaluation but the baseline."""
     segments: Mapping[str, Mapping[str, SegmentResult]]
 
     @property
     def protocol(self) -> str:
-        """Of all evaluations."""
+        """Protocol of all evaluations."""
         return self.evaluations[0].protocol
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All results, for JSON."""
         first = self.evaluations[0]
         return {
             "protocol": first.protocol,
@@ -82,30 +82,30 @@ class Comparison:
 def compare(
     evaluations: Sequence[Evaluation], *, baseline: str, tested: Sequence[str] = TABLE_METRICS, seed: int = 0
 ) -> Comparison:
-    """Puts evaluations side by side; `baseline` is the name of the one that the others are tested against.
+    """Compares evaluations, and tests each of them against the evaluation named `baseline`.
 
-    Raises ConfigError for a baseline that is not among them, DataError for evaluations that cannot be compared: of
-    different questions or protocols, of one name, or of no user.
+    Raises ConfigError if no evaluation is named `baseline`; DataError if two evaluations have the same name, if their
+    questions or protocols differ, or if they have no users.
     """
     names = [evaluation.name for evaluation in evaluations]
     if baseline not in names:
         raise ConfigError(f"baseline {baseline!r} was not evaluated; there are: {', '.join(names) or 'none'}")
     _check_comparable(evaluations)
-    metrics = [name for name in evaluations[0].per_user if all(name in other.per_user for other in evaluations)]
+    metrics = [name for name in evaluations[0].per_user if all(name in e.per_user for e in evaluations)]
     values = np.stack([np.stack([e.per_user[name] for name in metrics], axis=1) for e in evaluations])
     columns = [metrics.index(name) for name in tested]
-    others = [place for place, name in enumerate(names) if name != baseline]
-    differences = values[others][:, :, columns] - values[names.index(baseline)][:, columns]  # (others, users, tested)
-    # One resample of users for everything.
+    rivals = [index for index, name in enumerate(names) if name != baseline]
+    differences = values[rivals][:, :, columns] - values[names.index(baseline)][:, columns]  # (rivals, users, tested)
+    # One resample of users serves all metrics and differences.
     intervals = iter(bootstrap_intervals(np.hstack([*values, *differences]), seed=seed))
     by_model = {name: {metric: next(intervals) for metric in metrics} for name in names}
     p_values = [sign_flip_p_values(difference, seed=seed) for difference in differences]
-    adjusted = holm(np.reshape(p_values, (len(others), len(tested))))
+    adjusted = holm(np.reshape(p_values, (len(rivals), len(tested))))
     by_difference = {
-        names[other]: {
-            metric: Difference(next(intervals), float(adjusted[place, column])) for column, metric in enumerate(tested)
+        names[rival]: {
+            metric: Difference(next(intervals), float(adjusted[row, column])) for column, metric in enumerate(tested)
         }
-        for place, other in enumerate(others)
+        for row, rival in enumerate(rivals)
     }
     return Comparison(
         evaluations=tuple(evaluations),
@@ -131,13 +131,15 @@ def _check_comparable(evaluations: Sequence[Evaluation]) -> None:
     names = [evaluation.name for evaluation in evaluations]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise DataError(f"evaluations of one name cannot be told apart: {', '.join(repeated)}")
+        raise DataError(f"several evaluations have the same name: {', '.join(repeated)}")
     first = evaluations[0]
     if first.num_users == 0:
         raise DataError("no user was evaluated, so there is nothing to compare")
     for other in evaluations[1:]:
         if other.protocol != first.protocol:
-            raise DataError(f"{first.name!r} is {first.protocol}, {other.name!r} is {other.protocol}: no comparison")
+            raise DataError(
+                f"{first.name!r} is {first.protocol}, {other.name!r} is {other.protocol}: they cannot be compared"
+            )
         if other.question != first.question:
             raise DataError(
                 f"{first.name!r} and {other.name!r} were asked different questions (data, split or part differ), so "

@@ -1,7 +1,7 @@
-"""What was measured of one scorer on one split: everything that a table, a test or a later comparison needs.
+"""Measurements of a scorer on a split: everything that a table, a test or a later comparison needs.
 
 The ranks are kept, not the metrics: all accuracy metrics follow from them, in a file thousands of times smaller than
-the scores, and an old run can be asked for a metric or a segment that nobody thought of then.
+the scores, and metrics and segments that are defined later can still be computed for old runs.
 """
 
 from __future__ import annotations
@@ -28,54 +28,54 @@ class Evaluation:
     """One scorer, one split, one protocol."""
 
     name: str
-    """Of the scorer."""
+    """Name of the scorer."""
     protocol: str
     """FULL_RANKING or SAMPLED."""
     split: str
     """"validation" or "test"."""
     question: str
-    """Digest of what was asked; evaluations can be compared where it is equal."""
+    """Digest of items, users, known interactions and targets. Evaluations are comparable if their digests are equal."""
     ranks: npt.NDArray[np.int64]
     """(targets,) int64, the 0-based rank of each target among its user's candidates."""
     target_offsets: npt.NDArray[np.int64]
     """(users + 1,) int64, as in `EvalSplit`."""
     num_known_events: npt.NDArray[np.int64]
-    """(users,) int64."""
+    """(users,) int64, known events of each user."""
     head_targets: npt.NDArray[np.bool_]
     """(targets,) bool, whether a target is a head item."""
     list_metrics: Mapping[str, PerUser]
-    """novelty@10 in bits and, where there is content, diversity@10; empty where there is no list."""
+    """novelty@10 in bits and, with content vectors, diversity@10; empty under a protocol without lists."""
     totals: Mapping[str, float]
-    """Figures that no user has alone: coverage@10 and gini@10, rmse and mae of a scorer that predicts ratings."""
+    """Figures over all users: coverage@10 and gini@10; rmse and mae of a scorer that predicts ratings."""
 
     @property
     def num_users(self) -> int:
-        """Users that were evaluated."""
+        """Number of evaluated users."""
         return len(self.num_known_events)
 
     @cached_property
     def per_user(self) -> Mapping[str, PerUser]:
-        """All accuracy metrics and the metrics of lists, by name."""
+        """All accuracy metrics and list metrics, by name."""
         return {**ranking_metrics(self.ranks, self.target_offsets), **self.list_metrics}
 
     def means(self) -> dict[str, float]:
-        """Every figure by its name: means over users, and the totals."""
+        """Every figure by name: means over users, and the totals."""
         return {**mean_metrics(self.per_user), **self.totals}
 
     def segments(self) -> dict[str, dict[str, PerUser]]:
-        """Accuracy metrics of the users of each segment, by segment; segments without a user are left out.
+        """Accuracy metrics per user, by segment; segments without users are left out.
 
-        Segments of users part the users. In a segment of items only targets of that kind count, over the users who have
-        one; what else the user chose stays among the candidates.
+        The user segments partition the users. An item segment counts only the targets in it, over the users with at
+        least one such target; the user's other targets stay candidates.
         """
         accuracy = {name: values for name, values in self.per_user.items() if name not in self.list_metrics}
         segment_of_user = user_segments(self.num_known_events)
         found = {}
-        for place, name in enumerate(USER_SEGMENTS):
-            found[name] = {metric: values[segment_of_user == place] for metric, values in accuracy.items()}
+        for segment, name in enumerate(USER_SEGMENTS):
+            found[name] = {metric: values[segment_of_user == segment] for metric, values in accuracy.items()}
         user_of_target = np.repeat(np.arange(self.num_users), np.diff(self.target_offsets))
-        for name, wanted in ((HEAD_ITEMS, self.head_targets), (TAIL_ITEMS, ~self.head_targets)):
-            counts = np.bincount(user_of_target[wanted], minlength=self.num_users)
+        for name, in_segment in ((HEAD_ITEMS, self.head_targets), (TAIL_ITEMS, ~self.head_targets)):
+            counts = np.bincount(user_of_target[in_segment], minlength=self.num_users)
             offsets = np.concatenate([[0], np.cumsum(counts[counts > 0])])
-            found[name] = ranking_metrics(self.ranks[wanted], offsets)
+            found[name] = ranking_metrics(self.ranks[in_segment], offsets)
         return {name: metrics for name, metrics in found.items() if len(next(iter(metrics.values())))}

@@ -1,4 +1,4 @@
-"""What accuracy does not say of recommended lists: coverage, concentration, novelty, diversity.
+"""Metrics of recommended lists beyond accuracy: coverage, concentration, novelty, diversity.
 
 Lists are (users, n) int64 item rows, best first, with MISSING_ROW after the last item.
 """
@@ -21,15 +21,16 @@ def coverage(lists: Rows, num_items: int) -> float:
 
 
 def gini(lists: Rows, num_items: int) -> float:
-    """Gini coefficient of how often each item of the catalogue is recommended; 0 where nothing is."""
+    """Gini coefficient of the number of lists that hold each item of the catalogue; 0 if all lists are empty."""
     return gini_of_counts(_times_recommended(lists, num_items))
 
 
 def novelty(lists: Rows, popularity: npt.NDArray[np.int64], num_users: int) -> PerUser:
     """Mean self-information of each user's recommended items in bits, log2(users / users who chose the item).
 
-    `popularity` is (items,) int64, how many of `num_users` users chose an item; an item that none chose counts as
-    chosen once. 0 for an empty list. Zhou et al. 2010, "Solving the apparent diversity-accuracy dilemma".
+    `popularity` is (items,) int64: the number of users, out of `num_users`, who chose each item; an item that no user
+    chose counts as chosen once. 0 for an empty list. Zhou et al. 2010, "Solving the apparent diversity-accuracy
+    dilemma".
     """
     bits = np.log2(max(num_users, 1) / np.maximum(popularity, 1))
     present = lists != MISSING_ROW
@@ -38,9 +39,10 @@ def novelty(lists: Rows, popularity: npt.NDArray[np.int64], num_users: int) -> P
 
 
 def diversity(lists: Rows, content_vectors: npt.NDArray[np.floating]) -> PerUser:
-    """1 - mean cosine of all pairs in each user's list by (items, content_dim) vectors; 0 for fewer than two items.
+    """1 - mean cosine of all item pairs in each user's list; 0 for a list of fewer than two items.
 
-    An item without content, a zero vector, is unlike every other. Ziegler et al. 2005, intra-list similarity.
+    `content_vectors` is (items, content_dim). An item without content (a zero vector) has cosine 0 with every item.
+    Ziegler et al. 2005, intra-list similarity.
     """
     values = np.empty(len(lists))
     for start in range(0, len(lists), _BATCH_USERS):
@@ -49,7 +51,7 @@ def diversity(lists: Rows, content_vectors: npt.NDArray[np.floating]) -> PerUser
         vectors = content_vectors[np.where(present, rows, 0)].astype(np.float64)  # (users, n, content_dim)
         norms = np.linalg.norm(vectors, axis=2, keepdims=True)
         vectors *= present[:, :, None] / np.where(norms > 0, norms, 1.0)
-        # The square of the sum holds every pair twice and each vector with itself: no pair is visited.
+        # The squared sum holds every pair twice, and each vector with itself: no loop over pairs is needed.
         pairs = (vectors.sum(axis=1) ** 2).sum(axis=1) - (vectors**2).sum(axis=(1, 2))
         length = present.sum(axis=1)
         num_pairs = length * (length - 1)

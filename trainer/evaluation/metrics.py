@@ -1,15 +1,17 @@
 """Accuracy metrics of each user from the ranks of their held-out items; bootstrap over users.
 
-Definitions, with k the cutoff, n the user's held-out items, "hit" a held-out item among the first k:
+Definitions, where k is the cutoff, n the number of the user's held-out items, and a hit a held-out item in the top k:
 
-| name        | of one user |
-| ----------- | ----------- |
+| name        | value for a user |
+| ----------- | ---------------- |
 | precision@k | hits / k |
 | recall@k    | hits / n |
 | hr@k        | 1 with at least one hit, otherwise 0 |
 | map@k       | sum of precision at each hit / min(k, n) |
-| mrr@k       | 1 / place of the first hit, 0 without one |
-| ndcg@k      | DCG of the hits / DCG of min(k, n) hits in front, gain 1, discount log2(place + 1) |
+| mrr@k       | 1 / position of the first hit, 0 without a hit |
+| ndcg@k      | DCG of the hits / DCG of min(k, n) hits at the top, gain 1, discount log2(position + 1) |
+
+Positions count from 1.
 
 With one held-out item recall is the hit rate, and map equals mrr. See docs/decisions/0020 on the divisor of map.
 """
@@ -29,12 +31,12 @@ CUTOFF = 10
 CUTOFFS = (5, 10, 20, 50)
 ACCURACY_METRICS = ("precision", "recall", "hr", "map", "mrr", "ndcg")
 HELD_OUT_METRICS = (f"recall@{CUTOFF}", f"ndcg@{CUTOFF}", f"map@{CUTOFF}")
-"""Of users with one held-out item; what selection, manifest and registry tell."""
+"""Metrics of users with one held-out item; selection, manifest and registry report them."""
 MAP_DEFINITION = (
     f"map@{CUTOFF} is the mean over users of AP@{CUTOFF}: the sum of precision at each hit among the first {CUTOFF}, "
     f"divided by min({CUTOFF}, the user's held-out items)."
 )
-"""For tables: by another divisor the same lists have another figure."""
+"""Printed beside tables: another divisor gives the same lists another figure."""
 BOOTSTRAP_DRAWS = 1_000
 _RESAMPLED_AT_ONCE = 1 << 22
 
@@ -44,16 +46,16 @@ def ranking_metrics(
 ) -> dict[str, PerUser]:
     """All accuracy metrics of each user at each cutoff, named "ndcg@10".
 
-    `ranks` is (targets,) int64, 0-based, none twice for one user; `target_offsets` (users + 1,) int64: those of user u
-    are target_offsets[u] to target_offsets[u + 1]. Raises ValueError for a user without a target.
+    `ranks` is (targets,) int64, 0-based, distinct within each user; `target_offsets` is (users + 1,) int64: user u has
+    the ranks `ranks[target_offsets[u] : target_offsets[u + 1]]`. Raises ValueError for a user without a target.
     """
     counts = np.diff(target_offsets)
     if (counts < 1).any():
         raise ValueError("every user needs at least one target")
     user = np.repeat(np.arange(len(counts)), counts)
     ranks = ranks[np.lexsort((ranks, user))]  # ascending within each user
-    place = np.arange(len(ranks)) - np.repeat(target_offsets[:-1], counts)
-    precision_at_hit = (place + 1.0) / (ranks + 1.0)
+    targets_above = np.arange(len(ranks)) - np.repeat(target_offsets[:-1], counts)
+    precision_at_hit = (targets_above + 1.0) / (ranks + 1.0)
     gain = 1.0 / np.log2(ranks + 2.0)
     ideal = np.cumsum(1.0 / np.log2(np.arange(max(cutoffs)) + 2.0))
     first = ranks[target_offsets[:-1]]
@@ -72,13 +74,13 @@ def ranking_metrics(
 
 
 def metrics_per_user(ranks: npt.NDArray[np.int64]) -> dict[str, PerUser]:
-    """HELD_OUT_METRICS of users with one held-out item each, from its 0-based rank, (users,) int64."""
+    """HELD_OUT_METRICS of users with one held-out item each, from the items' 0-based ranks, (users,) int64."""
     metrics = ranking_metrics(ranks, np.arange(len(ranks) + 1), (CUTOFF,))
     return {name: metrics[name] for name in HELD_OUT_METRICS}
 
 
 def mean_metrics(per_user: Mapping[str, PerUser]) -> dict[str, float]:
-    """Mean of each metric over users; 0 where there is no user."""
+    """Mean of each metric over users; 0 without users."""
     return {name: float(values.mean()) if len(values) else 0.0 for name, values in per_user.items()}
 
 
@@ -108,7 +110,7 @@ def bootstrap_intervals(values: npt.NDArray[np.float64], *, seed: int = 0) -> li
     batch = max(1, _RESAMPLED_AT_ONCE // num_users)
     for start in range(0, BOOTSTRAP_DRAWS, batch):
         draws = means[start : start + batch]
-        # How often each user was drawn: one matrix product then gives the means of all columns.
+        # Counts how often each user was drawn: one matrix product then gives the means of all columns.
         times_drawn = np.empty((len(draws), num_users))
         for draw in times_drawn:
             draw[:] = np.bincount(generator.integers(0, num_users, num_users), minlength=num_users)

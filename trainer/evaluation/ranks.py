@@ -1,8 +1,8 @@
-"""Ranks of targets, and the best items, from the scores of all items: what full ranking computes of each user.
+"""Full ranking of each user: the ranks of the targets and the best items, from the scores of all items.
 
-A score of NO_CANDIDATE says that an item is none. Equal scores are ordered at random, independently for each user, so
-that a scorer gains nothing from scores that do not tell items apart. The order depends on the seed, the user's position
-and the item alone, so it is the same for every scorer, in ranks and in lists, and in batches of any size.
+An item with the score NO_CANDIDATE is no candidate. Equal scores are ordered at random, independently for each user, so
+a scorer gains nothing from giving many items the same score. The order depends only on the seed, the user's position
+and the item: it is the same for every scorer, in ranks and in lists, and in batches of any size.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import numpy.typing as npt
 from tandem.contract.vocabulary import Rows
 
 NO_CANDIDATE: Final = np.float32(np.nan)
-"""Neither above nor below any score, nor equal to one, and sorted after all."""
+"""NaN: not above, below or equal to any score, and sorted after all scores."""
 
 
 @dataclass(frozen=True)
 class TieOrder:
-    """In what order items with equal scores come for each user: the one with the higher key is in front.
+    """Order of each user's items with equal scores: the item with the higher key comes first.
 
-    A key is the product of a random number of the item and one of the user, modulo 2 ** 64. The numbers of users are
-    odd, so that items with different numbers have different keys. Fresh random keys would cost more than the ranking.
+    A key is the product of the item's and the user's random number, modulo 2 ** 64. The numbers of users are odd, so
+    items with different numbers have different keys. Drawing keys for each user would cost more than the ranking.
     """
 
     item_numbers: npt.NDArray[np.uint64]
     """(items,) uint64."""
     user_numbers: npt.NDArray[np.uint64]
-    """(evaluated,) uint64, odd."""
+    """(users of the split,) uint64, odd."""
 
     @classmethod
     def drawn(cls, num_users: int, num_items: int, seed: int) -> TieOrder:
-        """For the users of a split, by their positions in it."""
+        """Draws the numbers of all items and of a split's users, in the order of the split."""
         generator = np.random.default_rng(seed)
         item_numbers = generator.integers(0, 1 << 64, num_items, dtype=np.uint64)
         user_numbers = generator.integers(0, 1 << 64, num_users, dtype=np.uint64)
         return cls(item_numbers, user_numbers | np.uint64(1))
 
     def keys_of_user(self, position: int) -> npt.NDArray[np.uint64]:
-        """(items,) uint64, keys of all items for the user at that position."""
+        """(items,) uint64, keys of all items for the user at `position` of the split."""
         keys: npt.NDArray[np.uint64] = self.item_numbers * self.user_numbers[position]
         return keys
 
@@ -53,11 +53,11 @@ def ranks_of_targets(
     order: TieOrder,
     first_user: int = 0,
 ) -> npt.NDArray[np.int64]:
-    """0-based ranks of the targets of some users, (targets,) int64, by their scores, (users, items).
+    """0-based ranks of the users' targets, (targets,) int64, from the users' scores, (users, items) float32.
 
     The targets of user u are `target_rows[target_offsets[u] : target_offsets[u + 1]]`, where the offsets, (users + 1,)
-    int64, begin with 0. A rank is how many items are in front. Targets that are no candidates come after all, one after
-    the other. `first_user` is the position of the first of these users in `order`.
+    int64, begin with 0. A rank is the number of items ahead of the target. Targets that are not candidates rank after
+    all candidates, in their own order. `first_user` is the position of the first of these users in `order`.
     """
     user_of_target = np.repeat(np.arange(len(scores)), np.diff(target_offsets))
     target_scores = scores[user_of_target, target_rows]
@@ -79,12 +79,15 @@ def ranks_of_targets(
 
 
 def best_items(scores: npt.NDArray[np.float32], keys: npt.NDArray[np.uint64], count: int) -> Rows:
-    """(at most `count`,) int64, best first, from the scores, (items,), of one user, and the keys of ties."""
+    """Rows of a user's best items, (at most `count`,) int64, best first.
+
+    `scores` is (items,); `keys`, (items,), orders equal scores.
+    """
     num_best = min(count, int(np.count_nonzero(scores > -np.inf)))
     if num_best == 0:
         return np.empty(0, dtype=np.int64)
     weakest = len(scores) - np.count_nonzero(np.isnan(scores)) - num_best
-    # More than `num_best` where the last ones tie.
+    # Longer than `num_best` where the last scores tie.
     best = np.flatnonzero(scores >= np.partition(scores, weakest)[weakest])
     return best[np.lexsort((keys[best], scores[best]))[::-1][:num_best]]
 
@@ -92,8 +95,8 @@ def best_items(scores: npt.NDArray[np.float32], keys: npt.NDArray[np.uint64], co
 def _num_above(
     scores: npt.NDArray[np.float32], target_scores: npt.NDArray[np.float32]
 ) -> tuple[np.int64 | npt.NDArray[np.int64], np.int64 | npt.NDArray[np.int64]]:
-    """How many of the (items,) scores of a user are above each of (t,) scores, and how many are not below it."""
-    if len(target_scores) == 1:  # two looks at every item are quicker than to sort them
+    """Numbers of a user's (items,) scores above each of the (targets,) scores, and of those not below it."""
+    if len(target_scores) == 1:  # two passes over the items are faster than a sort
         return np.count_nonzero(scores > target_scores), np.count_nonzero(scores >= target_scores)
     ascending = np.sort(scores)
     num_candidates = np.count_nonzero(~np.isnan(scores))

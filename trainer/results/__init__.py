@@ -1,1 +1,1 @@
-"""How what was measured is written down: files of evaluations, tables in Markdown."""
+"""Writes measurements: evaluations as files, comparisons as Markdown tables."""

@@ -13,9 +13,9 @@ _ABSENT = "-"
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Accuracy, differences from the baseline, lists and ratings, segments.
+    """Tables of accuracy, differences from the baseline, lists and ratings, and segments.
 
-    Under a sampled protocol its label stands before every metric.
+    Under a sampled protocol every metric carries the protocol's label.
     """
     first = comparison.evaluations[0]
     label = "" if comparison.protocol == FULL_RANKING else f"{comparison.protocol}: "
@@ -25,7 +25,10 @@ def comparison_text(comparison: Comparison) -> str:
         f"In brackets 95 % intervals by bootstrap over users, {BOOTSTRAP_DRAWS:,} draws.",
         markdown_table(
             ["model", *heads],
-            ([name, *(str(of[metric]) for metric in comparison.tested)] for name, of in comparison.intervals.items()),
+            (
+                [name, *(str(intervals[metric]) for metric in comparison.tested)]
+                for name, intervals in comparison.intervals.items()
+            ),
         ),
     ]
     if comparison.differences:
@@ -35,8 +38,8 @@ def comparison_text(comparison: Comparison) -> str:
             markdown_table(
                 ["model", *heads],
                 (
-                    [name, *(_difference(of[metric]) for metric in comparison.tested)]
-                    for name, of in comparison.differences.items()
+                    [name, *(_difference(differences[metric]) for metric in comparison.tested)]
+                    for name, differences in comparison.differences.items()
                 ),
             ),
         ]
@@ -50,7 +53,7 @@ def _difference(difference: Difference) -> str:
 
 
 def _lists(comparison: Comparison) -> list[str]:
-    """Totals and metrics of lists, of the models that have them."""
+    """Totals and list metrics of the models that have any."""
     figures = {e.name: {**mean_metrics(e.list_metrics), **e.totals} for e in comparison.evaluations}
     columns = list(dict.fromkeys(name for values in figures.values() for name in values))
     if not columns:
@@ -65,11 +68,13 @@ def _lists(comparison: Comparison) -> list[str]:
 def _segments(comparison: Comparison, label: str) -> list[str]:
     sizes = {name: result.num_users for name, result in comparison.segments[comparison.baseline].items()}
     heads = [f"{name} ({num_users} users)" for name, num_users in sizes.items()]
-    rows = ([name, *(str(of[segment].interval) for segment in sizes)] for name, of in comparison.segments.items())
+    rows = (
+        [name, *(str(results[segment].interval) for segment in sizes)] for name, results in comparison.segments.items()
+    )
     return [f"{label}{SEGMENT_METRIC} by segment.", markdown_table(["model", *heads], rows)]
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; rows are as long as the heads."""
+    """A Markdown table; every row has as many cells as `heads`."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

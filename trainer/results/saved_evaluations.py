@@ -1,7 +1,7 @@
-"""Evaluations in files, so that any earlier runs can be put side by side.
+"""Evaluations as files, so that any earlier runs can be compared.
 
-A directory holds `evaluation.json`, what a person reads (with the means, which are not read back), and
-`evaluation.npz`, the ranks and the metrics of lists of each user.
+A directory holds `evaluation.json`, for people (the means in it are not read back), and `evaluation.npz`, the ranks and
+each user's list metrics.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LIST_PREFIX: Final = "list/"
 
 
 def save_evaluation(evaluation: Evaluation, directory: Path) -> None:
-    """Writes one evaluation; the directory is made, files of an earlier one are replaced."""
+    """Writes an evaluation into `directory`, which is created if needed; replaces an earlier evaluation's files."""
     directory.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {
         "ranks": evaluation.ranks.astype(np.int32),
@@ -48,13 +48,13 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> None:
 
 
 def save_evaluations(evaluations: Sequence[Evaluation], directory: Path) -> None:
-    """Writes several below one directory, numbered in their order."""
-    for place, evaluation in enumerate(evaluations):
-        save_evaluation(evaluation, directory / f"{place:02d}")
+    """Writes each evaluation into its own folder below `directory`, numbered from 00."""
+    for number, evaluation in enumerate(evaluations):
+        save_evaluation(evaluation, directory / f"{number:02d}")
 
 
 def load_evaluation(directory: Path) -> Evaluation:
-    """Reads what `save_evaluation` wrote. Raises DataError where that is missing, damaged or of another format."""
+    """Reads what `save_evaluation` wrote. Raises DataError if the files are missing, damaged or of another format."""
     try:
         described = json.loads((directory / _JSON).read_text())
         if described["format"] != _FORMAT:

@@ -26,7 +26,7 @@ ITEM_CONTENT = np.random.default_rng(2).normal(size=(NUM_ITEMS, 4)).astype(np.fl
 
 
 def _helped(split: EvalSplit, amount: float) -> Table:
-    """Noise, and so much more for the targets."""
+    """Noise, with `amount` added to the scores of the targets."""
     table = NOISE.copy()
     table[split.users, split.target_rows] += amount
     return Table(table)
@@ -83,10 +83,10 @@ def test_a_sampled_figure_never_stands_without_its_label() -> None:
         compare([evaluate(PART, Table(NOISE), name="noise"), sampled[1]], baseline="noise")
 
 
-def test_what_cannot_be_compared_is_refused(evaluations: list[Evaluation]) -> None:
+def test_evaluations_that_cannot_be_compared_are_refused(evaluations: list[Evaluation]) -> None:
     with pytest.raises(ConfigError, match="'best' was not evaluated; there are: noise, noise again, better"):
         compare(evaluations, baseline="best")
-    with pytest.raises(DataError, match="of one name"):
+    with pytest.raises(DataError, match="have the same name: noise"):
         compare([evaluations[0], evaluations[0]], baseline="noise")
     validation = leave_last_out_split(DATASET, skip=1)
     other = evaluate(validation, Table(NOISE), name="other")
@@ -98,8 +98,8 @@ def test_what_cannot_be_compared_is_refused(evaluations: list[Evaluation]) -> No
 
 
 def test_saved_evaluations_are_compared_like_fresh_ones(evaluations: list[Evaluation], tmp_path) -> None:
-    for place, evaluation in enumerate(evaluations):
-        save_evaluation(evaluation, tmp_path / f"run-{place}" / "evaluation")
+    for number, evaluation in enumerate(evaluations):
+        save_evaluation(evaluation, tmp_path / f"run-{number}" / "evaluation")
     found = evaluation_directories(tmp_path)
     assert [directory.parent.name for directory in found] == ["run-0", "run-1", "run-2"]
     loaded = [load_evaluation(directory) for directory in found]
@@ -122,7 +122,7 @@ def test_files_that_hold_no_evaluation_are_named(evaluations: list[Evaluation], 
         load_evaluation(tmp_path)
 
 
-def test_metrics_of_lists_are_compared_where_all_have_them(evaluations: list[Evaluation]) -> None:
+def test_list_metrics_are_compared_if_all_evaluations_have_them(evaluations: list[Evaluation]) -> None:
     without = replace(evaluations[0], list_metrics={}, name="without")
     assert "diversity@10" in compare(evaluations, baseline="noise").intervals["better"]
     assert "diversity@10" not in compare([*evaluations, without], baseline="noise").intervals["better"]

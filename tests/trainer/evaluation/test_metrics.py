@@ -25,7 +25,7 @@ def test_metrics_of_one_target_by_hand() -> None:
 
 
 def test_metrics_of_several_targets_by_hand() -> None:
-    # User 0: three targets at places 1, 3 and 8, not in order. User 1: nothing among the first five.
+    # User 0: three targets at positions 1, 3 and 8, not in order. User 1: no target among the first five.
     per_user = ranking_metrics(np.array([7, 0, 2, 5]), np.array([0, 3, 4]), [5])
     assert per_user["precision@5"].tolist() == [2 / 5, 0]
     assert per_user["recall@5"].tolist() == [2 / 3, 0]
@@ -44,7 +44,7 @@ def test_more_targets_than_the_cutoff_can_still_be_perfect() -> None:
 
 @pytest.mark.parametrize("most_targets", [1, 120])
 def test_metrics_equal_an_independent_library(most_targets: int) -> None:
-    """ir_measures asks trec_eval, whose AP divides by all targets even beyond the cutoff: that alone is converted."""
+    """ir_measures calls trec_eval, whose AP divides by all targets, even beyond the cutoff: only AP is converted."""
     generator = np.random.default_rng(most_targets)
     num_users, num_items = 200, 150
     counts = generator.integers(1, most_targets + 1, num_users)
