@@ -1,1 +1,1 @@
-"""Methods without towers, which a served model has to beat, each behind `trainer.baselines.baseline.Baseline`."""
+"""Methods without towers that a served model has to beat, all behind `trainer.baselines.baseline.Baseline`."""

@@ -20,12 +20,12 @@ from trainer.dataset.dataset import Catalogue, Dataset
 from trainer.features.content import tf_idf
 
 DEFAULT_TAU = 8.0
-"""Events: about as many of the newest count."""
+"""In events: about this many of the newest events count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """Hyperparameters that validation may choose (see `trainer.baselines.tuning`); the defaults do without it."""
+    """Hyperparameters that validation may choose (see `trainer.baselines.tuning`); defaults apply without it."""
 
     item_knn: ItemKNN = field(default_factory=ItemKNN)
     item_knn_recency: WithRecency = field(default_factory=lambda: WithRecency(ItemKNN(), DEFAULT_TAU))
@@ -36,18 +36,18 @@ class Choices:
     tf_idf_tau: float = DEFAULT_TAU
     text_tau: float = DEFAULT_TAU
     hybrid_weight: float = 0.3
-    """Of TF-IDF beside EASE+recency, which has 1."""
+    """Weight of TF-IDF; EASE+recency has 1."""
     hybrid_of_three_weights: tuple[float, float] = (0.3, 0.3)
-    """Of iALS+recency and TF-IDF beside EASE+recency, which has 1."""
+    """Weights of iALS+recency and TF-IDF; EASE+recency has 1."""
 
 
 def all_baselines(
     dataset: Dataset, text_embeddings: npt.NDArray[np.float32], choices: Choices | None = None
 ) -> list[Baseline]:
-    """Every baseline that the data allow; those that learn the same share what they learned.
+    """Every baseline that the data allow; baselines with the same learner share its fit.
 
     `text_embeddings` is (items, text_dim), where text_dim 0 means none. Without ratings there is no SVD of ratings,
-    without content nothing based on it.
+    without content no content baseline and no hybrid.
     """
     chosen = choices or Choices()
     learners: dict[HistoryBaseline, HistoryBaseline] = {}
@@ -85,13 +85,13 @@ def all_baselines(
 
 
 def tf_idf_content(catalogue: Catalogue) -> Content | None:
-    """By words and categories; None where they tell no items apart."""
+    """Content baseline on words and categories; None if the catalogue has no usable term."""
     terms = tf_idf(catalogue)
     return Content(name="TF-IDF", similarities=SparseContent(terms)) if terms.shape[1] else None
 
 
 def text_content(text_embeddings: npt.NDArray[np.float32]) -> Content | None:
-    """By text embeddings, (items, text_dim) float32; None without any."""
+    """Content baseline on text embeddings, (items, text_dim) float32; None if all of them are 0."""
     return (
         Content(name="Text embeddings", similarities=DenseContent(text_embeddings)) if text_embeddings.any() else None
     )

@@ -1,4 +1,4 @@
-"""What a baseline is: it learns from interactions and becomes a scorer."""
+"""The interface of a baseline: it learns from interactions and returns a scorer."""
 
 from __future__ import annotations
 

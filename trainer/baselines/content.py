@@ -1,4 +1,4 @@
-"""What is like the user's history, by what texts and categories say of the items."""
+"""Items whose texts and categories are similar to those of the user's history."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainer.dataset.dataset import Dataset
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """Items by their similarity to the sum of the history; interactions of other users count nothing."""
+    """Scores items by their similarity to the sum of the history; other users' interactions do not count."""
 
     name: str
     similarities: HistoryModel
-    """Known before anything is fitted."""
+    """Given by the items' content, so nothing is fitted."""
 
     def fit(self, known: Dataset) -> HistoryScorer:
         """Nothing is learned."""
@@ -30,11 +30,11 @@ class DenseContent:
     """Inner products of vectors, by FAISS."""
 
     vectors: npt.NDArray[np.float32]
-    """(items, dim) float32 of length 1, or zero where nothing is known."""
+    """(items, dim) float32 of length 1; zero for items without content."""
 
     def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
         """(n, items) -> (n, items) float32."""
-        # FAISS is loaded by the methods that need it alone.
+        # Only this method needs FAISS.
         from trainer.vectors.faiss_index import inner_products
 
         return inner_products(np.asarray(histories @ self.vectors, dtype=np.float32), self.vectors)
@@ -45,7 +45,7 @@ class SparseContent:
     """Inner products of sparse vectors, without reducing them first."""
 
     vectors: sparse.csr_matrix
-    """(items, terms) float32 of length 1, or zero where nothing is known."""
+    """(items, terms) float32 of length 1; zero for items without content."""
 
     def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
         """(n, items) -> (n, items) float32."""

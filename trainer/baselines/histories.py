@@ -1,6 +1,6 @@
-"""What most baselines share: a user is nothing but their history, so a score is a function of weighted histories.
+"""What most baselines share: they know a user only by the history, so scores are a function of weighted histories.
 
-It lets a history be weighted anew when it is scored, without learning again.
+Histories can therefore be weighted differently when they are scored, without another fit.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from trainer.features.interaction_matrix import interaction_matrix
 
 
 class HistoryModel(Protocol):
-    """What a baseline has learned, apart from its users."""
+    """The fitted model of a baseline, which holds no users."""
 
     def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
-        """(n, items) float32 weights of the items in each history -> (n, items) float32 of its own."""
+        """(n, items) float32 weights of the items in each history -> (n, items) float32, a new array."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryScorer:
-    """Scores users by their histories in `known`; who has none is scored by popularity there."""
+    """Scores users by their histories in `known`; a user without a history gets the items' popularity in `known`."""
 
     known: Dataset
     model: HistoryModel
     recency_tau: float | None = None
-    """Histories are weighted by exp(-age / recency_tau), see `interaction_matrix`; None: all events alike."""
+    """Events are weighted by exp(-age / recency_tau), see `interaction_matrix`; None: all events weigh the same."""
     _histories: sparse.csr_matrix = field(init=False, repr=False)
     _popularity: npt.NDArray[np.float32] = field(init=False, repr=False)
 
@@ -55,17 +55,17 @@ class HistoryBaseline(Protocol):
         ...
 
     def fit(self, known: Dataset) -> HistoryScorer:
-        """Learns from all events of `known`, which count alike."""
+        """Learns from all events of `known`, with equal weights."""
         ...
 
 
 @dataclass(frozen=True)
 class WithRecency:
-    """A baseline that learned from all events alike, and scores users by what they did last."""
+    """A baseline that learns from all events alike, and scores users mainly by their newest events."""
 
     baseline: HistoryBaseline
     recency_tau: float
-    """Events: one that this many newer ones follow counts 1/e of the newest."""
+    """In events: an event with this many newer events after it weighs 1/e of the newest."""
 
     @property
     def name(self) -> str:
@@ -78,9 +78,9 @@ class WithRecency:
 
 
 class FitOnce:
-    """A baseline that several others share: fitted to the same data again, it gives what it learned the first time.
+    """A baseline that several baselines share: fitting it to the same data again returns the first result.
 
-    It keeps what it fitted last, and the data.
+    It keeps its last result, and with it the data.
     """
 
     def __init__(self, baseline: HistoryBaseline) -> None:

@@ -1,4 +1,4 @@
-"""Several baselines together: the weighted sum of their scores, standardised for each user over all items."""
+"""Weighted sum of several baselines' scores, which are standardised for each user over all items."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class Hybrid:
 
 @dataclass(frozen=True)
 class HybridScorer:
-    """Scorers, all of whose scores are finite, with their weights."""
+    """Scorers with their weights; every score must be finite."""
 
     parts: Sequence[tuple[Scorer, float]]
 
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 -> (n, items) float32."""
-        (first, first_weight), *others = self.parts
+        first, first_weight = self.parts[0]
         total = _standardised(first.scores(users), first_weight)
-        for scorer, weight in others:
+        for scorer, weight in self.parts[1:]:
             if weight:
                 total += _standardised(scorer.scores(users), weight)
         return total
 
 
 def _standardised(scores: npt.NDArray[np.float32], weight: float) -> npt.NDArray[np.float32]:
-    """(n, items), overwritten: each row gets mean 0 and standard deviation `weight`; equal scores become 0."""
+    """Scales each row of (n, items) in place to mean 0 and standard deviation `weight`; a row of equal scores to 0."""
     scores -= scores.mean(axis=1, keepdims=True)
     deviations = scores.std(axis=1, keepdims=True)
     scores *= np.float32(weight) / np.where(deviations > 0.0, deviations, np.float32(1.0))

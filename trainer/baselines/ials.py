@@ -20,7 +20,7 @@ from trainer.features.interaction_matrix import interaction_matrix
 
 @dataclass(frozen=True, kw_only=True)
 class IALS:
-    """Users are solved for anew from their weighted histories when they are scored."""
+    """User vectors are solved from the weighted histories whenever users are scored."""
 
     name: str = "iALS"
     num_factors: int = 64
@@ -28,18 +28,18 @@ class IALS:
     regularization: float = 30.0
     """L2 penalty of the vectors. implicit's own default of 0.01 overfits sparse data."""
     alpha: float = 10.0
-    """Confidence of an interaction; that of a pair without one is 1."""
+    """Confidence of an interaction; a pair without an interaction has 1."""
     num_iterations: int = 15
     """Sweeps over users and items."""
     seed: int = 0
-    """Of the first factors."""
+    """Seed of the initial vectors."""
 
     def fit(self, known: Dataset) -> HistoryScorer:
         """Factorises the binary matrix."""
-        # A second to import.
+        # The import takes a second.
         from implicit.cpu.als import AlternatingLeastSquares
 
-        # implicit has threads of its own, which those of BLAS would slow down tenfold; it warns of them.
+        # implicit runs its own threads. BLAS threads would slow them down tenfold, and implicit warns about them.
         with threadpool_limits(1, "blas"):
             als = AlternatingLeastSquares(
                 factors=self.num_factors,
@@ -54,7 +54,7 @@ class IALS:
 
 @dataclass(frozen=True)
 class Factors:
-    """Vectors of items; a user's is solved for."""
+    """Item vectors, from which user vectors are solved."""
 
     als: Any
     """A fitted AlternatingLeastSquares."""

@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours: the cosine of items' users (Sarwar et al., WWW 2001), with shrinkage."""
+"""Item-based nearest neighbours: cosine over the items' users (Sarwar et al., WWW 2001), with shrinkage."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trainer.features.interaction_matrix import interaction_matrix
 
 @dataclass(frozen=True, kw_only=True)
 class ItemKNN:
-    """An item scores the sum of its similarities to the history, over the neighbours that each of those keeps."""
+    """An item's score is the sum of its similarities to the items of the history that keep it as a neighbour."""
 
     name: str = "ItemKNN"
     num_neighbours: int = 200
-    """Most similar items kept with each item."""
+    """Most similar items that each item keeps."""
     shrinkage: float = 10.0
-    """Added to the denominator of the cosine: similarities that rest on few users count less."""
+    """Added to the denominator of the cosine: similarities from a small number of users count less."""
 
     def fit(self, known: Dataset) -> HistoryScorer:
-        """Similarities of all pairs of items that share a user."""
+        """Computes the similarities of all item pairs with a common user; keeps each item's nearest neighbours."""
         matrix = interaction_matrix(known)
         similarities = (matrix.T @ matrix).tocsr()
         counts = similarities.diagonal()
@@ -50,10 +50,10 @@ class Neighbours:
 
 
 def _largest_of_rows(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
-    """The k largest entries of each row; of equal ones those of the first columns."""
+    """The k largest entries of each row; ties go to the lower column."""
     matrix.sort_indices()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     order = np.lexsort((matrix.indices, -matrix.data, rows))
-    place_in_row = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
-    kept = order[place_in_row < k]
+    index_in_row = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
+    kept = order[index_in_row < k]
     return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

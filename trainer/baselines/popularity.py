@@ -18,7 +18,7 @@ class Popularity:
     name: str = "Popularity"
 
     def fit(self, known: Dataset) -> PopularityScorer:
-        """Counts."""
+        """Counts the interactions of each item."""
         return PopularityScorer(item_counts(known))
 
 

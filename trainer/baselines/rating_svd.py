@@ -1,7 +1,7 @@
 """Matrix factorisation of ratings with biases ("SVD" of the Netflix prize; Koren et al., IEEE Computer 2009).
 
-The only module that imports scikit-surprise. It predicts ratings, which RMSE and MAE measure; which items someone will
-choose it was never asked, so its rankings are weak.
+The only module that imports scikit-surprise. It learns to predict ratings, which RMSE and MAE measure, not which items
+a user will choose, so its rankings are weak.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class RatingSVD:
     regularization: float = 0.1
     """L2 penalty of biases and vectors."""
     seed: int = 0
-    """Of the first vectors."""
+    """Seed of the initial vectors."""
 
     def fit(self, known: Dataset) -> RatingScorer:
-        """Learns from the events that have a rating; DataError where none has."""
-        # A second to import.
+        """Learns from the events that have a rating. Raises DataError if no event has a rating."""
+        # The import takes a second.
         from surprise import SVD, Trainset
 
         rated = ~np.isnan(known.ratings)
@@ -55,7 +55,7 @@ class RatingSVD:
             random_state=self.seed,
         )
         svd.fit(Trainset(by_user, by_item, num_users, num_items, len(ratings), scale, {}, {}))
-        # Who has no rating still has the random vector of the start.
+        # The vectors of users and items without ratings are still the random initial ones.
         has_user = np.bincount(users, minlength=num_users) > 0
         has_item = np.bincount(items, minlength=num_items) > 0
         return RatingScorer(
@@ -70,10 +70,10 @@ class RatingSVD:
 
 @dataclass(frozen=True, kw_only=True)
 class RatingScorer:
-    """Predicts ratings; whoever and whatever has none counts as average."""
+    """Predicts ratings; users and items without ratings count as average."""
 
     scale: tuple[float, float]
-    """Lowest and highest rating seen: predictions are cut there, scores are not."""
+    """Lowest and highest rating seen: predictions are clipped to this range, scores are not."""
     mean: float
     user_biases: npt.NDArray[np.float32]
     """(users,) float32."""

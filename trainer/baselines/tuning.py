@@ -1,4 +1,4 @@
-"""Chooses the baselines' hyperparameters on validation, by small grids: a baseline nobody tuned is easily beaten."""
+"""Chooses the baselines' hyperparameters on validation, from small grids: an untuned baseline is easily beaten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.scoring.scorer import Scorer
 log = structlog.get_logger()
 
 MAX_USERS = 5_000
-"""Users on which the choices rest."""
+"""Most validation users that the choices are made on."""
 
 Learner = TypeVar("Learner", bound=HistoryBaseline)
 
@@ -33,7 +33,7 @@ Quality = Callable[[EvalSplit, Scorer], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Grids:
-    """What is tried."""
+    """Hyperparameter values to try."""
 
     item_knn: Sequence[ItemKNN] = tuple(
         ItemKNN(num_neighbours=neighbours, shrinkage=shrinkage)
@@ -46,7 +46,7 @@ class Grids:
     )
     taus: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     weights: Sequence[float] = (0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
-    """Of each part of a hybrid beside EASE+recency, which has 1; 0 is tried too."""
+    """Weights of a hybrid's parts relative to EASE+recency, which has 1; 0 is tried too."""
 
 
 DEFAULT_GRIDS = Grids()
@@ -55,10 +55,10 @@ DEFAULT_GRIDS = Grids()
 def tune(
     validation: EvalSplit, text_embeddings: npt.NDArray[np.float32], quality: Quality, grids: Grids = DEFAULT_GRIDS
 ) -> Choices:
-    """The best of each grid on at most MAX_USERS of validation; of equally good ones the first.
+    """The best of each grid on at most MAX_USERS validation users; ties go to the first.
 
-    `text_embeddings` is (items, text_dim). Learners are chosen with and without recency, each for itself. Hybrids take
-    what was chosen, and weights one after the other.
+    `text_embeddings` is (items, text_dim). Learners are chosen independently, with and without recency. Hybrids combine
+    the chosen learners, and their weights are chosen one at a time.
     """
     split = _sampled(validation, MAX_USERS)
     item_knn, item_knn_recency, _ = _best_learner(grids.item_knn, grids.taus, split, quality)
@@ -83,14 +83,14 @@ def tune(
             return quality(split, HybridScorer(parts))
 
         weights = (0.0, *grids.weights)
-        of_two = max(weights, key=lambda weight: hybrid_quality(0.0, weight))
-        of_ials = max(weights, key=lambda weight: hybrid_quality(weight, of_two))
-        of_content = max(weights, key=lambda weight: hybrid_quality(of_ials, weight))
+        content_alone = max(weights, key=lambda weight: hybrid_quality(0.0, weight))
+        best_ials = max(weights, key=lambda weight: hybrid_quality(weight, content_alone))
+        best_content = max(weights, key=lambda weight: hybrid_quality(best_ials, weight))
         chosen = replace(
             chosen,
             tf_idf_tau=recency.recency_tau,
-            hybrid_weight=of_two,
-            hybrid_of_three_weights=(of_ials, of_content),
+            hybrid_weight=content_alone,
+            hybrid_of_three_weights=(best_ials, best_content),
         )
     log.info("baselines_tuned", **{name: str(value) for name, value in vars(chosen).items()})
     return chosen
@@ -99,10 +99,10 @@ def tune(
 def _best_learner(
     learners: Iterable[Learner], taus: Sequence[float], split: EvalSplit, quality: Quality
 ) -> tuple[Learner, WithRecency, HistoryScorer]:
-    """The best learner as it is, the best one with recency, and the scorer of the latter."""
+    """The best learner without recency, the best learner with recency, and the latter's scorer."""
     plain: dict[float, Learner] = {}
     with_recency: dict[float, WithRecency] = {}
-    best: tuple[float, HistoryScorer] | None = None  # one at a time: EASE on 12,000 items takes half a gigabyte
+    best: tuple[float, HistoryScorer] | None = None  # keeps a single scorer: EASE on 12,000 items takes half a gigabyte
     for learner in learners:
         fitted = learner.fit(split.known)
         for tau in (None, *taus):
@@ -120,14 +120,14 @@ def _best_learner(
 
 
 def _sampled(split: EvalSplit, num_users: int) -> EvalSplit:
-    """The split of at most `num_users` of its users, drawn with a fixed seed."""
-    places = np.sort(np.random.default_rng(0).permutation(len(split.users))[:num_users])
+    """The split for at most `num_users` of its users, drawn with a fixed seed."""
+    positions = np.sort(np.random.default_rng(0).permutation(len(split.users))[:num_users])
     counts = np.diff(split.target_offsets)
-    targets = np.flatnonzero(np.isin(np.repeat(np.arange(len(split.users)), counts), places))
+    targets = np.flatnonzero(np.isin(np.repeat(np.arange(len(split.users)), counts), positions))
     return replace(
         split,
-        users=split.users[places],
-        target_offsets=np.concatenate([[0], np.cumsum(counts[places])]),
+        users=split.users[positions],
+        target_offsets=np.concatenate([[0], np.cumsum(counts[positions])]),
         target_rows=split.target_rows[targets],
         target_ratings=split.target_ratings[targets],
     )
