@@ -23,7 +23,7 @@ _SHORT_KEYS = ("reviews", "meta", "events", "item_changes", "until")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which data set, and overrides of its keys."""
+    """Adds the arguments that choose a data set and override its keys."""
     group = parser.add_argument_group("data set")
     group.add_argument(
         "--dataset",
@@ -33,15 +33,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reviews", metavar="PATH", help="short for --set data.reviews=PATH (data set amazon)")
     group.add_argument("--meta", metavar="PATH", help="short for --set data.meta=PATH (data set amazon)")
     group.add_argument(
-        "--events", metavar="DIR", help="short for --set data.events=DIR: events that feature_sync keeps, merged"
+        "--events", metavar="DIR", help="short for --set data.events=DIR: adds the events that feature_sync keeps"
     )
     group.add_argument(
         "--item-changes",
         metavar="DIR",
-        help="short for --set data.item_changes=DIR: catalogue changes that feature_sync keeps, merged",
+        help="short for --set data.item_changes=DIR: applies the catalogue changes that feature_sync keeps",
     )
     group.add_argument(
-        "--until", metavar="TIME", help="short for --set data.until=TIME: days of both that began before it count"
+        "--until",
+        metavar="TIME",
+        help="short for --set data.until=TIME: events and item changes count for days that began before TIME",
     )
     group.add_argument(
         "--set",
@@ -56,17 +58,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_prepared_argument(parser: argparse.ArgumentParser) -> None:
-    """Data that were prepared before, instead of a data set."""
+    """Adds --prepared: a folder of prepared data instead of a data set."""
     parser.add_argument(
         "--prepared",
         type=Path,
         metavar="DIR",
-        help="a folder that `prepare` printed, instead of --dataset and of what describes a data set",
+        help="a folder that `prepare` printed, instead of --dataset and the other arguments of a data set",
     )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which training configuration."""
+    """Adds the arguments that choose a training configuration."""
     group = parser.add_argument_group("training configuration")
     group.add_argument(
         "--config",
@@ -83,23 +85,23 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_baselines_argument(parser: argparse.ArgumentParser) -> None:
-    """Which baselines test metrics stand beside."""
+    """Adds --baselines, the baselines to compare test metrics with."""
     parser.add_argument(
         "--baselines",
         choices=("auto", "all", "tuned", "popularity"),
         default="auto",
-        help="what the test metrics stand beside; auto: all up to 5,000 items, else popularity; tuned: all, with what "
-        "validation chooses from small grids (default: %(default)s)",
+        help="baselines to compare the test metrics with; auto: all up to 5,000 items, else popularity; tuned: all, "
+        "with hyperparameters that validation chooses from small grids (default: %(default)s)",
     )
 
 
 def add_output_argument(parser: argparse.ArgumentParser) -> None:
-    """Where figures are written beside being printed."""
+    """Adds --output, the files to which figures are written as well."""
     parser.add_argument("--output", type=Path, metavar="PATH", help="write PATH.json and PATH.md too")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """What `--output` means for a comparison."""
+    """Writes a comparison to PATH.json and PATH.md, for `--output`."""
     from trainer.results.markdown import comparison_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,36 +110,36 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
 
 
 def data_config(options: argparse.Namespace) -> DataConfig:
-    """The data set that was asked for. Raises ConfigError."""
+    """The data set that the arguments name. Raises ConfigError."""
     short = {name: value for name in _SHORT_KEYS if (value := getattr(options, name))}
     overrides = _overrides(options.set)
-    for_data = {key.removeprefix(_DATA_PREFIX): value for key, value in overrides.items() if _is_of_data(key)}
+    for_data = {key.removeprefix(_DATA_PREFIX): value for key, value in overrides.items() if _is_data_key(key)}
     return load_data_config(options.dataset or _DEFAULT_DATASET, {**short, **for_data})
 
 
 def data_source(options: argparse.Namespace) -> DataConfig | PreparedData:
-    """The data set that was asked for, to be prepared, or one that is. Raises ConfigError, DataError."""
+    """The prepared data of --prepared, or else the data set that the arguments name. Raises ConfigError, DataError."""
     from trainer.data.prepare import load_prepared
 
     if options.prepared is None:
         return data_config(options)
     given = [name for name in ("dataset", *_SHORT_KEYS) if getattr(options, name)]
-    given += [f"set {key}=..." for key in _overrides(options.set) if _is_of_data(key)]
+    given += [f"set {key}=..." for key in _overrides(options.set) if _is_data_key(key)]
     if given:
         raise ConfigError(
-            f"--{given[0].replace('_', '-')}: describes a data set, and --prepared names one that is done"
+            f"--{given[0].replace('_', '-')}: describes a data set, but --prepared names data that are prepared already"
         )
     return load_prepared(options.prepared)
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:
-    """The training configuration that was asked for, or that the preset brings. Raises ConfigError."""
-    overrides = {key: value for key, value in _overrides(options.set).items() if not _is_of_data(key)}
+    """The training configuration that the arguments name, or else the preset's. Raises ConfigError."""
+    overrides = {key: value for key, value in _overrides(options.set).items() if not _is_data_key(key)}
     return load_train_config(options.config or preset_train_config(_dataset_name(options)), overrides)
 
 
 def _dataset_name(options: argparse.Namespace) -> str:
-    """The preset that brings a training configuration: prepared data say what they were prepared from."""
+    """Name of the data set, a preset of which may have a training configuration. Prepared data hold the name."""
     if getattr(options, "prepared", None) is None:
         return options.dataset or _DEFAULT_DATASET
     from trainer.data.prepare import load_prepared
@@ -146,14 +148,14 @@ def _dataset_name(options: argparse.Namespace) -> str:
 
 
 def positive_int(text: str) -> int:
-    """A count of at least 1, for `type=`."""
+    """Parses a count of at least 1, for `type=`."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
     return number
 
 
-def _is_of_data(key: str) -> bool:
+def _is_data_key(key: str) -> bool:
     return key.startswith(_DATA_PREFIX)
 
 
@@ -168,7 +170,7 @@ def _overrides(assignments: Sequence[str]) -> Mapping[str, str]:
 
 
 class _Print(argparse.Action):
-    """Prints what `text` gives and ends the program, as --help does."""
+    """Prints the result of `text` and ends the program, as --help does."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, *, text: Callable[[], str], help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)

@@ -1,4 +1,4 @@
-"""`challenger`: names the version that challenges the champion, or none."""
+"""`challenger`: sets or clears the version that challenges the champion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from trainer.core.errors import ConfigError
 from trainer.core.settings import Settings
 
-SUMMARY = "have the alias challenger name a version that the gate has passed, or none"
+SUMMARY = "point the alias challenger at a version that the gate has passed, or take the alias away"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,11 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "version", nargs="?", metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
     )
     parser.add_argument("--clear", action="store_true", help="take the alias away")
-    parser.add_argument("--force", action="store_true", help="without the gate's consent")
+    parser.add_argument("--force", action="store_true", help="also without a pass of the gate")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Sets or clears it; the last line of the output is one JSON object for the next program."""
+    """Sets or clears the alias; the last line of the output is one JSON object for the next program."""
     if bool(options.version) == options.clear:
         raise ConfigError("challenger: name either a version or --clear")
     from trainer.registry.registry import Registry
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     promotion = Promotion(registry, settings)
     if options.clear:
         cleared = promotion.clear_challenger()
-        print("there was no challenger" if cleared is None else f"version {cleared.number} is no challenger any more")
+        print("there was no challenger" if cleared is None else f"version {cleared.number} is no longer the challenger")
         print(json.dumps({"challenger": None}))
         return 0
     version = registry.find(options.version)

@@ -1,4 +1,4 @@
-"""The trainer's command line: finds the command, reads the settings, runs it. What a command does is its module's."""
+"""The trainer's command line: finds the command, reads the settings, runs the command's module."""
 
 from __future__ import annotations
 
@@ -110,6 +110,6 @@ def _configure_logs(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    # What our libraries say is theirs; their warnings and errors are kept.
+    # Of the libraries' own logs, only warnings and errors are kept.
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads gain nothing beside PyTorch's
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of its own gain nothing beside PyTorch's

@@ -1,4 +1,4 @@
-"""`compare`: runs side by side, baselines included."""
+"""`compare`: puts runs side by side, with their baselines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         default="",
         metavar="NAME",
-        help="what the others are tested against (default: the best that is not the first run's model)",
+        help="model or baseline to test all others against (default: the best that is not the first run's model)",
     )
     add_output_argument(parser)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Reads what the runs measured; nothing is measured anew."""
+    """Reads the stored evaluations of the runs; measures nothing again."""
     from trainer.experiments.earlier_runs import compare_earlier
     from trainer.registry.registry import Registry
     from trainer.results.markdown import comparison_text

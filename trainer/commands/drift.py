@@ -1,4 +1,4 @@
-"""`drift`: whether recent events, and what the champion makes of them, still look like those before."""
+"""`drift`: compares recent events, and the champion's answers to them, with those of an earlier window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.core.settings import Settings
 if TYPE_CHECKING:
     from trainer.drift.windows import Windows
 
-SUMMARY = "compare recent events with those before: inputs, scores, recommended items, user vectors"
+SUMMARY = "compare recent events with earlier ones: inputs, scores, recommended items, user vectors"
 _WINDOW = "FOLDER|FROM..UNTIL"
 
 
@@ -24,21 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         metavar=_WINDOW,
-        help="a folder of prepared data, or a part of time (default: TANDEM_DRIFT_REFERENCE_DAYS before recent ones)",
+        help="the earlier events: a folder of prepared data, or a time range (default: the "
+        "TANDEM_DRIFT_REFERENCE_DAYS days before the recent events)",
     )
     parser.add_argument(
-        "--recent", metavar=_WINDOW, help="the same for what is compared (default: the newest TANDEM_DRIFT_RECENT_DAYS)"
+        "--recent",
+        metavar=_WINDOW,
+        help="the recent events, given in the same way (default: the newest TANDEM_DRIFT_RECENT_DAYS days)",
     )
     parser.add_argument(
         "--model",
         default="",
         metavar="VERSION|ALIAS",
-        help="whose scores, lists and vectors are compared (default: the alias of TANDEM_MODEL_ALIAS)",
+        help="version whose scores, lists and vectors are compared (default: the alias of TANDEM_MODEL_ALIAS)",
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Compares; the last line of the output is one JSON object for the next program. Drift is no failure."""
+    """Compares; the last line of the output is one JSON object for the next program. Drift is not a failure."""
     from trainer.drift.run import measure_drift
 
     windows = _windows(options, settings)
@@ -47,12 +50,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
-    """The windows that were asked for; None where there is nothing to compare. Raises ConfigError, DataError."""
+    """The windows that the arguments name; None if no events precede the recent ones. Raises ConfigError, DataError."""
     from trainer.data.prepare import prepare
     from trainer.dataset.dataset import load_dataset
     from trainer.drift.windows import Window, Windows, days_before, newest_days, parse_span, whole
 
-    def given(text: str) -> Window:
+    def window_of(text: str) -> Window:
         return whole(load_dataset(Path(text))) if Path(text).is_dir() else Window(main, parse_span(text))
 
     if all(text and Path(text).is_dir() for text in (options.reference, options.recent)):
@@ -60,7 +63,7 @@ def _windows(options: argparse.Namespace, settings: Settings) -> Windows | None:
         return Windows(reference=whole(reference), recent=whole(recent))
     prepared = prepare(data_source(options), settings.data_dir, engine=settings.engine)
     main = load_dataset(prepared.directory)
-    newest = given(options.recent) if options.recent else newest_days(main, settings.drift_recent_days)
+    newest = window_of(options.recent) if options.recent else newest_days(main, settings.drift_recent_days)
     days = settings.drift_reference_days
-    before = given(options.reference) if options.reference else days_before(main, days, end=newest.span.start)
+    before = window_of(options.reference) if options.reference else days_before(main, days, end=newest.span.start)
     return None if before is None else Windows(reference=before, recent=newest)

@@ -1,4 +1,4 @@
-"""`evaluate`: test metrics of a registered model, or of a configuration by any protocol over several seeds."""
+"""`evaluate`: test metrics of a registered model, or of a configuration over several seeds by any protocol."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_prepared_argument(parser)
     add_config_arguments(parser)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument(
         "--seeds",
         type=positive_int,
         default=3,
-        help="train so many models, which are not registered, and give mean and spread (default: %(default)s)",
+        help="number of models to train; they are not registered; prints mean and spread (default: %(default)s)",
     )
-    what.add_argument(
-        "--model", metavar="VERSION|ALIAS", help="train nothing; measure this registered version on the data set"
+    measured.add_argument(
+        "--model", metavar="VERSION|ALIAS", help="measure this registered version on the data set; train nothing"
     )
     parser.add_argument(
         "--protocol",
         choices=(_LEAVE_LAST_OUT, "random", "time", "cold-items"),
         default=_LEAVE_LAST_OUT,
-        help="what the models of --seeds are asked for: each user's last interaction (by full ranking and 1+99), "
-        "a random tenth, the newest tenth, or items nobody has chosen yet (default: %(default)s)",
+        help="what the models of --seeds must predict: each user's last interaction (by full ranking and 1+99), "
+        "a random tenth, the newest tenth, or items without any known interaction (default: %(default)s)",
     )
     parser.add_argument(
         "--sampled",
@@ -55,12 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Evaluates, prints."""
+    """Evaluates and prints the metrics."""
     if options.model:
         if options.protocol != _LEAVE_LAST_OUT:
             raise ConfigError(
-                f"--protocol {options.protocol}: a registered model has learned from what this would ask for; with "
-                f"--model there is {_LEAVE_LAST_OUT} alone"
+                f"--protocol {options.protocol}: a registered model was trained on the targets of this protocol; "
+                f"--model allows only {_LEAVE_LAST_OUT}"
             )
         return _evaluate_registered(options, settings)
     source, config = data_source(options), train_config(options)

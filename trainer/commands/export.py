@@ -1,4 +1,4 @@
-"""`export`: the bundle of a registered version as a folder."""
+"""`export`: writes the bundle of a registered version into a folder."""
 
 from __future__ import annotations
 

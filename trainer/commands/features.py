@@ -1,4 +1,4 @@
-"""`features`: encodes the texts of a catalogue and says what the towers will read."""
+"""`features`: encodes the texts of a catalogue and lists the features that the towers will read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.commands.arguments import (
 )
 from trainer.core.settings import Settings
 
-SUMMARY = "encode and cache the texts of the catalogue, print which features there are"
+SUMMARY = "encode and cache the texts of the catalogue, print the features that the towers will read"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

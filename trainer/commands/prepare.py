@@ -1,4 +1,4 @@
-"""`prepare`: reads and cleans a data set, says what it looks like, and splits it on request."""
+"""`prepare`: reads and cleans a data set, profiles it, and splits it on request."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("leave-last-out", "random", "time"),
         action="append",
         default=[],
-        help="write who trains, validates and tests to a file beside the prepared data; repeatable (default: none)",
+        help="write the part of each interaction (train, validation or test) to a file beside the prepared data; "
+        "repeatable (default: none)",
     )
-    parser.add_argument(
-        "--split-seed", type=int, default=0, help="what the random split is drawn with (default: %(default)s)"
-    )
+    parser.add_argument("--split-seed", type=int, default=0, help="seed of the random split (default: %(default)s)")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Prepares the data set, or finds it prepared; the last line of the output is one JSON object."""
+    """Prepares the data set, unless it is prepared already; the last line of the output is one JSON object."""
     from trainer.data.prepare import prepare
     from trainer.data.profile import profile
 

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="promote it without the gate's consent, or although it was rolled back from",
+        help="promote the version without a pass of the gate, or after a roll-back from it",
     )
 
 

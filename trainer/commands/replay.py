@@ -1,4 +1,4 @@
-"""`replay`: the past, period by period, with incremental training beside full training."""
+"""`replay`: replays the past, period by period, with incremental training beside full training."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--days",
         type=positive_int,
         default=5,
-        help="updates to replay, of equally many interactions each: the days of the data set (default: %(default)s)",
+        help="number of updates to replay, each with the same number of interactions (default: %(default)s)",
     )
     parser.add_argument(
         "--share",
         type=_share,
         default=0.2,
-        help="share of the interactions, the newest ones, that the updates and the period after them have, above 0 and "
-        "below 1 (default: %(default)s)",
+        help="share of the interactions, from the newest, that the updates and the period after them cover: above 0 "
+        "and below 1 (default: %(default)s)",
     )
     add_output_argument(parser)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Trains twice for every update; nothing is registered."""
+    """Trains twice for every update; registers nothing."""
     source, config = data_source(options), train_config(options)
     from trainer.data.prepare import prepare
     from trainer.dataset.dataset import load_dataset

@@ -1,4 +1,4 @@
-"""`rollback`: gives the champion's alias back to the version before."""
+"""`rollback`: moves the champion's alias back to the champion before."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import json
 
 from trainer.core.settings import Settings
 
-SUMMARY = "make the champion before this one the champion again; doing it twice undoes it"
+SUMMARY = "make the previous champion the champion again; a second call undoes the first"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument("--to", metavar="VERSION|ALIAS", help="go to this version (default: the champion before)")
+    parser.add_argument(
+        "--to", metavar="VERSION|ALIAS", help="go back to this version (default: the previous champion)"
+    )
     parser.epilog = (
-        "It moves the alias in the registry, and every server follows at its next look. `python -m inference_server "
-        "rollback` has one running server go back at once and moves the alias too."
+        "It moves the alias in the registry, and every server follows at its next poll. `python -m inference_server "
+        "rollback` makes a running server go back at once, and moves the alias too."
     )
 
 

@@ -1,4 +1,4 @@
-"""`tune`: searches for a better configuration on the validation items."""
+"""`tune`: searches for a better configuration by metrics on the validation items."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--study",
         default="",
         metavar="NAME",
-        help="name of the study; the same name goes on with it (default: the data set's)",
+        help="name of the study; the same name resumes it (default: the data set's name)",
     )
     parser.add_argument(
         "--trials",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Runs what is left of the study; the last line of the output is the file with the best configuration."""
+    """Runs the remaining trials of the study; the last line of the output is the file of the best configuration."""
     config_of_data, config = data_config(options), train_config(options)
     from trainer.experiments.tuning.tune import TuneOptions, tune
 

@@ -1,4 +1,4 @@
-"""`validate`: the gate's verdict on a registered version."""
+"""`validate`: has the gate judge a registered version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainer.data.prepare import PreparedData
     from trainer.release.held_out_users import HeldOutSample
 
-SUMMARY = "judge a registered version by the gate, as it is served and beside the champion"
+SUMMARY = "judge a registered version by the gate, as it is served, beside the champion"
 EXIT_REFUSED = 3
 
 
@@ -31,18 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
     parser.description = (
-        "Has the serving engine answer held-out users with the version and with the champion, and judges by the limits "
-        "of the section gate of the training configuration (--help-config). Asked for are the users' last interactions "
-        "in --prepared or --dataset, or else those of the users that the version's own bundle holds. Exit status 0: "
-        "passed; 3: refused, and the output says why; 1: no verdict; 2: a wrong argument or setting."
+        "The serving engine answers held-out users with the version and with the champion. The gate judges the answers "
+        "by the limits in the section gate of the training configuration (--help-config). The targets are the users' "
+        "last interactions in --prepared or --dataset; without either, those of the users that the version's own "
+        "bundle holds. Exit status 0: passed; 3: refused, and the output says why; 1: no verdict; 2: a wrong argument "
+        "or setting."
     )
-    parser.add_argument("--promote", action="store_true", help="make the version the champion where the gate passes it")
+    parser.add_argument("--promote", action="store_true", help="make the version the champion if the gate passes it")
     parser.add_argument(
         "--report",
         type=Path,
         metavar="PATH",
-        help="write the report to PATH too, as HTML if it ends in .html, else as Markdown; both are logged to MLflow "
-        "anyway, in the folder `gate` of the run that registered the version",
+        help="write the report to PATH too, as HTML if PATH ends in .html, else as Markdown; MLflow gets both anyway, "
+        "in the folder `gate` of the run that registered the version",
     )
     add_data_arguments(parser)
     add_prepared_argument(parser)
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Validates; the last line of the output is one JSON object for the next program."""
-    # Without either there would be the default data set, which has nothing to do with the version.
+    # Without either argument, data_source gives the default data set, which has nothing to do with the version.
     source = None if options.prepared is None and options.dataset is None else data_source(options)
     limits = train_config(options).gate
     from trainer.registry.registry import Registry
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     registry = Registry(settings)
     version = registry.find(options.version)
     validation = validate(
-        registry, version, _sample_of(source, settings, limits.max_users), limits, report_path=options.report
+        registry, version, _held_out_sample(source, settings, limits.max_users), limits, report_path=options.report
     )
     print(validation.decision, f"report: {options.report or validation.report_uri}", sep="\n", file=sys.stderr)
     promoted = False
@@ -85,10 +86,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     return 0 if validation.decision.passed else EXIT_REFUSED
 
 
-def _sample_of(
+def _held_out_sample(
     source: DataConfig | PreparedData | None, settings: Settings, max_users: int
 ) -> Callable[[Path], HeldOutSample]:
-    """Who is asked for, told the folder of the version's bundle. Raises DataError."""
+    """A function from the folder of the version's bundle to the held-out users. Raises DataError."""
     from trainer.release.held_out_users import sample_of_bundle, sample_of_dataset
 
     if source is None:

@@ -1,4 +1,4 @@
-"""`versions`: what is registered, under which aliases, and what the gate said."""
+"""`versions`: lists the registered versions, with their aliases and the gate's verdicts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ _SHOWN_METRICS = ("gate/ndcg@10", "gate/recall@10", "gate/coverage", "test/ndcg@
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="show the newest N; 0: all (default: %(default)s)"
+        "--limit",
+        type=int,
+        default=20,
+        metavar="N",
+        help="number of versions to show, newest first; 0: all (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Lists, the newest first; the last line of the output is one JSON object for the next program."""
+    """Lists the versions, newest first; the last line of the output is one JSON object for the next program."""
     from trainer.registry.registry import GATE_AGAINST_TAG, GATE_TAG, ROLLED_BACK_TAG, Registry
 
     registry = Registry(settings)
-    names_of: dict[str, list[str]] = {}
+    aliases_by_number: dict[str, list[str]] = {}
     for alias, number in registry.aliases().items():
-        names_of.setdefault(number, []).append(alias)
+        aliases_by_number.setdefault(number, []).append(alias)
     listed = [
         _Listed(
             registry_version=version.number,
             model_version=version.model_version,
-            aliases=sorted(names_of.get(version.number, [])),
+            aliases=sorted(aliases_by_number.get(version.number, [])),
             gate=version.tags.get(GATE_TAG, ""),
             gate_against=version.tags.get(GATE_AGAINST_TAG, ""),
             rolled_back_at=version.tags.get(ROLLED_BACK_TAG, ""),
@@ -39,21 +43,21 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         )
         for version in registry.versions()[: options.limit or None]
     ]
-    for one in listed:
-        print(one)
-    print(json.dumps({"versions": [asdict(one) for one in listed]}))
+    for version in listed:
+        print(version)
+    print(json.dumps({"versions": [asdict(version) for version in listed]}))
     return 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listed:
-    """One version as it is listed."""
+    """A version as it is listed."""
 
     registry_version: str
     model_version: str
     aliases: list[str]
     gate: str
-    """"passed", "refused", or empty where it was not judged."""
+    """"passed", "refused", or empty if it was not judged."""
     gate_against: str
     rolled_back_at: str
     metrics: dict[str, float]

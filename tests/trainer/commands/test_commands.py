@@ -141,7 +141,7 @@ def test_prepared_data_are_trained_on_and_the_alias_stays(trained, folder, tmp_p
 def test_prepared_data_and_a_description_of_data_exclude_each_other(folder, capsys) -> None:
     for described in (["--dataset", "ml-1m"], ["--until", "2026-01-01"], ["--set", "data.min_rating=3"]):
         assert main(["train", "--prepared", str(folder), *described]) == 2
-        assert "--prepared names one that is done" in capsys.readouterr().err
+        assert "--prepared names data that are prepared already" in capsys.readouterr().err
 
 
 def test_tune_writes_a_configuration_that_train_takes(trained, folder, capsys) -> None:
