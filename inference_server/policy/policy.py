@@ -36,7 +36,7 @@ class AttributePredicateConfig(StrictConfig):
     """Values that the attribute must not have."""
 
     min: float | None = None
-    """Least number that the attribute may be; null: no limit."""
+    """Smallest number that the attribute may be; null: no limit."""
 
     max: float | None = None
     """Largest number that the attribute may be; null: no limit."""
@@ -62,7 +62,7 @@ class Boost(StrictConfig):
     """Values of which the attribute must have one; empty: any value."""
 
     min: float | None = None
-    """Least number that the attribute may be; null: no limit."""
+    """Smallest number that the attribute may be; null: no limit."""
 
     max: float | None = None
     """Largest number that the attribute may be; null: no limit."""
@@ -88,12 +88,13 @@ class Policy(StrictConfig):
     """How one scenario is answered."""
 
     sources: Mapping[str, int] = {}
-    """Most candidates taken from each source, by its name; 0: the source is off. A source that is missing here gives as
-    many as it gives by default. `Choices` validates the names."""
+    """Maximum number of candidates from each source, by name; 0: the source is off. A source that is missing here has
+    its default number. `Choices` validates the names."""
 
     ranker: str = "auto"
-    """What orders candidates: the name of a registered ranker that the bundle may have; auto: the first of them that it
-    has; none, and where the bundle has not what is named: the score of the two towers. `Choices` validates the name."""
+    """Name of the registered ranker that orders the candidates; auto: the first registered ranker that the bundle has.
+    With none, or where the bundle does not have the ranker, the two-tower score orders them. `Choices` validates the
+    name."""
 
     content_weight: float | None = Field(default=None, ge=0.0, le=1.0)
     """Weight of content in the blend, 0 to 1; null: the bundle's own."""

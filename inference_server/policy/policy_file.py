@@ -1,7 +1,7 @@
 """The file of policies: an operator's decisions about answers, by scenario, in one YAML file that is reloaded when it
 changes.
 
-    default:                 # for requests that name no scenario; what is left out has the values below
+    default:                 # for requests that name no scenario; a missing key has its default value
       diversity: 0.2
     scenarios:
       home:                  # for requests with scenario "home": the default policy, except for what is written here

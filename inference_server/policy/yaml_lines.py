@@ -77,7 +77,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise YamlInvalid(event.start_mark.line + 1, f"aliases such as *{event.anchor} are not read here")
+            raise YamlInvalid(event.start_mark.line + 1, f"aliases such as *{event.anchor} are not allowed")
         return super().compose_node(parent, index)
 
 
@@ -90,7 +90,7 @@ def _value(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int])
         return tuple(_value(loader, entry, (*path, index), lines) for index, entry in enumerate(node.value))
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node)
-    raise YamlInvalid(node.start_mark.line + 1, f"tag {node.tag} is not read here")
+    raise YamlInvalid(node.start_mark.line + 1, f"tag {node.tag} is not allowed")
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, path: Path, lines: dict[Path, int]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, path: Path, lines: dict[Pa
         line = key_node.start_mark.line + 1
         key = _scalar(loader, key_node) if isinstance(key_node, yaml.ScalarNode) else None
         if not isinstance(key, str):
-            shown = f"{key_node.value} is none; quote it" if isinstance(key_node, yaml.ScalarNode) else "this is none"
+            shown = f"{key_node.value} is not; quote it" if isinstance(key_node, yaml.ScalarNode) else "this is not"
             raise YamlInvalid(line, f"a key must be text, {shown}")
         if key in values:
             raise YamlInvalid(line, f"key {key!r} comes a second time; the first is in line {lines[*path, key]}")
@@ -114,4 +114,4 @@ def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
     except (ValueError, KeyError) as error:
         # Text that looks like a date or a number but is not valid: PyYAML raises the errors of `date` and `int`.
         kind = node.tag.rpartition(":")[2]
-        raise YamlInvalid(node.start_mark.line + 1, f"{node.value[:100]!r} is no {kind}; quote it") from error
+        raise YamlInvalid(node.start_mark.line + 1, f"{node.value[:100]!r} is not a valid {kind}; quote it") from error
