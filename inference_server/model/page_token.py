@@ -1,13 +1,13 @@
-"""Next-page tokens: what was shown so far, carried by the caller.
+"""Next-page tokens: the rows shown so far, carried by the caller.
 
-The server keeps nothing, so any worker and any replica answers the next page. An offset would be shorter, but the order
-that it counts in changes with every click of the user; a list of what was shown never repeats an item. The key is made
-from the bundle's manifest, which callers never see: whoever can read it could make tokens, and win nothing but pages
-without items of their choice.
+The server keeps no state, so any worker of any replica answers the next page. An offset would be shorter, but the order
+that it counts in changes with every click of the user; a list of the rows shown never repeats an item. The key is
+derived from the bundle's manifest, which callers never see: a reader of it could make tokens, and would win nothing but
+pages without items of their choice.
 
     format (1 byte) | identity of the bundle (8) | rows shown (4 each, little-endian) | MAC (16)
 
-in URL-safe base64 without padding. The MAC also covers what was asked for, `request_fingerprint`.
+in URL-safe base64 without padding. The MAC also covers `request_fingerprint`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from inference_server.core.query import NO_FILTER, ItemFilter, Query
 from tandem.contract.vocabulary import Rows
 
 MAX_SHOWN: Final = 4000
-"""Most rows in a token, which then has 21 kB."""
+"""Maximum number of rows in a token, which then has 21 kB."""
 
 _FIELD: Final = "page_token"
 _FORMAT: Final = b"\x01"
@@ -37,7 +37,7 @@ _MAC_BYTES: Final = 16
 _HEAD_BYTES: Final = len(_FORMAT) + _IDENTITY_BYTES
 _MAX_CHARACTERS: Final = -(-(_HEAD_BYTES + MAX_SHOWN * _ROW.itemsize + _MAC_BYTES) * 4 // 3)
 
-_ASKED: Final = struct.Struct("<II??d")
+_QUERY: Final = struct.Struct("<II??d")
 _LENGTH: Final = struct.Struct("<I")
 _LIMIT: Final = struct.Struct("<?d")
 
@@ -54,42 +54,42 @@ class PageTokens:
         self._mac = hashlib.blake2b(self._head, key=key, digest_size=_MAC_BYTES)
 
     def issue(self, shown_rows: Rows, request_fingerprint: bytes) -> str:
-        """The token for what comes after `shown_rows`, (n,) int64 in any order; empty for more than MAX_SHOWN rows.
+        """The token of the page after `shown_rows`, (n,) int64 in any order; empty for more than MAX_SHOWN rows.
 
-        Rows are those of `Catalogue.stable_rows`: another worker opens the token. `request_fingerprint` is
+        Rows are those of `Catalogue.stable_rows`, because another worker may open the token. `request_fingerprint` has
         16 bytes, see there.
         """
         if len(shown_rows) > MAX_SHOWN:
             return ""
         rows = shown_rows.astype(_ROW).tobytes()
-        return urlsafe_b64encode(self._head + rows + self._mac_of(rows, request_fingerprint)).rstrip(b"=").decode()
+        return urlsafe_b64encode(self._head + rows + self._mac_over(rows, request_fingerprint)).rstrip(b"=").decode()
 
     def open(self, token: str, request_fingerprint: bytes) -> Rows:
         """The rows shown so far, (n,) int64 in the order given to `issue`. Raises InvalidRequest."""
         if len(token) > _MAX_CHARACTERS:
-            raise InvalidRequest(_FIELD, f"has {len(token)} characters, the longest one has {_MAX_CHARACTERS}")
+            raise InvalidRequest(_FIELD, f"has {len(token)} characters, must have at most {_MAX_CHARACTERS}")
         content = _decoded(token)
         if len(content) < _HEAD_BYTES + _MAC_BYTES or not content.startswith(_FORMAT):
             raise _not_issued()
         if not content.startswith(self._head):
             raise InvalidRequest(_FIELD, "belongs to a bundle that is no longer served; start again at the first page")
         rows = content[_HEAD_BYTES:-_MAC_BYTES]
-        if not hmac.compare_digest(content[-_MAC_BYTES:], self._mac_of(rows, request_fingerprint)):
+        if not hmac.compare_digest(content[-_MAC_BYTES:], self._mac_over(rows, request_fingerprint)):
             raise _not_issued()
         if len(rows) % _ROW.itemsize:
             raise _not_issued()
         return np.frombuffer(rows, dtype=_ROW).astype(np.int64)
 
-    def _mac_of(self, rows: bytes, request_fingerprint: bytes) -> bytes:
+    def _mac_over(self, rows: bytes, request_fingerprint: bytes) -> bytes:
         mac = self._mac.copy()
-        # Of fixed length and first, so that no bytes of it can pass for a row's.
+        # The fingerprint has a fixed length and comes first, so that no bytes of it can pass for a row's.
         mac.update(request_fingerprint)
         mac.update(rows)
         return mac.digest()
 
 
 def tokens_of_bundle(manifest: bytes) -> PageTokens:
-    """The tokens of a bundle: every process that has opened it issues and opens the same ones.
+    """The tokens of a bundle: every process that has opened it issues and opens the same tokens.
 
     `manifest` is the manifest file as it is on disk; it holds the hash of every other file.
     """
@@ -100,25 +100,25 @@ def tokens_of_bundle(manifest: bytes) -> PageTokens:
 
 
 def request_fingerprint(query: Query) -> bytes:
-    """16 bytes that stand for what all pages of one list have in common.
+    """Digest, 16 bytes, of the fields that all pages of one list have in common.
 
-    That is user, filter, exclude_seen, diversity and scenario; num_items, recent_item_ids, context and explain may
+    These are user, filter, exclude_seen, diversity and scenario; num_items, recent_item_ids, context and explain may
     change from page to page.
     """
     user_id = _utf8(query.user_id)
     scenario = _utf8(query.scenario)
     diversity = query.diversity
-    asked = _ASKED.pack(len(user_id), len(scenario), query.exclude_seen, diversity is not None, diversity or 0.0)
+    query_bytes = _QUERY.pack(len(user_id), len(scenario), query.exclude_seen, diversity is not None, diversity or 0.0)
     item_filter = query.filter
-    # An empty filter and none ask for the same. A long list is known by its digest: to compare it, all of its texts
-    # would be made.
+    # An empty filter asks for the same as no filter. A long list is compared by its digest: comparing its ids would
+    # decode all of them.
     is_empty = item_filter is NO_FILTER or (not item_filter.exclude_digest and item_filter == NO_FILTER)
     filtered = b"" if is_empty else _filter_bytes(item_filter)
-    return hashlib.blake2b(asked + user_id + scenario + filtered, digest_size=16).digest()
+    return hashlib.blake2b(query_bytes + user_id + scenario + filtered, digest_size=16).digest()
 
 
 def _filter_bytes(item_filter: ItemFilter) -> bytes:
-    """Every text and every list with its length before it, so that no two filters have the same bytes."""
+    """A filter's bytes: a length precedes every text and every list, so that no two filters have the same bytes."""
     parts = [
         *_texts(item_filter.include_categories),
         *_texts(item_filter.exclude_categories),
@@ -153,11 +153,11 @@ def _decoded(token: str) -> bytes:
         content = urlsafe_b64decode(characters + b"=" * (-len(characters) % 4))
     except (UnicodeEncodeError, binascii.Error) as error:
         raise _not_issued() from error
-    # Decoding passes over characters and bits that mean nothing: one token must have one spelling.
+    # Decoding ignores characters and bits that mean nothing, but a token must have only one spelling.
     if urlsafe_b64encode(content).rstrip(b"=") != characters:
         raise _not_issued()
     return content
 
 
 def _not_issued() -> InvalidRequest:
-    return InvalidRequest(_FIELD, "is not one that this server issued for this user, filter and scenario")
+    return InvalidRequest(_FIELD, "was not issued by this server for this user, filter and scenario")

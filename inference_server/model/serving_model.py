@@ -1,4 +1,4 @@
-"""One bundle, opened to answer with. Immutable: a request takes one at admission and uses nothing else of any model."""
+"""One bundle, opened to answer with. Immutable: a request takes a model at admission and uses no other."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class ServingModel:
 
     bundle: Bundle
     filters: FilterCache
-    """The filters that `bundle_catalogue` remembers."""
+    """The filter cache of `bundle_catalogue`."""
     bundle_catalogue: BundleCatalogue
     """The items of the bundle alone."""
     catalogue: Catalogue
-    """The items that requests are answered with: the bundle's, with the live ones around them."""
+    """The items that requests are answered with: the bundle's items and the live items."""
     index: ItemIndex
     """The bundle's FAISS index."""
     bundle_search: ExactSearch | ItemIndex
@@ -76,8 +76,8 @@ class ServingModel:
 
     @cached_property
     def num_events_ranked_by(self) -> int:
-        """Newest events that ranking and the sources beside the two towers read: as many as in the trainer, or the
-        order would be another one than was measured."""
+        """Number of newest events that ranking and the sources beside the two towers read: the same number as in the
+        trainer, because its measurements hold for that order alone."""
         manifest = self.bundle.manifest
         read = PROFILE_EVENTS
         if manifest.blend is not None and manifest.blend.item_item is not None:
@@ -108,9 +108,9 @@ class ServingModel:
 def open_model(
     directory: Path, *, variant: str = "", registry_version: str = "", verify_checksums: bool = True
 ) -> ServingModel:
-    """Opens a bundle in the real engines and runs each once, so that the first request finds them warm.
+    """Opens a bundle in the real engines and runs each engine once, so that the first request finds it warm.
 
-    `verify_checksums=False` is for a folder that the supervisor has just had checked. Raises BundleError.
+    `verify_checksums=False` is for a folder whose checksums the supervisor has just had verified. Raises BundleError.
     """
     bundle = read_bundle(directory, verify_checksums=verify_checksums)
     manifest = bundle.manifest
@@ -144,7 +144,7 @@ def open_model(
 
 
 def with_live(model: ServingModel, live: LiveItems) -> ServingModel:
-    """The model with other live items: `live` replaces those that it has."""
+    """A copy of the model with `live` in place of its live items."""
     if live.changes_nothing:
         return replace(model, catalogue=model.bundle_catalogue, search=model.bundle_search, live=live)
     catalogue = LiveCatalogue(model.bundle_catalogue, live, model.filters.with_same_lists())
@@ -156,7 +156,7 @@ def with_live(model: ServingModel, live: LiveItems) -> ServingModel:
 def _warm_up(model: ServingModel) -> None:
     try:
         vectors = model.encode_users([""], [UserState()])
-    except Exception as error:  # ONNX Runtime raises many kinds for inputs a tower cannot take; each means the same
+    except Exception as error:  # ONNX Runtime raises many types; each means that the tower cannot take its inputs
         raise BundleIncompatible(f"{model.bundle.user_tower.name} fails on a user's tensors: {error}") from error
     dim = model.bundle.manifest.embedding_dim
     if vectors.shape != (1, dim):
@@ -185,8 +185,8 @@ def _warm_up(model: ServingModel) -> None:
 
 
 class ModelSlot:
-    """The one pointer that a swap moves."""
+    """The one reference that a swap changes."""
 
     def __init__(self) -> None:
         self.current: ServingModel | None = None
-        """The model that requests admitted now are answered with; None before the first one."""
+        """The model for requests that are admitted now; None before the first model is loaded."""

@@ -1,8 +1,7 @@
-"""Admission: is the request well-formed, is there room for it, what answers it, and by when.
+"""Admission: takes a permit for a request, validates it, and fixes its model, policy and deadline.
 
-Refusing costs as little as possible and happens before anything else: a permit is never waited for by a `Recommend`
-call. Bulk entries wait for one, may hold a part of them only, and so never take the place of a call that a person waits
-for.
+A `Recommend` call never waits for a permit: where none is free it is refused before any other work. Bulk entries wait,
+and hold a share of the permits at most, so that they never crowd out the calls that a person waits for.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ from inference_server.request.flow.types import Admitted, Caller
 from tandem.contract.vocabulary import NO_ROWS
 
 MIN_BUDGET_SECONDS: Final = 0.001
-"""Least time in which even the list of popular items can be put on the wire."""
+"""Time that it takes to send even the list of popular items."""
 RETRY_AFTER_SECONDS: Final = 0.1
-"""What a refused caller is told to wait: a few times as long as the requests in flight may still take."""
-_BULK_PATIENCE: Final = 20.0
-"""A bulk entry may take so many times as long as a call: it lets others pass, and nobody watches."""
+"""Time after which a refused caller may try again: a few times the time that requests in flight may still take."""
+_BULK_TIME_FACTOR: Final = 20.0
+"""Time limit of a bulk entry, as a multiple of a call's: it lets calls pass, and nobody watches."""
 _BULK_SHARE: Final = 0.25
 """Share of the permits that bulk entries may hold together."""
 
@@ -43,7 +42,7 @@ class Admission:
         self._free_permits = max_concurrent_requests
         self._max_concurrent_requests = max_concurrent_requests
         self._max_seconds = max_seconds
-        self._max_bulk_seconds = _BULK_PATIENCE * max_seconds
+        self._max_bulk_seconds = _BULK_TIME_FACTOR * max_seconds
         self._max_bulk = max(1, int(_BULK_SHARE * max_concurrent_requests))
         self._bulk_in_flight = 0
         self._bulk_waiting: deque[asyncio.Future[None]] = deque()
@@ -54,7 +53,7 @@ class Admission:
         return self._max_concurrent_requests - self._free_permits
 
     def model(self) -> ServingModel:
-        """What answers requests admitted now. Raises NoModel."""
+        """The model for requests that are admitted now. Raises NoModel."""
         model = self._models.current
         if model is None:
             raise NoModel("no model has been loaded yet")
@@ -63,7 +62,7 @@ class Admission:
     def admit(self, query: Query, time_remaining_seconds: float | None, *, traced: bool = False) -> Admitted:
         """Takes a permit for a request, to be given back with `release`. Takes none when it raises.
 
-        `time_remaining_seconds` is what the caller's deadline leaves; None where there is no deadline.
+        `time_remaining_seconds` is the time until the caller's deadline; None: there is no deadline.
 
         Raises OverCapacity, InvalidRequest, NoModel, DeadlineTooShort.
         """
@@ -75,7 +74,7 @@ class Admission:
             raise
 
     async def admit_bulk(self, query: Query) -> Admitted:
-        """Waits for a permit of the share that bulk entries have. Give it back with `release_bulk`.
+        """Waits for a permit of the bulk share, to be given back with `release_bulk`.
 
         Raises InvalidRequest, NoModel.
         """
@@ -86,7 +85,7 @@ class Admission:
                 await turn
             except asyncio.CancelledError:
                 if not turn.cancelled():
-                    self._wake_one()  # this turn was given and is not taken: it is the next one's
+                    self._wake_next()  # passes on the turn that this entry was given
                 raise
         self._free_permits -= 1
         self._bulk_in_flight += 1
@@ -97,7 +96,7 @@ class Admission:
             raise
 
     def take_permit(self) -> None:
-        """Raises OverCapacity where all are taken."""
+        """Takes a permit, to be given back with `release`. Raises OverCapacity where none is free."""
         if self._free_permits == 0:
             raise OverCapacity(
                 f"{self._max_concurrent_requests} requests are in flight", retry_after_seconds=RETRY_AFTER_SECONDS
@@ -108,16 +107,16 @@ class Admission:
         """Gives a permit back."""
         self._free_permits += 1
         if self._bulk_waiting and self._free_permits > self._max_concurrent_requests // 2:
-            self._wake_one()
+            self._wake_next()
 
     def release_bulk(self) -> None:
         """Gives the permit of a bulk entry back."""
         self._bulk_in_flight -= 1
         self._free_permits += 1
-        self._wake_one()
+        self._wake_next()
 
     def seconds_allowed(self, time_remaining_seconds: float | None) -> float:
-        """The caller's time, capped. Raises DeadlineTooShort."""
+        """The time remaining, capped by `max_seconds`. Raises DeadlineTooShort."""
         budget_seconds = self._max_seconds
         if time_remaining_seconds is not None and time_remaining_seconds < budget_seconds:
             budget_seconds = time_remaining_seconds
@@ -125,7 +124,7 @@ class Admission:
             raise DeadlineTooShort(f"{budget_seconds * 1e3:.2f} ms are left, too little for any answer")
         return budget_seconds
 
-    def _wake_one(self) -> None:
+    def _wake_next(self) -> None:
         while self._bulk_waiting:
             turn = self._bulk_waiting.popleft()
             if not turn.done():

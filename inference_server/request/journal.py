@@ -1,5 +1,5 @@
-"""What is written of an answer once it is there: a log line, a trace, impressions. Each is off by default, and together
-they cost a request two checks then."""
+"""Records of an answer: a log line, impressions, a trace. Each is off by default, and costs a request one check
+then."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _SPAN: Final = "Recommend"
 
 
 class Journal:
-    """Writes of answers."""
+    """Records answers."""
 
     def __init__(self, tracing: Tracing, impressions: ImpressionLog | None) -> None:
-        """`impressions` None: nobody keeps them."""
+        """`impressions` None: none are written."""
         self._tracing = tracing
         self._impressions = impressions
         self._logs_answers = logs_answers()
 
     @property
     def traces(self) -> bool:
-        """Whether the times of stages are wanted."""
+        """Whether `write` needs the times of the stages."""
         return self._tracing.enabled
 
     @property
     def keeps_impressions(self) -> bool:
-        """Whether the sources of items are wanted."""
+        """Whether `write` needs the sources of the items."""
         return self._impressions is not None
 
     def write(self, admitted: Admitted, answer: Answer, traceparent: str | None) -> None:
-        """Writes of one answer. Never blocks and raises nothing."""
+        """Records one answer. Never blocks and raises nothing."""
         query = admitted.query
         if self._logs_answers:
             log_answered(

@@ -1,8 +1,8 @@
 """Micro-batches: requests that arrive together travel through the stages together.
 
-What a request costs this process is mostly Python and calls into libraries, not arithmetic; shared by a batch, one
-MGET, one run of the user tower, one search and one ranking serve everyone in it. While requests are rare a batch leaves
-at once, so that nobody waits for company.
+A request costs this process mostly Python and calls into libraries, not arithmetic. The requests of a batch share that
+cost: one MGET, one run of the user tower, one search and one ranking serve all of them. While requests are rare, a
+batch starts at once, so that no request waits for company.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ from inference_server.telemetry.statistics import Statistics
 _log = structlog.get_logger()
 
 MAX_BATCH: Final = 64
-"""Requests in one batch: larger ones make everyone in them wait for the largest read."""
+"""Maximum number of requests in a batch: in a larger batch, every request would wait for a longer read."""
 MAX_IN_FLIGHT: Final = 2
-"""Batches on their way at once: one waits for the store while another is computed."""
+"""Maximum number of batches in progress: one waits for the store while the other is computed."""
 PACE_SECONDS: Final = 0.002
-"""Least time from the end of one batch to the start of the next: what gRPC needs to hand over those who have come
-meanwhile, one by one. Without it most batches are of one or two (docs/decisions/0007-store-batches-are-paced.md)."""
+"""Least time from the end of one batch to the start of the next: gRPC needs it to hand over, one by one, the requests
+that arrived meanwhile. Without it most batches have one or two requests
+(docs/decisions/0007-store-batches-are-paced.md)."""
 _STEP_SECONDS: Final = 0.001
+"""How long a growing batch waits for more requests before it is looked at again."""
 _MIN_GROWTH: Final = 2
-"""A batch that grew by so many in the last step waits for another one: the server is busy, and the more share the fixed
-cost of a batch, the sooner everyone is served."""
-_ENOUGH: Final = 32
-"""A batch of so many waits no longer."""
+"""A batch that grew by at least this many requests in the last step waits for another step: the server is busy, and the
+more requests share the fixed cost of a batch, the sooner all are answered."""
+_FULL_ENOUGH: Final = 32
+"""A batch of this many requests starts at once."""
 _MAX_WAIT_SECONDS: Final = 0.008
-"""Nor one whose first request has waited for so long."""
+"""So does a batch whose oldest request has waited this long."""
 
 
 class MicroBatches:
-    """Collects admitted requests into batches of one model, and has each batch answered."""
+    """Collects admitted requests into batches of one model each, and has each batch answered."""
 
     def __init__(self, answer: Callable[[list[Admitted]], Awaitable[None]], statistics: Statistics) -> None:
-        """`answer` delivers to every caller of a batch that is not gone."""
+        """`answer` answers a batch: it delivers to every caller that is not gone."""
         self._answer = answer
         self._statistics = statistics
         self._waiting: deque[Admitted] = deque()
@@ -50,7 +52,7 @@ class MicroBatches:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Handle | None = None
         self._last_busy_at = 0.0
-        self._seen_waiting = 0
+        self._last_num_waiting = 0
 
     def join(self, admitted: Admitted) -> None:
         """Puts a request into the next batch. The queue is bounded by the permits of admission."""
@@ -58,7 +60,7 @@ class MicroBatches:
         self._start_soon()
 
     def join_bulk(self, admitted: Admitted) -> None:
-        """Puts a request into a batch that begins when nobody else waits."""
+        """Puts a request into a batch that starts when no other request waits."""
         self._bulk.append(admitted)
         self._start_soon()
 
@@ -68,7 +70,7 @@ class MicroBatches:
         return len(self._waiting) + len(self._bulk)
 
     async def close(self) -> None:
-        """Ends the batches on their way."""
+        """Cancels the batches in progress."""
         tasks = list(self._in_flight)
         for task in tasks:
             task.cancel()
@@ -78,20 +80,20 @@ class MicroBatches:
         if self._starting is not None or len(self._in_flight) >= MAX_IN_FLIGHT:
             return
         loop = asyncio.get_running_loop()
-        self._seen_waiting = 0
+        self._last_num_waiting = 0
         too_early_seconds = self._last_busy_at + PACE_SECONDS - time.monotonic()
         if too_early_seconds > 0.0:
-            self._starting = loop.call_later(too_early_seconds, self._look)
+            self._starting = loop.call_later(too_early_seconds, self._start_or_wait)
         else:
-            self._starting = loop.call_soon(self._look)
+            self._starting = loop.call_soon(self._start_or_wait)
 
-    def _look(self) -> None:
-        """Starts a batch, or waits a little for more."""
+    def _start_or_wait(self) -> None:
+        """Starts a batch, or waits for another step while many requests arrive."""
         num_waiting = len(self._waiting)
-        grew = num_waiting - self._seen_waiting >= _MIN_GROWTH
-        if grew and num_waiting < _ENOUGH and time.monotonic() - self._waiting[0].admitted_at < _MAX_WAIT_SECONDS:
-            self._seen_waiting = num_waiting
-            self._starting = asyncio.get_running_loop().call_later(_STEP_SECONDS, self._look)
+        grew = num_waiting - self._last_num_waiting >= _MIN_GROWTH
+        if grew and num_waiting < _FULL_ENOUGH and time.monotonic() - self._waiting[0].admitted_at < _MAX_WAIT_SECONDS:
+            self._last_num_waiting = num_waiting
+            self._starting = asyncio.get_running_loop().call_later(_STEP_SECONDS, self._start_or_wait)
         else:
             self._start()
 
@@ -118,7 +120,7 @@ class MicroBatches:
             self._start_soon()
 
     def _take(self, queue: deque[Admitted]) -> list[Admitted]:
-        """The callers who wait longest, of one model; those who have gone are dropped."""
+        """The requests that have waited longest, all of one model. Drops requests whose callers are gone."""
         batch: list[Admitted] = []
         model: ServingModel | None = None
         while queue and len(batch) < MAX_BATCH:
@@ -135,7 +137,7 @@ class MicroBatches:
     async def _run(self, batch: list[Admitted]) -> None:
         try:
             await self._answer(batch)
-        except Exception as error:  # a bug of ours: it must not cost more callers than those it concerns
+        except Exception as error:  # a bug: only the requests that meet it may fail
             if len(batch) == 1:
                 batch[0].caller.fail(error)
                 return

@@ -1,6 +1,6 @@
 """The path of a batch, read downwards: each line of `Pipeline.answers` is a stage, and `stages/` has a module for each.
 
-Timing is in `flow/stage_clock.py`, and what flows from line to line in `flow/types.py`.
+The types that pass from line to line are in `flow/types.py`, and timing is in `flow/stage_clock.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from inference_server.telemetry.statistics import Statistics
 
 
 class Pipeline:
-    """The stages with what they need. One for a worker."""
+    """The stages and their dependencies. One per worker."""
 
     def __init__(
         self,
@@ -48,15 +48,15 @@ class Pipeline:
         self._with_sources = with_sources
 
     async def answers(self, batch: Sequence[Admitted]) -> AsyncIterator[list[Answered]]:
-        """Yields the answers of a batch as they are ready: those from memory first, for they wait for no search."""
+        """Yields the answers of a batch as they are ready: first the answers from memory, which need no search."""
         async for hydrated in hydrate(batch, self._store):
             encoded, without_vector = await encode_users(hydrated, self._engines, self._statistics)
             if without_vector:
-                popular = fallback(without_vector, filter_items(without_vector), self._recent_lists)
-                yield answer(select(popular), with_sources=self._with_sources)
-            for users in encoded:
-                allowed = filter_items(users.users)
-                candidates = await retrieve(users, allowed, self._sources, self._engines)
+                listed = fallback(without_vector, filter_items(without_vector), self._recent_lists)
+                yield answer(select(listed), with_sources=self._with_sources)
+            for encoded_rung in encoded:
+                allowed = filter_items(encoded_rung.users)
+                candidates = await retrieve(encoded_rung, allowed, self._sources, self._engines)
                 ranked = await rank(candidates, self._engines, self._ranker_breaker)
                 yield answer(select(ranked), with_sources=self._with_sources)
 

@@ -11,5 +11,5 @@ from inference_server.request.sources.registry import SOURCES
 def policy_choices() -> Choices:
     """The registered names. The two towers cannot be turned off: the other sources only add to them."""
     towers = SourceChoice(name=two_tower.NAME, num_candidates=two_tower.NUM_CANDIDATES, min_candidates=1)
-    others = (SourceChoice(name=source.name, num_candidates=source.num_candidates) for source in SOURCES)
-    return Choices((towers, *others), [ranker.name for ranker in RANKERS])
+    extra_sources = (SourceChoice(name=source.name, num_candidates=source.num_candidates) for source in SOURCES)
+    return Choices((towers, *extra_sources), [ranker.name for ranker in RANKERS])

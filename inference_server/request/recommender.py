@@ -1,4 +1,4 @@
-"""A request from its admission to its answer, over whatever protocol it came.
+"""A request from admission to answer, for every protocol.
 
 A request is admitted alone and shares a micro-batch with those that arrive with it; `pipeline.py` answers the batch.
 """
@@ -32,7 +32,7 @@ from inference_server.telemetry.tracing import Tracing
 
 
 class Recommender:
-    """Answers queries, over whatever protocol they came."""
+    """Answers the queries of every protocol."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class Recommender:
         journal: Journal | None = None,
         ladder: Ladder | None = None,
     ) -> None:
-        """`threads` run the calls that are too long for the event loop. `journal` None: nothing is written of answers;
-        `ladder` None: a new one."""
+        """`threads` run the calls that are too long for the event loop. `journal` None: answers are not recorded;
+        `ladder` None: a new ladder."""
         self._admission = admission
         self._threads = threads
         self._statistics = statistics
@@ -71,7 +71,7 @@ class Recommender:
     ) -> Answer:
         """Answers one query within `time_remaining_seconds` (None: the caller set no deadline).
 
-        `traceparent` is the caller's W3C header, where it sent one.
+        `traceparent` is the caller's W3C header; None: it sent none.
 
         Raises RequestError. A dependency that fails raises nothing: the answer is degraded.
         """
@@ -86,7 +86,7 @@ class Recommender:
             self._admission.release()
 
     async def recommend_bulk(self, query: Query) -> Answer:
-        """As `recommend`, for bulk: waits for its turn instead of being refused, and yields to all others."""
+        """Like `recommend`, for a bulk entry: waits for a permit instead of being refused, and yields to all calls."""
         admitted = await self._admission.admit_bulk(query)
         try:
             result = await self._in_time(admitted, self._batches.join_bulk)
@@ -96,7 +96,7 @@ class Recommender:
             self._admission.release_bulk()
 
     async def similar_items(self, query: SimilarQuery, time_remaining_seconds: float | None) -> Answer:
-        """Items near others. Raises RequestError."""
+        """The items most similar to the named items. Raises RequestError."""
         self._admission.take_permit()
         try:
             seconds = self._admission.seconds_allowed(time_remaining_seconds)
@@ -109,7 +109,7 @@ class Recommender:
 
     @property
     def traces(self) -> bool:
-        """Whether requests are traced, and so whether a caller's traceparent is of use."""
+        """Whether requests are traced; if not, a caller's traceparent is ignored."""
         return self._journal.traces
 
     @property
@@ -118,11 +118,11 @@ class Recommender:
         return self._batches.num_waiting
 
     async def start(self) -> None:
-        """Starts what the sources follow in the background."""
+        """Starts the background tasks of the sources."""
         self._following = [asyncio.create_task(source.follow(), name=source.name) for source in self._sources]
 
     async def close(self) -> None:
-        """Ends what runs in the background."""
+        """Cancels the background tasks and the batches in progress."""
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
@@ -138,7 +138,7 @@ class Recommender:
                 answered.chosen.user.admitted.caller.deliver(answered.answer)
 
     async def _in_time(self, admitted: Admitted, join: Callable[[Admitted], None]) -> Answer:
-        """Answers a request by its batch, or from memory when its time is nearly over."""
+        """Answers a request with its batch, or from memory when its time is nearly over."""
         await look_up_long_list(admitted.query.filter, admitted.model)
         check_filter(admitted.query.filter, admitted.model)
         caller = admitted.caller

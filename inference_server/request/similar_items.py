@@ -1,4 +1,5 @@
-"""Items near others: the mean of their vectors, searched for in the same index under the same filters."""
+"""Similar items: a search with the mean vector of the named items, in the same index and with the same filters as
+recommendations."""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ from tandem.contract.vocabulary import MISSING_ROW, Rows, id_keys
 
 
 async def similar_items(query: SimilarQuery, model: ServingModel, threads: Executor) -> Answer:
-    """The items with the highest inner product to the mean of the named ones, which themselves are left out.
+    """The items with the highest inner product with the mean vector of the named items, which are left out.
 
-    They may be dead: it is when an item is sold out that somebody asks for similar ones.
+    The named items may be dead: callers ask for items similar to one that is sold out.
 
     Raises InvalidRequest, UnknownItem.
     """

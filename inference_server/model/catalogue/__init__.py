@@ -1,1 +1,1 @@
-"""The items that a model recommends from: its bundle's, with the live items around them, and filters over both."""
+"""The items that a model recommends from, the bundle's items and the live items, and filters over both."""

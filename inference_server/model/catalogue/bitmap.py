@@ -26,7 +26,7 @@ def bitmap_of_mask(mask: npt.NDArray[np.bool_]) -> Bitmap:
 
 
 def without_rows(bitmap: Bitmap, rows: Rows) -> Bitmap:
-    """A copy of a bitmap with some rows cleared: (n,) int64, each in the catalogue; repeats are allowed."""
+    """A copy of a bitmap with `rows` cleared: (n,) int64, each in the catalogue; repeats are allowed."""
     cleared = bitmap.copy()
     if len(rows):
         np.bitwise_and.at(cleared, rows >> 3, _ALL_BUT[rows & 7])
@@ -34,11 +34,11 @@ def without_rows(bitmap: Bitmap, rows: Rows) -> Bitmap:
 
 
 def add_rows(bitmap: Bitmap, rows: Rows) -> None:
-    """Sets some rows in a bitmap, in place: (n,) int64, each in the catalogue; repeats are allowed."""
+    """Sets `rows` in a bitmap, in place: (n,) int64, each in the catalogue; repeats are allowed."""
     np.bitwise_or.at(bitmap, rows >> 3, _BIT[rows & 7])
 
 
 def rows_in(bitmap: Bitmap, rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which of some rows a bitmap holds: (n,) int64, each in the catalogue -> (n,) bool."""
+    """Which rows a bitmap holds: (n,) int64, each in the catalogue -> (n,) bool."""
     held: npt.NDArray[np.bool_] = (bitmap[rows >> 3] & _BIT[rows & 7]) != 0
     return held

@@ -1,7 +1,7 @@
-"""What the stages ask of a catalogue by row: ids, vectors, titles, popularity, and which rows pass a filter.
+"""The interface of a catalogue: ids, vectors, titles and popularity by row, and the rows that pass a filter.
 
-`BundleCatalogue` answers from a bundle. `LiveCatalogue` puts the items that changed since around it, so that no stage
-has to know of them.
+`BundleCatalogue` holds the items of a bundle. `LiveCatalogue` adds the items that changed since, so that no stage has
+to know about them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Catalogue(Protocol):
 
     @property
     def num_items(self) -> int:
-        """Number of rows, those of items that may not be recommended included."""
+        """Number of rows, including the rows of items that may not be recommended."""
         ...
 
     @property
@@ -86,7 +86,7 @@ class Catalogue(Protocol):
         ...
 
     def knows_list(self, digest: bytes) -> bool:
-        """Whether the long exclude list with this digest was remembered, and is still known."""
+        """Whether the long exclude list with this digest is still remembered."""
         ...
 
     def remember_list(self, digest: bytes, keys: Keys) -> None:
@@ -96,13 +96,13 @@ class Catalogue(Protocol):
     def popular_rows(self, include_categories: tuple[str, ...]) -> Iterator[Rows]:
         """All rows in chunks, (n,) int64 each, most popular first: a list of the bundle, then the whole catalogue.
 
-        The list is that of the category where exactly one is included and the bundle has a list for it, else
-        everyone's. Its rows come a second time with the catalogue.
+        Where exactly one category is included and the bundle has a list for it, the list is the category's, else it is
+        the list for everyone. Its rows are repeated in the whole catalogue.
         """
         ...
 
     def top_rows(self, count: int) -> Rows:
-        """The first rows of everyone's list of popular items: (n,) int64, n <= count. All may be recommended."""
+        """The first rows of the list of popular items for everyone: (n,) int64, n <= count. All may be recommended."""
         ...
 
     def check(self, predicates: Sequence[AttributePredicate], *, field: str) -> None:

@@ -51,7 +51,7 @@ class ClauseFilter:
         """Which items meet a predicate: (items,) bool.
 
         A value that is not a number meets no bound and is no error: an operator's rule may put a bound on an attribute
-        that is text in this catalogue, which no caller can mend.
+        that is text in this catalogue, which no caller can fix.
         """
         column = self._attribute(predicate.name)
         if column is None:
@@ -77,7 +77,7 @@ class ClauseFilter:
         if name not in self._attributes:
             column = self._items.attribute(name)
             if column is None:
-                return None  # not kept, or callers could fill the memory with names of no attribute
+                return None  # not kept: callers could fill the memory with unknown names
             self._attributes[name] = column
         return self._attributes[name]
 

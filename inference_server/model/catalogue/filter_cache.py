@@ -1,7 +1,7 @@
-"""What a catalogue remembers of the filters of recent requests: their masks, and long exclude lists.
+"""A cache of the filters of recent requests: their masks, and long exclude lists.
 
-A mask names rows, so every catalogue has masks of its own. A list holds keys, which mean the same in every catalogue of
-a model, so these share their lists: a change of one item does not make clients' long lists unknown.
+A mask names rows, so every catalogue has its own masks. A list holds keys, which mean the same in every catalogue of a
+model, so these catalogues share their lists: a change of one item does not make clients' long lists unknown.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.vocabulary import Keys
 
 _MAX_MASKS: Final = 64
-"""Masks kept, with and without lists each; at a million items these are 8 MB."""
+"""Masks kept of each kind, with and without an exclude list; at a million items, 64 masks take 8 MB."""
 _MAX_LISTS: Final = 64
-"""Exclude lists kept; of 10,000 ids each they are 5 MB."""
+"""Exclude lists kept; with 10,000 ids each, they take 5 MB."""
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
 class NewestEntries(OrderedDict[_K, _V]):
-    """A mapping that holds at most `max_entries` entries: `add` drops the oldest one of a full mapping."""
+    """A mapping that holds at most `max_entries` entries: `add` drops the oldest entry of a full mapping."""
 
     def __init__(self, max_entries: int) -> None:
         super().__init__()

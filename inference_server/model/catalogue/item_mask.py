@@ -11,8 +11,8 @@ from inference_server.model.catalogue.bitmap import Bitmap
 from tandem.contract.vocabulary import Rows
 
 MAX_LISTED_ROWS: Final = 4_000
-"""A filter that at most this many items pass lists their rows, and a search scores just those items: they are spread
-over too many lists of an index to be found through it."""
+"""If at most this many items pass a filter, its mask lists their rows, and a search scores these items alone: they are
+spread over too many lists of an index to be found through it."""
 
 
 @dataclass(frozen=True, slots=True)

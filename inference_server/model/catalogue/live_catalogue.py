@@ -1,4 +1,4 @@
-"""The catalogue of a bundle with the live items around it."""
+"""The catalogue of a bundle and its live items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
 
 
 class LiveVocabulary:
-    """Rows of a bundle's items and of appended ones, by key."""
+    """Rows of a bundle's items and of appended items, by key."""
 
     def __init__(self, bundle_vocabulary: KeyRows, live: LiveItems) -> None:
         """`live` has at least one appended item."""
@@ -38,7 +38,7 @@ class LiveVocabulary:
 
 
 class LiveVectors:
-    """Vectors of a bundle's items and of live ones, read like one array."""
+    """Vectors of a bundle's items and of live items, read like one array."""
 
     def __init__(self, bundle_vectors: RowVectors, live: LiveItems) -> None:
         self._bundle_vectors = bundle_vectors
@@ -58,7 +58,7 @@ class LiveCatalogue:
     """The items of a bundle and those that changed since, see `Catalogue`."""
 
     def __init__(self, bundle_catalogue: Catalogue, live: LiveItems, filters: FilterCache) -> None:
-        """`bundle_catalogue` holds the bundle that `live` is about; `filters` is this catalogue's alone."""
+        """`bundle_catalogue` is of the bundle that `live` changes; `filters` is this catalogue's alone."""
         self._bundle_catalogue = bundle_catalogue
         self._live = live
         self._filters = filters
@@ -87,8 +87,8 @@ class LiveCatalogue:
         is_appended = rows >= self._live.num_bundle_items
         ids = self._bundle_catalogue.item_ids(np.where(is_appended, 0, rows))
         first = len(self._ids) - len(self._live.slots) - self._live.num_bundle_items
-        for position in np.flatnonzero(is_appended).tolist():
-            ids[position] = self._ids[first + int(rows[position])]
+        for index in np.flatnonzero(is_appended).tolist():
+            ids[index] = self._ids[first + int(rows[index])]
         return ids
 
     def title(self, row: int) -> str:
@@ -109,8 +109,8 @@ class LiveCatalogue:
         is_live = positions != MISSING_ROW
         categories = self._bundle_catalogue.categories_of(np.where(is_live, 0, rows))
         live_categories = self._live.table.categories_of(positions[is_live])
-        for i, names in zip(np.flatnonzero(is_live).tolist(), live_categories, strict=True):
-            categories[i] = names
+        for index, names in zip(np.flatnonzero(is_live).tolist(), live_categories, strict=True):
+            categories[index] = names
         return categories
 
     def recommendable(self, rows: Rows) -> Rows:
@@ -168,8 +168,8 @@ class LiveCatalogue:
         return self._top_rows[:count]
 
     def check(self, predicates: Sequence[AttributePredicate], *, field: str) -> None:
-        """See `Catalogue.check`. Live items do not count: a live item with a text where the bundle has numbers must not
-        turn callers' requests into mistakes."""
+        """See `Catalogue.check`. Live items do not count: a live item with text where the bundle has numbers must not
+        make callers' requests invalid."""
         self._bundle_catalogue.check(predicates, field=field)
 
     def _are_in_bundle(self, rows: Rows) -> bool:

@@ -15,9 +15,9 @@ from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Keys, Rows
 class LiveItems:
     """Items that changed since a bundle was made. Immutable.
 
-    An item that the bundle holds keeps its row, and what is here replaces what the bundle says of it. Items that the
-    bundle lacks are appended: they have the rows behind the bundle's, in the order of their slots. So rows ascend in
-    the order of the items here, and the appended items are the last m of the n.
+    An item that the bundle holds keeps its row, and its data here replace the bundle's. Items that the bundle lacks are
+    appended: they have the rows behind the bundle's, in the order of their slots. So rows ascend in the order of the
+    items here, and the appended items are the last m of the n.
     """
 
     num_bundle_items: int
@@ -34,8 +34,8 @@ class LiveItems:
     dead: Rows
     """(d,) int64, ascending: rows whose items are read as history but never recommended. Some may be in `rows`."""
     num_waiting: int = 0
-    """Changed items without an up-to-date vector: until it comes they are recommended as the bundle has them, or not at
-    all."""
+    """Changed items without an up-to-date vector: until it comes, they are recommended with the data of the bundle, or
+    not at all."""
 
     @property
     def num_items(self) -> int:
@@ -64,7 +64,7 @@ class LiveItems:
         return hidden[hidden < self.num_bundle_items]
 
     def positions_of(self, rows: Rows) -> Rows:
-        """Positions in `self.rows` of some rows, (...) int64 -> (...) int64: MISSING_ROW for rows that are not live."""
+        """Positions of `rows` in `self.rows`, (...) int64 -> (...) int64: MISSING_ROW for rows that are not live."""
         if not len(self.rows):
             return np.full(np.shape(rows), MISSING_ROW, dtype=np.int64)
         positions = np.minimum(np.searchsorted(self.rows, rows), len(self.rows) - 1)

@@ -31,8 +31,8 @@ class ContentScorer:
         vectors = self._vectors if self._dense is None else self._dense
         profiles = content_profiles(vectors, history_rows)
         scores = np.empty(rows.shape, dtype=np.float32)
-        # User by user: one user's candidates stay in the processor's cache, those of a batch do not. `take` is faster
-        # than indexing; together they save a third to a half of the time.
+        # User by user: one user's candidates stay in the processor's cache, a batch's do not. `take` is faster than
+        # indexing; the two together save a third to a half of the time.
         for profile, user_rows, user_scores in zip(profiles, rows, scores, strict=True):
             candidates = vectors.take(user_rows, axis=0).astype(np.float32, copy=False)  # (candidates, content_dim)
             np.matmul(candidates, profile, out=user_scores)

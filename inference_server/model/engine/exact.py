@@ -25,7 +25,7 @@ class ExactSearch:
         return cls(np.ascontiguousarray(item_vectors.T))
 
     def with_live(self, live: LiveItems) -> ExactSearch:
-        """A search of the live catalogue: of these items, which are the bundle's, and the live ones."""
+        """A search of the live catalogue: the items of this search, which are the bundle's, and the live items."""
         by_dim = np.empty((len(self._by_dim), live.num_items), dtype=np.float32)
         by_dim[:, : live.num_bundle_items] = self._by_dim
         by_dim[:, live.rows] = live.vectors.T

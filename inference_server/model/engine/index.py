@@ -54,7 +54,7 @@ class ItemIndex:
         is_visible[hidden] = False
         self._visible = bitmap_of_mask(is_visible)
         self._selector: faiss.IDSelectorBitmap | None = None
-        """Of the visible rows; None while every row of the catalogue is one. It costs a search nothing measurable."""
+        """Selects the visible rows; None while all rows are visible. Its cost in a search is too small to measure."""
         if not is_visible.all():
             # FAISS keeps a bare pointer to the bits, which live as long as the selector.
             self._selector = faiss.IDSelectorBitmap(len(self._visible), faiss.swig_ptr(self._visible))
@@ -84,7 +84,7 @@ class ItemIndex:
         return cls(index, item_vectors=item_vectors, nprobe=nprobe, num_rows=num_items)
 
     def hiding(self, rows: Rows, *, num_rows: int) -> ItemIndex:
-        """The same index, less some of its rows, (h,) int64, in a catalogue of `num_rows` >= items rows."""
+        """The same index without `rows`, (h,) int64, in a catalogue of `num_rows` >= items rows."""
         return ItemIndex(
             self._index, item_vectors=self._item_vectors, nprobe=self._nprobe, num_rows=num_rows, hidden=rows
         )
@@ -119,7 +119,7 @@ class ItemIndex:
         *,
         exhaustive: bool,
     ) -> list[int]:
-        """Searches once for some users of the batch and fills in what they find.
+        """Searches once for `users` of the batch and fills in their results.
 
         Fetches as many extra items as any of the users excludes, and drops each user's excluded ones. Returns the users
         who got too few items.
@@ -149,8 +149,8 @@ class ItemIndex:
     def _search_alone(
         self, vector: npt.NDArray[np.float32], num_items: int, allowed: Allowed, *, exhaustive: bool
     ) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """Searches for one user with a filter: exactly where the mask lists its rows, else with a bitmap in the search,
-        widened as needed."""
+        """Searches for one user with a filter: exactly where the mask lists its rows, else through the index with a
+        bitmap, in more lists as needed."""
         mask = allowed.mask
         if mask is not None and mask.rows is not None:
             rows = mask.rows if self._selector is None else mask.rows[rows_in(self._visible, mask.rows)]
@@ -176,7 +176,7 @@ class ItemIndex:
             nprobe = min(nprobe * _WIDENING, num_lists)
 
     def _is_kept(self, rows: Rows, excluded: Rows) -> npt.NDArray[np.bool_]:
-        """Which of some rows are not excluded: (n,), (m,) int64 -> (n,) bool.
+        """Which rows are not excluded: (n,), (m,) int64 -> (n,) bool.
 
         A flag for each row of the catalogue is 30 times as fast as np.isin. Threads take scratch arrays of flags from
         a pool.
@@ -194,7 +194,7 @@ class ItemIndex:
     def _score(
         self, vector: npt.NDArray[np.float32], num_items: int, rows: Rows
     ) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """The best of some rows, (n,) int64, scored exactly. Returns rows and scores, (m,) each, m <= num_items."""
+        """The best of `rows`, (n,) int64, scored exactly. Returns rows and scores, (m,) each, m <= num_items."""
         scores = self._item_vectors[rows] @ vector
         order = np.argsort(-scores, kind="stable")[:num_items]
         return rows[order], scores[order]

@@ -18,10 +18,10 @@ _Scores = npt.NDArray[np.float32]
 
 
 class LiveSearch:
-    """Searches an index and the live items, and merges what both find. Safe to call from several threads."""
+    """Searches an index and the live items, and merges the results. Safe to call from several threads."""
 
     def __init__(self, index: ItemIndex, live: LiveItems) -> None:
-        """`index` is the bundle's that `live` is about."""
+        """`index` is the index of the bundle that `live` changes."""
         self._index = index.hiding(live.hidden_from_bundle, num_rows=live.num_items)
         searched = live.searched
         self._rows = live.rows[searched]
@@ -54,7 +54,7 @@ class LiveSearch:
 
 
 def _merged(found: Found, rows: Rows, scores: _Scores, num_items: int) -> Found:
-    """The best `num_items` of what was found and of live items: `rows` is (n,) int64, `scores` is (users, n) float32,
+    """The best `num_items` of `found` and of live items: `rows` is (n,) int64, `scores` is (users, n) float32,
     -inf for a forbidden item."""
     # Only a live item that is better than a user's last found item can enter the list: mostly a few of thousands.
     is_full = found.scores.shape[1] == num_items

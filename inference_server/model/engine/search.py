@@ -1,4 +1,5 @@
-"""Search for the nearest allowed items of many users at once: the interface of every index, and the choice of one.
+"""Search for the nearest allowed items of many users at once: the interface of every index, and the size that
+decides between them.
 
 Every index applies the filter inside the search, so that it finds as many items as were asked for whenever that many
 are allowed.
@@ -18,17 +19,17 @@ from tandem.contract.vocabulary import MISSING_ROW, Rows
 EXACT_MAX_ITEMS: Final = 12_000
 """Size of the largest catalogue that is scored in full. At 3,700 items and 64 dimensions, one matrix product for a
 batch and a partial sort take 16 microseconds a user; an IVF index that also has to skip what the user has seen takes 30
-to 130. The two meet at about this size (docs/decisions/0015-small-catalogues-are-scored-in-full.md)."""
+to 130. The two are equally fast at about this size (docs/decisions/0015-small-catalogues-are-scored-in-full.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What one user may be shown."""
+    """The items that one user may be shown."""
 
     mask: ItemMask | None
     """Rows that pass the filters; None: all rows."""
     excluded: Rows
-    """(n,) int64: rows to leave out although they pass, in any order, repeats allowed."""
+    """(n,) int64: rows to leave out although they pass the filters, in any order; repeats are allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,9 @@ class Found:
     """(users, k) int64, MISSING_ROW behind the last item found."""
     scores: npt.NDArray[np.float32]
     """(users, k) float32 inner products, -inf behind the last item found."""
-    others: npt.NDArray[np.float32] | None = None
-    """(users, items) float32: the scores of all items, -inf for forbidden items and for found ones; None where the
-    index did not score all."""
+    remaining_scores: npt.NDArray[np.float32] | None = None
+    """(users, items) float32: the scores of the allowed items that were not found, -inf for all other items; None where
+    the index did not score all items."""
 
 
 class ItemSearch(Protocol):

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from inference_server.model.engine.expectation import expected_others
+from inference_server.model.engine.expectation import expected_non_tower_scores
 from inference_server.model.rankers.ranker import CONTENT, ITEM_ITEM, RankerBatch, Scores
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
@@ -37,7 +37,7 @@ class BlendRanker:
         together."""
         ranker = self._by_content_weight.get(content_weight)
         if ranker is None:
-            # Without content in the bundle there is nothing to weigh.
+            # A bundle without content has no scores for the weight.
             weight = content_weight if self._spec.content is not None else 0.0
             ranker = BlendRanker(replace(self._spec, content_weight=weight))
             self._by_content_weight[content_weight] = ranker
@@ -47,10 +47,10 @@ class BlendRanker:
         """See `Ranker.score`."""
         scores = blend(batch.collaborative, batch.content, self._spec, batch.item_item)
         if batch.unknown is not None:
-            without_towers = blend(np.zeros_like(batch.collaborative), batch.content, self._spec, batch.item_item)
-            expected = expected_others(batch.collaborative, without_towers, batch.unknown.comparable)
+            non_tower_scores = blend(np.zeros_like(batch.collaborative), batch.content, self._spec, batch.item_item)
+            expected = expected_non_tower_scores(batch.collaborative, non_tower_scores, batch.unknown.comparable)
             cells = batch.unknown.cells
-            scores[cells] += expected[cells] - without_towers[cells]
+            scores[cells] += expected[cells] - non_tower_scores[cells]
         return scores
 
     def parts(self, scores: Scores) -> tuple[tuple[str, Scores], ...]:  # noqa: ARG002 - the inputs explain the blend

@@ -19,7 +19,8 @@ _SCORE_PART: Final = "ranker"
 
 
 class OnnxRanker:
-    """Reads any of the tensors RANKER_* of `tandem.contract.names`, so a model that does needs no change here."""
+    """Reads any of the tensors RANKER_* of `tandem.contract.names`: a model with any of these inputs needs no change
+    here."""
 
     name: ClassVar[str] = "onnx"
     runs_long: ClassVar[bool] = True

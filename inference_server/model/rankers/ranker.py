@@ -1,4 +1,4 @@
-"""What every ranker offers, and what it reads."""
+"""The interface of every ranker, and its input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class UnknownParts:
     cells: npt.NDArray[np.bool_]
     """(users, candidates) bool."""
     comparable: npt.NDArray[np.bool_]
-    """(users, candidates) bool: known candidates that, like these, the two towers alone have chosen."""
+    """(users, candidates) bool: known candidates that, like the unknown ones, the two towers proposed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ class RankerBatch:
 
 
 class Ranker(Protocol):
-    """Orders candidates. An object belongs to one bundle and keeps nothing of a request."""
+    """Orders candidates. An object belongs to one bundle and keeps no data of requests."""
 
     name: ClassVar[str]
     """What a policy's `ranker` calls it."""
@@ -75,11 +75,11 @@ class Ranker(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Which of CONTENT, ITEM_ITEM and USER_INDEX `score` reads; the rest of a batch is always there."""
+        """Which of CONTENT, ITEM_ITEM and USER_INDEX `score` reads; the other fields of a batch are always filled."""
         ...
 
     def with_content_weight(self, content_weight: float) -> Ranker:
-        """The ranker for a policy that sets `content_weight`; the same one where content has no weight of its own."""
+        """The ranker for a policy that sets `content_weight`; this ranker if it has no weight for content."""
         ...
 
     def score(self, batch: RankerBatch) -> Scores:
@@ -87,5 +87,6 @@ class Ranker(Protocol):
         ...
 
     def parts(self, scores: Scores) -> tuple[tuple[str, Scores], ...]:
-        """What `explain` shows besides the inputs, by name, from the result of `score`; shapes as there."""
+        """Parts of `scores`, the result of `score`, that `explain` shows besides the inputs: names and arrays of the
+        same shape."""
         ...

@@ -1,8 +1,7 @@
 """Where calls into the engines run: on the event loop while they are short, in a thread when they have become long.
 
-A thread costs more than it looks: its call comes back only when the interpreter's lock is handed over, which on one
-core takes milliseconds under load. A long call on the event loop would keep every other request waiting, so the
-duration of calls is measured.
+A call in a thread returns only when the interpreter's lock is handed over, which takes milliseconds on one core under
+load. A long call on the event loop would keep every other request waiting. So the duration of calls is measured.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class EngineCalls:
     async def call(self, stage: str, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, float]:
         """Makes a stage's call, which releases the interpreter's lock, here or in one of the threads.
 
-        Returns its result and the processor time that it took, in seconds: the time that it waited for in a thread
-        would make it look long for ever.
+        Returns its result and its processor time in seconds: with the time that a call waits for its thread, a call in
+        a thread would look long for ever.
         """
 
         def timed() -> tuple[_R, float]:

@@ -1,9 +1,9 @@
-"""The ladder: what a request goes without when time is short, in one fixed order.
+"""The ladder: the stages that a request skips when time is short, in one fixed order.
 
     FULL -> NO_RANKER -> NO_EXTRA_SOURCES -> FROM_MEMORY
 
 A rung is chosen once, when the user's state is known, by the recent cost of every stage that is still ahead. A slow
-ranker is dropped before it makes anyone late, and comes back when it is fast again; so is a slow user tower, for the
+ranker is skipped before it makes a request late, and comes back when it is fast again; so is a slow user tower, for
 users whose stored vector is not up to date.
 """
 
@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 SECONDS_TO_ANSWER: Final = 0.002
-"""Kept back for an answer from memory and its way onto the wire."""
+"""Reserved for making and sending an answer from memory."""
 _HEADROOM: Final = 2.0
 """A stage runs only if the time left is at least this multiple of its recent mean cost: it shares its core."""
 _EWMA_WEIGHT: Final = 0.1
@@ -29,8 +29,8 @@ SOURCES: Final = "sources"
 RANK: Final = "rank"
 SELECT: Final = "select"
 ANSWER: Final = "answer"
-"""The stages that cost time, as `Ladder.seconds` names them. Every answer needs FILTER, SELECT and ANSWER, one from
-memory too, so these three are always measured."""
+"""The stages that cost time, as `Ladder.seconds` names them. Every answer needs FILTER, SELECT and ANSWER, even an
+answer from memory, so these three are always measured."""
 
 
 class Rung(IntEnum):
@@ -43,7 +43,7 @@ class Rung(IntEnum):
 
 
 class Ladder:
-    """Chooses rungs. One for a worker."""
+    """Chooses rungs. One per worker."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Ladder:
         sources: float = 0.0005,
         rank: float = 0.001,
     ) -> None:
-        """Begins with these costs of the stages, in seconds for one batch each."""
+        """Takes the initial costs of the stages, in seconds per batch."""
         self.seconds = {
             FILTER: 0.0,
             ENCODE_USER: encode_user,
@@ -63,13 +63,13 @@ class Ladder:
             SELECT: 0.0,
             ANSWER: 0.0,
         }
-        """Recent mean cost of each stage, in seconds for one batch."""
+        """Recent mean cost of each stage, in seconds per batch."""
 
     def rung(self, seconds_left: float, *, encodes: bool = False) -> Rung:
-        """The rung that fits into the time that is left.
+        """The fullest rung that fits into the time left.
 
-        `encodes`: the user has no vector that is up to date, so the user tower has to run. The stage that does not fit
-        is thought a little cheaper the next time.
+        `encodes`: the user has no up-to-date vector, so the user tower must run. The mean cost of the stage that does
+        not fit decays, see `_SKIPPED_DECAY`.
         """
         seconds = self.seconds
         spare = seconds_left - SECONDS_TO_ANSWER
@@ -95,5 +95,5 @@ class Ladder:
         return Rung.FULL
 
     def observe(self, stage: str, seconds: float) -> None:
-        """Takes in what a stage cost for one batch, in seconds."""
+        """Updates a stage's mean cost with its cost for one batch, in seconds."""
         self.seconds[stage] += _EWMA_WEIGHT * (seconds - self.seconds[stage])

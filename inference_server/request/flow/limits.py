@@ -15,7 +15,7 @@ DEFAULT_NUM_ITEMS: Final = 10
 MAX_NUM_ITEMS: Final = 500
 
 MAX_IDS: Final = 1000
-"""Longest list of item ids in a request, but for the excluded ones."""
+"""Longest list of item ids in a request, except for `exclude_item_ids`."""
 
 MAX_EXCLUDED_IDS: Final = 10_000
 
@@ -23,7 +23,7 @@ MAX_CATEGORIES: Final = 100
 """Longest list of categories in a request."""
 
 MAX_ATTRIBUTES: Final = 32
-"""Most attribute predicates in a request."""
+"""Maximum number of attribute predicates in a request."""
 
 MAX_ATTRIBUTE_VALUES: Final = 1000
 """Longest list of values in an attribute predicate."""
@@ -42,25 +42,25 @@ def validate_num_items(num_items: int) -> None:
         raise InvalidRequest("num_items", f"must be in 0..{MAX_NUM_ITEMS}, is {num_items}")
 
 
-def validate_list(field_path: str, values: Sequence[str], max_values: int, *, first: int = 0) -> None:
+def validate_list(field_path: str, values: Sequence[str], max_values: int, *, first_index: int = 0) -> None:
     """Raises InvalidRequest for a list that is too long, or has an entry that is empty or too long.
 
-    `first` is the place of the first value, where these are a part of a list.
+    `first_index` is the index of the first value in the field, where `values` is a part of it.
     """
     if len(values) > max_values:
         raise InvalidRequest(field_path, f"must have at most {max_values} entries, has {len(values)}")
     lengths = set(map(len, values))
-    if not lengths or (min(lengths) > 0 and _MAX_BYTES_OF_CHARACTER * max(lengths) <= MAX_ID_BYTES):
+    if not lengths or (min(lengths) > 0 and _MAX_BYTES_PER_CHARACTER * max(lengths) <= MAX_ID_BYTES):
         return
-    for place, value in enumerate(values, start=first):
+    for index, value in enumerate(values, start=first_index):
         if not value:
-            raise InvalidRequest(field_path, f"entry {place} is empty")
+            raise InvalidRequest(field_path, f"entry {index} is empty")
         if is_too_long(value):
-            raise InvalidRequest(field_path, f"entry {place} must have at most {MAX_ID_BYTES} bytes of UTF-8")
+            raise InvalidRequest(field_path, f"entry {index} must have at most {MAX_ID_BYTES} bytes of UTF-8")
 
 
 def validate_filter(item_filter: ItemFilter) -> None:
-    """Raises InvalidRequest. Entries of a long exclude list are looked at when its rows are first looked up."""
+    """Raises InvalidRequest. The entries of a long exclude list are checked when their keys are computed."""
     if len(item_filter.exclude_item_ids) > MAX_EXCLUDED_IDS or not item_filter.exclude_digest:
         validate_list("filter.exclude_item_ids", item_filter.exclude_item_ids, MAX_EXCLUDED_IDS)
     if item_filter.include_categories:
@@ -70,8 +70,8 @@ def validate_filter(item_filter: ItemFilter) -> None:
     if len(item_filter.attributes) > MAX_ATTRIBUTES:
         count = len(item_filter.attributes)
         raise InvalidRequest("filter.attributes", f"must have at most {MAX_ATTRIBUTES} entries, has {count}")
-    for place, predicate in enumerate(item_filter.attributes):
-        _validate_predicate(f"filter.attributes[{place}]", predicate)
+    for index, predicate in enumerate(item_filter.attributes):
+        _validate_predicate(f"filter.attributes[{index}]", predicate)
 
 
 def validate_query(query: Query) -> None:
@@ -105,11 +105,11 @@ def _validate_predicate(field_path: str, predicate: AttributePredicate) -> None:
             raise InvalidRequest(f"{field_path}.{name}", "is not a number")
 
 
-_MAX_BYTES_OF_CHARACTER: Final = 4
+_MAX_BYTES_PER_CHARACTER: Final = 4
 """In UTF-8."""
 
 
 def is_too_long(text: str) -> bool:
     """Whether a text has more than MAX_ID_BYTES bytes of UTF-8."""
     # Short texts need no encoding to be measured.
-    return len(text) * _MAX_BYTES_OF_CHARACTER > MAX_ID_BYTES and len(text.encode()) > MAX_ID_BYTES
+    return len(text) * _MAX_BYTES_PER_CHARACTER > MAX_ID_BYTES and len(text.encode()) > MAX_ID_BYTES

@@ -1,6 +1,6 @@
-"""The lists that users were last answered with, to answer from when there is no time, or no store, for a new list.
+"""The last list of each user, to answer from when there is no time, or no store, for a new list.
 
-In the worker's memory, not in the online store: it has to be there when the store is not.
+The lists are in the worker's memory, not in the online store: they are needed when the store is down.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from inference_server.core.query import NO_FILTER
 from inference_server.request.flow.types import Answered
 
 MAX_USERS: Final = 10_000
-"""Users whose list is kept, those answered last; with 100 items each the lists take 14 MB."""
+"""Users whose list is kept, the last that were answered; with 100 items each, the lists take 14 MB."""
 MAX_ITEMS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class RecentList:
-    """One user's candidates in the order in which they were chosen from."""
+    """One user's best candidates, in the order that the page was chosen from."""
 
     model_version: str
     rows: npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ class RecentList:
 
 
 class RecentLists:
-    """Lists by user. The list that was kept longest ago is dropped first."""
+    """Lists by user. The oldest list is dropped first."""
 
     def __init__(self) -> None:
         self._lists: OrderedDict[str, RecentList] = OrderedDict()
@@ -43,8 +43,8 @@ class RecentLists:
     def remember(self, answered: Answered) -> None:
         """Keeps this user's complete list, to answer from when a later request has no time.
 
-        A list that answers this request alone is not kept: one from memory, degraded, filtered, a later page, a
-        scenario's, or with items that the user has seen.
+        Ignores a list that fits this request alone: it comes from memory, is degraded or filtered, belongs to a later
+        page or a scenario, or may contain items that the user has seen.
         """
         chosen = answered.chosen
         admitted = chosen.user.admitted
@@ -72,6 +72,6 @@ class RecentLists:
             self._lists.popitem(last=False)
 
     def get(self, user_id: str, model_version: str) -> RecentList | None:
-        """A user's list, if this model made it: the rows of another model are other items."""
+        """A user's list; None where this model made none: rows of another model name other items."""
         found = self._lists.get(user_id)
         return found if found is not None and found.model_version == model_version else None

@@ -1,7 +1,7 @@
 """Timing of stages, kept out of the pipeline: `@stage` on a stage function measures its calls.
 
-A batch runs in a task of its own, and its clock lies in that task's context. So a stage finds the clock of its batch
-without an argument, and called without one, as in a test, it is simply not timed.
+A batch runs in a task of its own, and its clock is a context variable of that task. So a stage needs no argument to
+find the clock, and a call without a clock, as in a test, is not timed.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from inference_server.telemetry.statistics import Statistics
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _BUDGETED: Final = frozenset({FILTER, RANK, SELECT, ANSWER})
-"""Stages that the ladder budgets as a whole. The other stages mostly wait, for the store or for a thread; of them the
-ladder takes in what their calls into the engines cost."""
+"""Stages whose whole cost goes to the ladder. The other stages mostly wait, for the store or for a thread; for them,
+the ladder takes the cost of their calls into the engines."""
 
 
 class StageClock:
-    """Takes in the durations of the stages of one batch, for every request in it."""
+    """Records the durations of the stages of one batch, for each of its requests."""
 
     __slots__ = ("_ladder", "_num_requests", "_statistics", "_traced")
 
     def __init__(
         self, statistics: Statistics, ladder: Ladder, num_requests: int, traced: Sequence[list[Lap]] = ()
     ) -> None:
-        """`traced` are the lists to which each stage is added: its name, start and end in nanoseconds since 1970."""
+        """`traced` holds the lap lists of the traced requests: each stage is appended to all of them."""
         self._statistics = statistics
         self._ladder = ladder
         self._num_requests = num_requests
@@ -45,7 +45,7 @@ class StageClock:
     def observe(self, name: str, started_at: float, *, cost_seconds: float | None = None) -> None:
         """Ends a stage that began at `started_at`, in seconds of time.perf_counter.
 
-        `cost_seconds` is what the ladder takes in; None: the whole duration.
+        `cost_seconds` is the cost that goes to the ladder; None: the whole duration.
         """
         seconds = time.perf_counter() - started_at
         self._statistics.stage_seconds[name].observe(seconds, self._num_requests)
@@ -62,10 +62,10 @@ _current: ContextVar[StageClock | None] = ContextVar("stage_clock", default=None
 
 
 def stage(name: str) -> Callable[[_F], _F]:
-    """Measures each call of a stage function under this name of `tandem_stage_seconds`.
+    """Measures each call of a stage function, as the stage `name` of `tandem_stage_seconds`.
 
-    The function may be plain, a coroutine function or an asynchronous generator; of a generator, the time between two
-    results is measured, the time that its consumer takes is not.
+    The function may be plain, a coroutine function or an asynchronous generator; for a generator, the time to each
+    result is measured, and the time that its consumer takes is not.
     """
 
     def decorate(function: _F) -> _F:
@@ -92,7 +92,7 @@ def _timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         started_at, cpu_started_at = time.perf_counter(), time.thread_time()
         result = function(*args, **kwargs)
-        # Processor time: a stage that another process has interrupted is not expensive.
+        # Processor time: an interruption by another process is not a cost of the stage.
         clock.observe(name, started_at, cost_seconds=time.thread_time() - cpu_started_at)
         return result
 

@@ -1,9 +1,9 @@
-"""What passes between the stages of a request, in the order in which it flows.
+"""The types that pass between the stages of a request, in the order of the stages.
 
     Admitted -> Hydrated -> Encoded -> Candidates -> Ranked -> Selection -> Answered
 
-A request is admitted alone and shares a micro-batch from then on: every other type is of a batch. All are frozen, and
-each carries the one before it or what later stages need of it.
+A request is admitted alone and shares a micro-batch from then on, so every later type describes users of a batch. All
+are frozen, and each holds its predecessor, or the parts of it that later stages need.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import NO_ROWS, Rows
 
 Lap = tuple[str, int, int]
-"""A stage, its start and its end, in nanoseconds since 1970."""
+"""Name of a stage, its start and its end, in nanoseconds since 1970."""
 
 
 class Caller:
-    """The call that waits for an answer. It is gone once it was cancelled or has an answer."""
+    """The call that waits for an answer. It is gone once it is cancelled or answered."""
 
     __slots__ = ("_reply",)
 
@@ -43,7 +43,7 @@ class Caller:
         return self._reply.done()
 
     def deliver(self, answer: Answer | None) -> None:
-        """Hands over an answer; None: there will be none in time. Does nothing when the caller is gone."""
+        """Hands over an answer; None: no answer will be ready in time. Does nothing when the caller is gone."""
         if not self._reply.done():
             self._reply.set_result(answer)
 
@@ -59,7 +59,7 @@ class Caller:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
-    """A request that will be answered."""
+    """A request that holds a permit and will be answered."""
 
     request_id: str
     query: Query
@@ -75,25 +75,25 @@ class Admitted:
     fingerprint: bytes
     """Digest of the request that a page token is bound to."""
     shown_rows: Rows = field(default_factory=NO_ROWS.copy)
-    """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers it."""
+    """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers them."""
     laps: list[Lap] | None = None
-    """The stages that the request went through, in their order; None where it is not traced."""
+    """The stages that the request went through, in order; None: it is not traced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What the online store holds of one user."""
+    """What the online store holds about one user."""
 
     state: UserState | None = None
     """None: the store holds no state of the user, or did not answer."""
     stored_vector: UserVector | None = None
-    """The vector of the model that answers, whichever state it was computed from."""
+    """The vector stored for the model that answers; an older state than `state` may have made it."""
     degraded_reasons: tuple[Degraded, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hydrated:
-    """A batch with what is stored of its users; both sequences are in the order of the requests."""
+    """A batch with the stored data of its users; both sequences are in the order of the requests."""
 
     requests: Sequence[Admitted]
     known: Sequence[Known]
@@ -101,18 +101,18 @@ class Hydrated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class User:
-    """One request with what is known of its user."""
+    """One request and the state of its user."""
 
     admitted: Admitted
     state: UserState
-    """The stored state with the recent items as its newest events; empty for a user of whom nothing is known."""
+    """The stored state with the recent items as its newest events; empty for an unknown user."""
     is_extended: bool
-    """Whether the state has recent items that no stored vector knows of."""
+    """Whether the state has recent items of the request, which no stored vector takes into account."""
     rung: Rung
     degraded_reasons: tuple[Degraded, ...]
 
     def with_reason(self, reason: Degraded) -> User:
-        """The same user with one more reason for a degraded answer."""
+        """A copy with one more degraded reason."""
         return replace(self, degraded_reasons=(*self.degraded_reasons, reason))
 
 
@@ -151,7 +151,7 @@ class Candidates:
     """(users, candidates) float32 inner products of the two towers, -inf where there is no candidate."""
     columns: Sequence[Columns]
     users: Sequence[User]
-    """The users of `encoded`, with the reasons that retrieval added."""
+    """The users of `encoded`, with the degraded reasons that retrieval added."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +174,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """What one user is shown. The first four arrays are parallel, best first; so are the last two."""
+    """The items that one user is shown. The first four arrays are parallel, best first; so are the last two."""
 
     user: User
     rows: npt.NDArray[np.int64]
@@ -193,7 +193,7 @@ class Chosen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """What the users of one `Ranked` are shown."""
+    """The items that the users of one `Ranked` are shown."""
 
     ranked: Ranked
     chosen: Sequence[Chosen]
@@ -202,7 +202,7 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """One user's answer with the selection that it was made of."""
+    """One user's answer and the choice that it was made from."""
 
     ranked: Ranked
     chosen: Chosen

@@ -1,5 +1,5 @@
 """Which candidates are shown, and in which order: functions of arrays alone, put together by `stages.select`.
 
-Candidates are known by position. Caps on a pool hold for every part of it, so what is capped may be drawn from:
-`diversify` or the order by score, then `apply_caps` over the pool, then `explore`.
+The functions name candidates by their positions in the arrays. The order is `diversify` or the order by score, then
+`apply_caps` over the whole pool, then `explore`: a pool within the caps stays within them, whatever is drawn from it.
 """

@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 NO_CODE: Final = -1
-"""Pads the rows of items that have fewer categories than the widest row."""
+"""Pads the codes of items with fewer categories than other items have."""
 
 
 def category_codes(categories: Sequence[Sequence[str]]) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Category names of n items as codes: the name of each code, and (n, m) int64, filled up with NO_CODE."""
-    code_of: dict[str, int] = {}
-    codes = [[code_of.setdefault(name, len(code_of)) for name in names] for names in categories]
+    """Category names of n items as codes: the name of each code, and (n, m) int64, padded with NO_CODE."""
+    code_by_name: dict[str, int] = {}
+    codes = [[code_by_name.setdefault(name, len(code_by_name)) for name in names] for names in categories]
     padded = np.full((len(codes), max(map(len, codes), default=0)), NO_CODE, dtype=np.int64)
-    for item, item_codes in enumerate(codes):
-        padded[item, : len(item_codes)] = item_codes
-    return list(code_of), padded
+    for index, item_codes in enumerate(codes):
+        padded[index, : len(item_codes)] = item_codes
+    return list(code_by_name), padded
 
 
 def apply_caps(

@@ -1,7 +1,7 @@
-"""Exploration: a share of places goes to candidates drawn at random, with the probability of what was shown.
+"""Exploration: fills a share of the positions with random candidates, and gives the propensity of each item shown.
 
-Training on what a policy showed learns what the policy likes; weighting each example by one over its probability undoes
-that (Schnabel et al., ICML 2016). So the probabilities are exact, not estimated afterwards.
+A model trained on the items that a policy showed learns the policy's preferences; weighting each example by the inverse
+of its propensity undoes that (Schnabel et al., ICML 2016). So the propensities are exact, not estimated afterwards.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy.typing as npt
 def explore(
     order: npt.NDArray[np.int64], *, num_items: int, exploration: float, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """What is shown, (k,) int64 with k = min(num_items, n), and each one's propensity, (k,) float32.
+    """The items shown, (k,) int64 with k = min(num_items, n), and their propensities, (k,) float32.
 
-    `order` is (n,) int64, the pool, best first. Each place takes the best that remains with probability
-    1 - exploration, else one drawn uniformly from all that remain, the best included. A propensity is the probability
-    that the place took this item, given what the places before it took.
+    `order` is (n,) int64, the pool, best first. Each position gets the best remaining item with probability
+    1 - exploration, else an item drawn uniformly from all that remain, the best included. A propensity is the
+    probability of an item at its position, given the items at the positions before it.
     """
     num_shown = min(num_items, len(order))
     if exploration == 0.0:
         return order[:num_shown], np.ones(num_shown, dtype=np.float32)
     num_remaining = len(order) - np.arange(num_shown)
-    # Drawn for all places at once, also where it is not used: a draw costs less than asking whether it is needed.
+    # Drawn for all positions at once, even where no draw is used: a draw costs less than the check.
     drawn = rng.integers(num_remaining)
     picks = np.where(rng.random(num_shown) < exploration, drawn, 0)
     propensities = exploration / num_remaining
@@ -36,6 +36,6 @@ def explore(
 
 
 def rng_for(request_id: str) -> np.random.Generator:
-    """Random numbers of one request: the same id gives the same ones in every process."""
+    """Random numbers of one request: the same id gives the same numbers in every process."""
     seed = hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))

@@ -1,7 +1,7 @@
 """Diversity: maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).
 
-Greedy, one item after the other, each as good and as unlike those before it as the weight says. A determinantal point
-process weighs the set as a whole, and needs the similarities of all pairs for every request.
+Greedy: chooses one item after the other, each by its score and its unlikeness to the items before it. A determinantal
+point process would weigh the set as a whole, but needs the similarities of all pairs for every request.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ def diversify(
     `scores` is (n,) float32, finite, higher is better; `vectors` is (n, dim) float32, zeros where an item has none.
     `diversity` is 0 (the order by score) to 1 (after the best item, only unlikeness counts).
 
-    The first is the best. Each next one has the largest (1 - diversity) * score - diversity * similarity: the score as
-    a share of the range of all scores, 0 to 1, and the largest cosine similarity to an item chosen before. Of equals,
-    the lower position comes first. Takes O(k * n * dim): 0.1 ms for 10 of 130, 20 ms for 500 of 1,000.
+    The first item has the best score. Each next item has the largest (1 - diversity) * score - diversity * similarity,
+    with the score scaled to 0 to 1 over the range of all scores, and the largest cosine similarity to an item chosen
+    before. Of equal items, the lower position comes first.
+
+    Takes O(k * n * dim): 0.1 ms for 10 of 130, 20 ms for 500 of 1,000.
     """
     num_chosen = min(num_items, len(scores))
     if diversity == 0.0 or num_chosen < 2:
@@ -35,12 +37,12 @@ def diversify(
     chosen = np.empty(num_chosen, dtype=np.int64)
     chosen[0] = best = int(np.argmax(scores))
     value = np.empty_like(relevance)
-    for place in range(1, num_chosen):
+    for position in range(1, num_chosen):
         relevance[best] = -np.inf
         np.maximum(largest_similarity, unit @ unit[best], out=largest_similarity)
         np.multiply(largest_similarity, weight, out=value)
         np.subtract(relevance, value, out=value)
-        chosen[place] = best = int(np.argmax(value))
+        chosen[position] = best = int(np.argmax(value))
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""Items that users of the newest items in the history chose too, from the bundle's item-item source."""
+"""Items that users chose along with the newest items in the history, from the bundle's item-item source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The items with most interactions in the training data."""
+"""The items with the most interactions in the training data."""
 
 from __future__ import annotations
 

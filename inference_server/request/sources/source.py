@@ -1,4 +1,4 @@
-"""What every retrieval source beside the two towers offers."""
+"""The interface of every retrieval source beside the two towers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Source(ABC):
     name: ClassVar[str]
     """What a policy's `sources` and `Reason.source` call it."""
     num_candidates: ClassVar[int]
-    """Candidates that a policy takes when it does not say; 0: the source is off."""
+    """Number of candidates, unless a policy sets it; 0: the source is off."""
 
     def __init__(self, store: ReadsStore) -> None:
         """`store` is the worker's online store, for a source that reads it off the request path (`follow`)."""
         self._store = store
 
-    def available(self, model: ServingModel) -> bool:  # noqa: ARG002 - most need nothing of a bundle
-        """Whether this bundle has what the source needs. Where it has not, the source proposes nothing, and answers
-        are not degraded for that."""
+    def available(self, model: ServingModel) -> bool:  # noqa: ARG002 - most need no data of the bundle
+        """Whether the bundle has the data that the source needs. Without it the source proposes nothing, and answers do
+        not count as degraded."""
         return True
 
     @abstractmethod
@@ -38,9 +38,8 @@ class Source(ABC):
         """Candidates of each user, best first: (users, n) int64, MISSING_ROW where there is none; repeats are allowed.
 
         A user's first candidates must not depend on `num_candidates`, the largest number that any user of the batch
-        takes. The array must be the caller's to overwrite. Returns a reason instead when the source cannot propose
-        now.
+        takes. The caller may overwrite the array. Returns a degraded reason instead when the source cannot propose now.
         """
 
-    async def follow(self) -> None:  # noqa: B027 - most sources follow nothing
-        """Keeps current what the source reads off the request path; runs until it is cancelled, or returns."""
+    async def follow(self) -> None:  # noqa: B027 - most sources have nothing to follow
+        """Refreshes the data that the source reads off the request path. Runs until it is cancelled, or returns."""

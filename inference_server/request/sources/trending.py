@@ -1,4 +1,4 @@
-"""The items with most interactions of late: read from the online store every few seconds, off the request path."""
+"""The items with the most interactions lately, read from the online store every few seconds, off the request path."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tandem.contract.vocabulary import Keys, Rows
 _REFRESH_SECONDS: Final = 2.0
 _PATIENCE_SECONDS: Final = 1.0
 _MAX_AGE_SECONDS: Final = 60.0
-"""A list that could not be refreshed for this long is no longer trending."""
+"""A list that could not be refreshed for this long is no longer used."""
 
 
 class TrendingSource(Source):
-    """The same candidates for everyone, from the newest list that could be read."""
+    """The same candidates for everyone, from the last list that could be read."""
 
     name: ClassVar[str] = names.SOURCE_TRENDING
     num_candidates: ClassVar[int] = 0
@@ -38,15 +38,15 @@ class TrendingSource(Source):
         self._rows: tuple[Catalogue, Keys, Rows] | None = None
 
     def propose(self, encoded: Encoded, num_candidates: int) -> Rows | Degraded:
-        """See `Source.propose`. TRENDING_UNAVAILABLE where no list is known."""
+        """See `Source.propose`. TRENDING_UNAVAILABLE where there is no list."""
         rows = self.rows(encoded.model)
         if rows is None:
             return Degraded.TRENDING_UNAVAILABLE
         return np.tile(rows[:num_candidates], (len(encoded.users), 1))
 
     def rows(self, model: ServingModel) -> Rows | None:
-        """Rows of the trending items that this model's catalogue may recommend, best first: (n,) int64; None where no
-        list is known."""
+        """Rows of the trending items that this model's catalogue may recommend, best first: (n,) int64; None where
+        there is no list."""
         keys = self._keys
         if keys is None or time.monotonic() - self._read_at > _MAX_AGE_SECONDS:
             return None
@@ -62,7 +62,7 @@ class TrendingSource(Source):
             await asyncio.sleep(_REFRESH_SECONDS)
 
     async def refresh(self) -> None:
-        """Reads the list once. When the store fails or holds none, the list that is known stays."""
+        """Reads the list once. Keeps the last list where the store fails or holds none."""
         try:
             (value,) = await self._store.read([trending_key()], _PATIENCE_SECONDS)
             if value is not None:

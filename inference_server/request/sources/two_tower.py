@@ -1,7 +1,7 @@
 """The two towers' source: the items whose vectors are nearest to the user's, found by a filtered search.
 
-It is not one of `registry.SOURCES`: every user with a vector is searched for, and its result also knows the
-collaborative scores that the candidates of the other sources need.
+It is not in `registry.SOURCES`: it runs for every user with a vector, and its result also has the collaborative scores
+of the other sources' candidates.
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ from tandem.contract.vocabulary import MISSING_ROW
 
 NAME: Final = names.SOURCE_TWO_TOWER
 NUM_CANDIDATES: Final = TWO_TOWER_CANDIDATES
-"""Candidates that a policy takes when it does not say."""
+"""Number of candidates, unless a policy sets it."""
 
 
 async def search_two_tower(encoded: Encoded, allowed: Sequence[Allowed], engines: EngineCalls) -> Found:
-    """For each user as many allowed items as the policy takes, and at least as many as the request asks for."""
+    """Finds allowed items for each user: as many as the policy takes, and at least `num_items`."""
     wanted = [
         max(user.admitted.num_items, user.admitted.policy.sources.get(NAME, NUM_CANDIDATES)) for user in encoded.users
     ]
-    most = max(wanted)
-    found, seconds = await engines.call(RETRIEVE, encoded.model.search.nearest, encoded.vectors, most, list(allowed))
+    max_wanted = max(wanted)
+    found, seconds = await engines.call(
+        RETRIEVE, encoded.model.search.nearest, encoded.vectors, max_wanted, list(allowed)
+    )
     engines.ladder.observe(RETRIEVE, seconds)
-    if min(wanted) < most:
+    if min(wanted) < max_wanted:
         _trim(found, wanted)
     return found
 
 
 def _trim(found: Found, wanted: Sequence[int]) -> None:
-    """Drops what was found only because another user of the batch wants more: no answer depends on its batch."""
+    """Drops items found only because another user of the batch wants more, so that no answer depends on its batch."""
     for user, num_items in enumerate(wanted):
         rows, scores = found.rows[user, num_items:], found.scores[user, num_items:]
-        if found.others is not None:
-            held = rows != MISSING_ROW
-            found.others[user, rows[held]] = scores[held]
+        if found.remaining_scores is not None:
+            is_item = rows != MISSING_ROW
+            found.remaining_scores[user, rows[is_item]] = scores[is_item]
         rows[:] = MISSING_ROW
         scores[:] = -np.inf

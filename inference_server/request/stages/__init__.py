@@ -1,4 +1,4 @@
-"""The stages of a request, one module each, in the order of `recommend.recommend`.
+"""The stages of a request, one module each. `Pipeline.answers` calls them in order.
 
-Each takes what the one before it returned and returns the next, frozen; each carries the `Admitted` it belongs to.
+Each stage takes the result of the stage before it, and returns a frozen result that holds the `Admitted` requests.
 """

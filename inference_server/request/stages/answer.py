@@ -1,4 +1,4 @@
-"""The answer: ids instead of rows, the next page's token, and the reasons where they were asked for."""
+"""The answer: ids instead of rows, the next page's token, and the reasons where the request asks for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POPULARITY: Final = "popularity"
 
 @stage("answer")
 def answer(selections: Sequence[Selection], *, with_sources: bool = False) -> list[Answered]:
-    """Puts the answers of all users together. `with_sources` fills `Answer.sources`."""
+    """Builds the answers of all users. `with_sources` fills `Answer.sources`."""
     return [answered for selection in selections for answered in _answers(selection, with_sources=with_sources)]
 
 
@@ -29,9 +29,9 @@ def _answers(selection: Selection, *, with_sources: bool) -> list[Answered]:
     ranked = selection.ranked
     model = ranked.model
     # One look-up of ids for the whole batch.
-    every_row = np.concatenate([chosen.rows for chosen in selection.chosen])
-    item_ids = model.catalogue.item_ids(every_row)
-    stable_rows = model.catalogue.stable_rows(every_row)
+    all_rows = np.concatenate([chosen.rows for chosen in selection.chosen])
+    item_ids = model.catalogue.item_ids(all_rows)
+    stable_rows = model.catalogue.stable_rows(all_rows)
     answered = []
     start = 0
     for index, chosen in enumerate(selection.chosen):
@@ -56,8 +56,10 @@ def _answers(selection: Selection, *, with_sources: bool) -> list[Answered]:
 
 
 def _next_page(chosen: Chosen, shown: Rows) -> str:
-    """The token of the page after this one, which leaves out all items shown until now, `shown` the last of them; empty
-    after a page that could not be filled."""
+    """The token of the next page, which leaves out all items shown so far; empty after a page that could not be filled.
+
+    `shown` is (n,) int64, the stable rows of this page.
+    """
     admitted = chosen.user.admitted
     if len(shown) < admitted.num_items:
         return ""
@@ -69,7 +71,7 @@ def _next_page(chosen: Chosen, shown: Rows) -> str:
 def _sources(selection: Selection, chosen: Chosen) -> list[str]:
     """The source of each item shown."""
     columns = selection.ranked.columns
-    starts = [source.start for source in columns]
+    starts = [source_columns.start for source_columns in columns]
     return [columns[int(index)].source for index in np.searchsorted(starts, chosen.columns, side="right") - 1]
 
 
@@ -103,7 +105,7 @@ def _explain(selection: Selection, user_index: int) -> list[Reason]:
 
 
 def _nearest_history(catalogue: Catalogue, chosen: Chosen) -> Sequence[Sequence[int]]:
-    """For every shown item the rows of the user's events that are nearest to it, without the item itself."""
+    """For each shown item: the rows of the user's events that are nearest to it, without the item itself."""
     history = np.unique(catalogue.known_rows(chosen.user.state.event_item_keys))
     if not len(history):
         return [[] for _ in chosen.rows]

@@ -1,7 +1,7 @@
-"""The users' vectors: the stored ones where they are up to date, else the user tower's, in one run for a batch.
+"""The users' vectors: stored vectors where they are up to date, else the user tower's, from one run for the batch.
 
-A stored vector is a cache of what the tower makes of the stored state. It does not know of `recent_item_ids`, so a
-request that brings any known item is encoded anew: a click changes the next answer.
+A stored vector is a cache of the tower's output for the stored state. It does not take `recent_item_ids` into account,
+so a request with any known recent item is encoded anew: a click changes the next answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tandem.contract.vocabulary import MISSING_ROW
 _CLICK: Final = EVENT_CODES["click"]
 _NOTHING_KNOWN: Final = UserState()
 Vectors = list[npt.NDArray[np.float32] | None]
-"""By user; None where there is none (yet)."""
+"""A vector for each user; None where there is none (yet)."""
 
 
 @stage("encode_user")
@@ -38,8 +38,8 @@ async def encode_users(
 ) -> tuple[list[Encoded], list[User]]:
     """Finds or computes the users' vectors, and chooses their rungs.
 
-    Returns the users with a vector, one `Encoded` for each rung, the most urgent first, and the users without one:
-    nothing is known of them, or no time is left.
+    Returns the users with a vector, as one `Encoded` per rung, the most urgent rung first, and the users without a
+    vector: those who are unknown, and those whose time is too short.
     """
     if not hydrated.requests:
         return [], []
@@ -71,14 +71,14 @@ async def encode_users(
 
 
 def user_from_memory(admitted: Admitted) -> User:
-    """A user whom only a list from memory can answer: there was no time to ask the store."""
+    """The user of a request that a list from memory must answer: no time is left to read the store."""
     known = Known()
     state, is_extended = _state_of(admitted, known)
     return _user(admitted, known, state, is_extended=is_extended, rung=Rung.FROM_MEMORY)
 
 
 def _state_of(admitted: Admitted, known: Known) -> tuple[UserState, bool]:
-    """(the stored state with the request's recent items, whether the request brought any that is known)."""
+    """(the stored state with the request's recent items, whether the catalogue has any of these items)."""
     state = known.state or _NOTHING_KNOWN
     if admitted.query.recent_item_ids:
         with_recent = with_recent_items(state, admitted.query.recent_item_ids, _CLICK)
@@ -110,7 +110,7 @@ def _have_events(
 def _by_rung(
     model: ServingModel, users: Sequence[User], vectors: Vectors, history_rows: npt.NDArray[np.int64]
 ) -> list[Encoded]:
-    """The users with a vector, by rung, the most urgent first."""
+    """The users with a vector, as one `Encoded` per rung, the most urgent rung first."""
     encoded = []
     for rung in sorted({user.rung for user in users}, reverse=True):
         rung_vectors = {

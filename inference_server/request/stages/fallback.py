@@ -1,5 +1,5 @@
-"""Fallback: lists from memory, for users without a vector: the list that this user was last answered with, or the
-bundle's popular items. It runs only where there is nothing to retrieve with, or no time."""
+"""Fallback for users without a vector, which retrieval needs, or without time for it: the user's last list, from
+memory, filled up with popular items."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tandem.contract import names
 from tandem.contract.vocabulary import MISSING_ROW, NO_ROWS
 
 _CAPPED_OVERSAMPLING: Final = 5
-"""Factor on the number of items asked for, for a policy that caps categories and so needs more to choose from."""
+"""Factor on the number of items to list, for a policy with category caps, which need more items to choose from."""
 
 
 @stage("fallback")
 def fallback(users: Sequence[User], allowed: Sequence[Allowed], lists: RecentLists) -> list[Ranked]:
-    """One list for each user; as many items as were asked for, whenever the filter leaves that many."""
-    return [_list_of(user, user_allowed, lists) for user, user_allowed in zip(users, allowed, strict=True)]
+    """One list per user; at least `num_items`, if that many pass the filter."""
+    return [_list_for(user, user_allowed, lists) for user, user_allowed in zip(users, allowed, strict=True)]
 
 
-def _list_of(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
+def _list_for(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     admitted = user.admitted
     model = admitted.model
     catalogue = model.catalogue
@@ -38,7 +38,7 @@ def _list_of(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
     rows = NO_ROWS
     scores = np.empty(0, dtype=np.float32)
     columns = []
-    # The cached list is for degraded requests only: a request without a reason is from an unknown user.
+    # The cached list is for degraded requests only: a request without a degraded reason is from an unknown user.
     cached = lists.get(admitted.query.user_id, model.version) if user.degraded_reasons else None
     if cached is not None:
         known = catalogue.rows_of_stable(cached.rows)
@@ -53,7 +53,7 @@ def _list_of(user: User, allowed: Allowed, lists: RecentLists) -> Ranked:
             break
         new = popular[rows_in(bitmap, popular)][: wanted - len(rows)]
         rows = np.concatenate([rows, new])
-        # The bundle's list is a part of the catalogue that follows it: nothing may come twice.
+        # The bundle's list is repeated in the catalogue that follows it: no item may be listed twice.
         bitmap = without_rows(bitmap, new)
     if len(rows) > num_cached:
         columns.append(Columns(names.SOURCE_POPULAR, num_cached, len(rows)))

@@ -1,7 +1,6 @@
 """Filters: the items that each user may be shown, in a form that the search itself can apply.
 
-The stage comes before retrieval, not after it: filtering what was retrieved would return fewer items than were asked
-for.
+The stage comes before retrieval, not after it: filtering the retrieved items would leave fewer than `num_items`.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Admitted, User
 from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Rows, id_keys
 
-_IDS_AT_ONCE = 1_000
-"""Ids of a long list that are looked up before other requests have their turn; they take 0.7 ms."""
+_IDS_PER_CHUNK = 1_000
+"""Ids of a long list whose keys are computed, in 0.7 ms, before other requests have their turn."""
 
 
 @stage("filter")
 def filter_items(users: Sequence[User]) -> list[Allowed]:
-    """The items that each of these users, at least one, may be shown."""
+    """The items that each of the users may be shown; there is at least one user."""
     seen = _seen_rows(users, users[0].admitted.model)
     return [_allowed(user.admitted, seen_rows) for user, seen_rows in zip(users, seen, strict=True)]
 
 
 async def look_up_long_list(item_filter: ItemFilter, model: ServingModel) -> None:
-    """Looks up the keys of a long exclude list that is not known yet; other requests have their turns meanwhile.
+    """Computes the keys of a long exclude list that is not known yet, in chunks: other requests have turns in between.
 
     Raises InvalidRequest for an id that is empty or too long.
     """
     catalogue = model.catalogue
     if not item_filter.exclude_digest or catalogue.knows_list(item_filter.exclude_digest):
         return
-    found = []
-    for start in range(0, len(item_filter.exclude_item_ids), _IDS_AT_ONCE):
-        ids = item_filter.exclude_item_ids[start : start + _IDS_AT_ONCE]
-        validate_list("filter.exclude_item_ids", ids, _IDS_AT_ONCE, first=start)
-        found.append(id_keys(ids))
+    keys = []
+    for start in range(0, len(item_filter.exclude_item_ids), _IDS_PER_CHUNK):
+        ids = item_filter.exclude_item_ids[start : start + _IDS_PER_CHUNK]
+        validate_list("filter.exclude_item_ids", ids, _IDS_PER_CHUNK, first_index=start)
+        keys.append(id_keys(ids))
         await asyncio.sleep(0)
-    catalogue.remember_list(item_filter.exclude_digest, np.concatenate(found))
+    catalogue.remember_list(item_filter.exclude_digest, np.concatenate(keys))
 
 
 def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
@@ -57,7 +56,7 @@ def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
 def allowed_by_filter(item_filter: ItemFilter, model: ServingModel, excluded: Rows) -> Allowed:
     """The items that pass a filter, less the `excluded` rows."""
     clauses = () if item_filter is NO_FILTER else (_clause(item_filter),)
-    return _apply(item_filter, tuple(c for c in clauses if not c.demands_nothing), model, excluded)
+    return _apply(item_filter, tuple(clause for clause in clauses if not clause.demands_nothing), model, excluded)
 
 
 def _allowed(admitted: Admitted, seen_rows: Rows) -> Allowed:
@@ -77,7 +76,7 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
     catalogue = model.catalogue
     mask: ItemMask | None = catalogue.mask(clauses) if clauses else None
     if item_filter.exclude_digest:
-        if not catalogue.knows_list(item_filter.exclude_digest):  # other lists have pushed it out
+        if not catalogue.knows_list(item_filter.exclude_digest):  # evicted by other lists
             catalogue.remember_list(item_filter.exclude_digest, id_keys(item_filter.exclude_item_ids))
         mask = catalogue.mask_without(clauses, item_filter.exclude_digest)
     elif item_filter.exclude_item_ids:
@@ -86,10 +85,10 @@ def _apply(item_filter: ItemFilter, clauses: tuple[Clause, ...], model: ServingM
 
 
 def _seen_rows(users: Sequence[User], model: ServingModel) -> list[Rows]:
-    """Rows of the items that each user has interacted with; none where the answer may contain them."""
-    lists = [user.state.seen_item_keys if _excludes_seen(user.admitted) else NO_KEYS for user in users]
-    rows = model.catalogue.vocabulary.rows_of_keys(np.concatenate(lists)) if lists else NO_ROWS
-    ends = np.cumsum([len(keys) for keys in lists])
+    """Rows of the items that each user has interacted with; no rows for a user whose answer may contain them."""
+    keys_by_user = [user.state.seen_item_keys if _excludes_seen(user.admitted) else NO_KEYS for user in users]
+    rows = model.catalogue.vocabulary.rows_of_keys(np.concatenate(keys_by_user)) if keys_by_user else NO_ROWS
+    ends = np.cumsum([len(keys) for keys in keys_by_user])
     rows_by_user = np.split(rows, ends[:-1])
     return [seen if not len(seen) or seen.min() >= 0 else seen[seen != MISSING_ROW] for seen in rows_by_user]
 

@@ -1,4 +1,4 @@
-"""Hydration: what the online store knows of the users of a batch, in one read of two keys each."""
+"""Hydration: reads the state and the vector of each user of a batch, in one read of two keys per user."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from tandem.contract.store import UserState, UserVector, user_state_key, user_ve
 STORE_SHARE: Final = 0.5
 """Share of a request's time that reading the store may take; the rest is for the later stages."""
 
-
-_UNASKED: Final = Known()
+_ANONYMOUS: Final = Known()
 _LATE: Final = Known(degraded_reasons=(Degraded.STORE_TIMEOUT,))
 
 
 @stage("hydrate")
 async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator[Hydrated]:
-    """Reads the users' states and vectors, and yields the batch, mostly as a whole.
+    """Reads the users' states and vectors, and yields the batch, usually as a whole.
 
     Requests whose store budget runs out are yielded first, without stored data.
     """
@@ -33,7 +32,7 @@ async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator
         if user_id := admitted.query.user_id:
             keys += (user_vector_key(admitted.model.version, user_id), user_state_key(user_id))
     if not keys:
-        yield Hydrated(requests=batch, known=[_UNASKED] * len(batch))
+        yield Hydrated(requests=batch, known=[_ANONYMOUS] * len(batch))
         return
     reading = store.read(keys, max(map(_gives_up_at, batch)) - time.monotonic())
     waiting = list(batch)
@@ -47,7 +46,7 @@ async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator
             waiting = [admitted for admitted in waiting if _gives_up_at(admitted) > now and not admitted.caller.gone]
             if late:
                 yield Hydrated(
-                    requests=late, known=[_LATE if admitted.query.user_id else _UNASKED for admitted in late]
+                    requests=late, known=[_LATE if admitted.query.user_id else _ANONYMOUS for admitted in late]
                 )
             if not waiting:
                 return
@@ -59,7 +58,7 @@ def _gives_up_at(admitted: Admitted) -> float:
 
 
 def _distribute(batch: Sequence[Admitted], waiting_ids: set[int], reading: asyncio.Task[Values]) -> Hydrated:
-    """Gives the values that were read to the requests that still wait. A caller who has gone costs nothing more."""
+    """Parses the values of the requests that still wait. Drops requests whose callers are gone."""
     failure: Known | None = None
     values: Values = []
     try:
@@ -70,16 +69,16 @@ def _distribute(batch: Sequence[Admitted], waiting_ids: set[int], reading: async
     known: list[Known] = []
     position = 0
     for admitted in batch:
-        asked = bool(admitted.query.user_id)
+        has_user_id = bool(admitted.query.user_id)
         if id(admitted) in waiting_ids and not admitted.caller.gone:
             requests.append(admitted)
-            if not asked:
-                known.append(_UNASKED)
+            if not has_user_id:
+                known.append(_ANONYMOUS)
             elif failure is not None:
                 known.append(failure)
             else:
                 known.append(_parse(values[position], values[position + 1]))
-        position += 2 * asked
+        position += 2 * has_user_id
     return Hydrated(requests=requests, known=known)
 
 

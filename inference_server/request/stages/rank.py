@@ -32,16 +32,16 @@ from tandem.contract.item_item import item_item_scores
 
 _log = structlog.get_logger()
 
-_Part = slice | list[int]
-"""Which users of a batch."""
+_Group = slice | list[int]
+"""Indices of the users of a batch that share a ranker."""
 _EVERY_USER = slice(None)
 
 
 @stage("rank")
 async def rank(candidates: Candidates, engines: EngineCalls, breaker: Breaker) -> Sequence[Ranked]:
-    """Scores the candidates: one `Ranked` for each ranker that the users' policies name, mostly one in all.
+    """Scores the candidates. Returns one `Ranked` per ranker that the users' policies name, usually a single one.
 
-    The two-tower score orders where there is no ranker, where the ranker fails and where time is short.
+    The two-tower score orders the candidates where there is no ranker, the ranker fails or time is short.
     """
     users = candidates.users
     rankers = [ranker_of(user.admitted.policy, candidates.encoded.model) for user in users]
@@ -52,18 +52,18 @@ async def rank(candidates: Candidates, engines: EngineCalls, breaker: Breaker) -
         ]
         return [_by_two_tower(candidates, skipped, _EVERY_USER)]
     if all(ranker is rankers[0] for ranker in rankers):
-        return [await _rank_part(candidates, users, _EVERY_USER, rankers[0], engines, breaker)]
+        return [await _rank_group(candidates, users, _EVERY_USER, rankers[0], engines, breaker)]
     ranked = []
     order = sorted(range(len(users)), key=lambda index: id(rankers[index]))
     for _, indices in groupby(order, key=lambda index: id(rankers[index])):
-        part = list(indices)
-        part_users = [users[index] for index in part]
-        ranked.append(await _rank_part(candidates, part_users, part, rankers[part[0]], engines, breaker))
+        group = list(indices)
+        group_users = [users[index] for index in group]
+        ranked.append(await _rank_group(candidates, group_users, group, rankers[group[0]], engines, breaker))
     return ranked
 
 
 def ranker_of(policy: Policy, model: ServingModel) -> Ranker | None:
-    """The ranker that a policy names; None where it names none, or one that the bundle has not."""
+    """The ranker that a policy names; None where it names none or the bundle does not have it."""
     if policy.ranker == AUTO:
         ranker = next(iter(model.rankers.values()), None)
     else:
@@ -73,20 +73,20 @@ def ranker_of(policy: Policy, model: ServingModel) -> Ranker | None:
     return ranker.with_content_weight(policy.content_weight)
 
 
-async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
+async def _rank_group(  # noqa: PLR0917 - a ranker's input, and where it runs
     candidates: Candidates,
     users: Sequence[User],
-    part: _Part,
+    group: _Group,
     ranker: Ranker | None,
     engines: EngineCalls,
     breaker: Breaker,
 ) -> Ranked:
     if ranker is None:
-        return _by_two_tower(candidates, users, part)
-    batch, missing = _ranker_batch(candidates, users, part, ranker)
+        return _by_two_tower(candidates, users, group)
+    batch, missing = _ranker_batch(candidates, users, group, ranker)
     scores = await _guarded_score(ranker, batch, engines, breaker) if ranker.runs_long else ranker.score(batch)
     if scores is None:
-        return _by_two_tower(candidates, [user.with_reason(Degraded.RANKER_FAILED) for user in users], part)
+        return _by_two_tower(candidates, [user.with_reason(Degraded.RANKER_FAILED) for user in users], group)
     scores[missing] = -np.inf
     parts = [(names.SOURCE_TWO_TOWER, batch.collaborative), (CONTENT, _known(batch.content, batch.unknown))]
     if batch.item_item is not None:
@@ -95,7 +95,7 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
         model=candidates.encoded.model,
         users=users,
         source=Source.RANKED,
-        rows=candidates.rows[part],
+        rows=candidates.rows[group],
         scores=scores,
         columns=candidates.columns,
         parts=(*parts, *ranker.parts(scores)),
@@ -103,16 +103,16 @@ async def _rank_part(  # noqa: PLR0917 - what a ranker needs, and where it runs
 
 
 def _ranker_batch(
-    candidates: Candidates, users: Sequence[User], part: _Part, ranker: Ranker
+    candidates: Candidates, users: Sequence[User], group: _Group, ranker: Ranker
 ) -> tuple[RankerBatch, npt.NDArray[np.bool_]]:
     """The ranker's input, and the cells without a candidate: (users, candidates) bool."""
     encoded = candidates.encoded
-    model, history_rows = encoded.model, encoded.history_rows[part]
-    collaborative = candidates.collaborative[part]
+    model, history_rows = encoded.model, encoded.history_rows[group]
+    collaborative = candidates.collaborative[group]
     missing = np.isneginf(collaborative)
-    rows = np.maximum(candidates.rows[part], 0)
+    rows = np.maximum(candidates.rows[group], 0)
     unknown = _unknown(candidates, rows, missing)
-    # Content and item-item scores are the bundle's own, and it has no more rows than its items.
+    # Content and item-item scores exist for the rows of the bundle alone.
     bundle_rows = rows if unknown is None else np.where(unknown.cells, 0, rows)
     spec = model.bundle.manifest.blend
     content = np.zeros(rows.shape, dtype=np.float32)
@@ -129,7 +129,7 @@ def _ranker_batch(
     if USER_INDEX in ranker.reads:
         user_index = model.user_index([user.admitted.query.user_id for user in users])
     batch = RankerBatch(
-        user_vectors=encoded.vectors[part],
+        user_vectors=encoded.vectors[group],
         user_index=user_index,
         rows=rows,
         collaborative=np.where(missing, np.float32(0.0), collaborative),
@@ -144,30 +144,30 @@ def _ranker_batch(
 def _unknown(
     candidates: Candidates, rows: npt.NDArray[np.int64], missing: npt.NDArray[np.bool_]
 ) -> UnknownParts | None:
-    """The candidates, (users, candidates) int64, that came after the bundle; None where there are none."""
+    """The candidates that the bundle does not hold; None where it holds all. `rows` is (users, candidates) int64."""
     live = candidates.encoded.model.live
     if not len(live.slots):
         return None
     cells = rows >= live.num_bundle_items
     if not cells.any():
         return None
-    # The other sources choose by content or item-item scores, so their candidates are no sample for the unknown items.
+    # The other sources choose by content or item-item scores, so their candidates are not comparable.
     by_towers = np.arange(rows.shape[1]) < candidates.columns[0].stop
     return UnknownParts(cells, ~missing & ~cells & by_towers)
 
 
 def _known(scores: Scores, unknown: UnknownParts | None) -> Scores:
-    """The scores with NaN in the cells that are unknown."""
+    """The scores, NaN where they are unknown."""
     return scores if unknown is None else np.where(unknown.cells, np.float32(np.nan), scores)
 
 
 async def _guarded_score(ranker: Ranker, batch: RankerBatch, engines: EngineCalls, breaker: Breaker) -> Scores | None:
-    """The ranker's scores; None where it failed, or is not asked because it has failed lately."""
+    """The ranker's scores; None where it fails, or is not called because it failed lately."""
     if not breaker.allows():
         return None
     try:
         scores, _ = await engines.call(RANK, ranker.score, batch)
-    except Exception as error:  # ONNX Runtime raises many kinds; each means that this model cannot rank this batch
+    except Exception as error:  # ONNX Runtime raises many types; each means that the model cannot rank this batch
         _log.warning("ranker_failed", reason=repr(error))
         breaker.failed()
         return None
@@ -178,13 +178,13 @@ async def _guarded_score(ranker: Ranker, batch: RankerBatch, engines: EngineCall
     return scores
 
 
-def _by_two_tower(candidates: Candidates, users: Sequence[User], part: _Part) -> Ranked:
-    collaborative = candidates.collaborative[part]
+def _by_two_tower(candidates: Candidates, users: Sequence[User], group: _Group) -> Ranked:
+    collaborative = candidates.collaborative[group]
     return Ranked(
         model=candidates.encoded.model,
         users=users,
         source=Source.RETRIEVED,
-        rows=candidates.rows[part],
+        rows=candidates.rows[group],
         scores=collaborative,
         columns=candidates.columns,
         parts=((names.SOURCE_TWO_TOWER, collaborative),),

@@ -1,7 +1,7 @@
-"""Retrieval: candidates from every source that the policy takes, filtered, and merged with the source kept.
+"""Retrieval: candidates from every source that the policy enables, filtered, and merged into one table by source.
 
-The two towers' search applies the filter itself; what the other sources propose is filtered here. An item that several
-sources propose belongs to the first of them.
+The two towers' search applies the filter itself; the proposals of the other sources are filtered here. An item that
+several sources propose belongs to the first of them.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ async def retrieve(
 
 
 def _proposals(encoded: Encoded, sources: Sequence[Source]) -> tuple[Sequence[User], list[tuple[str, Rows]]]:
-    """The users with reasons for sources that are missing, and by source's name what it proposes: (users, n) int64,
-    MISSING_ROW where there is nothing."""
+    """The users, with a degraded reason for each source that is missing, and the proposals: each source's name with
+    (users, n) int64, MISSING_ROW where the source proposes nothing."""
     users = encoded.users
     available = [(source, _wanted(users, source)) for source in sources if source.available(encoded.model)]
     if users[0].rung >= Rung.NO_EXTRA_SOURCES:
@@ -66,7 +66,7 @@ def _proposals(encoded: Encoded, sources: Sequence[Source]) -> tuple[Sequence[Us
             users = _with_reason(users, rows, wanted)
             continue
         for user_rows, num_candidates in zip(rows, wanted, strict=True):
-            # The first candidates are a user's share, whatever other users of the batch take.
+            # A user gets the number that the user's own policy takes, whatever other users of the batch get.
             user_rows[num_candidates:] = MISSING_ROW
         proposals.append((source.name, rows))
     return users, proposals
@@ -78,7 +78,7 @@ def _wanted(users: Sequence[User], source: Source) -> list[int]:
 
 
 def _with_reason(users: Sequence[User], reason: Degraded, wanted: Sequence[int]) -> list[User]:
-    """The users, those who want any candidates with the reason."""
+    """The users, with the reason added to those who want any candidates."""
     return [user.with_reason(reason) if count else user for user, count in zip(users, wanted, strict=True)]
 
 
@@ -89,7 +89,7 @@ def _merge(
     proposals: Sequence[tuple[str, Rows]],
     users: Sequence[User],
 ) -> Candidates:
-    """One table: the columns of the two towers, then those of each proposal, without repeats and forbidden items."""
+    """One table: the columns of the two towers, then those of each proposal, without repeats or forbidden items."""
     columns = [Columns(two_tower.NAME, 0, found.rows.shape[1])]
     for source, rows in proposals:
         columns.append(Columns(source, columns[-1].stop, columns[-1].stop + rows.shape[1]))
@@ -101,8 +101,8 @@ def _merge(
         in_order = new[each_user, order]
         in_order[:, 1:][in_order[:, 1:] == in_order[:, :-1]] = MISSING_ROW
         new[each_user, order] = in_order
-    if found.others is not None:
-        scores = found.others[np.arange(len(new))[:, None], new]
+    if found.remaining_scores is not None:
+        scores = found.remaining_scores[np.arange(len(new))[:, None], new]
     else:
         new[(new[:, :, None] == found.rows[:, None, :]).any(axis=2)] = MISSING_ROW
         alive = encoded.model.catalogue.alive

@@ -2,9 +2,9 @@
 
     boosts -> order by score -> diversity (MMR) -> category caps -> exploration
 
-Equal scores are ordered by row, so that one request has one answer. Exploration comes last, so that the logged
-propensity is that of what is shown; caps are applied to the whole pool that it draws from, so that it cannot break
-them.
+Equal scores are ordered by row, so that equal requests have equal answers. Exploration comes last, so that the logged
+propensity is that of the item shown; caps are applied to the whole pool that exploration draws from, so that it cannot
+break them.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from inference_server.request.selection.mmr import diversify
 
 @stage("select")
 def select(ranked: Sequence[Ranked]) -> list[Selection]:
-    """Chooses what every user is shown: one `Selection` for each `Ranked`."""
-    return [_select(users_of_ranker) for users_of_ranker in ranked]
+    """Chooses the items that every user is shown: one `Selection` per `Ranked`."""
+    return [_select(ranker_group) for ranker_group in ranked]
 
 
 def _select(ranked: Ranked) -> Selection:
@@ -52,7 +52,7 @@ def _select(ranked: Ranked) -> Selection:
 
 
 def _best_first(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Columns by falling score, equal scores by row: (users, candidates) int64."""
+    """Columns by descending score, equal scores by row: (users, candidates) int64."""
     order = np.argsort(-scores, axis=1)
     in_order = np.take_along_axis(scores, order, axis=1)
     # Two sort keys cost twice as much as one, and equal scores are rare.

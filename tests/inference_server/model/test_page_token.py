@@ -20,7 +20,7 @@ NUM_ITEMS = 1000
 TOKENS = tokens_of_bundle(b'{"model_version": "one"}')
 OTHER_BUNDLE = tokens_of_bundle(b'{"model_version": "two"}')
 FINGERPRINT = request_fingerprint(Query(user_id="u", num_items=10))
-NOT_ISSUED = "^page_token: is not one that this server issued for this user, filter and scenario$"
+NOT_ISSUED = "^page_token: was not issued by this server for this user, filter and scenario$"
 EXPIRED = "^page_token: belongs to a bundle that is no longer served; start again at the first page$"
 
 rows = st.lists(st.integers(0, NUM_ITEMS - 1), max_size=50, unique=True).map(lambda row: np.array(row, dtype=np.int64))
@@ -113,15 +113,15 @@ class TestTokens:
 
     def test_half_a_row_is_refused_even_with_its_mac(self) -> None:
         part = b"abc"
-        mac = TOKENS._mac_of(part, FINGERPRINT)
-        assert "not one that" in refused(base64.urlsafe_b64encode(TOKENS._head + part + mac).rstrip(b"=").decode())
+        mac = TOKENS._mac_over(part, FINGERPRINT)
+        assert "was not issued" in refused(base64.urlsafe_b64encode(TOKENS._head + part + mac).rstrip(b"=").decode())
 
     def test_a_format_of_another_release_is_refused(self) -> None:
-        assert "not one that" in refused(base64.urlsafe_b64encode(b"\x02" + bytes(26)).decode())
+        assert "was not issued" in refused(base64.urlsafe_b64encode(b"\x02" + bytes(26)).decode())
 
     def test_a_token_that_is_too_long_is_refused_unread(self) -> None:
         longest = TOKENS.issue(np.zeros(MAX_SHOWN, dtype=np.int64), FINGERPRINT)
-        assert refused(longest + "A") == "page_token: has 21368 characters, the longest one has 21367"
+        assert refused(longest + "A") == "page_token: has 21368 characters, must have at most 21367"
 
     def test_an_identity_of_another_length_is_our_mistake(self) -> None:
         with pytest.raises(ValueError, match="bundle_identity has 3 bytes, not 8"):

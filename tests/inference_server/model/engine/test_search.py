@@ -204,18 +204,18 @@ async def test_never_forbidden_never_twice_never_short(
 
 @given(batch=batches, num_items=counts)
 @settings(max_examples=30, deadline=None)
-async def test_exact_search_tells_the_scores_of_all_others(
+async def test_exact_search_tells_the_scores_of_the_items_that_it_did_not_find(
     model: ServingModel, batch: list[Asked], num_items: int
 ) -> None:
     exact = ExactSearch.from_vectors(model.bundle.item_vectors)
     vectors, masks, found = await find(model, exact, batch, num_items, exhaustive=False)
-    assert found.others is not None
-    for vector, mask, rows, others in zip(vectors, masks, found.rows, found.others, strict=True):
-        others_allowed = mask.copy()
-        others_allowed[rows[rows != MISSING_ROW]] = False
-        assert (np.isneginf(others) == ~others_allowed).all()
-        expected = model.bundle.item_vectors[others_allowed] @ vector
-        np.testing.assert_allclose(others[others_allowed], expected, rtol=1e-4, atol=1e-5)
+    assert found.remaining_scores is not None
+    for vector, mask, rows, scores in zip(vectors, masks, found.rows, found.remaining_scores, strict=True):
+        remains = mask.copy()
+        remains[rows[rows != MISSING_ROW]] = False
+        assert (np.isneginf(scores) == ~remains).all()
+        expected = model.bundle.item_vectors[remains] @ vector
+        np.testing.assert_allclose(scores[remains], expected, rtol=1e-4, atol=1e-5)
 
 
 async def test_a_filter_may_leave_more_than_are_scored_one_by_one(model: ServingModel) -> None:
