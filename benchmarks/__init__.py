@@ -1,6 +1,6 @@
-"""The load benchmark: `python -m benchmarks`, `make bench`. It sees the server from outside only."""
+"""The load benchmark: `python -m benchmarks`, `make bench`. It uses only the server's public interfaces."""
 
 import os
 
-# gRPC tells of every child process that is started while a channel is open; set before grpc is imported.
+# gRPC logs a line for every child process started while a channel is open. Set before grpc is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

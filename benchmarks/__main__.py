@@ -26,7 +26,7 @@ _OUTPUT: Final = Path("benchmarks/results/request-path")
 
 
 async def run(names: list[str], *, quick: bool, catalogue_dir: Path) -> dict[str, Any]:
-    """Runs scenarios and returns the report as it is written to JSON."""
+    """Runs the scenarios named and returns the report, as written to JSON."""
     os.sched_setaffinity(0, load_cores())
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name:
@@ -38,7 +38,7 @@ async def run(names: list[str], *, quick: bool, catalogue_dir: Path) -> dict[str
                 started = time.monotonic()
                 try:
                     bench.results[scenario] = await SCENARIOS[scenario](bench)
-                except Exception as error:  # whatever broke one scenario, the minutes of the others shall not be lost
+                except Exception as error:  # a failed scenario must not lose the results of the rest
                     traceback.print_exc()
                     bench.results[scenario] = {"skipped": f"it failed: {error!r}", "failed": True}
                 seconds[scenario] = round(time.monotonic() - started, 1)
@@ -64,12 +64,22 @@ async def run(names: list[str], *, quick: bool, catalogue_dir: Path) -> dict[str
 
 
 def main() -> int:
-    """Parses, runs, writes."""
+    """Parses the arguments, runs the scenarios and writes the report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The load benchmark.")
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS), help="which, by comma (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="seconds each, on a tiny catalogue: does it work at all?")
     parser.add_argument(
-        "--output", type=Path, default=None, metavar="PATH", help=f"without suffix (default: {_OUTPUT}; --quick: none)"
+        "--scenarios",
+        default=",".join(SCENARIOS),
+        help="names of scenarios, separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="run each for seconds on a tiny catalogue, to see that it works"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=None,
+        metavar="PATH",
+        help=f"path of the report without suffix (default: {_OUTPUT}; --quick: none)",
     )
     options = parser.parse_args()
     names = options.scenarios.split(",")

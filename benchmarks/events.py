@@ -1,4 +1,4 @@
-"""`python -m benchmarks.events`: measures the path of an event, writes benchmarks/results/events.md. Takes minutes."""
+"""`python -m benchmarks.events`: measures the path of an event and writes benchmarks/results/events.md in minutes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NUM_MARKS: Final = (100_000, 1_000_000)
 
 
 async def measure(*, quick: bool) -> str:
-    """Measures everything and returns the page. `quick` sees only that the benchmark works."""
+    """Measures everything and returns the page. `quick` only checks that the benchmark works."""
     with tempfile.TemporaryDirectory(prefix="tandem-events-") as name:
         folder = Path(name)
-        # Started before this process leaves the measured core, so that it may use them all, as the server may.
+        # The store starts before this process leaves the measured core, so it may use all cores, as the server may.
         async with valkey(folder / "store") as store:
             say("freshness")
             fresh = await freshness(
@@ -38,7 +38,7 @@ async def measure(*, quick: bool) -> str:
                 background_per_second=_BACKGROUND_PER_SECOND,
             )
         use_load_cores()
-        async with valkey(folder / "other-store") as store:
+        async with valkey(folder / "throughput-store") as store:
             rounds = []
             for number in range(1 if quick else _ROUNDS):
                 say(f"throughput, round {number + 1}")
@@ -106,7 +106,7 @@ Ids share 65,536 sets; the more ids there are, the fewer bytes each takes.
 
 
 def _scheduling_group() -> str:
-    """Our weight against other work of the machine (`man 7 sched`, autogroup): it says whose time was measured."""
+    """Weight of our processes against other processes of the machine (`man 7 sched`, autogroup)."""
     group = Path("/proc/self/autogroup")
     return f"at {group.read_text().partition(' ')[2].strip()}" if group.exists() else "unknown"
 
@@ -114,7 +114,7 @@ def _scheduling_group() -> str:
 def main() -> None:
     """Measures and writes the page, or prints it with --quick."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.events", description="The path of an event.")
-    parser.add_argument("--quick", action="store_true", help="seconds, to see that it works; prints, writes nothing")
+    parser.add_argument("--quick", action="store_true", help="run for seconds, to see that it works; prints the page")
     options = parser.parse_args()
     page = asyncio.run(measure(quick=options.quick))
     if options.quick:

@@ -1,10 +1,10 @@
-"""Ingest of many reviews: time and peak memory of `python -m trainer prepare`.
+"""Ingest of a large file of reviews: time and peak memory of `python -m trainer prepare`.
 
 `python -m benchmarks.ingest [--reviews N] [--output PATH]` writes a gzip file of reviews in the official Amazon format
-of 2023, with synthetic users, items and texts, then prepares it in a process of its own, and prints what that took.
+of 2023, with synthetic users, items and texts, prepares it in a process of its own, and prints the time and memory.
 
-Popularity of items follows a power law, as it does in real data; users have some reviews each. Texts are there because
-real files have them and a reader has to skip them.
+Popularity of items follows a power law, as in real data; users have five reviews on average. Reviews have texts because
+real files have them, and a reader has to skip them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import numpy as np
 
 from benchmarks.environment.machine import describe_machine
 
-_REVIEWS_AT_ONCE: Final = 100_000
+_CHUNK: Final = 100_000
 _REVIEWS_PER_USER: Final = 5
 _REVIEWS_PER_ITEM: Final = 20
 _POWER: Final = 2.5
-"""An item's place is num_items * u ** _POWER for a uniform u: the first tenth of the items gets two fifths."""
+"""An item's number is num_items * u ** _POWER for a uniform u: the first tenth of items gets two fifths of reviews."""
 _TEXTS: Final = tuple(f"{'It does what it should, and has done so for months. ' * repeats}" for repeats in range(1, 9))
 _FIRST_MILLISECOND: Final = 1_500_000_000_000
 _MILLISECONDS: Final = 150_000_000_000
@@ -40,18 +40,18 @@ _GIB: Final = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest:
-    """What was prepared, and what it took."""
+    """The prepared data, and the time and memory that preparing took."""
 
     num_reviews: int
     num_users: int
     num_items: int
     num_interactions: int
     file_bytes: int
-    """Of the gzip file."""
+    """Size of the gzip file."""
     seconds: float
     cpu_seconds: float
     peak_bytes: int
-    """The most memory that the process had: Python, pyarrow and DuckDB together."""
+    """Peak resident memory of the process, which includes pyarrow and DuckDB."""
 
     def __str__(self) -> str:
         return (
@@ -62,11 +62,11 @@ class Ingest:
 
 
 def review_lines(num_reviews: int, *, seed: int = 0) -> Iterator[bytes]:
-    """Reviews of one file, some lines at a time."""
+    """Lines of the file, in chunks of up to 100,000 reviews."""
     generator = np.random.default_rng(seed)
     num_users, num_items = max(1, num_reviews // _REVIEWS_PER_USER), max(1, num_reviews // _REVIEWS_PER_ITEM)
-    for start in range(0, num_reviews, _REVIEWS_AT_ONCE):
-        count = min(_REVIEWS_AT_ONCE, num_reviews - start)
+    for start in range(0, num_reviews, _CHUNK):
+        count = min(_CHUNK, num_reviews - start)
         columns = zip(
             generator.integers(0, num_users, count).tolist(),
             (num_items * generator.random(count) ** _POWER).astype(np.int64).tolist(),
@@ -84,7 +84,7 @@ def review_lines(num_reviews: int, *, seed: int = 0) -> Iterator[bytes]:
 
 
 def write_reviews(path: Path, num_reviews: int) -> None:
-    """Writes the file. One that is there already stays."""
+    """Writes the file, unless it exists."""
     if path.is_file():
         return
     staging = path.with_suffix(".tmp")
@@ -95,7 +95,7 @@ def write_reviews(path: Path, num_reviews: int) -> None:
 
 
 def measure_ingest(reviews: Path, num_reviews: int, folder: Path) -> Ingest:
-    """Prepares the file in a process of its own, which is the only child that this process may have had."""
+    """Prepares the file in a child process, which must be this process's first: the kernel sums usage of children."""
     command = [sys.executable, "-m", "trainer", "prepare", "--dataset", "amazon", "--reviews", str(reviews)]
     environment = {**os.environ, "TANDEM_DATA_DIR": str(folder), "TANDEM_REGISTRY_URI": f"sqlite:///{folder}/mlflow.db"}
     started = time.monotonic()
@@ -116,11 +116,13 @@ def measure_ingest(reviews: Path, num_reviews: int, folder: Path) -> Ingest:
 
 
 def main() -> None:
-    """Writes, prepares, prints."""
+    """Writes the file, prepares it and prints the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ingest", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--reviews", type=int, default=10_000_000, help="reviews in the file (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="where the file is kept for the next call (default: a scratch one)")
-    parser.add_argument("--output", type=Path, metavar="PATH", help="write the figures to PATH as JSON too")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the file here for the next call (default: a temporary folder)"
+    )
+    parser.add_argument("--output", type=Path, metavar="PATH", help="also write the figures to PATH as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-ingest-") as scratch:
         folder = options.folder or Path(scratch)

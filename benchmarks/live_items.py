@@ -1,8 +1,8 @@
-"""What live items cost a request: `python -m benchmarks.live_items [CATALOGUE ...]` prints ratios of processor time.
+"""Cost of live items per request: `python -m benchmarks.live_items [CATALOGUE ...]` prints ratios of processor time.
 
-No wire and no store: the request path in this process, with 32 requests in flight, whose model changes places with one
-that has more live items every half second. So what else a machine does at the time meets all alike; and processor time,
-not requests per second, because the machine may be busy.
+Runs the request path in this process, without network and store, with 32 requests in flight. Every half second the
+model is swapped for the same model with another number of live items, so other work on the machine affects all of them
+alike. Measures processor time, not requests per second, because the machine may be busy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NOISE: Final = 0.05
 
 
 class _Store:
-    """Users in memory, nine in ten with a vector, as `store.ReadsStore`."""
+    """An in-memory `store.ReadsStore` of users, nine in ten of whom have a vector."""
 
     def __init__(self, catalogue: BuiltCatalogue) -> None:
         self._values: dict[bytes, bytes] = {}
@@ -71,7 +71,7 @@ class _Store:
 
 
 def with_live_items(model: ServingModel, num_live: int) -> ServingModel:
-    """The model after as many changes: by turns of items that the bundle has and of new ones, near others."""
+    """The model after `num_live` changes, alternating between the bundle's items and new items near those."""
     rng = np.random.default_rng(num_live)
     changes, vectors = ItemChanges(num_live), {}
     rows = rng.permutation(len(model.bundle.items))
@@ -86,7 +86,7 @@ def with_live_items(model: ServingModel, num_live: int) -> ServingModel:
 
 
 async def measure(catalogue: BuiltCatalogue, *, num_rounds: int = _ROUNDS) -> dict[int, list[float]]:
-    """Microseconds of processor time for a request, by the number of live items; one figure for each round."""
+    """Microseconds of processor time per request: number of live items -> one figure per round."""
     opened = open_model(catalogue.bundle.directory, verify_checksums=False)
     models = {num_live: with_live_items(opened, num_live) for num_live in _NUM_LIVE}
     slot = ModelSlot()
@@ -125,12 +125,12 @@ async def measure(catalogue: BuiltCatalogue, *, num_rounds: int = _ROUNDS) -> di
 
 
 def main(names: Sequence[str]) -> None:
-    """Measures catalogues one after the other."""
+    """Measures the catalogues one after the other and prints a line per number of live items."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     for name in names or ("ml-1m", "100k"):
         microseconds = asyncio.run(measure(build(SPECS[name], Path(".tandem/bench"))))
         for num_live, own in microseconds.items():
-            ratio = statistics.median(one / none for one, none in zip(own, microseconds[0], strict=True))
+            ratio = statistics.median(live / none for live, none in zip(own, microseconds[0], strict=True))
             print(f"{name}, {num_live:5,} live items: {statistics.median(own):4.0f} us a request, {ratio:.2f} of none")
 
 

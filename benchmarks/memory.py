@@ -1,12 +1,12 @@
-"""Memory of 1, 2 and 3 workers on a catalogue of a million items: what each further worker costs.
+"""Memory of 1, 2 and 3 workers on a catalogue of a million items: the cost of each further worker.
 
 `python -m benchmarks.memory [--bundle DIR]` builds a synthetic bundle (IVF4096,SQ8 over 1,000,000 vectors of 128
-dimensions) in DIR, or takes the one that is there, and has servers serve it. Every worker answers some requests first,
-so that pages which requests touch are counted.
+dimensions) in DIR, or reuses the bundle there, and serves it. Every worker first answers requests, so the pages that
+requests touch are counted.
 
-RSS counts pages that workers share once for each of them, so it says nothing about what one more costs. PSS divides a
-shared page among those who map it: the growth of its sum, the process that workers are forked from included, is what
-the machine has less of. Private pages are a worker's alone.
+RSS counts a shared page once for each worker, so it does not show the cost of a further worker. PSS divides a shared
+page by the number of processes that map it. The sum of PSS over the workers and the fork server is the memory that
+they use, and its growth the cost of a further worker. Private pages are mapped by one worker only.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ class WorkerMemory:
     rss: int
     pss: int
     private: int
-    """Pages that no other process maps: of its heap, and of files that it alone has touched."""
+    """Pages that no other process maps: of its heap, and of files that only this worker has touched."""
     anonymous: int
-    """Pages of no file: its heap."""
+    """Pages that belong to no file: its heap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What N workers take."""
+    """Memory of a server with N workers."""
 
     index_bytes: int
     workers: Sequence[WorkerMemory]
     fork_server: WorkerMemory
-    """Of the process that workers are forked from: the more workers share its pages, the smaller its part of them."""
+    """Memory of the process that workers are forked from. Its share of a page falls with the number of workers."""
 
     @property
     def pss(self) -> int:
-        """Memory of all workers and of their fork server, shared pages once, in bytes."""
+        """Memory of all workers and of their fork server, in bytes; shared pages count once."""
         return self.fork_server.pss + sum(worker.pss for worker in self.workers)
 
 
 def memory_of(pid: int) -> WorkerMemory:
-    """What the kernel says of a process. Raises OSError when it is gone."""
+    """Memory of a process, from /proc. Raises OSError if it has ended."""
     fields = {
         name: int(kilobytes) * 1024
         for name, kilobytes in re.findall(
@@ -78,12 +78,12 @@ def memory_of(pid: int) -> WorkerMemory:
 
 
 async def measure(bundle: Path, *, num_workers: int) -> Measurement:
-    """Serves a bundle with so many workers, asks each some questions, and measures them."""
+    """Serves a bundle with `num_workers` workers, sends requests to each, and measures their memory."""
     with tempfile.TemporaryDirectory(prefix="tandem-memory-") as folder:
         async with serve(
             Path(folder), bundle_path=bundle, store_url="redis://127.0.0.1:1/0", workers=num_workers
         ) as server:
-            await _ask_all(server, num_workers)
+            await _send_to_all(server, num_workers)
             pids = [line["pid"] for line in server.logs if line.get("event") == "worker_listening"]
             workers = [memory_of(pid) for pid in pids]
             (fork_server,) = fork_servers(server.process.pid)
@@ -93,34 +93,35 @@ async def measure(bundle: Path, *, num_workers: int) -> Measurement:
 
 
 def build(directory: Path) -> None:
-    """Builds the synthetic bundle. Takes some minutes and 4 GB."""
+    """Builds the synthetic bundle, which takes minutes and 4 GB of memory."""
     build_tiny_bundle(
         directory,
         TinySpec(model_version="million", num_items=1_000_000, dim=128, num_lists=4096, nprobe=64, quantiser="SQ8"),
     )
 
 
-async def _ask_all(server: Server, num_workers: int) -> None:
-    """The same questions to every worker: the kernel spreads connections, so there are more of them than workers."""
-    asked = dict.fromkeys(range(1, num_workers + 1), 0)
-    while not all(count >= _CONNECTIONS_PER_WORKER for count in asked.values()):
+async def _send_to_all(server: Server, num_workers: int) -> None:
+    """Sends the same requests to every worker. The kernel picks a connection's worker: connects until each had 8."""
+    connections = dict.fromkeys(range(1, num_workers + 1), 0)
+    while not all(count >= _CONNECTIONS_PER_WORKER for count in connections.values()):
         async with grpc.aio.insecure_channel(
             f"127.0.0.1:{server.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
             stub = pb_grpc.RecommendationServiceStub(channel)
             worker = (await stub.GetServingStatus(pb.GetServingStatusRequest(), timeout=PATIENCE_SECONDS)).worker
-            if asked[worker] >= _CONNECTIONS_PER_WORKER:
+            if connections[worker] >= _CONNECTIONS_PER_WORKER:
                 continue
             for number in range(_REQUESTS_PER_CONNECTION):
-                place = asked[worker] * _REQUESTS_PER_CONNECTION + number
+                request = connections[worker] * _REQUESTS_PER_CONNECTION + number
                 await stub.Recommend(
-                    pb.RecommendRequest(recent_item_ids=[f"item-{place * 997}"], num_items=50), timeout=PATIENCE_SECONDS
+                    pb.RecommendRequest(recent_item_ids=[f"item-{request * 997}"], num_items=50),
+                    timeout=PATIENCE_SECONDS,
                 )
-            asked[worker] += 1
+            connections[worker] += 1
 
 
 def report(measurements: Sequence[Measurement]) -> str:
-    """The measurements as a table in Markdown."""
+    """The measurements as a Markdown table."""
     index_bytes = measurements[0].index_bytes
     lines = [
         f"Index: {index_bytes / 1e6:.0f} MB. MB per worker; the sum of PSS includes their fork server's.",
@@ -142,9 +143,11 @@ def report(measurements: Sequence[Measurement]) -> str:
 
 
 def main() -> None:
-    """Measures and prints a table and a line of JSON."""
+    """Measures; prints a table and a line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description="Memory of further workers.")
-    parser.add_argument("--bundle", type=Path, help="folder of the synthetic bundle (default: built anew)")
+    parser.add_argument(
+        "--bundle", type=Path, help="folder of the synthetic bundle, built if missing (default: a temporary folder)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-million-") as folder:
         bundle = options.bundle or Path(folder, "bundle")

@@ -1,8 +1,8 @@
-"""One night on a real data set, from new events to the served model: the wall time of every step.
+"""A nightly run on a real data set, from new events to the served model: the wall time of every step.
 
 `python -m benchmarks.nightly --data "--dataset ml-1m" --champion "--set fit.max_minutes=5"` trains a champion, serves
-it, has the server record synthetic events of known and new users, waits until `feature_sync run` has archived them, and
-runs `python -m deploy.nightly run`. Real programs, real store, real registry; all on this machine at once.
+it, records synthetic events of known and new users, waits until `feature_sync run` has archived them, and
+runs `python -m deploy.nightly run`. Programs, store and registry are real and share this machine.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from tests.support.programs import running_program
 from tests.support.serving import Server, serve, valkey, wait_until
 from trainer.dataset.dataset import Dataset, load_dataset
 
-_EVENTS_OF_A_CALL: Final = 500
+_EVENTS_PER_CALL: Final = 500
 _NEW_USERS: Final = 0.05
-"""Share of events of users that the data set does not have."""
+"""Share of events whose user is not in the data set."""
 
 
 async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Runs everything; returns what the night printed, and what was before it."""
+    """Runs everything; returns the JSON object that the nightly run printed."""
     data_dir = folder / "data"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")},
@@ -69,7 +69,7 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 async def _record(server: Server, dataset: Dataset, num_events: int) -> None:
-    """Clicks on items drawn by their popularity."""
+    """Records clicks on items drawn by their popularity."""
     rng = np.random.default_rng(0)
     popularity = dataset.popularity(dataset.lengths).astype(float)
     rows = rng.choice(len(popularity), size=num_events, p=popularity / popularity.sum())
@@ -86,8 +86,8 @@ async def _record(server: Server, dataset: Dataset, num_events: int) -> None:
         )
         for number, (user, row) in enumerate(zip(users, rows, strict=True))
     ]
-    for start in range(0, num_events, _EVENTS_OF_A_CALL):
-        request = pb.RecordEventsRequest(events=events[start : start + _EVENTS_OF_A_CALL])
+    for start in range(0, num_events, _EVENTS_PER_CALL):
+        request = pb.RecordEventsRequest(events=events[start : start + _EVENTS_PER_CALL])
         await server.stub.RecordEvents(request, timeout=60)
 
 
@@ -98,7 +98,7 @@ def _archived(data_dir: Path) -> int:
 
 
 async def _run(*arguments: str, environment: dict[str, str], statuses: tuple[int, ...] = (0,)) -> dict[str, Any]:
-    """Runs a program to its end, showing what it says; returns the JSON object of its last line."""
+    """Runs a program until it ends, with its log shown; returns the JSON object of its last line."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *arguments), env=environment, stdout=asyncio.subprocess.PIPE
     )
@@ -109,13 +109,20 @@ async def _run(*arguments: str, environment: dict[str, str], statuses: tuple[int
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures; prints what the night printed."""
+    """Measures; prints the JSON object of the nightly run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nightly", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", default="--dataset ml-1m", metavar="WORDS", help="as `trainer prepare` takes them")
-    parser.add_argument("--events", type=int, default=20_000)
-    parser.add_argument("--champion", default="", metavar="WORDS", help="configuration of the champion's training")
-    parser.add_argument("--night", default="", metavar="WORDS", help="the same of the night's")
-    parser.add_argument("--full-on", default="sunday", metavar="DAY", help="a full training where this is today")
+    parser.add_argument(
+        "--data", default="--dataset ml-1m", metavar="WORDS", help="data options, as for `trainer prepare`"
+    )
+    parser.add_argument("--events", type=int, default=20_000, help="events to record (default: %(default)s)")
+    parser.add_argument(
+        "--champion",
+        default="",
+        metavar="WORDS",
+        help="configuration of the champion's training, as for `trainer train`",
+    )
+    parser.add_argument("--night", default="", metavar="WORDS", help="configuration of the nightly training")
+    parser.add_argument("--full-on", default="sunday", metavar="DAY", help="weekday of the full training")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="tandem-nightly-") as folder:
         print(json.dumps(asyncio.run(measure(options, Path(folder))), indent=2))

@@ -1,8 +1,9 @@
-"""Events that one worker takes, and what they cost the answers beside them.
+"""Events per second that one worker records, and their cost to answers given at the same time.
 
 `python -m benchmarks.recording [--seconds 5]` serves a tiny catalogue with a Valkey that syncs every write, and calls
-it from this process: RecordEvents of 100 events a call, at several numbers of callers; then Recommend alone and beside
-5,000 events/s. Costs are the worker's processor time, which other work on the machine changes less than throughput.
+the server from this process: RecordEvents with 100 events per call, from 1, 8 and 32 callers; then Recommend alone and
+beside 5,000 events/s. Costs are the worker's processor time, which other work on the machine changes less than
+throughput.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _Call = Callable[[], Awaitable[object]]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What calls of one kind came to."""
+    """Rate and latency of one kind of call."""
 
     calls_per_second: float
     median_ms: float
@@ -45,25 +46,25 @@ def _events(number: int) -> pb.RecordEventsRequest:
         events=[
             pb.Event(
                 event_id=uuid.uuid4().hex,
-                user_id=f"user-{number}-{place}",
-                item_id=f"item-{place}",
+                user_id=f"user-{number}-{position}",
+                item_id=f"item-{position}",
                 type=pb.EVENT_TYPE_CLICK,
                 request_id=uuid.uuid4().hex,
-                position=place,
+                position=position,
             )
-            for place in range(EVENTS_PER_CALL)
+            for position in range(EVENTS_PER_CALL)
         ]
     )
 
 
 async def load(call: _Call, *, callers: int, seconds: float, calls_per_second: float | None = None) -> Measured:
-    """Has so many callers call one after the other, as fast as they can or at a rate, for a time."""
+    """Runs `callers` concurrent loops of `call` for `seconds`, at full speed or at `calls_per_second` in total."""
     latencies: list[float] = []
     started = time.perf_counter()
     end = started + seconds
 
-    async def one(place: int) -> None:
-        due = started + place / (calls_per_second or 1)
+    async def call_in_loop(caller: int) -> None:
+        due = started + caller / (calls_per_second or 1)
         while time.perf_counter() < end:
             if calls_per_second is not None:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
@@ -72,7 +73,7 @@ async def load(call: _Call, *, callers: int, seconds: float, calls_per_second: f
             await call()
             latencies.append(time.perf_counter() - begun)
 
-    await asyncio.gather(*(one(place) for place in range(callers)))
+    await asyncio.gather(*(call_in_loop(caller) for caller in range(callers)))
     elapsed = time.perf_counter() - started
     latencies.sort()
     return Measured(
@@ -94,14 +95,14 @@ async def measure(server: Server, seconds: float) -> None:
     async def recommend() -> None:
         await server.recommend(user_id="u")
 
-    async def show(what: str, of: str, *loads: Awaitable[Measured]) -> None:
+    async def show(title: str, unit: str, *loads: Awaitable[Measured]) -> None:
         before = _cpu_seconds(pid)
         results = await asyncio.gather(*loads)
         cpu = _cpu_seconds(pid) - before
         first = results[0]
-        scale = EVENTS_PER_CALL if of == "events" else 1
+        scale = EVENTS_PER_CALL if unit == "events" else 1
         print(
-            f"{what}: {first.calls_per_second * scale:,.0f} {of}/s, median {first.median_ms:.1f} ms,"
+            f"{title}: {first.calls_per_second * scale:,.0f} {unit}/s, median {first.median_ms:.1f} ms,"
             f" p99 {first.p99_ms:.1f} ms; worker {cpu / seconds:.2f} of a core"
         )
 
@@ -127,8 +128,9 @@ def _cpu_seconds(pid: int) -> float:
 
 
 async def main() -> None:
+    """Starts the store and the server, and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
     seconds = parser.parse_args().seconds
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tandem-recording-")))

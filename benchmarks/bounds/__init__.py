@@ -1,1 +1,1 @@
-"""What bounds a server's throughput from above and below."""
+"""Programs that bound a server's throughput from above and below."""

@@ -1,7 +1,7 @@
-"""The limit: a grpc.aio server whose handler does nothing but return bytes that were made before.
+"""The upper bound: a grpc.aio server whose handler only returns bytes made in advance.
 
-`python -m benchmarks.bounds.empty_server RESPONSE_FILE` prints its port and serves until SIGTERM. The event loop is the
-inference server's; requests are not parsed.
+`python -m benchmarks.bounds.empty_server RESPONSE_FILE` prints its port and serves until SIGTERM. It uses the inference
+server's event loop and does not parse requests.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The limit of any server over the same index: FAISS asked in a loop, without store, filters, ranking or network.
+"""The upper bound of any server over one index: FAISS searches in a loop, without store, filters, ranking or network.
 
 `python -m benchmarks.bounds.faiss_loop CATALOGUE_FOLDER K SECONDS` prints one JSON object: searches per second at the
-nprobe of the manifest, one query at a time on one thread, as a server gets them, the queries being the users' vectors.
+manifest's nprobe. Queries are users' vectors, searched one at a time on one thread, as a server receives them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tandem.contract.bundle import read_bundle
 
 
 def measure(folder: Path, k: int, seconds: float) -> dict[str, Any]:
-    """Searches for so long, after a tenth of it as warm-up."""
+    """Searches for `seconds`, after a warm-up of a tenth of that time."""
     faiss.omp_set_num_threads(1)
     bundle = read_bundle(folder / "bundle", verify_checksums=False)
     queries = Users.load(folder / "users.npz").vectors

@@ -1,9 +1,9 @@
-"""What a Python recommender server usually is: a thread per request, a read per key, every item scored and sorted.
+"""The usual Python recommender server: a thread per request, a read per key, every item scored and sorted.
 
-`python -m benchmarks.bounds.naive_server BUNDLE STORE_URL` prints its port and serves until SIGTERM. It gives the same
-message from the same data as the inference server does without a blend: stored vector or the mean of the history's
-items, seen items left out, ten best. Nothing in it is slow on purpose: numpy does the scoring, hiredis the parsing, and
-the threads are as many as grpcio's own examples take.
+`python -m benchmarks.bounds.naive_server BUNDLE STORE_URL` prints its port and serves until SIGTERM. It sends the same
+message from the same data as the inference server does without a blend: the ten best unseen items by the user's stored
+vector or by the mean vector of their history. Nothing in it is slow on purpose: numpy scores, hiredis parses, and the
+number of threads is that of grpcio's own examples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DEFAULT_NUM_ITEMS: Final = 10
 
 
 class NaiveServicer(pb_grpc.RecommendationServiceServicer):
-    """Answers Recommend alone."""
+    """Implements Recommend only."""
 
     def __init__(self, bundle: Bundle, store: redis.Redis) -> None:
         self._version = bundle.manifest.model_version
@@ -44,7 +44,7 @@ class NaiveServicer(pb_grpc.RecommendationServiceServicer):
         request: pb.RecommendRequest,
         context: Any,  # noqa: ARG002
     ) -> pb.RecommendResponse:
-        """Reads the user, scores every item, sorts them all."""
+        """Reads the user's state and vector, scores every item and sorts all scores."""
         stored: Any = self._store.get(user_state_key(request.user_id))
         state = UserState.from_bytes(stored) if stored else UserState()
         seen = self._vocabulary.rows_of_keys(state.seen_item_keys)

@@ -1,1 +1,1 @@
-"""What every benchmark works with: the machine's cores, the store, the servers."""
+"""The environment of every benchmark: the machine's cores, the store and the servers."""

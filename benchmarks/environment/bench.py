@@ -1,4 +1,4 @@
-"""What every scenario works with: the store, catalogues with their users published, servers on their core, times."""
+"""The environment of every scenario: store, catalogues with published users, servers on the served core, durations."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ _QUICK_CATALOGUE: Final = "tiny"
 
 
 class Tandem:
-    """A running inference server: what the benchmark asks of it besides answers."""
+    """A running inference server, with its ports, metrics, processes and memory."""
 
     def __init__(self, server: Server, *, http_port: int) -> None:
         self.server = server
         self.grpc_port = server.grpc_port
         self.http_port = http_port
-        """0 where the server has no HTTP."""
+        """0 if the server has no HTTP."""
 
     async def scrape(self) -> Scrape:
+        """Reads the server's /metrics."""
         return await scrape(self.server.metrics_port)
 
     def workers(self) -> list[int]:
@@ -45,7 +46,7 @@ class Tandem:
         return [worker for fork_server in fork_servers(self.server.process.pid) for worker in children(fork_server)]
 
     def resident_megabytes(self) -> float:
-        """Resident memory of all workers together."""
+        """Sum of the workers' resident memory, in MB."""
         return sum(resident_megabytes(pid) for pid in self.workers())
 
 
@@ -57,21 +58,21 @@ class Bench:
         self.store = store
         self.quick = quick
         self.results: dict[str, Any] = {}
-        """What scenarios have measured so far, by scenario."""
+        """Results so far, by scenario."""
         self._catalogue_dir = catalogue_dir
         self._open: dict[str, BuiltCatalogue] = {}
         self._servers = 0
 
     def opened(self) -> list[BuiltCatalogue]:
-        """The catalogues that scenarios have asked for so far."""
+        """The catalogues that scenarios have opened so far."""
         return list(self._open.values())
 
     def seconds(self, full: float, quick: float = 1.0) -> float:
-        """How long to measure."""
+        """Duration of a measurement: `full`, or `quick` in a quick run."""
         return quick if self.quick else full
 
     async def catalogue(self, name: str) -> BuiltCatalogue:
-        """A catalogue, built if it is new, with its users in the store. A quick run takes the tiny one for any."""
+        """Opens a catalogue, built if necessary, and publishes its users; in a quick run always the tiny catalogue."""
         name = _QUICK_CATALOGUE if self.quick else name
         if name not in self._open:
             built = catalogues.build(SPECS[name], self._catalogue_dir)
@@ -80,19 +81,19 @@ class Bench:
         return self._open[name]
 
     def requests(self, catalogue: BuiltCatalogue, **fields: Any) -> list[pb.RecommendRequest]:
-        """One request each of several users, a tenth of them without a stored vector."""
+        """One request for each of 32 users, a tenth of whom have no stored vector."""
         users = catalogue.users
-        spread = [place * len(users) // _USERS // 10 * 10 for place in range(_USERS)]
-        chosen = [user + (place * 3) % 10 for place, user in enumerate(spread)]
+        spread = [index * len(users) // _USERS // 10 * 10 for index in range(_USERS)]
+        chosen = [user + (index * 3) % 10 for index, user in enumerate(spread)]
         return [pb.RecommendRequest(user_id=users.user_id(user), num_items=10, **fields) for user in chosen]
 
     @asynccontextmanager
     async def tandem(
         self, catalogue: BuiltCatalogue | None = None, *, move_supervisor: bool = True, **settings: object
     ) -> AsyncIterator[Tandem]:
-        """A server on the served core, with a catalogue or, without one, what `settings` say.
+        """A server on the served core that serves a catalogue or, without one, the bundle that `settings` name.
 
-        The supervisor, with its downloads and checks, moves to the other cores unless `move_supervisor` is false.
+        The supervisor, which downloads and checks bundles, moves to the other cores unless `move_supervisor` is false.
         """
         self._servers += 1
         chosen: dict[str, object] = {
@@ -121,7 +122,7 @@ class Bench:
 
     @asynccontextmanager
     async def program(self, module: str, *arguments: str, **environment: str) -> AsyncIterator[int]:
-        """Another server on the served core, which prints its port; yields the port."""
+        """Runs a server program that prints its port on the served core; yields the port."""
         process = await self._on_served_core(module, *arguments, **environment)
         try:
             assert process.stdout is not None
@@ -134,7 +135,7 @@ class Bench:
             await process.wait()
 
     async def output(self, module: str, *arguments: str) -> dict[str, Any]:
-        """Runs a program on the served core to its end; returns the JSON object it prints."""
+        """Runs a program on the served core until it ends; returns the JSON object that it prints."""
         process = await self._on_served_core(module, *arguments)
         printed, _ = await process.communicate()
         if process.returncode:
@@ -147,11 +148,11 @@ class Bench:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", module, *arguments),
                 stdout=asyncio.subprocess.PIPE,
-                # Threads of a numerical library on one core only wait for each other.
+                # On one core, further threads of a numerical library only wait for each other.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", **environment},
             )
 
 
 def say(text: str) -> None:
-    """A line of progress."""
+    """Prints a line of progress with the time."""
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

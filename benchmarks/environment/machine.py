@@ -1,4 +1,4 @@
-"""The machine: what it is, who runs on which core, and what a process takes of its memory."""
+"""The machine: its description, which process runs on which core, and the memory of a process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 SERVED_CORE: Final = 0
-"""The core of whatever is measured; load, store and probe have the others."""
+"""The core of the program under test. Load, store and probe run on the remaining cores."""
 
 _LIBRARIES: Final = (
     "grpcio",
@@ -29,7 +29,7 @@ _LIBRARIES: Final = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a reader needs to judge the numbers."""
+    """Hardware, kernel and versions of libraries, which a reader needs to judge the figures."""
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     assert memory is not None
@@ -45,30 +45,30 @@ def describe_machine() -> dict[str, Any]:
 
 
 def load_cores() -> set[int]:
-    """Every core but the served one; all, where there is only one."""
+    """Every core except the served one; on a machine with one core, that core."""
     cores = set(range(os.cpu_count() or 1))
     return cores - {SERVED_CORE} or cores
 
 
 @contextmanager
 def on_served_core() -> Iterator[None]:
-    """What is started inside runs on the core of the servers under test, and stays there."""
-    ours = os.sched_getaffinity(0)
+    """Processes started inside the block run on the served core, and stay there."""
+    own_cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {SERVED_CORE})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, ours)
+        os.sched_setaffinity(0, own_cores)
 
 
 def move(pid: int, cores: set[int]) -> None:
-    """Moves all threads of a running process; its later children follow, its present ones stay."""
+    """Moves all threads of a running process to `cores`. Its later children inherit them; its present children stay."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cores)
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process has started and that still run."""
+    """Ids of a process's children that still run."""
     found = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (thread / "children").read_text().split()]
@@ -76,7 +76,7 @@ def children(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> list[str]:
-    """The arguments a process was started with; empty once it has ended."""
+    """A process's program and arguments; empty once it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
     except (FileNotFoundError, ProcessLookupError):
@@ -84,12 +84,12 @@ def command_line(pid: int) -> list[str]:
 
 
 def fork_servers(supervisor: int) -> list[int]:
-    """Processes that a supervisor's workers are forked from: one, while all is well."""
+    """Ids of the processes that a supervisor's workers are forked from; normally a single process."""
     return [pid for pid in children(supervisor) if "fork-server" in command_line(pid)]
 
 
 def resident_megabytes(pid: int) -> float:
-    """Resident memory of a process; 0 once it has ended."""
+    """Resident memory of a process in MB; 0 once it has ended."""
     try:
         found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except (FileNotFoundError, ProcessLookupError):

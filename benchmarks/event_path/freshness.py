@@ -1,7 +1,7 @@
-"""From the acknowledgement of an event to its effect on the answer: real server, real `feature_sync run`, real store.
+"""Time from the acknowledgement of an event to its effect on answers: real server, `feature_sync run` and store.
 
-A probe asks for a user's recommendations, records a click on the first of them, and asks again until that item no
-longer comes. Other users' events come in all the while.
+A probe requests a user's recommendations, records a click on the first item, and repeats the request until that item is
+no longer recommended. Meanwhile the server records other users' events at a constant rate.
 """
 
 from __future__ import annotations
@@ -29,25 +29,27 @@ from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 _NUM_USERS: Final = 1_000
 _NUM_ITEMS: Final = 5_000
 _HISTORY: Final = 20
-_BACKGROUND_AT_ONCE: Final = 20
+_BACKGROUND_EVENTS_PER_CALL: Final = 20
 _POLL_SECONDS: Final = 0.002
 _WARM_UP_PROBES: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Freshness:
-    """How long effects took, in seconds."""
+    """Times from acknowledgement to effect."""
 
     seconds: tuple[float, ...]
+    """One per probe."""
     background_per_second: float
-    """Events that were recorded beside the probes."""
+    """Rate of other users' events that were recorded during the probes."""
 
     def quantile_ms(self, share: float) -> float:
+        """Quantile of the times, in milliseconds."""
         return float(np.quantile(self.seconds, share) * 1000)
 
 
 async def freshness(store: Valkey, folder: Path, *, num_probes: int, background_per_second: int) -> Freshness:
-    """Measures effects one after the other."""
+    """Runs `num_probes` probes, one after the other."""
     bundle = build_tiny_bundle(folder / "bundle", TinySpec(num_items=_NUM_ITEMS, dim=64, num_lists=32))
     await _write_users(store, bundle)
     server = serve(folder / "server", bundle_path=bundle.directory, store_url=store.url)
@@ -73,21 +75,21 @@ async def _probe(server: Server, number: int) -> float:
         assert not answer.degraded_reasons, answer.degraded_reasons
         if first not in {item.item_id for item in answer.items}:
             return seconds
-        assert seconds < PATIENCE_SECONDS, "the event takes no effect"
+        assert seconds < PATIENCE_SECONDS, "the event has no effect"
         await asyncio.sleep(_POLL_SECONDS)
 
 
 @asynccontextmanager
 async def _background(server: Server, per_second: int) -> AsyncIterator[list[int]]:
-    """Records events of other users; gives a list with their number so far."""
+    """Records events of other users; yields a list whose only entry is the number of events recorded so far."""
     recorded = [0]
 
     async def record() -> None:
         for call in itertools.count():
-            due = time.monotonic() + _BACKGROUND_AT_ONCE / per_second
+            due = time.monotonic() + _BACKGROUND_EVENTS_PER_CALL / per_second
             events = [
                 _event(f"other-{number}", f"other-{number % 5_000}", f"item-{number * 7919 % _NUM_ITEMS}")
-                for number in range(call * _BACKGROUND_AT_ONCE, (call + 1) * _BACKGROUND_AT_ONCE)
+                for number in range(call * _BACKGROUND_EVENTS_PER_CALL, (call + 1) * _BACKGROUND_EVENTS_PER_CALL)
             ]
             await server.stub.RecordEvents(pb.RecordEventsRequest(events=events), timeout=PATIENCE_SECONDS)
             recorded[0] += len(events)

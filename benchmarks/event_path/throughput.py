@@ -1,4 +1,4 @@
-"""How many events one `feature_sync run` on one core applies, and what a remembered event id takes of the store."""
+"""Events per second that one `feature_sync run` on one core applies, and the store's memory per remembered event id."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ _NUM_USERS: Final = 20_000
 _NUM_ITEMS: Final = 20_000
 _HISTORY: Final = 50
 _SHARES: Final = {"impression": 0.70, "click": 0.22, "add_to_cart": 0.04, "purchase": 0.02, "rating": 0.02}
-_AT_ONCE: Final = 1_000
+_CHUNK: Final = 1_000
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PATIENCE_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """One backlog, applied."""
+    """Applying one backlog of events."""
 
     num_events: int
     seconds: float
     """From the first event applied to the last."""
     cpu_seconds: float
-    """Of the process, start included."""
+    """Of the process, including its start."""
 
     @property
     def events_per_second(self) -> float:
+        """Events applied per second of wall time."""
         return self.num_events / self.seconds
 
 
 @asynccontextmanager
 async def feature_sync(folder: Path, store_url: str, **settings: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`feature_sync run` with these settings; it is told to stop at the end, and must do so well."""
+    """Runs `feature_sync run` with these settings during the block; it must then exit with status 0 on SIGTERM."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
     variables = {"store_url": store_url, "data_dir": folder, "sync_metrics_port": 0, "log_level": "warning", **settings}
     process = await asyncio.create_subprocess_exec(
@@ -68,7 +69,7 @@ async def feature_sync(folder: Path, store_url: str, **settings: object) -> Asyn
 
 
 async def throughput(store: Valkey, folder: Path, *, num_events: int) -> Throughput:
-    """Lets one process apply a backlog of new events of many users, who have a history each."""
+    """Has one process apply a backlog of new events. Each of the 20,000 users has a history."""
     key = stream_key(EVENTS)
     async with store.client() as client:
         await client.execute_command("FLUSHALL", "SYNC")
@@ -78,31 +79,31 @@ async def throughput(store: Valkey, folder: Path, *, num_events: int) -> Through
             running = feature_sync(folder, store.url, registry_uri=f"sqlite:///{folder}/no-registry.db")
             async with running as process:
                 await wait_until(lambda: _is_shorter(client, num_events), "the first events are applied")
-                started, left = time.perf_counter(), await client.xlen(key)
+                started, remaining = time.perf_counter(), await client.xlen(key)
                 await wait_until(lambda: _is_shorter(client, 1), "all are applied", patience_seconds=_PATIENCE_SECONDS)
                 seconds = time.perf_counter() - started
                 cpu_seconds = _cpu_seconds(process.pid)
-    return Throughput(num_events=left, seconds=seconds, cpu_seconds=cpu_seconds)
+    return Throughput(num_events=remaining, seconds=seconds, cpu_seconds=cpu_seconds)
 
 
 async def bytes_per_mark(store: Valkey, *, num_marks: int) -> float:
-    """What the store takes for each remembered event id."""
+    """The store's memory per remembered event id, in bytes."""
     marks = EventMarks(period_seconds=3600, now=time.time())
     async with store.client() as client:
         await client.execute_command("FLUSHALL", "SYNC")
         before = (await client.info("memory"))["used_memory"]
-        for start in range(0, num_marks, _AT_ONCE):
+        for start in range(0, num_marks, _CHUNK):
             pipe = client.pipeline(transaction=False)
-            for command in marks.additions(mark_of(f"event-{n}") for n in range(start, start + _AT_ONCE)):
+            for command in marks.additions(mark_of(f"event-{n}") for n in range(start, start + _CHUNK)):
                 pipe.execute_command(*command)
             await pipe.execute()
-        taken = (await client.info("memory"))["used_memory"] - before
+        growth = (await client.info("memory"))["used_memory"] - before
         await client.execute_command("FLUSHALL", "SYNC")
-    return float(taken / num_marks)
+    return float(growth / num_marks)
 
 
-async def _is_shorter(client: redis.asyncio.Redis, than: int) -> bool:
-    return bool(await client.xlen(stream_key(EVENTS)) < than)
+async def _is_shorter(client: redis.asyncio.Redis, length: int) -> bool:
+    return bool(await client.xlen(stream_key(EVENTS)) < length)
 
 
 async def _write_states(client: redis.asyncio.Redis) -> None:
@@ -110,24 +111,24 @@ async def _write_states(client: redis.asyncio.Redis) -> None:
     keys = id_keys(f"item-{number}" for number in range(_NUM_ITEMS))
     times = np.arange(_HISTORY, dtype=np.int64) * 3_600_000_000 + 1_700_000_000_000_000
     codes = np.full(_HISTORY, names.EVENT_CODES["click"], dtype=np.uint8)
-    for start in range(0, _NUM_USERS, _AT_ONCE):
+    for start in range(0, _NUM_USERS, _CHUNK):
         states = {}
-        for user in range(start, start + _AT_ONCE):
+        for user in range(start, start + _CHUNK):
             chosen = keys[generator.choice(_NUM_ITEMS, _HISTORY, replace=False)]
             states[user_state_key(f"user-{user}")] = UserState.from_events(chosen, codes, times, features={}).to_bytes()
         await client.mset(states)
 
 
 async def _write_events(client: redis.asyncio.Redis, num_events: int) -> None:
-    """Events whose items are popular by Zipf's law, under ids as clients make them."""
+    """Appends events. Popularity of items follows Zipf's law; event ids are as long as clients' UUIDs."""
     generator = np.random.default_rng(1)
     users = generator.integers(_NUM_USERS, size=num_events)
     items = np.minimum(generator.zipf(1.2, size=num_events), _NUM_ITEMS) - 1
     types = generator.choice(list(_SHARES), size=num_events, p=list(_SHARES.values()))
     now = int(time.time() * 1e6)
-    for start in range(0, num_events, _AT_ONCE):
+    for start in range(0, num_events, _CHUNK):
         pipe = client.pipeline(transaction=False)
-        for number in range(start, min(start + _AT_ONCE, num_events)):
+        for number in range(start, min(start + _CHUNK, num_events)):
             event = Event(
                 event_id=f"{number:08x}-5b1f-4a6e-9c3d-{number:012x}",
                 user_id=f"user-{users[number]}",
@@ -148,5 +149,5 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def use_load_cores() -> None:
-    """Keeps this process, and the store that it starts, off the core that is measured."""
+    """Keeps this process, and the store that it starts, off the measured core."""
     os.sched_setaffinity(0, load_cores())

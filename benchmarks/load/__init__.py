@@ -1,1 +1,1 @@
-"""Load on a server, and what is measured while it runs."""
+"""Load on a server, and the measurements taken while it runs."""

@@ -1,17 +1,17 @@
-"""Load from h2load: many processes of one user each, and what their logs say.
+"""Load from h2load: several processes with one user each, and the latencies in their logs.
 
 h2load is a C program that keeps a rate on a fraction of a core; a Python client at 1,000 requests a second would be
-measured instead of the server. It sends one body for ever, so every user is a process of their own.
+measured instead of the server. A process of h2load repeats one request body, so every user needs a process.
 
-What is measured, per request, from h2load's log (start of sending, microseconds until the end of the response):
+Latencies per request, from h2load's log (start of sending, microseconds until the end of the response):
 
-- `from_send`: the log's own number. A request that waited inside h2load because the server was slow is not charged for
-  that, which is called coordinated omission.
+- `from_send`: the figure in the log. It leaves out the time that a request waited inside h2load because the server was
+  slow, which is called coordinated omission.
 - `from_schedule`: from the moment the request was due. A client of h2load releases the k-th request k / rate seconds
-  after its first, at ticks of 1 / rate but at least 10 ms, rounded, and catches up after a delay. So its lateness
-  against that line wanders within a tick on a healthy server: up to 1.5 ticks are taken for h2load's own, and the
-  request counts from when it was sent. A request that is later than that was held up (no free stream, or a busy core
-  of the load), and counts from the line, all of its lateness included. The line touches the earliest request.
+  after its first, at ticks of 1 / rate but at least 10 ms, rounded, and catches up after a delay. So the delay
+  of a request against that schedule varies within a tick on a healthy server. A delay of up to 1.5 ticks is attributed
+  to h2load, and latency counts from the sending. A longer delay means that the request was held up (no free stream, or
+  a busy core of the load), and latency counts from the scheduled time. The schedule starts so that no request is early.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from benchmarks.load.metrics import Scrape
 from tandem.v1 import recommendation_pb2 as pb
 
 RATE_PER_CLIENT: Final = 100
-"""Requests per second of a client, at which its ticks are as short as they get."""
+"""Requests per second of a client at which its ticks are shortest."""
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 
 _METHOD: Final = "/tandem.v1.RecommendationService/Recommend"
 _REQUESTS: Final = re.compile(r"requests: \d+ total, .* (\d+) failed, (\d+) errored, \d+ timeout")
 _MAX_PROCESSES: Final = 32
 _MIN_TICK_SECONDS: Final = 0.01
-_OWN_TICKS: Final = 1.5
+_TOLERATED_TICKS: Final = 1.5
 _GIVE_UP_SECONDS: Final = 30.0
 _SHORTEST_RUN_SECONDS: Final = 0.1
 Seconds = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def require_h2load() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where to send what."""
+    """The URL, request bodies and headers of a load."""
 
     url: str
     bodies: Sequence[bytes]
@@ -74,7 +74,7 @@ class Target:
 
 
 def grpc_target(port: int, requests: Sequence[pb.RecommendRequest]) -> Target:
-    """`Recommend` over gRPC; every process sends one of these requests."""
+    """`Recommend` over gRPC; every process repeats one of the requests."""
     bodies = [_framed(request.SerializeToString()) for request in requests]
     headers = {"content-type": "application/grpc", "te": "trailers"}
     return Target(url=f"http://127.0.0.1:{port}{_METHOD}", bodies=bodies, headers=headers)
@@ -88,28 +88,28 @@ def http_target(port: int, bodies: Sequence[bytes]) -> Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """How much to send, for how long."""
+    """Rate or concurrency of a load, and its duration."""
 
     seconds: float
     warm_up_seconds: float = 1.0
-    """Sent like the rest, and left out of the latencies. h2load's own warm-up is not logged, so what is sent in it
-    could not be counted against what the server has seen."""
+    """Part of the load, left out of the latencies. h2load's own warm-up is not used, because it is not logged: its
+    requests could not be compared with the server's counts."""
     rate: float | None = None
-    """Requests per second of all together, whether or not they are answered; None: as soon as the last was answered."""
+    """Requests per second of all processes together (open loop); None: a request follows each answer (closed loop)."""
     processes: int = 8
     clients_per_process: int = 1
-    """Connections of one process. They tick together, so their requests come in bunches of this size."""
+    """Connections of one process. They tick together, so requests come in bursts of this size."""
     streams_per_client: int = 16
-    """Most requests in flight on a connection. HTTP/1.1 has 1 in any case."""
+    """Maximum number of requests in flight on a connection; always 1 over HTTP/1.1."""
     reconnect_seconds: float | None = None
-    """Every so often each process ends and a new one begins. For loads whose server dies: h2load keeps quiet for the
-    rest of its time once it has lost its connection. None: never."""
+    """Lifetime of a process, after which a new process replaces it; None: the whole load. For loads whose server dies:
+    h2load sends nothing more once it has lost its connection."""
 
     @classmethod
     def at_rate(
         cls, rate: float, *, seconds: float, warm_up_seconds: float = 1.0, streams_per_client: int = 100
     ) -> Load:
-        """An open loop of as many processes, of one connection each, as keep every one below RATE_PER_CLIENT."""
+        """An open loop of at most 32 processes with one connection each: if possible, none exceeds RATE_PER_CLIENT."""
         processes = min(_MAX_PROCESSES, max(2, math.ceil(rate / RATE_PER_CLIENT)))
         return cls(
             seconds=seconds,
@@ -121,7 +121,7 @@ class Load:
 
     @classmethod
     def in_flight(cls, count: int, *, seconds: float, warm_up_seconds: float = 1.0) -> Load:
-        """A closed loop of `count` requests in flight, on 8 connections or, below 8, on as many as that."""
+        """A closed loop of `count` requests in flight, on min(8, count) connections."""
         processes = min(8, count)
         return cls(
             seconds=seconds,
@@ -133,7 +133,7 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadResult:
-    """What a load measured; arrays are (requests,) float64, ordered by start, warm-up left out."""
+    """Measurements of a load. Arrays are (requests,) float64, ordered by start, without the warm-up."""
 
     load: Load
     starts: Seconds
@@ -142,12 +142,12 @@ class LoadResult:
     from_schedule: Seconds
     """Equal to `from_send` in a closed loop, which has no schedule."""
     total_answers: int
-    """HTTP answers of status 200, those in the warm-up included. What gRPC says of them is counted by the server, see
-    `metrics`; what its transport refuses before the server sees it is not, and is the difference between the two."""
+    """HTTP answers of status 200, including the warm-up. The server counts them by gRPC status, see `metrics`, except
+    for requests that gRPC's transport refuses before the server sees them: they are the difference of the counts."""
     failed: int
-    """Requests that ended otherwise, those in flight on a lost connection among them."""
+    """Requests that ended otherwise, including requests in flight on a lost connection."""
     crashed: int
-    """Processes of h2load that died with their connection, and with what they had in flight and had not logged yet."""
+    """Processes of h2load that crashed when they lost their connection, with requests and log lines that they held."""
     ends: Seconds = field(init=False)
 
     def __post_init__(self) -> None:
@@ -159,12 +159,12 @@ class LoadResult:
         return len(self.starts) / self.load.seconds
 
     def full_share(self, counted: Scrape) -> float:
-        """Share of the answers that were full ones, by what the server counted from before the load to after it."""
+        """Share of answers without a degraded reason; `counted` is what the server counted during the load."""
         requests = counted.answered + counted.refused + counted.errors
         return min(1.0, (counted.answered - counted.degraded) / max(1.0, requests, self.total_answers))
 
     def summary(self) -> dict[str, Any]:
-        """For the report."""
+        """The figures that the report shows."""
         result: dict[str, Any] = {
             "answers_per_second": round(self.rate, 1),
             "failed": self.failed,
@@ -180,7 +180,7 @@ class LoadResult:
 
 
 def quantiles_ms(seconds: Seconds) -> dict[str, float | None]:
-    """P50 to P99.9 and the maximum in milliseconds, each a value that was measured; None where nothing was."""
+    """P50 to P99.9 and the maximum, in milliseconds, each a measured value; None without measurements."""
     if len(seconds) == 0:
         return dict.fromkeys([*QUANTILES, "max"])
     found = {
@@ -191,7 +191,10 @@ def quantiles_ms(seconds: Seconds) -> dict[str, float | None]:
 
 
 def parse_log(text: str) -> tuple[Seconds, npt.NDArray[np.int64], Seconds]:
-    """h2load's log: starts in seconds since 1970, HTTP statuses (-1: failed), durations in seconds, by start."""
+    """Parses h2load's log: starts in seconds since 1970, HTTP statuses (-1: failed), durations in seconds.
+
+    All three are (requests,), ordered by start.
+    """
     rows = np.array([line.split("\t")[:3] for line in text.splitlines()], dtype=np.int64).reshape(-1, 3)
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     return rows[:, 0] * 1e-6, rows[:, 1], rows[:, 2] * 1e-6
@@ -202,17 +205,17 @@ def due_times(starts: Seconds, *, rate: float, clients: int) -> Seconds:
 
     The clients of a process tick together, so `clients` requests are due at a time. See the module's docstring.
     """
-    every = clients / rate
-    line = np.arange(len(starts)) // clients * every
-    line += (starts - line).min(initial=np.inf)
-    return np.where(starts - line > _OWN_TICKS * max(_MIN_TICK_SECONDS, every), line, starts)
+    interval = clients / rate
+    schedule = np.arange(len(starts)) // clients * interval
+    schedule += (starts - schedule).min(initial=np.inf)
+    return np.where(starts - schedule > _TOLERATED_TICKS * max(_MIN_TICK_SECONDS, interval), schedule, starts)
 
 
 async def run_load(target: Target, load: Load) -> LoadResult:
-    """Sends the load and returns what was measured."""
+    """Sends the load and returns the measurements of all processes."""
     with tempfile.TemporaryDirectory(prefix="tandem-h2load-") as name:
         folder = Path(name)
-        runs = [_run_process(target, load, folder, place) for place in range(load.processes)]
+        runs = [_run_process(target, load, folder, process) for process in range(load.processes)]
         parts = await asyncio.gather(*runs)
     starts, from_send, from_schedule = (
         np.concatenate([getattr(part, column) for part in parts]) for column in ("starts", "from_send", "from_schedule")
@@ -230,8 +233,8 @@ async def run_load(target: Target, load: Load) -> LoadResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
-    """What one process measured."""
+class _ProcessResult:
+    """Measurements of one process."""
 
     starts: Seconds
     from_send: Seconds
@@ -241,24 +244,24 @@ class _Part:
     crashed: int
 
 
-async def _run_process(target: Target, load: Load, folder: Path, place: int) -> _Part:
-    body = folder / f"body-{place}"
-    body.write_bytes(target.bodies[place % len(target.bodies)])
+async def _run_process(target: Target, load: Load, folder: Path, process: int) -> _ProcessResult:
+    body = folder / f"body-{process}"
+    body.write_bytes(target.bodies[process % len(target.bodies)])
     ends_at = time.monotonic() + load.warm_up_seconds + load.seconds
     columns: list[tuple[Seconds, Seconds, Seconds]] = []
     failed = crashed = 0
     while not columns or ends_at - time.monotonic() > _SHORTEST_RUN_SECONDS:
-        log = folder / f"log-{place}-{len(columns)}"
-        left = ends_at - time.monotonic()
-        seconds = min(left, load.reconnect_seconds or left)
+        log = folder / f"log-{process}-{len(columns)}"
+        remaining = ends_at - time.monotonic()
+        seconds = min(remaining, load.reconnect_seconds or remaining)
         status, output = await _h2load(target, load, body, log, seconds=seconds)
         found = _REQUESTS.search(output)
         if found is not None:
             failed += int(found[1]) + int(found[2])
         elif status == -signal.SIGSEGV and load.reconnect_seconds is not None:
-            # Seen of h2load 1.52.0 when the peer of its connection was killed: goes on as after any lost connection.
+            # h2load 1.52.0 does this when its peer is killed: treated like a lost connection.
             crashed += 1
-            await asyncio.sleep(max(0.0, ends_at - left + seconds - time.monotonic()))
+            await asyncio.sleep(max(0.0, ends_at - remaining + seconds - time.monotonic()))
         else:
             raise RuntimeError(f"h2load ended with status {status}:\n{output}")
         starts, statuses, durations = parse_log(log.read_text() if log.exists() else "")
@@ -269,7 +272,7 @@ async def _run_process(target: Target, load: Load, folder: Path, place: int) -> 
         columns.append((starts[good], durations[good], (starts + durations - due)[good]))
     starts, from_send, from_schedule = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     measured = starts >= starts.min(initial=np.inf) + load.warm_up_seconds
-    return _Part(
+    return _ProcessResult(
         starts=starts[measured],
         from_send=from_send[measured],
         from_schedule=from_schedule[measured],
@@ -280,7 +283,7 @@ async def _run_process(target: Target, load: Load, folder: Path, place: int) -> 
 
 
 async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds: float) -> tuple[int | None, str]:
-    """Runs one process; its exit status and what it printed."""
+    """Runs one process; returns its exit status and output."""
     process = await asyncio.create_subprocess_exec(
         require_h2load(),
         *(f"--clients={load.clients_per_process}", f"--max-concurrent-streams={load.streams_per_client}"),
@@ -303,5 +306,5 @@ async def _h2load(target: Target, load: Load, body: Path, log: Path, *, seconds:
 
 
 def _framed(message: bytes) -> bytes:
-    """A gRPC message as it stands in HTTP/2: not compressed, its length, its bytes."""
+    """A gRPC message as framed in HTTP/2: uncompressed flag, length, bytes."""
     return struct.pack(">BI", 0, len(message)) + message

@@ -1,4 +1,4 @@
-"""What a server says of itself at /metrics, as differences between two scrapes.
+"""The server's own counts at /metrics, as differences between two scrapes.
 
 h2load does not read gRPC statuses, so refused, failed and degraded requests are counted here.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 OK: Final = "OK"
 CANCELLED: Final = "CANCELLED"
-"""In flight when a load generator's time was over and it hung up."""
+"""Requests in flight when a load generator ended and closed its connection."""
 REFUSED: Final = "RESOURCE_EXHAUSTED"
 
 _HTTP_CODES: Final = {"200": OK, "429": REFUSED}
@@ -27,31 +27,32 @@ _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 @dataclass(frozen=True)
 class BucketCounts:
-    """Observations of a Prometheus histogram by bucket."""
+    """Number of observations in each bucket of a Prometheus histogram."""
 
     counts: Mapping[float, float]
-    """By upper bound, not cumulated; the last bound is infinity."""
+    """Upper bound -> count, not cumulated; the last bound is infinity."""
 
     @property
     def total(self) -> float:
+        """Number of observations."""
         return sum(self.counts.values())
 
     def since(self, before: BucketCounts) -> BucketCounts:
-        """What was observed after an earlier reading of the same histogram."""
+        """Observations after an earlier reading of the same histogram."""
         return BucketCounts(_difference(self.counts, before.counts))
 
     def share_within(self, bound: float) -> float:
-        """Share of the observations that are at most `bound`, which must be a bucket's; 1 where there are none."""
+        """Share of observations up to `bound`; 1 without observations. Raises ValueError if no bucket ends there."""
         if bound not in self.counts:
             raise ValueError(f"no bucket ends at {bound}, only at {sorted(self.counts)}")
         within = sum(count for upper, count in self.counts.items() if upper <= bound)
         return within / self.total if self.total else 1.0
 
     def quantile(self, share: float, *, leaving_out_fastest: float = 0.0) -> float:
-        """The value below which `share` of the observations lie, straight between the bounds of its bucket.
+        """The value below which `share` of the observations lie, interpolated linearly in its bucket.
 
-        `leaving_out_fastest` observations are not counted: refusals are, which take microseconds and would make the
-        latency of the rest look good. NaN without observations; beyond the last finite bound, that bound.
+        The fastest `leaving_out_fastest` observations are not counted: refusals take microseconds and would improve the
+        latency of the accepted requests. NaN without observations; at most the last finite bound.
         """
         counted = self.total - leaving_out_fastest
         if counted <= 0:
@@ -68,7 +69,7 @@ class BucketCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Scrape:
-    """What the benchmark reads of /metrics."""
+    """Counts that the benchmark reads from /metrics."""
 
     requests_by_code: Mapping[str, float]
     answers_by_source: Mapping[str, float]
@@ -79,7 +80,7 @@ class Scrape:
 
     @classmethod
     def parse(cls, text: str) -> Scrape:
-        """Reads the text format. Counts that differ in other labels only, a worker's for example, are added up."""
+        """Reads the text format. Counts that differ only in other labels, for example the worker, are summed."""
         return cls(
             requests_by_code=_counts(text, "tandem_requests_total", "code"),
             answers_by_source=_counts(text, "tandem_answers_total", "source"),
@@ -90,7 +91,7 @@ class Scrape:
         )
 
     def since(self, before: Scrape) -> Scrape:
-        """What happened between an earlier scrape and this one. A restarted worker's lost counts are not negative."""
+        """Counts since an earlier scrape, at least 0: a worker that restarts loses its counts."""
         return Scrape(
             requests_by_code=_difference(self.requests_by_code, before.requests_by_code),
             answers_by_source=_difference(self.answers_by_source, before.answers_by_source),
@@ -101,30 +102,32 @@ class Scrape:
         )
 
     def over_http(self) -> Scrape:
-        """The same with what came over HTTP as its requests. Answers and degraded ones are of both protocols."""
+        """The scrape with only HTTP requests as its requests. Answers and degradations still include both protocols."""
         codes = {_HTTP_CODES.get(status, f"HTTP_{status}"): n for status, n in self.http_requests_by_status.items()}
         return replace(self, requests_by_code=codes, request_seconds=self.http_request_seconds)
 
     @property
     def answered(self) -> float:
+        """Requests that were answered."""
         return self.requests_by_code.get(OK, 0.0)
 
     @property
     def refused(self) -> float:
+        """Requests that admission refused."""
         return self.requests_by_code.get(REFUSED, 0.0)
 
     @property
     def degraded(self) -> float:
-        """Degraded answers; one with two reasons counts twice, but never more than there were answers."""
+        """Degraded answers, at most `answered`; an answer with two reasons counts twice."""
         return min(self.answered, sum(self.degraded_by_reason.values()))
 
     @property
     def errors(self) -> float:
-        """Requests that ended otherwise than answered, refused, or cancelled by who asked."""
+        """Requests that were neither answered, nor refused, nor cancelled by the caller."""
         return sum(n for code, n in self.requests_by_code.items() if code not in {OK, CANCELLED, REFUSED})
 
     def summary(self) -> dict[str, Any]:
-        """For the report."""
+        """The figures that the report shows."""
         return {
             "answered": round(self.answered),
             "refused": round(self.refused),
@@ -160,7 +163,7 @@ def _samples(text: str, name: str) -> list[tuple[dict[str, str], float]]:
 def _counts(text: str, name: str, label: str) -> dict[str, float]:
     counts: Counter[str] = Counter()
     for labels, value in _samples(text, name):
-        counts[labels[label]] += value  # type: ignore[assignment]  # typeshed knows Counters of whole numbers only
+        counts[labels[label]] += value  # type: ignore[assignment]  # typeshed only knows Counters of integers
     return dict(counts)
 
 

@@ -1,7 +1,7 @@
-"""A slow client that reads every answer: what h2load does not.
+"""A client at a low rate that reads every answer, which h2load does not.
 
-It records status, model version, degraded reasons and latency of each answer with its time, which gives the timelines
-around events and shows whether the answers of a connection ever went back to an older model.
+It records time, status, model version, degraded reasons and latency of each answer. The timelines around events come
+from these samples, and the check that no connection gets an answer of an older model after a newer one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sample:
     due: float
     """Seconds since 1970 at which the request was due."""
     seconds: float
-    """From then to the answer, the probe's own lateness included."""
+    """Time from `due` to the answer, including the probe's own delay."""
     connection: int
     code: str
     model_version: str = ""
@@ -48,10 +48,10 @@ class Probe:
     rate: float
     connections: int = 4
     samples: list[Sample] = field(default_factory=list)
-    """In the order in which answers came."""
+    """In the order of the answers."""
 
     async def run(self) -> None:
-        """Sends until it is cancelled, then waits for what is in flight."""
+        """Sends requests until it is cancelled, then waits for the requests in flight."""
         bodies = [request.SerializeToString() for request in self.requests]
         async with _channels(self.port, self.connections) as channels:
             calls = [channel.unary_unary(_PATH) for channel in channels]  # no serialisers: bytes in, bytes out
@@ -63,7 +63,7 @@ class Probe:
                     await asyncio.sleep(max(0.0, first_monotonic + number / self.rate - time.monotonic()))
                     connection = number % self.connections
                     due = first + number / self.rate
-                    call = self._ask(calls[connection], bodies[number % len(bodies)], connection, due)
+                    call = self._send(calls[connection], bodies[number % len(bodies)], connection, due)
                     task = asyncio.create_task(call)
                     in_flight.add(task)
                     task.add_done_callback(in_flight.discard)
@@ -71,7 +71,7 @@ class Probe:
             finally:
                 await asyncio.gather(*in_flight)
 
-    async def _ask(self, call: Any, body: bytes, connection: int, due: float) -> None:
+    async def _send(self, call: Any, body: bytes, connection: int, due: float) -> None:
         try:
             answer = pb.RecommendResponse.FromString(await call(body, timeout=_TIMEOUT_SECONDS))
         except grpc.aio.AioRpcError as error:
@@ -94,7 +94,7 @@ class Probe:
 
 @asynccontextmanager
 async def probing(port: int, requests: Sequence[pb.RecommendRequest], rate: float) -> AsyncIterator[Probe]:
-    """A probe that runs inside the block. A probe that broke raises when the block ends."""
+    """Runs a probe during the block. If the probe fails, its exception is raised at the end of the block."""
     probe = Probe(port=port, requests=requests, rate=rate)
     task = asyncio.create_task(probe.run(), name="probe")
     try:
@@ -106,7 +106,7 @@ async def probing(port: int, requests: Sequence[pb.RecommendRequest], rate: floa
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
-    """For the report."""
+    """The figures that the report shows."""
     codes: dict[str, int] = {}
     for sample in samples:
         codes[sample.code] = codes.get(sample.code, 0) + 1
@@ -123,28 +123,28 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def versions_went_back(samples: Sequence[Sample]) -> int:
-    """How many answers came from an older model than an answer that the same connection had got before they were due.
+    """Number of answers from an older model than an earlier answer on the same connection.
 
-    Answers that overlap in time may come from either side of a swap, and are not counted.
+    Requests that overlap in time may be answered on either side of a swap, so they are not compared.
     """
     versions: list[str] = []
     for sample in samples:
         if sample.code == OK and sample.model_version not in versions:
             versions.append(sample.model_version)
-    age = {version: place for place, version in enumerate(versions)}
+    order = {version: index for index, version in enumerate(versions)}
     went_back = 0
     for connection in {sample.connection for sample in samples}:
         own = [sample for sample in samples if sample.connection == connection and sample.code == OK]
-        for place, sample in enumerate(own):
-            earlier = [s for s in own[max(0, place - 50) : place] if s.due + s.seconds <= sample.due]
-            went_back += any(age[s.model_version] > age[sample.model_version] for s in earlier)
+        for index, sample in enumerate(own):
+            earlier = [s for s in own[max(0, index - 50) : index] if s.due + s.seconds <= sample.due]
+            went_back += any(order[s.model_version] > order[sample.model_version] for s in earlier)
     return went_back
 
 
 @asynccontextmanager
 async def _channels(port: int, count: int) -> AsyncIterator[list[grpc.aio.Channel]]:
-    # Channels of one process would share one connection. A lost one is tried again at once: an outage's end shall be
-    # the server's, not the client's backoff.
+    # Without a local pool, the channels of a process share one connection. A lost connection is retried at once, so
+    # the end of an outage is the server's, not the end of the client's backoff.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
     options += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
     channels = [grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) for _ in range(count)]

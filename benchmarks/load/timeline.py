@@ -1,4 +1,4 @@
-"""What happened second by second while a load ran: from h2load's log, the probe, and /metrics read once a second."""
+"""Timelines of a load, second by second: from h2load's log, the probe, and /metrics read once a second."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from benchmarks.load.h2load import LoadResult, Seconds, quantiles_ms
 from benchmarks.load.metrics import OK, REFUSED, Scrape
 from benchmarks.load.probe import Sample
 
-_EVERY_SECONDS: Final = 1.0
+_INTERVAL_SECONDS: Final = 1.0
 
 
 @dataclass(kw_only=True)
 class Watched:
-    """What was read once a second. A reading that failed, because its process was gone, is left out."""
+    """Readings taken once a second. A reading that failed because its process had ended is left out."""
 
     scrapes: list[tuple[float, Scrape]] = field(default_factory=list)
-    """With the time they were read at, seconds since 1970."""
+    """(time of the reading in seconds since 1970, scrape)."""
     resident_megabytes: list[float] = field(default_factory=list)
 
 
@@ -31,12 +31,12 @@ class Watched:
 async def watching(
     read: Callable[[], Any], resident_megabytes: Callable[[], float] | None = None
 ) -> AsyncIterator[Watched]:
-    """Reads /metrics, and memory, once a second inside the block and at its two ends."""
+    """Reads /metrics and memory at the start of the block, once a second during it, and at its end."""
     watched = Watched()
 
-    async def look() -> None:
+    async def take_reading() -> None:
         try:
-            async with asyncio.timeout(_EVERY_SECONDS):
+            async with asyncio.timeout(_INTERVAL_SECONDS):
                 scrape = await read()
             watched.scrapes.append((time.time(), scrape))
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -44,28 +44,28 @@ async def watching(
         if resident_megabytes is not None:
             watched.resident_megabytes.append(resident_megabytes())
 
-    async def keep_looking() -> None:
+    async def take_readings() -> None:
         while True:
-            await asyncio.sleep(_EVERY_SECONDS)
-            await look()
+            await asyncio.sleep(_INTERVAL_SECONDS)
+            await take_reading()
 
-    await look()
-    task = asyncio.create_task(keep_looking(), name="watching")
+    await take_reading()
+    task = asyncio.create_task(take_readings(), name="watching")
     try:
         yield watched
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await look()
+        await take_reading()
 
 
 def due_seconds(result: LoadResult, begin: float) -> Seconds:
-    """When each request of a load was due, in seconds after `begin`."""
+    """(requests,) float64: when each request of a load was due, in seconds after `begin`."""
     return result.ends - result.from_schedule - begin
 
 
 def load_timeline(result: LoadResult, begin: float, seconds: int) -> list[dict[str, Any]]:
-    """Per second after `begin`: answers to requests that were due in it, and their latency."""
+    """Per second after `begin`: number and latency of answers to the requests that were due in that second."""
     due = due_seconds(result, begin)
     rows = []
     for second in range(seconds):
@@ -76,7 +76,7 @@ def load_timeline(result: LoadResult, begin: float, seconds: int) -> list[dict[s
 
 
 def server_timeline(watched: Watched, begin: float) -> list[dict[str, Any]]:
-    """Between two readings of /metrics each: answers, and shares of them that were degraded; refusals and errors."""
+    """Per interval between two readings of /metrics: answers, share of degraded answers, refusals and errors."""
     rows = []
     for (_, before), (at, after) in zip(watched.scrapes, watched.scrapes[1:], strict=False):
         counted = after.since(before)
@@ -93,7 +93,7 @@ def server_timeline(watched: Watched, begin: float) -> list[dict[str, Any]]:
 
 
 def probe_timeline(samples: Sequence[Sample], begin: float, seconds: int) -> list[dict[str, Any]]:
-    """Per second after `begin`: what the probe's requests that were due in it got."""
+    """Per second after `begin`: outcomes of the probe's requests that were due in that second."""
     rows = []
     for second in range(seconds):
         own = [sample for sample in samples if second <= sample.due - begin < second + 1]

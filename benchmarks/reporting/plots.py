@@ -1,4 +1,4 @@
-"""Plots of the report as small SVG files: latency against rate, and what happened around each event."""
+"""Plots of the report as small SVG files: latency against rate, and the timeline of each event."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _LIMIT_MS: Final = 50.0
-# Text stays text and no date or random id goes in: the same numbers give the same small file.
+# Text is kept as text, and the file has no date or random id: the same figures give the same small file.
 _STYLE: Final = {"svg.fonttype": "none", "svg.hashsalt": "tandem", "axes.grid": True, "grid.alpha": 0.3}
 _SIZE: Final = (7.0, 3.6)
 
 
 def plot_latency(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """P50 and P99 against the offered rate, a colour for each catalogue."""
+    """Plots P50 and P99 against the offered rate, in one colour per catalogue."""
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
         for number, (size, curve) in enumerate(curves.items()):
@@ -37,7 +37,10 @@ def plot_latency(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def plot_event(
     title: str, timeline: Mapping[str, Sequence[Mapping[str, Any]]], marks: Mapping[str, float | None], path: Path
 ) -> None:
-    """P99 per second above, shares of degraded answers and counts of errors below; `marks` are moments by name."""
+    """Plots P99 per second above, and the shares of degraded answers, refusals and errors below.
+
+    `marks` are vertical lines: name -> second, or None for an event that did not happen.
+    """
     with mpl.rc_context(_STYLE):
         figure, (upper, lower) = plt.subplots(2, 1, figsize=_SIZE, sharex=True, layout="constrained")
         load, label = timeline.get("load"), "load"

@@ -1,4 +1,4 @@
-"""The report: JSON as it was measured, and from it alone a page of tables with plots."""
+"""The report: the measurements as JSON, and a page of tables and plots made from that JSON alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.reporting import plots, tables
 
-_ONE_LINE: Final = 200
+_LINE_LENGTH: Final = 200
 
 Json = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ def write_report(report: Json, output: Path) -> None:
 
 
 def to_markdown(report: Json, pictures: Mapping[str, Sequence[str]]) -> str:
-    """The page. `pictures` are file names by scenario."""
+    """The page in Markdown. `pictures`: scenario -> file names."""
     machine = report["machine"]
     libraries = ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
     parts = [
@@ -49,7 +49,7 @@ a tenth of the users have no stored vector. At a given rate, latency counts from
 
 
 def _plot(scenarios: Json, output: Path) -> dict[str, list[str]]:
-    """Draws what there is to draw; returns the files' names by scenario."""
+    """Draws the plots of the scenarios measured; returns scenario -> file names."""
     pictures: dict[str, list[str]] = {}
     scenarios = {name: result for name, result in scenarios.items() if "skipped" not in result}
     if "latency" in scenarios:
@@ -64,7 +64,7 @@ def _plot(scenarios: Json, output: Path) -> dict[str, list[str]]:
 
 
 def _events(scenarios: Json) -> Iterable[tuple[str, str, Json, dict[str, float | None]]]:
-    """Scenario, title, result and moments of everything with a timeline."""
+    """Scenario, title, result and marks of every result with a timeline."""
     for size, event in scenarios.get("hot_swap", {}).items():
         marks = {"alias": event["alias_moved_second"], "swap": event["swapped_second"]}
         yield "hot_swap", f"Hot swap {size}", event, marks
@@ -84,9 +84,9 @@ def _events(scenarios: Json) -> Iterable[tuple[str, str, Json, dict[str, float |
 
 
 def _dump(value: Any, indent: str = "") -> str:
-    """JSON with what fits on one line on one line: a timeline is a table then, not a column of single numbers."""
+    """JSON in which a value that fits on one line takes one line, so a timeline reads as a table."""
     line = json.dumps(value)
-    if len(indent) + len(line) <= _ONE_LINE or not isinstance(value, dict | list) or not value:
+    if len(indent) + len(line) <= _LINE_LENGTH or not isinstance(value, dict | list) or not value:
         return line
     deeper = indent + "  "
     if isinstance(value, dict):

@@ -23,7 +23,7 @@ _TITLES: Final = {
 
 
 def scenario(name: str, result: Json, seconds: float | None) -> str:
-    """A scenario's section."""
+    """The section of a scenario: heading, target and tables, or the reason why it was not measured."""
     took = "" if seconds is None else f" Took {seconds:.0f} s."
     head = f"## {_TITLES[name]}\n\nTarget: {TARGETS[name]}.{took}"
     if "skipped" in result:
@@ -32,7 +32,7 @@ def scenario(name: str, result: Json, seconds: float | None) -> str:
 
 
 def catalogues(rows: Sequence[Json]) -> str:
-    """What was built."""
+    """The table of the catalogues built."""
     return table(
         ("catalogue", "items", "dimension", "index", "nprobe", "recall@100", "built in, s"),
         [

@@ -1,4 +1,4 @@
-"""What each number is held against, shown beside it in the report. Edit here; measuring does not depend on it."""
+"""The target of each scenario, shown above its results in the report. Measurements do not depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scenarios: each takes a `Bench`, measures one thing, and returns what the report writes down of it."""
+"""The scenarios: each takes a `Bench`, measures one thing, and returns its part of the report."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     "overload": overload,
     "filters": filters,
 }
-"""In the order in which they run: `overload` takes its capacity from `throughput`."""
+"""In the order of running: `overload` reads the capacity that `throughput` measured."""

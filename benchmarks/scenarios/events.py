@@ -1,6 +1,6 @@
-"""What callers notice of an event in the middle of 1,000 requests a second: a swap, or something killed.
+"""Effect on callers of an event during 1,000 requests a second: a hot swap, an outage, or a killed process.
 
-Latencies are from the moment a request was due, so a stall counts for every request that it held up.
+Latencies count from the moment a request was due, so a stall counts for every request that it held up.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PROBES_PER_SECOND: Final = 50
 
 @dataclass(frozen=True, kw_only=True)
 class _Observed:
-    """A load with an event in it."""
+    """Measurements of a load during which an event took place."""
 
     begin: float
     """Seconds since 1970 at which the first request was due."""
@@ -46,7 +46,7 @@ class _Observed:
     watched: Watched
 
     def summary(self) -> dict[str, Any]:
-        """What every event's report begins with."""
+        """The part that the reports of all events have in common."""
         (_, before), (_, after) = self.watched.scrapes[0], self.watched.scrapes[-1]
         return {
             "load": self.result.summary(),
@@ -60,7 +60,7 @@ class _Observed:
         }
 
     def p99_ms(self, low: float, high: float, *, inside: bool = True) -> float | None:
-        """P99 of the requests due between two moments, in seconds since 1970, or of all the others."""
+        """P99 of the requests due in [low, high), in seconds since 1970; of all further requests if not `inside`."""
         due = due_seconds(self.result, self.begin) + self.begin
         chosen = (due >= low) & (due < high)
         return quantiles_ms(self.result.from_schedule[chosen if inside else ~chosen])["p99"]
@@ -76,11 +76,11 @@ async def _observe(
     event_at_seconds: float,
     reconnect_seconds: float | None = None,
 ) -> _Observed:
-    """Runs the load with the probe; begins the event `event_at_seconds` after the load's measured part began."""
+    """Runs the load and the probe; starts the event `event_at_seconds` after the load's warm-up."""
     requests = bench.requests(catalogue)
     load = replace(Load.at_rate(bench.seconds(RATE, 200), seconds=seconds), reconnect_seconds=reconnect_seconds)
 
-    async def later() -> None:
+    async def start_event() -> None:
         await asyncio.sleep(load.warm_up_seconds + event_at_seconds)
         await event()
 
@@ -89,7 +89,7 @@ async def _observe(
         probing(tandem.grpc_port, requests, _PROBES_PER_SECOND) as prober,
         asyncio.TaskGroup() as group,
     ):
-        group.create_task(later())
+        group.create_task(start_event())
         loading = group.create_task(run_load(grpc_target(tandem.grpc_port, requests), load))
     result = loading.result()
     begin = float((result.ends - result.from_schedule).min())
@@ -97,7 +97,7 @@ async def _observe(
 
 
 async def hot_swap(bench: Bench) -> dict[str, Any]:
-    """The registry's alias moves to another version of the same catalogue; of two sizes, one after the other."""
+    """Moves the registry's alias to another version of the same catalogue, for two sizes of catalogue."""
     return {size: await _hot_swap(bench, size) for size in (_SWAPPED[:1] if bench.quick else _SWAPPED)}
 
 
@@ -131,7 +131,7 @@ async def _hot_swap(bench: Bench, size: str) -> dict[str, Any]:
         await asyncio.to_thread(registry.move_alias, "bench", "champion", versions[1])
 
     async with bench.tandem(**settings) as tandem:
-        # A large bundle is copied, hashed and opened twice before the pointer moves: the swap must fall into the load.
+        # A large bundle is copied, hashed and opened twice before it is swapped in. The load must last until then.
         seconds = bench.seconds(45 if catalogue.spec.num_items > 500_000 else 30, 10)
         observed = await _observe(
             bench, tandem, catalogue, move_alias, seconds=seconds, event_at_seconds=bench.seconds(10, 3)
@@ -153,7 +153,7 @@ async def _hot_swap(bench: Bench, size: str) -> dict[str, Any]:
 
 
 async def store_killed(bench: Bench) -> dict[str, Any]:
-    """kill -9 of the store, which comes back after 5 seconds with its data."""
+    """Kills the store with SIGKILL and restarts it with its data after 5 seconds."""
     catalogue = await bench.catalogue(_CATALOGUE)
     times: dict[str, float] = {}
     store = Valkey(bench.folder / "killed-store")
@@ -193,7 +193,7 @@ async def store_killed(bench: Bench) -> dict[str, Any]:
 
 
 async def registry_down(bench: Bench) -> dict[str, Any]:
-    """The registry's database goes away for the rest of the run."""
+    """Renames the registry's database away for the rest of the run."""
     catalogue = await bench.catalogue(_CATALOGUE)
     registry = await asyncio.to_thread(MlflowRegistry, bench.folder / "registry-down")
     version = catalogue.bundle.manifest.model_version
@@ -226,10 +226,10 @@ async def registry_down(bench: Bench) -> dict[str, Any]:
 
 
 async def worker_killed(bench: Bench) -> dict[str, Any]:
-    """kill -9 of one of two workers. Both have the served core, and so has the one that is started in its place.
+    """Kills one of two workers with SIGKILL. Both workers and the replacement share the served core.
 
-    h2load connects anew every second, see `Load.reconnect_seconds`: what it would have sent on a lost connection until
-    then is missing from its answers. The probe reconnects at once, and shows what a caller notices.
+    h2load reconnects every second, see `Load.reconnect_seconds`: requests that it would have sent on a lost connection
+    until then are missing from its answers. The probe reconnects at once and shows what a caller notices.
     """
     catalogue = await bench.catalogue(_CATALOGUE)
     times: dict[str, float] = {}
@@ -267,10 +267,10 @@ async def worker_killed(bench: Bench) -> dict[str, Any]:
 
 
 def seconds_until_full_answers(samples: list[Sample], returned_at: float) -> float | None:
-    """From `returned_at` until the first second begins in which every probe got a full answer; None: it never does."""
+    """Seconds from `returned_at` to the start of the first second with only full answers, or None."""
     later = sorted((s for s in samples if s.due >= returned_at), key=lambda s: s.due)
-    for place, sample in enumerate(later):
-        within = [s for s in later[place:] if s.due < sample.due + 1.0]
+    for index, sample in enumerate(later):
+        within = [s for s in later[index:] if s.due < sample.due + 1.0]
         ends = later[-1].due >= sample.due + 0.9
         if ends and all(s.code == OK and not s.degraded_reasons for s in within):
             return round(sample.due - returned_at, 2)

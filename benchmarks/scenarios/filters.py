@@ -1,7 +1,7 @@
-"""What filters cost: one request in flight, all kinds in turn, so that the machine's drift meets each alike.
+"""Cost of filters: one request in flight; all kinds of filter take turns, so drift of the machine affects all alike.
 
-The client is Python with messages that were serialised before, so the medians hold its own time too: the same for each
-kind, but for what it takes to send a longer message.
+The client is Python and sends messages serialised in advance. The medians include its own time, which is the same for
+all kinds except for the time to send a longer message.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PATH: Final = "/tandem.v1.RecommendationService/Recommend"
 
 
 async def filters(bench: Bench) -> dict[str, Any]:
-    """Both sizes, one after the other."""
+    """Measures two sizes of catalogue, one after the other."""
     return {size: await _measure(bench, size) for size in (_SIZES[:1] if bench.quick else _SIZES)}
 
 
@@ -87,7 +87,7 @@ async def _measure(bench: Bench, size: str) -> dict[str, Any]:
 def _kinds(
     bench: Bench, catalogue: BuiltCatalogue
 ) -> Mapping[str, Sequence[tuple[pb.RecommendRequest, pb.RecommendFilter]]]:
-    """Per kind, requests with their filters. `fresh` lists differ from request to request."""
+    """Kind of filter -> requests with their filters. A fresh list differs from request to request."""
     rng = np.random.default_rng(0)
     num_items = catalogue.spec.num_items
     count = min(NUM_EXCLUDED, num_items // 2)

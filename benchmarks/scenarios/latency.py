@@ -10,11 +10,11 @@ from benchmarks.load.h2load import Load, grpc_target, run_load
 SIZES: Final = ("1.7k", "ml-1m", "100k", "1m")
 RATES: Final = (250, 500, 1000, 1500, 2000, 2500)
 _SATURATED_SHARE: Final = 0.98
-"""Full answers below this share of the offered requests: the server is saturated, and higher rates say no more."""
+"""With a lower share of full answers, the server is saturated, and higher rates are not measured."""
 
 
 async def latency(bench: Bench) -> dict[str, Any]:
-    """All rates for one size after the other."""
+    """Measures all rates for each size of catalogue, up to the rate that saturates the server."""
     curves: dict[str, Any] = {}
     for size in SIZES[:1] if bench.quick else SIZES:
         catalogue = await bench.catalogue(size)

@@ -1,7 +1,7 @@
-"""More requests than can be answered: twice and five times the capacity, on few connections and on many.
+"""Overload: twice and five times the capacity, on 8 and on 64 connections.
 
-A server that sheds well keeps answering as much as it can, as fast as before, at once refuses the rest, takes no memory
-for it, and is its old self as soon as the flood ends.
+A server that sheds load well keeps its rate and latency of answers, refuses further requests at once without using
+memory for them, and is back to normal as soon as the overload ends.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ CONNECTIONS: Final = (8, 64)
 
 _CATALOGUE: Final = "ml-1m"
 _MAX_IN_FLIGHT: Final = 3200
-"""Of all connections together: many times what a server admits, as from callers that do not wait."""
+"""Over all connections: many times the number that a server admits, as from callers that do not wait."""
 _CAPACITY_IN_FLIGHT: Final = 32
 _PROBES_PER_SECOND: Final = 200
 _CALM_BEFORE_SECONDS: Final = 4
 _NORMAL_FACTOR: Final = 2.0
-"""The P99 of a second is normal again below this many times the P99 before the flood."""
+"""The P99 of a second is normal again below this multiple of the P99 before the overload."""
 
 
 async def overload(bench: Bench) -> dict[str, Any]:
-    """Every factor with every number of connections, each on a new server."""
+    """Measures every factor with every number of connections, each on a new server."""
     catalogue = await bench.catalogue(_CATALOGUE)
     runs = []
     async with bench.tandem(catalogue) as tandem:
@@ -56,7 +56,7 @@ async def overload(bench: Bench) -> dict[str, Any]:
 
 
 def _measured_capacity(bench: Bench) -> float | None:
-    """From the throughput of the same run, where that was measured."""
+    """The capacity that `throughput` measured in this run; None if it did not run."""
     try:
         return float(bench.results["throughput"]["medians"][f"tandem {_CATALOGUE}"]["full_answers_per_second"])
     except KeyError:
@@ -96,7 +96,7 @@ async def _flood(bench: Bench, tandem: Tandem, target: Target, *, rate: float, c
     calm = np.array([s.seconds for s in prober.samples if s.due < flood_begins - 0.5])
     calm_p99_ms = quantiles_ms(calm)["p99"] or 0.0
     during = [s for s in prober.samples if flood_begins <= s.due < flood_ends]
-    # h2load takes any HTTP answer for one: what it got beyond what the server's code has seen, gRPC's core has refused.
+    # h2load counts every HTTP answer. Answers that the server's code did not count are refusals by gRPC's core.
     ended_by_transport = result.total_answers - (counted.answered + counted.refused + counted.errors - len(during))
     total = int(np.ceil(time.time() - begin))
     return {
@@ -127,13 +127,13 @@ async def _flood(bench: Bench, tandem: Tandem, target: Target, *, rate: float, c
 
 
 def seconds_until_normal(samples: list[Sample], flood_ends: float, *, limit_seconds: float) -> float | None:
-    """From the flood's end until the first second begins whose P99 is within the limit, without refusals; None: never.
+    """Seconds from the overload's end to the first second with P99 within the limit and no refusal, or None.
 
-    A probe's latency is from when it was due, so a probe process that is itself late makes this larger, not smaller.
+    A sample's latency counts from when it was due, so a delay of the probe itself makes the result larger, not smaller.
     """
     later = sorted((s for s in samples if s.due >= flood_ends), key=lambda s: s.due)
-    for place, sample in enumerate(later):
-        within = [s for s in later[place:] if s.due < sample.due + 1.0]
+    for index, sample in enumerate(later):
+        within = [s for s in later[index:] if s.due < sample.due + 1.0]
         if later[-1].due < sample.due + 0.9:
             break
         answered = np.array([s.seconds for s in within if s.code == "OK"])

@@ -1,4 +1,4 @@
-"""A minute at 1,000 requests a second: over gRPC, and the same over HTTP."""
+"""A minute at 1,000 requests a second, over gRPC and over HTTP."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.load.probe import probing
 RATE: Final = 1000
 _CATALOGUE: Final = "ml-1m"
 _HTTP_PROCESSES: Final = 16
-"""A connection of HTTP/1.1 has one request in flight: of 16, each is asked every 16 ms."""
+"""An HTTP/1.1 connection has one request in flight: each of the 16 connections sends a request every 16 ms."""
 _PROBES_PER_SECOND: Final = 20
 
 
 async def steady(bench: Bench) -> dict[str, Any]:
-    """Both protocols, one after the other, on one server."""
+    """Measures both protocols, one after the other, on one server."""
     catalogue = await bench.catalogue(_CATALOGUE)
     requests = bench.requests(catalogue)
     seconds = bench.seconds(60, 2)

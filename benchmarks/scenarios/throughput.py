@@ -1,8 +1,8 @@
-"""Most answers per second of one worker on one core, beside servers that bound it from above and below.
+"""Maximum answers per second of one worker on one core, compared with servers that bound it from above and below.
 
-Closed loop. Every server is first asked with different numbers of requests in flight; the number that gives most full
-answers while P99 stays below 50 ms is kept. Then all take turns, round after round, and what is reported are ratios
-inside a round, because the speed of a shared machine drifts.
+Closed loop. A sweep over numbers of requests in flight finds, for every server, the number with most full answers while
+P99 stays below 50 ms. Then the servers take turns in rounds. The report gives ratios within a round, because the speed
+of a shared machine drifts.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _SIZES: Final = ("ml-1m", "1m")
 _IN_FLIGHT: Final = (16, 32, 64, 128)
 _NAIVE_IN_FLIGHT: Final = (1, 4, 8, 16, 32)
 _ROUNDS: Final = 5
-_LIMIT: Final = "empty handler"
+_EMPTY_HANDLER: Final = "empty handler"
 _FAISS_K: Final = (10, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One server that is compared."""
+    """One of the servers compared."""
 
     name: str
     target: Target
@@ -42,7 +42,7 @@ class Arm:
 
 
 async def throughput(bench: Bench) -> dict[str, Any]:
-    """Runs the comparison."""
+    """Compares the servers and measures FAISS alone."""
     async with AsyncExitStack() as stack:
         arms = await _start(bench, stack)
         sweeps: dict[str, list[dict[str, Any]]] = {}
@@ -76,7 +76,7 @@ def _sizes(bench: Bench) -> Sequence[str]:
 
 
 async def _start(bench: Bench, stack: AsyncExitStack) -> list[Arm]:
-    """All servers, idle on one core until it is their turn."""
+    """Starts all servers; each idles on the served core until its turn."""
     arms: list[Arm] = []
     naive: list[Arm] = []
     for size in _sizes(bench):
@@ -92,21 +92,21 @@ async def _start(bench: Bench, stack: AsyncExitStack) -> list[Arm]:
         if size == _SIZES[0]:
             answer = await _sample_answer(tandem, requests[1], catalogue, bench.folder)
             port = await stack.enter_async_context(bench.program("benchmarks.bounds.empty_server", str(answer)))
-            arms.insert(0, Arm(name=_LIMIT, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
+            arms.insert(0, Arm(name=_EMPTY_HANDLER, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
             port = await stack.enter_async_context(
                 bench.program("benchmarks.bounds.empty_server", str(answer), GRPC_EXPERIMENTS=GRPC_EXPERIMENTS)
             )
-            name = f"{_LIMIT}, gRPC as in the worker"
+            name = f"{_EMPTY_HANDLER}, gRPC as in the worker"
             arms.insert(1, Arm(name=name, target=grpc_target(port, requests), in_flight=_IN_FLIGHT))
     return [*arms, *naive]
 
 
 async def _sample_answer(tandem: Tandem, request: pb.RecommendRequest, catalogue: BuiltCatalogue, folder: Path) -> Path:
-    """A real, personal answer, which the empty server will return."""
+    """Writes a real, personal answer to a file, for the empty server to return."""
     answer = await tandem.server.recommend(user_id=request.user_id, num_items=request.num_items)
     personal = {pb.RECOMMENDATION_SOURCE_RETRIEVED, pb.RECOMMENDATION_SOURCE_RANKED}
     if answer.source not in personal or answer.model_version != catalogue.bundle.manifest.model_version:
-        raise RuntimeError(f"the answer to user {request.user_id} is not a personal one: {answer}")
+        raise RuntimeError(f"the answer to user {request.user_id} is not personal: {answer}")
     path = folder / "response.bin"
     path.write_bytes(answer.SerializeToString())
     return path
@@ -136,20 +136,20 @@ async def _measure(arm: Arm, in_flight: int, seconds: float) -> dict[str, Any]:
 
 
 def _best(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Most full answers within the limits; where nothing is within, most full answers."""
+    """The point with most full answers among the points within the limits, or among all points if none is."""
     within = [point for point in points if point["within_limits"]]
     return max(within or points, key=lambda point: float(point["full_answers_per_second"]))
 
 
 def _median(name: str, rounds: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     own = [points[name] for points in rounds]
-    empty = [points[_LIMIT]["full_answers_per_second"] for points in rounds]
+    empty = [points[_EMPTY_HANDLER]["full_answers_per_second"] for points in rounds]
     latencies = [point["p99_ms"] for point in own if point["p99_ms"] is not None]
     ratios = [point["full_answers_per_second"] / limit for point, limit in zip(own, empty, strict=True)]
     return {
         "in_flight": own[0]["in_flight"],
         "full_answers_per_second": statistics.median(point["full_answers_per_second"] for point in own),
-        # A server that answered nothing in a round has no latency there.
+        # A server without answers in a round has no latency for it.
         "p99_ms": statistics.median(latencies) if latencies else None,
         "within_limits": all(point["within_limits"] for point in own),
         "ratio_to_empty_handler": round(statistics.median(ratios), 4),

@@ -1,7 +1,7 @@
 """Synthetic catalogues as real bundles, from 1,700 to a million items, built once and kept.
 
-What they hold is drawn by `columns`; nprobe is the smallest one with the recall asked for, measured on vectors of
-users that the index has not seen, and stands in the manifest like that of a trained bundle.
+`columns` draws their contents. The manifest's nprobe is the smallest that reaches the required recall on vectors of
+held-out users, as in a trained bundle.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ NUM_CATEGORIES: Final = 40
 RECALL_AT: Final = 100
 
 _BUILDER_VERSION: Final = 2
-"""Part of the fingerprint: raise it when what is built changes."""
+"""Part of the fingerprint. Increment it when a change here changes the bundle built from a spec."""
 _RECALL_QUERIES: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueSpec:
-    """What a synthetic catalogue is like."""
+    """Parameters of a synthetic catalogue."""
 
     name: str
     num_items: int
     index: str
     """FAISS factory string of an IVF index."""
     min_recall: float
-    """Least recall@100 on held-out users' vectors; the smallest nprobe that has it is taken."""
+    """Required recall@100 on held-out users' vectors; nprobe is the smallest that reaches it."""
     dim: int = 64
     content_weight: float | None = 0.3
-    """Share of content in the blend; None: no blend."""
+    """Weight of content in the blend; None: no blend."""
     content_dim: int = 64
     content_neighbours: int = 20
     num_users: int = 5000
@@ -63,17 +63,18 @@ class CatalogueSpec:
 
     @property
     def num_clusters(self) -> int:
-        """About 250 items each, at least 16."""
+        """At least 16; a cluster has about 250 items."""
         return max(16, self.num_items // 250)
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes the bundle."""
+        """12 hex digits that change with every parameter that changes the bundle."""
         text = json.dumps([_BUILDER_VERSION, dataclasses.asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def model_version(self) -> str:
+        """The bundle's name in its manifest."""
         return f"bench-{self.name}-{self.fingerprint}"
 
 
@@ -92,17 +93,17 @@ SPECS: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltCatalogue:
-    """A bundle with users for it."""
+    """A bundle and its users."""
 
     spec: CatalogueSpec
     bundle: Bundle
     users: Users
     build_seconds: float
-    """What building took when it was built; it is kept since."""
+    """Duration of the build, also for a catalogue that was built earlier."""
 
 
 def build(spec: CatalogueSpec, directory: Path, *, log: Callable[[str], None] = print) -> BuiltCatalogue:
-    """Builds a catalogue under `directory`, or opens the one built before with the same spec."""
+    """Builds a catalogue under `directory`, or opens it if the same spec was built there before."""
     folder = directory / f"{spec.name}-{spec.fingerprint}"
     try:
         bundle = read_bundle(folder / "bundle", verify_checksums=False)
@@ -123,7 +124,7 @@ def build(spec: CatalogueSpec, directory: Path, *, log: Callable[[str], None] = 
 
 
 def renamed(bundle: Bundle, directory: Path, model_version: str) -> Bundle:
-    """The same bundle under another model version, in the new folder `directory`: what a hot swap swaps to."""
+    """Copies a bundle under another model version into the new folder `directory`, by hard links. For hot swaps."""
     manifest: Manifest = read_manifest(bundle.directory)
     directory.mkdir(parents=True)
     for name in manifest.files:
@@ -163,7 +164,7 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
         golden = golden_queries(index, queries, exact)
         faiss.write_index(index, str(index_file))
         del index
-        golden_states = [users.state(spec.num_users + int(place), vocabulary) for place in golden]
+        golden_states = [users.state(spec.num_users + int(query), vocabulary) for query in golden]
         content = None
         if spec.content_weight is not None:
             content = content_of(
@@ -196,8 +197,8 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
                     exact[golden][:, :GOLDEN_K],
                 ),
                 held_out_users=tuple(
-                    HeldOutUser(f"held-out-{place}", state, f"item-{exact[golden[place], 0]}")
-                    for place, state in enumerate(golden_states)
+                    HeldOutUser(f"held-out-{index}", state, f"item-{exact[golden[index], 0]}")
+                    for index, state in enumerate(golden_states)
                 ),
                 content=content,
             ),

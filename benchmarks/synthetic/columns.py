@@ -1,9 +1,9 @@
 """The columns of a synthetic catalogue.
 
-Items lie in clusters, and clusters in groups, because the recall of an IVF index at some nprobe means nothing on random
-vectors; popularity is Zipf's. Everything is a numpy or Arrow column: a million `Item` objects would take minutes and
-gigabytes. Content neighbours are sought inside a cluster of content alone, because all pairs of a million items are
-too many.
+Items lie in clusters, and clusters in groups, because the recall of an IVF index on random vectors says nothing about
+trained vectors; popularity follows Zipf's law. Everything is a numpy or Arrow column: a million `Item` objects would
+take minutes and gigabytes. Content neighbours come from the item's own cluster only, because a million items have too
+many pairs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PRICE: Final = "price"
 _TOP_ITEMS: Final = 500
 _CHUNK: Final = 100_000
 _NOISE: Final = 0.8
-"""Length of an item's distance from its cluster's centre, whose length is 1."""
+"""Distance of an item from its cluster's centre, a vector of length 1."""
 
 
 def clustered(rng: np.random.Generator, clusters: Rows, num_clusters: int, dim: int) -> npt.NDArray[np.float32]:
@@ -52,7 +52,7 @@ def _directions(rng: np.random.Generator, count: int, dim: int) -> npt.NDArray[n
 
 
 def zipf_popularity(rng: np.random.Generator, num_items: int) -> npt.NDArray[np.int64]:
-    """(items,) int64, at least 1: interactions that fall with the rank; ranks are dealt at random."""
+    """(items,) int64: number of interactions, at least 1, by Zipf's law over randomly assigned ranks."""
     ranks = rng.permutation(num_items)
     weights = 1.0 / (ranks + 10.0)
     total = 20.0 * num_items
@@ -66,7 +66,7 @@ def item_table(
     categories: list[str],
     popularity: npt.NDArray[np.int64],
 ) -> ItemTable:
-    """Every item has its cluster's category and, one in two, a second one; a brand (text) and a price (a number)."""
+    """Items with their cluster's category, a brand (text) and a price (number); half of them have a second category."""
     num_items = len(item_ids)
     ids = pa.array(item_ids, pa.string())
     second = np.where(rng.random(num_items) < 0.5, rng.integers(len(categories), size=num_items), -1)
@@ -77,7 +77,7 @@ def item_table(
     brand_numbers = np.minimum(rng.zipf(1.4, size=num_items), NUM_BRANDS) - 1
     brands = pa.array([f"brand-{number}" for number in range(NUM_BRANDS)], pa.string()).take(pa.array(brand_numbers))
     prices = pc.cast(pa.array(np.round(rng.lognormal(3.0, 1.0, size=num_items), 2)), pa.string())
-    # Brand and price of an item lie side by side, as a map's entries do.
+    # A map array needs brand and price of an item side by side.
     values = pa.concat_arrays([brands, prices]).take(
         pa.array(np.stack([np.arange(num_items), np.arange(num_items) + num_items], axis=1).ravel())
     )
@@ -98,7 +98,10 @@ def item_table(
 def content_of(
     rng: np.random.Generator, clusters: Rows, *, num_clusters: int, dim: int, num_neighbours: int
 ) -> Content:
-    """Content vectors around centres of their own, and neighbours by content: exact inside a cluster, none outside."""
+    """Content vectors around new random centres, and each item's nearest neighbours by content in its cluster.
+
+    Vectors are (items, dim) float16; neighbours are (items, num_neighbours) int32, padded with -1.
+    """
     vectors = clustered(rng, clusters, num_clusters, dim)
     neighbours = np.full((len(clusters), num_neighbours), -1, dtype=np.int32)
     order = np.argsort(clusters, kind="stable")
@@ -114,7 +117,7 @@ def content_of(
 def top_items(
     popularity: npt.NDArray[np.int64], own_categories: Rows, categories: list[str]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Per segment, its most popular rows, best first."""
+    """Segment -> rows of its most popular items, best first."""
     order = np.argsort(-popularity, kind="stable")
     segments = {names.SEGMENT_ALL: order[:_TOP_ITEMS]}
     for code, category in enumerate(categories):

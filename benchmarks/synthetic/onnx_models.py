@@ -1,8 +1,8 @@
-"""The towers of a synthetic bundle, written node by node: the benchmark needs their cost, not a training run.
+"""The towers of a synthetic bundle, built node by node: the benchmark needs their cost, not a trained model.
 
 The user tower is one transformer block over the history (self-attention, then a feed-forward layer, each with its
-residual), a mean over the events there are, and length 1. Its weights are small random numbers, so the residuals lead
-and a user's vector lies among the items of their history, as a trained one does.
+residual), the mean over the events present, normalised to length 1. Its weights are small random numbers, so the
+residuals dominate and a user's vector lies near the items of their history, as after training.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def user_tower_spec(*, dim: int, history_length: int) -> TowerSpec:
 
 
 def item_tower(*, dim: int, seed: int) -> onnx.ModelProto:
-    """An item index -> some vector. No benchmark runs it; a table of the whole catalogue would only fill the disk."""
+    """Item index -> an arbitrary vector. No benchmark runs it, so it needs no table of the whole catalogue."""
     rng = np.random.default_rng(seed)
     constants: dict[str, npt.NDArray[np.generic]] = {
         "rows": np.array(_ITEM_ROWS, np.int64),

@@ -1,7 +1,7 @@
-"""Users of a synthetic catalogue, and how they get into the store: as `feature_sync` publishes them.
+"""Users of a synthetic catalogue, published to the store as `feature_sync` does.
 
-A user has one to three favourite clusters and has chosen 20 to 200 items, mostly popular ones of these. Nine in ten
-have a fresh vector in the store; for the others the server runs its user tower.
+A user has one to three favourite clusters and a history of 20 to 200 items, mostly popular items of those clusters.
+Nine users in ten have a fresh vector in the store; for the tenth the server runs its user tower.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tandem.contract.vocabulary import Rows, Vocabulary
 MIN_EVENTS: Final = 20
 MAX_EVENTS: Final = 200
 USERS_WITHOUT_VECTOR: Final = 10
-"""Every so many-th user has no stored vector."""
+"""Users whose number is a multiple of this have no stored vector."""
 
-_AT_RANDOM: Final = 0.1
-"""Share of a user's items that are any, not of a favourite cluster."""
+_RANDOM_SHARE: Final = 0.1
+"""Share of a user's items that are drawn from all clusters."""
 _FIRST_EVENT_SECONDS: Final = 1_700_000_000
 _SECONDS_BETWEEN_EVENTS: Final = 3600
 _USERS_PER_WRITE: Final = 250
@@ -47,23 +47,26 @@ class Users:
         return len(self.offsets) - 1
 
     def user_id(self, user: int) -> str:
+        """External id of a user."""
         return f"{self.name}-user-{user}"
 
     def rows(self, user: int) -> Rows:
-        """(n,) int64, oldest first."""
+        """Rows of a user's items: (n,) int64, oldest first."""
         return self.item_rows[self.offsets[user] : self.offsets[user + 1]]
 
     def state(self, user: int, vocabulary: Vocabulary) -> UserState:
-        """What the store knows of a user."""
+        """The user's state in the store: one click per item, an hour apart."""
         keys = vocabulary.keys[self.rows(user)]
         times = (_FIRST_EVENT_SECONDS + _SECONDS_BETWEEN_EVENTS * np.arange(len(keys), dtype=np.int64)) * 1_000_000
         codes = np.full(len(keys), names.EVENT_CODES["click"], dtype=np.uint8)
         return UserState.from_events(keys, codes, times, features={})
 
     def with_vectors(self, vectors: npt.NDArray[np.float32]) -> Users:
+        """The same users with vectors: (users, dim) float32."""
         return Users(name=self.name, offsets=self.offsets, item_rows=self.item_rows, vectors=vectors)
 
     def first(self, count: int) -> Users:
+        """The first `count` users."""
         return Users(
             name=self.name,
             offsets=self.offsets[: count + 1],
@@ -72,10 +75,12 @@ class Users:
         )
 
     def save(self, path: Path) -> None:
+        """Writes an .npz file."""
         np.savez(path, name=self.name, offsets=self.offsets, item_rows=self.item_rows, vectors=self.vectors)
 
     @classmethod
     def load(cls, path: Path) -> Self:
+        """Reads a file that `save` wrote. Raises OSError if there is none."""
         with np.load(path, allow_pickle=False) as arrays:
             return cls(
                 name=str(arrays["name"]),
@@ -91,7 +96,7 @@ def draw_users(
     """Draws users. `clusters` is (items,) int64, the cluster of each item, and `popularity` (items,) int64."""
     order = np.argsort(clusters, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(clusters))])
-    # Inside every cluster by cumulated popularity: one search draws one item with its popularity's odds.
+    # Cumulated popularity, cluster by cluster: a binary search draws an item in proportion to its popularity.
     cumulated = np.concatenate([[0.0], np.cumsum(popularity[order].astype(np.float64))])
     inhabited = np.flatnonzero(np.diff(starts))
     everything = cumulated[-1]
@@ -101,7 +106,7 @@ def draw_users(
         favourites = rng.choice(inhabited, size=int(rng.integers(1, 4)))
         cluster = favourites[rng.integers(len(favourites), size=length)]
         low, high = cumulated[starts[cluster]], cumulated[starts[cluster + 1]]
-        anywhere = rng.random(length) < _AT_RANDOM
+        anywhere = rng.random(length) < _RANDOM_SHARE
         low, high = np.where(anywhere, 0.0, low), np.where(anywhere, everything, high)
         drawn = np.searchsorted(cumulated, low + rng.random(length) * (high - low), side="right") - 1
         histories.append(order[np.minimum(drawn, len(order) - 1)])
@@ -111,7 +116,7 @@ def draw_users(
 
 
 async def publish(users: Users, bundle: Bundle, store_url: str, *, states: bool = True) -> None:
-    """Writes states, and the vectors of one model version, into the store; `states=False` writes vectors alone."""
+    """Writes users' states and the vectors of the bundle's model version to the store; vectors only if not `states`."""
     version, vocabulary = bundle.manifest.model_version, bundle.item_vocabulary
     async with redis.asyncio.Redis.from_url(store_url, protocol=2) as client:
         for start in range(0, len(users), _USERS_PER_WRITE):
