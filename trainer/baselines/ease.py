@@ -1,4 +1,4 @@
-"""EASE as a baseline: each item as a weighted sum of the others in the history."""
+"""EASE as a baseline: an item's score is a weighted sum over the items of the history."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainer.models.ease import LinearItems, ease_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Ease:
-    """Each item as a weighted sum of the others in the history; the weights minimise the squared error."""
+    """Scores each item by a weighted sum over the history; the weights minimise the squared error."""
 
     name: str = "EASE"
     l2: float = 200.0
     """Regularisation, in interactions: higher for sparse data."""
 
     def fit(self, known: Dataset) -> HistoryScorer:
-        """Learns the weights, see `weights_of`."""
+        """Fits the weights, see `weights_of`."""
         return HistoryScorer(known=known, model=self.weights_of(known))
 
     def weights_of(self, known: Dataset) -> LinearItems:
-        """See `ease_weights`."""
+        """Weights between items, see `ease_weights`."""
         return ease_weights(interaction_matrix(known), self.l2)

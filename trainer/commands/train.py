@@ -26,25 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_prepared_argument(parser)
     add_config_arguments(parser)
     parser.add_argument(
-        "--if-needed", action="store_true", help="end early when the champion came from the same data and configuration"
+        "--if-needed",
+        action="store_true",
+        help="train only if the champion came from other data or another configuration",
     )
     parser.add_argument(
         "--warm-start",
         nargs="?",
         const="",
         metavar="ALIAS|VERSION",
-        help="go on for a few epochs from this registered version (without a value: the champion); where that "
-        "cannot be, say why and train in full",
+        help="continue this registered version for a few epochs (without a value: the champion); if that is "
+        "impossible, say why and train in full",
     )
     parser.add_argument(
         "--no-promote",
         action="store_true",
-        help="register the model, and leave the alias where it is and the judging to `validate`",
+        help="register the model, but neither judge it (`validate` does) nor move the alias",
     )
     parser.add_argument(
         "--data-version",
         metavar="TEXT",
-        help="what the version control of the data calls them, for the record (default: TANDEM_DATA_VERSION)",
+        help="version of the data in their version control, recorded with the model (default: TANDEM_DATA_VERSION)",
     )
     add_baselines_argument(parser)
     parser.add_argument(
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         command=options.command_line,
     )
     result = train_and_register(source, config, settings, run_options)
-    if result is None:  # a process of torchrun that helped; process 0 says what came of it
+    if result is None:  # process 1 or above of torchrun: process 0 reports the result
         return 0
     if result.trained:
         print(result.prepared.report.to_text(), result.decision or "not judged", sep="\n", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Whatever trains models in order to measure: protocols, seeds, replay, tuning, comparison with baselines."""
+"""Trains models in order to measure them: protocols, seeds, replay, tuning, comparison with baselines."""

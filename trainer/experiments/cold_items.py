@@ -1,7 +1,7 @@
-"""Items that nobody has chosen yet: a tenth of the items is taken out of training, then asked for.
+"""Cold items: a tenth of the items is taken out of training, then asked for.
 
-All items of the catalogue are candidates and only the cold ones count as targets, so a model gains nothing from knowing
-which items are cold. Two questions come from one set of known interactions, so that one training answers both.
+All items of the catalogue are candidates and only cold items are targets, so a model gains nothing from knowing which
+items are cold. Both questions have the same known interactions, so one training answers both.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from trainer.dataset.dataset import Dataset
 from trainer.dataset.eval_split import EvalSplit
 
 COLD_SHARE: Final = 0.1
-"""Share of the items with interactions that is taken out."""
+"""Share of the items with interactions that is taken out of training."""
 COLD_CUTOFF: Final = 50
 """The metric is recall at this cutoff."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColdItems:
-    """The cold items and what is asked of them. Both splits have one `known`: all interactions with other items."""
+    """The cold items, and two splits that ask for them; both know all interactions with the other items."""
 
     rows: Rows
     """(cold,) int64, ascending."""
     all_choices: EvalSplit
-    """Targets are all cold items that a user chose at any time, which is the most that can be measured. The history may
-    then hold events that came after a target, alike for all models."""
+    """Targets are all cold items that a user ever chose: the largest sample. A history may then hold events from after
+    a target, for all models alike."""
     last_choice: EvalSplit
-    """Users whose last choice was a cold item, and that item alone: what a model of sequences is made for."""
+    """Users whose last choice was a cold item, with only that item as target: the task that sequence models learn."""
 
 
 def cold_items(dataset: Dataset, *, seed: int = 0) -> ColdItems:
-    """Draws COLD_SHARE of the items that have interactions, uniformly.
+    """Draws COLD_SHARE of the items with interactions, uniformly.
 
-    Only users with a known event are asked. Raises DataError where nobody can be asked.
+    The splits leave out users without a known event. Raises DataError if no user is left.
     """
     chosen_rows = np.unique(dataset.item_rows)
     generator = np.random.default_rng(seed)
@@ -53,18 +53,18 @@ def cold_items(dataset: Dataset, *, seed: int = 0) -> ColdItems:
     last = events[events == dataset.offsets[dataset.user_rows[events] + 1] - 1]
     return ColdItems(
         rows=rows,
-        all_choices=_split_of(dataset, known, events, name="cold items, all choices"),
-        last_choice=_split_of(dataset, known, last, name="cold items, last choice"),
+        all_choices=_cold_split(dataset, known, events, name="cold items, all choices"),
+        last_choice=_cold_split(dataset, known, last, name="cold items, last choice"),
     )
 
 
 def random_recall(split: EvalSplit, cutoff: int = COLD_CUTOFF) -> float:
-    """Expected mean recall@cutoff of a random order of each user's candidates: cutoff / candidates, at most 1."""
+    """Expected mean recall@cutoff of a random order of each user's candidates: min(cutoff / candidates, 1)."""
     num_candidates = len(split.known.catalogue) - split.known.lengths[split.users]
     return float(np.minimum(cutoff / num_candidates, 1.0).mean())
 
 
-def _split_of(dataset: Dataset, known: Dataset, events: npt.NDArray[np.int64], *, name: str) -> EvalSplit:
+def _cold_split(dataset: Dataset, known: Dataset, events: npt.NDArray[np.int64], *, name: str) -> EvalSplit:
     users, counts = np.unique(dataset.user_rows[events], return_counts=True)
     return EvalSplit(
         name=name,

@@ -1,4 +1,4 @@
-"""Evaluations of earlier runs, from the registry or from folders, named so that they can stand side by side."""
+"""Evaluations of earlier runs, from the registry or from folders, under unique names."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainer.results.saved_evaluations import evaluation_directories, load_evalu
 
 
 def compare_earlier(sources: Sequence[str], registry: Registry, *, against: str = "") -> Comparison:
-    """Puts runs side by side, with every baseline that they were measured against.
+    """Compares runs, with every baseline that they were measured against.
 
-    A source is the number of a registered version, an alias, or a folder below which evaluations lie. What answered the
-    same in two sources is shown once. `against` names what the others are tested against; empty: the best that is not
-    of the first source's model.
+    A source is the number of a registered version, an alias, or a folder with evaluations at any depth. Evaluations
+    with the same name and ranks in two sources appear once. All others are tested against the evaluation named
+    `against`; empty: the best evaluation that is not of the first source's model.
 
-    Raises ConfigError for a source that is none and an unknown `against`, RegistryError and DataError for evaluations
-    that cannot be had, read or compared.
+    Raises ConfigError for an invalid source, an unknown `against` or fewer than two evaluations; RegistryError and
+    DataError for evaluations that cannot be downloaded, read or compared.
     """
     found: dict[str, Evaluation] = {}
     for source in tqdm(sources, desc="reading evaluations", unit="run"):
@@ -43,14 +43,14 @@ def _evaluations_of(source: str, registry: Registry) -> list[Evaluation]:
     if folder.is_dir():
         directories = evaluation_directories(folder)
         if not directories:
-            raise DataError(f"{folder}: no evaluation lies here or below")
+            raise DataError(f"{folder}: no evaluation in this folder or below it")
         return [load_evaluation(directory) for directory in directories]
     if len(folder.parts) > 1:
         raise ConfigError(f"{source}: no such folder")
     version = registry.find(source)
     with tempfile.TemporaryDirectory(prefix="tandem-evaluations-") as scratch:
         directory = registry.download_artifacts(version, EVALUATIONS, Path(scratch))
-        evaluations = [load_evaluation(one) for one in evaluation_directories(directory)]
+        evaluations = [load_evaluation(path) for path in evaluation_directories(directory)]
     model = f"version {version.number}"
     names = {SERVED: model, TWO_TOWERS: f"{model}, {TWO_TOWERS}"}
     return [replace(evaluation, name=names.get(evaluation.name, evaluation.name)) for evaluation in evaluations]

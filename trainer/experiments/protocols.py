@@ -1,4 +1,4 @@
-"""The protocols by which a configuration is measured: what is learned from, what validates, what is asked."""
+"""Protocols that measure a configuration: the interactions that train, that validate, and that are asked for."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ COLD_METRIC: Final = f"recall@{COLD_CUTOFF}"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One split, by one sampling of candidates."""
+    """A split, with the sampling of its candidates."""
 
     split: EvalSplit
     sampling: str
     """FULL_RANKING or SAMPLED."""
     tested: tuple[str, ...] = TABLE_METRICS
-    """Metrics of the tables; models are compared with the baseline that is best by `decisive`."""
+    """Metrics of the tables."""
     decisive: str = SEGMENT_METRIC
+    """The best baseline by this metric is the one that models are tested against."""
     random_order: Mapping[str, float] = field(default_factory=dict)
-    """What a random order of the candidates is expected to reach, by metric, where that is reported."""
+    """Expected figures of a random order of the candidates, by metric; empty if they are not reported."""
 
     @property
     def name(self) -> str:
-        """In reports."""
+        """Name in reports."""
         return self.sampling if self.split.name == "test" else f"{self.split.name}, {self.sampling}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One training and what is asked of it."""
+    """A training, and the questions for its model."""
 
     kind: ProtocolKind
     description: str
-    """In one sentence, for people."""
+    """One sentence, for reports."""
     plan: TrainingPlan
     validation: EvalSplit
-    """For the baselines; towers and blend are chosen by `plan.validation`."""
+    """Chooses the baselines' hyperparameters. `plan.validation` chooses the towers and the blend."""
     questions: tuple[Question, ...]
-    """All of their splits have the same known interactions, those of `plan.final` before its cut."""
+    """Their splits have the same known interactions: those of `plan.final` before its cut."""
 
 
 def protocol_of(encoded: Encoded, kind: ProtocolKind) -> Protocol:
-    """A protocol on a data set. Splits that are drawn are drawn with seed 0, whatever trains on them.
+    """Applies a protocol to a data set. Random splits have seed 0, whatever the seed of the training.
 
-    Raises DataError for data that cannot be split so, ConfigError for an unknown kind.
+    Raises DataError for data that the protocol cannot split, ConfigError for an unknown kind.
     """
     if kind == "leave-last-out":
         return _leave_last_out(encoded)

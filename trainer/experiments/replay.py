@@ -1,11 +1,11 @@
-"""A replay of the past, period by period: is a model that went on learning as good as one that was trained anew?
+"""Replays the past, period by period: is an incrementally trained model as good as a fully trained model?
 
-The newest interactions are cut into periods of equal count. After each of them a model learns from it in two ways, by
-a warm start from the model of the period before and by a full training, and both are asked for the next period. So is
-the model that never learned from any of the periods, which says what learning is worth.
+The newest interactions are cut into periods of equal count. After each period two models learn from it: one by a warm
+start from the period before, the other by a full training. Both are asked for the next period. So is a model that never
+learned from any of the periods: the difference shows what the updates are worth.
 
-In a period, the first half of each user's choices is known when the second half is asked for, as it is in serving,
-where a choice counts for the next answer: models are older than histories. An item is in the catalogue from the period
+In a period, the first half of each user's choices is known when the second half is asked for. So it is in serving,
+where a choice counts for the next answer: histories are newer than models. An item is in the catalogue from the period
 before its first interaction, as a shop lists an item before it is sold.
 """
 
@@ -45,57 +45,59 @@ FULL: Final = "full training"
 
 @dataclass(frozen=True)
 class Period:
-    """One cut of the past; times in microseconds since 1970."""
+    """A period of the past; times in microseconds since 1970."""
 
     start: int
     end: int
-    """Not included."""
+    """Exclusive."""
     next_end: int
-    """Of the period after it, not included."""
+    """End of the next period, exclusive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """One training in the replay."""
+    """A training in the replay."""
 
     fitted: Fitted
     plan: TrainingPlan
     seconds: float
-    """By the clock: schema, content vectors, selection, choice of the blend, refit. Text embeddings are cached."""
+    """Wall-clock time of schema, content vectors, selection, choice of the blend and refit. Text embeddings are
+    cached."""
     cpu_seconds: float
-    """Of this process, which does not depend on what else the machine does."""
+    """Processor time of this process, which does not depend on the other load of the machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One period: learned from, then the next one asked for."""
+    """An update: models learn from a period, and are asked for the next."""
 
     number: int
     """From 1."""
     ends: int
-    """Of the period that is learned from, microseconds since 1970."""
+    """End of the period that is learned from, microseconds since 1970."""
     num_known: int
-    """Interactions before its end."""
+    """Interactions before that end."""
     num_new: int
-    """Interactions in it."""
+    """Interactions in the period."""
     num_new_users: int
     num_new_items: int
-    """Users and items without an interaction before it."""
+    """Items whose first interaction is in the period, as `num_new_users` counts users."""
     seconds: Mapping[str, float]
-    """By INCREMENTAL and FULL."""
+    """Wall-clock training time, by INCREMENTAL and FULL."""
     cpu_seconds: Mapping[str, float]
+    """Processor time, by INCREMENTAL and FULL."""
     epochs: Mapping[str, int]
-    """The best epoch on validation, by the same."""
+    """The best epoch on validation, by INCREMENTAL and FULL."""
     evaluations: Mapping[str, Evaluation]
-    """Of the next period, as served, by NEVER, INCREMENTAL and FULL."""
+    """Evaluation on the next period, as served, by NEVER, INCREMENTAL and FULL."""
 
 
 def replay(
     dataset: Dataset, config: TrainConfig, settings: Settings, *, num_periods: int, share: float
 ) -> tuple[Step, ...]:
-    """Replays the newest `share` of the interactions in `num_periods` updates, each asked for the period after it.
+    """Replays the newest `share` of the interactions in `num_periods` updates; each is evaluated on the next period.
 
-    Raises DataError for data without times, or with too few of them for so many periods.
+    Raises DataError for data without times, or with too few different times for `num_periods` periods.
     """
     before, *periods = _periods(dataset, num_periods, share)
     never = previous = _learn(dataset, before, config, settings)
@@ -107,7 +109,7 @@ def replay(
         log.info(
             "replay_step",
             step=number,
-            ndcg={name: round(one.means()["ndcg@10"], 4) for name, one in step.evaluations.items()},
+            ndcg={name: round(evaluation.means()["ndcg@10"], 4) for name, evaluation in step.evaluations.items()},
             cpu_seconds={name: round(value, 1) for name, value in step.cpu_seconds.items()},
         )
         steps.append(step)
@@ -116,18 +118,20 @@ def replay(
 
 
 def _periods(dataset: Dataset, num_periods: int, share: float) -> list[Period]:
-    """The period by which the first model is validated, then one for each update."""
+    """The period that validates the first model, then a period for each update."""
     times = np.sort(dataset.event_times)
     if not times[-1]:
-        raise DataError("a replay needs times, and this data set only has the order of each user's interactions")
+        raise DataError("a replay needs times, but this data set has only the order of each user's interactions")
     first = len(times) * (1 - share)
     length = (len(times) - first) / (num_periods + 1)
-    places = [round(first + place * length) for place in range(-1, num_periods + 1)]
-    cuts = [int(times[max(place, 0)]) for place in places]
+    first_events = [round(first + number * length) for number in range(-1, num_periods + 1)]
+    cuts = [int(times[max(event, 0)]) for event in first_events]
     if len(set(cuts)) < len(cuts) or cuts[0] <= times[0]:
-        raise DataError(f"{num_periods} periods in {share:.0%} of {len(times)} interactions have no times of their own")
+        raise DataError(
+            f"{share:.0%} of {len(times)} interactions have too few different times for {num_periods} periods"
+        )
     cuts.append(int(times[-1]) + 1)
-    return [Period(*cuts[place : place + 3]) for place in range(num_periods + 1)]
+    return [Period(*cuts[number : number + 3]) for number in range(num_periods + 1)]
 
 
 def _learn(
@@ -138,19 +142,19 @@ def _learn(
     *,
     previous: Learned | None = None,
 ) -> Learned:
-    """Learns from everything up to the end of a period, which validates first."""
+    """Learns from all interactions before the end of a period; the interactions of the period validate first."""
     known = _known_until(dataset, period.end, catalogue_until=period.next_end)
     started, cpu_started = time.monotonic(), time.process_time()
     if previous is None:
         encoded = encode_dataset(known, config, settings)
         weights = None
     else:
-        of_previous = _previous_model(previous, config)
-        encoded = encode_warm(known, WarmStart(previous=of_previous), config, settings)
-        weights = of_previous.weights
+        previous_model = _previous_model(previous, config)
+        encoded = encode_warm(known, WarmStart(previous=previous_model), config, settings)
+        weights = previous_model.weights
     validation = period_split(encoded.dataset, period.start, period.end, name="validation")
     if len(validation.users) == 0:
-        raise DataError("nobody chose anything in one of the periods who had chosen before; ask for fewer periods")
+        raise DataError("a period has no interaction of a user with earlier interactions; ask for fewer periods")
     plan = replace(plan_of_splits(encoded, validation, encoded.dataset), weights=weights)
     fitted = fit_plan(plan, config, on_epoch=unreported)
     return Learned(
@@ -178,31 +182,31 @@ def _step(dataset: Dataset, number: int, period: Period, models: Mapping[str, Le
         num_new=len(now.item_rows) - len(before.item_rows),
         num_new_users=int((now.lengths > 0).sum() - (before.lengths > 0).sum()),
         num_new_items=len(now.catalogue) - len(before.catalogue),
-        seconds={name: one.seconds for name, one in learned.items()},
-        cpu_seconds={name: one.cpu_seconds for name, one in learned.items()},
-        epochs={name: one.fitted.best_epoch for name, one in learned.items()},
+        seconds={name: model.seconds for name, model in learned.items()},
+        cpu_seconds={name: model.cpu_seconds for name, model in learned.items()},
+        epochs={name: model.fitted.best_epoch for name, model in learned.items()},
         evaluations={
-            name: evaluate(asked, fitted_scorers(one.fitted, one.plan, asked)[SERVED], name=name)
-            for name, one in models.items()
+            name: evaluate(asked, fitted_scorers(model.fitted, model.plan, asked)[SERVED], name=name)
+            for name, model in models.items()
         },
     )
 
 
 def period_split(dataset: Dataset, start: int, end: int, *, name: str) -> EvalSplit:
-    """The second half of what each user chose from `start` to before `end`, given all that came before it.
+    """Asks for the second half of each user's choices from `start` until before `end`, given all earlier choices.
 
-    A single choice is asked for. Users of whom nothing is known then are not asked: they get popular items from any
-    model.
+    A user's only choice in that time is a target. Users without a known choice are left out: every model gives them
+    popular items.
     """
     inside = (dataset.event_times >= start) & (dataset.event_times < end)
     counts = np.bincount(dataset.user_rows[inside], minlength=len(dataset.user_ids))
     first_inside = dataset.lengths - counts - _num_after(dataset, end)
     num_known = first_inside + counts // 2
     users = np.flatnonzero((counts > 0) & (num_known > 0))
-    place = np.arange(len(dataset.item_rows)) - np.repeat(dataset.offsets[:-1], dataset.lengths)
-    of_user = dataset.user_rows
-    is_known = place < num_known[of_user]
-    is_target = inside & ~is_known & (num_known > 0)[of_user]
+    index_in_history = np.arange(len(dataset.item_rows)) - np.repeat(dataset.offsets[:-1], dataset.lengths)
+    user_of_event = dataset.user_rows
+    is_known = index_in_history < num_known[user_of_event]
+    is_target = inside & ~is_known & (num_known > 0)[user_of_event]
     return EvalSplit(
         name=name,
         known=dataset.subset(is_known),
@@ -214,12 +218,12 @@ def period_split(dataset: Dataset, start: int, end: int, *, name: str) -> EvalSp
 
 
 def _num_after(dataset: Dataset, end: int) -> npt.NDArray[np.int64]:
-    """(users,) int64, events of each from `end` on."""
+    """(users,) int64, number of each user's events from `end` on."""
     return np.bincount(dataset.user_rows[dataset.event_times >= end], minlength=len(dataset.user_ids))
 
 
 def _known_until(dataset: Dataset, end: int, *, catalogue_until: int) -> Dataset:
-    """The interactions before `end`, with the items that have an interaction before `catalogue_until`."""
+    """The interactions before `end`, with a catalogue of the items that have interactions before `catalogue_until`."""
     listed = np.unique(dataset.item_rows[dataset.event_times < catalogue_until])
     new_rows = np.full(len(dataset.catalogue), -1, dtype=np.int64)
     new_rows[listed] = np.arange(len(listed))

@@ -1,4 +1,4 @@
-"""What a replay says, for programs and for people."""
+"""The report of a replay, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ MAX_TIME_RATIO: Final = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayReport:
-    """All steps of one replay, and what they come to."""
+    """All steps of a replay, and their ratios of quality and time."""
 
     data: str
     command: str
     steps: tuple[Step, ...]
 
     def per_user(self, model: str, metric: str) -> PerUser:
-        """(users of all steps,) float64: a user counts once for every period in which they were asked."""
+        """(users of all steps,) float64: a user counts once for every period that evaluated the user."""
         return np.concatenate([step.evaluations[model].per_user[metric] for step in self.steps])
 
     def quality_ratio(self, model: str, metric: str = DECISIVE) -> Interval:
-        """A model's mean over that of the full training, with its interval by a paired bootstrap over users."""
+        """A model's mean over the mean of full training, with an interval by a paired bootstrap over users."""
         return ratio_of_means(self.per_user(model, metric), self.per_user(FULL, metric))
 
     def time_ratio(self) -> float:
-        """Processor time of the incremental trainings over that of the full ones, all steps together."""
+        """Processor time of all incremental trainings over that of all full trainings."""
         return _total(self.steps, INCREMENTAL) / _total(self.steps, FULL)
 
     @property
     def reaches_its_goal(self) -> bool:
-        """Whether the means are as good and as fast as they are meant to be."""
+        """Whether the ratio of quality is at least MIN_QUALITY_RATIO and that of time at most MAX_TIME_RATIO."""
         return self.quality_ratio(INCREMENTAL).mean >= MIN_QUALITY_RATIO and self.time_ratio() <= MAX_TIME_RATIO
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class ReplayReport:
         return json.dumps(self.to_dict(), indent=2)
 
     def to_text(self) -> str:
-        """In Markdown."""
+        """The report in Markdown."""
         ratio, never = self.quality_ratio(INCREMENTAL), self.quality_ratio(NEVER)
         recall = self.quality_ratio(INCREMENTAL, METRICS[1])
         return "\n\n".join(
@@ -115,17 +115,17 @@ class ReplayReport:
             for step in self.steps
         ]
         heads = [
-            f"{what}, {model}"
-            for what in ("best epoch", "processor seconds", "seconds")
+            f"{quantity}, {model}"
+            for quantity in ("best epoch", "processor seconds", "seconds")
             for model in (INCREMENTAL, FULL)
         ]
         return markdown_table(["update", *heads, "ratio of processor seconds"], rows)
 
 
 def ratio_of_means(values: PerUser, reference: PerUser, *, seed: int = 0) -> Interval:
-    """Mean of (users,) over that of another (users,), with its interval by resampling both together.
+    """Mean of `values`, (users,), over the mean of `reference`, (users,), with an interval by resampling users.
 
-    Raises ValueError where the reference is 0.
+    Raises ValueError if the reference is 0 for every user.
     """
     if not reference.any():
         raise ValueError("the reference is 0 for every user")

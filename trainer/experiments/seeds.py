@@ -1,4 +1,4 @@
-"""A configuration over several seeds by any protocol, beside baselines: what the documentation's numbers come from."""
+"""Evaluates a configuration over several seeds by any protocol, beside baselines: the documentation's figures."""
 
 from __future__ import annotations
 
@@ -40,41 +40,41 @@ from trainer.training.train import fit_plan
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """One training."""
+    """A training with one seed."""
 
     seed: int
     best_epoch: int
     training_seconds: float
-    """Of selection, choice of the blend and refit."""
+    """Wall-clock time of selection, choice of the blend and refit."""
     blend_weights: Mapping[str, float | None]
     """Share of every source that a blend can have, by its key, as validation chose it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, a key for each weight."""
+        """All fields, for JSON; each weight has a key of its own."""
         described = {"seed": self.seed, "best_epoch": self.best_epoch, "training_seconds": self.training_seconds}
         return {**described, **{f"{key}_weight": weight for key, weight in self.blend_weights.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedEvaluations:
-    """What one question says."""
+    """The evaluations of a question."""
 
     by_model: Mapping[str, Sequence[Evaluation]]
-    """The model as served and its two towers alone: one evaluation for each seed."""
+    """Evaluations of the model as served and of its two towers alone, one for each seed."""
     comparison: Comparison
-    """Of the first seed with the baselines, which have no seed."""
+    """Compares the first seed with the baselines, which do not depend on the seed."""
     random_order: Mapping[str, float] = field(default_factory=dict)
-    """What a random order is expected to reach, by metric, where that is reported."""
+    """Expected figures of a random order of the candidates, by metric; empty if they are not reported."""
 
     @property
     def sampling(self) -> str:
-        """FULL_RANKING or SAMPLED, of all these evaluations."""
+        """Sampling of all evaluations: FULL_RANKING or SAMPLED."""
         return self.comparison.protocol
 
     def values(self, model: str) -> dict[str, tuple[float, ...]]:
-        """Every metric of a model: one mean over users, or total, for each seed."""
+        """Every metric of a model, with the mean over users, or the total, of each seed."""
         means = [evaluation.means() for evaluation in self.by_model[model]]
-        return {metric: tuple(of_seed[metric] for of_seed in means) for metric in means[0]}
+        return {metric: tuple(seed_means[metric] for seed_means in means) for metric in means[0]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,37 +82,38 @@ class RatingErrors:
     """Errors of predicted ratings."""
 
     num_ratings: int
-    """Targets that have one."""
+    """Number of targets with a rating."""
     lowest: float
+    """Lowest rating of a target."""
     highest: float
-    """Of these ratings."""
+    """Highest rating of a target."""
     by_model: Mapping[str, Mapping[str, float]]
-    """"rmse" and "mae"."""
+    """"rmse" and "mae", by model."""
 
     def to_text(self) -> str:
-        """In Markdown."""
+        """The errors in Markdown."""
         rows = [[model, f"{errors['rmse']:.4f}", f"{errors['mae']:.4f}"] for model, errors in self.by_model.items()]
-        of = f"Predicted ratings: {self.num_ratings:,} held-out ratings from {self.lowest:g} to {self.highest:g}."
-        return f"{of}\n\n{markdown_table(['model', 'RMSE', 'MAE'], rows)}"
+        caption = f"Predicted ratings: {self.num_ratings:,} held-out ratings from {self.lowest:g} to {self.highest:g}."
+        return f"{caption}\n\n{markdown_table(['model', 'RMSE', 'MAE'], rows)}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeedsResult:
-    """All seeds under all questions of a protocol."""
+    """Results of all seeds for all questions of a protocol."""
 
     data: str
     protocol: str
     description: str
-    """Of the protocol, in a sentence."""
+    """The protocol in one sentence."""
     runs: tuple[SeedRun, ...]
     questions: Mapping[str, SeedEvaluations]
-    """By the names of the questions."""
+    """Evaluations by the name of the question."""
     ratings: RatingErrors | None = None
-    """None where the protocol or the data have none."""
+    """None if the protocol does not measure ratings or the data have none."""
 
     @property
     def metrics(self) -> dict[str, tuple[float, ...]]:
-        """Of the model as served by the protocol's first question: one value for each seed."""
+        """Metrics of the model as served, for the protocol's first question: one value for each seed."""
         return next(iter(self.questions.values())).values(SERVED)
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class SeedsResult:
         return json.dumps(self.to_dict(), indent=2)
 
     def to_text(self) -> str:
-        """Markdown: the trainings, then mean and spread over seeds and the first seed's comparison by question."""
+        """Markdown: the trainings, then by question mean and spread over seeds and the comparison of the first seed."""
         weights = [f"{source.label} weight" for source in blended_sources()]
         runs = [
             [
@@ -185,7 +186,7 @@ class SeedsResult:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over seeds; of one seed the deviation is 0."""
+    """Mean and sample standard deviation over seeds; the deviation of a single seed is 0."""
 
     mean: float
     std: float
@@ -193,7 +194,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """One value for each seed."""
+        """From one value for each seed."""
         return cls(
             mean=float(np.mean(values)),
             std=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
@@ -213,7 +214,7 @@ def evaluate_seeds(
     baselines: BaselineChoice = "auto",
     protocol: ProtocolKind = "leave-last-out",
 ) -> SeedsResult:
-    """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and asks each model once. Registers nothing.
+    """Trains with seeds `fit.seed`, `fit.seed` + 1, ... and evaluates each model. Registers nothing.
 
     The split is the same for all seeds. Raises DataError for data that the protocol cannot split.
     """
@@ -233,8 +234,8 @@ def evaluate_protocol(
     num_seeds: int,
     baselines: BaselineChoice,
 ) -> SeedsResult:
-    """The same for data in memory; `data` is their name."""
-    of_models: dict[str, dict[str, list[Evaluation]]] = {question.name: {} for question in protocol.questions}
+    """As `evaluate_seeds`, for data in memory; `data` is the name of the data set."""
+    evaluations_of: dict[str, dict[str, list[Evaluation]]] = {question.name: {} for question in protocol.questions}
     runs = []
     for seed in range(config.fit.seed, config.fit.seed + num_seeds):
         started = time.monotonic()
@@ -251,21 +252,21 @@ def evaluate_protocol(
         for question in protocol.questions:
             scorers = fitted_scorers(fitted, protocol.plan, question.split)
             for evaluation in evaluate_all(scorers, question.split, encoded, question.sampling):
-                of_models[question.name].setdefault(evaluation.name, []).append(evaluation)
-    # All splits of a protocol know the same.
+                evaluations_of[question.name].setdefault(evaluation.name, []).append(evaluation)
+    # All splits of a protocol have the same known interactions.
     rivals = fitted_baselines(
         baselines_for(protocol.plan.final, baselines, protocol.validation), protocol.questions[0].split
     )
     found = {}
     for question in protocol.questions:
-        of_seeds = of_models[question.name]
+        by_model = evaluations_of[question.name]
         evaluations = [
-            *(evaluations[0] for evaluations in of_seeds.values()),
+            *(seed_evaluations[0] for seed_evaluations in by_model.values()),
             *evaluate_all(rivals, question.split, encoded, question.sampling),
         ]
         best = best_of(evaluations[1:], question.decisive)
         found[question.name] = SeedEvaluations(
-            by_model=of_seeds,
+            by_model=by_model,
             comparison=compare(evaluations, baseline=best, tested=question.tested),
             random_order=question.random_order,
         )
@@ -280,7 +281,7 @@ def evaluate_protocol(
 
 
 def _rating_errors(rivals: Mapping[str, Scorer], split: EvalSplit) -> RatingErrors | None:
-    """Of the baselines that predict ratings, or of the one of them that there always is."""
+    """Errors of the baselines that predict ratings; of RatingSVD if none of the baselines does."""
     rated = split.target_ratings[~np.isnan(split.target_ratings)]
     if not len(rated) or np.isnan(split.known.ratings).all():
         return None

@@ -36,25 +36,25 @@ from trainer.training.train import Fitted, scoring_model
 log = structlog.get_logger()
 
 BaselineChoice = Literal["auto", "all", "tuned", "popularity"]
-"""Which baselines a run is measured against; "auto" is all of them up to AUTO_MAX_ITEMS items, else popularity; "tuned"
-is all of them with what validation chose."""
+"""Baselines that a run is compared with. "auto": all up to AUTO_MAX_ITEMS items, else popularity. "tuned": all, with
+hyperparameters that validation chose."""
 AUTO_MAX_ITEMS = 5_000
-"""Up to here all baselines take seconds; EASE inverts a matrix as wide as the catalogue, at cubic cost."""
+"""Up to this many items all baselines take seconds; EASE inverts a matrix as wide as the catalogue, at cubic cost."""
 SERVED = "as served"
 TWO_TOWERS = "two towers alone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """What the test items say of a model and of what it has to beat."""
+    """Metrics on the test items of a model and of its baselines."""
 
-    __test__ = False  # no test, whatever pytest thinks of the name
+    __test__ = False  # pytest would collect the class by its name
 
     split: EvalSplit
     comparison: Comparison
-    """The model as served comes first, and is compared with the best of the others."""
+    """The model as served comes first, and is compared with the best baseline."""
     scorers: dict[str, Scorer]
-    """Every scorer by its name, in the order of the comparison."""
+    """Every scorer by name, in the order of the comparison."""
 
     @property
     def served(self) -> Evaluation:
@@ -63,29 +63,29 @@ class TestResult:
 
     @property
     def two_towers(self) -> Evaluation:
-        """Its two towers alone, which is how it is served where nothing else ranks."""
+        """The model's two towers alone; the same as `served` if nothing else ranks."""
         return self._named(TWO_TOWERS) or self.served
 
     @property
     def popularity(self) -> Evaluation:
-        """The baseline that every choice of baselines has."""
+        """The popularity baseline, which is part of every choice of baselines."""
         popularity = self._named(Popularity.name)
         assert popularity is not None
         return popularity
 
     def metrics(self) -> dict[str, float]:
-        """Means by name, for the manifest and the registry."""
+        """Mean metrics by name, for the manifest and the registry."""
         measured = {"test": self.served, "test/two_tower": self.two_towers, "test/popularity": self.popularity}
         return {f"{key}/{name}": measured[key].means()[name] for key in measured for name in HELD_OUT_METRICS}
 
     def _named(self, name: str) -> Evaluation | None:
-        return next((one for one in self.comparison.evaluations if one.name == name), None)
+        return next((evaluation for evaluation in self.comparison.evaluations if evaluation.name == name), None)
 
 
 def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: EvalSplit | None = None) -> list[Baseline]:
-    """The baselines that a choice means for a data set.
+    """The baselines that `choice` means for a data set.
 
-    "tuned" ones are chosen by SEGMENT_METRIC on `validation`, by default that of leave-last-out.
+    "tuned" chooses hyperparameters by SEGMENT_METRIC on `validation`; None: the validation split of leave-last-out.
     """
     num_items = len(encoded.dataset.catalogue)
     if choice == "popularity" or (choice == "auto" and num_items > AUTO_MAX_ITEMS):
@@ -98,7 +98,7 @@ def baselines_for(encoded: Encoded, choice: BaselineChoice, validation: EvalSpli
 
 
 def fitted_scorers(fitted: Fitted, plan: TrainingPlan, split: EvalSplit) -> dict[str, Scorer]:
-    """A model that was just trained, as it would be served, and its two towers alone where that differs."""
+    """Scorers of a freshly trained model: as it would be served, and its two towers alone if that differs."""
     model = scoring_model(fitted.model, plan.final, fitted.sources)
     blend = ranked = None
     if fitted.shares is not None:
@@ -109,7 +109,7 @@ def fitted_scorers(fitted: Fitted, plan: TrainingPlan, split: EvalSplit) -> dict
 
 
 def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline]) -> TestResult:
-    """The test items of leave-last-out under a model that was just trained by a plan of leave-last-out."""
+    """Evaluates a model, freshly trained by a leave-last-out plan, on the leave-last-out test items."""
     encoded = plan.final
     split = leave_last_out_split(encoded.dataset, skip=0)
     scorers = {**fitted_scorers(fitted, plan, split), **fitted_baselines(baselines, split)}
@@ -137,7 +137,10 @@ def measure(fitted: Fitted, plan: TrainingPlan, baselines: Sequence[Baseline]) -
 def measure_bundle(
     bundle: Bundle, encoded: Encoded, baselines: Sequence[Baseline], *, sampled: bool = False
 ) -> TestResult:
-    """The same under a bundle, which may be older than the data; `sampled` asks by 1+99 instead of full ranking."""
+    """Evaluates a bundle, which may be older than the data, on the leave-last-out test items.
+
+    `sampled` ranks by 1+99 instead of full ranking.
+    """
     split = leave_last_out_split(encoded.dataset, skip=0)
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     ranked = None if bundle.ranker is None else RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker))
@@ -146,7 +149,7 @@ def measure_bundle(
 
 
 def fitted_baselines(baselines: Sequence[Baseline], split: EvalSplit) -> dict[str, Scorer]:
-    """Baselines by their names, fitted on what is known."""
+    """Scorers of the baselines, fitted on the known interactions of `split`, by name."""
     return {
         baseline.name: baseline.fit(split.known)
         for baseline in tqdm(baselines, desc="fitting baselines", unit="baseline")
@@ -154,7 +157,7 @@ def fitted_baselines(baselines: Sequence[Baseline], split: EvalSplit) -> dict[st
 
 
 def evaluate_all(scorers: Mapping[str, Scorer], split: EvalSplit, encoded: Encoded, protocol: str) -> list[Evaluation]:
-    """Each scorer's evaluation by FULL_RANKING or SAMPLED, in their order."""
+    """Evaluates each scorer by FULL_RANKING or SAMPLED, in the order of `scorers`."""
     evaluations = []
     for name, scorer in tqdm(scorers.items(), desc=f"{split.name} items, {protocol}", unit="model"):
         if protocol == SAMPLED:
@@ -167,7 +170,7 @@ def evaluate_all(scorers: Mapping[str, Scorer], split: EvalSplit, encoded: Encod
 def _model_scorers(
     model: ScoringModel, blend: BlendSpec | None, ranked: RankedModel | None, split: EvalSplit
 ) -> dict[str, Scorer]:
-    """An ONNX ranker ranks before the blend does."""
+    """An ONNX ranker, if there is one, ranks instead of the blend."""
     ranker = ModelScorer(split.known, model, blend) if ranked is None else RankedModelScorer(split.known, ranked)
     scorers: dict[str, Scorer] = {SERVED: ServedScorer(split.known, ranker)}
     if ranked is not None or blend is not None:
@@ -180,7 +183,7 @@ def _result(split: EvalSplit, scorers: dict[str, Scorer], evaluations: Sequence[
 
 
 def best_of(evaluations: Sequence[Evaluation], metric: str = SEGMENT_METRIC) -> str:
-    """The name of the evaluation with the highest `metric`; the two towers are part of a model, not a rival."""
+    """Name of the evaluation with the highest `metric`. Two towers alone are skipped: they are part of a model."""
     rivals = [evaluation for evaluation in evaluations if TWO_TOWERS not in evaluation.name]
     return max(rivals, key=lambda evaluation: evaluation.means()[metric]).name
 

@@ -1,1 +1,1 @@
-"""Search for better settings on the validation part: what may vary, a study that resumes, and the settings it finds."""
+"""Search for better settings on the validation part: the search space, a study that resumes, the file it writes."""

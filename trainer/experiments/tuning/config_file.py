@@ -9,7 +9,7 @@ from trainer.config.train_config import TrainConfig
 
 
 def write_config(config: TrainConfig, path: Path) -> None:
-    """Puts the file in place in one step, so that nobody reads half of it."""
+    """Writes the file and renames it into position, so that no reader finds half of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_suffix(".part")
     staging.write_text(config_toml(config, explained=False))

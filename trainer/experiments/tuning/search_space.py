@@ -1,4 +1,4 @@
-"""What tuning may vary, and how far. Values are put into the training configuration by their dotted name."""
+"""The settings that tuning may vary, and their ranges. A setting is named SECTION.KEY of the training configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FloatRange:
     low: float
     high: float
     log: bool = False
-    """Whether equal ratios are equally likely, instead of equal differences."""
+    """Whether values are drawn uniformly on a logarithmic scale."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class IntRange:
 
 @dataclass(frozen=True)
 class Choices:
-    """Any of some values."""
+    """One of the given values."""
 
     values: tuple[Value, ...]
 
@@ -59,14 +59,14 @@ SEARCH_SPACE: Final[SearchSpace] = {
     "fit.num_negatives": Choices((256, 512, 1024, 2048)),
     "fit.negative_alpha": FloatRange(0.0, 1.0),
 }
-"""Everything that changes how the towers learn. What the data are encoded with stays: trials share encoded data."""
+"""All settings that change how the towers learn. Settings of the encoding are fixed: trials share encoded data."""
 
 _ENCODED: Final = frozenset({"towers.max_item_categories"})
 _SECTIONS: Final = ("towers", "fit", "ranker", "ncf")
 
 
 def check_space(space: SearchSpace) -> None:
-    """Raises ConfigError for a name that cannot be tuned, or a range without values."""
+    """Raises ConfigError for a setting that cannot be tuned, or a range without values."""
     if not space:
         raise ConfigError("tuning: there is nothing to vary")
     sections = {name: type(getattr(TrainConfig(), name)).model_fields for name in _SECTIONS}
@@ -76,11 +76,11 @@ def check_space(space: SearchSpace) -> None:
             raise ConfigError(f"tuning: {key} cannot be varied; allowed are settings of {', '.join(_SECTIONS)}")
         empty = not values.values if isinstance(values, Choices) else values.low > values.high
         if empty:
-            raise ConfigError(f"tuning: {key} has no value to take")
+            raise ConfigError(f"tuning: the range of {key} has no values")
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Value]) -> TrainConfig:
-    """The configuration with some settings changed. Raises ConfigError for values that do not go together."""
+    """The configuration with `values` in it. Raises ConfigError for values that do not go together."""
     raw = config.model_dump()
     for key, value in values.items():
         section, _, name = key.partition(".")

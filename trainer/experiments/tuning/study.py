@@ -1,7 +1,7 @@
 """A study: trials in an SQLite file that several processes share and that outlives them.
 
-The only module that imports Optuna. Values are proposed by TPE (Bergstra et al., NIPS 2011); a trial whose metric is
-below the median of the others at the same epoch is pruned.
+The only module that imports Optuna. TPE proposes values (Bergstra et al., NIPS 2011); a trial whose metric is below the
+median of the other trials at the same epoch is pruned.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from optuna.trial import TrialState
 from trainer.experiments.tuning.search_space import Choices, FloatRange, IntRange, SearchSpace, Value
 
 _LOCK_SECONDS: Final = 60
-"""How long a process waits for another one that writes to the file."""
+"""Longest wait for another process that writes to the file."""
 _MAX_RETRIES: Final = 2
-"""How often the trial of a process that died is begun anew."""
+"""Number of times that a trial is run again after its process died."""
 
 
 class Pruned(Exception):
-    """Ends a trial that promises little; raised by `Trial.report`, and to be let through."""
+    """Ends an unpromising trial. `Trial.report` raises it, and an objective must let it through."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Finished:
 
 
 class Trial:
-    """One set of values that is tried."""
+    """A set of values to try."""
 
     def __init__(self, trial: optuna.Trial, values: Mapping[str, Value]) -> None:
         self.number = trial.number
@@ -47,7 +47,7 @@ class Trial:
         self._trial = trial
 
     def report(self, epoch: int, value: float) -> None:
-        """The metric after an epoch. Raises Pruned where others were better at this epoch."""
+        """Records the metric after an epoch. Raises Pruned if it is below the median of the other trials."""
         self._trial.report(value, epoch)
         if self._trial.should_prune():
             raise Pruned(f"trial {self.number} pruned after epoch {epoch}")
@@ -59,16 +59,16 @@ class Study:
     def __init__(
         self, path: Path, name: str, *, num_startup_trials: int, num_warmup_epochs: int, heartbeat_seconds: int
     ) -> None:
-        """Opens the study, or begins it.
+        """Opens the study, or creates it.
 
-        The first `num_startup_trials` trials are drawn at random and run to their end; no trial is pruned in its first
-        `num_warmup_epochs`. A process that gives no sign for twice `heartbeat_seconds` counts as dead: its trial fails
-        and is queued again.
+        The first `num_startup_trials` trials are drawn at random and never pruned; no trial is pruned in its first
+        `num_warmup_epochs` epochs. A process without a heartbeat for twice `heartbeat_seconds` counts as dead: its
+        trial fails and is queued again.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat has been so called since 2021
+            warnings.simplefilter("ignore", ExperimentalWarning)  # the heartbeat has been experimental since 2021
             storage = RDBStorage(
                 f"sqlite:///{path.absolute()}",
                 engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}},
@@ -87,30 +87,30 @@ class Study:
         )
 
     def run(self, space: SearchSpace, num_trials: int, objective: Callable[[Trial], float], *, seed: int) -> None:
-        """Runs so many trials, those first that a dead process left. What `objective` raises ends the run.
+        """Runs `num_trials` trials, first those that dead processes left. An error of `objective` ends the run.
 
-        `seed` is to differ between processes that share a study.
+        Processes that share a study need different values of `seed`.
         """
-        # A study that goes on must not propose again what it began with.
+        # A resumed study must not propose its first values again.
         self._study.sampler = optuna.samplers.TPESampler(
             seed=seed + len(self._study.get_trials(deepcopy=False)), n_startup_trials=self._num_startup_trials
         )
 
-        def of_trial(trial: optuna.Trial) -> float:
+        def run_trial(trial: optuna.Trial) -> float:
             try:
                 return objective(Trial(trial, {key: _suggest(trial, key, values) for key, values in space.items()}))
             except Pruned as pruned:
                 raise optuna.TrialPruned(str(pruned)) from pruned
 
-        self._study.optimize(of_trial, n_trials=num_trials)
+        self._study.optimize(run_trial, n_trials=num_trials)
 
     def num_trials(self) -> tuple[int, int]:
-        """How many trials ran to their end, and how many were pruned."""
+        """Numbers of finished trials and of pruned trials."""
         states = [trial.state for trial in self._study.get_trials(deepcopy=False)]
         return states.count(TrialState.COMPLETE), states.count(TrialState.PRUNED)
 
     def best(self) -> Finished | None:
-        """The trial with the highest value among those that ran to their end; None where there is none."""
+        """The finished trial with the highest value; None if no trial has finished."""
         if not self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             return None
         best = self._study.best_trial
@@ -118,11 +118,11 @@ class Study:
         return Finished(number=best.number, value=best.value, values=best.params)
 
     def note(self, name: str) -> str:
-        """What was written down of the study under a name; empty where nothing was."""
+        """The study's note of that name; empty if there is none."""
         return str(self._study.user_attrs.get(name, ""))
 
     def write_note(self, name: str, text: str) -> None:
-        """Writes something down of the study."""
+        """Stores a note with the study."""
         self._study.set_user_attr(name, text)
 
 

@@ -1,6 +1,6 @@
-"""Tunes the towers: trials on the validation part, in one process or several, recorded as runs below one run.
+"""Tunes the towers by trials on the validation part, in one process or several; a trial is a run below the study's run.
 
-Test items are never read. A study that is asked again goes on: its finished trials count.
+Test items are never read. A second call resumes the study: its finished trials count.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from trainer.training.train import select
 
 log = structlog.get_logger()
 METRIC: Final = "ndcg@10"
-"""Of the validation users, ranked as served: what is maximised."""
+"""The metric to maximise: its mean over the validation users, ranked as served."""
 _FINGERPRINT: Final = "fingerprint"
 _RUN_ID: Final = "run_id"
 _STUDY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SEEDS_APART: Final = 1_000_000
-"""Between the seeds of two workers, who count on from there with every trial of the study."""
+_SEED_STRIDE: Final = 1_000_000
+"""Difference between the seeds of two workers. A worker adds to its seed the number of trials in the study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +49,22 @@ class TuneOptions:
     """How a study runs."""
 
     study: str
-    """Name of the study, and of its files: letters, digits, ".", "_", "-". The same name goes on with it."""
+    """Name of the study, and of its files: letters, digits, ".", "_", "-". The same name resumes the study."""
     num_trials: int = 30
     """Trials of the study, pruned ones and those of earlier calls included."""
     workers: int = 1
     """Processes that run trials, each on its share of the processors."""
     space: SearchSpace = field(default_factory=lambda: SEARCH_SPACE)
-    """What varies; everything else is as in the configuration given."""
+    """Settings that vary; all others keep their values in the given configuration."""
     num_startup_trials: int = 5
-    """Trials drawn at random, and run to their end, before values are proposed and trials pruned."""
+    """Trials drawn at random and never pruned, before TPE proposes values."""
     heartbeat_seconds: int = 60
-    """A worker without a sign for twice as long counts as dead, and its trial is begun anew."""
+    """A worker without a heartbeat for twice as long counts as dead, and its trial is run again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneResult:
-    """What a study found so far."""
+    """Results of a study so far."""
 
     storage: Path
     """The study's SQLite file."""
@@ -72,14 +72,14 @@ class TuneResult:
     """The best configuration, a TOML file for `train --config`."""
     best_trial: int
     best_value: float
-    """Validation NDCG@10 of it."""
+    """Validation NDCG@10 of the best trial."""
     num_finished: int
     num_pruned: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What a worker is told. It is sent to another process."""
+    """Arguments of a worker. They are sent to another process."""
 
     prepared: PreparedData
     config: TrainConfig
@@ -89,14 +89,14 @@ class _Work:
     num_trials: int
     parent_run_id: str
     num_threads: int
-    """0 leaves PyTorch's own choice."""
+    """Threads of PyTorch; 0: as PyTorch chooses."""
 
 
 def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, options: TuneOptions) -> TuneResult:
-    """Runs what is left of the study, and writes the best configuration found.
+    """Runs the remaining trials of the study, and writes the best configuration.
 
-    Raises ConfigError for wrong options and for a study that was begun with other data, configuration or ranges,
-    TuningError where a worker died or no trial came to its end.
+    Raises ConfigError for wrong options and for a study of other data, configuration or ranges; TuningError if a worker
+    dies or no trial finishes.
     """
     _check(options)
     prepared = prepare(data_config, settings.data_dir, engine=settings.engine)
@@ -110,12 +110,12 @@ def tune(data_config: DataConfig, config: TrainConfig, settings: Settings, optio
     registry = Registry(settings)
     with registry.start_run(f"tune-{options.study}", run_id=study.note(_RUN_ID)) as run:
         study.write_note(_RUN_ID, run.run_id)
-        left = options.num_trials - sum(study.num_trials())
-        log.info("tuning_started", study=options.study, trials_left=left, workers=options.workers)
-        _run_workers(prepared, config, settings, options, num_trials=left, parent_run_id=run.run_id)
+        trials_left = options.num_trials - sum(study.num_trials())
+        log.info("tuning_started", study=options.study, trials_left=trials_left, workers=options.workers)
+        _run_workers(prepared, config, settings, options, num_trials=trials_left, parent_run_id=run.run_id)
         best = study.best()
         if best is None:
-            raise TuningError(f"no trial of study {options.study} came to its end; ask for more trials")
+            raise TuningError(f"no trial of study {options.study} has finished; ask for more trials")
         best_config = with_values(config, best.values)
         config_file = settings.data_dir / "tuning" / f"{options.study}.toml"
         write_config(best_config, config_file)
@@ -146,37 +146,37 @@ def _run_workers(
     workers = min(options.workers, num_trials)
     if workers < 1:
         return
-    encoded = encode(prepared, config, settings)  # leaves text embeddings in the cache, where every worker finds them
-    each, more = divmod(num_trials, workers)
-    shares = [
+    encoded = encode(prepared, config, settings)  # caches text embeddings for all workers
+    trials_each, trials_over = divmod(num_trials, workers)
+    works = [
         _Work(
             prepared=prepared,
             config=config,
             settings=settings,
             options=options,
             worker=worker,
-            num_trials=each + (worker < more),
+            num_trials=trials_each + (worker < trials_over),
             parent_run_id=parent_run_id,
             num_threads=max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0,
         )
         for worker in range(workers)
     ]
     if workers == 1:
-        _run_trials(shares[0], encoded)
+        _run_trials(works[0], encoded)
         return
     # PyTorch does not survive a fork after its threads have started.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
-            for done in [pool.submit(_run_share, share) for share in shares]:
+            for done in [pool.submit(_run_work, work) for work in works]:
                 done.result()
         except BrokenProcessPool as error:
             raise TuningError(
-                f"a worker of study {options.study} died, perhaps for lack of memory; the same command goes on"
+                f"a worker of study {options.study} died, perhaps out of memory; the same command resumes the study"
             ) from error
 
 
-def _run_share(work: _Work) -> None:
-    """The trials of one process of several."""
+def _run_work(work: _Work) -> None:
+    """Runs a worker's trials in its own process."""
     torch.set_num_threads(work.num_threads)
     _run_trials(work, encode(work.prepared, work.config, work.settings))
 
@@ -197,7 +197,7 @@ def _run_trials(work: _Work, encoded: Encoded) -> None:
             try:
                 metrics = _validation_metrics(encoded, with_values(work.config, trial.values), on_epoch)
                 run.log_metrics({f"validation/{name}": value for name, value in metrics.items()})
-            except Pruned as error:  # the run is whole: it says why it is short
+            except Pruned as error:  # raised after the block: the run ends as finished, not as failed
                 pruned = error
             run.log_params({"pruned": pruned is not None})
         if pruned is not None:
@@ -205,15 +205,15 @@ def _run_trials(work: _Work, encoded: Encoded) -> None:
         return metrics[METRIC]
 
     study = _open_study(work.config, work.settings, work.options)
-    seed = work.config.fit.seed + _SEEDS_APART * work.worker
+    seed = work.config.fit.seed + _SEED_STRIDE * work.worker
     study.run(work.options.space, work.num_trials, objective, seed=seed)
 
 
 def _validation_metrics(
     encoded: Encoded, config: TrainConfig, on_epoch: Callable[[EpochReport], None]
 ) -> Mapping[str, float]:
-    """Means over the validation users of what is selected under a configuration, ranked as served."""
-    # All that the encoded data take from what may vary.
+    """Mean metrics over the validation users of the model selected under `config`, ranked as served."""
+    # The only settings of a search space that the encoded data depend on.
     schema = replace(encoded.schema, history_length=config.towers.history_length, user_ids=config.towers.user_ids)
     return mean_metrics(select(replace(encoded, schema=schema), config, on_epoch=on_epoch).ranker.trial.metrics)
 
@@ -241,7 +241,7 @@ def _fingerprint(prepared: PreparedData, config: TrainConfig, space: SearchSpace
 
 def _check(options: TuneOptions) -> None:
     if not _STUDY_NAME.fullmatch(options.study):
-        raise ConfigError(f"tuning: {options.study!r} is no name of a study: use letters, digits, '.', '_' and '-'")
+        raise ConfigError(f"tuning: {options.study!r} is not a name for a study: use letters, digits, '.', '_' and '-'")
     for name in ("num_trials", "workers", "num_startup_trials", "heartbeat_seconds"):
         if getattr(options, name) < 1:
             raise ConfigError(f"tuning: {name} must be at least 1 (given: {getattr(options, name)})")
