@@ -1,4 +1,4 @@
-"""Fixtures of the server's tests: a bundle, a registry, and for tests of stages what a worker is made of."""
+"""Fixtures of the server's tests: a bundle, the model opened from it, and a registry."""
 
 from __future__ import annotations
 

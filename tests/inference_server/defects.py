@@ -43,7 +43,7 @@ def missing_tower(directory: Path) -> None:
 
 
 def nan_item_vectors(directory: Path) -> None:
-    """NaN in the vectors, with the checksum corrected: only looking at the values can find it."""
+    """NaN in the vectors, with the checksum corrected: only a look at the values can find it."""
     path = directory / "item_vectors.npy"
     vectors = np.load(path)
     vectors[5, 3] = np.nan
@@ -52,13 +52,13 @@ def nan_item_vectors(directory: Path) -> None:
 
 
 def nan_user_vectors(directory: Path) -> None:
-    """A user tower that makes NaN of every user, in a bundle whose files are all as the manifest says."""
+    """A user tower that makes NaN of every user, in a bundle whose files all match the manifest."""
     path = directory / "user_tower.onnx"
     tower = onnx.load(str(path))
-    for place, constant in enumerate(tower.graph.initializer):
+    for index, constant in enumerate(tower.graph.initializer):
         if constant.name == "epsilon":
             nan = numpy_helper.from_array(np.array(np.nan, np.float32), "epsilon")
-            tower.graph.initializer[place].CopyFrom(nan)
+            tower.graph.initializer[index].CopyFrom(nan)
     onnx.save(tower, str(path))
     correct_checksums(directory)
 
@@ -87,7 +87,7 @@ def wrong_dimension(directory: Path) -> None:
 
 
 def shuffled_index(directory: Path) -> None:
-    """An index that is whole and fits, but holds its vectors under the wrong rows."""
+    """A complete index that fits the bundle, but holds its vectors under the wrong rows."""
     path = directory / "index.faiss"
     vectors = np.load(directory / "item_vectors.npy")[::-1].copy()
     index = faiss.index_factory(vectors.shape[1], "IVF8,Flat", faiss.METRIC_INNER_PRODUCT)
@@ -99,7 +99,7 @@ def shuffled_index(directory: Path) -> None:
 
 
 def correct_checksums(directory: Path) -> None:
-    """Makes the manifest say of every file what is true now."""
+    """Writes the present checksum and size of every file into the manifest."""
     path = directory / "manifest.json"
     manifest = json.loads(path.read_text())
     for name in manifest["files"]:
@@ -121,4 +121,4 @@ DEFECTS: dict[Callable[[Path], None], tuple[str, str]] = {
     wrong_dimension: ("incompatible", "index.faiss has dimension 8"),
     shuffled_index: ("golden_queries", "the index finds 0."),
 }
-"""Per defect the kind of refusal, and words of its reason."""
+"""For each defect: the kind of refusal, and a part of its reason."""

@@ -1,5 +1,5 @@
-"""A worker's parts in this process, for what a server process cannot be made to do: planted costs, bugs, callers who
-go."""
+"""A worker's parts in this process, for cases that a server process cannot be made to show: planted costs, bugs,
+callers who go."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.serving import PATIENCE_SECONDS
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a worker is made of, and a stub that calls it over gRPC."""
+    """The parts of a worker, and a stub that calls it over gRPC."""
 
     stub: pb_grpc.RecommendationServiceStub
     recommender: Recommender
@@ -41,12 +41,12 @@ class Parts:
 
 
 def no_store() -> str:
-    """The address of a store that is not there."""
+    """The address of a store that does not exist."""
     return f"redis://127.0.0.1:{free_port()}/0"
 
 
 def recorder_of(url: str, statistics: Statistics, *, max_seconds: float, max_backlog: int = 1_000_000) -> Recorder:
-    """What records events in the streams of a store."""
+    """A recorder of events in the streams of a store."""
     stream = RedisStream(url, fsync=True, wait_ms=1000)
     return Recorder(GroupCommit(stream, statistics, max_backlog=max_backlog), statistics, max_seconds=max_seconds)
 

@@ -1,4 +1,4 @@
-"""What a refused call says, for tests over gRPC."""
+"""The errors of refused calls, for tests over gRPC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 
 
 async def refused(call: Awaitable[Any], code: grpc.StatusCode) -> grpc.aio.AioRpcError:
-    """The error that a call ends in, with this status."""
+    """The error that a call ends in, which must have the status `code`."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     assert caught.value.code() is code, caught.value.details()

@@ -1,4 +1,4 @@
-"""What the API says of events and items is checked before anything is recorded, and the error names the field."""
+"""Events and items are checked against the API before anything is recorded, and the error names the field."""
 
 from __future__ import annotations
 

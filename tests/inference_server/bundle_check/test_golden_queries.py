@@ -1,4 +1,4 @@
-"""The check of a bundle: what is good passes, each defect is refused with its kind and a reason that says where."""
+"""The check of a bundle: a good bundle passes, each defect is refused with its kind and a reason that locates it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_good_bundle_passes(bundle: Bundle) -> None:
 
 def test_recommendations_are_compared_with_those_of_the_bundle_before(bundle: Bundle, tmp_path: Path) -> None:
     assert check_bundle(bundle.directory, previous=bundle.directory).overlap_with_previous == 1.0
-    # Other vectors for the same items, of another dimension: what is recommended has hardly anything in common.
+    # Other vectors for the same items, of another dimension: the recommendations have hardly an item in common.
     other = build(tmp_path / "other", model_version="other", seed=5, dim=24)
     overlap = check_bundle(other.directory, previous=bundle.directory).overlap_with_previous
     assert overlap is not None
@@ -48,7 +48,7 @@ def test_a_bundle_before_that_is_gone_is_not_compared(bundle: Bundle, tmp_path: 
 
 
 def test_an_index_far_worse_than_its_manifest_says_is_refused(tmp_path: Path) -> None:
-    # A list holds more than the items asked for: where it did not, serving would search more lists than `nprobe`.
+    # A list holds more items than are asked for; with fewer, serving would search more lists than `nprobe`.
     honest = build(tmp_path / "honest", num_items=2000, num_lists=8, nprobe=1)
     assert check_bundle(honest.directory).recall_at_nprobe == pytest.approx(honest.manifest.index.recall_at_100)
     path = honest.directory / "manifest.json"
@@ -61,7 +61,7 @@ def test_an_index_far_worse_than_its_manifest_says_is_refused(tmp_path: Path) ->
 
 
 def test_vectors_that_are_not_those_of_the_golden_answers_are_refused(bundle: Bundle, tmp_path: Path) -> None:
-    """Index and vectors agree with each other, and neither with the tower."""
+    """Index and vectors agree with each other, and neither agrees with the tower."""
     broken = copy_of(bundle.directory, tmp_path / "broken")
     shuffled_index(broken)
     vectors = np.load(broken / "item_vectors.npy")
@@ -72,7 +72,7 @@ def test_vectors_that_are_not_those_of_the_golden_answers_are_refused(bundle: Bu
 
 
 def test_items_with_equal_vectors_are_no_defect(tmp_path: Path) -> None:
-    """Search and index are free to name any of them; which one says nothing about the bundle."""
+    """Search and index may name any of these items, so a difference says nothing about the bundle."""
     vectors = np.repeat(np.random.default_rng(0).standard_normal((10, 16), dtype=np.float32), 20, axis=0)
     equal = build(tmp_path / "equal", item_vectors=np.random.default_rng(1).permutation(vectors))
     report = check_bundle(equal.directory)

@@ -1,4 +1,4 @@
-"""A bundle evaluated as it is served: what held-out users are answered, by the check's command too."""
+"""A bundle evaluated as it is served: the answers to held-out users, from the check's command too."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def order_of(bundle: Bundle, history: list[str]) -> list[str]:
     return [item_id for item_id in ids if item_id not in history]
 
 
-def users_at(bundle: Bundle, places: Sequence[int]) -> list[HeldOutUser]:
-    """Users whose held-out item is at these places of the order that the bundle must answer."""
+def users_at(bundle: Bundle, positions: Sequence[int]) -> list[HeldOutUser]:
+    """Users whose held-out item is at these positions of the order that the bundle must answer."""
     users = []
-    for number, place in enumerate(places):
+    for number, position in enumerate(positions):
         history = bundle.items.item_ids([number, number + 20])
-        users.append(HeldOutUser(f"user-{number}", state_of(history), order_of(bundle, history)[place]))
+        users.append(HeldOutUser(f"user-{number}", state_of(history), order_of(bundle, history)[position]))
     return users
 
 
@@ -56,9 +56,9 @@ async def ask(model: ServingModel, users: Sequence[HeldOutUser], policies: Polic
     return served
 
 
-async def test_ranks_are_the_places_in_the_answers(bundle: Bundle, model: ServingModel) -> None:
-    places = [0, 3, 9, 10, 50, 1]
-    served = await ask(model, users_at(bundle, places))
+async def test_ranks_are_the_positions_in_the_answers(bundle: Bundle, model: ServingModel) -> None:
+    positions = [0, 3, 9, 10, 50, 1]
+    served = await ask(model, users_at(bundle, positions))
     assert served.ranks.tolist() == [0, 3, 9, NOT_SHOWN, NOT_SHOWN, 1]
     assert ndcg(served.ranks) == pytest.approx([1, 1 / np.log2(5), 1 / np.log2(11), 0, 0, 1 / np.log2(3)])
     assert recall(served.ranks).tolist() == [1, 1, 1, 0, 0, 1]
@@ -72,9 +72,10 @@ async def test_what_is_shown_is_counted(bundle: Bundle, model: ServingModel) -> 
     users = users_at(bundle, [0] * 5)
     shown = [order_of(bundle, bundle.items.item_ids([n, n + 20]))[:SHOWN] for n in range(5)]
     served = await ask(model, users)
-    assert served.num_recommended_items == len({item_id for of_user in shown for item_id in of_user})
+    assert served.num_recommended_items == len({item_id for user_items in shown for item_id in user_items})
     assert served.coverage == served.num_recommended_items / 200
-    popularity = bundle.items.popularity[bundle.item_vocabulary.rows([one for of_user in shown for one in of_user])]
+    all_shown = [item_id for user_items in shown for item_id in user_items]
+    popularity = bundle.items.popularity[bundle.item_vocabulary.rows(all_shown)]
     assert served.novelty_bits == pytest.approx(np.log2(32 / np.maximum(popularity, 1)).mean())
 
 
@@ -111,7 +112,7 @@ async def test_policies_hold_as_they_do_where_it_serves(bundle: Bundle, model: S
     file.write_text("default: {include_categories: [rare], sources: {trending: 10}}\n")
     served = await ask(model, users, PolicyFile(file, policy_choices()))
     assert served.num_recommended_items <= 20
-    assert served.degraded_answers == {}  # nothing is trending here, which is no failure
+    assert served.degraded_answers == {}  # an empty list of trending items is no failure
 
 
 async def test_two_bundles_answer_the_same_users(bundle: Bundle, model: ServingModel, tmp_path: Path) -> None:
@@ -121,9 +122,9 @@ async def test_two_bundles_answer_the_same_users(bundle: Bundle, model: ServingM
     assert (ours.model_version, theirs.model_version) == ("tiny-1", "other")
     assert ours.ranks.tolist() == [0, 1, 2]
     assert ndcg(theirs.ranks).mean() < ndcg(ours.ranks).mean()
-    for one in (ours, theirs):
-        assert 0 < one.latency_ms["p50"] <= one.latency_ms["p90"] <= one.latency_ms["p99"]
-        assert sum(one.answers_by_source.values()) == 3 < MIN_REQUESTS
+    for served in (ours, theirs):
+        assert 0 < served.latency_ms["p50"] <= served.latency_ms["p90"] <= served.latency_ms["p99"]
+        assert sum(served.answers_by_source.values()) == 3 < MIN_REQUESTS
 
 
 async def test_without_users_there_is_nothing_to_measure(model: ServingModel) -> None:
@@ -207,7 +208,7 @@ def test_what_is_no_result_is_not_read_as_one(text: str) -> None:
 
 @pytest.mark.process
 def test_the_check_needs_nothing_of_the_wire() -> None:
-    """The trainer's environment has what this imports, and not the rest of the server's."""
+    """The trainer's environment has the packages that the check imports, but not the server's other packages."""
     wire = ("grpc", "google", "fastapi", "uvicorn", "mlflow", "prometheus_client", "jsonschema_rs")
     code = (
         "import sys; import inference_server.bundle_check.command; "

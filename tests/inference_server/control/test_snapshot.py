@@ -98,9 +98,9 @@ def test_of_a_worker_that_ended_shares_alone_outlive_it() -> None:
 
 def test_a_label_that_one_worker_alone_has_is_kept() -> None:
     merged = OneOfEachKind()
-    one, two = OneOfEachKind(), OneOfEachKind()
-    one.health, two.health = {"x": "ailing"}, {"y": "fine"}
-    for statistics in (one, two):
+    first, second = OneOfEachKind(), OneOfEachKind()
+    first.health, second.health = {"x": "ailing"}, {"y": "fine"}
+    for statistics in (first, second):
         add(merged, over_the_channel(statistics))
     assert merged.health == {"x": "ailing", "y": "fine"}
 
@@ -155,16 +155,16 @@ def test_statistics_of_workers_add_up() -> None:
 
 
 def test_a_backlog_is_one_that_all_workers_see_and_no_sum() -> None:
-    total, one, other = Statistics(), Statistics(), Statistics()
-    one.stream_backlog = {"events": 7, "item-changes": 1}
-    other.stream_backlog = {"events": 9}
-    one.events_appended["click"] = 2
-    for statistics in (one, other):
+    total, first, second = Statistics(), Statistics(), Statistics()
+    first.stream_backlog = {"events": 7, "item-changes": 1}
+    second.stream_backlog = {"events": 9}
+    first.events_appended["click"] = 2
+    for statistics in (first, second):
         add(total, to_plain(statistics))
     assert total.stream_backlog == {"events": 9, "item-changes": 1}
     kept = Statistics()
-    add_ended(kept, to_plain(one))
-    assert (kept.stream_backlog, kept.events_appended) == ({}, {"click": 2}), "a worker that ended sees nothing"
+    add_ended(kept, to_plain(first))
+    assert (kept.stream_backlog, kept.events_appended) == ({}, {"click": 2}), "a worker that ended has no backlog"
 
 
 def test_of_a_worker_that_ended_the_counts_alone_remain() -> None:

@@ -1,4 +1,4 @@
-"""Circuit breakers: when they open, whom they let through, and that they never stay open once a dependency is back."""
+"""Circuit breakers: when they open, which calls they allow, and that they close once a dependency is back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from inference_server.core.breaker import Breaker, BreakerState
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test moves, in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -150,7 +150,7 @@ def test_options_that_make_no_sense(options: dict[str, float]) -> None:
 def test_it_closes_soon_after_the_dependency_is_back(
     outage_seconds: float, every_seconds: float, max_open_seconds: float, takes_seconds: float
 ) -> None:
-    """One caller after the other: the worst is a probe that left just before the dependency was back."""
+    """One caller after the other; the worst case is a probe that began just before the dependency was back."""
     clock = Clock()
     breaker = Breaker("store", clock=clock, max_open_seconds=max_open_seconds)
     back_at = clock.now + outage_seconds
@@ -167,7 +167,7 @@ def test_it_closes_soon_after_the_dependency_is_back(
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """Any order of calls, reports and pauses, against what may never happen."""
+    """Calls, reports and pauses in any order, against the states that must never occur."""
 
     FAILURES_TO_OPEN = 2
     MAX_OPEN_SECONDS = 4.0
@@ -236,7 +236,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_told_is_what_is(self) -> None:
         assert self.breaker.state is (self.told[-1] if self.told else BreakerState.CLOSED)
-        assert all(one is not other for one, other in zip(self.told, self.told[1:], strict=False))
+        assert all(state is not following for state, following in pairwise(self.told))
         states = [BreakerState.CLOSED, *self.told]
         assert list(pairwise(states)).count((BreakerState.CLOSED, BreakerState.OPEN)) == self.times_opened
 

@@ -1,4 +1,4 @@
-"""Settings: bad ones end with one line that names the variable, exit status 2, no traceback."""
+"""Settings: a bad value ends the program with one line that names the variable, exit status 2 and no traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that record, and what they left in a store's streams."""
+"""Requests that record, and the entries that they leave in a store's streams."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.serving import Valkey
 
 
 def click(number: int, **fields: Any) -> pb.Event:
-    """A click that differs from others by its number."""
+    """A click on an item; `number` makes its event id unique."""
     given = {"event_id": f"event-{number}", "user_id": "u", "item_id": f"item-{number}", "type": "EVENT_TYPE_CLICK"}
     return pb.Event(**{**given, **fields})
 

@@ -53,7 +53,7 @@ async def appending(folder: Path, *, max_backlog: int = 1_000_000) -> AsyncItera
 
 
 def batch(number: int, count: int = 1) -> Batch:
-    return Batch(EVENTS, [Entry(b"u", b"%d/%d" % (number, place)) for place in range(count)])
+    return Batch(EVENTS, [Entry(b"u", b"%d/%d" % (number, position)) for position in range(count)])
 
 
 async def test_calls_that_wait_share_a_transaction(tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ async def test_a_crash_leaves_whole_calls_and_all_that_were_acknowledged(tmp_pat
         await made.store.start()
         async with made.store.client() as client:
             values = [fields[ENTRY_FIELD] for _, fields in await client.xrange(KEY)]
-        places: dict[int, list[int]] = {}
+        positions_by_call: dict[int, list[int]] = {}
         for value in values:
-            number, place = value.split(b"/")
-            places.setdefault(int(number), []).append(int(place))
-        assert acknowledged <= places.keys(), "nothing that was acknowledged is lost"
-        assert all(found == list(range(size)) for found in places.values()), "no call is there in part"
+            number, position = value.split(b"/")
+            positions_by_call.setdefault(int(number), []).append(int(position))
+        assert acknowledged <= positions_by_call.keys(), "no acknowledged call is lost"
+        assert all(found == list(range(size)) for found in positions_by_call.values()), "no call is stored in part"
         await made.until_up()
 
 

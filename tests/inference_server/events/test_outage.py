@@ -1,4 +1,4 @@
-"""The server while its stream is killed, returns, is full, or was never there: callers know, and answers go on."""
+"""The server while its stream is killed, returns, is full, or was never there: callers get errors, answers go on."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def test_events_are_in_the_stream_when_the_call_is_answered(server: Server
     events = await recorded_events(empty)
     assert [event.event_id for event in events] == [f"event-{number}" for number in range(1000)]
     await server.stub.RecordEvents(clicks(1000))
-    assert len(await recorded_events(empty)) == 2000, "what was recorded before is taken again, and sorted out later"
+    assert len(await recorded_events(empty)) == 2000, "a repeated event is appended again, and dropped by its readers"
 
 
 @pytest.mark.parametrize("event", [EVENT, RATING], ids=lambda event: event["type"])

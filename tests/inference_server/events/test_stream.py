@@ -1,4 +1,4 @@
-"""What every stream must do, over each of them: a real Valkey, and two that speak Kafka's protocol."""
+"""The contract of every stream, tested with each broker: a real Valkey, and two that speak Kafka's protocol."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 
 
 class Held(ABC):
-    """A stream, and a look at what it holds that does not go through it."""
+    """A stream, and a way to its values that does not go through it."""
 
     stream: EventStream
 

@@ -1,4 +1,4 @@
-"""Changes of the catalogue as feature_sync publishes them, written by hand: nothing of feature_sync runs here."""
+"""Changes of the catalogue as feature_sync publishes them, written by hand: no code of feature_sync runs here."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Feeds:
         await self._write(self._vectors, item_id, self._vector_sequence, value)
 
     async def follow(self, change_sequence: int) -> None:
-        """Says that vectors were made for all changes up to one, where they could be made."""
+        """Publishes the sequence up to which every change has its vector, if it could be made."""
         await self._client.set(self._position, change_sequence)
 
     async def _write(self, feed: Feed, item_id: str, sequence: int, value: bytes) -> None:

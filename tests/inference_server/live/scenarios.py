@@ -1,4 +1,4 @@
-"""Catalogues that changed at random, and by hand what there is to recommend in them."""
+"""Catalogues with random changes, and their recommendable items, computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class Known:
-    """An item that can be recommended, as it is now."""
+    """The present data of an item that may be recommended."""
 
     vector: npt.NDArray[np.float32]
     categories: frozenset[str]
@@ -34,11 +34,11 @@ class Known:
 
 
 def attributes_of(row: int) -> dict[str, str]:
-    """Prices of two items in three, colours of all."""
-    of_item = {"colour": COLOURS[row % 3]}
+    """A price for two items in three, and a colour for every item."""
+    values = {"colour": COLOURS[row % 3]}
     if row % 3:
-        of_item["price"] = str((row % 40) / 4)
-    return of_item
+        values["price"] = str((row % 40) / 4)
+    return values
 
 
 def changed_model(
@@ -48,7 +48,7 @@ def changed_model(
     *,
     max_items: int = _NO_LIMIT,
 ) -> ServingModel:
-    """The model after these changes."""
+    """The model after `changes`, with `vectors` by item id."""
     known = ItemChanges(max_items)
     known.take(changes)
     by_key = {id_key(item_id): vector for item_id, vector in vectors.items()}
@@ -63,7 +63,7 @@ def over_index(model: ServingModel) -> ServingModel:
 def random_changes(
     seed: int, count: int, num_bundle_items: int, dim: int
 ) -> tuple[list[AppliedItemChange], dict[str, LiveItemVector]]:
-    """Changes of items, some of them twice, and vectors made from all, some or older ones of them."""
+    """Changes of items, some items twice, and vectors: of the last change, of an older change, or none."""
     rng = np.random.default_rng(seed)
     changes: list[AppliedItemChange] = []
     vectors: dict[str, LiveItemVector] = {}
@@ -93,12 +93,12 @@ _ITEMS: dict[Path, dict[str, Known]] = {}
 
 
 def _items_of_bundle(bundle: Bundle) -> dict[str, Known]:
-    """Read once: that is slow, item by item."""
+    """Items by id, read only once per bundle, because that is slow item by item."""
     if bundle.directory not in _ITEMS:
-        every = [bundle.items.item(row) for row in range(len(bundle.items))]
+        items = [bundle.items.item(row) for row in range(len(bundle.items))]
         _ITEMS[bundle.directory] = {
             item.item_id: Known(bundle.item_vectors[row], frozenset(item.categories), item.attributes)
-            for row, item in enumerate(every)
+            for row, item in enumerate(items)
         }
     return _ITEMS[bundle.directory]
 
@@ -106,7 +106,7 @@ def _items_of_bundle(bundle: Bundle) -> dict[str, Known]:
 def expected_items(
     model: ServingModel, changes: Sequence[AppliedItemChange], vectors: Mapping[str, LiveItemVector]
 ) -> dict[str, Known]:
-    """By id, what there is to recommend: the rules of `live.merge` once more, one item after the other."""
+    """Recommendable items by id: the rules of `live.merge` once more, item by item."""
     items = dict(_items_of_bundle(model.bundle))
     newest = {applied.change.item_id: applied for applied in changes}
     for item_id, applied in newest.items():
@@ -119,12 +119,12 @@ def expected_items(
 
 
 def passes(item: Known, item_filter: ItemFilter) -> bool:
-    """The filter, item by item, without excluded ids."""
+    """Whether an item passes a filter, apart from its excluded ids."""
     included = set(item_filter.include_categories)
     return (
         (not included or bool(included & item.categories))
         and not item.categories & set(item_filter.exclude_categories)
-        and all(_meets(item.attributes.get(one.name), one) for one in item_filter.attributes)
+        and all(_meets(item.attributes.get(predicate.name), predicate) for predicate in item_filter.attributes)
     )
 
 

@@ -1,4 +1,4 @@
-"""Changes in a real Valkey, and what a worker's answers make of them."""
+"""Changes in a real Valkey, and their effect on a worker's answers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HISTORY = ["item-3", "item-14", "item-15"]
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """A worker's parts that follow the live catalogue, looked at when a test says so."""
+    """A worker's parts and a follower of the live catalogue, which polls when a test tells it to."""
 
     parts: Parts
     follower: LiveFollower
@@ -214,7 +214,7 @@ async def test_pages_repeat_nothing_whatever_changes_between_them(live: Live) ->
         shown += [item.item_id for item in response.items]
         if not (token := response.next_page_token):
             break
-        # An item that was shown changes its vector, one comes that is nearer than all, and one goes.
+        # A shown item gets another vector, an item nearer than all others is added, and an item is deleted.
         await live.feeds.change(shown[0], live.vector("item-14"))
         await live.feeds.change(f"later-{number}", live.vector("item-3"))
         await live.feeds.change(f"item-{number + 100}", deleted=True)
@@ -280,9 +280,9 @@ async def test_entries_that_cannot_be_read_have_no_effect(live: Live, server: Va
     await live.feeds.change("item-9", deleted=True)
     async with server.client() as client:
         feed = items_feed()
-        for place, (item_id, value) in enumerate([("broken", b"{"), ("item-8", b'{"format":99}')]):
+        for index, (item_id, value) in enumerate([("broken", b"{"), ("item-8", b'{"format":99}')]):
             await client.hset(feed.values.decode(), item_id, value)
-            await client.zadd(feed.changes.decode(), {item_id: 100 + place})
+            await client.zadd(feed.changes.decode(), {item_id: 100 + index})
         await client.set(feed.sequence, 102)
         await client.zadd(feed.changes.decode(), {"taken out of the feed meanwhile": 102})
     await live.feeds.vector("item-10", 1, np.zeros(3, dtype=np.float32))
@@ -349,7 +349,7 @@ class TestBundles:
     async def test_what_is_gone_is_gone_from_the_first_answer_of_a_new_bundle(
         self, server: Valkey, model: ServingModel, tmp_path: Path
     ) -> None:
-        """The bundle was made before, and nothing was made for it yet."""
+        """The new bundle has merged the first change alone, and no vectors were made for it yet."""
         newer = open_model(build(tmp_path / "newer", model_version="newer", seed=3, catalogue_sequence=1).directory)
         async with following(server, model) as live:
             await live.feeds.change("item-8", deleted=True)
@@ -359,7 +359,9 @@ class TestBundles:
             await live.follower.serve(newer)
             found = set(await live.ids(num_items=500))
             assert live.model.version == "newer"
-            assert found == {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-9", "item-10"}, "8 came back by then"
+            assert found == {f"item-{row}" for row in range(NUM_ITEMS)} - {"item-9", "item-10"}, (
+                "its own item-8 came after the first change"
+            )
 
     async def test_live_items_need_vectors_of_the_new_bundle(
         self, server: Valkey, model: ServingModel, newer: ServingModel
@@ -389,7 +391,7 @@ class TestBundles:
             assert not preparing.done()
             await live.feeds.change("newest", live.vector("item-6"))
             await live.follower.poll()
-            assert "newest" in await live.ids(num_items=500), "what serves is followed meanwhile"
+            assert "newest" in await live.ids(num_items=500), "the serving bundle is followed meanwhile"
             vector = np.array(newer.bundle.item_vectors[12])
             feeds = Feeds(client, "newer")
             await feeds.vector("new", sequence, vector)
@@ -471,7 +473,7 @@ class TestBundles:
 
 class TestRankers:
     async def test_a_new_item_is_placed_where_items_of_its_score_are(self, server: Valkey, tmp_path: Path) -> None:
-        """By the blend: neither behind everything that has content and neighbours, nor before it."""
+        """The blend ranks it neither behind nor before all items that have content and neighbours."""
         model = open_model(build(tmp_path / "blend", content_weight=0.3, item_item_weight=0.5).directory)
         async with following(server, model) as live:
             before = await live.recommend(user_id="u", num_items=300, explain=True)
@@ -481,14 +483,14 @@ class TestRankers:
             await live.feeds.change("worst", live.vector(worst))
             await live.follower.poll()
             after = await live.recommend(user_id="u", num_items=300, explain=True)
-            place = {item.item_id: number for number, item in enumerate(after.items)}
-            assert place["best"] < place["worst"]
-            assert 0 < place["best"] < 100
-            reason = after.items[place["best"]].reason
-            assert reason.score_parts.keys() == {"two_tower"}, "nothing else is known of it"
+            positions = {item.item_id: position for position, item in enumerate(after.items)}
+            assert positions["best"] < positions["worst"]
+            assert 0 < positions["best"] < 100
+            reason = after.items[positions["best"]].reason
+            assert reason.score_parts.keys() == {"two_tower"}, "its other parts are unknown"
             assert after.source == pb.RECOMMENDATION_SOURCE_RANKED
-            others = [item for item in after.items if item.item_id not in {"best", "worst"}]
-            assert [item.item_id for item in others] == [item.item_id for item in before.items]
+            bundle_items = [item for item in after.items if item.item_id not in {"best", "worst"}]
+            assert [item.item_id for item in bundle_items] == [item.item_id for item in before.items]
 
     @pytest.mark.parametrize("ranker", [difference_ranker, vector_ranker])
     async def test_an_onnx_ranker_reads_what_it_reads_of_an_unknown_item(
@@ -502,8 +504,8 @@ class TestRankers:
             response = await live.recommend(recent_item_ids=["item-7"], num_items=200, explain=True)
             (item,) = [item for item in response.items if item.item_id == "new"]
             assert item.reason.score_parts.keys() == {"two_tower", "ranker"}
-            # The one subtracts the towers' score from the content score, which is their mean, 0. The other adds up
-            # popularity, index and product of the vectors: 0, 0 and 1.
+            # The difference ranker subtracts the two-tower score from the content score, here its mean, 0. The vector
+            # ranker adds up popularity, index and product of the vectors: 0, 0 and 1.
             assert item.score == pytest.approx(-1.0 if ranker is difference_ranker else 1.0, abs=1e-4)
 
     async def test_boosts_caps_and_trending_know_live_items(self, server: Valkey, tmp_path: Path) -> None:

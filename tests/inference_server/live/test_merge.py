@@ -27,7 +27,7 @@ def vector_of(change_sequence: int, model: ServingModel) -> LiveItemVector:
 def merged(
     model: ServingModel, item_id: str, *, made_from: int | None, merged_until: int = 0, **fields: bool
 ) -> LiveItems:
-    """What one change of one item makes of the catalogue; its vector was made from the change `made_from`."""
+    """The live items after one change of an item, whose vector was made from the change `made_from`."""
     changes = ItemChanges(10)
     changes.take([applied_change(item_id, SEQUENCE, 3, **fields)])
     vectors = {} if made_from is None else {id_key(item_id): vector_of(made_from, model)}

@@ -72,7 +72,7 @@ async def test_every_worker_follows(tmp_path: Path, bundle: Bundle) -> None:
 async def test_a_deleted_item_stays_gone_while_bundles_come_and_go(
     tmp_path: Path, registry: MlflowRegistry, model_name: str
 ) -> None:
-    """Asked all the time, under three bundles of which two have never heard of the change."""
+    """Requests run all the time, under two bundles that were made without the change."""
     bundles = [build(tmp_path / version, model_version=version, seed=seed) for seed, version in enumerate("ab")]
     registry.register(bundles[0].directory, model_name=model_name, model_version="a", alias=ALIAS)
     async with (
@@ -104,7 +104,7 @@ async def test_a_deleted_item_stays_gone_while_bundles_come_and_go(
             registry.register(bundles[1].directory, model_name=model_name, model_version="b", alias=ALIAS)
             await wait_until(lambda: answers and answers[-1].model_version == "b", "answers by the new bundle")
             registry.move_alias(model_name, ALIAS, "1")
-            await wait_until(lambda: answers[-1].model_version == "a", "answers by the one before")
+            await wait_until(lambda: answers[-1].model_version == "a", "answers by the bundle before")
             for task in asking:
                 task.cancel()
         assert {answer.model_version for answer in answers} == {"a", "b"}

@@ -1,4 +1,4 @@
-"""Page tokens: what was issued is opened, by every process that has the bundle, and nothing else is."""
+"""Page tokens: every process that has the bundle opens the tokens that were issued, and no other text."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ class TestTokens:
     @given(shown=rows, data=st.data())
     def test_any_changed_character_is_refused(self, shown: np.ndarray, data: st.DataObject) -> None:
         token = TOKENS.issue(shown, FINGERPRINT)
-        place = data.draw(st.integers(0, len(token) - 1))
+        index = data.draw(st.integers(0, len(token) - 1))
         changed = data.draw(st.sampled_from(string.printable + "é\ud800"))
-        assume(changed != token[place])
-        refused(token[:place] + changed + token[place + 1 :])
+        assume(changed != token[index])
+        refused(token[:index] + changed + token[index + 1 :])
 
     @given(shown=rows, data=st.data())
     def test_any_added_or_missing_character_is_refused(self, shown: np.ndarray, data: st.DataObject) -> None:
         token = TOKENS.issue(shown, FINGERPRINT)
-        place = data.draw(st.integers(0, len(token)))
+        index = data.draw(st.integers(0, len(token)))
         added = data.draw(st.sampled_from(string.printable))
-        refused(token[:place] + added + token[place:])
-        refused(token[:place] + token[place + 1 :] if place < len(token) else token + "=")
+        refused(token[:index] + added + token[index:])
+        refused(token[:index] + token[index + 1 :] if index < len(token) else token + "=")
 
     @given(token=st.text(max_size=60))
     def test_any_other_text_is_refused(self, token: str) -> None:
@@ -151,9 +151,9 @@ queries = st.builds(
 
 
 class TestRequestFingerprint:
-    @given(one=queries, other=queries)
-    def test_equal_exactly_where_the_requests_are(self, one: Query, other: Query) -> None:
-        assert (request_fingerprint(one) == request_fingerprint(other)) == (one == other)
+    @given(first=queries, second=queries)
+    def test_equal_exactly_where_the_requests_are(self, first: Query, second: Query) -> None:
+        assert (request_fingerprint(first) == request_fingerprint(second)) == (first == second)
 
     @given(query=queries, data=st.data())
     def test_each_part_counts(self, query: Query, data: st.DataObject) -> None:
@@ -187,8 +187,8 @@ class TestRequestFingerprint:
                 Query(user_id="", num_items=1, filter=ItemFilter(exclude_item_ids=("a", "b"))),
             ),
         ]
-        for one, other in pairs:
-            assert request_fingerprint(one) != request_fingerprint(other)
+        for first, second in pairs:
+            assert request_fingerprint(first) != request_fingerprint(second)
 
     def test_an_empty_filter_is_no_filter(self) -> None:
         assert request_fingerprint(Query(user_id="u", num_items=10, filter=ItemFilter())) == FINGERPRINT

@@ -1,4 +1,4 @@
-"""`python -m inference_server check-policies`: what it says, and with which status it ends."""
+"""`python -m inference_server check-policies`: its output and its exit status."""
 
 from __future__ import annotations
 

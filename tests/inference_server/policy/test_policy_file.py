@@ -1,4 +1,4 @@
-"""Policies: what a file may say, how scenarios inherit, how mistakes are told, and when a file is read again."""
+"""Policies: the content of a file, how scenarios inherit, how mistakes are reported, and when a file is read again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_SOURCES = CHOICES.model().model_dump()["sources"]
 
 
 def written(folder: Path, text: str) -> Path:
-    """The text as the folder's file of policies, put there by a rename as it should be."""
+    """Writes the folder's file of policies, with a rename, as operators should."""
     path = folder / "policies.yaml"
     beside = folder / "new"
     beside.write_text(text)

@@ -1,4 +1,4 @@
-"""YAML with lines: what is read, what is refused and where."""
+"""YAML with lines: the values read, and refusals with their lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_was_written_is_read(value: object) -> None:
 
 
 def refusal(content: bytes) -> YamlInvalid | None:
-    """How the content is refused; None: it is read."""
+    """The refusal of the content; None: it is read."""
     try:
         read_yaml(content)
     except YamlInvalid as error:

@@ -25,17 +25,17 @@ DEFAULT_POLICY = Policy()
 
 
 def query(**fields: object) -> Query:
-    """A query; fields of its filter are given beside its own."""
-    of_filter = {name: value for name, value in fields.items() if name in _FILTER_FIELDS}
-    own = {name: value for name, value in fields.items() if name not in _FILTER_FIELDS}
-    item_filter = ItemFilter(**of_filter) if of_filter else NO_FILTER  # type: ignore[arg-type]
-    return Query(**{"user_id": "u", "num_items": 10, "filter": item_filter, **own})  # type: ignore[arg-type]
+    """A query from its fields and the fields of its filter."""
+    filter_fields = {name: value for name, value in fields.items() if name in _FILTER_FIELDS}
+    query_fields = {name: value for name, value in fields.items() if name not in _FILTER_FIELDS}
+    item_filter = ItemFilter(**filter_fields) if filter_fields else NO_FILTER  # type: ignore[arg-type]
+    return Query(**{"user_id": "u", "num_items": 10, "filter": item_filter, **query_fields})  # type: ignore[arg-type]
 
 
 def admitted(
     model: ServingModel, *, seconds: float = 60.0, policy: Policy = DEFAULT_POLICY, **fields: object
 ) -> Admitted:
-    """A request of `query`'s fields. Needs a running event loop, as admission does."""
+    """A request with the fields of `query`. Needs a running event loop, as admission does."""
     asked = query(**fields)
     now = time.monotonic()
     return Admitted(
@@ -54,7 +54,7 @@ def admitted(
 def user_with(
     request: Admitted, state: UserState | None = None, *, rung: Rung = Rung.FULL, degraded_reasons: tuple = ()
 ) -> User:
-    """A user of whom a state is known."""
+    """A user with a known state."""
     return User(
         admitted=request,
         state=state or UserState(),
@@ -65,18 +65,18 @@ def user_with(
 
 
 def encoded_with(users: Sequence[User], vectors: Sequence[npt.NDArray[np.float32]]) -> Encoded:
-    """Users of one model with these vectors."""
+    """Users of one model, with their vectors."""
     model = users[0].admitted.model
     history_rows = np.full((len(users), PROFILE_EVENTS), MISSING_ROW, dtype=np.int64)
-    for place, user in enumerate(users):
+    for index, user in enumerate(users):
         known = model.known_rows(user.state.event_item_keys)[-PROFILE_EVENTS:]
         if len(known):
-            history_rows[place, -len(known) :] = known
+            history_rows[index, -len(known) :] = known
     return Encoded(model=model, users=users, vectors=np.stack(vectors).astype(np.float32), history_rows=history_rows)
 
 
 def slow_tower() -> Ladder:
-    """A ladder that knows the user tower to take long, so that it runs in a thread."""
+    """A ladder whose recent cost of the user tower is high, so that the tower runs in a thread."""
     ladder = Ladder()
     ladder.observe(ENCODE_USER, 100.0)
     return ladder

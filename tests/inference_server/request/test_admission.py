@@ -1,4 +1,4 @@
-"""Admission: what is refused, what is taken, and how long it may take."""
+"""Admission: the requests that are refused, the requests that are admitted, and their deadlines."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class TestAdmitBulk:
         stays = asyncio.create_task(admission.admit_bulk(query()))
         await asyncio.sleep(0)
         admission.release_bulk()
-        goes.cancel()  # its turn has come, but it has not run since
+        goes.cancel()  # it has been given its turn, but has not run since
         with pytest.raises(asyncio.CancelledError):
             await goes
         async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""Micro-batches: who travels together, who is dropped, and that a failing request costs nobody else."""
+"""Micro-batches: which requests share a batch, which are dropped, and that a failing request harms no other."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Gate:
         self.opened.set()
 
     async def answer(self, batch: list[Admitted]) -> None:
-        self.batches.append([one.query.user_id for one in batch])
-        self.models.append({id(one.model) for one in batch})
+        self.batches.append([request.query.user_id for request in batch])
+        self.models.append({id(request.model) for request in batch})
         await self.opened.wait()
-        if any(one.query.user_id == "fails" for one in batch):
+        if any(request.query.user_id == "fails" for request in batch):
             raise RuntimeError("a bug of ours")
-        for one in batch:
-            one.caller.deliver(cast(Answer, one.query.user_id))
+        for request in batch:
+            request.caller.deliver(cast(Answer, request.query.user_id))
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def batches(answer: Answerer) -> AsyncIterator[tuple[MicroBatches, Statist
 
 
 async def fill_the_flights(running: MicroBatches, gate: Gate, model: ServingModel) -> list[Admitted]:
-    """Two batches on their way behind a shut gate, so that whoever joins now waits."""
+    """Starts two batches, which a shut gate holds back, so that a request that joins now waits."""
     gate.opened.clear()
     leading = []
     for number in range(2):
@@ -70,12 +70,12 @@ async def test_who_waits_together_travels_together(model: ServingModel) -> None:
     async with batches(gate.answer) as (running, statistics):
         leading = await fill_the_flights(running, gate, model)
         waiting = [admitted(model, user_id=str(number)) for number in range(MAX_BATCH + 5)]
-        for one in waiting:
-            running.join(one)
+        for request in waiting:
+            running.join(request)
         assert running.num_waiting == len(waiting)
         gate.opened.set()
-        answers = await asyncio.gather(*(one.caller.wait() for one in [*leading, *waiting]))
-        assert answers == [one.query.user_id for one in [*leading, *waiting]]
+        answers = await asyncio.gather(*(request.caller.wait() for request in [*leading, *waiting]))
+        assert answers == [request.query.user_id for request in [*leading, *waiting]]
         assert [len(batch) for batch in gate.batches] == [1, 1, MAX_BATCH, 5]
         assert gate.batches[2] == [str(number) for number in range(MAX_BATCH)]
         assert statistics.batch_requests.count == 4
@@ -90,9 +90,9 @@ async def test_who_has_gone_is_dropped(model: ServingModel) -> None:
         await fill_the_flights(running, gate, model)
         waiting = [admitted(model, user_id=str(number)) for number in range(10)]
         tasks = []
-        for one in waiting:
-            running.join(one)
-            tasks.append(asyncio.ensure_future(wait_for(one)))
+        for request in waiting:
+            running.join(request)
+            tasks.append(asyncio.ensure_future(wait_for(request)))
         await asyncio.sleep(0)
         for task in tasks[:9]:
             task.cancel()
@@ -103,8 +103,8 @@ async def test_who_has_gone_is_dropped(model: ServingModel) -> None:
         assert statistics.dropped_requests == 9
 
 
-async def wait_for(one: Admitted) -> Answer | None:
-    return await one.caller.wait()
+async def wait_for(request: Admitted) -> Answer | None:
+    return await request.caller.wait()
 
 
 async def test_a_failing_request_costs_nobody_else(model: ServingModel) -> None:
@@ -112,11 +112,11 @@ async def test_a_failing_request_costs_nobody_else(model: ServingModel) -> None:
     async with batches(gate.answer) as (running, _):
         await fill_the_flights(running, gate, model)
         waiting = [admitted(model, user_id=name) for name in ("a", "fails", "b", "c")]
-        for one in waiting:
-            running.join(one)
+        for request in waiting:
+            running.join(request)
         with structlog.testing.capture_logs() as logs:
             gate.opened.set()
-            results = await asyncio.gather(*(one.caller.wait() for one in waiting), return_exceptions=True)
+            results = await asyncio.gather(*(request.caller.wait() for request in waiting), return_exceptions=True)
         assert [str(result) for result in results] == ["a", "a bug of ours", "b", "c"]
         assert gate.batches[2:] == [["a", "fails", "b", "c"], ["a"], ["fails"], ["b"], ["c"]]
         assert [line["event"] for line in logs] == ["batch_failed"]
@@ -127,11 +127,11 @@ async def test_two_models_never_share_a_batch(model: ServingModel, bundle: Bundl
     gate = Gate()
     async with batches(gate.answer) as (running, _):
         await fill_the_flights(running, gate, model)
-        waiting = [admitted(one, user_id=str(n)) for n, one in enumerate([model, model, other, other, model])]
-        for one in waiting:
-            running.join(one)
+        waiting = [admitted(chosen, user_id=str(n)) for n, chosen in enumerate([model, model, other, other, model])]
+        for request in waiting:
+            running.join(request)
         gate.opened.set()
-        assert await asyncio.gather(*(one.caller.wait() for one in waiting)) == ["0", "1", "2", "3", "4"]
+        assert await asyncio.gather(*(request.caller.wait() for request in waiting)) == ["0", "1", "2", "3", "4"]
         assert gate.batches[2:] == [["0", "1"], ["2", "3"], ["4"]]
         assert all(len(models) == 1 for models in gate.models)
 
@@ -142,12 +142,12 @@ async def test_bulk_goes_when_nobody_else_waits(model: ServingModel) -> None:
         await fill_the_flights(running, gate, model)
         bulk = [admitted(model, user_id=f"bulk {number}") for number in range(2)]
         calls = [admitted(model, user_id=f"call {number}") for number in range(MAX_BATCH + 1)]
-        for one in bulk:
-            running.join_bulk(one)
-        for one in calls:
-            running.join(one)
+        for request in bulk:
+            running.join_bulk(request)
+        for request in calls:
+            running.join(request)
         gate.opened.set()
-        await asyncio.gather(*(one.caller.wait() for one in [*bulk, *calls]))
+        await asyncio.gather(*(request.caller.wait() for request in [*bulk, *calls]))
         assert [batch[0].split()[0] for batch in gate.batches[2:]] == ["call", "call", "bulk"]
         assert gate.batches[-1] == ["bulk 0", "bulk 1"]
 
@@ -155,9 +155,9 @@ async def test_bulk_goes_when_nobody_else_waits(model: ServingModel) -> None:
 async def test_bulk_alone_does_not_wait(model: ServingModel) -> None:
     gate = Gate()
     async with batches(gate.answer) as (running, _):
-        one = admitted(model, user_id="bulk")
-        running.join_bulk(one)
-        assert await one.caller.wait() == "bulk"
+        request = admitted(model, user_id="bulk")
+        running.join_bulk(request)
+        assert await request.caller.wait() == "bulk"
 
 
 @pytest.mark.process
@@ -173,7 +173,7 @@ class TestWithAStore:
                     *(parts.recommender.recommend(query(user_id=str(number)), None) for number in range(20))
                 )
                 commands = await client.info("commandstats")
-            # One of them may be the read of what is trending, which runs beside the requests.
+            # One of them may be the read of the trending items, which runs beside the requests.
             assert commands["cmdstat_mget"]["calls"] <= 2
             assert "cmdstat_get" not in commands
             for number, answered in enumerate(answers):
@@ -185,11 +185,11 @@ class TestWithAStore:
             for number in range(12):
                 await store.put(str(number), state_of([f"item-{number}", f"item-{number + 50}"]))
             asked = [query(user_id=str(number), num_items=(1, 10, 200)[number % 3]) for number in range(12)]
-            alone = [await parts.recommender.recommend(one, None) for one in asked]
-            together = await asyncio.gather(*(parts.recommender.recommend(one, None) for one in asked))
-            assert [one.item_ids for one in together] == [one.item_ids for one in alone]
-            for one, other in zip(together, alone, strict=True):
-                assert one.scores == pytest.approx(other.scores, abs=1e-6)
+            alone = [await parts.recommender.recommend(each, None) for each in asked]
+            together = await asyncio.gather(*(parts.recommender.recommend(each, None) for each in asked))
+            assert [answer.item_ids for answer in together] == [answer.item_ids for answer in alone]
+            for answer, expected in zip(together, alone, strict=True):
+                assert answer.scores == pytest.approx(expected.scores, abs=1e-6)
 
     async def test_a_cancelled_request_that_waits_is_dropped(self, models: ModelSlot, tmp_path: Path) -> None:
         async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:

@@ -1,4 +1,4 @@
-"""Pages over gRPC: every item once, whatever happens between two pages, and tokens of nobody else."""
+"""Pages over gRPC: every item once, whatever happens between two pages, and no token of another list."""
 
 from __future__ import annotations
 
@@ -92,16 +92,16 @@ async def test_no_page_repeats_an_item_when_the_user_has_gone_on(parts: Parts, s
     await store.put("moves", state_of(HISTORY))
     first = await page(parts, user_id="moves", num_items=40)
     await store.put("moves", state_of([*HISTORY, *ids(first)[:3], "item-180"], revision=2))
-    rest = await pages(
+    later_items = await pages(
         parts,
         first=await page(parts, user_id="moves", num_items=40, page_token=first.next_page_token),
         user_id="moves",
         num_items=40,
     )
-    everything = ids(first) + rest
+    everything = ids(first) + later_items
     assert len(everything) == len(set(everything))
     expected = {f"item-{row}" for row in range(200)} - set(HISTORY)
-    assert expected - set(everything) <= {"item-180"}, "what was clicked between the pages need not come"
+    assert expected - set(everything) <= {"item-180"}, "an item that was clicked between the pages may be left out"
 
 
 async def test_recent_items_may_change_between_pages(parts: Parts) -> None:
@@ -170,4 +170,4 @@ class TestTokensOfOthers:
             assert await refused_field(call) == "page_token"
         finally:
             parts.models.current = served
-        assert ids(await page(parts, **FIELDS, page_token=token)), "the bundle it belongs to takes it"
+        assert ids(await page(parts, **FIELDS, page_token=token)), "the bundle that issued it opens it"

@@ -43,7 +43,7 @@ def ids(response: pb.RecommendResponse) -> list[str]:
 
 
 def nearest(bundle: Bundle, vector: np.ndarray, num_items: int, *, without: list[str]) -> list[str]:
-    """All items by exact search, best first, without some."""
+    """The best items by exact search, best first, apart from `without`."""
     order = np.argsort(-(bundle.item_vectors @ vector), kind="stable")
     return [name for name in bundle.items.item_ids(order.tolist()) if name not in without][:num_items]
 
@@ -150,7 +150,7 @@ class TestFilters:
         )
         rows = bundle.item_vocabulary.rows(ids(response))
         assert all(row % 4 == 1 or row % 10 == 0 for row in rows)
-        # 50 comedies and 20 rare ones, none of them both, and none of them seen.
+        # 50 comedies and 20 rare items; no item is both, and none is seen.
         assert len(response.items) == 70
 
     async def test_excluded_categories(self, server: Server, bundle: Bundle, user_id: str) -> None:

@@ -1,4 +1,4 @@
-"""SimilarItems over gRPC: brute force, filters, reasons, and what is refused."""
+"""SimilarItems over gRPC: brute force, filters, reasons, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server as it is run, with the settings of security: what it asks of callers, and files it cannot use."""
+"""A real server with security settings: the credentials that it asks for, and files that it cannot use."""
 
 from __future__ import annotations
 

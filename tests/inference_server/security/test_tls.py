@@ -1,4 +1,4 @@
-"""TLS files: what is refused at start, and what a reload does."""
+"""TLS files: refusals at start, and reloads."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ async def user_store(url: str) -> AsyncIterator[tuple[UserStore, Statistics]]:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a read of one user's two keys brought."""
+    """The result of a read of one user's two keys."""
 
     vector: bytes | None = None
     state: bytes | None = None
@@ -41,7 +41,7 @@ class Reply:
 
 
 async def fetch(store: UserStore, name: str, *, seconds: float = 30.0) -> Reply:
-    """Reads two keys, and gives up as a caller does: the read goes on alone."""
+    """Reads two keys, and gives up after `seconds`, as a caller does: the read goes on without it."""
     reading = store.read([f"v{name}".encode(), f"s{name}".encode()], seconds)
     await asyncio.wait([reading], timeout=seconds)
     if not reading.done():

@@ -35,7 +35,7 @@ def page(view: ServerView) -> str:
 
 
 def busy_worker(number: int) -> Statistics:
-    """Every metric counted, and every number another one for another worker."""
+    """Statistics in which every metric counts, with other numbers for every worker."""
     statistics = Statistics()
     statistics.requests_by_code.update({"OK": 100 * number, "DEADLINE_EXCEEDED": number})
     statistics.request_seconds.observe(0.004 * number, 3)
@@ -80,7 +80,7 @@ def busy_worker(number: int) -> Statistics:
 
 
 def merged() -> Statistics:
-    """As the pool merges: what the supervisor counted, a worker that ended, two that live."""
+    """Merged as by the pool: the counts of the supervisor, of a worker that ended and of two live workers."""
     own, ended, total = Statistics(), Statistics(), Statistics()
     own.bundle_swaps = 3
     own.count_refusal("corrupt", "index.faiss is short")
@@ -130,7 +130,7 @@ def test_the_page_before_anything_was_counted() -> None:
 
 
 class WithOneMetricMore(Statistics):
-    """What a new metric takes: this declaration, and a line that counts."""
+    """All that a new metric needs: this declaration, and a line that counts."""
 
     cache_reads: Annotated[
         Counter[tuple[str, str]],

@@ -1,4 +1,4 @@
-"""Going back by command, and what a server remembers of versions that must not serve."""
+"""Rollback by command, and how a server remembers the versions that must not serve."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_rollback_moves_the_server_and_the_alias(
     # A folder with a path longer than a socket's address may be.
     directory = tmp_path / ("long" * 30)
     number_one = registry.register(first.directory, model_name=model_name, model_version="one", alias=ALIAS)
-    # The one poll is at the start: whatever happens later was not seen by polling.
+    # The only poll is at the start, so no later change is found by polling.
     settings = {"registry_uri": registry.uri, "model_name": model_name, "store_url": NO_STORE}
     async with serve(directory, workers=2, **settings) as server:
         assert stat.S_IMODE((directory / "control.sock").stat().st_mode) == 0o600
@@ -79,7 +79,7 @@ async def test_rollback_moves_the_server_and_the_alias(
         await server.log("alias_left_rolled_back_version", registry_version=number_two)
         checks = sum(line["event"] == "bundle_checked" for line in server.logs)
 
-        # By name, to the version that is open beside it: no check, no download.
+        # By number, to the version that is still open: no check, no download.
         status, output, _ = await command(directory, "rollback", "--to", number_two, **settings)
         assert (status, output.splitlines()[-1]) == (0, f"the alias {ALIAS} names version {number_two}")
         assert (await server.recommend()).model_version == "two"
@@ -200,7 +200,7 @@ async def test_a_killed_server_leaves_a_socket_that_the_next_one_replaces(tmp_pa
         replies = [reply async for reply in ask_server(tmp_path, Command(name="dance"))]
         assert [reply.done for reply in replies] == [False]
         assert isinstance(replies[0], Reply)
-        # A second server with the same folder goes without one.
+        # A second server with the same folder has no control socket.
         async with serve(tmp_path, **settings) as other:
             await other.log("no_control_socket")
         assert os.path.exists(tmp_path / "control.sock")  # noqa: PTH110, ASYNC240

@@ -1,4 +1,4 @@
-"""Moving the alias while requests flow: what is good takes over, what is broken never does."""
+"""Moving the alias while requests flow: a good bundle takes over, a broken one never does."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Flow:
             assert await self._server.serving_status() == "SERVING"
 
     async def until_answered_by(self, model_version: str, *, more: int = 20) -> None:
-        """Waits for a number of further answers, the last of them by this model."""
+        """Waits for at least `more` further answers, the last of them by `model_version`."""
         count = len(self.answers)
         await wait_until(
             lambda: len(self.answers) >= count + more and self.answers[-1].model_version == model_version,
@@ -88,7 +88,7 @@ class Flow:
 async def flow(server: Server, connections: int = 4) -> AsyncIterator[list[Flow]]:
     flows = [Flow(server) for _ in range(connections)]
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one.run()) for one in flows]
+        tasks = [group.create_task(client.run()) for client in flows]
         yield flows
         for task in tasks:
             task.cancel()
@@ -110,13 +110,13 @@ async def test_the_alias_moves_under_load(
         await store.put("known", state_of(history), vectors=vectors)
         await store.put("with state of one", state_of(["one-1"]))
         async with flow(server) as flows:
-            await asyncio.gather(*(one.until_answered_by("one") for one in flows))
+            await asyncio.gather(*(client.until_answered_by("one") for client in flows))
             number_two = registry.register(second.directory, model_name=model_name, model_version="two", alias=ALIAS)
-            await asyncio.gather(*(one.until_answered_by("two") for one in flows))
+            await asyncio.gather(*(client.until_answered_by("two") for client in flows))
             registry.move_alias(model_name, ALIAS, number_one)
-            await asyncio.gather(*(one.until_answered_by("one") for one in flows))
-        for one in flows:
-            assert one.versions_in_order() == ["one", "two", "one"]
+            await asyncio.gather(*(client.until_answered_by("one") for client in flows))
+        for client in flows:
+            assert client.versions_in_order() == ["one", "two", "one"]
         await server.log("model_serving", model_version="two", registry_version=number_two)
         status = await server.status()
         assert (status.model_version, status.registry_version, status.variant) == ("one", number_one, ALIAS)
@@ -221,7 +221,7 @@ async def test_a_server_restarts_without_its_registry_and_finds_it_again(
     settings = {"registry_uri": registry.uri, "model_name": model_name, "store_url": "redis://127.0.0.1:1/0"}
     async with serve(tmp_path / "server", **settings) as server:
         assert (await server.recommend()).model_version == "one"
-        # It goes on without the registry, and says that it misses it.
+        # It goes on without the registry, and reports that it is down.
         registry.database.rename(hidden)
         await server.log("registry_unavailable")
 

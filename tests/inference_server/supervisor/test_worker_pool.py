@@ -127,7 +127,7 @@ async def test_metrics_are_there_while_a_worker_hangs(tmp_path: Path, first: Bun
             text = await server.metrics()
             assert 'tandem_worker_up{worker="1"} 0.0' in text
             assert 'tandem_worker_up{worker="2"} 1.0' in text
-            assert 'tandem_requests_total{code="OK"} 2.0' in text, "the one that hangs counts as it did last"
+            assert 'tandem_requests_total{code="OK"} 2.0' in text, "the last counts of the hanging worker are kept"
             assert 'tandem_worker_resident_memory_bytes{worker="1"}' in text
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -164,11 +164,11 @@ async def test_two_workers_swap_together_and_no_connection_goes_back(
         text = await server.metrics()
         assert "tandem_bundle_swaps_total 2.0" in text
         assert re.search(r"^tandem_swap_window_seconds \d", text, re.MULTILINE)
-        assert "tandem_bundle_overlap_with_previous 0.0" in text, "they have no item in common"
+        assert "tandem_bundle_overlap_with_previous 0.0" in text, "the bundles have no item in common"
         assert sum(line["event"] == "bundle_downloaded" for line in server.logs) == 2, "one download for all workers"
         assert sum(line["event"] == "bundle_checked" for line in server.logs) == 2, "one check for all workers"
 
-        # A worker that starts now opens what serves, not what served when the server began.
+        # A worker that starts now opens the serving bundle, not the bundle that the server began with.
         killed = await server.worker_pid(2)
         os.kill(killed, signal.SIGKILL)
         await wait_until(lambda: len(listenings(server, 2)) == 2, "worker 2 is replaced")

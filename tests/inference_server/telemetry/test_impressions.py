@@ -92,7 +92,7 @@ def test_files_are_set_aside_at_their_size_and_the_newest_kept(path: Path) -> No
 
 async def test_a_full_disk_is_logged_once_and_counted(tmp_path: Path) -> None:
     full = tmp_path / "full"
-    full.symlink_to("/dev/full")  # every write to it is told that no space is left
+    full.symlink_to("/dev/full")  # every write to it fails: no space is left
     with structlog.testing.capture_logs() as logs:
         log = ImpressionLog(full, max_bytes=1 << 20)
         for number in range(5):

@@ -1,4 +1,4 @@
-"""Lines about requests: what they hold, and what they never hold."""
+"""Log lines about requests: their fields, and the data that they never hold."""
 
 from __future__ import annotations
 

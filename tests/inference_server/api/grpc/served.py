@@ -54,7 +54,7 @@ class Served:
 
 @asynccontextmanager
 async def served(**options: Any) -> AsyncIterator[Served]:
-    """A running server with these options of `GrpcServer`."""
+    """A running server; `options` are those of `GrpcServer`."""
     servicer = Servicer()
     server = GrpcServer(servicer, host="127.0.0.1", port=0, **{"reflection_enabled": False, **options})
     await server.start()
@@ -81,7 +81,7 @@ async def stub_of(
 
 @asynccontextmanager
 async def connection(port: int) -> AsyncIterator[asyncio.StreamReader]:
-    """A peer that opens an HTTP/2 connection, and says nothing ever after."""
+    """A peer that opens an HTTP/2 connection and then sends nothing."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(PREFACE + _settings_frame() + _settings_frame(acknowledge=True))
     try:

@@ -1,4 +1,4 @@
-"""API keys over gRPC: every method but health asks for one, and says the same whatever was wrong."""
+"""API keys over gRPC: every method but health needs a key, and all refusals have the same text."""
 
 from __future__ import annotations
 

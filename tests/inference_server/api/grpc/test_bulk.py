@@ -1,5 +1,5 @@
-"""RecommendBatch over gRPC: every entry answered once, errors of single entries, streams that end early, and that it
-yields to Recommend."""
+"""RecommendBatch over gRPC: one answer to every entry, errors of single entries, streams that end early, and the
+precedence of Recommend."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ async def test_a_refused_entry_says_why_and_the_stream_goes_on(models: ModelSlot
                 entry("good 1", num_items=4),
             ],
         )
-        errors = {one.correlation_id: one.error for one in responses if one.WhichOneof("outcome") == "error"}
+        errors = {
+            answer.correlation_id: answer.error for answer in responses if answer.WhichOneof("outcome") == "error"
+        }
         assert {name: error.field for name, error in errors.items()} == {
             "many": "num_items",
             "scenario": "scenario",
@@ -95,7 +97,9 @@ async def test_a_refused_entry_says_why_and_the_stream_goes_on(models: ModelSlot
         }
         assert {error.code for error in errors.values()} == {grpc.StatusCode.INVALID_ARGUMENT.value[0]}
         assert all(error.field in error.message for error in errors.values())
-        good = sorted((one.correlation_id, len(one.response.items)) for one in responses if one.HasField("response"))
+        good = sorted(
+            (answer.correlation_id, len(answer.response.items)) for answer in responses if answer.HasField("response")
+        )
         assert good == [("", 3), ("good 1", 3), ("good 1", 4)]
         assert parts.admission.in_flight == 0
 
@@ -109,7 +113,7 @@ async def test_without_a_model_every_entry_says_so() -> None:
 
 async def test_a_bug_of_ours_is_one_entrys_error_and_names_no_detail(models: ModelSlot) -> None:
     threads = ThreadPoolExecutor(1)
-    threads.shutdown()  # so that the stage that needs a thread raises what no stage expects
+    threads.shutdown()  # the stage that needs a thread raises an error that no stage expects
     async with in_process(models, threads=threads, ladder=slow_tower()) as parts:
         with structlog.testing.capture_logs() as logs:
             personal = entry("personal", user_id="anna@example.org", recent_item_ids=["item-1"])
@@ -162,15 +166,15 @@ class TestStreamsThatEndEarly:
             answers = recommend_batch(entries(), parts.recommender)
             assert (await anext(answers)).correlation_id
             given = parts.statistics.answers_by_source
-            await wait_until(lambda: given.total() == IN_FLIGHT, "what there is room for is answered")
+            await wait_until(lambda: given.total() == IN_FLIGHT, "the entries that have room are answered")
             await answered(parts)
-            assert num_sent <= IN_FLIGHT + 1, "the stream is not read while its answers are not"
-            rest = [response async for response in answers]
-            assert len(rest) == 10 * IN_FLIGHT - 1
+            assert num_sent <= IN_FLIGHT + 1, "the stream is not read while nobody reads its answers"
+            remaining = [response async for response in answers]
+            assert len(remaining) == 10 * IN_FLIGHT - 1
 
 
 async def answered(parts: Parts) -> None:
-    """A call of somebody else is answered, and so the event loop has been round."""
+    """Waits until another call is answered, so that the event loop has run."""
     response = await parts.stub.Recommend(pb.RecommendRequest(num_items=5), timeout=PATIENCE_SECONDS)
     assert len(response.items) == 5
 

@@ -1,4 +1,4 @@
-"""What is read from a call's metadata."""
+"""The values that are read from a call's metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one connection may ask: size of a request, calls at once, a sign of life; and what is served beside the API."""
+"""Limits of a connection: size of a request, concurrent calls, keepalive; and the services beside the API."""
 
 from __future__ import annotations
 

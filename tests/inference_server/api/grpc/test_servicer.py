@@ -1,4 +1,5 @@
-"""The servicer in this process, for what a server process cannot be made to do: bugs, callers who go, no time."""
+"""The servicer in this process, for cases that a server process cannot be made to show: bugs, callers who go, no
+time."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.process
 
 async def test_a_bug_of_ours_is_internal_and_told_to_the_log_alone(models: ModelSlot) -> None:
     threads = ThreadPoolExecutor(1)
-    threads.shutdown()  # so that the stage that needs a thread raises what no stage expects
+    threads.shutdown()  # the stage that needs a thread raises an error that no stage expects
     async with in_process(models, threads=threads, ladder=slow_tower()) as parts:
         with structlog.testing.capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
             await parts.stub.Recommend(pb.RecommendRequest(recent_item_ids=["item-1"]))

@@ -1,4 +1,4 @@
-"""The HTTP server in this process, around the parts of a worker: for what a server process cannot be made to do."""
+"""The HTTP server in this process, around a worker's parts, for cases that a server process cannot be made to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schemathesis reads /openapi.json of a real server and tries, with its own requests, whether the document is true."""
+"""Schemathesis reads /openapi.json of a real server and checks, with its own requests, that the document is true."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def sensible_requests() -> Iterator[None]:
 
 
 def _leave_out_what_no_schema_can_say(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
-    """Takes out of good requests the names that the server must know (tokens, policies, attributes), and of events what
-    depends on the other fields or on the time."""
+    """Removes the names that the server must know (tokens, policies, attributes) from good requests, and from events
+    the fields that depend on other fields or on the time."""
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(case.body, dict):
         return
     case.body = {name: value for name, value in case.body.items() if name not in {"page_token", "scenario"}}
@@ -61,7 +61,7 @@ async def test_the_document_is_true(server: Server) -> None:
 
 
 def _try(address: str) -> tuple[list[str], set[str]]:
-    """What Schemathesis finds wrong, and the operations that it tried."""
+    """The errors that Schemathesis finds, and the operations that it tried."""
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json", config=schemathesis.Config.from_dict(_CONFIG))
     findings: list[str] = []
     tried: set[str] = set()

@@ -1,4 +1,4 @@
-"""What holds between the HTTP API, the .proto files and gRPC, without any server."""
+"""The HTTP API agrees with the .proto files and with gRPC: checks that need no server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from inference_server.core.answers import Answer, Reason
 from inference_server.core.degradation import Degraded, Source
 from tandem.v1 import recommendation_pb2 as pb
 
-# The very largest float32 is written with digits that protobuf's JSON reader takes for more than it.
+# protobuf's JSON reader takes the digits of the very largest float32 for a larger number.
 floats = st.floats(-(2.0**127), 2.0**127, width=32)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 reasons = st.builds(
@@ -53,7 +53,7 @@ def answers(draw: st.DrawFn) -> Answer:
 
 
 def as_json(message: Message) -> object:
-    """The message as the library writes it, its floats read as what they are: 32 bits."""
+    """The message as the library writes it, its floats read with 32 bits."""
     written = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return as_float32(written)
 

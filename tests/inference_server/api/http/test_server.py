@@ -1,4 +1,5 @@
-"""The HTTP server in this process, for what a server process cannot be made to do: bugs, callers who go, no room."""
+"""The HTTP server in this process, for cases that a server process cannot be made to show: bugs, callers who go,
+no room."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.process
 
 async def test_a_bug_of_ours_is_500_and_told_to_the_log_alone(models: ModelSlot) -> None:
     async with served(models, ladder=slow_tower()) as running:
-        running.threads.shutdown()  # so that the stage that needs a thread raises what no stage expects
+        running.threads.shutdown()  # the stage that needs a thread raises an error that no stage expects
         with structlog.testing.capture_logs() as logs:
             response = await running.client.post(RECOMMEND, json={"recent_item_ids": ["item-1"]})
         assert response.status_code == 500
@@ -103,7 +104,7 @@ async def test_a_caller_who_goes_while_sending_is_counted(models: ModelSlot) -> 
 
 
 class OneKey:
-    """Stands for the keys of a server: one is known."""
+    """The keys of a server, of which there is one."""
 
     def check(self, presented: str | None) -> None:
         if presented != "secret":

@@ -1,4 +1,4 @@
-"""What every catalogue must answer, a bundle's alone and one with live items, and the filters that they keep."""
+"""The contract of every catalogue, tested with a bundle's and with live items, and the filters that they keep."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ FEW, MANY, DIM = 300, 5_000, 8
 
 @pytest.fixture(scope="module", params=[FEW, MANY])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ServingModel:
-    """More items than MAX_LISTED_ROWS in the larger one, so that a filter may leave too many to score one by one."""
+    """The larger bundle has over MAX_LISTED_ROWS items, so that a filter may leave too many to score one by one."""
     directory = tmp_path_factory.mktemp("bundles") / "live"
     bundle = build(directory, num_items=request.param, dim=DIM, num_lists=16, nprobe=2, attributes=attributes_of)
     return open_model(bundle.directory, verify_checksums=False)
@@ -46,7 +46,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @dataclass(frozen=True)
 class Asked:
-    """One user, drawn anew by each example."""
+    """The request of one user of the batch."""
 
     item_filter: ItemFilter
     seed: int
@@ -70,7 +70,7 @@ excluded = st.builds(
 
 
 def with_digest(item_filter: ItemFilter) -> ItemFilter:
-    """As `wire` makes it of a long list."""
+    """The filter with a digest if its list is long, as `wire` makes it."""
     if len(item_filter.exclude_item_ids) <= LONG_LIST:
         return item_filter
     digest = hashlib.blake2b(repr(item_filter.exclude_item_ids).encode(), digest_size=16).digest()
@@ -93,7 +93,7 @@ counts = st.sampled_from([1, 10, 100, 400])
 
 @dataclass(frozen=True)
 class Example:
-    """What was asked of a changed catalogue, what is right, and what was found."""
+    """A batch of queries to a changed catalogue, the items that each user may get, and the result."""
 
     model: ServingModel
     vectors: np.ndarray
@@ -110,13 +110,13 @@ async def ask(
     *,
     exhaustive: bool,
 ) -> Example:
-    right = expected_items(model, changes, live_vectors)
-    every_id = [*(f"item-{row}" for row in range(len(model.bundle.items))), *sorted(live_vectors)]
+    expected = expected_items(model, changes, live_vectors)
+    all_ids = [*(f"item-{row}" for row in range(len(model.bundle.items))), *sorted(live_vectors)]
     vectors = np.stack([np.random.default_rng(asked.seed).standard_normal(DIM, dtype=np.float32) for asked in batch])
     allowed: list[Allowed] = []
     allowed_ids = []
     for asked in batch:
-        seen = set(np.random.default_rng(asked.seed).choice(every_id, min(asked.num_seen, len(every_id))).tolist())
+        seen = set(np.random.default_rng(asked.seed).choice(all_ids, min(asked.num_seen, len(all_ids))).tolist())
         await look_up_long_list(asked.item_filter, model)
         seen_rows = model.known_rows(id_keys(seen))
         allowed.append(allowed_by_filter(asked.item_filter, model, seen_rows))
@@ -124,7 +124,7 @@ async def ask(
         allowed_ids.append(
             {
                 item_id: item
-                for item_id, item in right.items()
+                for item_id, item in expected.items()
                 if item_id not in left_out and passes(item, asked.item_filter)
             }
         )

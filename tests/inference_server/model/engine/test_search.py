@@ -1,5 +1,5 @@
 """Filtered retrieval against brute force, over exact search and the IVF index alike: never a forbidden item, never
-short, and the very nearest ones where all lists are searched."""
+short, and the very nearest items where all lists are searched."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ COLOURS = ("red", "green", "blue")
 
 
 def attributes(row: int) -> dict[str, str]:
-    """Prices as numbers, of two items in three; colours as text; a size of a few items, some of it no number."""
-    of_item = {"colour": COLOURS[row % 3]}
+    """A price, a number, for two items in three; a colour for all; a size for a few items, for some not a number."""
+    values = {"colour": COLOURS[row % 3]}
     if row % 3:
-        of_item["price"] = str((row % 40) / 4)
+        values["price"] = str((row % 40) / 4)
     if row % 50 == 0:
-        of_item["size"] = "large" if row % 100 else "7"
-    return of_item
+        values["size"] = "large" if row % 100 else "7"
+    return values
 
 
 @pytest.fixture(scope="module", params=[FEW, MANY])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ServingModel:
-    """More items than MAX_LISTED_ROWS in the larger one, so that a filter may leave too many to score one by one."""
+    """The larger bundle has over MAX_LISTED_ROWS items, so that a filter may leave too many to score one by one."""
     directory = tmp_path_factory.mktemp("bundles") / "attributes"
     bundle = build(directory, num_items=request.param, dim=8, num_lists=16, nprobe=2, attributes=attributes)
     return open_model(bundle.directory, verify_checksums=False)
@@ -52,7 +52,7 @@ def search(request: pytest.FixtureRequest, model: ServingModel) -> ItemSearch:
 
 @dataclass(frozen=True)
 class Asked:
-    """What one user is allowed, and how that is drawn anew by each example."""
+    """The request of one user of the batch."""
 
     item_filter: ItemFilter
     seed: int
@@ -87,7 +87,7 @@ excluded_ids = st.builds(
 
 
 def with_digest(item_filter: ItemFilter) -> ItemFilter:
-    """As `wire` makes it of a long list."""
+    """The filter with a digest if its list is long, as `wire` makes it."""
     if len(item_filter.exclude_item_ids) <= LONG_LIST:
         return item_filter
     digest = hashlib.blake2b(repr(item_filter).encode(), digest_size=16).digest()
@@ -114,7 +114,7 @@ counts = st.sampled_from([1, 10, 100, 500])
 
 
 def meets(value: str | None, predicate: AttributePredicate) -> bool:
-    """One predicate of one item, as the API's definition says it."""
+    """Whether an item's value meets a predicate, by the definition of the API."""
     if value is None:
         return not predicate.any_of and predicate.min is None and predicate.max is None
     if predicate.any_of and value not in predicate.any_of:
@@ -133,13 +133,15 @@ def items_of(model: ServingModel) -> list[tuple[str, frozenset[str], dict[str, s
     """Id, categories and attributes of all items, read once."""
     num_items = len(model.bundle.items)
     if num_items not in _ITEMS:
-        every = [model.bundle.items.item(row) for row in range(num_items)]
-        _ITEMS[num_items] = [(one.item_id, frozenset(one.categories), attributes(row)) for row, one in enumerate(every)]
+        items = [model.bundle.items.item(row) for row in range(num_items)]
+        _ITEMS[num_items] = [
+            (item.item_id, frozenset(item.categories), attributes(row)) for row, item in enumerate(items)
+        ]
     return _ITEMS[num_items]
 
 
 def expected_mask(model: ServingModel, item_filter: ItemFilter, seen: Sequence[int]) -> np.ndarray:
-    """The filter once more, item by item."""
+    """The filter once more, item by item: (items,) bool."""
     included, excluded = set(item_filter.include_categories), set(item_filter.exclude_categories)
     ids = set(item_filter.exclude_item_ids)
     mask = np.array(
@@ -147,7 +149,7 @@ def expected_mask(model: ServingModel, item_filter: ItemFilter, seen: Sequence[i
             (not included or bool(own & included))
             and not own & excluded
             and item_id not in ids
-            and all(meets(values.get(one.name), one) for one in item_filter.attributes)
+            and all(meets(values.get(predicate.name), predicate) for predicate in item_filter.attributes)
             for item_id, own, values in items_of(model)
         ]
     )
@@ -158,14 +160,14 @@ def expected_mask(model: ServingModel, item_filter: ItemFilter, seen: Sequence[i
 async def find(
     model: ServingModel, search: ItemSearch, batch: list[Asked], num_items: int, *, exhaustive: bool
 ) -> tuple[np.ndarray, list[np.ndarray], Found]:
-    """What a batch asks with, what it is allowed, and what is found."""
+    """Returns the vectors of a batch, the items that each user is allowed, and the result."""
     vectors = np.stack([np.random.default_rng(asked.seed).standard_normal(8, dtype=np.float32) for asked in batch])
-    masks, allowed = [], []
+    masks: list[np.ndarray] = []
+    allowed: list[Allowed] = []
     for asked in batch:
         seen = np.random.default_rng(asked.seed).integers(0, len(model.bundle.items), asked.num_seen)
         await look_up_long_list(asked.item_filter, model)
-        one: Allowed = allowed_by_filter(asked.item_filter, model, seen)
-        allowed.append(one)
+        allowed.append(allowed_by_filter(asked.item_filter, model, seen))
         masks.append(expected_mask(model, asked.item_filter, seen.tolist()))
     return vectors, masks, search.nearest(vectors, num_items, allowed, exhaustive=exhaustive)
 
@@ -219,7 +221,7 @@ async def test_exact_search_tells_the_scores_of_the_items_that_it_did_not_find(
 
 
 async def test_a_filter_may_leave_more_than_are_scored_one_by_one(model: ServingModel) -> None:
-    """So that the examples above take both ways: a bitmap in the index, and scores of the few that are left."""
+    """Ensures that the examples above cover both ways: a bitmap in the index, and exact scores of a few items."""
     wide = allowed_by_filter(ItemFilter(exclude_categories=(RARE,)), model, np.empty(0, dtype=np.int64))
     narrow = allowed_by_filter(ItemFilter(include_categories=(RARE,)), model, np.empty(0, dtype=np.int64))
     assert wide.mask is not None

@@ -1,4 +1,4 @@
-"""The ladder: which rung a time is enough for, and that callers with little time get less and no error."""
+"""The ladder: the rung for a time, and callers with little time, who get less and no error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RANKED = pb.RECOMMENDATION_SOURCE_RANKED
 CACHED = pb.RECOMMENDATION_SOURCE_CACHED
 POPULAR = pb.RECOMMENDATION_SOURCE_POPULAR
 HOURS = 3600.0
-"""A cost that no deadline leaves room for."""
+"""A cost that fits into no deadline."""
 
 costs = st.floats(1e-5, 0.1)
 
@@ -64,7 +64,7 @@ class TestRung:
             if rung is Rung.FULL:
                 return
             if rung < skipped_at:
-                ladder.observe(slow, 0.0001)  # only what is run is measured
+                ladder.observe(slow, 0.0001)  # only a stage that runs is measured
         raise AssertionError(f"{slow} is skipped for ever")
 
     @pytest.mark.parametrize("slow", ["filter", "encode_user", "retrieve", "sources", "rank", "select", "answer"])
@@ -140,16 +140,16 @@ class TestOverGrpc:
                 assert (answer.source, list(answer.degraded_reasons)) == (RETRIEVED, [])
             assert parts.statistics.user_tower_runs == 30
         tower_seconds = ladder.seconds["encode_user"]
-        assert tower_seconds > 10 * ladder.seconds["retrieve"], "the tower is what takes the time"
-        # Time for everything but the tower: the request goes without it at once, and not after it was too late.
+        assert tower_seconds > 10 * ladder.seconds["retrieve"], "the tower takes most of the time"
+        # Time for everything but the tower: the request skips it at once, and not when it is too late.
         async with in_process(slow, ladder=ladder, max_seconds=1.5 * tower_seconds + SECONDS_TO_ANSWER) as parts:
             answer = await parts.stub.Recommend(request, timeout=PATIENCE_SECONDS)
             assert (answer.source, list(answer.degraded_reasons)) == (POPULAR, ["deadline"])
             assert parts.statistics.user_tower_runs == 0
-            assert ladder.seconds["encode_user"] < tower_seconds, "thought a little cheaper the next time"
+            assert ladder.seconds["encode_user"] < tower_seconds, "the cost of a skipped stage decays"
 
     async def test_no_time_at_all_is_an_answer_without_recent_items(self, blended: ModelSlot) -> None:
-        # Less than is kept back for an answer from memory: the last moment has come before the batch has begun.
+        # Less time than is reserved for an answer from memory: the last moment comes before the batch starts.
         async with in_process(blended, max_seconds=SECONDS_TO_ANSWER) as parts:
             request = pb.RecommendRequest(recent_item_ids=[f"item-{row}" for row in range(100)], num_items=100)
             response = await parts.stub.Recommend(request, timeout=PATIENCE_SECONDS)

@@ -69,4 +69,4 @@ async def test_the_ladder_learns_the_cost_of_the_stages_that_it_budgets_as_a_who
         choose(BUSY_SECONDS)
     assert ladder.seconds["select"] >= 0.5 * BUSY_SECONDS
     assert ladder.rung(10 * BUSY_SECONDS).name == "FULL"
-    assert ladder.rung(0.9 * BUSY_SECONDS).name == "FROM_MEMORY", "what every answer needs has no room"
+    assert ladder.rung(0.9 * BUSY_SECONDS).name == "FROM_MEMORY", "no time for the stages that every answer needs"

@@ -32,8 +32,8 @@ def by_definition(order: list[int], categories: list[list[int]], caps: dict[int,
 @st.composite
 def pools(draw: st.DrawFn) -> tuple[list[int], list[list[int]]]:
     num = draw(st.integers(0, 12))
-    one = st.lists(st.integers(0, CODES - 1), max_size=3, unique=True)
-    categories = draw(st.lists(one, min_size=num, max_size=num))
+    item_codes = st.lists(st.integers(0, CODES - 1), max_size=3, unique=True)
+    categories = draw(st.lists(item_codes, min_size=num, max_size=num))
     order = draw(st.permutations(range(num)))
     return order[: draw(st.integers(0, num))], categories
 

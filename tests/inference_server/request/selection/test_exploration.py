@@ -16,27 +16,27 @@ from inference_server.request.selection.exploration import explore, rng_for
 Shown = tuple[int, ...]
 
 
-def every_way(order: Shown, num_items: int, exploration: float) -> Counter[Shown]:
-    """Probability of every answer, by following every decision of every place."""
+def answer_probabilities(order: Shown, num_items: int, exploration: float) -> Counter[Shown]:
+    """Probability of every answer, from every decision at every position."""
     if num_items == 0 or not order:
         return Counter({(): 1.0})  # type: ignore[dict-item]
     answers: Counter[Shown] = Counter()
     decisions = [(order[0], 1.0 - exploration), *((item, exploration / len(order)) for item in order)]
     for item, probability in decisions:
-        rest = tuple(other for other in order if other != item)
-        for answer, probability_of_rest in every_way(rest, num_items - 1, exploration).items():
-            answers[item, *answer] += probability * probability_of_rest  # type: ignore[assignment]
+        remaining = tuple(candidate for candidate in order if candidate != item)
+        for answer, conditional_probability in answer_probabilities(remaining, num_items - 1, exploration).items():
+            answers[item, *answer] += probability * conditional_probability  # type: ignore[assignment]
     return answers
 
 
 def by_definition(order: Shown, shown: Shown, exploration: float) -> list[float]:
-    """Conditional probability of each place from the probabilities of whole answers."""
-    answers = every_way(order, len(shown), exploration)
+    """Conditional probability at each position, from the probabilities of whole answers."""
+    answers = answer_probabilities(order, len(shown), exploration)
 
-    def of_beginning(length: int) -> float:
+    def prefix_probability(length: int) -> float:
         return sum(share for answer, share in answers.items() if answer[:length] == shown[:length])
 
-    return [of_beginning(place + 1) / of_beginning(place) for place in range(len(shown))]
+    return [prefix_probability(position + 1) / prefix_probability(position) for position in range(len(shown))]
 
 
 @given(
@@ -74,7 +74,7 @@ def test_answers_come_as_often_as_their_propensities_say(num: int, num_items: in
         answer = tuple(shown.tolist())
         counts[answer] += 1
         told[answer] = math.prod(propensities.tolist())
-    expected = every_way(tuple(range(num)), num_items, exploration)
+    expected = answer_probabilities(tuple(range(num)), num_items, exploration)
     assert set(expected) == set(itertools.permutations(range(num), num_items))
     assert told == pytest.approx({answer: expected[answer] for answer in told}, rel=1e-5)
     chi_square = sum(
@@ -102,9 +102,9 @@ def test_the_last_that_remains_is_certain() -> None:
 
 @given(request_id=st.text(max_size=20))
 def test_a_request_has_its_own_numbers(request_id: str) -> None:
-    one = rng_for(request_id).random(4).tolist()
-    assert rng_for(request_id).random(4).tolist() == one
-    assert rng_for(request_id + "x").random(4).tolist() != one
+    numbers = rng_for(request_id).random(4).tolist()
+    assert rng_for(request_id).random(4).tolist() == numbers
+    assert rng_for(request_id + "x").random(4).tolist() != numbers
 
 
 def test_numbers_are_the_same_on_every_machine() -> None:

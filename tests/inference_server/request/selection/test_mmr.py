@@ -1,4 +1,4 @@
-"""Diversity: the greedy choice against its definition, computed once more the slow way."""
+"""Diversity: the greedy choice against its definition, computed a second time, slowly."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from inference_server.request.selection.mmr import diversify
 
 
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / norms if norms else 0.0
+def cosine(first: np.ndarray, second: np.ndarray) -> float:
+    norms = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(first @ second) / norms if norms else 0.0
 
 
 def worth(position: int, chosen: list[int], scores: np.ndarray, vectors: np.ndarray, diversity: float) -> float:
-    """What the definition says of one candidate, in float64."""
+    """The value of one candidate by the definition, in float64."""
     width = float(scores.max() - scores.min())
     share = float(scores[position] - scores.min()) / width if width else 0.0
-    similarity = max((cosine(vectors[position], vectors[other]) for other in chosen), default=0.0)
+    similarity = max((cosine(vectors[position], vectors[earlier]) for earlier in chosen), default=0.0)
     return (1.0 - diversity) * share - diversity * similarity
 
 
@@ -34,7 +34,7 @@ def candidates(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(pool=candidates(), diversity=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), num_items=st.integers(0, 14))
-def test_each_place_has_a_best_candidate_by_the_definition(
+def test_each_position_has_a_best_candidate_by_the_definition(
     pool: tuple[np.ndarray, np.ndarray], diversity: float, num_items: int
 ) -> None:
     scores, vectors = pool
@@ -45,14 +45,14 @@ def test_each_place_has_a_best_candidate_by_the_definition(
     assert len(set(chosen)) == len(chosen)
     if chosen:
         assert chosen[0] == int(np.argmax(scores))
-    for place in range(1, len(chosen)):
-        before = chosen[:place]
+    for num_before in range(1, len(chosen)):
+        before = chosen[:num_before]
         worths = {
             position: worth(position, before, scores, vectors, diversity)
             for position in range(len(scores))
             if position not in before
         }
-        assert worths[chosen[place]] == pytest.approx(max(worths.values()), abs=1e-5)
+        assert worths[chosen[num_before]] == pytest.approx(max(worths.values()), abs=1e-5)
 
 
 @given(pool=candidates(), num_items=st.integers(0, 14))
@@ -94,9 +94,9 @@ def test_length_of_vectors_does_not_matter() -> None:
     scores = rng.random(40, dtype=np.float32)
     vectors = rng.standard_normal((40, 8)).astype(np.float32)
     longer = vectors * rng.uniform(0.5, 100.0, (40, 1)).astype(np.float32)
-    one = diversify(scores, vectors, diversity=0.4, num_items=20)
-    other = diversify(scores, longer, diversity=0.4, num_items=20)
-    assert one.tolist() == other.tolist()
+    order = diversify(scores, vectors, diversity=0.4, num_items=20)
+    order_of_longer = diversify(scores, longer, diversity=0.4, num_items=20)
+    assert order.tolist() == order_of_longer.tolist()
 
 
 def test_more_diversity_makes_more_unlike_answers() -> None:
@@ -106,7 +106,7 @@ def test_more_diversity_makes_more_unlike_answers() -> None:
 
     def mean_similarity(diversity: float) -> float:
         chosen = vectors[diversify(scores, vectors, diversity=diversity, num_items=10)]
-        return float(np.mean([cosine(one, other) for one in chosen for other in chosen]))
+        return float(np.mean([cosine(first, second) for first in chosen for second in chosen]))
 
     similarities = [mean_similarity(diversity) for diversity in (0.0, 0.3, 0.6, 1.0)]
     assert similarities == sorted(similarities, reverse=True)

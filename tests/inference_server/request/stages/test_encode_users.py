@@ -1,4 +1,4 @@
-"""The user's vector: stored where that is up to date, computed where it is not, and left out where it cannot be."""
+"""The user's vector: the stored vector where it is up to date, else the tower's, and none where it cannot be used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @dataclass(frozen=True)
-class One:
+class EncodedUser:
     """The only user of a batch."""
 
     user: User
@@ -54,19 +54,19 @@ class TestEncodeUsers:
         state: UserState | None = None,
         stored_vector: UserVector | None = None,
         **fields: object,
-    ) -> tuple[One, Statistics]:
-        """A batch of one."""
+    ) -> tuple[EncodedUser, Statistics]:
+        """Encodes a batch of one request."""
         statistics = Statistics()
         hydrated = Hydrated(
             requests=[admitted(model, seconds=seconds, **fields)],
             known=[Known(state=state, stored_vector=stored_vector)],
         )
-        encoded, others = await encode_users(hydrated, EngineCalls(threads, Ladder()), statistics)
-        assert len(encoded) + len(others) == 1
-        if others:
-            return One(others[0], None), statistics
+        encoded, without_vector = await encode_users(hydrated, EngineCalls(threads, Ladder()), statistics)
+        assert len(encoded) + len(without_vector) == 1
+        if without_vector:
+            return EncodedUser(without_vector[0], None), statistics
         (user,) = encoded[0].users
-        return One(user, encoded[0].vectors[0]), statistics
+        return EncodedUser(user, encoded[0].vectors[0]), statistics
 
     async def test_a_fresh_stored_vector_is_used_as_it_is(
         self, model: ServingModel, threads: ThreadPoolExecutor
@@ -154,7 +154,7 @@ class TestEncodeUsers:
             ],
         )
         statistics = Statistics()
-        (encoded,), others = await encode_users(hydrated, EngineCalls(threads, Ladder()), statistics)
+        (encoded,), without_vector = await encode_users(hydrated, EngineCalls(threads, Ladder()), statistics)
         assert statistics.user_tower_runs == 19, "user 3 has a fresh vector, the last two have no behaviour"
         for number, (user, vector) in enumerate(zip(encoded.users, encoded.vectors, strict=True)):
             assert user.admitted.query.user_id == str(number)
@@ -162,8 +162,8 @@ class TestEncodeUsers:
             np.testing.assert_allclose(vector, expected, atol=1e-6)
             assert encoded.history_rows[number, -2:].tolist() == [number, 2 * number + 1]
             assert (encoded.history_rows[number, :-2] == MISSING_ROW).all()
-        assert [user.admitted.query.user_id for user in others] == ["20", "21"]
-        assert [user.degraded_reasons for user in others] == [(), (Degraded.STORE_VALUE_UNREADABLE,)]
+        assert [user.admitted.query.user_id for user in without_vector] == ["20", "21"]
+        assert [user.degraded_reasons for user in without_vector] == [(), (Degraded.STORE_VALUE_UNREADABLE,)]
 
     async def test_rungs_are_told_apart_and_the_most_urgent_comes_first(
         self, model: ServingModel, threads: ThreadPoolExecutor
@@ -174,14 +174,14 @@ class TestEncodeUsers:
             requests=[admitted(model, user_id=name, seconds=left) for name, left in seconds.items()],
             known=[Known(state=state_of(["item-1"]))] * 4,
         )
-        encoded, others = await encode_users(hydrated, EngineCalls(threads, ladder), Statistics())
-        assert [[user.admitted.query.user_id for user in one.users] for one in encoded] == [
+        encoded, without_vector = await encode_users(hydrated, EngineCalls(threads, ladder), Statistics())
+        assert [[user.admitted.query.user_id for user in rung.users] for rung in encoded] == [
             ["no sources"],
             ["no ranker"],
             ["full"],
         ]
-        assert [user.admitted.query.user_id for user in others] == ["memory"]
-        assert others[0].degraded_reasons == (Degraded.DEADLINE,)
+        assert [user.admitted.query.user_id for user in without_vector] == ["memory"]
+        assert without_vector[0].degraded_reasons == (Degraded.DEADLINE,)
 
     async def test_a_slow_tower_is_left_out_for_those_who_need_it_and_nobody_else(
         self, model: ServingModel, threads: ThreadPoolExecutor
@@ -203,7 +203,7 @@ class TestEncodeUsers:
             "unknown": (),
         }
         assert statistics.user_tower_runs == 0
-        assert ladder.seconds["encode_user"] < 5.0, "what is skipped is tried again in the end"
+        assert ladder.seconds["encode_user"] < 5.0, "a skipped tower is tried again in the end"
 
     async def test_events_on_unknown_items_make_room_for_older_ones(
         self, model: ServingModel, threads: ThreadPoolExecutor

@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 
 def attributes(row: int) -> dict[str, str]:
-    of_item = {"colour": ("red", "green", "blue")[row % 3]}
+    values = {"colour": ("red", "green", "blue")[row % 3]}
     if row % 2:
-        of_item["price"] = str(row)
-    return of_item
+        values["price"] = str(row)
+    return values
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -53,7 +53,7 @@ PREDICATES: list[tuple[list[pb.AttributePredicate], Callable[[int], bool]]] = [
 
 
 @pytest.mark.parametrize("recent", [[], ["item-4"]], ids=["popular", "personal"])
-@pytest.mark.parametrize(("predicates", "meets"), PREDICATES, ids=[str(place) for place in range(len(PREDICATES))])
+@pytest.mark.parametrize(("predicates", "meets"), PREDICATES, ids=[str(index) for index in range(len(PREDICATES))])
 async def test_only_items_that_meet_every_predicate(
     parts: Parts, recent: list[str], predicates: list[pb.AttributePredicate], meets: Callable[[int], bool]
 ) -> None:

@@ -215,7 +215,7 @@ class TestSources:
         bundle = model_of(slot).bundle
         popular = [f"item-{row}" for row in np.argsort(-bundle.items.popularity)[:10]]
         trending = [*popular[5:], *(f"item-{row}" for row in range(100, 105))]
-        # Whatever the score, a boost brings what two sources name to the top.
+        # A boost moves the items of two sources to the top, whatever their scores.
         text = (
             "default: {ranker: none, sources: {two_tower: 30, trending: 10, popular: 10}, "
             "boosts: [{attribute: wanted, any_of: ['yes'], add: 100.0}]}\n"
@@ -232,7 +232,7 @@ class TestSources:
                 async def follows() -> bool:
                     return not (await parts.stub.Recommend(request)).degraded_reasons
 
-                await wait_until(follows, "what is trending is known")
+                await wait_until(follows, "the trending items are known")
                 response = await parts.stub.Recommend(request)
         assert len(set(ids(response))) == 30
         collaborative = bundle.item_vectors @ mean_vector(bundle, HISTORY)

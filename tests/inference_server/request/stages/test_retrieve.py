@@ -52,14 +52,14 @@ async def candidates_of(
     return await retrieve(encoded, filter_items(users), sources, EngineCalls(threads, ladder or Ladder()))
 
 
-def rows_of(found: Candidates | Ranked, place: int = 0) -> np.ndarray:
+def rows_of(found: Candidates | Ranked, user_index: int = 0) -> np.ndarray:
     """The candidates of one user, in the order of their columns."""
     scores = found.collaborative if isinstance(found, Candidates) else found.scores
-    return found.rows[place][scores[place] > -np.inf]
+    return found.rows[user_index][scores[user_index] > -np.inf]
 
 
 def expected_mask(model: ServingModel, fields: dict[str, Any], seen_rows: list[int]) -> np.ndarray:
-    """The filter once more, item by item."""
+    """The filter once more, item by item: (items,) bool."""
     items = [model.bundle.items.item(row) for row in range(len(model.bundle.items))]
     include, exclude = set(fields["include_categories"]), set(fields["exclude_categories"])
     return np.array(
@@ -113,9 +113,9 @@ class TestRetrieve:
         ]
         vectors = [model.bundle.item_vectors[number] for number in range(len(users))]
         together = await candidates_of(users, vectors, threads)
-        for place, (user, vector) in enumerate(zip(users, vectors, strict=True)):
+        for user_index, (user, vector) in enumerate(zip(users, vectors, strict=True)):
             alone = await candidates_of([user], [vector], threads)
-            assert set(rows_of(together, place).tolist()) == set(rows_of(alone).tolist())
+            assert set(rows_of(together, user_index).tolist()) == set(rows_of(alone).tolist())
 
     async def test_a_large_catalogue_is_searched_in_its_index_with_the_same_result(
         self, tmp_path: Path, threads: ThreadPoolExecutor
@@ -195,7 +195,7 @@ class TestFallback:
             user_with(admitted(model, user_id="v"), degraded_reasons=failed),
         ]
         found = fallback(users, filter_items(users), lists)
-        assert [one.source for one in found] == [Source.POPULAR, Source.POPULAR, Source.CACHED]
+        assert [ranked.source for ranked in found] == [Source.POPULAR, Source.POPULAR, Source.CACHED]
 
     async def test_a_policy_that_caps_categories_has_more_to_choose_from(self, model: ServingModel) -> None:
         users = [user_with(admitted(model, policy=Policy(max_per_category=2)))]

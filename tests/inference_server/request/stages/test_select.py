@@ -28,7 +28,7 @@ def ranked(
     scores: Sequence[float] = (0.5, 0.9, 0.5, 0.5),
     source: Source = Source.RETRIEVED,
 ) -> Ranked:
-    """Candidates of which three have one score."""
+    """Candidates, three of which have equal scores."""
     table = np.tile(np.array(scores, dtype=np.float32), (len(users), 1))
     name = "popular" if source is Source.POPULAR else "two_tower"
     return Ranked(
@@ -43,7 +43,7 @@ def ranked(
     )
 
 
-def one(model: ServingModel, *args: Any, source: Source = Source.RETRIEVED, **fields: Any) -> Selection:
+def selection_for(model: ServingModel, *args: Any, source: Source = Source.RETRIEVED, **fields: Any) -> Selection:
     return select([ranked(model, [user_with(admitted(model, **fields), HISTORY)], *args, source=source)])[0]
 
 
@@ -51,25 +51,25 @@ def answers_of(selection: Selection) -> list[Answer]:
     return [answered.answer for answered in answer([selection])]
 
 
-def shown(selection: Selection, place: int = 0) -> list[int]:
-    rows: list[int] = selection.chosen[place].rows.tolist()
+def shown(selection: Selection, user_index: int = 0) -> list[int]:
+    rows: list[int] = selection.chosen[user_index].rows.tolist()
     return rows
 
 
 class TestOrder:
     async def test_equal_scores_are_ordered_by_row(self, model: ServingModel) -> None:
-        selection = one(model)
+        selection = selection_for(model)
         assert shown(selection) == [4, 2, 7, 9]
         assert selection.chosen[0].scores.tolist() == pytest.approx([0.9, 0.5, 0.5, 0.5])
 
     async def test_popular_items_keep_their_order(self, model: ServingModel) -> None:
-        assert shown(one(model, source=Source.POPULAR)) == [9, 4, 7, 2]
+        assert shown(selection_for(model, source=Source.POPULAR)) == [9, 4, 7, 2]
 
     async def test_no_more_than_asked_for(self, model: ServingModel) -> None:
-        assert shown(one(model, num_items=2)) == [4, 2]
+        assert shown(selection_for(model, num_items=2)) == [4, 2]
 
     async def test_cells_without_a_candidate_are_not_shown(self, model: ServingModel) -> None:
-        assert shown(one(model, [9, 4, 7, 2], [0.1, -np.inf, 0.2, -np.inf])) == [7, 9]
+        assert shown(selection_for(model, [9, 4, 7, 2], [0.1, -np.inf, 0.2, -np.inf])) == [7, 9]
 
     async def test_everyone_in_a_batch_has_their_own_policy(self, model: ServingModel) -> None:
         users = [
@@ -78,22 +78,22 @@ class TestOrder:
             user_with(admitted(model, num_items=1)),
         ]
         selection = select([ranked(model, users)])[0]
-        assert [shown(selection, place) for place in range(3)] == [[4, 2, 7, 9], [9, 4, 2, 7], [4]]
+        assert [shown(selection, user_index) for user_index in range(3)] == [[4, 2, 7, 9], [9, 4, 2, 7], [4]]
 
 
 class TestBoosts:
     async def test_a_category_is_moved_up_by_standard_deviations(self, model: ServingModel) -> None:
-        selection = one(model, policy=Policy(boosts=(Boost(category="western", add=3.0),)))
-        # Rows 2 of 4 are westerns; row 2 is one.
+        selection = selection_for(model, policy=Policy(boosts=(Boost(category="western", add=3.0),)))
+        # One row in four is a western: here, row 2.
         assert shown(selection)[0] == 2
         unit = np.array([0.5, 0.9, 0.5, 0.5], dtype=np.float32).std()
         assert selection.chosen[0].scores[0] == pytest.approx(0.5 + 3.0 * unit)
 
     async def test_several_boosts_add_up_and_move_down(self, model: ServingModel) -> None:
         boosts = (Boost(category="drama", add=-1.0), Boost(category="drama", add=-1.5))
-        selection = one(model, policy=Policy(boosts=boosts))
+        selection = selection_for(model, policy=Policy(boosts=boosts))
         assert shown(selection)[-1] == 4
-        answered = answers_of(one(model, policy=Policy(boosts=boosts), explain=True))[0]
+        answered = answers_of(selection_for(model, policy=Policy(boosts=boosts), explain=True))[0]
         assert answered.reasons is not None
         unit = float(np.array([0.5, 0.9, 0.5, 0.5], dtype=np.float32).std())
         assert answered.reasons[-1].score_parts == {
@@ -103,7 +103,7 @@ class TestBoosts:
 
     async def test_a_boost_that_names_nothing_here_changes_nothing(self, model: ServingModel) -> None:
         boosts = (Boost(category="no such", add=9.0), Boost(attribute="no such", min=1.0, add=9.0))
-        assert shown(one(model, policy=Policy(boosts=boosts))) == [4, 2, 7, 9]
+        assert shown(selection_for(model, policy=Policy(boosts=boosts))) == [4, 2, 7, 9]
 
 
 class TestCaps:
@@ -111,24 +111,24 @@ class TestCaps:
     SCORES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
     async def test_most_per_category(self, model: ServingModel) -> None:
-        assert shown(one(model, self.ROWS, self.SCORES, policy=Policy(max_per_category=1))) == [0, 1, 2, 3]
+        assert shown(selection_for(model, self.ROWS, self.SCORES, policy=Policy(max_per_category=1))) == [0, 1, 2, 3]
 
     async def test_a_named_cap_overrules_the_general_one(self, model: ServingModel) -> None:
         policy = Policy(max_per_category=1, category_caps={"drama": 2})
-        assert shown(one(model, self.ROWS, self.SCORES, policy=policy)) == [0, 4, 1, 2, 3]
+        assert shown(selection_for(model, self.ROWS, self.SCORES, policy=policy)) == [0, 4, 1, 2, 3]
 
     async def test_others_are_not_capped_by_a_named_cap(self, model: ServingModel) -> None:
         policy = Policy(category_caps={"drama": 1})
-        assert shown(one(model, self.ROWS, self.SCORES, policy=policy)) == [0, 1, 5, 2, 3]
+        assert shown(selection_for(model, self.ROWS, self.SCORES, policy=policy)) == [0, 1, 5, 2, 3]
 
 
 class TestDiversity:
     async def test_none_at_all_is_the_order_by_score(self, model: ServingModel) -> None:
-        assert shown(one(model, diversity=0.0, policy=Policy(diversity=1.0))) == [4, 2, 7, 9]
+        assert shown(selection_for(model, diversity=0.0, policy=Policy(diversity=1.0))) == [4, 2, 7, 9]
 
     async def test_all_of_it_takes_what_is_least_like_what_is_shown(self, model: ServingModel) -> None:
         rows, scores = list(range(50)), np.linspace(1, 0, 50).tolist()
-        order = shown(one(model, rows, scores, diversity=1.0, num_items=50))
+        order = shown(selection_for(model, rows, scores, diversity=1.0, num_items=50))
         assert sorted(order) == rows
         vectors = np.asarray(model.bundle.item_vectors)
         second = order[1]
@@ -137,10 +137,10 @@ class TestDiversity:
 
     async def test_the_request_overrules_the_policy(self, model: ServingModel) -> None:
         rows, scores = list(range(50)), np.linspace(1, 0, 50).tolist()
-        by_policy = shown(one(model, rows, scores, policy=Policy(diversity=0.5)))
+        by_policy = shown(selection_for(model, rows, scores, policy=Policy(diversity=0.5)))
         assert by_policy != rows[:10]
-        assert shown(one(model, rows, scores, diversity=0.5)) == by_policy
-        assert shown(one(model, rows, scores, diversity=0.0, policy=Policy(diversity=0.5))) == rows[:10]
+        assert shown(selection_for(model, rows, scores, diversity=0.5)) == by_policy
+        assert shown(selection_for(model, rows, scores, diversity=0.0, policy=Policy(diversity=0.5))) == rows[:10]
 
 
 class TestExploration:
@@ -149,7 +149,7 @@ class TestExploration:
 
     async def test_one_request_has_one_answer_with_propensities(self, model: ServingModel) -> None:
         policy = Policy(exploration=0.5)
-        first, second = (one(model, self.ROWS, self.SCORES, policy=policy, explain=True) for _ in range(2))
+        first, second = (selection_for(model, self.ROWS, self.SCORES, policy=policy, explain=True) for _ in range(2))
         assert shown(first) == shown(second)
         assert len(set(shown(first))) == 10
         propensities = first.chosen[0].propensities
@@ -162,22 +162,22 @@ class TestExploration:
 
     async def test_caps_hold_for_what_is_drawn(self, model: ServingModel) -> None:
         policy = Policy(exploration=0.5, max_per_category=2)
-        rows = shown(one(model, self.ROWS, self.SCORES, policy=policy))
+        rows = shown(selection_for(model, self.ROWS, self.SCORES, policy=policy))
         assert all(count <= 2 for count in np.bincount(np.array(rows) % 4))
 
     async def test_without_exploration_every_propensity_is_one(self, model: ServingModel) -> None:
-        reasons = answers_of(one(model, explain=True))[0].reasons
+        reasons = answers_of(selection_for(model, explain=True))[0].reasons
         assert reasons is not None
         assert {reason.propensity for reason in reasons} == {1.0}
 
     async def test_the_kept_list_is_the_order_before_exploration(self, model: ServingModel) -> None:
-        chosen = one(model, self.ROWS, self.SCORES, policy=Policy(exploration=0.5)).chosen[0]
+        chosen = selection_for(model, self.ROWS, self.SCORES, policy=Policy(exploration=0.5)).chosen[0]
         assert chosen.list_rows.tolist() == list(self.ROWS)
 
 
 class TestAnswer:
     async def test_an_answer_names_items_model_and_variant(self, model: ServingModel) -> None:
-        (answered,) = answers_of(one(model))
+        (answered,) = answers_of(selection_for(model))
         assert answered.item_ids == ["item-4", "item-2", "item-7", "item-9"]
         assert answered.model_version == "tiny-1"
         assert answered.variant == "champion"
@@ -186,7 +186,7 @@ class TestAnswer:
         assert answered.next_page_token == "", "four of ten: there is no next page"
 
     async def test_a_full_page_names_the_next(self, model: ServingModel) -> None:
-        selection = one(model, num_items=3)
+        selection = selection_for(model, num_items=3)
         token = answers_of(selection)[0].next_page_token
         request = selection.chosen[0].user.admitted
         assert model.page_tokens.open(token, request.fingerprint).tolist() == [4, 2, 7]
@@ -195,10 +195,10 @@ class TestAnswer:
         users = [user_with(admitted(model, num_items=count)) for count in (1, 4, 2)]
         answers = answers_of(select([ranked(model, users)])[0])
         order = ["item-4", "item-2", "item-7", "item-9"]
-        assert [one.item_ids for one in answers] == [order[:1], order, order[:2]]
+        assert [answered.item_ids for answered in answers] == [order[:1], order, order[:2]]
 
     async def test_reasons_name_the_nearest_of_the_history(self, model: ServingModel) -> None:
-        (answered,) = answers_of(one(model, explain=True))
+        (answered,) = answers_of(selection_for(model, explain=True))
         assert answered.reasons is not None
         vectors = model.bundle.item_vectors
         history = np.array([20, 21, 22, 23])
