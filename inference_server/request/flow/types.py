@@ -18,7 +18,6 @@ import numpy.typing as npt
 from inference_server.core.answers import Answer
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.query import Query
-from inference_server.model.engine.search import Allowed
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Policy
 from inference_server.request.flow.ladder import Rung
@@ -144,7 +143,6 @@ class Candidates:
     """Items that may be recommended to users with a vector; no user has an item twice."""
 
     encoded: Encoded
-    allowed: Sequence[Allowed]
     rows: npt.NDArray[np.int64]
     """(users, candidates) int64; any row where `collaborative` is -inf."""
     collaborative: npt.NDArray[np.float32]

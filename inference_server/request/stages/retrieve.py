@@ -38,7 +38,6 @@ async def retrieve(
     if not proposals:
         return Candidates(
             encoded=encoded,
-            allowed=allowed,
             rows=found.rows,
             collaborative=found.scores,
             columns=(Columns(two_tower.NAME, 0, found.rows.shape[1]),),
@@ -115,7 +114,6 @@ def _merge(
     scores[new == MISSING_ROW] = -np.inf
     return Candidates(
         encoded=encoded,
-        allowed=allowed,
         rows=np.concatenate([found.rows, new], axis=1),
         collaborative=np.concatenate([found.scores, scores], axis=1),
         columns=columns,

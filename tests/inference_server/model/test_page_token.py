@@ -150,7 +150,22 @@ queries = st.builds(
 )
 
 
+BOUND_TO_A_PAGE = {"user_id", "filter", "exclude_seen", "diversity", "scenario"}
+FREE_FROM_PAGE_TO_PAGE = {"num_items", "recent_item_ids", "context", "explain", "page_token"}
+
+
 class TestRequestFingerprint:
+    def test_every_field_of_a_request_is_bound_to_a_page_or_free(self) -> None:
+        # A new field that changes the list and is not bound would repeat or lose items from page to page.
+        assert {field.name for field in dataclasses.fields(Query)} == BOUND_TO_A_PAGE | FREE_FROM_PAGE_TO_PAGE
+        assert {field.name for field in dataclasses.fields(ItemFilter)} == {
+            "include_categories",
+            "exclude_categories",
+            "exclude_item_ids",
+            "exclude_digest",
+            "attributes",
+        }, "a new condition belongs into `_filter_bytes`"
+
     @given(first=queries, second=queries)
     def test_equal_exactly_where_the_requests_are(self, first: Query, second: Query) -> None:
         assert (request_fingerprint(first) == request_fingerprint(second)) == (first == second)
@@ -164,15 +179,22 @@ class TestRequestFingerprint:
             "diversity": 0.25,
             "filter": dataclasses.replace(query.filter, exclude_item_ids=(*query.filter.exclude_item_ids, "")),
         }
+        assert set(changes) == BOUND_TO_A_PAGE
         name = data.draw(st.sampled_from(sorted(changes)))
         changed = dataclasses.replace(query, **{name: changes[name]})
         assert request_fingerprint(changed) != request_fingerprint(query)
 
     @given(query=queries)
     def test_what_may_change_from_page_to_page_does_not_count(self, query: Query) -> None:
-        next_page = dataclasses.replace(
-            query, num_items=50, recent_item_ids=("a",), context={"device": "tv"}, explain=True, page_token="t"
-        )
+        changes = {
+            "num_items": 50,
+            "recent_item_ids": ("a",),
+            "context": {"device": "tv"},
+            "explain": True,
+            "page_token": "t",
+        }
+        assert set(changes) == FREE_FROM_PAGE_TO_PAGE
+        next_page = dataclasses.replace(query, **changes)
         assert request_fingerprint(next_page) == request_fingerprint(query)
 
     def test_texts_do_not_run_into_each_other(self) -> None:
