@@ -1,1 +1,1 @@
-"""What computations run on: the device, and several processes under torchrun."""
+"""Hardware of a training run: the device, and the processes that torchrun starts."""

@@ -1,9 +1,10 @@
-"""Several processes of torchrun that train one model. The only module that imports torch.distributed.
+"""Training of one model in several processes of torchrun. The only module that imports torch.distributed.
 
-Every process holds the whole model and takes its share of each batch; gradients are summed, weighted by positions, so a
-step is the same as one process would make of the whole batch. Without torchrun every function here is that of one
-process. Gradients are summed after the backward pass and not by DistributedDataParallel: that wants one call of one
-module for each step, and here two towers are called, the item tower for more items than a share holds users.
+Every process holds the whole model and takes its share of each batch. Gradients are averaged, weighted by the number of
+positions, so a step equals the step of a single process on the whole batch. Without torchrun, every function works for
+a single process. Gradients are averaged after the backward pass and not by DistributedDataParallel, which expects one
+call of one module in each step: a step here calls two towers, and the item tower runs for more items than a process's
+share of the batch has users.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 _T = TypeVar("_T")
-_TIMEOUT = timedelta(hours=12)  # the others wait while process 0 prepares a large data set, or validates on it
+_TIMEOUT = timedelta(hours=12)  # processes wait while process 0 prepares or validates a large data set
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Joins the processes that torchrun started: through nccl on GPUs, through gloo on CPUs."""
+    """Joins the processes that torchrun started: with nccl on GPUs, with gloo on CPUs."""
     if not dist.is_torchelastic_launched():
         yield
         return
@@ -37,17 +38,17 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number; 0 is the one that validates, logs and registers."""
+    """Number of this process, from 0. Process 0 validates, logs and registers."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def num_processes() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def broadcast(value: _T) -> _T:
-    """The value of process 0, in every process. It travels pickled."""
+    """The value of process 0, in every process. The value is pickled."""
     if num_processes() == 1:
         return value
     box = [value]
@@ -56,7 +57,7 @@ def broadcast(value: _T) -> _T:
 
 
 def gather(value: _T) -> list[_T]:
-    """The values of all processes by their rank, in every process. They travel pickled."""
+    """The values of all processes in order of rank, in every process. The values are pickled."""
     if num_processes() == 1:
         return [value]
     values: list[_T] = [value] * num_processes()
@@ -65,7 +66,7 @@ def gather(value: _T) -> list[_T]:
 
 
 def wait_for_all() -> None:
-    """Returns once every process has come here."""
+    """Blocks until every process has called it."""
     if num_processes() > 1:
         dist.barrier()
 
@@ -73,7 +74,7 @@ def wait_for_all() -> None:
 def average_gradients(parameters: Iterable[torch.nn.Parameter], *, weight: int) -> None:
     """Replaces gradients by their mean over the processes, weighted by `weight`, this process's number of positions.
 
-    A parameter without a gradient counts as zero: a process may have had no window of a small batch.
+    A missing gradient counts as zero: a process may have had no window of a small batch.
     """
     if num_processes() == 1:
         return
@@ -82,9 +83,9 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], *, weight: int) 
     flat = torch.cat([gradient.reshape(-1) * weight for gradient in gradients] + [gradients[0].new_tensor([weight])])
     dist.all_reduce(flat)
     mean = flat[:-1] / flat[-1]
-    places = torch.split(mean, [gradient.numel() for gradient in gradients])
-    for parameter, place in zip(trained, places, strict=True):
-        parameter.grad = place.view_as(parameter)
+    means = torch.split(mean, [gradient.numel() for gradient in gradients])
+    for parameter, gradient in zip(trained, means, strict=True):
+        parameter.grad = gradient.view_as(parameter)
 
 
 def total(values: Tensor) -> Tensor:

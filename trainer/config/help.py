@@ -1,6 +1,6 @@
-"""Configurations explained from their classes: every key with its default, what it may be, and what it does.
+"""Help texts made from the configuration classes: every key with its default, its allowed values and its effect.
 
-The training configuration is printed as a TOML file that `--config` takes, so that help and template are one.
+The training configuration is printed as a TOML file that `--config` accepts, so the help is a template too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BOUNDS = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below
 
 
 def config_toml(config: BaseModel, *, explained: bool = True) -> str:
-    """A configuration as a TOML file; `explained` puts what each key does as a comment above it."""
+    """A configuration as a TOML file; with `explained`, a comment above each key gives its effect."""
     parts = []
     for section, section_field in type(config).model_fields.items():
         values = getattr(config, section)
@@ -37,7 +37,7 @@ def config_toml(config: BaseModel, *, explained: bool = True) -> str:
 
 
 def keys_text(model: type[BaseModel], prefix: str = "") -> str:
-    """The keys of a model and its sections as readable text, dotted as `--set` takes them."""
+    """The keys of a model and its sections as readable text, dotted as `--set` expects them."""
     return "\n".join(_key_lines(model, prefix))
 
 
@@ -53,7 +53,7 @@ def _key_lines(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def explanation(field: FieldInfo) -> str:
-    """What a key does, and what it may be where the text does not say so."""
+    """The effect of a key, and its allowed values if its type or bounds state them."""
     description = " ".join((field.description or "").split())
     allowed = _allowed(field)
     return " ".join(part for part in (description, f"({allowed})" if allowed else "") if part)
@@ -72,7 +72,7 @@ def _allowed(field: FieldInfo) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    """A value as TOML writes it; JSON is the same for texts, numbers, truth values and lists."""
+    """A value as TOML writes it. JSON writes strings, numbers, booleans and lists in the same way."""
     if value is None or value is PydanticUndefined:
         return "none"
     if isinstance(value, tuple):

@@ -1,1 +1,1 @@
-"""The bottom layer, which every room may import: settings, errors, and how a wrong configuration is described."""
+"""The bottom layer, which every folder may import: settings, errors, and descriptions of configuration problems."""

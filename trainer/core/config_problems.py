@@ -1,4 +1,4 @@
-"""Says what is wrong with a configuration: the file, the line, the key, what is allowed, and the key that was meant."""
+"""Describes what is wrong with a configuration: file, line, key, allowed values, and the nearest known key."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pydantic_core import ErrorDetails
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigText:
-    """A configuration as it was written, to find the line of a key in."""
+    """A configuration as the user wrote it, in which the line of a key is found."""
 
     label: str
     """Names the file in messages; empty where there is none."""
     text: str
     overrides: Collection[str] = ()
-    """Dotted keys that the command line gave instead."""
+    """Dotted keys that the command line overrides."""
 
-    def place_of(self, steps: Sequence[str]) -> str:
-        """Where a key was given: "override fit.seed", "train.toml, line 3", or the label alone."""
+    def location_of(self, steps: Sequence[str]) -> str:
+        """Where a key is set: "override fit.seed", "train.toml, line 3", or the label alone."""
         key = ".".join(steps)
         for override in self.overrides:
             if key == override or key.startswith(f"{override}."):
@@ -37,16 +37,16 @@ class ConfigText:
 
 
 KeysAt = Callable[[Sequence[str]], Collection[str]]
-"""The keys that a section, given by its steps, may hold."""
+"""Returns the keys that a section may hold; the argument is the path of the section, key by key."""
 
 
 def describe_problems(
     error: ValidationError, source: ConfigText, keys_at: KeysAt, *, skipped_steps: int = 0, tag_key: str = ""
 ) -> str:
-    """Every problem of a validation in a few words, joined by "; ".
+    """A short description of every problem of a validation, joined by "; ".
 
-    A union puts the name of its member before the location, which `skipped_steps` drops; `tag_key` is the key that
-    chooses the member.
+    pydantic puts the name of a union's member before the location; `skipped_steps` is the number of leading steps to
+    drop. `tag_key` is the key that selects the member.
     """
     return "; ".join(
         _describe(problem, source, keys_at, [str(step) for step in problem["loc"]][skipped_steps:], tag_key)
@@ -55,7 +55,7 @@ def describe_problems(
 
 
 def keys_of(model: type[BaseModel], steps: Sequence[str]) -> list[str]:
-    """The keys that a section of a model may hold, in their order; none for a section that does not exist."""
+    """The keys that a section of a model may hold, in the order of declaration; empty if there is no such section."""
     for step in steps:
         field = model.model_fields.get(step)
         inner = section_model(field.annotation) if field else None
@@ -66,7 +66,7 @@ def keys_of(model: type[BaseModel], steps: Sequence[str]) -> list[str]:
 
 
 def section_model(annotation: Any) -> type[BaseModel] | None:
-    """The model of a section, optional or not; None for a plain value."""
+    """The model class of a section, which may be optional; None for a plain value."""
     for candidate in (annotation, *typing.get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -74,7 +74,7 @@ def section_model(annotation: Any) -> type[BaseModel] | None:
 
 
 def nearest_key(key: str, known: Collection[str]) -> str:
-    """What to say of a key that does not exist: the nearest one, or all there are."""
+    """The hint for an unknown key: the nearest known key, or all known keys."""
     nearest = difflib.get_close_matches(key, list(known), n=1)
     if nearest:
         return f"did you mean {nearest[0]!r}?"
@@ -82,7 +82,7 @@ def nearest_key(key: str, known: Collection[str]) -> str:
 
 
 def line_of(text: str, steps: Sequence[str]) -> int:
-    """Line of a TOML text on which a key stands, 0 where it does not."""
+    """Line of a key in a TOML text, from 1; 0 if the text does not set it."""
     section: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if header := re.match(r"\s*\[\s*([^\]\[]+?)\s*\]", line):
@@ -99,11 +99,11 @@ def _describe(problem: ErrorDetails, source: ConfigText, keys_at: KeysAt, steps:
     is_tag = problem["type"].startswith("union_tag")
     if is_tag:
         steps = [tag_key]
-    place = source.place_of(steps)
+    location = source.location_of(steps)
     key = ".".join(steps)
-    if place.startswith(f"override {key}"):
-        key = ""  # the override says it already
-    before = ": ".join(part for part in (place, key) if part)
+    if location.startswith(f"override {key}"):
+        key = ""  # the location names it already
+    before = ": ".join(part for part in (location, key) if part)
     found = "" if isinstance(problem["input"], dict | BaseModel) else f", not {problem['input']!r}"
     if problem["type"] == "missing":
         return f"{before}: required, and absent"

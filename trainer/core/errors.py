@@ -1,29 +1,29 @@
 """Exceptions of the trainer.
 
 TrainerError
-+-- ConfigError      a setting or a configuration file that is wrong: the caller's mistake, named by key
-+-- DataError        source data that cannot be used: missing file, too many bad lines, nothing left
-+-- DownloadError    a file or package that could not be fetched, or that arrived damaged
-+-- ExportError      a trained model that cannot be exported faithfully
-+-- TuningError      a study without a finished trial, or whose worker died
-+-- GaugesError      the Pushgateway does not take the gauges
-+-- RegistryError    the MLflow registry cannot be reached, or holds what it should not
-|   +-- AliasMoved   an alias names another version than the one that a decision was made about
-+-- GateError        the serving engine, which the gate asks, cannot be asked here
-+-- PromotionError   a version that must not be given an alias, or a way back that does not exist
++-- ConfigError      a wrong setting or configuration file; the message names the key
++-- DataError        unusable source data: a missing file, too many bad lines, nothing left
++-- DownloadError    a file or package could not be fetched, or arrived damaged
++-- ExportError      a trained model cannot be exported faithfully
++-- TuningError      no trial of a study finished, or a worker process died
++-- GaugesError      the Pushgateway refuses the gauges or cannot be reached
++-- RegistryError    the MLflow registry cannot be reached, or lacks an expected entry
+|   +-- AliasMoved   an alias moved to another version after the decision was made
++-- GateError        the serving engine, which the gate runs, cannot be run here
++-- PromotionError   a version must not get an alias, or there is no version to roll back to
 """
 
 
 class TrainerError(Exception):
-    """Root of the trainer's exceptions. The message is one that a user can act on."""
+    """Root of the trainer's exceptions. The message tells the user what to change."""
 
 
 class ConfigError(TrainerError):
-    """A setting or configuration file is wrong. The message names the key and what is allowed."""
+    """A setting or configuration file is wrong. The message names the key and the allowed values."""
 
 
 class DataError(TrainerError):
-    """The source data cannot be used. The message names the file and, where there are some, the lines."""
+    """The source data cannot be used. The message names the file and, if known, the lines."""
 
 
 class DownloadError(TrainerError):
@@ -39,20 +39,20 @@ class TuningError(TrainerError):
 
 
 class GaugesError(TrainerError):
-    """The Pushgateway cannot be reached, or does not take the gauges."""
+    """The Pushgateway cannot be reached, or refuses the gauges."""
 
 
 class RegistryError(TrainerError):
-    """The MLflow registry cannot be reached, or lacks what it should hold."""
+    """The MLflow registry cannot be reached, or lacks an expected entry."""
 
 
 class AliasMoved(RegistryError):
-    """An alias names another version by now than the one that a decision was made about."""
+    """An alias moved to another version after the decision about it was made."""
 
 
 class GateError(TrainerError):
-    """The serving engine cannot be asked: not installed, or not to be started with these settings."""
+    """The serving engine cannot be run: it is not installed, or does not start with these settings."""
 
 
 class PromotionError(TrainerError):
-    """A version that must not be given an alias, or no version to go back to. The message says what to do instead."""
+    """A version must not get an alias, or there is no version to roll back to. The message says what to do instead."""

@@ -21,44 +21,46 @@ class Settings(EnvironmentSettings):
     """Where the trainer keeps data and registers models."""
 
     data_dir: Path = Field(default_factory=default_data_dir)
-    """Folder for downloads, prepared data, embeddings. Put it where there is room for twice the data set."""
+    """Folder for downloads, prepared data, embeddings. Choose a disk with free space for twice the data set."""
     engine: EngineName = "duckdb"
-    """What cleans data: "duckdb", or "spark" (extra `spark`, Java 17 or newer). Both prepare the same bytes; DuckDB is
-    several times as fast on one machine."""
+    """Engine that cleans data: "duckdb", or "spark" (extra `spark`, Java 17 or newer). Both write the same bytes;
+    DuckDB is several times as fast on one machine."""
     data_version: str = ""
-    """What the version control of the data calls them, DVC for example; recorded with every model. `--data-version`
-    comes first."""
+    """Version of the data in its version control, DVC for example; recorded with every model. `--data-version` takes
+    precedence."""
     registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
     """MLflow tracking and registry URI: sqlite with an absolute path, or the address of an MLflow server."""
     artifact_root: str = ""
-    """Where MLflow keeps artifacts of an experiment that this program creates. Empty: the folder mlflow-artifacts
-    beside an SQLite registry; a registry behind http(s) decides for itself."""
+    """Where MLflow stores the artifacts of an experiment that this program creates. Empty: the folder mlflow-artifacts
+    beside an SQLite registry; an MLflow server at http(s) decides for itself."""
     model_name: str = Field(default=REGISTERED_MODEL, min_length=1)
-    """Name of the registered model and of the experiment. One for each data set that is served on its own."""
+    """Name of the registered model and of the experiment. Use a separate name for each data set that is served."""
     model_alias: str = Field(default=CHAMPION, min_length=1)
-    """Alias that is moved to a model that passes the gate."""
+    """Alias that moves to a model that passes the gate."""
     drift_reference_days: int = Field(default=28, ge=1)
-    """Days that the recent ones are compared with. More make a calmer reference that knows less of seasons."""
+    """Number of days in the reference window. More days give a steadier reference that follows the seasons less."""
     drift_recent_days: int = Field(default=7, ge=1)
-    """Newest days that are compared. Whole weeks keep weekdays out of the comparison."""
+    """Number of newest days that are compared with the reference. With whole weeks, weekdays make no difference."""
     drift_max_users: int = Field(default=1000, ge=20)
-    """Users drawn from each of the two windows. Time and memory grow with it, those of user vectors with its square."""
+    """Maximum number of users drawn from each window. Time and memory grow in proportion, for user vectors with the
+    square."""
     drift_distance: float = Field(default=0.1, gt=0.0)
-    """Least distance of a column that is called drift: standard deviations for numbers, Jensen-Shannon for the rest.
-    What chance makes of it is measured too, and is a lower bound."""
+    """Minimum distance of a column that counts as drift: in standard deviations for numbers, the Jensen-Shannon
+    distance for other columns. If chance alone reaches a larger distance, that distance is the limit."""
     drift_embedding_distance: float = Field(default=0.015, gt=0.0)
-    """The same for user vectors: their squared maximum mean discrepancy."""
+    """Minimum distance of the user vectors that counts as drift: their squared maximum mean discrepancy."""
     drift_share: float = Field(default=0.3, gt=0.0, le=1.0)
-    """Share of a report's columns from which on the report says drift. Lower it to retrain in full more often."""
+    """Minimum share of a report's columns that must drift for the report to say drift. Lower it to retrain in full more
+    often."""
     pushgateway_url: str = ""
-    """Prometheus Pushgateway that gets the drift gauges, for example http://pushgateway:9091. Empty: they are written
-    to a file alone, for node_exporter's textfile collector."""
+    """Prometheus Pushgateway that receives the drift gauges, for example http://pushgateway:9091. Empty: the gauges are
+    only written to a file, for node_exporter's textfile collector."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level that is logged."""
+    """Least severe log level that is written."""
 
     @property
     def artifact_location(self) -> str | None:
-        """Where artifacts of a new experiment go; None leaves it to the registry."""
+        """Artifact location of a new experiment; None: the registry decides."""
         database = sqlite_file(self.registry_uri)
         if self.artifact_root or database is None:
             return self.artifact_root or None
@@ -66,7 +68,7 @@ class Settings(EnvironmentSettings):
 
 
 def load_settings() -> Settings:
-    """Reads the environment. Raises ConfigError that names each wrong variable."""
+    """Reads the environment. Raises ConfigError, which names each wrong variable."""
     try:
         return Settings()
     except ValidationError as error:

@@ -2,5 +2,5 @@
 
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 
-# Before a module of this package imports MLflow, which reads its environment variables then.
+# MLflow reads its environment variables on import, so they are set before a module of this package imports it.
 set_mlflow_defaults()

@@ -16,19 +16,19 @@ from trainer.core.errors import RegistryError
 from trainer.core.settings import Settings
 
 EVALUATIONS = "evaluations"
-"""The artifact of a run that holds its evaluations, see `trainer.results.saved_evaluations`."""
+"""Artifact of a run with its evaluations, see `trainer.results.saved_evaluations`."""
 WEIGHTS = "weights"
-"""The artifact of a run that a later training can go on from, see `trainer.training.previous_model`."""
+"""Artifact of a run from which a later training can continue, see `trainer.training.previous_model`."""
 WARM_START_TAG = "tandem.warm_started_from"
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 DATA_VERSION_TAG = "tandem.data_version"
 GATE_TAG = "tandem.gate"
-"""On a version: the gate's last verdict, GATE_PASSED or GATE_REFUSED."""
+"""Tag of a version: the gate's last verdict, GATE_PASSED or GATE_REFUSED."""
 GATE_AGAINST_TAG = "tandem.gate_against"
-"""On a version: the number of the champion that the verdict was made against; empty where there was none."""
+"""Tag of a version: number of the champion that it was compared with for the verdict; empty if there was none."""
 GATE_PASSED, GATE_REFUSED = "passed", "refused"
 ROLLED_BACK_TAG = "tandem.rolled_back_at"
-"""On a version: when the champion's alias was taken from it by `rollback`, ISO 8601, UTC."""
+"""Tag of a version: when `rollback` took the champion's alias from it, ISO 8601, UTC."""
 
 
 class Run:
@@ -47,7 +47,7 @@ class Run:
         mlflow.set_tags(dict(tags))
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int | None = None) -> None:
-        """Logs metrics, of an epoch where `step` is given. MLflow has no "@" in names: it is logged as "_at_"."""
+        """Logs metrics; `step` is the epoch, if any. MLflow allows no "@" in names, so it becomes "_at_"."""
         mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in metrics.items()}, step=step)
 
     def log_text(self, text: str, name: str) -> None:
@@ -55,7 +55,7 @@ class Run:
         mlflow.log_text(text, name)
 
     def log_directory(self, directory: Path, name: str) -> None:
-        """Logs a folder's files under a name."""
+        """Logs a folder's files under an artifact path `name`."""
         mlflow.log_artifacts(str(directory), name)
 
     def log_bundle(self, directory: Path) -> str:
@@ -65,7 +65,7 @@ class Run:
 
 
 class Registry(ModelRegistry):
-    """The registered model, with what training records. Methods raise RegistryError when it cannot be reached."""
+    """The registered model and the runs behind it. Methods raise RegistryError when the registry cannot be reached."""
 
     def __init__(self, settings: Settings) -> None:
         if (database := sqlite_file(settings.registry_uri)) is not None:
@@ -76,11 +76,11 @@ class Registry(ModelRegistry):
         self._settings = settings
 
     def champion(self) -> RegisteredVersion | None:
-        """The version under the alias; None when there is none yet."""
+        """The version that the champion's alias names; None if there is none yet."""
         return self.aliased(self._settings.model_alias)
 
     def find(self, name: str) -> RegisteredVersion:
-        """The version of that number, or else under that alias. Raises RegistryError when there is none."""
+        """The version with this number or alias. Raises RegistryError if there is none."""
         kind, found = ("version", self.numbered(name)) if name.isdecimal() else ("alias", self.aliased(name))
         if found is None:
             raise RegistryError(f"{self.uri}: {self.model_name} has no {kind} {name!r}")
@@ -88,9 +88,9 @@ class Registry(ModelRegistry):
 
     @contextmanager
     def start_run(self, name: str, *, run_id: str = "", parent_run_id: str = "") -> Iterator[Run]:
-        """A run in the experiment named after the model; it is marked failed when the block raises.
+        """A run in the experiment named after the model; it is marked as failed if the block raises.
 
-        With `run_id` that run goes on, unless the registry does not hold it; with `parent_run_id` it is a child.
+        With `run_id`, that run continues if the registry has it. With `parent_run_id`, the run is a child of that run.
         """
         with self._asked():
             if mlflow.get_experiment_by_name(self.model_name) is None:
@@ -109,7 +109,7 @@ class Registry(ModelRegistry):
         return run is not None and str(run.info.lifecycle_stage) == "active"
 
     def register(self, run: Run, source: str, *, model_version: str, training_fingerprint: str) -> RegisteredVersion:
-        """A new version of the registered model, from a bundle that was logged. It moves no alias."""
+        """Registers a logged bundle as a new version of the model. No alias moves."""
         tags = {names.MODEL_VERSION_TAG: model_version, TRAINING_FINGERPRINT_TAG: training_fingerprint}
         is_new = self._find(lambda client: client.get_registered_model(self.model_name)) is None
         with self._asked() as client:
@@ -119,20 +119,20 @@ class Registry(ModelRegistry):
         return RegisteredVersion(str(created.version), model_version, source, run_id=run.run_id, tags=tags)
 
     def delete_alias(self, alias: str) -> None:
-        """Takes an alias away."""
+        """Deletes an alias."""
         with self._asked() as client:
             client.delete_registered_model_alias(self.model_name, alias)
 
     def tag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
-        """Sets tags of a version; an empty value takes a tag's meaning away, whether it is there or not."""
+        """Sets tags of a version. An empty value means the same as no tag."""
         with self._asked() as client:
             for name, value in tags.items():
                 client.set_model_version_tag(self.model_name, version.number, name, value)
 
     def record(self, version: RegisteredVersion, directory: Path, name: str, metrics: Mapping[str, float]) -> str:
-        """Logs a folder's files and metrics to the run that registered a version, whether it is over or not.
+        """Logs a folder's files and metrics to the run that registered a version, even if that run has ended.
 
-        Returns the URI of the folder among the run's artifacts.
+        Returns the artifact URI of the folder.
         """
         with self._asked(f"run {version.run_id!r} of version {version.number}") as client:
             client.log_artifacts(version.run_id, str(directory), name)
@@ -141,12 +141,12 @@ class Registry(ModelRegistry):
             return f"{client.get_run(version.run_id).info.artifact_uri}/{name}"
 
     def metrics(self, version: RegisteredVersion) -> dict[str, float]:
-        """The last value of each metric of the run that registered a version; empty where the run is gone."""
+        """The last value of each metric of the run that registered a version; empty if the run was deleted."""
         run = self._find(lambda client: client.get_run(version.run_id))
         return {} if run is None else {name.replace("_at_", "@"): value for name, value in run.data.metrics.items()}
 
     def download_artifacts(self, version: RegisteredVersion, name: str, directory: Path) -> Path:
-        """A copy of what the run of a version logged under a name. Raises RegistryError where it logged none."""
+        """Downloads the artifact `name` of a version's run. Raises RegistryError if the run has none."""
         directory.mkdir(parents=True, exist_ok=True)
         try:
             found = mlflow.artifacts.download_artifacts(

@@ -1,1 +1,1 @@
-"""FAISS: exact search and the index of a bundle."""
+"""Search of vectors with FAISS: exact search, and the index of a bundle."""

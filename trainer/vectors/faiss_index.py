@@ -1,4 +1,4 @@
-"""The FAISS IVF index over item vectors, its measured recall, and nearest neighbours among items.
+"""The FAISS IVF index over item vectors, its measured recall, and the nearest neighbours of items.
 
 The only module of the trainer that imports FAISS.
 """
@@ -23,10 +23,12 @@ from trainer.core.errors import ExportError
 
 RECALL_AT = 100
 MAX_EXACT_NEIGHBOUR_ITEMS = 50_000
-"""Largest catalogue whose content neighbours are found exactly: the cost grows with its square."""
+"""Maximum number of items for an exact search of content neighbours, whose cost grows with the square."""
 _NEIGHBOUR_NPROBE = 16
-_NEIGHBOUR_VECTORS_PER_LIST = 64  # from which k-means learns; FAISS's own 256 would take most of the time
-_MIN_VECTORS_PER_LIST = 39  # below this FAISS warns that its k-means has too little to learn from
+_NEIGHBOUR_VECTORS_PER_LIST = (
+    64  # k-means is trained on them; with FAISS's default of 256, training would take most of the time
+)
+_MIN_VECTORS_PER_LIST = 39  # with fewer, FAISS warns that k-means has too few training vectors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,9 @@ class IndexPoint:
     recall_at_100: float
     """See `tandem.contract.recall`."""
     p50_us: float
-    """Microseconds of one search, the median; one query at a time on one thread."""
+    """Median time of a search in microseconds; one query at a time on one thread."""
     p99_us: float
-    """Microseconds that 99 % of the searches stay below."""
+    """99th percentile of the time of a search in microseconds."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,11 @@ class BuiltIndex:
 def build_index(
     item_vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.float32], config: IndexConfig, path: Path
 ) -> BuiltIndex:
-    """Trains an inner-product IVF index, and picks the smallest nprobe with the recall asked for.
+    """Trains an inner-product IVF index, and picks the smallest nprobe that reaches the configured recall.
 
-    item_vectors is (items, dim), queries (queries, dim): vectors of real users, since those are what the index will be
-    asked. Trains on a GPU where FAISS has one. Raises ExportError when searching every list does not reach the recall.
+    item_vectors is (items, dim). queries is (queries, dim): vectors of real users, because the index will be searched
+    with user vectors. Trains on a GPU if FAISS sees one. Raises ExportError if even a search of all lists does not
+    reach the recall.
     """
     num_items, dim = item_vectors.shape
     num_lists = max(1, min(round(4 * math.sqrt(num_items)), num_items // _MIN_VECTORS_PER_LIST))
@@ -72,15 +75,15 @@ def build_index(
         if recall >= config.min_recall_at_100:
             faiss.write_index(index, str(path))
             return BuiltIndex(path, IndexSpec(kind, nprobe, recall))
-    raise ExportError(f"index: {kind} reaches recall@{RECALL_AT} {recall:.3f}, {config.min_recall_at_100} asked for")
+    raise ExportError(f"index: {kind} reaches recall@{RECALL_AT} {recall:.3f}, not {config.min_recall_at_100}")
 
 
 def recall_and_latency(
     path: Path, queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32]
 ) -> tuple[IndexPoint, ...]:
-    """What more or fewer lists would cost and bring, for an index on disk and (queries, dim) of real users.
+    """Recall and latency of an index on disk at every nprobe, for queries, (queries, dim), of real users.
 
-    Searches as serving does, one query at a time on one thread; the figures are those of this machine at this moment.
+    Searches as serving does, one query at a time on one thread. Latencies hold for this machine and its present load.
     """
     index: Any = faiss.read_index(str(path))
     exact = exact_top(queries, item_vectors, min(RECALL_AT, len(item_vectors)))
@@ -99,13 +102,13 @@ def recall_and_latency(
 
 
 def _latency_us(index: Any, queries: npt.NDArray[np.float32], k: int) -> tuple[float, float]:
-    """Median and 99th percentile of the microseconds of one search, in caches that a search before has warmed."""
+    """Median and 99th percentile of the time of a search in microseconds, with caches warm from an earlier search."""
     microseconds = np.empty(len(queries))
-    for place in range(len(queries)):
-        query = queries[place : place + 1]
+    for row in range(len(queries)):
+        query = queries[row : row + 1]
         started = time.perf_counter_ns()
         index.search(query, k)
-        microseconds[place] = (time.perf_counter_ns() - started) / 1e3
+        microseconds[row] = (time.perf_counter_ns() - started) / 1e3
     p50, p99 = np.quantile(microseconds, [0.5, 0.99])
     return float(p50), float(p99)
 
@@ -119,7 +122,8 @@ def exact_top(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.flo
 
 
 def inner_products(queries: npt.NDArray[np.float32], item_vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What a flat index computes, for all items: (queries, dim), (items, dim) -> (queries, items) float32."""
+    """Inner products with all items, as a flat index computes them: (queries, dim), (items, dim) -> (queries, items)
+    float32."""
     products: npt.NDArray[np.float32] = faiss.pairwise_distances(queries, item_vectors, faiss.METRIC_INNER_PRODUCT)
     return products
 
@@ -129,8 +133,9 @@ def nearest_items(
 ) -> npt.NDArray[np.int32]:
     """Rows of the k other items with the largest inner product for each item of (items, dim), best first.
 
-    An item whose vector is zero has no neighbours and is nobody's. Above `max_exact_items` the search reads the lists
-    nearest to each item alone and may miss some. Returns (items, k) int32, MISSING_ROW where there are no more.
+    An item whose vector is zero has no neighbours and is no item's neighbour. Above `max_exact_items` items, the search
+    reads only the lists nearest to each item and may miss neighbours. Returns (items, k) int32, filled up with
+    MISSING_ROW.
     """
     neighbours = np.full((len(vectors), k), MISSING_ROW, dtype=np.int32)
     known = np.flatnonzero(vectors.any(axis=1))
@@ -147,20 +152,20 @@ def nearest_items(
     index.add(known_vectors)
     found: npt.NDArray[np.int64] = index.search(known_vectors, k + 1)[1]
     found[found == np.arange(len(known))[:, None]] = MISSING_ROW
-    # Itself an item finds anywhere among its equals, so its place is closed up instead of cutting off the first.
+    # An item finds itself at any position among equal vectors, so the gap is closed; it is not always the first column.
     order = np.argsort(found == MISSING_ROW, axis=1, kind="stable")[:, :k]
-    places = np.take_along_axis(found, order, axis=1)
-    neighbours[known] = np.where(places == MISSING_ROW, MISSING_ROW, known[places])
+    nearest = np.take_along_axis(found, order, axis=1)
+    neighbours[known] = np.where(nearest == MISSING_ROW, MISSING_ROW, known[nearest])
     return neighbours
 
 
 def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
-    """k-means of the lists, on the first GPU where this build of FAISS sees one. Not run on a GPU so far."""
+    """Runs k-means for the lists, on the first GPU if this build of FAISS sees one. Never run on a GPU so far."""
     if not getattr(faiss, "get_num_gpus", lambda: 0)():
         index.train(vectors)
         return
     inverted_lists: Any = faiss.extract_index_ivf(index)
-    # FAISS keeps bare pointers to both, so they live in variables until training is over.
+    # FAISS keeps bare pointers to both objects, so variables keep them alive until training ends.
     resources = faiss.StandardGpuResources()
     on_gpu = faiss.index_cpu_to_gpu(resources, 0, faiss.IndexFlatIP(vectors.shape[1]))
     inverted_lists.clustering_index = on_gpu
@@ -169,5 +174,5 @@ def _train(index: faiss.Index, vectors: npt.NDArray[np.float32]) -> None:
 
 
 def _nprobes(num_lists: int) -> list[int]:
-    """1, 2, 4, ... and at last every list."""
+    """1, 2, 4, ... and finally the number of all lists."""
     return [*(1 << power for power in range(num_lists.bit_length()) if 1 << power < num_lists), num_lists]
