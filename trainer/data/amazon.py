@@ -1,6 +1,6 @@
-"""Reader of Amazon Reviews in the official formats of 2014, 2018 and 2023, told apart by their fields.
+"""Reader of Amazon Reviews in the official formats of 2014, 2018 and 2023, recognised by their fields.
 
-Reviews of 2014 and 2018 have the same fields. Metadata of 2014 is distributed as Python literals, one dict a line;
+Reviews of 2014 and 2018 have the same fields. Metadata of 2014 is distributed as Python literals, one dict per line;
 DuckDB parses them as structs, with one loss: an escape such as \\xe9 loses its backslash.
 """
 
@@ -26,9 +26,9 @@ from trainer.data.report import BAD_JSON, CATEGORY_IS_MARKUP, PRICE_UNPARSABLE
 from trainer.data.scan import LINE, ROW, first_lines, scan_lines
 from trainer.data.table import DOCUMENT, documents, json_path, json_string_list, json_strings
 
-_LINES_TO_LOOK_AT: Final = 1_000
+_NUM_LINES_EXAMINED: Final = 1_000
 _PRICE: Final = r"^\$?\s*([0-9][0-9,]*(?:\.[0-9]+)?)$"
-# Every field of the official files: DuckDB refuses a struct with a field that its type lacks.
+# All fields of the official files: DuckDB does not cast a struct with a field that the type lacks.
 _LITERAL_TYPE: Final = (
     "struct<asin: string, title: string, description: string, brand: string, price: string,"
     " categories: array<array<string>>, imUrl: string, related: string, salesRank: string>"
@@ -76,9 +76,9 @@ _META_LITERAL: Final = _MetaFields("asin", "categories", "", "brand", "brand", "
 
 
 def read_amazon(engine: DuckDBEngine, files: Mapping[str, Path]) -> RawData:
-    """Reads reviews and, where `files` has them, metadata ("reviews", "meta": local paths).
+    """Reads reviews and, if given, metadata. `files` maps "reviews" and "meta" to local paths.
 
-    Raises DataError when a file is unreadable or its fields are of no official format.
+    Raises DataError when a file is unreadable or has the fields of no official format.
     """
     fields = _review_fields(files["reviews"])
     return RawData(
@@ -144,24 +144,24 @@ def _read_meta(engine: DuckDBEngine, path: Path) -> RawTable:
 
 
 def _with_values(rows: Any, keys: tuple[str, ...]) -> Any:
-    """Adds a text column per key, parsing each line once for all of them."""
+    """Adds a text column for each key; each line is parsed once for all keys."""
     rows = rows.mutate(json_strings(rows[DOCUMENT], [json_path(key) for key in keys]).name("field_values"))
-    return rows.mutate(**{key: rows["field_values"][place] for place, key in enumerate(keys)})
+    return rows.mutate(**{key: rows["field_values"][index] for index, key in enumerate(keys)})
 
 
 def _paragraphs(rows: Any, *, with_features: bool) -> Any:
-    """The description, a string in some files and a list in others; in 2023 most of the text stands in `features`."""
+    """The description: a string in some files, a list in others. In 2023, most of the text is in `features`."""
     listed = json_string_list(rows[DOCUMENT], "$.description[*]")
     if with_features:
         listed = listed.concat(json_string_list(rows[DOCUMENT], "$.features[*]"))
     joined = listed.filter(lambda paragraph: paragraph.notnull()).join(" ")
-    # As text, a list begins with a bracket; it was taken in `listed`.
+    # A list as text begins with a bracket; `listed` has its entries already.
     scalar = ibis.cases((~rows["description"].startswith("["), rows["description"] + " "), else_="")
     return scalar.fill_null("") + joined.fill_null("")
 
 
 def _literals(lines: Any) -> Any:
-    """Python-literal lines, one dict each, as the columns of `_read_meta`."""
+    """Lines of Python literals, one dict each, as the columns of `_read_meta`."""
     lines = lines.filter(lines[LINE].re_search(r"\S"))
     rows = lines.mutate(lines[LINE].replace("\\n", " ").try_cast(_LITERAL_TYPE).name("parsed"))
     parsed = rows["parsed"]
@@ -179,7 +179,7 @@ def _literals(lines: Any) -> Any:
 
 
 def _review_fields(path: Path) -> _ReviewFields:
-    for line in islice(first_lines(path, "utf-8"), _LINES_TO_LOOK_AT):
+    for line in islice(first_lines(path, "utf-8"), _NUM_LINES_EXAMINED):
         for fields in _REVIEWS:
             if fields.required <= _keys(line):
                 return fields
@@ -187,7 +187,7 @@ def _review_fields(path: Path) -> _ReviewFields:
 
 
 def _meta_fields(path: Path) -> _MetaFields:
-    for line in islice(first_lines(path, "utf-8"), _LINES_TO_LOOK_AT):
+    for line in islice(first_lines(path, "utf-8"), _NUM_LINES_EXAMINED):
         for fields in _META:
             if fields.required <= _keys(line):
                 return fields
@@ -212,6 +212,8 @@ def _literal_keys(line: str) -> frozenset[str]:
     return frozenset(str(key) for key in value) if isinstance(value, dict) else frozenset()
 
 
-def _unknown(path: Path, what: str, formats: list[frozenset[str]]) -> DataError:
+def _unknown(path: Path, role: str, formats: list[frozenset[str]]) -> DataError:
     expected = "; or ".join(", ".join(sorted(fields)) for fields in formats)
-    return DataError(f"{path}: none of its first {_LINES_TO_LOOK_AT} lines has the fields of Amazon {what}: {expected}")
+    return DataError(
+        f"{path}: none of its first {_NUM_LINES_EXAMINED} lines has the fields of Amazon {role}: {expected}"
+    )

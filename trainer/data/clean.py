@@ -1,6 +1,7 @@
-"""What is kept of the rows that were staged, what is dropped, and why: Ibis expressions that any engine runs.
+"""Cleaning: selects the staged rows to keep and counts the others by reason, in Ibis expressions that any engine runs.
 
-Rows below `min_rating` go before repeats are looked for, so that who liked an item at the second try did like it.
+Rows below `min_rating` are dropped before duplicates, so a user who rated an item low first and high later keeps the
+high rating.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ INTERACTION_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.EVENT_TYPE: "string",
     names.WEIGHT: "float64",
 }
-"""`rating` stands as in the source; `normalised_rating` is its place on the scale, from 0 to 1. Both are null where
-there is none. `timestamp` is in microseconds, 0 where only the order is known. `weight` is that of the event type."""
+"""`rating` has the scale of the source; `normalised_rating` is scaled to 0 to 1. Both are null without a rating.
+`timestamp` is in microseconds, 0 if only the order is known. `weight` is that of the event type."""
 _ITEM_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.ITEM_ID: "string",
     names.TITLE: "string",
@@ -50,10 +51,10 @@ _ITEM_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.ATTRIBUTES: "string_map",
     names.AVAILABLE: "bool",
 }
-_STATED_ITEM_COLUMNS: Final = tuple(name for name in _ITEM_COLUMNS if name != names.AVAILABLE)
-"""What a source says of an item."""
+_SOURCE_ITEM_COLUMNS: Final = tuple(name for name in _ITEM_COLUMNS if name != names.AVAILABLE)
+"""Columns of an item that come from a source."""
 _JOINED_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE)
-_PLACE: Final = "place_among_repeats"
+_POSITION_IN_GROUP: Final = "position_in_group"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,13 @@ class StagedData:
     users: Staged | None
     feature_names: tuple[str, ...]
     events: Staged | None = None
-    """Further interactions."""
+    """Additional interactions."""
     item_changes: StagedChanges | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaned:
-    """What was written."""
+    """The prepared data as written."""
 
     report: CleaningReport
     num_users: int
@@ -81,7 +82,7 @@ class Cleaned:
 
 
 def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Path) -> Cleaned:
-    """Cleans what was staged, and writes the three files of prepared data into `directory`.
+    """Cleans the staged data, and writes the three files of prepared data into `directory`.
 
     Raises DataError when no interaction is left.
     """
@@ -103,19 +104,19 @@ def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Pat
 def _write_interactions(
     engine: Engine, staged: StagedData, config: DataConfig, directory: Path
 ) -> tuple[Any, FileReport]:
-    """(interactions as written, their report)."""
+    """Returns (interactions as written, their report)."""
     rows, read = _with_events(engine, staged)
     num_good = read.rows_kept
     if config.min_rating is not None:
-        # In a source with ratings every row has one; among events, those that are ratings.
+        # In a source with ratings, every row has a rating; among events, only those of type "rating".
         rows = rows.filter(rows[names.RATING].isnull() | (rows[names.RATING] >= config.min_rating))
-    num_high_enough = count_rows(engine, rows)
+    num_passing = count_rows(engine, rows)
     order = (names.TIMESTAMP, POSITION, ROW)
-    without_repeats = _first_of(rows, (names.USER_ID, names.ITEM_ID), order)
+    without_repeats = _first_in_group(rows, (names.USER_ID, names.ITEM_ID), order)
     first, num_pairs = write_counted(engine, without_repeats, engine.work_dir / "without_repeats.parquet")
     dropped = {
-        kinds.BELOW_MIN_RATING: num_good - num_high_enough,
-        kinds.DUPLICATE: num_high_enough - num_pairs,
+        kinds.BELOW_MIN_RATING: num_good - num_passing,
+        kinds.DUPLICATE: num_passing - num_pairs,
     }
     if config.k_core:
         first, below_core = k_core(engine, first, num_pairs, config.k_core)
@@ -137,12 +138,12 @@ def _write_interactions(
 
 
 def _with_events(engine: Engine, staged: StagedData) -> tuple[Any, FileReport]:
-    """(good rows of the interactions file and of the events, the report of them all)."""
+    """Returns (good rows of the interactions file and of the events, their common report)."""
     rows, report = staged.interactions.good(engine), staged.interactions.report
     if staged.events is None:
         return rows, report
     events = staged.events.good(engine)
-    # Of the same time and position, an event comes after the rows of the file.
+    # With equal time and position, events come after the rows of the file.
     events = events.mutate((events[ROW] + report.rows_read).name(ROW))
     joined = [
         table.select(ROW, table[POSITION].fill_null(0.0).name(POSITION), *_JOINED_COLUMNS) for table in (rows, events)
@@ -159,64 +160,64 @@ def _with_events(engine: Engine, staged: StagedData) -> tuple[Any, FileReport]:
 def _write_items(
     engine: Engine, interactions: Any, staged: StagedData, directory: Path
 ) -> tuple[int, tuple[FileReport, ...], int]:
-    """(items written, reports of what says something of items, interactions whose item none of it has)."""
-    bare = interactions.select(names.ITEM_ID).distinct()
+    """Returns (number of items written, reports of the sources of items, number of interactions whose item no source
+    has)."""
+    unknown = interactions.select(names.ITEM_ID).distinct()
     known, reports = _known_items(engine, staged)
     num_without_metadata = 0
     if known is not None:
         num_without_metadata = count_rows(engine, interactions.anti_join(known, names.ITEM_ID))
-        bare = bare.anti_join(known, names.ITEM_ID)
-    every = bare.mutate(
+        unknown = unknown.anti_join(known, names.ITEM_ID)
+    all_items = unknown.mutate(
         ibis.literal("").name(names.TITLE),
         ibis.literal("").name(names.DESCRIPTION),
         no_strings().name(names.CATEGORIES),
         empty_map().name(names.ATTRIBUTES),
-    ).select(*_STATED_ITEM_COLUMNS)
+    ).select(*_SOURCE_ITEM_COLUMNS)
     if known is not None:
-        every = known.union(every)
+        all_items = known.union(all_items)
     available = ibis.literal(True)
     if staged.item_changes is not None:
-        every = every.left_join(staged.item_changes.availability(engine), names.ITEM_ID)
-        available = every[names.AVAILABLE].fill_null(True)
-    every = every.select(*_STATED_ITEM_COLUMNS, available.name(names.AVAILABLE))
-    _, num_items = _write(engine, every.order_by(names.ITEM_ID), directory / ITEMS_FILE, _ITEM_COLUMNS)
+        all_items = all_items.left_join(staged.item_changes.availability(engine), names.ITEM_ID)
+        available = all_items[names.AVAILABLE].fill_null(True)
+    all_items = all_items.select(*_SOURCE_ITEM_COLUMNS, available.name(names.AVAILABLE))
+    _, num_items = _write(engine, all_items.order_by(names.ITEM_ID), directory / ITEMS_FILE, _ITEM_COLUMNS)
     return num_items, reports, num_without_metadata
 
 
 def _known_items(engine: Engine, staged: StagedData) -> tuple[Any, tuple[FileReport, ...]]:
-    """(what is said of each item by the last change of it, or else by the items file; None where neither is there, the
-    reports of both)."""
-    of_file, num_in_file = None, 0
+    """Returns (each item as of its last change, or else of the items file; None without both, the reports of both)."""
+    file_items, num_in_file = None, 0
     if staged.items is not None:
-        first = _first_of(staged.items.good(engine), (names.ITEM_ID,), (ROW,)).select(*_STATED_ITEM_COLUMNS)
-        of_file, num_in_file = write_counted(engine, first, engine.work_dir / "known_items.parquet")
+        first = _first_in_group(staged.items.good(engine), (names.ITEM_ID,), (ROW,)).select(*_SOURCE_ITEM_COLUMNS)
+        file_items, num_in_file = write_counted(engine, first, engine.work_dir / "known_items.parquet")
     reports = [] if staged.items is None else [_without_repeats(staged.items, num_in_file, {})]
     if staged.item_changes is None:
-        return of_file, tuple(reports)
+        return file_items, tuple(reports)
     changes = staged.item_changes
     path = engine.work_dir / "changed_items.parquet"
-    changed, _ = write_counted(engine, changes.contents(engine).select(*_STATED_ITEM_COLUMNS), path)
-    of_changes = changes.report(count_rows(engine, changes.availability(engine)))
-    if of_file is None:
-        return changed, (of_changes,)
-    unchanged = of_file.anti_join(changed, names.ITEM_ID)
+    changed, _ = write_counted(engine, changes.contents(engine).select(*_SOURCE_ITEM_COLUMNS), path)
+    changes_report = changes.report(count_rows(engine, changes.availability(engine)))
+    if file_items is None:
+        return changed, (changes_report,)
+    unchanged = file_items.anti_join(changed, names.ITEM_ID)
     num_changed = num_in_file - count_rows(engine, unchanged)
-    of_items = dataclasses.replace(
+    items_report = dataclasses.replace(
         reports[0], noted={**reports[0].noted, **occurring({kinds.ITEM_CHANGED: num_changed})}
     )
-    return changed.union(unchanged), (of_items, of_changes)
+    return changed.union(unchanged), (items_report, changes_report)
 
 
 def _write_users(
     engine: Engine, interactions: Any, staged: StagedData, directory: Path
 ) -> tuple[int, tuple[FileReport, ...]]:
-    """(users written, the users file's report)."""
+    """Returns (number of users written, the report of the users file, if there is one)."""
     users = interactions.select(names.USER_ID).distinct()
     columns: dict[str, ColumnType] = dict.fromkeys((names.USER_ID, *staged.feature_names), "string")
     if staged.users is None:
         _, num_users = _write(engine, users.order_by(names.USER_ID), directory / USERS_FILE, columns)
         return num_users, ()
-    first = _first_of(staged.users.good(engine), (names.USER_ID,), (ROW,)).select(*columns)
+    first = _first_in_group(staged.users.good(engine), (names.USER_ID,), (ROW,)).select(*columns)
     known, num_distinct = write_counted(engine, first, engine.work_dir / "known_users.parquet")
     joined = users.left_join(known, names.USER_ID).select(*columns)
     _, num_users = _write(engine, joined.order_by(names.USER_ID), directory / USERS_FILE, columns)
@@ -226,14 +227,16 @@ def _write_users(
     return num_users, (dataclasses.replace(report, noted=noted),)
 
 
-def _first_of(rows: Any, group: tuple[str, ...], order: tuple[str, ...]) -> Any:
+def _first_in_group(rows: Any, group: tuple[str, ...], order: tuple[str, ...]) -> Any:
     """The first row of each group."""
-    placed = rows.mutate(ibis.row_number().over(ibis.window(group_by=group, order_by=order)).name(_PLACE))
-    return placed.filter(placed[_PLACE] == 0).drop(_PLACE)
+    position = ibis.row_number().over(ibis.window(group_by=group, order_by=order))
+    numbered = rows.mutate(position.name(_POSITION_IN_GROUP))
+    return numbered.filter(numbered[_POSITION_IN_GROUP] == 0).drop(_POSITION_IN_GROUP)
 
 
 def _write(engine: Engine, rows: Any, path: Path, columns: Mapping[str, ColumnType]) -> tuple[Any, int]:
-    """(rows as a table, their number). The engine decides about the rows; the bytes of the file are ours."""
+    """Returns (rows as a table, their number). The engine computes the rows; `rewrite` makes the bytes of the file the
+    same for every engine."""
     ordered = engine.work_dir / f"ordered_{path.name}"
     table, num_written = write_counted(engine, rows.select(*columns), ordered)
     rewrite(ordered, path, columns)

@@ -1,7 +1,6 @@
 """The description of one data set: a TOML file, as in `presets/`.
 
-`format` chooses the reader, and each reader has its own keys, so that a key that does not belong is an error instead of
-being ignored.
+`format` selects the reader, and each reader has its own keys, so a key of another reader is an error and not ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from trainer.data.event_weights import EventWeights
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
 TimestampUnit = Literal["seconds", "milliseconds", "microseconds", "iso"]
 FileFormat = Literal["auto", "csv", "jsonl", "parquet"]
-assert EventType.__args__ == EVENT_TYPES  # type: ignore[attr-defined]  # the contract decides, a Literal cannot read it
+assert EventType.__args__ == EVENT_TYPES  # type: ignore[attr-defined]  # a Literal cannot be made from the tuple in the contract
 
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _ARCHIVE_KEYS: Final = frozenset({"events", "item_changes"})
@@ -41,7 +40,7 @@ _FILE_KEYS: Final = frozenset({"reviews", "meta", "folder", "path"}) | _ARCHIVE_
 
 
 def is_url(path: str) -> bool:
-    """Whether a configured path is fetched instead of read from disk."""
+    """Whether a configured path is an http(s) URL."""
     return _URL.match(path) is not None
 
 
@@ -50,20 +49,20 @@ class _Section(BaseModel):
 
 
 def _none(raw: object) -> object:
-    """A word for what TOML and the command line cannot say."""
+    """Reads "none", because TOML and the command line have no null."""
     return None if raw == "none" else raw
 
 
-def _moment(raw: str) -> str:
+def _check_until(raw: str) -> str:
     if raw:
         parse_until(raw)
     return raw
 
 
 def parse_until(text: str) -> datetime:
-    """The moment that `until` names, which it does not include: a day alone is its end; UTC where no offset is given.
+    """The exclusive upper bound that `until` gives: a date means the end of that day. Times without an offset are UTC.
 
-    Raises ValueError for anything else than ISO 8601.
+    Raises ValueError unless the text is ISO 8601.
     """
     try:
         return datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
@@ -73,34 +72,35 @@ def parse_until(text: str) -> datetime:
 
 
 class DataConfig(_Section):
-    """What every data set says of itself, whichever reader reads it."""
+    """Keys of every data set, for all readers."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Names the folder of the prepared data, and the data set in reports."""
+    """Name of the data set in reports, and of the folder of the prepared data."""
     format: Literal["table", "amazon", "movielens-100k"]
-    """The reader."""
+    """Reader of the files."""
     min_rating: Annotated[float | None, BeforeValidator(_none)] = None
-    """Interactions rated lower are dropped, and counted as `below_min_rating`. Absent or "none": every one is kept."""
+    """Interactions with a lower rating are dropped, and counted as `below_min_rating`. Absent or "none": none are."""
     k_core: int = Field(default=0, ge=0)
-    """Users and items with fewer interactions are dropped until none is left that has fewer. 0: all are kept. The items
-    file stays whole: its items are still recommended, as new ones."""
+    """Users and items with fewer interactions are dropped repeatedly, until none has fewer. 0: none are dropped. The
+    items file is kept whole: items without interactions are still recommended, as new items."""
     event_weights: EventWeights = EventWeights()
     """Weight of each event type."""
     rating_scale_min: float = 1.0
-    """Lowest rating there can be; a lower one is a bad line."""
+    """Lowest possible rating; a line with a lower rating is bad."""
     rating_scale_max: float = 5.0
-    """Highest rating there can be; a higher one is a bad line."""
+    """Highest possible rating; a line with a higher rating is bad."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
-    """Share of bad lines in one file, 0 to 1, above which the run fails. Raise it for a source known to be dirty."""
+    """Share of bad lines in a file, 0 to 1, above which the run fails. Raise it for a source that is known to be
+    dirty."""
     events: str = ""
-    """Folder of the events that feature_sync keeps (`$TANDEM_DATA_DIR/events`): further interactions, but for
+    """Folder of the events that feature_sync archives (`$TANDEM_DATA_DIR/events`): additional interactions, without the
     impressions. Empty: none."""
     item_changes: str = ""
-    """Folder of the catalogue changes that feature_sync keeps (`$TANDEM_DATA_DIR/item-changes`): they replace and add
-    items, and take items out of recommendations. Empty: none."""
-    until: Annotated[str, AfterValidator(_moment)] = ""
-    """Days of `events` and `item_changes` that began before this time count, whole: an ISO 8601 time, or a day, which
-    counts itself. Days that are over never change, so that the same days give the same data again. Empty: all days."""
+    """Folder of the catalogue changes that feature_sync archives (`$TANDEM_DATA_DIR/item-changes`): they replace and
+    add items, and remove items from recommendations. Empty: none."""
+    until: Annotated[str, AfterValidator(_check_until)] = ""
+    """An ISO 8601 time: whole days of `events` and `item_changes` that began before it are used. A date includes that
+    day. The archive of a past day never changes, so the same days give the same data again. Empty: all days."""
 
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
@@ -113,15 +113,15 @@ class FileConfig(_Section):
     """One file of a plain table."""
 
     path: str = Field(min_length=1)
-    """Path or http(s) URL, gzip or not. A relative path is looked up in `folder`."""
+    """Path or http(s) URL, gzip or not. A relative path is relative to `folder`."""
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Checksum that the file must have. Empty: not checked."""
+    """SHA-256 that the file must have, in hex. Empty: not checked."""
     file_format: FileFormat = "auto"
-    """Absent: told from the name (.csv .tsv .dat .txt .inter, .json .jsonl .ndjson, .parquet; each also with .gz)."""
+    """Absent: taken from the name (.csv .tsv .dat .txt .inter, .json .jsonl .ndjson, .parquet; each also with .gz)."""
     delimiter: str = Field(default=",", min_length=1, max_length=4)
-    """CSV: what separates fields, one to four characters, for example "\\t" or "::"."""
+    """CSV: separator of the fields, one to four characters, for example "\\t" or "::"."""
     quote: str = Field(default='"', max_length=1)
-    """CSV: the character around fields that hold the delimiter; doubled inside a field. Empty: none."""
+    """CSV: quote character around fields that contain the delimiter; doubled inside a field. Empty: none."""
     header: bool = True
     """CSV: whether the first line names the columns."""
     columns: tuple[str, ...] = ()
@@ -139,26 +139,26 @@ class FileConfig(_Section):
 
 
 class InteractionsConfig(FileConfig):
-    """The interactions file, and which of its columns mean what."""
+    """The interactions file, and the meaning of its columns."""
 
     user: str = Field(min_length=1)
     """Column of the user's id."""
     item: str = Field(min_length=1)
     """Column of the item's id."""
     rating: str = ""
-    """Column of the rating. Empty: there is none."""
+    """Column of the rating. Empty: no ratings."""
     timestamp: str = ""
-    """Column of the time. Empty: only `position` orders a user's interactions."""
+    """Column of the time. Empty: only `position` gives the order of a user's interactions."""
     timestamp_unit: TimestampUnit = "seconds"
-    """What `timestamp` counts since 1970, or "iso" for ISO 8601 (UTC where no offset is given)."""
+    """Unit of `timestamp`, counted since 1970, or "iso" for ISO 8601 (UTC if no offset is given)."""
     position: str = ""
-    """Column of a number that grows along a user's interactions; with `timestamp`, it orders equal times."""
+    """Column of a number that grows along a user's interactions; together with `timestamp`, it orders equal times."""
     event_type: str = ""
-    """Column of the event type. Empty: every row is a `default_event_type`."""
+    """Column of the event type. Empty: every row has `default_event_type`."""
     event_types: Mapping[str, EventType] = {}
-    """What the values of `event_type` mean, for example {"view" = "click"}. Empty: they are our own names."""
+    """Event type for each value of the column, for example {"view" = "click"}. Empty: the values are event types."""
     default_event_type: EventType = "rating"
-    """Event type where there is no such column."""
+    """Event type of all rows if `event_type` names no column."""
 
     @model_validator(mode="after")
     def _check_columns_used(self) -> Self:
@@ -170,7 +170,7 @@ class InteractionsConfig(FileConfig):
 
 
 class ItemsConfig(FileConfig):
-    """The items file, and which of its columns mean what."""
+    """The items file, and the meaning of its columns."""
 
     id: str = Field(min_length=1)
     """Column of the item's id."""
@@ -179,15 +179,15 @@ class ItemsConfig(FileConfig):
     description: str = ""
     """Column of the description."""
     categories: str = ""
-    """Column of the categories: a list, or one string that `categories_separator` splits."""
+    """Column of the categories: a list, or a string that `categories_separator` splits."""
     categories_separator: str = ""
-    """What separates categories, for example "|". Empty: the column is a list, or holds one category."""
+    """Separator of the categories, for example "|". Empty: the column holds a list or a single category."""
     attributes: Mapping[str, str] = {}
     """Attribute name -> column."""
 
 
 class UsersConfig(FileConfig):
-    """The users file, and which of its columns are features."""
+    """The users file, and its columns that are features."""
 
     id: str = Field(min_length=1)
     """Column of the user's id."""
@@ -196,11 +196,11 @@ class UsersConfig(FileConfig):
 
 
 class TableConfig(DataConfig):
-    """A plain table of interactions, optionally with tables of items and of users beside it."""
+    """A plain table of interactions, optionally with a table of items and a table of users."""
 
     format: Literal["table"]
     folder: str = ""
-    """Folder that relative paths are looked up in. Empty: the folder of this file; of a preset, where you run."""
+    """Folder to which paths are relative. Empty: the folder of this file; for a preset, the working directory."""
     interactions: InteractionsConfig
     items: ItemsConfig | None = None
     users: UsersConfig | None = None
@@ -219,11 +219,11 @@ class AmazonConfig(DataConfig):
     reviews: str = Field(min_length=1)
     """Reviews file: path or http(s) URL, .json or .jsonl, gzip or not."""
     reviews_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Checksum that the reviews file must have. Empty: not checked."""
+    """SHA-256 that the reviews file must have, in hex. Empty: not checked."""
     meta: str = ""
     """Metadata file: path or http(s) URL. Empty: items have no titles."""
     meta_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Checksum that the metadata file must have. Empty: not checked."""
+    """SHA-256 that the metadata file must have, in hex. Empty: not checked."""
 
 
 class MovieLens100KConfig(DataConfig):
@@ -240,21 +240,21 @@ DATA_FORMATS: Final[Mapping[str, type[DataConfig]]] = {
     "amazon": AmazonConfig,
     "movielens-100k": MovieLens100KConfig,
 }
-"""What describes a data set of each format."""
+"""Class of the description, by format."""
 
 
 def preset_names() -> tuple[str, ...]:
-    """The data sets that need no file of one's own, in alphabetical order."""
+    """Names of the data sets that come with the package, in alphabetical order."""
     return tuple(sorted(p.name.removesuffix(".toml") for p in _presets().iterdir() if p.name.endswith(".toml")))
 
 
 def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
     """Reads a data set's description: `source` is a preset's name or the path of a TOML file.
 
-    `overrides` replace single keys, dots leading into sections: {"min_rating": "3", "interactions.path": "x.csv"}.
-    Paths in overrides are relative to the working directory.
+    `overrides` replace single keys, with dots before keys of sections: {"min_rating": "3", "interactions.path":
+    "x.csv"}. Paths in overrides are relative to the working directory.
 
-    Raises ConfigError naming the file, the line where the key stands, the key and what is allowed.
+    Raises ConfigError, which names the file, the line, the key and the allowed values.
     """
     path = Path(source)
     if source in preset_names():
@@ -269,7 +269,7 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
         raw: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{label}: {error}") from error
-    _place_paths(raw, base)
+    _resolve_paths(raw, base)
     for key, value in overrides.items():
         _override(raw, key, value)
     try:
@@ -284,7 +284,7 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
 
 
 def preset_train_config(source: str) -> Path | None:
-    """The training configuration that a preset brings for data the defaults are not best for; None without."""
+    """The training configuration of a preset for whose data the defaults are not the best; None if it has none."""
     path = Path(str(_presets() / "train" / f"{source}.toml"))
     return path if source in preset_names() and path.is_file() else None
 
@@ -300,8 +300,8 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: unreadable: {error}") from error
 
 
-def _place_paths(raw: dict[str, Any], base: Path) -> None:
-    """Makes paths absolute; those inside a table's sections stay relative to its `folder`."""
+def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
+    """Makes paths absolute. Paths inside the sections of a table stay relative to its `folder`."""
     keys = _FILE_KEYS
     if raw.get("format") == "table":
         raw["folder"] = str((base / str(raw.get("folder", ""))).resolve())
@@ -313,10 +313,10 @@ def _place_paths(raw: dict[str, Any], base: Path) -> None:
 
 def _override(raw: dict[str, Any], key: str, value: str) -> None:
     *sections, last = key.split(".")
-    place = raw
+    table = raw
     for section in sections:
-        inner = place.setdefault(section, {})
+        inner = table.setdefault(section, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"override {key}: {section} is not a section")
-        place = inner
-    place[last] = str(Path(value).resolve()) if last in _FILE_KEYS and value and not is_url(value) else value
+        table = inner
+    table[last] = str(Path(value).resolve()) if last in _FILE_KEYS and value and not is_url(value) else value

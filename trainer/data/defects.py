@@ -1,4 +1,4 @@
-"""Which rows are bad, and why: Ibis expressions that turn raw text into typed columns with the first reason found."""
+"""Rules for bad rows: Ibis expressions that turn raw text into typed columns, with the first defect of each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules
 from trainer.data.scan import ROW
 
 _MAX_ID_BYTES: Final = 256
-_END_OF_TIME_SECONDS: Final = 4_102_444_800  # 2100-01-01: a later time is one in another unit
+_END_OF_TIME_SECONDS: Final = 4_102_444_800  # 2100-01-01: a later time has the wrong unit
 _PER_SECOND: Final[Mapping[TimestampUnit, int]] = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
 
 _epoch_us = duckdb_function("epoch_us", ("timestamp('UTC')",), "int64")
@@ -23,7 +23,7 @@ _num_bytes = duckdb_function("strlen", ("string",), "int64")
 
 
 def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> Any:
-    """Raw interactions as typed columns, DEFECT holding the first reason why a row is bad."""
+    """Raw interactions as typed columns; DEFECT is the first reason why a row is bad, or null."""
     rating = rows[names.RATING].try_cast("float64")
     timestamp = _microseconds(rows[names.TIMESTAMP], rules.timestamp_unit)
     position = rows[POSITION].try_cast("float64")
@@ -70,7 +70,7 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
 
 
 def identified_rows(rows: Any, id_column: str) -> Any:
-    """Raw items or users, DEFECT holding the first reason why a row is bad."""
+    """Raw items or users; DEFECT is the first reason why a row is bad, or null."""
     missing = kinds.MISSING_ITEM if id_column == names.ITEM_ID else kinds.MISSING_USER
     defect = ibis.cases(
         (rows[DEFECT].notnull(), rows[DEFECT]),
@@ -85,7 +85,7 @@ def _too_long(text: Any) -> Any:
 
 
 def _microseconds(text: Any, unit: TimestampUnit | None) -> Any:
-    """Text -> int64 microseconds since 1970, null where it is not a time from then to 2100.
+    """Text -> int64 microseconds since 1970; null unless it is a time from 1970 to 2100.
 
     float64 is exact here: microseconds stay below 2^53 until the year 2255.
     """

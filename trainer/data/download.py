@@ -1,7 +1,7 @@
-"""Fetches http(s) files: resumed where a connection broke, verified, and visible under their name only when complete.
+"""Downloads http(s) files: resumed after a broken connection, verified, and visible under their name once complete.
 
-A transfer is continued (Range) only where the server named the version of the file (ETag or Last-Modified), and only
-on the condition (If-Range) that it is still that version: two halves of two files are never put together.
+A transfer is resumed (Range) only if the server gave the version of the file (ETag or Last-Modified), and only on the
+condition (If-Range) that the file still has this version: parts of two versions are never joined.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from trainer.core.errors import DownloadError
 
 _ATTEMPTS: Final = 5
 _RETRY_WAIT_SECONDS: Final = 0.5
-"""Before the second attempt; doubled before each further one."""
+"""Wait before the second attempt; doubled for each further attempt."""
 _TIMEOUT: Final = httpx.Timeout(30.0)
 _RETRIED_STATUS: Final = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
 class _Interrupted(Exception):
-    """This attempt failed in a way that the next may not."""
+    """This attempt failed, but the next attempt may succeed."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """Which version of the file a part belongs to, and how long that is (0: unknown)."""
+    """Version of the file that a partial download belongs to, and its length in bytes (0: unknown)."""
 
     validator: str = ""
     total_bytes: int = 0
 
 
 def download(url: str, directory: Path, *, sha256: str = "", retry_wait_seconds: float = _RETRY_WAIT_SECONDS) -> Path:
-    """Fetches a file into a folder, with a progress bar on stderr, and returns its path.
+    """Downloads a file into a folder, with a progress bar on stderr, and returns its path.
 
-    A file that is there already, with the checksum if one is given, is not fetched again and needs no network. What an
-    earlier call left unfinished is continued.
+    If the file exists already and has the given checksum, if any, it is not downloaded again and no network is needed.
+    An unfinished download of an earlier call is resumed.
 
-    Raises DownloadError when the server refuses, all attempts fail, or the checksum is another.
+    Raises DownloadError when the server refuses, all attempts fail, or the checksum differs.
     """
     directory.mkdir(parents=True, exist_ok=True)
     target = (
@@ -83,15 +83,15 @@ def file_sha256(path: Path) -> str:
 
 
 def _attempt(client: httpx.Client, url: str, part: Path, version_file: Path) -> None:
-    """One request. Leaves `part` complete, or raises."""
+    """Makes one request. `part` is complete afterwards, or the function raises."""
     known = _read_version(version_file)
     have_bytes = part.stat().st_size if known.validator and part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # the file as it is stored, so that lengths mean its bytes
+    headers = {"Accept-Encoding": "identity"}  # no compression in transit, so lengths count bytes of the file
     if have_bytes:
         headers |= {"Range": f"bytes={have_bytes}-", "If-Range": known.validator}
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code in _RETRIED_STATUS:
-            version_file.unlink(missing_ok=True)  # 416: the part is longer than the file is now; start again
+            version_file.unlink(missing_ok=True)  # 416: the part is longer than the present file; start again
             raise _Interrupted(f"HTTP {response.status_code} {response.reason_phrase}")
         if response.status_code not in {200, 206}:
             raise DownloadError(f"{url}: HTTP {response.status_code} {response.reason_phrase}")
@@ -106,29 +106,31 @@ def _attempt(client: httpx.Client, url: str, part: Path, version_file: Path) -> 
                 total=version.total_bytes or None, initial=have_bytes, unit="B", unit_scale=True, desc=_label(url)
             ) as bar,
         ):
-            # In the pieces that arrive: gathering them into larger ones would lose the last when the connection breaks.
+            # Chunks are written as they arrive: a buffer of several chunks would be lost when the connection breaks.
             for chunk in response.iter_raw():
                 sink.write(chunk)
                 bar.update(len(chunk))
     size = part.stat().st_size
     if version.total_bytes and size != version.total_bytes:
-        raise _Interrupted(f"{size} bytes arrived of {version.total_bytes}")
+        raise _Interrupted(f"received {size} of {version.total_bytes} bytes")
 
 
 def _continued_version(response: httpx.Response, known: _Version, have_bytes: int) -> _Version:
-    """Checks that a 206 continues where the part ends."""
-    place, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    """Checks that a 206 response starts at the end of the part."""
+    byte_range, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     if (
         not have_bytes
-        or place.partition("-")[0] != str(have_bytes)
+        or byte_range.partition("-")[0] != str(have_bytes)
         or (total.isdigit() and int(total) != known.total_bytes)
     ):
-        raise DownloadError(f"{response.url}: asked from byte {have_bytes}, the server answered {place}/{total}")
+        raise DownloadError(
+            f"{response.url}: requested bytes from {have_bytes} on, the server sent {byte_range}/{total}"
+        )
     return known
 
 
 def _version_of(response: httpx.Response) -> _Version:
-    """What identifies the file that a 200 brings. A weak ETag does not promise equal bytes."""
+    """The version of the file in a 200 response. A weak ETag does not guarantee equal bytes, so it is not used."""
     etag = response.headers.get("ETag", "")
     validator = response.headers.get("Last-Modified", "") if etag.startswith("W/") or not etag else etag
     return _Version(validator, int(response.headers.get("Content-Length", "0")))
@@ -138,7 +140,7 @@ def _read_version(path: Path) -> _Version:
     try:
         return _Version(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
-        return _Version()  # none, or one that a crash cut short: the transfer starts again
+        return _Version()  # absent, or truncated by a crash: the transfer starts again
 
 
 def _label(url: str) -> str:

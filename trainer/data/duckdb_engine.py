@@ -1,6 +1,6 @@
-"""The DuckDB connection that reads all source files, and cleans by default; reached through Ibis.
+"""The DuckDB connection that reads all source files, and cleans by default; used through Ibis.
 
-Tables larger than memory work: DuckDB streams, and what must be sorted is spilled to the work folder beyond the limit.
+Tables may be larger than memory: DuckDB streams, and spills sorts beyond the memory limit to the work folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ibis
 from trainer.core.errors import DataError
 
 _MEMORY_LIMIT_BYTES: Final = 2 << 30
-"""Enough to sort some tens of millions of interactions without spilling, and it leaves room on a small machine."""
+"""Enough to sort tens of millions of interactions without spilling, while leaving memory free on a small machine."""
 
 
 class DuckDBEngine:
@@ -29,7 +29,7 @@ class DuckDBEngine:
         self._connection = ibis.duckdb.connect(
             temp_directory=str(work_dir / "spill"),
             memory_limit=f"{memory_bytes // 2**20}MiB",
-            autoinstall_known_extensions=False,  # it would go to the network in the middle of a run
+            autoinstall_known_extensions=False,  # an installation would use the network in the middle of a run
         )
         self._views = 0
 
@@ -52,7 +52,7 @@ class DuckDBEngine:
         return self._connection.table(name)
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Runs SQL and returns its rows: for the few things that Ibis has no words for."""
+        """Runs SQL and returns its rows, for the few queries that Ibis cannot express."""
         try:
             return list(self._connection.raw_sql(sql).fetchall())
         except duckdb.Error as error:
@@ -79,16 +79,16 @@ class DuckDBEngine:
 
 
 def duckdb_function(name: str, arguments: tuple[str, ...], result: str) -> Callable[..., Any]:
-    """A function of DuckDB that Ibis has no word for, over columns: `arguments` and `result` are Ibis type names."""
+    """A DuckDB function of columns that Ibis lacks; `arguments` and `result` are Ibis type names."""
 
     def unary(first: Any) -> None:
-        """Ibis reads the number of parameters alone."""
+        """Ibis only reads the number of parameters."""
 
     def binary(first: Any, second: Any) -> None:
-        """As above."""
+        """Ibis only reads the number of parameters."""
 
-    shape = unary if len(arguments) == 1 else binary
-    function: Callable[..., Any] = ibis.udf.scalar.builtin(shape, name=name, signature=(arguments, result))
+    template = unary if len(arguments) == 1 else binary
+    function: Callable[..., Any] = ibis.udf.scalar.builtin(template, name=name, signature=(arguments, result))
     return function
 
 

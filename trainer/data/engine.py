@@ -1,6 +1,6 @@
-"""What cleaning asks of the engine it runs on; its expressions are Ibis, and the same on every engine.
+"""The interface of an engine that cleans; the Ibis expressions are the same for every engine.
 
-Source files are read by DuckDB in any case (see `scan`); an engine takes over from the rows that DuckDB staged.
+DuckDB always reads the source files (see `scan`); an engine starts from the rows that DuckDB staged.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ class Engine(Protocol):
     """Runs Ibis expressions over Parquet files."""
 
     work_dir: Path
-    """Folder for what lies between two steps."""
+    """Folder for intermediate files."""
 
     def read(self, path: Path) -> Any:
-        """A Parquet file, or what `write` wrote, as an Ibis table."""
+        """A Parquet file, or the output of `write`, as an Ibis table."""
         ...
 
     def rows(self, expression: Any) -> list[dict[str, Any]]:
@@ -26,16 +26,16 @@ class Engine(Protocol):
         ...
 
     def write(self, expression: Any, path: Path) -> Any:
-        """Writes an Ibis table as Parquet, in order, and returns it as a table: one file, or a folder of parts whose
-        names are in order. Raises DataError when its source cannot be read."""
+        """Writes an Ibis table as Parquet, in order, and returns it as a table. The output is one file, or a folder of
+        parts in the order of their names. Raises DataError when the source of the table cannot be read."""
         ...
 
 
 def write_counted(engine: Engine, expression: Any, path: Path) -> tuple[Any, int]:
-    """(what `write` returns, its number of rows), which costs the engine no further run."""
+    """Returns (the table that `write` returns, its number of rows); the count takes no further run of the engine."""
     return engine.write(expression, path), num_rows(path)
 
 
 def count_rows(engine: Engine, table: Any) -> int:
-    """Rows of an Ibis table."""
+    """Number of rows of an Ibis table."""
     return int(engine.rows(table.agg(rows=table.count()))[0]["rows"])

@@ -1,4 +1,4 @@
-"""How much an event says that someone likes the item: a section of a data set's description."""
+"""Weights of event types, as evidence that the user likes the item: a section of a data set's description."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from tandem.contract.names import EVENT_TYPES
 
 
 class EventWeights(BaseModel):
-    """Written beside every interaction as `weight`, for methods that learn from weighted ones. Drops nothing.
+    """Weight of each event type, written with every interaction as `weight`, for methods that learn from weights.
 
-    Of a repeated (user, item) the first interaction is kept, and its weight alone: a later one may lie in the test.
+    No interaction is dropped because of its weight. Of a repeated (user, item), only the first interaction and its
+    weight are kept: a later interaction may belong to the test.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     impression: float = Field(default=0.1, ge=0.0)
-    """The item was shown; on its own that says next to nothing."""
+    """The item was shown, which by itself is hardly any evidence."""
     click: float = Field(default=1.0, ge=0.0)
-    """What the others are measured against."""
+    """The unit of the other weights."""
     add_to_cart: float = Field(default=3.0, ge=0.0)
-    """Raise it where carts are rarely abandoned."""
+    """Raise it if carts are rarely abandoned."""
     purchase: float = Field(default=5.0, ge=0.0)
-    """Raise it where few clicks end in a purchase."""
+    """Raise it if few clicks lead to a purchase."""
     rating: float = Field(default=1.0, ge=0.0)
-    """A rating of any height that `min_rating` lets through."""
+    """Any rating that is not below `min_rating`."""
     dwell: float = Field(default=1.0, ge=0.0)
     """Time spent with the item."""
 

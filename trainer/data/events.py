@@ -1,4 +1,4 @@
-"""Reader of the events that feature_sync keeps: interactions like those of a file, with their types and times."""
+"""Reader of the events that feature_sync archives: interactions like those of a file, with event types and times."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _RULES: Final = InteractionRules(
 
 
 def stage_events(engine: DuckDBEngine, config: DataConfig, paths: Sequence[Path]) -> Staged | None:
-    """Reads the files of events, at least one; None where there is no event but impressions.
+    """Reads at least one file of events; returns None if all events are impressions.
 
-    Impressions are left out: who was shown an item has not chosen it. Raises DataError when a file is unreadable or
-    lacks a column, or when too many events are bad.
+    Impressions are dropped: a user who was shown an item has not chosen it. Raises DataError when a file is unreadable
+    or lacks a column, or when too many events are bad.
     """
     is_impression = f"{names.EVENT_TYPE} = '{_IMPRESSION_TYPE}'"
     counts = f"count(*) FILTER ({is_impression}), count(*) FILTER (NOT {is_impression})"
-    ((num_impressions, num_others),) = engine.query(parquet_select(counts, paths))
-    if not num_others:
+    ((num_impressions, num_chosen),) = engine.query(parquet_select(counts, paths))
+    if not num_chosen:
         return None
     columns = ", ".join(
         (
-            # No two events have one id, so that rows are numbered alike however the files are read.
+            # Event ids are unique, so the numbers of rows do not depend on the order in which files are read.
             f"row_number() OVER (ORDER BY {names.TIMESTAMP}, {names.EVENT_ID}) AS {ROW}",
             *(names.USER_ID, names.ITEM_ID, names.EVENT_TYPE),
             f"CASE WHEN {names.EVENT_TYPE} = '{_RATING_TYPE}' THEN {names.VALUE} END AS {names.RATING}",
@@ -65,7 +65,7 @@ def stage_events(engine: DuckDBEngine, config: DataConfig, paths: Sequence[Path]
 
 
 def _as_text(rows: Any) -> Any:
-    """Cleaning judges text, whatever the source."""
+    """All columns as text, which cleaning expects from every source."""
     columns = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE)
     texts = {column: rows[column].cast("string") for column in columns}
     return rows.select(

@@ -1,4 +1,4 @@
-"""The catalogue changes that feature_sync keeps, and what they make of the items: the last change of an item wins."""
+"""Reader of the catalogue changes that feature_sync archives. The last change of an item decides its content."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from trainer.data.engine import Engine, count_rows
 from trainer.data.report import FileReport
 
 _ITEM_COLUMNS: Final = (names.ITEM_ID, names.TITLE, names.DESCRIPTION, names.CATEGORIES, names.ATTRIBUTES)
-_PLACE: Final = "place_among_changes"
+_POSITION_FROM_LAST: Final = "position_from_last"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagedChanges:
-    """The changes of the days that count, in one Parquet file."""
+    """The changes of the selected days, in one Parquet file."""
 
     folder: Path
     path: Path
     num_changes: int
     last_sequence: int
-    """0 where there is no change."""
+    """Sequence number of the last change; 0 if there is none."""
 
     def contents(self, engine: Engine) -> Any:
-        """What the last change says that did not delete its item: item_id, title, description, categories, attributes.
+        """Each item as of the last change that did not delete it: item_id, title, description, categories, attributes.
 
         A deleted item keeps its texts: it is still read as history.
         """
         rows = engine.read(self.path)
-        return _last_of_items(rows.filter(~rows[names.DELETED])).select(*_ITEM_COLUMNS)
+        return _last_of_each_item(rows.filter(~rows[names.DELETED])).select(*_ITEM_COLUMNS)
 
     def availability(self, engine: Engine) -> Any:
         """Whether an item may be recommended after its last change: item_id, available."""
-        last = _last_of_items(engine.read(self.path))
+        last = _last_of_each_item(engine.read(self.path))
         return last.select(names.ITEM_ID, (last[names.AVAILABLE] & ~last[names.DELETED]).name(names.AVAILABLE))
 
     def report(self, num_items: int) -> FileReport:
-        """Of `num_items` items the last change is kept."""
+        """The report of the changes, of which the last change of each of `num_items` items is kept."""
         superseded = self.num_changes - num_items
         return FileReport(
             role="item changes",
@@ -58,7 +58,7 @@ class StagedChanges:
 
 
 def stage_changes(reader: DuckDBEngine, folder: Path, paths: Sequence[Path]) -> StagedChanges:
-    """Reads the files of changes, at least one. Raises DataError when one is unreadable or lacks a column."""
+    """Reads at least one file of changes. Raises DataError when a file is unreadable or lacks a column."""
     columns = ", ".join((names.SEQUENCE, names.DELETED, names.AVAILABLE, *_ITEM_COLUMNS))
     rows = reader.view(reader.next_name("item_changes"), parquet_select(columns, paths))
     staged = reader.write(rows, reader.work_dir / "item_changes.parquet")
@@ -71,7 +71,7 @@ def stage_changes(reader: DuckDBEngine, folder: Path, paths: Sequence[Path]) -> 
     )
 
 
-def _last_of_items(rows: Any) -> Any:
+def _last_of_each_item(rows: Any) -> Any:
     window = ibis.window(group_by=names.ITEM_ID, order_by=ibis.desc(names.SEQUENCE))
-    placed = rows.mutate(ibis.row_number().over(window).name(_PLACE))
-    return placed.filter(placed[_PLACE] == 0).drop(_PLACE)
+    numbered = rows.mutate(ibis.row_number().over(window).name(_POSITION_FROM_LAST))
+    return numbered.filter(numbered[_POSITION_FROM_LAST] == 0).drop(_POSITION_FROM_LAST)

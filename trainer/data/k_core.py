@@ -1,4 +1,4 @@
-"""The k-core: the greatest part of the interactions in which every user and every item has at least k of them."""
+"""The k-core: the largest subset of the interactions in which every user and every item has at least k."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from trainer.data.engine import Engine, write_counted
 
 
 def k_core(engine: Engine, interactions: Any, num_interactions: int, k: int) -> tuple[Any, dict[str, int]]:
-    """(interactions in the core, rows dropped by kind). `interactions` are `num_interactions` different (user, item).
+    """Returns (interactions in the core, number of dropped rows by kind).
 
-    Dropping a user can leave an item with too few, and the other way round, so both are dropped in turns until a turn
-    drops nothing. The core does not depend on who is dropped first; which kind a row counts as does: users are.
+    `interactions` has `num_interactions` rows, each a different (user, item). Dropping a user can leave an item with
+    fewer than k interactions, and vice versa, so users and items are dropped alternately until nothing is dropped. The
+    core does not depend on the order, but the counts by kind do: users are dropped first.
     """
     dropped = {kinds.USER_BELOW_CORE: 0, kinds.ITEM_BELOW_CORE: 0}
     turn = 0
@@ -24,8 +25,8 @@ def k_core(engine: Engine, interactions: Any, num_interactions: int, k: int) -> 
             enough = counts.filter(counts["num_events"] >= k)
             turn += 1
             path = engine.work_dir / f"core_{turn}.parquet"
-            interactions, left = write_counted(engine, interactions.semi_join(enough, column), path)
-            dropped[kind] += num_interactions - left
-            num_interactions = left
+            interactions, num_left = write_counted(engine, interactions.semi_join(enough, column), path)
+            dropped[kind] += num_interactions - num_left
+            num_interactions = num_left
         if num_interactions == before:
             return interactions, dropped

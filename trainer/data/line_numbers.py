@@ -1,6 +1,6 @@
-"""On which line of the file a row stands: DuckDB numbers records, skips blank lines, and places rejects by bytes.
+"""Line numbers of rows: DuckDB counts records, skips blank lines, and gives byte positions of rejected lines.
 
-People look for a line with their editor, so all of it becomes lines, exactly, even with line breaks in quotes.
+Users look for a line in their editor, so all of these become exact line numbers, even with line breaks in quotes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 def is_gzip(path: Path) -> bool:
-    """Whether a file is gzip, told from its content: names lie. Raises DataError when it is unreadable."""
+    """Whether a file is gzip, by its content and not its name. Raises DataError when it is unreadable."""
     try:
         with path.open("rb") as source:
             return source.read(2) == b"\x1f\x8b"
@@ -26,9 +26,9 @@ def is_gzip(path: Path) -> bool:
 
 
 def blank_lines(path: Path) -> list[int]:
-    """Lines, from 1, of the unzipped file that hold nothing: DuckDB's CSV parser skips them without a word.
+    """Numbers, from 1, of the blank lines of the unzipped file, which DuckDB's CSV parser skips silently.
 
-    Read as bytes, because DuckDB can read every line of a damaged file in no encoding.
+    Read as bytes, because a damaged file may not decode in any encoding.
     """
     opener: Any = gzip.open if is_gzip(path) else open
     with opener(path, "rb") as source:
@@ -36,26 +36,26 @@ def blank_lines(path: Path) -> list[int]:
 
 
 def lines_at(path: Path, encoding: str, positions: Sequence[int]) -> list[int]:
-    """Lines, from 1, of positions in the file as UTF-8, unzipped. `positions` ascend."""
+    """Line numbers, from 1, of ascending byte positions in the unzipped file, encoded as UTF-8."""
     opener: Any = gzip.open if is_gzip(path) else open
     lines: list[int] = []
-    line, chunk_at = 1, 0
+    line, chunk_start = 1, 0
     with opener(path, "rb") as source:
         while len(lines) < len(positions) and (raw := source.read(_CHUNK_BYTES)):
             chunk = raw if encoding == "utf-8" else raw.decode(encoding).encode()
             counted_to = 0
-            while len(lines) < len(positions) and positions[len(lines)] <= chunk_at + len(chunk):
-                place = positions[len(lines)] - chunk_at
-                line += chunk.count(b"\n", counted_to, place)
-                counted_to = place
+            while len(lines) < len(positions) and positions[len(lines)] <= chunk_start + len(chunk):
+                offset = positions[len(lines)] - chunk_start
+                line += chunk.count(b"\n", counted_to, offset)
+                counted_to = offset
                 lines.append(line)
             line += chunk.count(b"\n", counted_to)
-            chunk_at += len(chunk)
+            chunk_start += len(chunk)
     return lines
 
 
 def lines_of_ranks(ranks: Iterable[int], skipped: Iterable[int]) -> list[int]:
-    """Lines of the n-th lines, from 1, among those that are not `skipped`."""
-    # The i-th skipped line s has s - 1 - i others before it, so the n-th other line comes after it where s - i <= n.
-    thresholds = [line - place for place, line in enumerate(sorted(set(skipped)))]
+    """Line numbers of the n-th lines, from 1, counted without the `skipped` lines."""
+    # Before the i-th skipped line s there are s - 1 - i lines that count, so the n-th of them is after s if s - i <= n.
+    thresholds = [line - index for index, line in enumerate(sorted(set(skipped)))]
     return [rank + bisect.bisect_right(thresholds, rank) for rank in ranks]

@@ -1,6 +1,6 @@
-"""MovieLens-100K: GroupLens forbids redistribution, so it is fetched from the package that carries it, `recbole`.
+"""MovieLens-100K: GroupLens forbids redistribution, so it is taken from the package `recbole`, which contains it.
 
-Only the wheel is downloaded; nothing of it is installed or run.
+Only the wheel is downloaded; it is neither installed nor run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _TIMEOUT_SECONDS: Final = 300
 
 
 def fetch_movielens_100k(cache_dir: Path, *, requirement: str = _REQUIREMENT) -> dict[str, Path]:
-    """The three files, per section of the table that they make. Fetched with pip once, then taken from `cache_dir`.
+    """The three files, by section of the table. They are downloaded with pip once, and then taken from `cache_dir`.
 
     Raises DownloadError when pip fails or a file's checksum is wrong.
     """
@@ -56,10 +56,10 @@ def fetch_movielens_100k(cache_dir: Path, *, requirement: str = _REQUIREMENT) ->
 
 
 def read_movielens_100k(engine: DuckDBEngine, config: MovieLens100KConfig, files: Mapping[str, Path]) -> RawData:
-    """Reads what `fetch_movielens_100k` returned. Raises DataError when a file is unreadable."""
+    """Reads the files that `fetch_movielens_100k` returns. Raises DataError when a file is unreadable."""
     raw = read_table(engine, _as_table(config), files)
     assert raw.items is not None
-    # One title of the package still ends in its year, and two release years are no years.
+    # One title in the package still ends in its year, and two release years are not years.
     rows = raw.items.rows
     title = rows[names.TITLE]
     year = ibis.cases(
@@ -74,7 +74,7 @@ def read_movielens_100k(engine: DuckDBEngine, config: MovieLens100KConfig, files
 
 
 def _as_table(config: MovieLens100KConfig) -> TableConfig:
-    """The data set as the plain table that it is: tab-separated, with the type of each column in its header."""
+    """The data set as a plain table: tab-separated, with the type of each column in its header."""
     common = {"delimiter": "\t", "quote": "", "file_format": "csv"}
     return TableConfig.model_validate(
         {
@@ -130,7 +130,7 @@ def _download_wheel(requirement: str, directory: Path) -> Path:
         raise DownloadError(f"pip download {requirement} took more than {_TIMEOUT_SECONDS} s") from error
     if finished.returncode:
         last_lines = " / ".join(finished.stderr.strip().splitlines()[-2:])
-        raise DownloadError(f"pip download {requirement} failed (MovieLens-100K comes from it): {last_lines}")
+        raise DownloadError(f"pip download {requirement} failed (it contains MovieLens-100K): {last_lines}")
     return next(directory.glob("*.whl"))
 
 

@@ -1,6 +1,6 @@
-"""The data stage: source files -> a folder of clean Parquet, made once per content and configuration.
+"""The data stage: source files -> a folder of clean Parquet, written once per content and configuration.
 
-    fetch the files -> read them (one reader per format) -> clean -> write
+    fetch -> read (one reader per format) -> clean -> write
 
 A prepared folder holds `interactions.parquet`, `items.parquet`, `users.parquet` and, written last, `prepared.json`.
 """
@@ -38,16 +38,16 @@ from trainer.data.stage import stage
 from trainer.data.table import read_table
 
 _LAYOUT: Final = 3
-"""Part of every folder's name: to be raised when the same source would be cleaned or written differently."""
+"""Part of the hash in every folder's name. Increase it when the same source is cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
-_PLACES: Final = frozenset({"folder", "events", "item_changes", "until"})
-"""Keys that say where sources lie, not what is made of them: the content of the files is part of a folder's name."""
+_LOCATION_KEYS: Final = frozenset({"folder", "events", "item_changes", "until"})
+"""Keys that only locate sources, which are not part of the hash: it includes the content of the files instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """One data set, clean and complete on disk."""
+    """A data set, clean and complete on disk."""
 
     directory: Path
     """Holds interactions.parquet (the columns of `clean.INTERACTION_COLUMNS`; by user, then time), items.parquet
@@ -55,22 +55,22 @@ class PreparedData:
     column for each feature; by id)."""
     name: str
     fingerprint: str
-    """SHA-256 over the three Parquet files: equal data has an equal fingerprint, wherever it came from."""
+    """SHA-256 over the three Parquet files: equal data has an equal fingerprint, whatever its source."""
     report: CleaningReport
     num_users: int
     num_items: int
     num_interactions: int
     feature_names: tuple[str, ...]
-    """User features: the columns of the users file beside the id."""
+    """User features: the columns of the users file except the id."""
     num_events: int = 0
-    """Events that feature_sync kept and that were cleaned with the interactions, impressions left out."""
+    """Number of archived events that were cleaned with the interactions, without impressions."""
     newest_day: str = ""
-    """The newest day of events or catalogue changes that counts, YYYY-MM-DD; empty where there is none."""
+    """The newest selected day of events or catalogue changes, YYYY-MM-DD; empty if there is none."""
     catalogue_sequence: int = 0
-    """The last catalogue change that the items have in them (`streams.AppliedItemChange.sequence`)."""
+    """The last catalogue change that the items include (`streams.AppliedItemChange.sequence`)."""
 
     def counts(self) -> dict[str, str | int]:
-        """What there is, for the next program."""
+        """Name, fingerprint and counts, for the next program."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
@@ -84,13 +84,13 @@ class PreparedData:
 
 
 def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: EngineName = "duckdb") -> PreparedData:
-    """Prepares a data set below `data_dir`, or finds it prepared there from the same configuration and content.
+    """Prepares a data set below `data_dir`, or finds it there if the same configuration and content was prepared.
 
-    What is prepared already is given back. Every engine prepares the same bytes, so what one prepared is found by the
-    others.
+    Prepared data is returned as it is. All engines write the same bytes, so data that one engine prepared is found by
+    every other engine.
 
-    Raises ConfigError (a column or path that the configuration names wrongly, an engine that is not installed),
-    DataError (unreadable files, too many bad lines, nothing left) and DownloadError.
+    Raises ConfigError (a wrong column or path in the configuration, an engine that is not installed), DataError
+    (unreadable files, too many bad lines, nothing left) and DownloadError.
     """
     if isinstance(source, PreparedData):
         return source
@@ -114,7 +114,7 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
 
 
 def load_prepared(directory: Path) -> PreparedData:
-    """Opens a prepared folder. Raises DataError when it is not one, or one that this code did not write."""
+    """Opens a prepared folder. Raises DataError if it is not a prepared folder, or has the layout of other code."""
     path = directory / _PREPARED_FILE
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
@@ -128,12 +128,12 @@ def load_prepared(directory: Path) -> PreparedData:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: not a description of prepared data: {error}; delete {directory} to make it anew"
+            f"{path}: not a description of prepared data: {error}; delete {directory} to prepare it again"
         ) from error
 
 
 def _fetch(config: DataConfig, downloads: Path) -> dict[str, Path]:
-    """Local path of every source file, by what it is."""
+    """Local path of every source file, by its role."""
     match config:
         case MovieLens100KConfig():
             return fetch_movielens_100k(downloads)
@@ -204,19 +204,19 @@ def _cleaning_engine(name: EngineName, reader: DuckDBEngine) -> AbstractContextM
 
 
 def _key(config: DataConfig, files: Mapping[str, Path]) -> str:
-    """Names what would be prepared: the configuration and the content of the files, not where they lie."""
+    """Hash of the configuration and the content of the files, without their locations."""
     described = {
         "layout": _LAYOUT,
-        "config": _without_places(config.model_dump(mode="json", exclude=set(_PLACES))),
+        "config": _without_locations(config.model_dump(mode="json", exclude=set(_LOCATION_KEYS))),
         "files": {name: file_sha256(path) for name, path in files.items()},
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _without_places(value: Any) -> Any:
+def _without_locations(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: Path(inner).name if key in _PATH_KEYS and isinstance(inner, str) else _without_places(inner)
+            key: Path(inner).name if key in _PATH_KEYS and isinstance(inner, str) else _without_locations(inner)
             for key, inner in value.items()
         }
     return value
@@ -243,11 +243,11 @@ def _fingerprint(files: Iterable[Path]) -> str:
 
 
 def _move(staging: Path, directory: Path) -> None:
-    """Makes the folder appear complete. Another process may have been faster; then its folder, the same, stays."""
+    """Makes the folder appear complete. If another process was faster, its folder, which is the same, stays."""
     try:
         staging.rename(directory)
     except OSError:
         if not (directory / _PREPARED_FILE).is_file():
-            # A folder without its description is what a crash left.
+            # A crash left this folder, which has no description.
             shutil.rmtree(directory)
             staging.rename(directory)

@@ -1,6 +1,6 @@
-"""What a prepared data set looks like: how much there is, how it is spread, and what cleaning dropped.
+"""Statistics of a prepared data set: its size, its distributions, and the rows that cleaning dropped.
 
-Printed by `prepare`, so that a surprising data set is seen before anything is trained on it.
+`prepare` prints them, so an unexpected data set is noticed before a model is trained on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainer.dataset.dataset import Dataset, load_dataset
 from trainer.dataset.inequality import gini_of_counts
 
 HEAD_PERCENTS: Final = (1, 10, 20)
-"""Shares of the whole catalogue, most popular items first, whose share of interactions is told."""
+"""Shares of the whole catalogue, in per cent, most popular items first, whose share of interactions is reported."""
 HISTORY_QUANTILES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _MAX_RATING_VALUES: Final = 20
 _NUM_BINS: Final = 10
@@ -28,7 +28,7 @@ _NUM_BINS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class DataProfile:
-    """Figures of one prepared data set."""
+    """Statistics of a prepared data set."""
 
     name: str
     fingerprint: str
@@ -37,24 +37,24 @@ class DataProfile:
     num_items_with_interactions: int
     num_interactions: int
     density: float
-    """Share of all (user, item) that have an interaction, 0 to 1."""
+    """Share of all (user, item) pairs that have an interaction, 0 to 1."""
     head_shares: Mapping[int, float]
     """Per cent of items, most popular first -> their share of interactions, 0 to 1."""
     gini: float
-    """Gini coefficient of interactions over items: 0 all items alike, towards 1 one item has all."""
+    """Gini coefficient of interactions over items: 0 if all items have equally many, near 1 if one item has all."""
     history_lengths: Mapping[float, int]
-    """Quantile -> interactions of a user."""
+    """Quantile -> number of interactions of a user."""
     num_single_users: int
     """Users with one interaction: trained on, never evaluated by leave-last-out."""
     ratings: Mapping[str, int]
-    """Rating -> interactions; ranges of equal width where there are more than 20 different ones. Empty: no ratings."""
+    """Rating -> number of interactions; beyond 20 different ratings, ranges of equal width. Empty: no ratings."""
     event_types: Mapping[str, int]
-    """Event type -> interactions; only types that occur."""
+    """Event type -> number of interactions; only types that occur."""
     first_time: str | None
-    """ISO 8601, UTC; None where only the order of interactions is known."""
+    """ISO 8601, UTC; None if only the order of interactions is known."""
     last_time: str | None
     dropped: Mapping[str, Mapping[str, int]]
-    """File ("interactions", "items", "users") -> kind of `report.DROP_KINDS` -> rows."""
+    """File ("interactions", "items", "users") -> kind of `report.DROP_KINDS` -> number of rows."""
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as JSON values."""
@@ -85,7 +85,7 @@ class DataProfile:
 
 
 def profile(prepared: PreparedData) -> DataProfile:
-    """Reads a prepared data set and counts. Raises OSError when its files are unreadable."""
+    """Computes the statistics of a prepared data set. Raises OSError when its files are unreadable."""
     dataset = load_dataset(prepared.directory)
     popularity = np.sort(np.bincount(dataset.item_rows, minlength=len(dataset.catalogue)))[::-1]
     num_interactions = len(dataset.item_rows)
@@ -122,7 +122,7 @@ def profile(prepared: PreparedData) -> DataProfile:
 
 
 def _head_share(descending: npt.NDArray[np.int64], percent: int) -> float:
-    """Share of the sum that the first `percent` of the counts have, of at least one of them."""
+    """Share of the sum in the first `percent` of the counts, but in at least one count."""
     head = max(1, round(len(descending) * percent / 100))
     return float(descending[:head].sum() / descending.sum())
 
@@ -133,7 +133,7 @@ def _rating_counts(ratings: npt.NDArray[np.float32]) -> dict[str, int]:
     if len(values) <= _MAX_RATING_VALUES:
         return {f"{value:g}": int(count) for value, count in zip(values, counts, strict=True)}
     counts, edges = np.histogram(given, bins=_NUM_BINS)
-    return {f"{edges[place]:.3g} to {edges[place + 1]:.3g}": int(count) for place, count in enumerate(counts)}
+    return {f"{low:.3g} to {high:.3g}": int(count) for low, high, count in zip(edges, edges[1:], counts, strict=False)}
 
 
 def _time_range(dataset: Dataset) -> tuple[str | None, str | None]:

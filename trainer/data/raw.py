@@ -1,4 +1,4 @@
-"""What a reader hands over to cleaning: tables of text, one form for every source format."""
+"""Output of the readers, which cleaning takes: tables of text, in the same form for every source format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.data.config import TimestampUnit
 from trainer.data.scan import Scan
 
 DEFECT: Final = "defect"
-"""Column of a raw table: why the reader could not read the row (a bad kind of `report`), or null."""
+"""Column of a raw table: why the reader could not read the row (one of `report.BAD_KINDS`), or null."""
 EXCERPT: Final = "excerpt"
 """Column of a raw table: the row as text, for the report."""
 POSITION: Final = "position"
@@ -18,22 +18,22 @@ POSITION: Final = "position"
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionRules:
-    """What the text in a raw interaction table means. Which of its columns hold anything follows from this."""
+    """Meaning of the text in a raw table of interactions. Columns that the rules do not mention are null."""
 
     has_rating: bool
     timestamp_unit: TimestampUnit | None
-    """None where there is no timestamp."""
+    """None without timestamps."""
     has_position: bool
     event_types: Mapping[str, str]
-    """Value in the source -> one of names.EVENT_TYPES. Empty: there is no such column."""
+    """Value in the source -> one of names.EVENT_TYPES. Empty: the source has no event types."""
     default_event_type: str
     rated_event_type: str = ""
-    """The only event type that has a rating; empty where all have one."""
+    """The only event type with a rating; empty if all event types have one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawTable:
-    """What a reader made of one file. Nothing is dropped yet."""
+    """A file as a reader returns it. No row is dropped yet."""
 
     role: str
     scan: Scan
@@ -45,12 +45,12 @@ class RawTable:
     - users: USER_ID and one nullable string per feature.
     """
     notes: tuple[str, ...] = ()
-    """Boolean columns of `rows`, each named by the kind of `report.NOTE_KINDS` that it counts."""
+    """Boolean columns of `rows`, named after the kinds of `report.NOTE_KINDS` whose rows they mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawData:
-    """What a reader hands over."""
+    """The tables of a data set as a reader returns them."""
 
     interactions: RawTable
     rules: InteractionRules

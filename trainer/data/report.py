@@ -1,6 +1,6 @@
-"""What cleaning found: per file, how many rows were read, kept and dropped for which reason, and the first bad lines.
+"""Report of cleaning: for each file the numbers of rows read, kept and dropped by reason, and the first bad lines.
 
-Blank lines are not rows. A row is dropped for one reason, the first that applies in the order of `DROP_KINDS`.
+Blank lines are not rows. A row counts under one reason, the first in the order of `DROP_KINDS` that applies.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ BAD_KINDS: Final = {
     UNPARSABLE_POSITION: "a position that is not a number",
     UNKNOWN_EVENT_TYPE: "an event type that the configuration does not map",
 }
-"""Kinds of bad lines, and what they mean. More of them than `max_bad_share` fails the run."""
+"""Kinds of bad lines, with descriptions. The run fails if their share exceeds `max_bad_share`."""
 
 DROP_KINDS: Final = {
     **BAD_KINDS,
     BELOW_MIN_RATING: "a rating below min_rating",
     DUPLICATE: "repeats an earlier row: same user and item, or same id; the first is kept",
-    USER_BELOW_CORE: "of a user with fewer than k_core interactions with what is kept",
-    ITEM_BELOW_CORE: "of an item with fewer than k_core interactions with who is kept",
-    USER_WITHOUT_INTERACTIONS: "a user of whom no interaction was kept",
-    IMPRESSION: "an impression: who was shown an item has not chosen it",
-    SUPERSEDED: "a change of an item that was changed again later",
+    USER_BELOW_CORE: "of a user with fewer than k_core interactions with kept items",
+    ITEM_BELOW_CORE: "of an item with fewer than k_core interactions with kept users",
+    USER_WITHOUT_INTERACTIONS: "a user without a kept interaction",
+    IMPRESSION: "an impression: a user who was shown an item has not chosen it",
+    SUPERSEDED: "a change of an item that changed again later",
 }
-"""Everything a row can be dropped for. The ones that are not bad are expected in good data."""
+"""All reasons to drop a row. Good data may have rows of the kinds that are not in `BAD_KINDS`."""
 
 ITEM_WITHOUT_METADATA: Final = "item_without_metadata"
 USER_WITHOUT_FEATURES: Final = "user_without_features"
@@ -69,24 +69,24 @@ FROM_EVENTS: Final = "from_events"
 ITEM_CHANGED: Final = "item_changed"
 
 NOTE_KINDS: Final = {
-    ITEM_WITHOUT_METADATA: "interactions kept whose item the items file does not have",
-    USER_WITHOUT_FEATURES: "users kept whom the users file does not have",
-    PRICE_UNPARSABLE: "items kept without their price, which is no number",
-    CATEGORY_IS_MARKUP: "items kept without some categories, which are HTML or sentences",
-    FROM_EVENTS: "rows read that are events which feature_sync kept, not lines of the file",
-    ITEM_CHANGED: "items kept of which a change of the catalogue says something else than the file",
+    ITEM_WITHOUT_METADATA: "kept interactions whose item is not in the items file",
+    USER_WITHOUT_FEATURES: "kept users who are not in the users file",
+    PRICE_UNPARSABLE: "items kept without their price, which is not a number",
+    CATEGORY_IS_MARKUP: "items kept without some of their categories, which are HTML or sentences",
+    FROM_EVENTS: "rows read from events that feature_sync archived, not from the file",
+    ITEM_CHANGED: "kept items whose content comes from a catalogue change, not from the file",
 }
-"""What was seen and kept."""
+"""Conditions of kept rows that are reported."""
 
 MAX_BAD_LINES_KEPT: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadLine:
-    """One bad line."""
+    """A bad line of a source file."""
 
     line: int
-    """Line of the (unzipped) file, from 1; of Parquet, the row."""
+    """Line of the unzipped file, from 1; for Parquet, the row."""
     kind: str
     text: str
     """The beginning of the line."""
@@ -94,7 +94,7 @@ class BadLine:
 
 @dataclass(frozen=True, kw_only=True)
 class FileReport:
-    """What cleaning found in one file."""
+    """Report of one file."""
 
     role: str
     """"interactions", "items", "users", "events" or "item changes"."""
@@ -102,18 +102,18 @@ class FileReport:
     rows_read: int
     rows_kept: int
     dropped: Mapping[str, int]
-    """Kind -> rows; only kinds that occurred."""
+    """Kind -> number of rows; only kinds that occurred."""
     noted: Mapping[str, int]
     """Kind of `NOTE_KINDS` -> count; only kinds that occurred."""
     bad_lines: tuple[BadLine, ...]
-    """The first `MAX_BAD_LINES_KEPT`, in order."""
+    """The first `MAX_BAD_LINES_KEPT` bad lines, in order."""
 
     def __post_init__(self) -> None:
         assert self.rows_read == self.rows_kept + sum(self.dropped.values()), self
 
     @property
     def rows_bad(self) -> int:
-        """Rows dropped because they were bad."""
+        """Number of rows that were dropped as bad."""
         return sum(count for kind, count in self.dropped.items() if kind in BAD_KINDS)
 
     def to_text(self) -> str:
@@ -131,7 +131,7 @@ class FileReport:
         return "\n".join(lines)
 
     def check_bad_share(self, max_bad_share: float) -> None:
-        """Raises DataError, with the report, when too many lines are bad or there are none at all."""
+        """Raises DataError, with the report, if too many lines are bad or the file has no rows."""
         if self.rows_read == 0:
             raise DataError(f"{self.role}: {self.path}: the file has no rows")
         share = self.rows_bad / self.rows_read
@@ -144,12 +144,12 @@ class FileReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CleaningReport:
-    """What cleaning found in all files of one data set."""
+    """Reports of all files of a data set."""
 
     files: tuple[FileReport, ...]
 
     def file(self, role: str) -> FileReport:
-        """The report of one file. Raises KeyError when the data set has none of that role."""
+        """The report of the file with a role. Raises KeyError if the data set has no such file."""
         for report in self.files:
             if report.role == role:
                 return report
@@ -165,7 +165,7 @@ class CleaningReport:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> CleaningReport:
-        """What `to_dict` returned, as a report. Raises KeyError or TypeError on anything else."""
+        """Makes a report from the output of `to_dict`. Raises KeyError or TypeError for other values."""
         return cls(
             files=tuple(
                 FileReport(**{**file, "bad_lines": tuple(BadLine(**bad) for bad in file["bad_lines"])})

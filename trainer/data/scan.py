@@ -1,6 +1,6 @@
-"""Source files as tables of text, with the line numbers of what cannot be parsed.
+"""Source files as tables of text, with the line numbers of lines that cannot be parsed.
 
-Nothing is typed here, so that a wrong value is found by cleaning, which counts it, and not by the parser, which fails.
+All columns stay text, so a wrong value is found by cleaning, which counts it, and not by the parser, which would fail.
 JSON lines are read as whole lines: DuckDB's own JSON reader drops bad lines without their numbers.
 """
 
@@ -23,9 +23,9 @@ from trainer.data.duckdb_engine import DuckDBEngine, identifier, quoted
 from trainer.data.line_numbers import blank_lines, is_gzip, lines_at, lines_of_ranks
 
 ROW: Final = "source_row"
-"""Column of every scan: place of the row among those that were parsed, from 1, int64."""
+"""Column of every scan: number of the row among the parsed rows, from 1, int64."""
 LINE: Final = "source_line"
-"""Column of a scan of JSON lines: the line as it stands."""
+"""Column of a scan of JSON lines: the unparsed line."""
 
 _SUFFIXES: Final = {
     **dict.fromkeys((".csv", ".tsv", ".dat", ".txt", ".inter", ".item", ".user"), "csv"),
@@ -33,11 +33,11 @@ _SUFFIXES: Final = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
 _NO_DELIMITER: Final = "\x01\x02\x1e\x1f"
-"""Makes a line one field. Control characters cannot stand in JSON unescaped, and these four in a row stand nowhere."""
+"""Makes each line a single field: JSON has no unescaped control characters, and no file has these four in a row."""
 _MAX_LINE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 32 << 20
 _MAX_REJECT_LENGTH: Final = 2_000
-"""Characters kept of a refused line: a file of another format is refused as a whole."""
+"""Maximum number of characters kept of a refused line: a file of another format may be refused as one line."""
 
 ScanKind = Literal["csv", "jsonl", "parquet"]
 
@@ -52,21 +52,21 @@ class Reject:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One file as an Ibis table of strings (Parquet: of its own types). What was refused is known after a run."""
+    """A file as an Ibis table of strings (Parquet: of the file's types). Refused lines are known after a run."""
 
     path: Path
     kind: ScanKind
     rows: Any
-    """Ibis table: ROW, and LINE (JSON lines) or the file's columns."""
+    """Ibis table: ROW, and either LINE (JSON lines) or the file's columns."""
     engine: DuckDBEngine
     num_header_lines: int = 0
     rejects_table: str = ""
     columns: tuple[str, ...] = ()
-    """Columns of the file; none for JSON lines."""
+    """Columns of the file; empty for JSON lines."""
     encoding: str = "utf-8"
 
     def rejects(self) -> list[Reject]:
-        """What the parser refused in the last run over `rows`, in order of lines."""
+        """The lines that the parser refused in the last run over `rows`, in order."""
         if not self.rejects_table:
             return []
         found = self.engine.query(
@@ -77,42 +77,42 @@ class Scan:
         texts = [text or "" for _, _, text in found]
         lines = [int(line) for line, _, _ in found]
         if self.kind == "csv":
-            # DuckDB numbers records here, and a record may stand on several lines. A refused one begins at the line end
-            # before it, its position included, and with the blank lines between.
+            # `line` is the number of a record here, and a record may span several lines. The text and the position of a
+            # refused record begin at the end of the line before it, and include blank lines in between.
             lines = lines_at(self.path, self.encoding, [int(position) for _, position, _ in found])
             before = [text[: len(text) - len(text.lstrip("\r\n"))].count("\n") for text in texts]
             lines = [line + max(0, breaks - 1) for line, breaks in zip(lines, before, strict=True)]
         return [Reject(line, text.strip()) for line, text in zip(lines, texts, strict=True)]
 
     def lines_of(self, rows: list[int], rejects: list[Reject]) -> list[int]:
-        """Lines of the file on which parsed rows stand, or begin."""
+        """Numbers of the lines of the file on which the parsed rows begin."""
         if self.kind == "parquet" or not rows:
             return rows
-        skipped = {reject.line + place for reject in rejects for place in range(reject.text.count("\n") + 1)}
+        skipped = {reject.line + offset for reject in rejects for offset in range(reject.text.count("\n") + 1)}
         if self.kind == "jsonl":
             return lines_of_ranks(rows, skipped)
         skipped |= set(blank_lines(self.path)) | set(range(1, self.num_header_lines + 1))
         return lines_of_ranks(self._ranks(rows), skipped)
 
     def _ranks(self, rows: list[int]) -> list[int]:
-        """Place of each row's first line among the lines that are neither blank nor refused."""
+        """Rank of each row's first line among the lines that are neither blank nor refused, from 1."""
 
         def further_lines(column: Any) -> Any:
-            # Line breaks in quotes; several in a row leave blank lines between them, which are skipped.
+            # Line breaks in quotes. Consecutive breaks count once: the blank lines between them are skipped.
             breaks = column.replace("\r\n", "\n").re_replace("\n+", "\n")
             return (breaks.length() - breaks.replace("\n", "").length()).fill_null(0)
 
         further = reduce(operator.add, (further_lines(self.rows[column]) for column in self.columns))
         counted = self.rows.select(ROW, further=further)
-        so_far = counted["further"].sum().over(ibis.cumulative_window(order_by=ROW)) - counted["further"]
-        ranked = counted.select(ROW, rank=(counted[ROW] + so_far).cast("int64"))
+        further_before = counted["further"].sum().over(ibis.cumulative_window(order_by=ROW)) - counted["further"]
+        ranked = counted.select(ROW, rank=(counted[ROW] + further_before).cast("int64"))
         found = self.engine.rows(ranked.filter(ranked[ROW].isin(rows)))
         ranks = {row[ROW]: row["rank"] for row in found}
         return [ranks[row] for row in rows]
 
 
 def scan_table(engine: DuckDBEngine, path: Path, config: FileConfig) -> Scan:
-    """Opens one file of a plain table. Raises ConfigError (format unknown), DataError (unreadable)."""
+    """Opens a file of a plain table. Raises ConfigError if its format is unknown, DataError if it is unreadable."""
     kind = config.file_format if config.file_format != "auto" else _kind_of(path)
     if kind == "jsonl":
         return scan_lines(engine, path)
@@ -121,9 +121,9 @@ def scan_table(engine: DuckDBEngine, path: Path, config: FileConfig) -> Scan:
         rows = engine.view(engine.next_name("scan"), source)
         columns = tuple(name for name in rows.columns if name != ROW)
         return Scan(path=path, kind="parquet", rows=rows, engine=engine, columns=columns)
-    # pandas leaves the name of its index blank.
-    named = config.columns or _header(path, config)
-    columns = tuple(column or f"column_{place}" for place, column in enumerate(named, start=1))
+    # pandas writes its index as a column without a name.
+    header = config.columns or _header(path, config)
+    columns = tuple(column or f"column_{number}" for number, column in enumerate(header, start=1))
     if len(set(columns)) != len(columns):
         raise DataError(f"{path}: a column name repeats in the header: {', '.join(columns)}")
     name = engine.next_name("scan")
@@ -157,7 +157,7 @@ def scan_lines(engine: DuckDBEngine, path: Path) -> Scan:
 
 
 def first_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Lines of a file, unzipped, to look at its beginning. Raises DataError when it is unreadable."""
+    """Lines of the unzipped file, to examine its beginning. Raises DataError when it is unreadable."""
     opener: Any = gzip.open if is_gzip(path) else Path.open
     try:
         with opener(path, "rt", encoding=encoding, errors="replace", newline="") as source:
@@ -167,7 +167,8 @@ def first_lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def text_of(column: Any) -> Any:
-    """A column of any type as text; whole numbers that pandas made floating (5.0, beside missing values) as "5"."""
+    """A column of any type as text; whole numbers that pandas stored as floats because of missing values (5.0) as
+    "5"."""
     if column.type().is_floating():
         whole = column.try_cast("int64")
         return ibis.cases((column == whole, whole.cast("string")), else_=column.cast("string"))
@@ -178,9 +179,7 @@ def _kind_of(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
     if kind is None:
-        raise ConfigError(
-            f"{path.name}: cannot tell its format from its name; set file_format to csv, jsonl or parquet"
-        )
+        raise ConfigError(f"{path.name}: the name does not tell the format; set file_format to csv, jsonl or parquet")
     return kind
 
 
@@ -188,7 +187,7 @@ def _header(path: Path, config: FileConfig) -> tuple[str, ...]:
     encoding = "utf-8-sig" if config.encoding == "utf-8" else config.encoding
     line = next(first_lines(path, encoding), "").rstrip("\r\n")
     if not line:
-        raise DataError(f"{path}: the first line is blank, and should name the columns")
+        raise DataError(f"{path}: the first line is blank, but should name the columns")
     if len(config.delimiter) > 1 or not config.quote:
         return tuple(line.split(config.delimiter))
     return tuple(next(csv.reader([line], delimiter=config.delimiter, quotechar=config.quote)))
@@ -202,7 +201,7 @@ def _lines_select(path: Path, rejects: str) -> str:
         "escape": "''",
         "header": "false",
         "encoding": "'utf-8'",
-        # Files may mix line ends. This reads \n, too, as one line end; the other way round, \r\n would count as two.
+        # Files may mix line ends. With \r\n DuckDB reads \n as a line end too; with \n, it would read \r\n as two.
         "new_line": r"'\r\n'",
         "strict_mode": "false",
     }

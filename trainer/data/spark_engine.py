@@ -1,6 +1,6 @@
-"""Spark on this machine, reached through Ibis: `TANDEM_ENGINE=spark`. Needs the extra `spark` and Java 17 or newer.
+"""Spark on this machine, used through Ibis, with `TANDEM_ENGINE=spark`. Needs the extra `spark` and Java 17 or newer.
 
-This is the only module that imports pyspark, and only where Spark is asked for.
+This is the only module that imports pyspark, and only if Spark is selected.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ appender.stderr.layout.pattern = spark %p %c{1}: %m%n
 
 
 class SparkEngine:
-    """One Spark session with a work folder. A context manager. Implements `engine.Engine`.
+    """A Spark session with a work folder. A context manager. Implements `engine.Engine`.
 
     Raises ConfigError when pyspark or Java is absent.
     """
 
     def __init__(self, work_dir: Path) -> None:
-        self.work_dir = work_dir.resolve()  # the JVM's settings want it absolute
+        self.work_dir = work_dir.resolve()  # the JVM's settings need an absolute path
         self._session = _session(self.work_dir)
         self._connection = ibis.pyspark.connect(self._session)
 
@@ -81,21 +81,21 @@ def _session(work_dir: Path) -> Any:
     java = "java" if java_home is None else str(Path(java_home, "bin", "java"))
     if shutil.which(java) is None:
         raise ConfigError(
-            "TANDEM_ENGINE=spark needs Java 17 or newer, and there is no `java`: install it (Debian: "
-            "openjdk-17-jre-headless), or set JAVA_HOME to where it is"
+            "TANDEM_ENGINE=spark needs Java 17 or newer, but there is no `java`: install it (Debian: "
+            "openjdk-17-jre-headless), or set JAVA_HOME to its folder"
         )
-    # It would write what is raised a second time, with the JVM's stack.
+    # This logger would write every raised error again, with the JVM's stack trace.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     log_settings = work_dir / "log4j2.properties"
     log_settings.write_text(_LOG_SETTINGS)
     options = {
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",  # the machine's own name need not resolve
+        "spark.driver.host": "127.0.0.1",  # the host name of the machine may not resolve
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log_settings.as_uri()}",
         "spark.log.level": "ERROR",
         "spark.local.dir": str(work_dir / "spill"),
         "spark.sql.warehouse.dir": str(work_dir / "warehouse"),
-        "spark.sql.shuffle.partitions": "1",  # one core gains nothing from more
+        "spark.sql.shuffle.partitions": "1",  # more partitions gain nothing on one core
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
     }
@@ -106,8 +106,8 @@ def _session(work_dir: Path) -> Any:
         return builder.getOrCreate()
     except PySparkException as error:
         raise ConfigError(
-            f"TANDEM_ENGINE=spark: Spark does not start; it needs Java 17 or newer, and `{java} -version` says which "
-            f"one this is: {_first_line(error)}"
+            f"TANDEM_ENGINE=spark: Spark does not start; it needs Java 17 or newer, and `{java} -version` prints the "
+            f"version: {_first_line(error)}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A split on disk, beside the prepared data that it splits, so that anyone can train and test on the same parts.
+"""A split on disk, in the folder of the prepared data, so that any program can train and test on the same parts.
 
 `splits/KIND[-SEED].parquet` holds user_id, item_id and part ("train", "validation" or "test") of every interaction, in
 the order of `interactions.parquet`; the `.json` of the same name holds the counts and the fingerprints.
@@ -24,12 +24,12 @@ _PART: Final = "part"
 
 
 def _split_path(prepared: PreparedData, kind: SplitKind, *, seed: int) -> Path:
-    """The Parquet file of a split. Its description ends in .json instead."""
+    """Path of the Parquet file of a split. The description has the suffix .json instead."""
     return prepared.directory / _FOLDER / f"{kind}{f'-{seed}' if kind == 'random' else ''}.parquet"
 
 
 def write_split(splits: Splits, dataset: Dataset, prepared: PreparedData) -> Path:
-    """Writes a split of `dataset`, which is `prepared` in memory, and returns its Parquet file."""
+    """Writes a split of `dataset`, which holds the data of `prepared`, and returns the path of the Parquet file."""
     path = _split_path(prepared, splits.kind, seed=splits.seed)
     path.parent.mkdir(exist_ok=True)
     user_ids, item_ids = np.array(dataset.user_ids, dtype=object), np.array(dataset.catalogue.item_ids, dtype=object)
@@ -45,7 +45,7 @@ def write_split(splits: Splits, dataset: Dataset, prepared: PreparedData) -> Pat
         "fingerprint": splits.fingerprint,
         "data_fingerprint": prepared.fingerprint,
     }
-    # Written under another name first: a crash leaves no half of a file.
+    # Written under another name first, so a crash leaves no incomplete file.
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     write_columns(columns, scratch)
     scratch.replace(path)

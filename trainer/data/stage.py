@@ -1,6 +1,6 @@
-"""One source file, read once: its rows staged as typed Parquet, each with the reason it is bad, if it is.
+"""Reads a source file once: its rows are staged as typed Parquet, and a bad row has the reason why it is bad.
 
-This is where DuckDB ends: what comes after are the staged columns, a small part of what the source holds.
+Later steps, which may run on another engine, read only the staged columns, a small part of the source.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _MAX_EXCERPT_LENGTH: Final = 120
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """What was staged of one file."""
+    """The staged rows of a file."""
 
     path: Path
     """Parquet of ROW, DEFECT and the typed columns."""
     num_good: int
     report: FileReport
-    """Rows without a defect count as kept."""
+    """Counts rows without a defect as kept."""
 
     def good(self, engine: Engine) -> Any:
-        """The rows without a defect, as a table of this engine."""
+        """The rows without a defect, as a table of `engine`."""
         rows = engine.read(self.path)
         return rows.filter(rows[DEFECT].isnull())
 
 
 def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) -> Staged:
-    """Runs the scan once. Raises DataError when too many lines are bad."""
+    """Stages the rows of a file in one run of its scan. Raises DataError when too many lines are bad."""
     path = reader.work_dir / f"{raw.role}.parquet"
     excerpt = ibis.cases((rows[DEFECT].notnull(), rows[EXCERPT].left(_MAX_EXCERPT_LENGTH)))
     try:
@@ -77,5 +77,5 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
 
 
 def occurring(counts: Mapping[str, int]) -> dict[str, int]:
-    """The kinds that were counted at least once."""
+    """The counts that are not 0."""
     return {kind: count for kind, count in counts.items() if count}

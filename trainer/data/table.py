@@ -1,4 +1,4 @@
-"""Reader of plain tables: CSV, JSON lines or Parquet, whose columns a configuration maps."""
+"""Reader of plain tables: CSV, JSON lines or Parquet, with columns as the configuration maps them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainer.data.report import BAD_JSON
 from trainer.data.scan import LINE, ROW, Scan, scan_table, text_of
 
 DOCUMENT: Final = "document"
-"""Column of parsed JSON lines: the JSON object, null where the line is not one."""
+"""Column of parsed JSON lines: the JSON object; null if the line is not an object."""
 
 json_strings = duckdb_function("json_extract_string", ("json", "array<string>"), "array<string>")
-"""(document, paths): the value at each path as text, null where there is none. Numbers become text as they stand."""
+"""(document, paths): the value at each path as text, or null. Numbers become text as they are written."""
 json_string_list = duckdb_function("json_extract_string", ("json", "string"), "array<string>")
-"""(document, path with [*]): every value it matches, as text; [] where there is none."""
+"""(document, path with [*]): all matching values as text; [] without a match."""
 _json_type = duckdb_function("json_type", ("json",), "string")
 
 
@@ -34,7 +34,7 @@ def json_path(key: str) -> str:
 
 
 def documents(scan: Scan) -> Any:
-    """Lines of a file as JSON objects: ROW, EXCERPT, DOCUMENT and DEFECT. Blank lines are not rows."""
+    """The lines of a file as JSON objects: ROW, EXCERPT, DOCUMENT and DEFECT. Blank lines are not rows."""
     lines = scan.rows.filter(scan.rows[LINE].re_search(r"\S"))
     parsed = lines.mutate(lines[LINE].try_cast("json").name(DOCUMENT))
     document = ibis.cases((_json_type(parsed[DOCUMENT]) == "OBJECT", parsed[DOCUMENT]))
@@ -47,9 +47,9 @@ def documents(scan: Scan) -> Any:
 
 
 def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Path]) -> RawData:
-    """Reads a plain table; `files` holds the local path per section ("interactions", "items", "users").
+    """Reads a plain table. `files` maps sections ("interactions", "items", "users") to local paths.
 
-    Raises ConfigError when a mapped column does not exist or a file's format cannot be told, DataError when a file is
+    Raises ConfigError when a mapped column does not exist or a file's format is unknown, DataError when a file is
     unreadable.
     """
     interactions = config.interactions
@@ -87,7 +87,7 @@ def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, path: P
 def _read_items(engine: DuckDBEngine, config: ItemsConfig, path: Path) -> RawTable:
     scan, rows = _open(engine, path, config)
     columns = {names.ITEM_ID: config.id, names.TITLE: config.title, names.DESCRIPTION: config.description}
-    attributes = {f"attribute_{place}": column for place, column in enumerate(config.attributes.values())}
+    attributes = {f"attribute_{index}": column for index, column in enumerate(config.attributes.values())}
     lists = {names.CATEGORIES: _categories(scan, rows, config)}
     rows = _select(scan, rows, "items", columns | attributes, lists)
     values = {name: rows[column] for name, column in zip(config.attributes, attributes, strict=True)}
@@ -108,28 +108,28 @@ def _read_users(engine: DuckDBEngine, config: UsersConfig, path: Path) -> RawTab
 
 
 def _open(engine: DuckDBEngine, path: Path, config: FileConfig) -> tuple[Scan, Any]:
-    """(scan, its rows as DEFECT and EXCERPT or DOCUMENT with the file's columns)."""
+    """Returns (scan, its rows): for JSON lines the columns of `documents`, else those of the scan."""
     scan = scan_table(engine, path, config)
     return scan, documents(scan) if scan.kind == "jsonl" else scan.rows
 
 
 def _select(scan: Scan, rows: Any, section: str, columns: Mapping[str, str], lists: Mapping[str, Any]) -> Any:
-    """Columns of the source as text under our names, null where blank or where no column is configured."""
-    used = {name: column for name, column in columns.items() if column}
+    """Columns of the source as text, named as in `columns`; null if blank or if no column is configured."""
+    configured = {name: column for name, column in columns.items() if column}
     if scan.kind == "jsonl":
-        values = json_strings(rows[DOCUMENT], [json_path(column) for column in used.values()])
-        # In a step of its own, so that a line is parsed once for all of its fields.
+        values = json_strings(rows[DOCUMENT], [json_path(column) for column in configured.values()])
+        # In a separate step, so that a line is parsed once for all of its fields.
         rows = rows.mutate(values.name("field_values"), **lists)
-        fields = {name: rows["field_values"][place] for place, name in enumerate(used)}
+        fields = {name: rows["field_values"][index] for index, name in enumerate(configured)}
         excerpt, defect = rows[EXCERPT], rows[DEFECT]
         lists = {name: rows[name] for name in lists}
     else:
-        for column in used.values():
+        for column in configured.values():
             _check_column(scan, section, column)
-        fields = {name: text_of(rows[column]) for name, column in used.items()}
+        fields = {name: text_of(rows[column]) for name, column in configured.items()}
         excerpt = ibis.literal(", ").join([value.fill_null("") for value in fields.values()])
         defect = ibis.null("string")
-    absent = {name: ibis.null("string") for name in columns if name not in used}
+    absent = {name: ibis.null("string") for name in columns if name not in configured}
     return rows.select(
         rows[ROW],
         excerpt.name(EXCERPT),

@@ -20,12 +20,12 @@ _chr = duckdb_function("chr", ("int32",), "string")
 
 
 def present(text: Any) -> Any:
-    """The text, null where it is only white space."""
+    """The text; null if it is only white space."""
     return ibis.cases((text.strip() != "", text))
 
 
 def unescape(text: Any) -> Any:
-    """HTML entities as characters, each once: "&amp;amp;" becomes "&amp;". Unknown entities stay."""
+    """Replaces HTML entities by characters, once: "&amp;amp;" becomes "&amp;". Unknown entities stay."""
     named = ibis.map(ibis.array(list(name2codepoint)), ibis.array([chr(code) for code in name2codepoint.values()]))
 
     def character(token: Any) -> Any:
@@ -41,29 +41,29 @@ def unescape(text: Any) -> Any:
             else_=token,
         )
 
-    # Most texts hold no entity, and skip the tokenising.
+    # Most texts have no entity and are not tokenised.
     return ibis.cases((text.contains("&"), _regexp_extract_all(text, _TOKENS).map(character).join("")), else_=text)
 
 
 def plain(text: Any) -> Any:
-    """Text without tags and entities, runs of white space as one space; "" where there is none."""
+    """Text without tags and entities, with runs of white space as single spaces; "" for null."""
     return unescape(text.re_replace(_TAG, " ")).re_replace(_SPACE, " ").strip().fill_null("")
 
 
 def categories(entries: Any) -> Any:
-    """A list of category names without entities, blanks and repeats, in order; [] where there is none."""
+    """A list of category names in order, without entities, blanks and duplicates; [] for null."""
     names = entries.filter(lambda entry: entry.notnull()).map(lambda entry: unescape(entry).strip())
     names = names.filter(lambda entry: entry != "")
-    return ibis.coalesce(names.filter(lambda entry, place: names.index(entry) == place), no_strings())
+    return ibis.coalesce(names.filter(lambda entry, index: names.index(entry) == index), no_strings())
 
 
 def is_markup(entry: Any) -> Any:
-    """Whether an entry among categories is not one: it holds a tag, or is as long as a sentence."""
+    """Whether an entry is not a category: it contains a tag, or is as long as a sentence."""
     return entry.re_search(r"<[A-Za-z/!]") | (entry.length() > _MAX_CATEGORY_LENGTH)
 
 
 def string_map(values: dict[str, Any]) -> Any:
-    """A map of those values that are not null."""
+    """A map of the values that are not null."""
     if not values:
         return empty_map()
     keys = ibis.array([ibis.cases((value.notnull(), key)) for key, value in values.items()])
@@ -74,11 +74,11 @@ def string_map(values: dict[str, Any]) -> Any:
 
 
 def empty_map() -> Any:
-    """A map of nothing."""
+    """An empty map of strings."""
     return ibis.map(no_strings(), no_strings())
 
 
 def no_strings() -> Any:
-    """A list of nothing."""
+    """An empty list of strings."""
     # An empty literal would reach DuckDB, and Parquet, as a list of nulls.
     return ibis.array([ibis.null("string")]).filter(lambda entry: entry.notnull())

@@ -116,7 +116,7 @@ def test_the_split_in_time_tests_users_without_a_history():
 def test_what_cannot_be_split_says_why():
     dataset = random_dataset()
     without_times = dataclasses.replace(dataset, event_times=np.zeros(len(dataset.item_rows), dtype=np.int64))
-    with pytest.raises(DataError, match=r"only has the order .*: choose leave-last-out or random"):
+    with pytest.raises(DataError, match=r"has only the order .*: choose leave-last-out or random"):
         draw_splits(without_times, "time")
     one_time = dataclasses.replace(dataset, event_times=np.full(len(dataset.item_rows), 5, dtype=np.int64))
     with pytest.raises(DataError, match="nothing in train: too many interactions have the same time"):
