@@ -1,1 +1,1 @@
-"""Prepared data in memory: the data set, its splits, its evaluation parts, and Parquet files."""
+"""Prepared data in memory: the data set, its splits into train, validation and test, and Parquet files."""

@@ -1,6 +1,7 @@
-"""The prepared data in memory: whom to train on, what to recommend, and the leave-last-out split.
+"""The prepared data in memory: the users and their events, the catalogue, and the leave-last-out split.
 
-A user's events stay in their order in one flat array, so that every split is a cut of each user's end.
+All events are in flat arrays, by user and then in order, so a leave-last-out split cuts off the end of each user's
+events.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Catalogue:
     attributes: Sequence[Mapping[str, str]]
     vocabulary: Vocabulary
     available: npt.NDArray[np.bool_]
-    """(items,) bool; False: read as history, learned from, and never recommended."""
+    """(items,) bool. An item with False is read as history and trained on, but never recommended."""
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -49,7 +50,7 @@ class Dataset:
     catalogue: Catalogue
     user_ids: Sequence[str]
     user_features: Sequence[Mapping[str, str]]
-    """Raw features of each user; a missing one is left out."""
+    """Raw features of each user, without missing features."""
     feature_names: tuple[str, ...]
     offsets: npt.NDArray[np.int64]
     """(users + 1,) int64: the events of user u are offsets[u] to offsets[u + 1]."""
@@ -58,15 +59,15 @@ class Dataset:
     event_codes: npt.NDArray[np.uint8]
     """(events,) uint8."""
     event_times: npt.NDArray[np.int64]
-    """(events,) int64, microseconds; 0 where only the order is known."""
+    """(events,) int64, microseconds since 1970; 0 if only the order is known."""
     ratings: npt.NDArray[np.float32]
-    """(events,) float32 on the scale of the source, NaN where there is none."""
+    """(events,) float32 on the scale of the source; NaN without a rating."""
     weights: npt.NDArray[np.float32]
-    """(events,) float32, how much the event's type says, as the data set's `event_weights` have it."""
+    """(events,) float32, the weight of the event's type in the data set's `event_weights`."""
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """(users,) int64, events of each user."""
+        """(users,) int64, number of events of each user."""
         return np.diff(self.offsets)
 
     @property
@@ -75,7 +76,7 @@ class Dataset:
         return np.repeat(np.arange(len(self.user_ids)), self.lengths)
 
     def subset(self, kept: npt.NDArray[np.bool_]) -> Dataset:
-        """The events for which `kept`, (events,) bool, holds. Users and items keep their rows in any case."""
+        """The events for which `kept`, (events,) bool, is True. Users and items keep their rows."""
         counts = np.bincount(self.user_rows[kept], minlength=len(self.user_ids))
         return replace(
             self,
@@ -89,11 +90,11 @@ class Dataset:
 
     def first_events(self, num_events: npt.NDArray[np.int64]) -> Dataset:
         """The first `num_events[u]` events of each user, (users,) int64; see `subset`."""
-        position = np.arange(len(self.item_rows)) - np.repeat(self.offsets[:-1], self.lengths)
-        return self.subset(position < np.repeat(num_events, self.lengths))
+        positions = np.arange(len(self.item_rows)) - np.repeat(self.offsets[:-1], self.lengths)
+        return self.subset(positions < np.repeat(num_events, self.lengths))
 
     def user_state(self, user: int, num_events: int) -> UserState:
-        """What the online store would hold of the user after their first `num_events` events."""
+        """The user's state in the online store after their first `num_events` events."""
         start = int(self.offsets[user])
         events = slice(start, start + num_events)
         return UserState.from_events(
@@ -104,48 +105,49 @@ class Dataset:
         )
 
     def popularity(self, num_events: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """(items,) int64, interactions with each item, counting the first `num_events[u]` events of each user."""
+        """(items,) int64, number of interactions with each item in the first `num_events[u]` events of each user."""
         return np.bincount(self.first_events(num_events).item_rows, minlength=len(self.catalogue))
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One cut of every user: what comes before is history."""
+    """A cut through each user's events: the events before it are history."""
 
     num_history_events: npt.NDArray[np.int64]
-    """(users,) int64, events to train on. For a user who is not evaluated that is all of them but later targets."""
+    """(users,) int64, number of events to train on. A user who is not evaluated is trained on all events that are not a
+    later target."""
     users: npt.NDArray[np.int64]
-    """(n,) int64, users by whose histories a model is calibrated or evaluated."""
+    """(n,) int64, users with whose histories a model is calibrated or evaluated."""
 
 
 @dataclass(frozen=True)
 class HoldOut(Cut):
-    """A cut with a target for each of its users, who are (evaluated,): an item that they chose after it."""
+    """A cut with one target for each of its users, (evaluated,): an item that the user chose after the cut."""
 
     target_rows: Rows
     """(evaluated,) int64."""
 
 
 def everything(dataset: Dataset) -> Cut:
-    """The cut after the last event, where nothing is held out. Its users are those who have any event."""
+    """The cut after each user's last event, which holds out nothing. Its users are all users with events."""
     return Cut(dataset.lengths, np.flatnonzero(dataset.lengths))
 
 
 def history_states(dataset: Dataset, cut: Cut, users: npt.NDArray[np.int64]) -> list[UserState]:
-    """States of users, (n,) int64, as they were at the cut."""
+    """States of `users`, (n,) int64, at the cut."""
     return [dataset.user_state(int(user), int(cut.num_history_events[user])) for user in users]
 
 
 def sample_places(cut: Cut, num_users: int) -> npt.NDArray[np.int64]:
-    """Places in `cut.users` of at most `num_users` of them, drawn with a fixed seed; ascending, (n,) int64."""
+    """Positions in `cut.users` of at most `num_users` users, drawn with a fixed seed; (n,) int64, ascending."""
     return np.sort(np.random.default_rng(0).permutation(len(cut.users))[:num_users])
 
 
 def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:
     """Leave-last-out: `skip` 0 holds out each user's last event (test), `skip` 1 the one before (validation).
 
-    Events after the target are left out altogether. Users whose target would be their first event are trained on with
-    it, if no later event is held out, and not evaluated.
+    Events after the target are not used at all. A user whose target would be their first event is not evaluated; that
+    event is used for training if no later event is held out.
     """
     lengths = dataset.lengths
     targets = lengths - 1 - skip
@@ -154,18 +156,18 @@ def leave_last_out(dataset: Dataset, *, skip: int) -> HoldOut:
     return HoldOut(history, users, dataset.item_rows[dataset.offsets[users] + targets[users]])
 
 
-def held_out_users(dataset: Dataset, hold_out: HoldOut, places: npt.NDArray[np.int64]) -> list[HeldOutUser]:
-    """Users at places of `hold_out.users`, (n,) int64, as they were before they chose their held-out item."""
-    users = hold_out.users[places]
+def held_out_users(dataset: Dataset, hold_out: HoldOut, positions: npt.NDArray[np.int64]) -> list[HeldOutUser]:
+    """Users at `positions` of `hold_out.users`, (n,) int64, as they were before they chose their held-out item."""
+    users = hold_out.users[positions]
     states = history_states(dataset, hold_out, users)
     return [
         HeldOutUser(dataset.user_ids[user], state, dataset.catalogue.item_ids[target])
-        for user, state, target in zip(users, states, hold_out.target_rows[places], strict=True)
+        for user, state, target in zip(users, states, hold_out.target_rows[positions], strict=True)
     ]
 
 
 def load_dataset(directory: Path) -> Dataset:
-    """Reads a prepared-data folder (see `trainer.data.prepare`)."""
+    """Reads a folder of prepared data (see `trainer.data.prepare`)."""
     items = read_table(directory / "items.parquet")
     users = read_table(directory / "users.parquet")
     interactions = read_table(
@@ -175,10 +177,10 @@ def load_dataset(directory: Path) -> Dataset:
     item_ids = items.column(names.ITEM_ID).to_pylist()
     user_ids = users.column(names.USER_ID).to_pylist()
     feature_names = tuple(name for name in users.column_names if name != names.USER_ID)
-    user_rows = _rows_of(interactions.column(names.USER_ID), user_ids)
+    user_rows = _indices_in(interactions.column(names.USER_ID), user_ids)
     order = np.argsort(user_rows, kind="stable")
     counts = np.bincount(user_rows, minlength=len(user_ids))
-    event_codes = _rows_of(interactions.column(names.EVENT_TYPE), list(names.EVENT_TYPES)) + 1
+    event_codes = _indices_in(interactions.column(names.EVENT_TYPE), list(names.EVENT_TYPES)) + 1
     return Dataset(
         catalogue=Catalogue(
             item_ids=item_ids,
@@ -196,7 +198,7 @@ def load_dataset(directory: Path) -> Dataset:
         ],
         feature_names=feature_names,
         offsets=np.concatenate([[0], np.cumsum(counts)]),
-        item_rows=_rows_of(interactions.column(names.ITEM_ID), item_ids)[order],
+        item_rows=_indices_in(interactions.column(names.ITEM_ID), item_ids)[order],
         event_codes=event_codes[order].astype(np.uint8),
         event_times=interactions.column(names.TIMESTAMP).to_numpy()[order],
         ratings=interactions.column(names.RATING).to_numpy()[order].astype(np.float32),
@@ -205,15 +207,15 @@ def load_dataset(directory: Path) -> Dataset:
 
 
 def first_user_id(directory: Path) -> str:
-    """The first user of a prepared-data folder."""
+    """The id of the first user in a folder of prepared data."""
     users = read_table(directory / "users.parquet", columns=[names.USER_ID])
     return str(users.column(names.USER_ID)[0].as_py())
 
 
-def _rows_of(column: Any, values: Sequence[str]) -> Rows:
-    """Place of each value of an Arrow column in a list; (n,) int64."""
+def _indices_in(column: Any, values: Sequence[str]) -> Rows:
+    """Index in a list of each value of an Arrow column; (n,) int64."""
     encoded = column.combine_chunks().dictionary_encode()
-    places = {value: place for place, value in enumerate(values)}
-    of_code = np.array([places[value] for value in encoded.dictionary.to_pylist()], dtype=np.int64)
-    rows: Rows = of_code[np.asarray(encoded.indices)]
-    return rows
+    index_of = {value: index for index, value in enumerate(values)}
+    code_indices = np.array([index_of[value] for value in encoded.dictionary.to_pylist()], dtype=np.int64)
+    indices: Rows = code_indices[np.asarray(encoded.indices)]
+    return indices

@@ -1,4 +1,5 @@
-"""What is trained on and what is asked, under any protocol: leave-last-out, a random split, a split in time."""
+"""Known interactions and targets of an evaluation, under any protocol: leave-last-out, a random split, a split in
+time."""
 
 from __future__ import annotations
 
@@ -13,23 +14,23 @@ from trainer.dataset.dataset import Dataset, HoldOut, leave_last_out
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSplit:
-    """One question: given the interactions in `known`, which items come next?
+    """The question of an evaluation: given the interactions in `known`, which items does a user choose next?
 
-    `known` is what a model may be trained on, and each user's history in it is what may not be recommended again. Rows
-    of users and items are those of the whole data set.
+    A model may be trained on `known`, and items of a user's history in it may not be recommended to the user again.
+    Users and items have the rows of the whole data set.
     """
 
     name: str
     """"validation" or "test"."""
     known: Dataset
     users: npt.NDArray[np.int64]
-    """(evaluated,) int64, users with at least one target; without a history where the protocol allows it."""
+    """(evaluated,) int64, users with at least one target; under some protocols, a user may have no history."""
     target_offsets: npt.NDArray[np.int64]
-    """(evaluated + 1,) int64: the targets of the user at place i are target_offsets[i] to target_offsets[i + 1]."""
+    """(evaluated + 1,) int64: the targets of users[i] are target_offsets[i] to target_offsets[i + 1]."""
     target_rows: Rows
-    """(targets,) int64, items; none twice for one user, none that is in the user's history."""
+    """(targets,) int64, items; for each user distinct, and not in the user's history."""
     target_ratings: npt.NDArray[np.float32]
-    """(targets,) float32, NaN where there is none."""
+    """(targets,) float32; NaN without a rating."""
 
 
 def leave_last_out_split(dataset: Dataset, *, skip: int) -> EvalSplit:
@@ -47,12 +48,12 @@ def leave_last_out_split(dataset: Dataset, *, skip: int) -> EvalSplit:
 
 
 def one_target_each(split: EvalSplit, *, seed: int = 0) -> HoldOut:
-    """One target, drawn with a fixed seed, of each user with a history: all that is known is history.
+    """Draws one target, with a fixed seed, of each user with a history. All known interactions are history.
 
-    Choosing epochs and weights by it costs as much as by leave-last-out, however many targets users have, and every
-    user counts once, as in the metrics. A user's other targets stay among the candidates. Users without a history would
-    choose nothing: they are served the most popular items.
+    The choice of epochs and weights by these targets costs as much as under leave-last-out, however many targets users
+    have, and every user counts once, as in the metrics. A user's other targets stay among the candidates. Users without
+    a history are left out: they are served the most popular items under any choice.
     """
     drawn = split.target_offsets[:-1] + np.random.default_rng(seed).integers(0, np.diff(split.target_offsets))
-    asked = split.known.lengths[split.users] > 0
-    return HoldOut(split.known.lengths, split.users[asked], split.target_rows[drawn[asked]])
+    has_history = split.known.lengths[split.users] > 0
+    return HoldOut(split.known.lengths, split.users[has_history], split.target_rows[drawn[has_history]])

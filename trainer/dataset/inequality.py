@@ -1,4 +1,4 @@
-"""How unequally counts are distributed."""
+"""Inequality of a distribution of counts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 
 def gini_of_counts(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient of counts, (n,) int64, half their mean absolute difference over their mean.
+    """Gini coefficient of counts, (n,) int64: half their mean absolute difference, divided by their mean.
 
-    0: all are equal; towards 1: one has all. 0 where all are 0.
+    0 if all counts are equal, also if all are 0; near 1 if a single count has nearly the whole sum.
     """
-    ascending, num = np.sort(counts), len(counts)
+    ascending, num_counts = np.sort(counts), len(counts)
     if ascending.sum() == 0:
         return 0.0
-    place = np.arange(1, num + 1)
-    return float(((2 * place - num - 1) * ascending).sum() / (num * ascending.sum()))
+    rank = np.arange(1, num_counts + 1)
+    return float(((2 * rank - num_counts - 1) * ascending).sum() / (num_counts * ascending.sum()))

@@ -1,6 +1,6 @@
-"""Parquet files as Arrow tables: the one place where the trainer imports pyarrow.
+"""Parquet files as Arrow tables. The only module of the trainer that imports pyarrow.
 
-Prepared data is written here, whatever engine made it: equal rows become equal bytes.
+Prepared data is written here for every engine, so equal rows become equal bytes.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ _ARROW_TYPES: Final[Mapping[ColumnType, Any]] = {
     "string_map": pa.map_(pa.string(), pa.string()),
 }
 _ROWS_PER_GROUP: Final = 131_072
-_ROWS_AT_A_TIME: Final = 65_536
+_ROWS_PER_BATCH: Final = 65_536
 _COMPRESSION: Final = "zstd"
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """An Arrow table with these columns of a Parquet file, or with all. Raises OSError when the file is unreadable."""
+    """An Arrow table of the given columns of a Parquet file, or of all columns. Raises OSError when it is
+    unreadable."""
     return pq.read_table(path, columns=None if columns is None else list(columns))
 
 
 def num_rows(path: Path) -> int:
-    """Rows of a Parquet file, or of a folder of parts, without reading them."""
+    """Number of rows of a Parquet file, or of a folder of parts, without reading the rows."""
     return sum(pq.read_metadata(part).num_rows for part in _parts(path))
 
 
 def write_columns(columns: Mapping[str, Sequence[str] | npt.NDArray[Any]], path: Path) -> None:
-    """Writes columns of one length into a Parquet file."""
+    """Writes columns of equal length into a Parquet file."""
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     pq.write_table(table, path, compression=_COMPRESSION)
 
 
 def rewrite(source: Path, target: Path, columns: Mapping[str, ColumnType]) -> None:
-    """Copies what an engine wrote, in its order, into one file of these columns.
+    """Copies an engine's output, in order, into one file with the given columns.
 
-    `source` is a Parquet file, or a folder of parts in the order of their names. The rows alone decide about the bytes
-    of `target`: row groups are cut anew. Memory holds one row group.
+    `source` is a Parquet file, or a folder of parts in the order of their names. The bytes of `target` depend only on
+    the rows, because row groups are cut again. Memory holds one row group.
     """
     schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
     with pq.ParquetWriter(target, schema, compression=_COMPRESSION) as writer:
@@ -56,12 +57,12 @@ def rewrite(source: Path, target: Path, columns: Mapping[str, ColumnType]) -> No
 
 
 def _groups(source: Path, schema: Any) -> Iterator[Any]:
-    """Tables of `_ROWS_PER_GROUP` rows, the last of fewer."""
+    """Tables of `_ROWS_PER_GROUP` rows each; the last may have fewer."""
     pending: list[Any] = []
     num_pending = 0
     for path in _parts(source):
         with pq.ParquetFile(path) as part:
-            for batch in part.iter_batches(_ROWS_AT_A_TIME, columns=schema.names):
+            for batch in part.iter_batches(_ROWS_PER_BATCH, columns=schema.names):
                 pending.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
                 num_pending += len(batch)
                 while num_pending >= _ROWS_PER_GROUP:

@@ -1,12 +1,12 @@
-"""Which interactions are trained on, which validate and which test: three protocols, each the same on every machine.
+"""Splits of the interactions into train, validation and test by three protocols, the same on every machine.
 
-| kind           | test                         | validation      | known when testing         |
+| kind           | test                         | validation      | known in the test          |
 | -------------- | ---------------------------- | --------------- | -------------------------- |
 | leave-last-out | each user's last interaction | the one before  | everything before the last |
 | random         | 10 % of all interactions     | 10 %            | train and validation, 90 % |
 | time           | the newest 10 %              | the 10 % before | everything before the cut  |
 
-Validation knows the train part alone. Each interaction is in one part, said by its code.
+In validation, only the train part is known. Each interaction has the code of its part.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SplitKind = Literal["leave-last-out", "random", "time"]
 SPLIT_KINDS: Final[tuple[SplitKind, ...]] = get_args(SplitKind)
 
 PART_NAMES: Final = ("train", "validation", "test")
-"""Names of the parts; a code is a place in here."""
+"""Names of the parts; a code is an index of this tuple."""
 TRAIN, VALIDATION, TEST = range(3)
 
 Codes = npt.NDArray[np.uint8]
@@ -38,11 +38,11 @@ _SHARES: Final = (8, 1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """One data set, split."""
+    """A split of a data set."""
 
     kind: SplitKind
     seed: int
-    """What the random split was drawn with; the others do not depend on it, and have 0."""
+    """Seed of the random split; 0 for the other kinds, which need none."""
     codes: Codes
     fingerprint: str
     """SHA-256 over kind, seed, and the part of every (user, item): hex."""
@@ -53,8 +53,8 @@ class Splits:
 def draw_splits(dataset: Dataset, kind: SplitKind, *, seed: int = 0) -> Splits:
     """Splits a data set.
 
-    Raises ConfigError for an unknown kind, and DataError where the data cannot be split so: in time without times, or
-    with a part that would be empty.
+    Raises ConfigError for an unknown kind, and DataError if the data does not allow it: a split in time without times,
+    or an empty part.
     """
     match kind:
         case "leave-last-out":
@@ -69,9 +69,9 @@ def draw_splits(dataset: Dataset, kind: SplitKind, *, seed: int = 0) -> Splits:
 
 
 def _splits_of_codes(dataset: Dataset, kind: SplitKind, seed: int, codes: Codes) -> Splits:
-    """The split in which each interaction has the part that `codes` names."""
+    """The split with the part of each interaction in `codes`."""
     if kind == "leave-last-out":
-        # Users with one interaction before the target at most are not evaluated, which codes alone do not say.
+        # Users with too short a history before the target are not evaluated, which the codes do not show.
         validation, test = leave_last_out_split(dataset, skip=1), leave_last_out_split(dataset, skip=0)
     else:
         validation = _split_of(dataset, codes, VALIDATION)
@@ -87,7 +87,7 @@ def _splits_of_codes(dataset: Dataset, kind: SplitKind, seed: int, codes: Codes)
 
 
 def _last_codes(dataset: Dataset) -> Codes:
-    """The last interaction of a user tests, the one before validates; a user's only one is trained on."""
+    """A user's last interaction is in the test, the previous in validation; a single interaction is in train."""
     codes = np.full(len(dataset.item_rows), TRAIN, dtype=np.uint8)
     ends = dataset.offsets[1:][dataset.lengths >= 2]
     codes[ends - 1] = TEST
@@ -96,10 +96,10 @@ def _last_codes(dataset: Dataset) -> Codes:
 
 
 def _random_codes(dataset: Dataset, seed: int) -> Codes:
-    """Interactions in the order of their MD5 with the seed: no row number and no version of numpy changes it."""
+    """Orders interactions by their MD5 with the seed, so neither row numbers nor the version of numpy matter."""
     user_ids, item_ids = dataset.user_ids, dataset.catalogue.item_ids
     digests = b"".join(
-        # With its length, the user's id cannot run into the item's.
+        # The length separates the user's id from the item's id.
         hashlib.md5(
             f"{seed}:{len(user_ids[user])}:{user_ids[user]}{item_ids[item]}".encode(), usedforsecurity=False
         ).digest()
@@ -117,10 +117,10 @@ def _random_codes(dataset: Dataset, seed: int) -> Codes:
 
 
 def _time_codes(times: npt.NDArray[np.int64]) -> Codes:
-    """Oldest first; interactions of one moment stay together, in the later part."""
+    """Splits in order of time; interactions at the same time stay together, in the later part."""
     if not times.any():
         raise DataError(
-            "a split in time needs times, and this data set only has the order of each user's interactions: "
+            "a split in time needs times, but this data set has only the order of each user's interactions: "
             f"choose {' or '.join(kind for kind in SPLIT_KINDS if kind != 'time')}"
         )
     cuts = np.sort(times)[list(_cuts(len(times)))]
@@ -130,18 +130,18 @@ def _time_codes(times: npt.NDArray[np.int64]) -> Codes:
 
 
 def _cuts(num_events: int) -> tuple[int, int]:
-    """Numbers of interactions, in order, before validation begins and before the test begins."""
+    """Numbers of interactions before the validation part and before the test part, in order."""
     train, validation, test = _SHARES
-    whole = train + validation + test
-    return num_events * train // whole, num_events * (train + validation) // whole
+    total = train + validation + test
+    return num_events * train // total, num_events * (train + validation) // total
 
 
 def _check_parts(kind: SplitKind, codes: Codes) -> None:
     counts = np.bincount(codes, minlength=len(PART_NAMES))
     if not counts.all():
         empty = PART_NAMES[int(counts.argmin())]
-        why = "too many interactions have the same time" if kind == "time" else "there are too few"
-        raise DataError(f"split {kind!r} of {len(codes)} interactions would leave nothing in {empty}: {why}")
+        reason = "too many interactions have the same time" if kind == "time" else "there are too few"
+        raise DataError(f"split {kind!r} of {len(codes)} interactions would leave nothing in {empty}: {reason}")
 
 
 def _split_of(dataset: Dataset, codes: Codes, code: int) -> EvalSplit:
@@ -161,7 +161,7 @@ def _split_of(dataset: Dataset, codes: Codes, code: int) -> EvalSplit:
 def _fingerprint(dataset: Dataset, kind: SplitKind, seed: int, codes: Codes) -> str:
     digest = hashlib.sha256(f"{kind}\n{seed}\n".encode())
     for ids in (dataset.user_ids, dataset.catalogue.item_ids):
-        digest.update("".join(f"{len(one)}:{one}" for one in ids).encode())
+        digest.update("".join(f"{len(external_id)}:{external_id}" for external_id in ids).encode())
     for array, dtype in ((dataset.offsets, "<i8"), (dataset.item_rows, "<i8"), (codes, "u1")):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
     return digest.hexdigest()
