@@ -1,1 +1,1 @@
-"""Drift: whether recent events, and what the champion makes of them, still look like those of a reference window."""
+"""Drift: whether recent events, and the champion's output for them, still resemble those of a reference window."""

@@ -1,4 +1,4 @@
-"""Distances and pages by Evidently. The only module of the trainer that imports it; that takes seconds."""
+"""Distances and HTML pages by Evidently. The only module of the trainer that imports it; the import takes seconds."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from evidently.presets import DataDriftPreset
 from trainer.drift.tables import Table
 
 _NUMERIC_DISTANCE: Final = "wasserstein"
-"""In standard deviations of the reference."""
+"""Unit: standard deviations of the reference."""
 _CATEGORICAL_DISTANCE: Final = "jensenshannon"
-"""From 0 to 1."""
+"""Range: 0 to 1."""
 EMBEDDING: Final = "user vectors"
-"""The one column of an embedding's distances."""
+"""Name of the only column in the distances of an embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class ColumnReport:
 
     @classmethod
     def of(cls, distances: Mapping[str, float], limits: Mapping[str, float]) -> ColumnReport:
-        """From a distance and a limit for each column."""
+        """Makes a report from a distance and a limit for each column."""
         drifted = tuple(name for name, distance in distances.items() if distance >= limits[name])
         return cls(distances=distances, limits=limits, drifted=drifted)
 
@@ -51,20 +51,21 @@ class ColumnReport:
 
 
 def column_distances(reference: Table, recent: Table) -> dict[str, float]:
-    """Distance between two tables, by column; NaN where a side has no value."""
-    of_numeric = {
+    """Distance between two tables, by column; NaN if a table has no values in the column."""
+    numeric = {
         name: _distance(_NUMERIC_DISTANCE, ColumnType.Numerical, values, recent.numeric[name])
         for name, values in reference.numeric.items()
     }
-    of_categorical = {
+    categorical = {
         name: _distance(_CATEGORICAL_DISTANCE, ColumnType.Categorical, values, recent.categorical[name])
         for name, values in reference.categorical.items()
     }
-    return of_numeric | of_categorical
+    return numeric | categorical
 
 
 def embedding_distances(reference: Table, recent: Table) -> dict[str, float]:
-    """Squared maximum mean discrepancy between two tables of vectors; Gaussian kernel as wide as their median."""
+    """Squared maximum mean discrepancy between two tables of vectors, with a Gaussian kernel as wide as the median
+    distance."""
     score, _, _ = MMDDriftMethod()(pd.DataFrame(recent.numeric), pd.DataFrame(reference.numeric))
     return {EMBEDDING: float(score)}
 
@@ -72,7 +73,7 @@ def embedding_distances(reference: Table, recent: Table) -> dict[str, float]:
 def column_report(
     reference: Table, recent: Table, limits: Mapping[str, float], page: Path, *, drift_share: float
 ) -> ColumnReport:
-    """Compares column by column, and writes the page."""
+    """Compares two tables column by column, and writes the page."""
     definition = DataDefinition(
         numerical_columns=list(reference.numeric), categorical_columns=list(reference.categorical)
     )
@@ -88,7 +89,7 @@ def column_report(
 
 
 def embedding_report(reference: Table, recent: Table, limits: Mapping[str, float], page: Path) -> ColumnReport:
-    """Compares vectors, and writes the page."""
+    """Compares two tables of vectors, and writes the page."""
     definition = DataDefinition(embeddings={EMBEDDING: list(reference.numeric)})
     metric = EmbeddingsDrift(embeddings_name=EMBEDDING, drift_method=MMDDriftMethod(threshold=limits[EMBEDDING]))
     _write_page(metric, reference, recent, definition, page)

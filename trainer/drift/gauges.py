@@ -1,7 +1,7 @@
-"""Drift as Prometheus gauges: a file for node_exporter's textfile collector, and a Pushgateway where there is one.
+"""Drift as Prometheus gauges: a file for node_exporter's textfile collector, and a Pushgateway if configured.
 
-The only module of the trainer that imports prometheus_client. A program that runs for minutes a night is no target to
-scrape.
+The only module of the trainer that imports prometheus_client. Prometheus cannot scrape a program that runs for a few
+minutes each night.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tandem.ops.metrics import Kind, Metric, declared
 from trainer.core.errors import GaugesError
 
 if TYPE_CHECKING:
-    # Evidently, which takes seconds to import, is not needed to read the declarations.
+    # Importing Evidently takes seconds, and the declarations do not need it.
     from trainer.drift.evidently_reports import ColumnReport
 
 _JOB: Final = "tandem_drift"
 
 
 class DriftGauges:
-    """The gauges of a run, each declared once, in the order of the file."""
+    """The gauges of a drift run, each declared once, in the order of the file."""
 
     drifted: Annotated[
         Gauge,
@@ -86,7 +86,7 @@ class DriftGauges:
 
 
 def drift_gauges(reports: Mapping[str, ColumnReport], *, drift_share: float) -> CollectorRegistry:
-    """The gauges of a run. A report has drifted where at least `drift_share` of its columns have."""
+    """The gauges of a drift run. A report says drift if at least `drift_share` of its columns drifted."""
     registry = CollectorRegistry()
     gauges = DriftGauges(registry)
     for name, report in reports.items():
@@ -100,7 +100,7 @@ def drift_gauges(reports: Mapping[str, ColumnReport], *, drift_share: float) -> 
 
 
 def publish_gauges(registry: CollectorRegistry, path: Path, *, pushgateway_url: str) -> None:
-    """Writes the file, and pushes where `pushgateway_url` is not empty. Raises GaugesError when that fails."""
+    """Writes the file, and pushes the gauges unless `pushgateway_url` is empty. Raises GaugesError if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_to_textfile(str(path), registry)
     if pushgateway_url:

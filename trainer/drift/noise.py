@@ -1,7 +1,7 @@
-"""How far apart two samples of the same lie by chance: what a distance has to exceed before it means anything.
+"""Distances that arise by chance between two samples of one window: a distance has to exceed them to mean drift.
 
-The rows of one user resemble each other, so that tests that take rows for independent find drift in any two samples.
-Here the users of the reference are split at random, in the proportion of the two windows, again and again.
+Rows of the same user resemble each other, so a test that assumes independent rows finds drift between any two samples.
+Instead, the users of the reference are split at random, repeatedly, in the proportion of the two windows.
 See docs/decisions/0048-drift.md.
 """
 
@@ -17,11 +17,12 @@ from trainer.drift.tables import Table
 
 NUM_SPLITS: Final = 20
 _DEVIATIONS: Final = 4.0
-"""Above the mean of the splits. Windows are larger than the halves of one, so that chance rarely comes near."""
+"""Standard deviations of a limit above the mean of the splits. Windows are larger than the two parts of one window, so
+distances by chance rarely come close."""
 
 
 def splits(reference: Table, num_recent_users: int, *, seed: int) -> Iterator[tuple[Table, Table]]:
-    """The reference's users in two groups, NUM_SPLITS times."""
+    """NUM_SPLITS random splits of the reference by user into two tables."""
     users = np.unique(reference.users)
     share = len(users) / (len(users) + num_recent_users)
     cut = min(max(round(len(users) * share), 1), len(users) - 1)
@@ -34,12 +35,12 @@ def splits(reference: Table, num_recent_users: int, *, seed: int) -> Iterator[tu
 def noise_limits(
     reference: Table, num_recent_users: int, distances: Callable[[Table, Table], dict[str, float]], *, seed: int
 ) -> dict[str, float]:
-    """By column, the distance that chance alone hardly reaches."""
-    found = [distances(*halves) for halves in splits(reference, num_recent_users, seed=seed)]
-    return {name: _limit(np.array([of_split[name] for of_split in found])) for name in found[0]}
+    """By column, a distance that chance alone rarely reaches."""
+    split_distances = [distances(*tables) for tables in splits(reference, num_recent_users, seed=seed)]
+    return {name: _limit(np.array([found[name] for found in split_distances])) for name in split_distances[0]}
 
 
-def _limit(by_split: npt.NDArray[np.float64]) -> float:
-    """NaN, where a half had no value of the column, says nothing."""
-    said = by_split[np.isfinite(by_split)]
-    return float(said.mean() + _DEVIATIONS * said.std()) if len(said) else 0.0
+def _limit(distances: npt.NDArray[np.float64]) -> float:
+    """The limit from the distances of the splits, without NaN, which means that a table had no values in the column."""
+    known = distances[np.isfinite(distances)]
+    return float(known.mean() + _DEVIATIONS * known.std()) if len(known) else 0.0

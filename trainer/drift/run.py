@@ -1,4 +1,4 @@
-"""One drift run, read downwards: windows, samples, what the champion makes of them, four reports, gauges, record.
+"""A drift run from top to bottom: windows, samples, the champion's output for them, four reports, gauges, MLflow run.
 
 See docs/decisions/0048-drift.md.
 """
@@ -41,27 +41,27 @@ from trainer.scoring.served_scorers import ModelScorer, RankedModelScorer
 log = structlog.get_logger()
 
 GAUGES_FILE: Final = Path("metrics", "tandem_drift.prom")
-"""Below the data folder."""
+"""Path below the data folder."""
 ARTIFACTS: Final = "drift"
-"""Name of the pages among a run's artifacts."""
+"""Artifact folder of a run with the pages."""
 MIN_USERS: Final = 20
-"""Windows with fewer users say nothing; noise alone is as far as the distances that count."""
+"""Minimum number of users in a window; with fewer, distances by chance are as large as those that count as drift."""
 _SEED: Final = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriftResult:
-    """What came of a drift run."""
+    """Result of a drift run."""
 
     version: RegisteredVersion | None
-    """Whose scores, lists and vectors were compared; None while there is no champion."""
+    """The version whose scores, lists and vectors were compared; None if there is no champion."""
     windows: Windows | None
     reports: Mapping[str, ColumnReport] = field(default_factory=dict)
-    """Empty where the windows hold too little."""
+    """Empty if the windows have too few users."""
     drift_share: float
     gauges_path: Path | None = None
     run_id: str = ""
-    """The MLflow run with the pages."""
+    """Id of the MLflow run with the pages."""
 
     def says_drift(self, report: ColumnReport) -> bool:
         """Whether enough of a report's columns drifted."""
@@ -73,7 +73,7 @@ class DriftResult:
         return any(self.says_drift(report) for report in self.reports.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is printed and logged."""
+        """The result as it is printed and logged."""
         return {
             "drifted": self.drifted,
             "enough_data": bool(self.reports),
@@ -95,20 +95,20 @@ class DriftResult:
 
 
 def measure_drift(windows: Windows | None, model: str, settings: Settings) -> DriftResult:
-    """The whole run, with the registered version of that number or alias; empty is the champion.
+    """Runs everything with the registered version whose number or alias is `model`; empty: the champion.
 
     Raises RegistryError, and GaugesError when the gauges cannot be pushed.
     """
     registry = Registry(settings)
     version = registry.find(model) if model else registry.champion()
-    nothing = DriftResult(version=version, windows=windows, drift_share=settings.drift_share)
+    no_result = DriftResult(version=version, windows=windows, drift_share=settings.drift_share)
     if windows is None or version is None:
         log.warning("drift_has_nothing_to_compare", windows=windows is not None, champion=version is not None)
-        return nothing
+        return no_result
     reference, recent = _draw(windows.reference, settings), _draw(windows.recent, settings)
     if min(len(reference.users), len(recent.users)) < MIN_USERS:
         log.warning("drift_has_too_few_users", reference=len(reference.users), recent=len(recent.users))
-        return nothing
+        return no_result
     with tempfile.TemporaryDirectory(prefix="tandem-drift-") as scratch:
         pages = Path(scratch, "pages")
         pages.mkdir()
@@ -137,36 +137,37 @@ def measure_drift(windows: Windows | None, model: str, settings: Settings) -> Dr
 def compare_samples(
     reference: Sample, recent: Sample, bundle: Bundle, settings: Settings, pages: Path
 ) -> dict[str, ColumnReport]:
-    """The four reports by name; a page each goes to the folder `pages`."""
-    first, second = _scored(reference, bundle), _scored(recent, bundle)
-    named_items = tables.most_recommended(reference, first.scores)
+    """The four reports by name; writes one page for each into the folder `pages`."""
+    old, new = _scored(reference, bundle), _scored(recent, bundle)
+    named_items = tables.most_recommended(reference, old.scores)
     pairs: dict[str, tuple[Table, Table]] = {
         "inputs": (tables.inputs(reference, bundle, seed=_SEED), tables.inputs(recent, bundle, seed=_SEED)),
-        "scores": (tables.scores(reference, first.scores), tables.scores(recent, second.scores)),
+        "scores": (tables.scores(reference, old.scores), tables.scores(recent, new.scores)),
         "recommendations": (
-            tables.recommendations(reference, first.scores, bundle, named_items=named_items, seed=_SEED),
-            tables.recommendations(recent, second.scores, bundle, named_items=named_items, seed=_SEED),
+            tables.recommendations(reference, old.scores, bundle, named_items=named_items, seed=_SEED),
+            tables.recommendations(recent, new.scores, bundle, named_items=named_items, seed=_SEED),
         ),
     }
     reports = {}
-    for name, (old, new) in pairs.items():
-        compared = old.with_columns_of(new), new.with_columns_of(old)
+    for name, (first, second) in pairs.items():
+        compared = first.with_columns_of(second), second.with_columns_of(first)
         limits = _limits(*compared, column_distances, least=settings.drift_distance)
         reports[name] = column_report(*compared, limits, pages / f"{name}.html", drift_share=settings.drift_share)
-    both = tables.vectors(reference, first.vectors), tables.vectors(recent, second.vectors)
-    limits = _limits(*both, embedding_distances, least=settings.drift_embedding_distance)
-    reports["embeddings"] = embedding_report(*both, limits, pages / "embeddings.html")
+    user_vectors = tables.vectors(reference, old.vectors), tables.vectors(recent, new.vectors)
+    limits = _limits(*user_vectors, embedding_distances, least=settings.drift_embedding_distance)
+    reports["embeddings"] = embedding_report(*user_vectors, limits, pages / "embeddings.html")
     return reports
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """What the champion makes of a sample."""
+    """The champion's output for the users of a sample."""
 
     vectors: npt.NDArray[np.float32]
     """(users, dim) float32."""
     scores: npt.NDArray[np.float32]
-    """(users, items) float32, in the rows of the sample's catalogue; -inf for what cannot be recommended."""
+    """(users, items) float32, with items in the rows of the sample's catalogue; -inf for items that cannot be
+    recommended."""
 
 
 def _draw(window: Window, settings: Settings) -> Sample:
@@ -180,8 +181,8 @@ def _scored(sample: Sample, bundle: Bundle) -> _Scored:
     if bundle.ranker is not None:
         scorer = RankedModelScorer(known, RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker)))
     scores = scorer.scores(users)
-    for place, user in enumerate(users):
-        scores[place, known.item_rows[known.offsets[user] : known.offsets[user + 1]]] = -np.inf
+    for user, user_scores in zip(users, scores, strict=True):
+        user_scores[known.item_rows[known.offsets[user] : known.offsets[user + 1]]] = -np.inf
     states = [known.user_state(int(user), int(known.lengths[user])) for user in users]
     return _Scored(vectors=model.vectors_of([known.user_ids[user] for user in users], states), scores=scores)
 
@@ -190,7 +191,7 @@ def _limits(
     reference: Table, recent: Table, distances: Callable[[Table, Table], dict[str, float]], *, least: float
 ) -> dict[str, float]:
     noise = noise_limits(reference, len(np.unique(recent.users)), distances, seed=_SEED)
-    return {name: max(least, of_chance) for name, of_chance in noise.items()}
+    return {name: max(least, limit) for name, limit in noise.items()}
 
 
 def _metrics(result: DriftResult) -> dict[str, float]:

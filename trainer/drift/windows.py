@@ -1,7 +1,7 @@
-"""Which events are compared: the days of the two windows, and the users who are drawn from each.
+"""The compared events: the days of the two windows, and the users drawn from each.
 
-Days are those of the calendar: events that ended years before the first live one, or that have no time, are no
-reference for what is normal now.
+The days of the reference are the calendar days before the recent window: events that end years before, or that have no
+time, do not show what is normal now.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _SEPARATOR: Final = ".."
 
 @dataclass(frozen=True)
 class Span:
-    """A part of time, in microseconds since 1970."""
+    """A time span, in microseconds since 1970."""
 
     start: int
     end: int
-    """The first moment that is not in it."""
+    """Exclusive."""
 
     def __str__(self) -> str:
-        """As `parse_span` reads it."""
+        """The span as `parse_span` reads it."""
         return f"{_iso(self.start)}{_SEPARATOR}{_iso(self.end)}"
 
 
 @dataclass(frozen=True)
 class Window:
-    """The events of a data set in a part of time."""
+    """The events of a data set in a time span."""
 
     dataset: Dataset
     span: Span
@@ -43,7 +43,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """What is compared. Both are often windows of one data set."""
+    """The two compared windows, often of the same data set."""
 
     reference: Window
     recent: Window
@@ -51,48 +51,48 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Users drawn among those who did something in a window, with all that they did up to its end."""
+    """Users drawn from those with an event in a window, with all events up to its end."""
 
     known: Dataset
     """The events before the end of the window, of all users."""
     users: npt.NDArray[np.int64]
-    """(n,) int64, rows of the users who were drawn; ascending."""
+    """(n,) int64, rows of the drawn users; ascending."""
     events: npt.NDArray[np.int64]
-    """(m,) int64, places in `known` of what they did in the window; ascending."""
+    """(m,) int64, indices in `known` of the drawn users' events in the window; ascending."""
 
 
 def parse_span(text: str) -> Span:
-    """FROM..UNTIL, ISO 8601, UTC where no offset is given. Raises ConfigError."""
+    """Parses FROM..UNTIL, ISO 8601, UTC if no offset is given. Raises ConfigError for other text."""
     first, separator, last = text.partition(_SEPARATOR)
     try:
         span = Span(_microseconds(first), _microseconds(last))
     except ValueError as error:
         raise ConfigError(f"{text}: {error}; write FROM..UNTIL, for example 2026-01-01..2026-01-29") from error
     if not separator or span.start >= span.end:
-        raise ConfigError(f"{text}: write FROM..UNTIL, where FROM comes first")
+        raise ConfigError(f"{text}: write FROM..UNTIL, where FROM is before UNTIL")
     return span
 
 
 def newest_days(dataset: Dataset, num_days: int) -> Window:
-    """The day of the newest event, in UTC, and the days before it, `num_days` in all."""
+    """The window of the `num_days` days, in UTC, that end with the day of the newest event."""
     end = (int(dataset.event_times.max()) // MICROSECONDS_OF_DAY + 1) * MICROSECONDS_OF_DAY
     return Window(dataset, Span(end - num_days * MICROSECONDS_OF_DAY, end))
 
 
 def days_before(dataset: Dataset, num_days: int, *, end: int) -> Window | None:
-    """The `num_days` days before a moment; None where no event lies in them."""
+    """The window of `num_days` days before `end`; None without an event in it."""
     span = Span(end - num_days * MICROSECONDS_OF_DAY, end)
     is_empty = not ((dataset.event_times >= span.start) & (dataset.event_times < end)).any()
     return None if is_empty else Window(dataset, span)
 
 
 def whole(dataset: Dataset) -> Window:
-    """All events of a data set."""
+    """The window of all events of a data set."""
     return Window(dataset, Span(int(dataset.event_times.min()), int(dataset.event_times.max()) + 1))
 
 
 def draw_sample(window: Window, *, max_users: int, seed: int) -> Sample:
-    """At most `max_users` of the users with an event in a window."""
+    """Draws at most `max_users` of the users with an event in a window."""
     known = window.dataset.subset(window.dataset.event_times < window.span.end)
     inside = known.event_times >= window.span.start
     user_rows = known.user_rows

@@ -1,1 +1,1 @@
-"""From a registered version to a verdict: held-out users, the serving engine's answers, the gate, the report."""
+"""Release of a registered version: held-out users, the serving engine's answers, the gate, its report, the aliases."""

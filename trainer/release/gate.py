@@ -1,8 +1,8 @@
-"""The gate: whether a new model may take the champion's place, judged by what the serving engine answered.
+"""The gate decides from the serving engine's answers whether a new model may replace the champion.
 
-Candidate and champion answer the same held-out users in the same run of the server's own check, so that what is judged
-is what callers would get: through the index, the blend or ranker, and the policies. See
-docs/decisions/0044-the-gate-judges-what-is-served.md and, for whom is asked,
+Candidate and champion answer the same held-out users in the same run of the server's own check, so the gate judges the
+answers that callers would get: through the index, the blend or ranker, and the policies. See
+docs/decisions/0044-the-gate-judges-what-is-served.md and, for the choice of users,
 docs/decisions/0003-gate-on-last-interactions.md.
 """
 
@@ -17,20 +17,20 @@ from trainer.config.train_config import GateConfig
 from trainer.evaluation.metrics import CUTOFF, Interval, bootstrap_mean
 
 NUM_SHOWN: Final = CUTOFF
-"""Items that each held-out user is shown."""
+"""Number of items shown to each held-out user."""
 GATE_METRIC: Final = f"ndcg@{NUM_SHOWN}"
 
 
 @dataclass(frozen=True)
 class GateCheck:
-    """One thing that was looked at."""
+    """A check of the gate."""
 
     name: str
     passed: bool
     found: str
-    """What was measured, in words."""
+    """The measured value, as text."""
     limit: str
-    """What was asked for, in words."""
+    """The required value, as text."""
 
     def __str__(self) -> str:
         return f"{'passed' if self.passed else 'FAILED'}: {self.name}: {self.found}; limit: {self.limit}"
@@ -38,11 +38,11 @@ class GateCheck:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """The gate's answer with everything it looked at."""
+    """The gate's decision with all its checks."""
 
     checks: tuple[GateCheck, ...]
     notes: tuple[str, ...] = ()
-    """What decided nothing and should be known."""
+    """Remarks that did not affect the decision."""
 
     @property
     def passed(self) -> bool:
@@ -51,7 +51,7 @@ class GateDecision:
 
     @property
     def failures(self) -> tuple[GateCheck, ...]:
-        """The checks that were not passed."""
+        """The checks that failed."""
         return tuple(check for check in self.checks if not check.passed)
 
     def __str__(self) -> str:
@@ -59,14 +59,15 @@ class GateDecision:
 
 
 def decide(result: Served | Refused, limits: GateConfig, *, notes: tuple[str, ...] = ()) -> GateDecision:
-    """Judges what the server's check wrote. Without a champion beside the candidate, nothing is compared with one."""
+    """Judges the result of the server's check. Without a champion in it, the checks against the champion are left
+    out."""
     if isinstance(result, Refused):
         found = f"refused, {result.reason_kind}: {result.reason}"
         return GateDecision((GateCheck("the serving engine", False, found, "opens it and finds it sound"),), notes)
     candidate, champion = result.candidate, result.against
-    checks = list(_alone(candidate, limits))
+    checks = list(_absolute_checks(candidate, limits))
     if champion is not None:
-        checks += _beside(candidate, champion, limits)
+        checks += _checks_against(candidate, champion, limits)
     elif result.against_problem:
         notes = (*notes, f"The champion was not compared with: {result.against_problem}")
     return GateDecision(tuple(checks), notes)
@@ -75,16 +76,16 @@ def decide(result: Served | Refused, limits: GateConfig, *, notes: tuple[str, ..
 def relative_change(candidate: ServedBundle, champion: ServedBundle) -> Interval:
     """Change of the mean NDCG@10 as a share of the champion's, with its 95 % interval by paired bootstrap over users.
 
-    Infinite where the champion finds nothing and the candidate does; 0 where neither does.
+    Infinite if the champion finds no target and the candidate does; 0 if neither does.
     """
     change = bootstrap_mean(ndcg(candidate.ranks) - ndcg(champion.ranks))
-    base = float(ndcg(champion.ranks).mean())
-    if base == 0.0:
-        return Interval(*(0.0 if end == 0.0 else float("inf") for end in (change.mean, change.low, change.high)))
-    return Interval(change.mean / base, change.low / base, change.high / base)
+    champion_mean = float(ndcg(champion.ranks).mean())
+    if champion_mean == 0.0:
+        return Interval(*(0.0 if value == 0.0 else float("inf") for value in (change.mean, change.low, change.high)))
+    return Interval(change.mean / champion_mean, change.low / champion_mean, change.high / champion_mean)
 
 
-def _alone(candidate: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
+def _absolute_checks(candidate: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
     if candidate.exact_overlap is not None and candidate.recall_at_100 is not None:
         found = f"{candidate.exact_overlap:.4f} found, recall@100 of the index {candidate.recall_at_100:.4f}"
         yield GateCheck("golden queries", True, found, "the server's own")
@@ -100,7 +101,7 @@ def _alone(candidate: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
     )
 
 
-def _beside(candidate: ServedBundle, champion: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
+def _checks_against(candidate: ServedBundle, champion: ServedBundle, limits: GateConfig) -> Iterator[GateCheck]:
     change = relative_change(candidate, champion)
     found = f"{change.mean:+.2%} [{change.low:+.2%}, {change.high:+.2%}]"
     yield GateCheck(

@@ -1,4 +1,4 @@
-"""The gate's report, for people: what was decided, why, and everything that was measured, in Markdown and HTML."""
+"""The gate's report for human readers: the decision, its reasons and all measurements, in Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.rendering.render import render
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport:
-    """What a report is made of."""
+    """Contents of a report."""
 
     version: RegisteredVersion
     champion: RegisteredVersion | None
@@ -30,24 +30,24 @@ class GateReport:
 
     @property
     def title(self) -> str:
-        """One line that says it all."""
+        """Version and verdict in one line."""
         verdict = "passed" if self.decision.passed else "refused"
         return f"Version {self.version.number} ({self.version.model_version}): {verdict} by the gate"
 
     @property
     def question(self) -> str:
-        """Who was asked for."""
+        """The users, and the models that answered them, in one sentence."""
         against = "" if self.champion is None else f", beside version {self.champion.number}, the champion"
         return f"{len(self.sample.users):,} held-out users, {self.sample.origin}, answered as it is served{against}."
 
     @property
     def columns(self) -> list[str]:
-        """Heads of the table of measurements."""
+        """Column headings of the table of measurements."""
         return ["candidate", *(["champion"] if self._champion is not None else []), "popularity"]
 
     @property
     def rows(self) -> list[tuple[str, list[str]]]:
-        """What was measured, by name, for each column; empty where nothing was."""
+        """Measured values by name, one for each column; empty if the bundle was refused."""
         if isinstance(self.result, Refused):
             return []
         candidate, champion, k = self.result.candidate, self._champion, self.result.num_shown
@@ -55,11 +55,14 @@ class GateReport:
         rows = [
             (
                 f"{name}@{k}",
-                [_interval(metric(ranks)) for ranks in (*(one.ranks for one in bundles), candidate.popularity_ranks)],
+                [
+                    _interval(metric(ranks))
+                    for ranks in (*(bundle.ranks for bundle in bundles), candidate.popularity_ranks)
+                ],
             )
             for name, metric in (("NDCG", ndcg), ("recall", recall), ("MRR", reciprocal_rank))
         ]
-        return rows + [(name, [*map(of_bundle, bundles), ""]) for name, of_bundle in _OF_BUNDLES.items()]
+        return rows + [(name, [*map(describe, bundles), ""]) for name, describe in _BUNDLE_ROWS.items()]
 
     @property
     def _champion(self) -> ServedBundle | None:
@@ -67,7 +70,8 @@ class GateReport:
 
 
 def write_report(report: GateReport, path: Path) -> None:
-    """Writes the report: as one HTML page that loads nothing if the path ends so, else as Markdown."""
+    """Writes the report: as one HTML page, which loads no other file, if the suffix is .html or .htm, else as
+    Markdown."""
     template = "gate.html.j2" if path.suffix.lower() in {".html", ".htm"} else "gate.md.j2"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render(template, report=report))
@@ -93,7 +97,7 @@ def _sources(bundle: ServedBundle) -> str:
     return ", ".join(f"{count:,} {source}" for source, count in bundle.answers_by_source.items())
 
 
-_OF_BUNDLES = {
+_BUNDLE_ROWS = {
     "coverage": _coverage,
     "novelty, bits": lambda bundle: f"{bundle.novelty_bits:.2f}",
     "milliseconds to an answer": _latency,

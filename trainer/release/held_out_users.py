@@ -1,7 +1,7 @@
-"""Whom the gate asks: each user's last interaction today, which neither candidate nor champion has learned from.
+"""Held-out users of the gate, with each user's last interaction, which neither candidate nor champion was trained on.
 
-Every model holds out each user's last interaction of its day. Today's last one is that or a later one, so no model of
-an earlier day has seen it, nor any that such a model was warm-started from.
+Every training holds out each user's last interaction at its time. A user's last interaction today is the same or a
+later one, so no model of an earlier day was trained on it, and neither was a model that it was warm-started from.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from trainer.dataset.dataset import Dataset, HoldOut, held_out_users, leave_last
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutSample:
-    """Held-out users, and where they come from."""
+    """Held-out users and their origin."""
 
     users: tuple[HeldOutUser, ...]
     origin: str
-    """In words, for the report."""
+    """Where the users come from, as text for the report."""
     num_interactions: int
-    """Of the data they come from: more than a model was trained from, unless the model is the newer one."""
+    """Number of interactions in the data that the users come from. A model trained on more interactions is newer than
+    the users, and may have been trained on their targets."""
 
 
 def sample_of_dataset(dataset: Dataset, *, max_users: int, name: str) -> HeldOutSample:
-    """At most `max_users` users, drawn with a fixed seed, whose held-out item may be recommended today: the bundle of
-    an earlier day would still show the others. Raises DataError where there is nobody."""
+    """At most `max_users` users, drawn with a fixed seed, whose held-out item may be recommended today.
+
+    Other held-out items would favour the bundle of an earlier day, which still shows them. Raises DataError if there is
+    no such user.
+    """
     hold_out = leave_last_out(dataset, skip=0)
-    fair = dataset.catalogue.available[hold_out.target_rows]
-    hold_out = HoldOut(hold_out.num_history_events, hold_out.users[fair], hold_out.target_rows[fair])
+    is_available = dataset.catalogue.available[hold_out.target_rows]
+    hold_out = HoldOut(hold_out.num_history_events, hold_out.users[is_available], hold_out.target_rows[is_available])
     if len(hold_out.users) == 0:
-        raise DataError(f"{name}: no user has two interactions, so there is nobody to ask the gate's question for")
+        raise DataError(f"{name}: no user has two interactions, so the gate has no held-out users")
     return HeldOutSample(
         users=tuple(held_out_users(dataset, hold_out, sample_places(hold_out, max_users))),
         origin=f"last interactions in {name}",
@@ -43,18 +47,18 @@ def sample_of_dataset(dataset: Dataset, *, max_users: int, name: str) -> HeldOut
 
 
 def sample_of_bundle(directory: Path, *, max_users: int) -> HeldOutSample:
-    """The users that a bundle holds itself. Raises DataError where there are none, or they cannot be read."""
+    """The held-out users in a bundle. Raises DataError if there are none, or they cannot be read."""
     try:
         bundle = read_bundle(directory, verify_checksums=False)
     except BundleError as error:
         raise DataError(
-            f"the bundle's own held-out users cannot be read: {error}. Name data with --prepared"
+            f"the bundle's own held-out users cannot be read: {error}. Give data with --prepared"
         ) from error
     model_version = bundle.manifest.model_version
     if not bundle.held_out_users:
-        raise DataError(f"bundle {model_version} holds no held-out users: name data with --prepared")
+        raise DataError(f"bundle {model_version} has no held-out users: give data with --prepared")
     return HeldOutSample(
         users=bundle.held_out_users[:max_users],
-        origin=f"the users that bundle {model_version} holds itself",
+        origin=f"the held-out users of bundle {model_version}",
         num_interactions=bundle.manifest.training_data.num_interactions,
     )

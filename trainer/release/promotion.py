@@ -1,9 +1,9 @@
-"""Which version an alias names: promote, roll back, set a challenger.
+"""Moves aliases between versions: promotes, rolls back, sets a challenger.
 
-MLflow moves one alias at a time and has no compare-and-set. Here the alias is read again just before it is moved and
-just after, and a lock in the data folder lets one program of this machine at a time do so. Between machines that share
-a registry two moves within the same few milliseconds can pass each other: the later one stands, and the earlier one is
-told so.
+MLflow moves one alias at a time and has no compare-and-set. This module reads the alias just before and just after it
+moves it, and holds a lock in the data folder, so only one program of a machine moves aliases at a time. Programs on two
+machines that share a registry can still move an alias within the same few milliseconds: the later move stands, and the
+earlier program gets AliasMoved.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _PREVIOUS: Final = "-previous"
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """What was done."""
+    """The versions after a move of the champion's alias."""
 
     champion: RegisteredVersion
-    """What the alias names now."""
+    """The version that the alias names now."""
     previous: RegisteredVersion | None
-    """What `rollback` goes to; None where there is nothing to go back to."""
+    """The version that `rollback` would restore; None if there is none."""
 
 
 class Promotion:
@@ -54,14 +54,14 @@ class Promotion:
 
     @property
     def previous_alias(self) -> str:
-        """The alias of the version that was champion before."""
+        """The alias of the previous champion."""
         return f"{self._alias}{_PREVIOUS}"
 
     def promote(self, version: RegisteredVersion, *, force: bool = False) -> Moved:
-        """Makes a version the champion, and remembers the one before. `force` promotes without the gate's consent.
+        """Makes a version the champion, and records the previous champion. `force` skips the gate's verdict.
 
-        Raises PromotionError for a version that the gate has not passed or that was rolled back from, AliasMoved when
-        another version has become champion since the gate compared with one.
+        Raises PromotionError for a version that the gate has not passed or that was rolled back, AliasMoved if the
+        champion is not the version that the gate compared with.
         """
         with self._locked():
             champion = self._registry.champion()
@@ -70,7 +70,7 @@ class Promotion:
             if not force:
                 self._check_verdict(version, champion)
             if champion is not None:
-                # First, so that a crash between the two leaves a way back, if only to where the alias is anyway.
+                # Moved first: after a crash between the two moves, the alias exists, and names the present champion.
                 self._registry.set_alias(self.previous_alias, champion.number)
             self._move_champion(version)
             self._registry.tag(version, {ROLLED_BACK_TAG: ""})
@@ -78,36 +78,36 @@ class Promotion:
         return Moved(champion=version, previous=champion)
 
     def roll_back(self, to: RegisteredVersion | None = None) -> Moved:
-        """Makes the champion before the champion again, or the version `to`; doing it twice undoes it.
+        """Makes the previous champion, or the version `to`, the champion again. A second rollback undoes the first.
 
-        Raises PromotionError where there is nothing to go back from or to.
+        Raises PromotionError if there is no champion, or no version to roll back to.
         """
         with self._locked():
             champion = self._registry.champion()
             if champion is None:
-                raise PromotionError(f"the alias {self._alias} names no version: there is nothing to go back from")
-            before = to or self._registry.aliased(self.previous_alias)
-            if before is None:
+                raise PromotionError(f"the alias {self._alias} names no version: there is nothing to roll back from")
+            target = to or self._registry.aliased(self.previous_alias)
+            if target is None:
                 raise PromotionError(
-                    f"no champion before version {champion.number} is known: say which with --to VERSION"
+                    f"the champion before version {champion.number} is unknown: give a version with --to VERSION"
                 )
-            if before == champion:
+            if target == champion:
                 raise PromotionError(
                     f"version {champion.number} is the champion already"
                     if to
                     else f"the alias {self.previous_alias} names version {champion.number}, which is the champion: "
-                    "another program moved the alias. Say where to with --to VERSION"
+                    "another program moved the alias. Give a version with --to VERSION"
                 )
-            self._move_champion(before)
+            self._move_champion(target)
             self._registry.set_alias(self.previous_alias, champion.number)
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             self._registry.tag(champion, {ROLLED_BACK_TAG: now})
-            self._registry.tag(before, {ROLLED_BACK_TAG: ""})
-        log.warning("champion_rolled_back", registry_version=before.number, from_registry_version=champion.number)
-        return Moved(champion=before, previous=champion)
+            self._registry.tag(target, {ROLLED_BACK_TAG: ""})
+        log.warning("champion_rolled_back", registry_version=target.number, from_registry_version=champion.number)
+        return Moved(champion=target, previous=champion)
 
     def set_challenger(self, version: RegisteredVersion, *, force: bool = False) -> None:
-        """Has the alias `challenger` name a version. Raises PromotionError for the champion, or without `force` for a
+        """Gives a version the alias `challenger`. Raises PromotionError for the champion, and without `force` for a
         version that the gate has not passed."""
         with self._locked():
             if self._registry.champion() == version:
@@ -117,7 +117,7 @@ class Promotion:
             self._registry.set_alias(CHALLENGER, version.number)
 
     def clear_challenger(self) -> RegisteredVersion | None:
-        """Takes the alias `challenger` away; returns what it named."""
+        """Deletes the alias `challenger`; returns the version that it named."""
         with self._locked():
             challenger = self._registry.aliased(CHALLENGER)
             if challenger is not None:
@@ -126,13 +126,15 @@ class Promotion:
 
     def _check_verdict(self, version: RegisteredVersion, champion: RegisteredVersion | None) -> None:
         _check_passed(version)
-        if at := version.tags.get(ROLLED_BACK_TAG):
-            raise PromotionError(f"version {version.number} was rolled back from at {at}; --force promotes it again")
+        if rolled_back_at := version.tags.get(ROLLED_BACK_TAG):
+            raise PromotionError(
+                f"version {version.number} was rolled back at {rolled_back_at}; --force promotes it again"
+            )
         against = version.tags.get(GATE_AGAINST_TAG, "")
         now = champion.number if champion else ""
         if against != now:
             raise AliasMoved(
-                f"version {version.number} passed the gate against {_champion(against)}, and now there is "
+                f"version {version.number} passed the gate against {_champion(against)}, but now there is "
                 f"{_champion(now)}: validate it again"
             )
 
@@ -156,10 +158,10 @@ class Promotion:
 def _check_passed(version: RegisteredVersion) -> None:
     verdict = version.tags.get(GATE_TAG, "")
     if verdict != GATE_PASSED:
-        said = f"the gate {verdict} it" if verdict else "no gate has judged it"
+        outcome = f"the gate {verdict} it" if verdict else "the gate has not judged it"
         raise PromotionError(
-            f"version {version.number}: {said}. `python -m trainer validate {version.number}` judges it, --force goes "
-            "without"
+            f"version {version.number}: {outcome}. Run `python -m trainer validate {version.number}`, or skip the gate "
+            "with --force"
         )
 
 

@@ -1,5 +1,5 @@
-"""Asks the serving engine, as a program: the trainer never imports the server, and a bundle that crashes it crashes no
-training run."""
+"""Runs the serving engine's check in a process of its own: the trainer never imports the server, and a bundle that
+crashes the engine does not crash the training run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from trainer.core.errors import GateError
 
 _TIMEOUT_SECONDS: Final = 1_800.0
 _CHECK_FAILED: Final = "check_failed"
-_SHOWN_LINES: Final = 5
+_NUM_LINES_SHOWN: Final = 5
 
 
 def ask_serving_engine(
     bundle: Path, held_out: Path, *, against: Path | None, num_shown: int, output: Path
 ) -> Served | Refused:
-    """Has `python -m inference_server check` answer the users of a file with a bundle, and with another one beside it.
+    """Runs `python -m inference_server check`, which has a bundle, and the bundle `against` if given, answer the users
+    of the file `held_out`.
 
-    A bundle that crashes or stalls the check is refused. Raises GateError where the check itself cannot run: the server
-    is not installed here, or its settings are wrong.
+    A bundle that crashes or stalls the check is refused. Raises GateError if the check itself cannot run: the server is
+    not installed here, or its settings are wrong.
     """
     command = [sys.executable, "-m", "inference_server", "check", str(bundle)]
     command += ["--held-out", str(held_out), "-k", str(num_shown), "--output", str(output)]
@@ -30,13 +31,13 @@ def ask_serving_engine(
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        return Refused(_CHECK_FAILED, f"the check did not end within {_TIMEOUT_SECONDS:.0f} s")
+        return Refused(_CHECK_FAILED, f"the check did not finish within {_TIMEOUT_SECONDS:.0f} s")
     if done.returncode < 0:
         return Refused(_CHECK_FAILED, f"the bundle crashed the serving engine: signal {-done.returncode}")
     try:
         return parse_check_result(output.read_text())
     except (OSError, ValueError) as error:
-        said = " / ".join(done.stderr.strip().splitlines()[-_SHOWN_LINES:])
+        last_lines = " / ".join(done.stderr.strip().splitlines()[-_NUM_LINES_SHOWN:])
         raise GateError(
-            f"the serving engine could not be asked, exit status {done.returncode}: {said or error}"
+            f"the serving engine could not be run, exit status {done.returncode}: {last_lines or error}"
         ) from error

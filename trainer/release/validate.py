@@ -1,4 +1,4 @@
-"""Validates a registered version: has the serving engine answer held-out users, decides, and leaves a report."""
+"""Validates a registered version: the serving engine answers held-out users, the gate decides and writes a report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trainer.release.serving_engine import ask_serving_engine
 log = structlog.get_logger()
 
 GATE_ARTIFACT: Final = "gate"
-"""The folder among a run's artifacts that holds the report, the users' ranks and the verdict."""
+"""Artifact folder of a run with the report, the users' ranks and the verdict."""
 REPORT_MARKDOWN: Final = "gate.md"
 REPORT_HTML: Final = "gate.html"
 _RESULT: Final = "served.json"
@@ -39,17 +39,17 @@ _RESULT: Final = "served.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What came of it."""
+    """Result of a validation."""
 
     version: RegisteredVersion
-    """With the tags that say what came of it."""
+    """The validated version, with the tags of its verdict."""
     champion: RegisteredVersion | None
-    """What it was compared with; None where there is none, or the version is the champion itself."""
+    """The version it was compared with; None if there is no champion, or the version is the champion itself."""
     decision: GateDecision
     metrics: dict[str, float]
-    """As they are logged, "gate/ndcg@10" for example; empty for a bundle that could not be asked."""
+    """Metrics by the names under which they are logged, such as "gate/ndcg@10"; empty for a refused bundle."""
     report_uri: str
-    """Where MLflow keeps the report, as Markdown."""
+    """Artifact URI of the report in Markdown."""
 
 
 def validate(
@@ -60,13 +60,13 @@ def validate(
     *,
     report_path: Path | None = None,
 ) -> Validation:
-    """Judges a version against the champion of now, and records the verdict with the version; it moves no alias.
+    """Judges a version against the present champion, and records the verdict with the version. No alias moves.
 
-    `sample_of` gives the held-out users, told the folder of the candidate's bundle. `report_path` is where the report
-    is written too: as HTML if it ends so, else as Markdown.
+    `sample_of` takes the folder of the candidate's bundle and returns the held-out users. `report_path` is an
+    additional path for the report, see `write_report`.
 
-    Raises RegistryError where bundles cannot be had, GateError where the serving engine cannot be asked, DataError
-    where there is no held-out user.
+    Raises RegistryError if a bundle cannot be downloaded, GateError if the serving engine cannot be run, DataError if
+    there are no held-out users.
     """
     champion = registry.champion()
     compared = None if champion == version else champion
@@ -106,7 +106,7 @@ def validate(
 
 
 def gate_metrics(result: Served | Refused) -> dict[str, float]:
-    """What is logged of a candidate and, under "gate/champion/", of the champion."""
+    """Metrics to log: "gate/" for the candidate, "gate/champion/" for the champion."""
     if isinstance(result, Refused):
         return {}
     metrics: dict[str, float] = {}
@@ -134,16 +134,16 @@ def _ask(
 
 def _notes(sample: HeldOutSample, champion_bundle: Path | None, *, is_champion: bool) -> tuple[str, ...]:
     if is_champion:
-        return ("It is the champion already, so that there is nothing to compare with.",)
+        return ("The version is the champion already, so there is nothing to compare it with.",)
     if champion_bundle is None:
-        return ("There is no champion yet to compare with.",)
+        return ("There is no champion yet to compare the version with.",)
     try:
-        learned_from = read_manifest(champion_bundle).training_data.num_interactions
-    except BundleError:  # the check says so
+        num_trained_on = read_manifest(champion_bundle).training_data.num_interactions
+    except BundleError:  # the check reports it
         return ()
-    if learned_from <= sample.num_interactions:
+    if num_trained_on <= sample.num_interactions:
         return ()
     return (
-        f"The champion was trained from {learned_from} interactions, more than the {sample.num_interactions} that "
-        "these users come from: it may have learned what is asked here, which favours it.",
+        f"The champion was trained on {num_trained_on} interactions, more than the {sample.num_interactions} in the "
+        "data of these users: it may have been trained on their held-out items, which favours it.",
     )

@@ -1,1 +1,1 @@
-"""Jinja templates and the one function that renders them."""
+"""Jinja templates, and the function that renders them."""

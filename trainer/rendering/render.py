@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("trainer.rendering", "templates"),
-    # What a page shows comes from the outside: a title may hold anything. Markdown is made of our own words.
+    # HTML pages show external text, such as titles. Markdown files hold only text of the trainer.
     autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -18,5 +18,5 @@ _ENVIRONMENT: Final = Environment(
 
 
 def render(template: str, **values: object) -> str:
-    """A template with its values; a value that is missing raises jinja2.UndefinedError."""
+    """Renders a template with its values. Raises jinja2.UndefinedError if a value is missing."""
     return _ENVIRONMENT.get_template(template).render(**values)

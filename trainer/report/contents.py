@@ -1,4 +1,4 @@
-"""What a report holds, measured and named; how it looks is for `html` and `model_card`."""
+"""Contents of a report, as measured and named; `html` and `model_card` decide its appearance."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ class ListedItem:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleUser:
-    """One test user, what they chose before, and what they would be shown."""
+    """A test user with their history, their next choices, and the lists that each model would show them."""
 
     user_id: str
     num_history_events: int
     history: tuple[str, ...]
     """Titles of the newest items, oldest first."""
     targets: tuple[str, ...]
-    """Titles of what the user chose next."""
+    """Titles of the items that the user chose next."""
     lists: Mapping[str, tuple[ListedItem, ...]]
-    """Per model the best items, best first."""
+    """The best items by model name, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """Everything that a report says of one run."""
+    """Contents of the report of a run."""
 
     model_version: str
     created_at: str
     """ISO 8601, UTC."""
     facts: Mapping[str, str]
-    """Of data, model and index, in the order in which they are shown."""
+    """Facts about data, model and index, in the order in which they are shown."""
     comparison: Comparison
-    """Test metrics; the model as it is served comes first, and is compared with the best of the others."""
+    """Test metrics; the model as it is served comes first, and is compared with the best of the other models."""
     epochs: tuple[EpochReport, ...]
     best_epoch: int
     index_points: tuple[IndexPoint, ...]
     nprobe: int
-    """Lists that serving searches."""
+    """Number of lists that serving searches."""
     map_points: tuple[MapPoint, ...]
     users: tuple[ExampleUser, ...]
     config_toml: str
     """The training configuration as a file."""
     command: str
-    """How to train the same again."""
+    """Command that trains the same model again."""

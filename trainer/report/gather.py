@@ -1,4 +1,4 @@
-"""Picks what a report shows of a data set and a model: item vectors in the plane, users with their lists."""
+"""Selects the items and users of a report: item vectors in the plane, and example users with their lists."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trainer.report.contents import ExampleUser, ListedItem, MapPoint
 from trainer.scoring.scorer import Scorer
 
 MAX_MAP_ITEMS = 2_000
-"""More points make a page slow, and show no more."""
+"""More points make the page slow and show nothing new."""
 MAX_MAP_CATEGORIES = 9
-"""As many as there are colours apart; items of further categories share one."""
+"""Number of colours that can be told apart; items of all other categories share one more colour."""
 NUM_EXAMPLE_USERS = 8
 HISTORY_SHOWN = 12
 LIST_SHOWN = 10
@@ -29,13 +29,13 @@ def map_points(catalogue: Catalogue, item_vectors: npt.NDArray[np.float32]) -> t
     centred = item_vectors - item_vectors.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)  # ascending
     rows = np.sort(np.random.default_rng(0).permutation(len(catalogue))[:MAX_MAP_ITEMS])
-    places = centred[rows] @ directions[:, ::-1][:, :2]
-    colours = _colours(catalogue)
+    coordinates = centred[rows] @ directions[:, ::-1][:, :2]
+    categories = _map_categories(catalogue)
     points = [
-        MapPoint(x=round(float(x), 4), y=round(float(y), 4), title=title_of(catalogue, row), category=colours[row])
-        for row, (x, y) in zip(rows.tolist(), places, strict=True)
+        MapPoint(x=round(float(x), 4), y=round(float(y), 4), title=title_of(catalogue, row), category=categories[row])
+        for row, (x, y) in zip(rows.tolist(), coordinates, strict=True)
     ]
-    # The most frequent categories get the first colours; what has none of them comes last and lies underneath.
+    # Frequent categories get the first colours; items of the category `_OTHER` come last.
     frequency = Counter(point.category for point in points)
     points.sort(key=lambda point: (point.category == _OTHER, -frequency[point.category], point.category))
     return tuple(points)
@@ -50,8 +50,8 @@ def example_users(split: EvalSplit, scorers: Mapping[str, Scorer]) -> tuple[Exam
     lists = {name: best_unseen(split, scorer, users) for name, scorer in scorers.items()}
     catalogue = split.known.catalogue
     examples = []
-    for place, user in enumerate(users.tolist()):
-        targets = split.target_rows[split.target_offsets[picked[place]] : split.target_offsets[picked[place] + 1]]
+    for index, user in enumerate(users.tolist()):
+        targets = split.target_rows[split.target_offsets[picked[index]] : split.target_offsets[picked[index] + 1]]
         history = _history(split, user)
         examples.append(
             ExampleUser(
@@ -62,7 +62,7 @@ def example_users(split: EvalSplit, scorers: Mapping[str, Scorer]) -> tuple[Exam
                 lists={
                     name: tuple(
                         ListedItem(title=title_of(catalogue, row), is_target=row in targets)
-                        for row in rows[place].tolist()
+                        for row in rows[index].tolist()
                     )
                     for name, rows in lists.items()
                 },
@@ -72,16 +72,16 @@ def example_users(split: EvalSplit, scorers: Mapping[str, Scorer]) -> tuple[Exam
 
 
 def best_unseen(split: EvalSplit, scorer: Scorer, users: npt.NDArray[np.int64]) -> list[Rows]:
-    """For each user, (n,) int64, at most `LIST_SHOWN` rows of items they have not chosen yet, best first.
+    """For each user, (n,) int64, at most `LIST_SHOWN` rows of items that the user has not chosen yet, best first.
 
-    Items that a scorer cannot know are never listed.
+    Items without a finite score, which the scorer does not know, are never listed.
     """
     scores = scorer.scores(users)
     best = []
-    for place, user in enumerate(users.tolist()):
-        scores[place, _history(split, user)] = -np.inf
-        rows = np.argsort(-scores[place], kind="stable")[:LIST_SHOWN]
-        best.append(rows[np.isfinite(scores[place, rows])])
+    for user, user_scores in zip(users.tolist(), scores, strict=True):
+        user_scores[_history(split, user)] = -np.inf
+        rows = np.argsort(-user_scores, kind="stable")[:LIST_SHOWN]
+        best.append(rows[np.isfinite(user_scores[rows])])
     return best
 
 
@@ -98,11 +98,14 @@ def _titles(catalogue: Catalogue, rows: Rows) -> tuple[str, ...]:
     return tuple(title_of(catalogue, row) for row in rows.tolist())
 
 
-def _colours(catalogue: Catalogue) -> list[str]:
-    """Per item the most frequent of its categories that tells items apart, or `_OTHER`."""
+def _map_categories(catalogue: Catalogue) -> list[str]:
+    """For each item, its most frequent category among those that the map shows, or `_OTHER`.
+
+    A category of all items is not shown.
+    """
     counts = Counter(name for categories in catalogue.categories for name in set(categories))
-    telling = {name: count for name, count in counts.items() if count < len(catalogue)}
-    shown = {name for name, _ in Counter(telling).most_common(MAX_MAP_CATEGORIES)}
+    distinctive = {name: count for name, count in counts.items() if count < len(catalogue)}
+    shown = {name for name, _ in Counter(distinctive).most_common(MAX_MAP_CATEGORIES)}
     return [
         _most_frequent([name for name in categories if name in shown], counts) for categories in catalogue.categories
     ]

@@ -1,4 +1,4 @@
-"""A run's report as one HTML file that needs no network: figures and the library that draws them lie inside."""
+"""A run's report as one HTML file that needs no network: it includes the figures and the plotting library."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from trainer.report.plots import embedding_map, learning_curves, metric_by_segme
 
 
 def report_html(report: RunReport) -> str:
-    """The page. Sections of which nothing was measured are left out."""
+    """The page, without sections for which nothing was measured."""
     comparison = report.comparison
     figures = {}
     if report.epochs:
         figures["learning"] = learning_curves(report.epochs, report.best_epoch)
     if any(comparison.segments.values()):
-        # The table beside has all models; a plot of a dozen shows none.
+        # The table has all models; a plot of a dozen models is unreadable.
         plotted = dict.fromkeys([comparison.evaluations[0].name, comparison.baseline])
         figures["segments"] = metric_by_segment({name: comparison.segments[name] for name in plotted}, SEGMENT_METRIC)
     if report.index_points:

@@ -1,4 +1,4 @@
-"""The model card: what whoever serves a bundle should know of it, in Markdown, inside the bundle.
+"""The model card: what an operator should know about a bundle, in Markdown, inside the bundle.
 
 After Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
@@ -16,7 +16,7 @@ from trainer.results.markdown import comparison_text
 
 @dataclass(frozen=True, kw_only=True)
 class CardContents:
-    """What a card says beside what the manifest knows."""
+    """Contents of a card that are not in the manifest."""
 
     cleaning: CleaningReport
     comparison: Comparison
@@ -24,13 +24,13 @@ class CardContents:
     config_toml: str
     """The training configuration as a file."""
     command: str
-    """How to train the same again."""
+    """Command that trains the same model again."""
     started_from: str = "scratch"
-    """What the weights were before the training."""
+    """Origin of the weights before the training."""
 
 
 def model_card(contents: CardContents, manifest: Manifest) -> str:
-    """The card of a bundle whose manifest is complete but for its hashes."""
+    """The card of a bundle whose manifest is complete except for its hashes."""
     return render(
         "model_card.md.j2",
         contents=contents,
@@ -41,7 +41,7 @@ def model_card(contents: CardContents, manifest: Manifest) -> str:
 
 
 def ranking_of(manifest: Manifest) -> str:
-    """What orders the candidates, in words."""
+    """Description of the method that ranks candidates."""
     if manifest.ranker is not None:
         return "ONNX ranker"
     if manifest.blend is None:

@@ -1,6 +1,6 @@
 """The plots of a report as plotly figures in JSON. The only module that imports plotly.
 
-Titles come from the outside, and plotly reads a little HTML in texts, so they are escaped.
+Titles are external text and plotly interprets some HTML in texts, so titles are escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 30, "b"
 
 
 def plotly_js() -> str:
-    """The library that draws the figures, to be put into a page."""
+    """Source of the plotting library, for inclusion in a page."""
     return str(get_plotlyjs())
 
 
@@ -59,7 +59,7 @@ def metric_by_segment(segments: Mapping[str, Mapping[str, SegmentResult]], metri
 
 
 def recall_against_latency(points: Sequence[IndexPoint], nprobe: int) -> str:
-    """The index at every nprobe; the one that serving uses stands out."""
+    """Recall and latency of the index at every nprobe, with the nprobe of serving highlighted."""
     figure = go.Figure(
         go.Scatter(
             x=[point.p50_us for point in points],
@@ -82,7 +82,7 @@ def recall_against_latency(points: Sequence[IndexPoint], nprobe: int) -> str:
 
 
 def embedding_map(points: Sequence[MapPoint]) -> str:
-    """Items in two dimensions, one colour for each category."""
+    """Items in two dimensions, with one colour for each category."""
     figure = go.Figure()
     for category in dict.fromkeys(point.category for point in points):
         inside = [point for point in points if point.category == category]

@@ -166,7 +166,7 @@ def test_a_version_is_validated_on_prepared_data(first, settings, tmp_path, monk
     assert main(["validate", first.version.number, "--prepared", str(first.prepared.directory)]) == 0
     output = capsys.readouterr()
     result = json.loads(output.out.splitlines()[-1])
-    assert "It is the champion already" in output.err
+    assert "The version is the champion already" in output.err
     bundle = read_bundle(Registry(settings).download(first.version, tmp_path))
     dataset = load_dataset(first.prepared.directory)
     ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))

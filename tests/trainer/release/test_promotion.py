@@ -59,7 +59,7 @@ def test_promote_and_roll_back_and_forth(registry, promotion, versions) -> None:
     moved = promotion.roll_back()
     assert (moved.champion, moved.previous) == (first, second)
     assert registry.champion() == first
-    with pytest.raises(PromotionError, match="version 2 was rolled back from at 20"):
+    with pytest.raises(PromotionError, match="version 2 was rolled back at 20"):
         promotion.promote(judged(registry, second, first))
     moved = promotion.roll_back()
     assert (moved.champion, moved.previous) == (second, first)
@@ -68,7 +68,7 @@ def test_promote_and_roll_back_and_forth(registry, promotion, versions) -> None:
 
 
 def test_roll_back_to_any_version(promotion, versions) -> None:
-    with pytest.raises(PromotionError, match="nothing to go back from"):
+    with pytest.raises(PromotionError, match="nothing to roll back from"):
         promotion.roll_back(versions[2])
     promotion.promote(versions[0], force=True)
     with pytest.raises(PromotionError, match="version 1 is the champion already"):
@@ -80,12 +80,12 @@ def test_a_way_back_that_another_program_used_is_named(registry, promotion, sett
     promotion.promote(versions[0], force=True)
     promotion.promote(versions[1], force=True)
     registry.set_alias(settings.model_alias, versions[0].number)  # as `python -m inference_server rollback` does
-    with pytest.raises(PromotionError, match=r"another program moved the alias\. Say where to with --to VERSION"):
+    with pytest.raises(PromotionError, match=r"another program moved the alias\. Give a version with --to VERSION"):
         promotion.roll_back()
 
 
 def test_what_the_gate_has_not_passed_needs_force(registry, promotion, versions) -> None:
-    with pytest.raises(PromotionError, match="no gate has judged it"):
+    with pytest.raises(PromotionError, match="the gate has not judged it"):
         promotion.promote(versions[0])
     registry.tag(versions[0], {GATE_TAG: "refused"})
     with pytest.raises(PromotionError, match="the gate refused it"):
@@ -165,7 +165,7 @@ def test_the_commands_say_what_they_did(registry, settings, versions, capsys) ->
 
     assert main(["versions", "--limit", "2"]) == 0
     output = capsys.readouterr().out
-    assert "m1  [champion-previous]  gate: not judged  rolled back from at 20" in output
+    assert "m1  [champion-previous]  gate: not judged  rolled back at 20" in output
     listed = json.loads(output.splitlines()[-1])["versions"]
     assert [(one["registry_version"], one["aliases"]) for one in listed] == [
         ("3", ["challenger"]),

@@ -68,7 +68,7 @@ def test_a_good_candidate_is_promoted_and_leaves_a_report(champion, registry, se
     folder = registry.download_artifacts(version, "gate", tmp_path / "artifacts")
     report = (folder / "gate.md").read_text()
     assert f"Version {version.number} (good): passed by the gate" in report
-    assert f"{NUM_USERS} held-out users, the users that bundle good holds itself" in report
+    assert f"{NUM_USERS} held-out users, the held-out users of bundle good" in report
     assert "| NDCG@10 |" in report
     served = parse_check_result((folder / "served.json").read_text())
     assert isinstance(served, Served)
@@ -119,7 +119,7 @@ def test_a_damaged_candidate_is_refused(  # noqa: PLR0917
 def test_the_champion_itself_passes_without_a_comparison(champion, settings, capsys) -> None:
     status, result, said = run(capsys, "validate", "champion", "--promote")
     assert (status, result["passed"], result["champion"]) == (0, True, None)
-    assert "It is the champion already" in said
+    assert "The version is the champion already" in said
     assert champion_number(settings) == champion.number
 
 
@@ -160,4 +160,4 @@ def test_a_champion_that_may_have_learned_the_answers_is_noted(champion, registr
     sample = sample_of_bundle(tmp_path / "good", max_users=10)
     older = replace(sample, num_interactions=sample.num_interactions - 1)
     (note,) = validate(registry, version, lambda _: older, GateConfig()).decision.notes
-    assert "it may have learned what is asked here, which favours it" in note
+    assert "it may have been trained on their held-out items, which favours it" in note
