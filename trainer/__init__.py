@@ -2,6 +2,6 @@
 
 import os
 
-# PyTorch's threads spin while they wait for each other. Where another process takes one of the cores, that made an
-# epoch up to five times slower (measured on two cores). Read when the first OpenMP library is loaded.
+# PyTorch's threads spin while they wait for each other. With another process on one of the cores, an epoch was up to
+# five times slower because of it (measured on two cores). OpenMP reads the variable when its first library is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

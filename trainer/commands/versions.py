@@ -67,5 +67,5 @@ class _Listed:
         parts += [f"[{', '.join(self.aliases)}]"] if self.aliases else []
         against = f" against {self.gate_against}" if self.gate_against else ""
         parts.append(f"gate: {self.gate or 'not judged'}{against}")
-        parts += [f"rolled back from at {self.rolled_back_at}"] if self.rolled_back_at else []
+        parts += [f"rolled back at {self.rolled_back_at}"] if self.rolled_back_at else []
         return "  ".join([*parts, *(f"{name} {value:.4f}" for name, value in self.metrics.items())])

@@ -60,7 +60,7 @@ def test_help_config_is_a_configuration_file(capsys, tmp_path) -> None:
     assert load_train_config(path, {}) == TrainConfig()
     keys = {(section, key) for section, values in tomllib.loads(printed).items() for key in values}
     assert keys == {(section, key) for section, values in TrainConfig().model_dump().items() for key in values}
-    assert "# Peak rate of AdamW. (above 0)\n" in printed
+    assert "# Peak learning rate of AdamW. (above 0)\n" in printed
 
 
 def test_a_changed_configuration_survives_its_file(tmp_path) -> None:
