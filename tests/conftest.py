@@ -1,4 +1,4 @@
-"""What all tests have in common."""
+"""Configuration of pytest for all tests."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from hypothesis import settings
 
 from tests.support.tiers import Guard
 
-# A busy machine is no defect: no example has a time limit.
+# Examples have no time limit: a busy machine must not fail a test.
 settings.register_profile("tandem", deadline=None)
 settings.load_profile("tandem")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes of tests on two cores: threads of PyTorch and BLAS would only wait for each other's.
+    # With a test process on every core, further threads of PyTorch and BLAS only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SLOWEST: Final = ("end_to_end", "trainer", "deploy", "feature_sync")
-"""Folders that go first when tests are shared out, so that nobody waits for them in the end."""
-_TOGETHER: Final = ("tests/feature_sync/features/", "tests/feature_sync/items/", "tests/inference_server/api/http/")
-"""Folders whose files share something that takes long to make; all other files go wherever there is room."""
+"""Folders whose tests are distributed first, so that no process runs them alone at the end."""
+_SHARED_FOLDERS: Final = (
+    "tests/feature_sync/features/",
+    "tests/feature_sync/items/",
+    "tests/inference_server/api/http/",
+)
+"""Folders whose files share a fixture that is slow to make, and so run in the same process."""
 _TESTS: Final = Path(__file__).parent
 
 
@@ -33,28 +37,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logs_as_they_were() -> Iterator[None]:
-    """A command that a test calls in this process has its logs go to that test's stderr, which is closed after it."""
+def _reset_logging() -> Iterator[None]:
+    """Resets logging: a command called in this process logs to its test's stderr, which is closed after the test."""
     yield
     structlog.reset_defaults()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes (`pytest -n 2`): in which order tests are shared out."""
+    """With several processes (`pytest -n 2`), sorts tests into the order of distribution."""
     if hasattr(config, "workerinput"):
-        order = {folder: place for place, folder in enumerate(_SLOWEST)}
+        order = {folder: rank for rank, folder in enumerate(_SLOWEST)}
         items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes: a file's tests share what they started, so they go to one process, in the order above."""
+    """With several processes, sends all tests of a file to one process, because they share fixtures."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
-            return next((folder for folder in _TOGETHER if file.startswith(folder)), file)
+            return next((folder for folder in _SHARED_FOLDERS if file.startswith(folder)), file)
 
     config.option.loadscopereorder = False
     return ByFile(config, log)

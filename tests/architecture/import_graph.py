@@ -1,4 +1,4 @@
-"""The import graph of a source tree, folder by folder, read with `ast`: nothing is imported to draw it."""
+"""The import graph of a source tree, folder by folder, parsed with `ast` without importing anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Import:
-    """One import of a module of the tree by another, wherever in the file it stands and under whatever condition."""
+    """An import of a module of the tree by another module of the tree, anywhere in the file and under any condition."""
 
     importer: str
     """Dotted name of the importing module."""
@@ -44,11 +44,11 @@ class SourceTree:
         )
 
     def folder(self, module: str) -> str:
-        """Dotted name of the folder that holds the module's file; that of a package is the package itself."""
+        """Dotted name of the folder that contains the module's file; for a package, the package itself."""
         return module if self.files[module].name == "__init__.py" else module.rpartition(".")[0]
 
     def imports(self) -> Iterator[Import]:
-        """All imports of the tree's own modules: under TYPE_CHECKING and inside functions too."""
+        """All imports of the tree's own modules, including imports under TYPE_CHECKING and inside functions."""
         for module, path in self.files.items():
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 for imported in self._imported(module, node):
@@ -56,7 +56,7 @@ class SourceTree:
                         yield Import(importer=module, imported=imported, line=node.lineno)
 
     def folder_imports(self) -> dict[tuple[str, str], list[Import]]:
-        """The imports that cross from a folder to another, by (importing folder, imported folder)."""
+        """(importing folder, imported folder) -> imports from the first folder to the second."""
         crossing: dict[tuple[str, str], list[Import]] = defaultdict(list)
         for found in self.imports():
             importer, imported = self.folder(found.importer), self.folder(found.imported)
@@ -65,10 +65,10 @@ class SourceTree:
         return crossing
 
     def folder_cycles(self) -> list[list[str]]:
-        """Cycles of folders until none is left, each as the imports along it; no two share an edge."""
+        """Edge-disjoint cycles of folders, found until none is left, each as the list of imports along it."""
         crossing = self.folder_imports()
         cycles = []
-        while cycle := _some_cycle(crossing.keys()):
+        while cycle := _find_cycle(crossing.keys()):
             steps = list(pairwise(cycle))
             cycles.append([self._sentence(crossing[step][0]) for step in steps])
             for step in steps:
@@ -91,8 +91,8 @@ class SourceTree:
         return [submodule if submodule in self.files else source for submodule in submodules]
 
 
-def _some_cycle(edges: Iterable[tuple[str, str]]) -> list[str]:
-    """Nodes along a cycle, the first again at the end; empty if there is none."""
+def _find_cycle(edges: Iterable[tuple[str, str]]) -> list[str]:
+    """Nodes along a cycle, with the first node repeated at the end; empty if there is no cycle."""
     sorter: TopologicalSorter[str] = TopologicalSorter()
     for start, end in edges:
         sorter.add(start, end)

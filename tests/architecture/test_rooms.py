@@ -1,7 +1,7 @@
-"""Every folder is a room: imports between rooms go one way, and a program's ground floor holds its entry points alone.
+"""Imports between folders go one way, and the top folder of a program contains only its entry points.
 
-import-linter (`pyproject.toml`) fixes the order of the rooms of each program. Here the whole repository is looked at,
-tests and benchmarks too, and every folder at whatever depth.
+import-linter (`pyproject.toml`) fixes the order of the top-level packages of each program. These tests check every
+folder of the repository, at any depth, including tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 
 _FOLDERS: Final = ("inference_server", "trainer", "feature_sync", "deploy", "benchmarks", "tests")
 
-_MOST_FILES_ON_A_GROUND_FLOOR: Final = 8
+_MAX_FILES_IN_A_TOP_FOLDER: Final = 8
 
 _STAGES: Final = "inference_server.request.stages"
 
@@ -39,7 +39,7 @@ def test_no_folders_import_each_other_in_a_circle(repository: SourceTree) -> Non
     assert repository.folder_cycles() == []
 
 
-def test_every_folder_with_code_is_looked_at(repository: SourceTree) -> None:
+def test_every_folder_with_code_is_checked(repository: SourceTree) -> None:
     for folder in (*_FOLDERS, "tandem"):
         assert any(module.startswith(f"{folder}.") for module in repository.files), folder
 
@@ -47,9 +47,9 @@ def test_every_folder_with_code_is_looked_at(repository: SourceTree) -> None:
 @pytest.mark.parametrize(
     "program", ["inference_server", "trainer", "feature_sync", "deploy", "benchmarks", "protos/tandem"]
 )
-def test_a_ground_floor_holds_few_files(program: str) -> None:
+def test_a_top_folder_has_few_files(program: str) -> None:
     files = sorted(path.name for path in (_ROOT / program).glob("*.py"))
-    assert len(files) <= _MOST_FILES_ON_A_GROUND_FLOOR, files
+    assert len(files) <= _MAX_FILES_IN_A_TOP_FOLDER, files
 
 
 def test_no_stage_of_a_request_imports_another_stage(repository: SourceTree) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark itself runs: one scenario, from h2load to the page."""
+"""The load benchmark runs: a scenario from h2load to the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison of live items runs, and its models have as many of them as it says."""
+"""The benchmark of live items runs, and its models have the stated number of live items."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ def test_half_of_the_live_items_are_new(tiny: BuiltCatalogue) -> None:
 async def test_every_number_is_measured(tiny: BuiltCatalogue) -> None:
     microseconds = await measure(tiny, num_rounds=1)
     assert list(microseconds) == [0, 500, 5_000]
-    assert all(one > 0.0 for own in microseconds.values() for one in own)
+    assert all(figure > 0.0 for figures in microseconds.values() for figure in figures)

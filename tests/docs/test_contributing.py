@@ -1,4 +1,4 @@
-"""What contributors are told of the rooms and the recipes is what there is."""
+"""CONTRIBUTING.md and the recipes agree with the packages and files of the repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("inference_server", "trainer", "feature_sync")
 
 
-def test_the_table_of_rooms_is_what_import_linter_checks() -> None:
+def test_the_table_of_packages_agrees_with_import_linter() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     linted = {
         contract["containers"][0]: [
@@ -21,8 +21,8 @@ def test_the_table_of_rooms_is_what_import_linter_checks() -> None:
     }
     rows = re.findall(r"^\| \d+ \|(.*)\|(.*)\|(.*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     for program, column in zip(PROGRAMS, zip(*rows, strict=True), strict=True):
-        told = [set(re.findall(r"`(\w+)`", cell)) for cell in column]
-        assert [layer for layer in told if layer] == linted[program]
+        layers = [set(re.findall(r"`(\w+)`", cell)) for cell in column]
+        assert [layer for layer in layers if layer] == linted[program]
 
 
 def test_every_recipe_is_in_the_index_and_counts_its_files() -> None:

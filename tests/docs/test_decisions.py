@@ -1,4 +1,4 @@
-"""The records of decisions and their index agree."""
+"""The records of decisions agree with their index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_record_is_in_the_index_once() -> None:
 
 def test_a_number_and_a_name_belong_to_one_record() -> None:
     for parts in ([name[:4] for name in RECORDS], [name[5:] for name in RECORDS]):
-        assert [part for part, times in Counter(parts).items() if times > 1] == []
+        assert [part for part, count in Counter(parts).items() if count > 1] == []
 
 
 def test_the_title_of_a_record_begins_with_its_number() -> None:

@@ -1,4 +1,4 @@
-"""The documentation names what exists."""
+"""Files, commands and settings that the documentation names exist."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_make_command_shown_is_a_target() -> None:
 def test_the_stages_of_the_picture_are_the_calls_of_the_pipeline() -> None:
     calls = _stages_in_order_of_evaluation()
     boxes = {box: Path(path).stem for box, path in _request_boxes().items()}
-    assert set(calls) == set(boxes.values()), "nothing but stages is called, and every stage is"
+    assert set(calls) == set(boxes.values()), "the pipeline calls every stage and nothing else"
     modules = {path.stem for path in (ROOT / STAGES).glob("*.py")} - {"__init__"}
     assert modules == set(boxes.values())
     arrows = re.findall(r"^ *(\w+) -->(?:\|[^|]*\|)? *(\w+)", README, re.MULTILINE)
@@ -69,7 +69,7 @@ def test_the_stages_of_the_picture_are_the_calls_of_the_pipeline() -> None:
 
 
 def _stages_in_order_of_evaluation() -> list[str]:
-    """The functions that `Pipeline.answers` calls: arguments first, as Python evaluates them."""
+    """Names of the functions that `Pipeline.answers` calls, in the order of evaluation: arguments first."""
     module = ast.parse((ROOT / "inference_server/request/pipeline.py").read_text())
     (pipeline,) = [node for node in module.body if isinstance(node, ast.ClassDef)]
     (answers,) = [node for node in pipeline.body if getattr(node, "name", "") == "answers"]
@@ -78,7 +78,7 @@ def _stages_in_order_of_evaluation() -> list[str]:
         inner = [name for child in ast.iter_child_nodes(node) for name in calls(child)]
         return [*inner, node.func.id] if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else inner
 
-    # Of `async for target in call`, the call stands after the target and before the body, as in the text.
+    # ast visits `async for target in call` in the order of the text: target, call, body.
     return calls(answers)
 
 
@@ -106,5 +106,5 @@ def test_ci_calls_the_test_command_of_the_readme() -> None:
 
 
 def _top_level() -> set[str]:
-    # Not .tandem: what programs leave there is no part of the project.
+    # Without .tandem, where programs write: it is not part of the project.
     return {path.name for path in ROOT.iterdir()} - {".tandem"}

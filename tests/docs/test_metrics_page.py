@@ -1,4 +1,4 @@
-"""The reference of metrics is what the programs declare, and other pages name no other metric."""
+"""The reference page of metrics agrees with the declarations, and other pages name only declared metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_no_two_metrics_have_one_name() -> None:
 
 def test_pages_name_metrics_that_are_declared() -> None:
     declared = {metric.exposed_name for metric in METRICS}
-    # The changelog says what was, too.
+    # The changelog also names former metrics.
     pages = [page for page in PAGES if page.name != "CHANGELOG.md" and "contributing" not in page.parts]
     named = {name for page in pages for name in re.findall(r"`(tandem_[a-z_]+)(?:\{[^`]*\})?`", page.read_text())}
     assert sorted(named - declared) == []

@@ -1,4 +1,4 @@
-"""The notebook runs on a small data set, and is committed without what it printed."""
+"""The notebook runs on a small data set, and is committed without outputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "docs/notebooks/explore.ipynb"
 
 @pytest.fixture
 def shop(tmp_path) -> Path:
-    """40 users with ratings and times, 30 items with a long tail; one item without title."""
+    """40 users with ratings and times, and 30 items with a long tail, one of them without a title."""
     generator = np.random.default_rng(0)
     shares = 1.0 / np.arange(1, 31)
     with (tmp_path / "ratings.csv").open("w", newline="") as sink:
         writer = csv.writer(sink)
         writer.writerow(["user", "item", "stars", "time"])
         for user in range(40):
-            for place, item in enumerate(generator.choice(30, 8, replace=False, p=shares / shares.sum())):
-                writer.writerow([f"u{user}", f"i{item}", generator.integers(1, 6), 1_700_000_000 + 86_400 * place])
+            for day, item in enumerate(generator.choice(30, 8, replace=False, p=shares / shares.sum())):
+                writer.writerow([f"u{user}", f"i{item}", generator.integers(1, 6), 1_700_000_000 + 86_400 * day])
     with (tmp_path / "items.jsonl").open("w") as sink:
         for item in range(30):
             title = f"Thing {item}" if item else ""

@@ -1,4 +1,4 @@
-"""Events and catalogue changes on disk, as feature_sync keeps them."""
+"""Archives of events and catalogue changes, in the files of feature_sync."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tandem.contract.streams import EVENTS, ITEM_CHANGES, NO_POSITION, AppliedIt
 def event(
     event_id: str, user_id: str, item_id: str, seconds: float, kind: str = "click", *, value: float = 0.0
 ) -> Event:
-    """An event that occurred so many seconds after 1970."""
+    """An event that occurred `seconds` after 1970."""
     at = round(seconds * 1e6)
     return Event(
         event_id=event_id,
@@ -28,19 +28,21 @@ def event(
 
 
 def write_events(folder: Path, by_day: Mapping[str, Sequence[Event]]) -> Path:
-    """Adds a file to each of the days, YYYY-MM-DD; returns the folder."""
+    """Adds a file of events to every day, YYYY-MM-DD; returns the folder."""
     return _write(folder, EVENTS, by_day)
 
 
 def write_item_changes(folder: Path, by_day: Mapping[str, Sequence[AppliedItemChange]]) -> Path:
-    """Adds a file to each of the days, YYYY-MM-DD; returns the folder."""
+    """Adds a file of changes to every day, YYYY-MM-DD; returns the folder."""
     return _write(folder, ITEM_CHANGES, by_day)
 
 
 def _write(folder: Path, stream: str, by_day: Mapping[str, Sequence[Event] | Sequence[AppliedItemChange]]) -> Path:
     for day, entries in by_day.items():
-        of_day = folder / f"{names.DAY_PARTITION}{day}"
-        of_day.mkdir(parents=True, exist_ok=True)
-        place = len(list(of_day.glob("*.parquet")))
-        write_entries(stream, [entry.to_bytes() for entry in entries], of_day / f"{place:020}-{place:020}.parquet")
+        day_folder = folder / f"{names.DAY_PARTITION}{day}"
+        day_folder.mkdir(parents=True, exist_ok=True)
+        number = len(list(day_folder.glob("*.parquet")))
+        write_entries(
+            stream, [entry.to_bytes() for entry in entries], day_folder / f"{number:020}-{number:020}.parquet"
+        )
     return folder

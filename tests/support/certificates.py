@@ -1,4 +1,4 @@
-"""Certificates made for a test: an authority, and what it signs for 127.0.0.1."""
+"""Certificates for tests: an authority, and certificates that it signs for 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pair:
     key: bytes
 
     def write(self, directory: Path) -> tuple[Path, Path]:
-        """Puts both into files of fixed names, by renaming, as whoever renews certificates does."""
+        """Writes tls.crt and tls.key by renaming finished files, as a renewal does; returns their paths."""
         directory.mkdir(parents=True, exist_ok=True)
         paths = directory / "tls.crt", directory / "tls.key"
         for path, content in zip(paths, (self.certificate, self.key), strict=True):
@@ -46,7 +46,7 @@ class Authority:
         self.certificate = certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue(self, name: str = "127.0.0.1") -> Pair:
-        """A certificate for 127.0.0.1, for servers and clients, with this common name."""
+        """A certificate for 127.0.0.1 with the common name `name`, valid for servers and clients."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         builder = _builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), self._name, key)

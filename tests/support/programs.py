@@ -1,4 +1,4 @@
-"""Programs of the project, run to their end or until they are told to stop."""
+"""Runs programs of the project until they end, or stops them with SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROGRAM_SECONDS = 300.0
 
 
 async def run_program(*arguments: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Runs `python -m` with these arguments; returns the JSON object of its last line. Fails when the program does."""
+    """Runs `python -m` with `arguments`; returns the JSON object of its last line. Fails if the program fails."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *arguments),
         env=dict(environment),
@@ -34,7 +34,7 @@ async def run_program(*arguments: str, environment: Mapping[str, str]) -> dict[s
 
 @asynccontextmanager
 async def running_program(*arguments: str, environment: Mapping[str, str]) -> AsyncIterator[None]:
-    """Runs `python -m` with these arguments meanwhile, and ends it with SIGTERM, as which it must end well."""
+    """Runs `python -m` with `arguments` during the block; it must then exit with status 0 on SIGTERM."""
     process = await asyncio.create_subprocess_exec(*(sys.executable, "-m", *arguments), env=dict(environment))
     try:
         yield

@@ -1,7 +1,7 @@
-"""Real servers for tests, each on a free port, in a folder of the test's, stopped by its own handle.
+"""Real servers for tests, each on a free port and in a folder of the test.
 
-`Valkey` is the online store, `MlflowRegistry` the registry on SQLite and files, `Server` the inference server as the
-subprocess that `python -m inference_server serve` is.
+`Valkey` is the online store, `MlflowRegistry` a registry on SQLite and files, `Server` the subprocess
+`python -m inference_server serve`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
 PATIENCE_SECONDS = 60.0
-"""Longest wait for anything: only a failing test waits for so long."""
+"""Limit of every wait; only a failing test waits this long."""
 
 
 async def wait_until(
     condition: Callable[[], Any | Awaitable[Any]], what: str, *, patience_seconds: float = PATIENCE_SECONDS
 ) -> Any:
-    """Waits until `condition` gives something true, and returns that. Raises TimeoutError, naming what was awaited."""
+    """Waits until `condition` returns a true value, and returns it. Raises TimeoutError, which names `what`."""
     give_up_at = asyncio.get_running_loop().time() + patience_seconds
     while asyncio.get_running_loop().time() < give_up_at:
         result = condition()
@@ -50,7 +50,7 @@ async def wait_until(
 
 
 class Valkey:
-    """A real Valkey that keeps every write on disk, so that a killed one comes back with its data."""
+    """A real Valkey that syncs every write to disk, so it restarts with its data after `kill`."""
 
     def __init__(self, directory: Path) -> None:
         self.port = free_port()
@@ -59,7 +59,7 @@ class Valkey:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Starts it, also again after `kill`, on the same port and with the same data."""
+        """Starts Valkey; after `kill`, on the same port and with the same data."""
         self._directory.mkdir(parents=True, exist_ok=True)
         self._process = await asyncio.create_subprocess_exec(
             str(get_binary_path()),
@@ -71,7 +71,7 @@ class Valkey:
             await wait_until(lambda: self._answers(client), "Valkey answers")
 
     def pause(self) -> None:
-        """Stops it from answering while its connections stay open."""
+        """Suspends the process: it does not answer, and its connections stay open."""
         self._running().send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -108,7 +108,7 @@ class Valkey:
 
 @asynccontextmanager
 async def valkey(directory: Path) -> AsyncIterator[Valkey]:
-    """A running Valkey."""
+    """Runs a Valkey during the block."""
     server = Valkey(directory)
     await server.start()
     try:
@@ -118,7 +118,7 @@ async def valkey(directory: Path) -> AsyncIterator[Valkey]:
 
 
 class MlflowRegistry:
-    """A real MLflow registry. Making the database takes seconds: share one, and use a model name per test."""
+    """A real MLflow registry. Making its database takes seconds: share a registry, with a model name per test."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class MlflowRegistry:
         self._experiment = self._client.create_experiment("tests", artifact_location=str(directory / "artifacts"))
 
     def register(self, bundle: Path, *, model_name: str, model_version: str, alias: str | None = None) -> str:
-        """Registers a bundle folder as a new version, moves the alias there if one is given; returns its number."""
+        """Registers a bundle folder as a new version, which `alias`, if given, then names; returns its number."""
         if not self._client.search_registered_models(f"name = '{model_name}'"):
             self._client.create_registered_model(model_name)
         run = self._client.create_run(self._experiment)
@@ -159,7 +159,7 @@ class Connection:
     stub: pb_grpc.RecommendationServiceAsyncStub
 
     async def recommend(self, **fields: Any) -> pb.RecommendResponse:
-        """One Recommend call, with a deadline that only a hanging worker misses."""
+        """Calls Recommend with a deadline that only a hanging worker misses."""
         response: pb.RecommendResponse = await self.stub.Recommend(
             pb.RecommendRequest(**fields), timeout=PATIENCE_SECONDS
         )
@@ -167,7 +167,7 @@ class Connection:
 
 
 class Server:
-    """`python -m inference_server serve`, with what it logged and a channel to it."""
+    """`python -m inference_server serve`, with its log lines and a channel to it."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -185,7 +185,7 @@ class Server:
         listening = await self.log("server_listening")
         self.grpc_port, self.metrics_port = listening["grpc_port"], listening["metrics_port"]
         self.http_port = listening["http_port"]
-        # Channels of one process would share a connection, and with it the fate of another test's server.
+        # Without a local pool, channels of a process share connections, also those of another test's server.
         self.channel = grpc.aio.insecure_channel(
             f"127.0.0.1:{self.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
         )
@@ -193,7 +193,7 @@ class Server:
         self.health = health_pb2_grpc.HealthStub(self.channel)
 
     async def log(self, event: str, **fields: object) -> dict[str, Any]:
-        """Waits for a log line with this event and these fields."""
+        """Waits for a log line with the event and the fields, and returns it."""
 
         def found() -> dict[str, Any] | None:
             for line in self.logs:
@@ -207,14 +207,14 @@ class Server:
         return result
 
     async def worker_pid(self, worker: int) -> int:
-        """The process id of the newest worker with this number."""
+        """Process id of the newest worker with the number `worker`."""
         await self.log("worker_listening", worker=worker)
         lines = [line for line in self.logs if line["event"] == "worker_listening" and line["worker"] == worker]
         return int(lines[-1]["pid"])
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of its own, which the kernel gives to one of the workers for as long as it lasts."""
+        """Opens a new connection; the kernel assigns it to a worker, for as long as it lasts."""
         async with grpc.aio.insecure_channel(
             f"127.0.0.1:{self.grpc_port}", options=[("grpc.use_local_subchannel_pool", 1)]
         ) as channel:
@@ -223,7 +223,7 @@ class Server:
             yield Connection(worker=status.worker, stub=stub)  # type: ignore[arg-type]
 
     async def serving_status(self, service: str = "") -> str:
-        """The health service's word."""
+        """Status of a service according to the health service."""
         response = await self.health.Check(health_pb2.HealthCheckRequest(service=service))
         return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
@@ -234,13 +234,13 @@ class Server:
         await wait_until(serving, "health is SERVING")
 
     async def recommend(self, **fields: Any) -> pb.RecommendResponse:
-        """One Recommend call, with a deadline that only a hanging server misses."""
+        """Calls Recommend with a deadline that only a hanging server misses."""
         request = pb.RecommendRequest(**fields)
         response: pb.RecommendResponse = await self.stub.Recommend(request, timeout=PATIENCE_SECONDS)
         return response
 
     async def status(self) -> pb.GetServingStatusResponse:
-        """One GetServingStatus call."""
+        """Calls GetServingStatus."""
         response: pb.GetServingStatusResponse = await self.stub.GetServingStatus(pb.GetServingStatusRequest())
         return response
 
@@ -254,7 +254,7 @@ class Server:
         return body
 
     async def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
-        """Stops it gracefully and returns its exit status."""
+        """Stops the server gracefully and returns its exit status."""
         if self.process.returncode is None:
             self.process.send_signal(signal_number)
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -263,7 +263,7 @@ class Server:
         return status
 
     async def close(self) -> None:
-        """Ends it, whatever state it is in."""
+        """Stops the server, in whatever state it is; kills it if it does not stop in time."""
         if hasattr(self, "channel"):
             await self.channel.close()
         try:
@@ -283,7 +283,7 @@ class Server:
 
 
 def server_environment(directory: Path, **settings: object) -> dict[str, str]:
-    """The environment of a server: free ports, its folder, a deadline that a busy test machine keeps, and `settings`.
+    """The environment of a server: free ports, its folder, a deadline that a busy test machine meets, and `settings`.
 
     `settings` are TANDEM_* variables in lower case without the prefix.
     """
@@ -296,7 +296,7 @@ def server_environment(directory: Path, **settings: object) -> dict[str, str]:
 
 @asynccontextmanager
 async def serve(directory: Path, *, until_serving: bool = True, **settings: object) -> AsyncIterator[Server]:
-    """A running inference server with these settings; by default one whose health is SERVING."""
+    """Runs an inference server with `settings` during the block; by default, waits until its health is SERVING."""
     directory.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "inference_server", "serve"),

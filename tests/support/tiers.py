@@ -1,7 +1,7 @@
-"""Three tiers of tests: those without a marker, `process` and `slow`. A guard keeps the first one light.
+"""Three tiers of tests: without a marker, `process` and `slow`. A guard keeps the first tier light.
 
-A test without a marker starts no process, listens on no port and opens no database of a registry or a study: such tests
-are what `make unit` runs. Fixtures count as the test that asks for them first.
+A test without a marker starts no process, listens on no port and opens no database of a registry or a study.
+`make unit` runs these tests. A fixture counts as part of the test that requests it first.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _EVENTS: Final = frozenset(
 
 
 class NotAUnitTestError(BaseException):
-    """A test without a marker did what only tests of the tiers `process` and `slow` may do.
+    """A test without a marker did something that only tests of the tiers `process` and `slow` may do.
 
-    No Exception: code under test that handles every error must not swallow it.
+    Not an Exception: code under test that handles every error must not swallow it.
     """
 
 
 class Guard:
-    """A pytest plugin that raises NotAUnitTestError from whatever a test without a marker may not do."""
+    """A pytest plugin that raises NotAUnitTestError where a test without a marker starts something."""
 
     def __init__(self) -> None:
         self._watching = False
-        # A hook cannot be taken away again; between tests it does nothing.
+        # An audit hook cannot be removed; between tests it does nothing.
         sys.addaudithook(self._audit)
-        # No audit event tells of servers of gRPC, which listen in C, and of what multiprocessing spawns.
+        # gRPC servers, which listen in C, and processes that multiprocessing spawns raise no audit event.
         for module, name in ((grpc, "server"), (grpc.aio, "server"), (multiprocessing.util, "spawnv_passfds")):
             setattr(module, name, self._guarded(getattr(module, name)))
 

@@ -1,7 +1,7 @@
 """A small but real bundle: ONNX towers, FAISS IVF index, item table, golden queries, held-out users.
 
-The user tower is the L2-normalised mean of the history's item vectors, so a test can say what it must answer: a user
-who read one item is nearest to that item's neighbours.
+The user tower is the L2-normalised mean of the history's item vectors, so a test knows the right answer: a user who
+read an item is nearest to that item's neighbours.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tandem.ops.onnx_session import OnnxSession
 
 HISTORY_LENGTH = 8
 CATEGORIES = ("drama", "comedy", "western", "noir")
-"""Item i has the category i % 4; every tenth item has "rare" too."""
+"""Item i has the category i % 4; every tenth item also has "rare"."""
 RARE = "rare"
 CONTENT_DIM = 8
 _CONTENT_NEIGHBOURS = 10
@@ -54,7 +54,7 @@ _LAYER_DIM = 1_024
 
 @dataclass(frozen=True, kw_only=True)
 class TinySpec:
-    """What can be chosen of a tiny bundle."""
+    """Parameters of a tiny bundle."""
 
     model_version: str = "tiny-1"
     num_items: int = 200
@@ -63,31 +63,31 @@ class TinySpec:
     item_prefix: str = "item"
     """Item i has the id "<item_prefix>-<i>"."""
     item_vectors: npt.NDArray[np.float32] | None = None
-    """(num_items, dim) float32 to use instead of random ones; lengths are made 1."""
+    """(num_items, dim) float32, normalised to length 1; None: random vectors."""
     num_lists: int = 8
     nprobe: int = 3
     quantiser: str = "Flat"
     """How the index stores vectors: "Flat" or "SQ8"."""
     user_features: tuple[UserFeature, ...] = ()
     user_ids: tuple[str, ...] = ()
-    """Users whose ids the user tower reads: it adds a vector of the user's own to the history's sum. Empty: none."""
+    """Users whose ids the user tower reads: it adds a vector of the user to the history's sum. Empty: no ids."""
     content_weight: float | None = None
-    """Share of content in the blend; None: the bundle has no content. Content vectors are random, of CONTENT_DIM."""
+    """Weight of content in the blend; None: no content. Content vectors are random, of CONTENT_DIM dimensions."""
     item_item_weight: float = 0.0
-    """Share of the item-item source in the blend; 0: the bundle has none. Its weights are random."""
+    """Weight of the item-item source in the blend; 0: no such source. Its neighbours and their weights are random."""
     item_item_decay_events: float = 3.0
     history_length: int = HISTORY_LENGTH
-    """Newest events that the user tower reads."""
+    """Number of newest events that the user tower reads."""
     tower_layers: int = 0
-    """Layers of 1,024 x 1,024 that the user tower runs for nothing but its time, some tenths of a millisecond each."""
+    """Layers of 1,024 x 1,024 that only slow the user tower down, by some tenths of a millisecond each."""
     attributes: Callable[[int], dict[str, str]] = lambda row: {}  # noqa: ARG005
     """Attributes of item i."""
     unavailable: tuple[int, ...] = ()
-    """Items that must not be recommended."""
+    """Rows of items that must not be recommended."""
     catalogue_sequence: int = 0
-    """The last change of the live catalogue that the bundle has merged."""
+    """Sequence number of the last catalogue change that the bundle has merged."""
     ranker: Callable[[], onnx.ModelProto] | None = None
-    """Makes the bundle's ONNX ranker; None: it has none."""
+    """Makes the bundle's ONNX ranker; None: no ranker."""
     metrics: dict[str, float] = field(default_factory=lambda: {"test/ndcg@10": 0.5})
 
     def item_id(self, row: int) -> str:
@@ -158,7 +158,7 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
 
 
 def state_of(item_ids: list[str], *, revision: int = 1, features: dict[str, str] | None = None) -> UserState:
-    """The state of a user who clicked these items, oldest first."""
+    """The state of a user who clicked the items, given oldest first."""
     keys = id_keys(item_ids)
     times = np.arange(1, len(keys) + 1, dtype=np.int64) * 1_000_000
     codes = np.full(len(keys), names.EVENT_CODES["click"], dtype=np.uint8)
@@ -166,7 +166,7 @@ def state_of(item_ids: list[str], *, revision: int = 1, features: dict[str, str]
 
 
 def mean_vector(bundle: Bundle, item_ids: list[str]) -> npt.NDArray[np.float32]:
-    """What the user tower makes of a user who clicked these items: (dim,) float32."""
+    """The user tower's vector for a user who clicked the items: (dim,) float32."""
     rows = bundle.item_vocabulary.rows(item_ids)[-HISTORY_LENGTH:]
     total = bundle.item_vectors[rows].sum(axis=0)
     vector: npt.NDArray[np.float32] = (total / np.linalg.norm(total)).astype(np.float32)
@@ -174,14 +174,14 @@ def mean_vector(bundle: Bundle, item_ids: list[str]) -> npt.NDArray[np.float32]:
 
 
 def difference_ranker() -> onnx.ModelProto:
-    """A ranker whose score is content less collaborative: an order that no other part of the server makes."""
+    """A ranker whose score is content minus collaborative, an order that no other part of the server produces."""
     return _pair_ranker(
         [helper.make_node("Sub", [names.RANKER_CONTENT_SCORE, names.RANKER_COLLABORATIVE_SCORE], [_OUT])]
     )
 
 
 def nan_ranker() -> onnx.ModelProto:
-    """A ranker that is sound and makes NaN of everything."""
+    """A valid ranker whose scores are all NaN."""
     nodes = [
         helper.make_node("Sub", [names.RANKER_CONTENT_SCORE, names.RANKER_COLLABORATIVE_SCORE], ["difference"]),
         helper.make_node("Mul", ["difference", "nan"], [_OUT]),
@@ -190,7 +190,7 @@ def nan_ranker() -> onnx.ModelProto:
 
 
 def vector_ranker() -> onnx.ModelProto:
-    """A ranker that reads all but the two scores: popularity, plus the index, plus the product of the vectors."""
+    """A ranker that reads all inputs except the two scores: popularity + item index + product of the vectors."""
     flat = [
         helper.make_tensor_value_info(names.RANKER_POPULARITY, TensorProto.FLOAT, ("pairs",)),
         helper.make_tensor_value_info(names.RANKER_ITEM_INDEX, TensorProto.INT64, ("pairs",)),
@@ -203,15 +203,15 @@ def vector_ranker() -> onnx.ModelProto:
         helper.make_node("Mul", [names.RANKER_USER_VECTOR, names.RANKER_ITEM_VECTOR], ["products"]),
         helper.make_node("ReduceSum", ["products", "last"], ["similarity"], keepdims=0),
         helper.make_node("Cast", [names.RANKER_ITEM_INDEX], ["index"], to=TensorProto.FLOAT),
-        helper.make_node("Add", [names.RANKER_POPULARITY, "index"], ["of_item"]),
-        helper.make_node("Add", ["of_item", "similarity"], [_OUT]),
+        helper.make_node("Add", [names.RANKER_POPULARITY, "index"], ["item_score"]),
+        helper.make_node("Add", ["item_score", "similarity"], [_OUT]),
     ]
     output = helper.make_tensor_value_info(_OUT, TensorProto.FLOAT, ("pairs",))
     return _model(nodes, [*flat, *vectors], output, {"last": np.array([1], np.int64)})
 
 
 def strange_ranker() -> onnx.ModelProto:
-    """A ranker that reads a tensor that no bundle makes."""
+    """A ranker that reads a tensor that the contract does not define."""
     inputs = [helper.make_tensor_value_info("weather", TensorProto.FLOAT, ("pairs",))]
     output = helper.make_tensor_value_info(_OUT, TensorProto.FLOAT, ("pairs",))
     return _model([helper.make_node("Identity", ["weather"], [_OUT])], inputs, output, {})
@@ -262,7 +262,7 @@ def _item_item(spec: TinySpec) -> ItemItem:
     rng = np.random.default_rng(spec.seed + 1)
     shape = (spec.num_items, _ITEM_ITEM_NEIGHBOURS)
     steps = rng.permuted(np.tile(np.arange(1, spec.num_items), (spec.num_items, 1)), axis=1)[:, : shape[1]]
-    rows = (np.arange(spec.num_items)[:, None] + steps) % spec.num_items  # of other items
+    rows = (np.arange(spec.num_items)[:, None] + steps) % spec.num_items  # never the item itself
     return ItemItem(rows.astype(np.int32), -np.sort(-rng.random(shape), axis=1).astype(np.float16))
 
 
@@ -319,7 +319,7 @@ def _user_tower(spec: TinySpec) -> onnx.ModelProto:
 
 
 def _slowed(nodes: list[onnx.NodeProto], spec: TinySpec, constants: dict[str, np.ndarray]) -> list[onnx.NodeProto]:
-    """The same tower behind layers whose result is added zero times."""
+    """The same tower with further layers, whose result is multiplied by zero."""
     constants |= {
         "widen": np.full((spec.dim, _LAYER_DIM), 1e-6, np.float32),
         "layer": np.full((_LAYER_DIM, _LAYER_DIM), 1e-6, np.float32),
@@ -369,9 +369,9 @@ def _model(
 
 def _index(vectors: npt.NDArray[np.float32], spec: TinySpec) -> faiss.IndexIVF:
     index = faiss.index_factory(spec.dim, f"IVF{spec.num_lists},{spec.quantiser}", faiss.METRIC_INNER_PRODUCT)
-    index.cp.min_points_per_centroid = 1  # a tiny catalogue is no mistake here, so no warning
+    index.cp.min_points_per_centroid = 1  # no warning: a tiny catalogue is intended here
     if spec.num_items > _LARGE:
-        index.cp.max_points_per_centroid, index.cp.niter = 40, 5  # where lists are only to be many, not good
+        index.cp.max_points_per_centroid, index.cp.niter = 40, 5  # many lists are needed, not good ones
     index.train(vectors)
     index.add(vectors)
     return index

@@ -1,4 +1,4 @@
-"""A small model trained for real, with texts, registered as the champion: a bundle, its data, its registry."""
+"""A small, really trained model with texts, registered as the champion: its bundle, prepared data and registry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OVERRIDES = {"towers.embedding_dim": "16", "fit.max_epochs": "6", "text.max_tok
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What a training leaves."""
+    """Results of a training run."""
 
     registry_uri: str
     bundle: Bundle
@@ -28,7 +28,7 @@ class TrainedModel:
 
 
 def train_checkerboard(folder: Path, *, num_users: int = 12, num_items: int = 40) -> TrainedModel:
-    """Trains on a checkerboard in a new folder, which takes ten seconds. Item i has the title "A <colour> square"."""
+    """Trains on a checkerboard in a new folder, in about ten seconds. Items have titles "A <colour> square"."""
     toml = write_checkerboard(folder, num_users=num_users, num_items=num_items)
     settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
     result = train_and_register(
@@ -45,7 +45,7 @@ def train_checkerboard(folder: Path, *, num_users: int = 12, num_items: int = 40
 
 
 def copy_bundle(bundle: Bundle, directory: Path, *, model_version: str, catalogue_sequence: int = 0) -> Bundle:
-    """The same model under another name, as if changes up to `catalogue_sequence` were merged in it."""
+    """Copies a bundle under another model version, as if it had merged changes up to `catalogue_sequence`."""
     shutil.copytree(bundle.directory, directory)
     manifest = replace(bundle.manifest, model_version=model_version, catalogue_sequence=catalogue_sequence)
     (directory / MANIFEST).write_text(manifest.to_json())

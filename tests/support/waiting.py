@@ -1,4 +1,4 @@
-"""Bounded waits, for tests of programs that run beside them."""
+"""Bounded waits, for tests of programs that run in parallel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LIMIT_SECONDS = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Waits until `condition` is true. Fails, naming what was awaited, after a time that only a failing test needs."""
+    """Waits until `condition` returns True. After 60 s, fails with a message that names `what`."""
     give_up_at = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < give_up_at, f"not within {LIMIT_SECONDS:g} s: {what}"

@@ -1,4 +1,4 @@
-"""Code that all three programs need and that is not part of the contract, which stays light.
+"""Code that all three programs share. It is not part of the contract, which stays light.
 
 | module                 | the one definition of                                                              |
 | ---------------------- | ---------------------------------------------------------------------------------- |
@@ -7,7 +7,7 @@
 | `mlflow_environment`   | MLflow's environment variables, as the programs set them                           |
 | `model_registry`       | a registered model's versions, their aliases and bundles in MLflow                 |
 | `onnx_session`         | how towers and rankers run in ONNX Runtime                                         |
-| `settings_types`       | the URLs of the registry, the store and the streams, and where they lie by default |
+| `settings_types`       | the URLs of the registry, the store and the streams, and their defaults             |
 
 Importing the package imports none of its modules, and a module imports at most one heavy library: a program loads
 what it uses, and its image contains nothing else.

@@ -1,4 +1,4 @@
-"""Settings that a program reads from environment variables TANDEM_*, and how they are explained."""
+"""Settings that a program reads from environment variables TANDEM_*, and their help text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EnvironmentSettings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class DescribedSetting:
-    """One setting, for a person."""
+    """A setting as --help and docs/settings.md show it."""
 
     variable: str
     default: str
@@ -45,12 +45,12 @@ def described_settings(settings: type[EnvironmentSettings]) -> Iterator[Describe
 
 
 def variable_of(field_name: str) -> str:
-    """Name of the environment variable of a field."""
+    """Name of the environment variable that sets a field."""
     return ENV_PREFIX + field_name.upper()
 
 
 def settings_help(settings: type[EnvironmentSettings]) -> str:
-    """The settings as a text for --help, one paragraph each."""
+    """The settings as a text for --help, a paragraph each."""
     return "\n".join(
         f"  {setting.variable} (default: {setting.default})\n      {setting.description}"
         for setting in described_settings(settings)

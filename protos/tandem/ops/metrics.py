@@ -4,7 +4,7 @@
         user_tower_runs: Annotated[int, Metric("tandem_user_tower_runs", "User vectors computed.", Kind.COUNTER, ...)]
 
 `declared` reads the annotations back. From them the program makes its counters and its /metrics page, and
-`deploy.packaging.metrics_page` the reference page. Attributes stay ordinary ones: counting costs an addition.
+`deploy.packaging.metrics_page` makes the reference page. Attributes stay plain numbers: counting costs an addition.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Metric:
     kind: Kind
     _: KW_ONLY
     unit: str
-    """What a value is a number of: "calls", "seconds"; "0 or 1" for a flag."""
+    """Unit of a value: "calls", "seconds"; "0 or 1" for a flag."""
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     """Upper bounds of a histogram's buckets, ascending, in `unit`; empty for other kinds."""
@@ -62,7 +62,7 @@ def declared(table: type) -> Mapping[str, Metric]:
 
 @cache
 def _declared(table: type) -> Mapping[str, Metric]:
-    # Apart from `declared`, because mypy takes the class that a cached function gets for an instance of it.
+    # Separate from `declared`, because mypy mistakes a class that is passed to a cached function for an instance.
     return {
         attribute: metadata
         for attribute, annotation in get_type_hints(table, include_extras=True).items()

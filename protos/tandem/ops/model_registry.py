@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-# MLflow's error codes for a model, version or run that does not exist; an alias that is not set gives the second.
+# MLflow's error codes for a model, version or run that does not exist. An unset alias has the second code.
 _NOT_FOUND: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
@@ -126,7 +126,7 @@ class ModelRegistry:
 
     @contextmanager
     def _asked(self, subject: str = "") -> Iterator[MlflowClient]:
-        """Yields the client and turns every exception into `raises`; messages begin with `subject`, or with the URI."""
+        """Yields the client and turns exceptions into `raises`, whose message begins with `subject` or the URI."""
         subject = subject or self.uri
         if not self._creates and not self.exists():
             raise self._raises(f"{self.uri}: there is no such file")

@@ -1,4 +1,4 @@
-"""Types and defaults of the settings that several programs read: where the registry, the store and the streams are."""
+"""Types and defaults of settings that several programs read: the URLs of the registry, the store and the streams."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sqlite_file(registry_uri: str) -> Path | None:
 
 
 def _check_registry_uri(uri: str) -> str:
-    # A folder, MLflow's file store, is none: MLflow itself refuses it by now.
+    # A folder, MLflow's file store, is not accepted: current versions of MLflow refuse it.
     if "://" not in uri or uri.startswith("file:"):
         raise ValueError("must be a URI such as sqlite:////absolute/path.db or http://host:5000")
     if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
@@ -54,4 +54,4 @@ StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 """A Redis or Valkey: `redis://`, `rediss://` (TLS) or `unix://`."""
 
 EventsUrl = Annotated[str, AfterValidator(_check_events_url)]
-"""Where streams of events lie: a Redis or Valkey, or Kafka, `kafka://host:port,host:port`. Empty: the online store."""
+"""The streams of events: a Redis or Valkey, or Kafka, `kafka://host:port,host:port`. Empty: the online store."""

@@ -1,4 +1,4 @@
-"""What is made of h2load's log."""
+"""Latencies computed from h2load's log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from benchmarks.load.h2load import Load, LoadResult, due_times, parse_log, quantiles_ms
 from benchmarks.load.metrics import BucketCounts, Scrape
 
-# As h2load 1.52 writes it: start in microseconds since 1970, status, microseconds; by end of response.
+# A log of h2load 1.52: start in microseconds since 1970, status, duration in microseconds; by end of response.
 LOG = "1795544081653131\t200\t584\n1795544081643293\t200\t20639\n1795544081663865\t-1\t601\n"
 
 

@@ -1,4 +1,4 @@
-"""Differences of what /metrics says."""
+"""Differences of two scrapes of /metrics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_restarted_workers_lost_counts_are_not_negative() -> None:
     assert after.since(before).answered == 0.0
 
 
-def test_quantiles_lie_straight_between_the_bounds_of_a_bucket() -> None:
+def test_quantiles_are_interpolated_linearly_in_a_bucket() -> None:
     buckets = BucketCounts({0.01: 50, 0.02: 50, math.inf: 0})
     assert buckets.quantile(0.5) == pytest.approx(0.01)
     assert buckets.quantile(0.75) == pytest.approx(0.015)
@@ -58,7 +58,7 @@ def test_quantiles_lie_straight_between_the_bounds_of_a_bucket() -> None:
     assert BucketCounts({0.01: 1, math.inf: 99}).quantile(0.5) == 0.01
 
 
-def test_refusals_do_not_make_the_others_look_fast() -> None:
+def test_refusals_do_not_improve_the_latency_of_accepted_requests() -> None:
     buckets = BucketCounts({0.0001: 900, 0.05: 99, 0.1: 1, math.inf: 0})
     assert buckets.quantile(0.99) < 0.05
     assert buckets.quantile(0.995, leaving_out_fastest=900) > 0.05

@@ -1,4 +1,4 @@
-"""What is concluded from the probe's answers."""
+"""Figures computed from the probe's samples."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from benchmarks.scenarios.overload import seconds_until_normal
 
 def _samples(*versions: str, connection: int = 0, seconds: float = 0.001) -> list[Sample]:
     return [
-        Sample(due=0.1 * place, seconds=seconds, connection=connection, code="OK", model_version=version)
-        for place, version in enumerate(versions)
+        Sample(due=0.1 * index, seconds=seconds, connection=connection, code="OK", model_version=version)
+        for index, version in enumerate(versions)
     ]
 
 
@@ -24,8 +24,8 @@ def test_answers_that_overlap_may_come_from_both_sides_of_a_swap() -> None:
     assert versions_went_back(_samples("a", "b", "a", seconds=0.15)) == 0
 
 
-def test_connections_are_looked_at_one_by_one() -> None:
-    # The second connection still gets the old model: two workers swap one after the other.
+def test_each_connection_is_checked_separately() -> None:
+    # The second connection still gets the old model, because workers swap one after the other.
     assert versions_went_back([*_samples("a", "b", "b"), *_samples("a", "a", "b", connection=1)]) == 0
 
 
@@ -42,13 +42,13 @@ def test_full_answers_are_back_with_the_first_full_second() -> None:
     degraded = {3, 4, 12}
     samples = [
         Sample(
-            due=0.1 * place,
+            due=0.1 * index,
             seconds=0.001,
             connection=0,
             code="OK",
-            degraded_reasons=("x",) if place in degraded else (),
+            degraded_reasons=("x",) if index in degraded else (),
         )
-        for place in range(40)
+        for index in range(40)
     ]
     assert seconds_until_full_answers(samples, 0.0) == 1.3
     assert seconds_until_full_answers(samples[:20], 0.0) is None
@@ -56,7 +56,7 @@ def test_full_answers_are_back_with_the_first_full_second() -> None:
 
 def test_latency_is_normal_with_the_first_fast_second() -> None:
     samples = [
-        Sample(due=0.1 * place, seconds=0.5 if place < 7 else 0.002, connection=0, code="OK") for place in range(40)
+        Sample(due=0.1 * index, seconds=0.5 if index < 7 else 0.002, connection=0, code="OK") for index in range(40)
     ]
     assert seconds_until_normal(samples, 0.0, limit_seconds=0.005) == 0.7
     assert seconds_until_normal(samples, 0.0, limit_seconds=0.001) is None

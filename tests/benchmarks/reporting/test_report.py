@@ -1,4 +1,4 @@
-"""The page is made from the JSON alone."""
+"""The page is made from the JSON report alone."""
 
 from __future__ import annotations
 
@@ -193,13 +193,13 @@ def test_the_report_is_json_a_page_and_small_plots(tmp_path) -> None:
 
 
 def test_the_same_numbers_give_the_same_files(tmp_path) -> None:
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         write_report(REPORT, tmp_path / name / "request-path")
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
 
 
-def test_a_scenario_that_failed_says_so_and_costs_the_others_nothing(tmp_path) -> None:
+def test_a_failed_scenario_is_reported_and_does_not_affect_the_rest(tmp_path) -> None:
     failed = {"skipped": "it failed: OSError('no')", "failed": True}
     write_report({**REPORT, "scenarios": dict.fromkeys(RESULTS, failed)}, tmp_path / "request-path")
     assert (tmp_path / "request-path.md").read_text().count("Not measured: it failed: OSError('no').") == len(RESULTS)

@@ -1,4 +1,4 @@
-"""A synthetic catalogue is a bundle that the server takes."""
+"""A synthetic catalogue is a bundle that the server accepts."""
 
 from __future__ import annotations
 
