@@ -1,4 +1,4 @@
-"""Prepared data, a real bundle with a user tower of known answers, a real Valkey, a real MLflow registry."""
+"""Fixtures: prepared data, a real bundle whose user tower has known answers, a real Valkey and MLflow registry."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def other_bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def registry_uri(tmp_path_factory: pytest.TempPathFactory, bundle_dir: Path) -> str:
-    """A registry where version 1 of "tandem" is m1 and the champion, made as the trainer makes it."""
+    """A registry as the trainer makes it, in which version 1 of "tandem" is m1 and the champion."""
     from mlflow import MlflowClient
 
     folder = tmp_path_factory.mktemp("registry")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mlflow uses what SQLAlchemy has deprecated; not ours to mend
+        warnings.simplefilter("ignore")  # MLflow uses an option that SQLAlchemy deprecates
         return _make_registry(MlflowClient, folder, bundle_dir)
 
 

@@ -1,4 +1,4 @@
-"""A consumer of events over a real Valkey, run in the test's thread until the stream is empty."""
+"""A consumer of events over a real Valkey, run in a thread until the stream is empty."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key, str
 from tests.support.waiting import wait_until
 
 NOW = 1_800_000_000_000_000
-"""Microseconds since 1970; nothing in these tests depends on the clock but marks and trending."""
+"""Microseconds since 1970. In these tests only marks and trending items depend on the clock."""
 
 MARK_SECONDS = 3600
 
 
 def event(number: int, **fields: object) -> Event:
-    """Event `number`: a click of ann on an item of its own, one second after the one before."""
-    usual = Event(
+    """Event `number`: ann clicks item-<number>, a second after event `number - 1`; `fields` override."""
+    default = Event(
         event_id=f"event-{number}",
         user_id="ann",
         item_id=f"item-{number}",
@@ -37,12 +37,12 @@ def event(number: int, **fields: object) -> Event:
         occurred_at=NOW + 1_000_000 * number,
         received_at=NOW,
     )
-    return dataclasses.replace(usual, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(default, **fields)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stream:
-    """The stream, and what was made of it."""
+    """The stream of events, and the store that they are applied to."""
 
     client: redis.Redis
     url: str
@@ -64,7 +64,7 @@ class Stream:
 
 
 class Rig:
-    """One consumer, with its parts."""
+    """A consumer with its parts."""
 
     def __init__(
         self, url: str, *, source: Source | None = None, min_rating: float | None = None, batch_entries: int = 100
@@ -94,8 +94,8 @@ class Rig:
 
 
 @contextmanager
-def at_work(*rigs: Rig) -> Iterator[None]:
-    """Consumers that run, each in a thread; they are stopped, and must stop, at the end."""
+def running(*rigs: Rig) -> Iterator[None]:
+    """Runs consumers during the block, each in a thread; afterwards stops them, which must succeed."""
     threads = [threading.Thread(target=rig.consumer.run) for rig in rigs]
     for thread in threads:
         thread.start()
@@ -110,6 +110,6 @@ def at_work(*rigs: Rig) -> Iterator[None]:
 
 
 def drain(stream: Stream, *rigs: Rig) -> None:
-    """Lets consumers work until the stream is empty."""
-    with at_work(*rigs):
+    """Runs consumers until the stream is empty."""
+    with running(*rigs):
         wait_until(lambda: stream.num_left == 0, "the stream is empty")

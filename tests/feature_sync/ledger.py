@@ -1,4 +1,4 @@
-"""A writer of events that knows what must come of them, whatever happens to those who apply them."""
+"""A writer of events that checks their effects, whatever happens to the processes that apply them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPES = ("impression", "impression", "click", "purchase")
 
 
 class Ledger:
-    """Appends events from a thread of its own, one in eight of them twice, and keeps them."""
+    """Appends events from its own thread, repeats an earlier event after one in eight, and remembers all events."""
 
     def __init__(self, client: redis.Redis, *, events_per_second: int, seed: int = 0) -> None:
         self._client = client
@@ -44,22 +44,22 @@ class Ledger:
         assert not self._thread.is_alive()
 
     def append(self, num_events: int) -> None:
-        """Appends some events at once, from the caller's thread."""
+        """Appends `num_events` new events in a single pipeline, from the caller's thread."""
         pipe = self._client.pipeline(transaction=False)
         for _ in range(num_events):
             event = self._event()
             self.events[event.event_id] = event
-            again = [self._random.choice(list(self.events.values()))] if self._random.random() < 1 / 8 else []
-            for entry in (event, *again):
+            repeated = [self._random.choice(list(self.events.values()))] if self._random.random() < 1 / 8 else []
+            for entry in (event, *repeated):
                 pipe.xadd(stream_key(EVENTS), {ENTRY_FIELD: entry.to_bytes()})
                 self.num_appended += 1
         pipe.execute()
 
     def _write(self) -> None:
-        num_at_once = 25
+        batch_size = 25
         while not self._stop.is_set():
-            self.append(num_at_once)
-            self._stop.wait(num_at_once * self._pause_seconds)
+            self.append(batch_size)
+            self._stop.wait(batch_size * self._pause_seconds)
 
     def _event(self) -> Event:
         now = int(time.time() * 1e6)
@@ -99,7 +99,7 @@ class Ledger:
             assert {name: int(count) for name, count in stored.items()} == expected
 
     def trends(self, weights: dict[str, float]) -> bool:
-        """Whether the published scores are those of all events, under a half-life so long that nothing decays."""
+        """Whether the published scores are the sums over all events; the half-life is so long that nothing decays."""
         expected: dict[int, float] = defaultdict(float)
         for event in self.events.values():
             if event.type in weights:
@@ -111,7 +111,7 @@ class Ledger:
         )
 
     def check_archive(self, folder: Path) -> None:
-        """Each event is in the files or still in the log, once, as it was appended."""
+        """Checks that each event is exactly once in the files or still in the log, unchanged."""
         archived = [row for file in folder.glob("day=*/*.parquet") for row in pq.read_table(file).to_pylist()]
         logged = [Event.from_bytes(fields[ENTRY_FIELD]) for _, fields in self._client.xrange(applied_key(EVENTS))]
         applied_ids = [row[names.EVENT_ID] for row in archived] + [event.event_id for event in logged]

@@ -1,4 +1,4 @@
-"""Writes prepared data as the trainer does, small ones, with row groups as small as a test wants them."""
+"""Writes small prepared data in the trainer's format, with row groups of any size."""
 
 from __future__ import annotations
 

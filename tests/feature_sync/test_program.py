@@ -1,4 +1,4 @@
-"""feature_sync as people run it: real processes, killed, disconnected, misconfigured."""
+"""The commands of feature_sync as real processes: killed, disconnected, misconfigured."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def running_store(variables: dict[str, str]) -> Iterator[tuple[subprocess.Popen[
 def many_users(prepare: Prepare) -> Path:
     return prepare(
         [
-            Interaction(f"u{user:06}", ITEM_IDS[(user + place) % 20], timestamp=1 + place)
+            Interaction(f"u{user:06}", ITEM_IDS[(user + number) % 20], timestamp=1 + number)
             for user in range(NUM_USERS)
-            for place in range(3)
+            for number in range(3)
         ]
     )
 
@@ -99,7 +99,9 @@ class TestPublish:
         with redis.Redis.from_url(store_url) as client:
             with started(arguments, variables) as process:
                 wait_until(lambda: client.dbsize() > 4 * 512, "some batches are written")
-                client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")  # so that it cannot end before the kill
+                client.execute_command(
+                    "CLIENT", "PAUSE", "60000", "WRITE"
+                )  # so that the publish cannot end before the kill
                 process.kill()
                 assert process.wait(timeout=30) == -signal.SIGKILL
                 client.execute_command("CLIENT", "UNPAUSE")

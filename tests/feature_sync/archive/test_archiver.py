@@ -1,4 +1,4 @@
-"""The archive over a real Valkey: what is on disk and what is left in the store."""
+"""The archive over a real Valkey: files on disk and entries that remain in the store."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def client(store_url: str) -> Iterator[redis.Redis]:
 
 
 @contextmanager
-def at_work(
+def running_archiver(
     url: str, folder: Path, *, stream: str = EVENTS, flush_rows: int = 1000, flush_seconds: float = 0.0
 ) -> Iterator[Archiver]:
     store = StoreConnection(url)
@@ -75,8 +75,8 @@ def at_work(
 
 
 def archive_once(url: str, folder: Path, **arguments: object) -> None:
-    """Starts an archive and stops it, which writes everything."""
-    with at_work(url, folder, flush_seconds=3600, **arguments):  # type: ignore[arg-type]
+    """Starts an archiver and stops it; it writes everything before it stops."""
+    with running_archiver(url, folder, flush_seconds=3600, **arguments):  # type: ignore[arg-type]
         pass
 
 
@@ -85,7 +85,7 @@ def event_numbers(folder: Path) -> list[int]:
     return [position for file in files for position in pq.read_table(file)["position"].to_pylist()]
 
 
-def test_rows_are_what_was_applied(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+def test_a_row_has_the_fields_of_its_event(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
     add(client, 4, FIRST_DAY_MS)
     archive_once(store_url, tmp_path)
     (file,) = tmp_path.glob("day=*/*.parquet")
@@ -135,16 +135,16 @@ def test_files_end_at_midnight_and_at_their_size(store_url: str, client: redis.R
     assert event_numbers(tmp_path) == list(range(10))
 
 
-def test_waits_until_it_is_time(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
-    with at_work(store_url, tmp_path, flush_rows=3, flush_seconds=3600):
+def test_writes_when_a_file_is_full_or_an_entry_is_old(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    with running_archiver(store_url, tmp_path, flush_rows=3, flush_seconds=3600):
         client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(0).to_bytes()})
         client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(1).to_bytes()})
         assert event_numbers(tmp_path) == []
         client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(2).to_bytes()})
-        wait_until(lambda: event_numbers(tmp_path) == [0, 1, 2], "three are enough")
-    with at_work(store_url, tmp_path, flush_rows=3, flush_seconds=0.1):
+        wait_until(lambda: event_numbers(tmp_path) == [0, 1, 2], "three rows fill a file")
+    with running_archiver(store_url, tmp_path, flush_rows=3, flush_seconds=0.1):
         client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(3).to_bytes()})
-        wait_until(lambda: event_numbers(tmp_path) == [0, 1, 2, 3], "one has waited for long enough")
+        wait_until(lambda: event_numbers(tmp_path) == [0, 1, 2, 3], "the entry has waited for flush_seconds")
 
 
 def test_a_kill_between_the_rename_and_the_trim_repeats_nothing(
@@ -166,8 +166,8 @@ def test_a_kill_between_the_rename_and_the_trim_repeats_nothing(
     assert client.xlen(applied_key(EVENTS)) == 0
 
 
-def _archived_until(folder: Path, milliseconds: int) -> None:
-    """An archive with event 0 in it, of that time."""
+def _archive_event(folder: Path, milliseconds: int) -> None:
+    """Writes an archive whose only event is event 0, logged at `milliseconds`."""
     files = DayFiles(folder)
     assert files.try_lock()
     position = LogId(milliseconds, 7)
@@ -175,19 +175,19 @@ def _archived_until(folder: Path, milliseconds: int) -> None:
     files.unlock()
 
 
-@pytest.mark.parametrize("is_there_before", [True, False], ids=["log begun before", "log begun meanwhile"])
+@pytest.mark.parametrize("exists_before", [True, False], ids=["log exists before", "log made meanwhile"])
 def test_a_store_that_was_emptied_and_whose_clock_is_behind_loses_nothing(
-    store_url: str, client: redis.Redis, tmp_path: Path, is_there_before: bool
+    store_url: str, client: redis.Redis, tmp_path: Path, exists_before: bool
 ) -> None:
     ahead_ms = int(time.time() * 1000) + DAY_MS
-    _archived_until(tmp_path, ahead_ms)
+    _archive_event(tmp_path, ahead_ms)
     numbers = range(1, 4)
-    if is_there_before:
+    if exists_before:
         for number in numbers:
             client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(number).to_bytes()})
-    with at_work(store_url, tmp_path):
-        if not is_there_before:
-            wait_until(lambda: bool(client.exists(applied_key(EVENTS))), "the log is made to go on")
+    with running_archiver(store_url, tmp_path):
+        if not exists_before:
+            wait_until(lambda: bool(client.exists(applied_key(EVENTS))), "the log is created")
             for number in numbers:
                 client.xadd(applied_key(EVENTS), {ENTRY_FIELD: event(number).to_bytes()})
         wait_until(lambda: len(event_numbers(tmp_path)) == 4, "all are archived")
@@ -198,22 +198,22 @@ def test_a_store_that_was_emptied_and_whose_clock_is_behind_loses_nothing(
     assert dict(zip(newest[::2], newest[1::2], strict=True))[b"last-generated-id"] == f"{ahead_ms}-11".encode()
 
 
-def test_one_at_a_time(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
-    with at_work(store_url, tmp_path) as first, at_work(store_url, tmp_path):
+def test_a_single_archiver_writes_at_a_time(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    with running_archiver(store_url, tmp_path) as first, running_archiver(store_url, tmp_path):
         add(client, 0, FIRST_DAY_MS)
-        wait_until(lambda: event_numbers(tmp_path) == [0], "one of them archives")
+        wait_until(lambda: event_numbers(tmp_path) == [0], "one archiver writes")
         first.stop()
         add(client, 1, FIRST_DAY_MS + 1)
-        wait_until(lambda: event_numbers(tmp_path) == [0, 1], "the other one goes on")
+        wait_until(lambda: event_numbers(tmp_path) == [0, 1], "the other archiver takes over")
 
 
-def test_a_disk_that_cannot_be_written_is_waited_for(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
+def test_waits_while_the_disk_cannot_be_written(store_url: str, client: redis.Redis, tmp_path: Path) -> None:
     obstacle = tmp_path / "day=2024-10-04"
     obstacle.write_bytes(b"")
     add(client, 0, FIRST_DAY_MS)
-    with at_work(store_url, tmp_path):
-        wait_until(lambda: (tmp_path / ".unfinished").exists(), "it has tried")
+    with running_archiver(store_url, tmp_path):
+        wait_until(lambda: (tmp_path / ".unfinished").exists(), "the archiver has tried")
         assert client.xlen(applied_key(EVENTS)) == 1
         obstacle.unlink()
-        wait_until(lambda: event_numbers(tmp_path) == [0], "it is written after all")
+        wait_until(lambda: event_numbers(tmp_path) == [0], "the archiver has written the file")
     assert client.xlen(applied_key(EVENTS)) == 0

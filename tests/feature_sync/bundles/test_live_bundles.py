@@ -1,4 +1,4 @@
-"""Which bundles are live: those of the aliases, those that an alias has just left, or the one of a folder."""
+"""Live bundles: bundles that an alias names or has just left, or the bundle of a configured folder."""
 
 from __future__ import annotations
 
@@ -86,22 +86,22 @@ def test_a_bundle_that_must_not_be_served_is_left_out(
     assert versions(live) == ["m1"]
 
 
-def test_a_registry_that_goes_away_leaves_what_is_known(
+def test_known_bundles_stay_live_while_the_registry_is_down(
     registry: MlflowRegistry, settings: Settings, bundle_dir: Path, tmp_path: Path
 ) -> None:
     registry.register(bundle_dir, model_name=settings.model_name, model_version="m1", alias=names.CHAMPION)
     live = LiveBundles(settings, on_change=lambda: None)
     live.poll()
-    away = registry.database.with_suffix(".away")
-    Path(registry.database).rename(away)
+    moved = registry.database.with_suffix(".away")
+    Path(registry.database).rename(moved)
     try:
         live.poll()
     finally:
-        Path(away).rename(registry.database)
+        Path(moved).rename(registry.database)
     assert versions(live) == ["m1"]
 
 
-def test_a_folder_takes_the_registrys_place(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_configured_folder_replaces_the_registry(bundle: Bundle, tmp_path: Path) -> None:
     settings = Settings(bundle_path=bundle.directory, registry_uri=f"sqlite:///{tmp_path}/none.db", data_dir=tmp_path)
     live = LiveBundles(settings, on_change=lambda: None)
     assert live.merged_sequence() is None
@@ -116,7 +116,7 @@ def test_it_runs_until_it_is_stopped(bundle: Bundle, tmp_path: Path) -> None:
     live = LiveBundles(settings, on_change=lambda: None)
     thread = threading.Thread(target=live.run)
     thread.start()
-    wait_until(lambda: versions(live) == ["m1"], "it has looked")
+    wait_until(lambda: versions(live) == ["m1"], "the bundle is found")
     live.stop()
     thread.join(timeout=10)
     assert not thread.is_alive()

@@ -1,4 +1,4 @@
-"""What events do, seen from the store."""
+"""Effects of events on the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tandem.contract.streams import (
     kafka_topic,
 )
 from tandem.contract.vocabulary import id_key
-from tests.feature_sync.event_rig import NOW, Rig, Stream, at_work, drain, event
+from tests.feature_sync.event_rig import NOW, Rig, Stream, drain, event, running
 from tests.support.kafka import kafka_broker
 from tests.support.waiting import wait_until
 
@@ -103,7 +103,7 @@ class TestRepetition:
 
 
 class TestHistory:
-    def test_late_events_take_their_place(self, stream: Stream, rig: Rig) -> None:
+    def test_late_events_are_inserted_by_time(self, stream: Stream, rig: Rig) -> None:
         stream.append(event(5), event(9))
         drain(stream, rig)
         stream.append(event(7), event(1))
@@ -124,7 +124,7 @@ class TestHistory:
 
 
 class TestPoison:
-    def test_unreadable_entries_are_set_aside(self, stream: Stream, rig: Rig) -> None:
+    def test_unreadable_entries_become_dead_letters(self, stream: Stream, rig: Rig) -> None:
         stream.append(b"", b"\x09nonsense", event(1), event(2).to_bytes()[:-1])
         stream.client.xadd("tandem/1/events", {"other": "field"})
         stream.append(event(3))
@@ -137,7 +137,7 @@ class TestPoison:
         assert "lacks the field" in dead[3][1]
         assert rig.value("tandem_sync_dead_letters_total") == 4
 
-    def test_a_user_whose_state_is_unreadable_does_not_stop_the_others(self, stream: Stream, rig: Rig) -> None:
+    def test_an_unreadable_state_does_not_stop_events_of_other_users(self, stream: Stream, rig: Rig) -> None:
         stream.client.set(user_state_key("ann"), b"\xff from a newer release")
         stream.append(*(event(number, user_id="ann" if number == 5 else "bob") for number in range(9)))
         drain(stream, rig)
@@ -147,7 +147,7 @@ class TestPoison:
         assert reason.startswith("StoreValueError: user state: format 255")
         assert stream.client.get(user_state_key("ann")) == b"\xff from a newer release"
 
-    def test_a_key_of_another_type_is_an_events_fault(self, stream: Stream, rig: Rig) -> None:
+    def test_a_key_of_another_type_fails_only_its_event(self, stream: Stream, rig: Rig) -> None:
         stream.client.lpush(item_counters_key("item-5"), "no hash")
         stream.append(*(event(number) for number in range(9)))
         drain(stream, rig)
@@ -166,7 +166,7 @@ class TestTrending:
             event(3, item_id="bought", type="purchase"),
             *(event(number, item_id="shown", type="impression") for number in range(4, 20)),
         )
-        with at_work(rig):
+        with running(rig):
             wait_until(lambda: len(self.listed(stream).item_keys) == 2, "two items trend")
         assert self.listed(stream).item_keys.tolist() == [id_key("bought"), id_key("clicked")]
         assert self.listed(stream).scores.tolist() == pytest.approx([5.0, 3.0], rel=1e-3)
@@ -189,7 +189,7 @@ class TestConflicts:
 
 
 class TestKafka:
-    """The stream elsewhere: its acknowledgement cannot be part of the transaction."""
+    """A stream outside the store: an acknowledgement cannot be part of the transaction."""
 
     def test_an_event_that_comes_again_takes_effect_once(self, stream: Stream) -> None:
         with kafka_broker() as url:
@@ -199,21 +199,21 @@ class TestKafka:
             producer.produce(kafka_topic(EVENTS), b"poison", key=b"ann")
             assert producer.flush(30) == 0
 
-            class ForgetsHalf(KafkaSource):
-                """Dies, as it were, before every acknowledgement of events that were applied, the first time."""
+            class FailsToAcknowledge(KafkaSource):
+                """Fails the first two acknowledgements, as if the program had died after applying the events."""
 
-                num_forgotten = 0
+                num_failures = 0
 
                 def acknowledge(self, entries: Sequence[Entry]) -> None:
-                    if self.num_forgotten < 2:
-                        self.num_forgotten += 1
+                    if self.num_failures < 2:
+                        self.num_failures += 1
                         raise StreamAway("the broker went away")
                     super().acknowledge(entries)
 
-            source = ForgetsHalf(url, EVENTS, takeover_seconds=0.2)
+            source = FailsToAcknowledge(url, EVENTS, takeover_seconds=0.2)
             rig = Rig(stream.url, source=source, batch_entries=40)
-            with at_work(rig):
+            with running(rig):
                 wait_until(lambda: len(stream.applied()) == 100, "all are applied")
-                wait_until(lambda: len(dead_letters(stream.client)) > 0, "the poison is set aside")
+                wait_until(lambda: len(dead_letters(stream.client)) > 0, "the unreadable entry is a dead letter")
         assert counts(stream.state("ann")) == {"click": 100}
         assert [applied.event_id for applied in stream.applied()] == [f"event-{number}" for number in range(100)]

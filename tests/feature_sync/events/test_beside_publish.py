@@ -1,4 +1,4 @@
-"""Events that arrive while a publish writes the same users: neither loses what the other wrote."""
+"""Events that arrive while a publish writes the same users: neither overwrites the effects of the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.vocabulary import id_keys
 from tests.feature_sync.conftest import ITEM_IDS
-from tests.feature_sync.event_rig import Rig, Stream, at_work
+from tests.feature_sync.event_rig import Rig, Stream, running
 from tests.feature_sync.ledger import NUM_USERS, Ledger
 from tests.feature_sync.prepared_data import Interaction
 from tests.support.waiting import wait_until
@@ -27,7 +27,7 @@ def test_history_and_events_are_both_there(
     stream: Stream, prepare: Callable[..., Path], bundle: Bundle, tmp_path: Path
 ) -> None:
     users = [f"user-{number}" for number in range(NUM_USERS)]
-    # Ratings only, which the ledger does not write, of items that it does not write either.
+    # Ratings of items that do not occur in the ledger, which contains no ratings.
     data = prepare([Interaction(user, f"old {item}", timestamp=1) for user in users for item in ITEM_IDS[:5]])
     settings = Settings(store_url=stream.url, data_dir=tmp_path, store_retry_seconds=60)
     ledger = Ledger(stream.client, events_per_second=2_000)
@@ -35,7 +35,7 @@ def test_history_and_events_are_both_there(
     publishes = threading.Thread(
         target=lambda: [publish(settings, data, bundle_dir=bundle.directory, force=True) for _ in range(3)]
     )
-    with at_work(rig):
+    with running(rig):
         ledger.start()
         wait_until(lambda: len(stream.applied()) > 500, "events flow")
         publishes.start()

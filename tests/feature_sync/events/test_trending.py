@@ -1,4 +1,4 @@
-"""Forward decay: scores at any moment are the decayed sums of the events, also across two sets."""
+"""Forward decay: at any time, scores are the decayed sums of the events, also across two sorted sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HALF_LIFE = 3600.0
 TAU = HALF_LIFE / math.log(2)
 EPOCH = math.ceil(100 * TAU)
 START = EPOCH * (int(time.time()) // EPOCH + 1)
-"""The next moment at which a sorted set begins, seconds since 1970: one in the past would have expired."""
+"""Start of the next sorted set, in seconds since 1970; a set in the past would have expired."""
 
 
 class Scores:
@@ -68,13 +68,13 @@ def test_newer_events_overtake_more_older_ones(scores: Scores) -> None:
     assert list(listed.values()) == pytest.approx([1.0, 0.75])
 
 
-def test_a_late_event_adds_what_is_left_of_it(scores: Scores) -> None:
+def test_a_late_event_adds_its_decayed_weight(scores: Scores) -> None:
     now = START + 10 * HALF_LIFE
     scores.add(now, at(now - HALF_LIFE, "late"), at(now - 1000 * HALF_LIFE, "ancient"))
     assert scores.listed(now) == {id_key("late"): pytest.approx(0.5)}
 
 
-def test_the_future_is_now(scores: Scores) -> None:
+def test_an_event_from_the_future_counts_as_now(scores: Scores) -> None:
     scores.add(START + 10, at(START + 1_000_000, "a"))
     assert scores.listed(START + 10) == {id_key("a"): pytest.approx(1.0)}
 
@@ -83,11 +83,11 @@ def test_two_sets_make_one_list(scores: Scores) -> None:
     before, after = START + EPOCH - 100, START + EPOCH + 100
     scores.add(before, at(before, "a"), at(before, "b"))
     scores.add(after, at(after, "b"), at(after, "c"))
-    left = math.exp(-200 / TAU)
+    decay = math.exp(-200 / TAU)
     assert scores.listed(after) == {
-        id_key("b"): pytest.approx(1 + left),
+        id_key("b"): pytest.approx(1 + decay),
         id_key("c"): pytest.approx(1.0),
-        id_key("a"): pytest.approx(left),
+        id_key("a"): pytest.approx(decay),
     }
 
 

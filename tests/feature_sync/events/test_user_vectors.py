@@ -1,4 +1,4 @@
-"""Stored vectors follow the states that events change."""
+"""Stored vectors are refreshed after events change users' states."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.tiny_bundle import mean_vector
 pytestmark = pytest.mark.process
 
 
-class Refreshed:
+class RefreshedVectors:
     def __init__(self, stream: Stream, bundle: Bundle) -> None:
         self.is_behind = False
         self.bundles: list[Bundle] = [bundle]
@@ -46,13 +46,13 @@ class Refreshed:
 
 
 @pytest.fixture
-def refreshed(stream: Stream, bundle: Bundle) -> Iterator[Refreshed]:
-    refreshed = Refreshed(stream, bundle)
+def refreshed(stream: Stream, bundle: Bundle) -> Iterator[RefreshedVectors]:
+    refreshed = RefreshedVectors(stream, bundle)
     yield refreshed
     refreshed.store.close()
 
 
-def test_a_changed_state_gets_its_vector(refreshed: Refreshed, bundle: Bundle, stream: Stream) -> None:
+def test_a_changed_state_gets_its_vector(refreshed: RefreshedVectors, bundle: Bundle, stream: Stream) -> None:
     refreshed.record("ann", 3, 5)
     refreshed.record("bob", 7)
     refreshed.refresher.step()
@@ -65,19 +65,19 @@ def test_a_changed_state_gets_its_vector(refreshed: Refreshed, bundle: Bundle, s
         assert 0 < stream.client.ttl(user_vector_key("m1", user_id)) <= 60
 
 
-@pytest.mark.parametrize("hinder", ["is_behind", "bundles"])
-def test_rests_while_events_queue_or_no_bundle_is_known(refreshed: Refreshed, hinder: str) -> None:
+@pytest.mark.parametrize("obstacle", ["is_behind", "bundles"])
+def test_pauses_while_events_wait_or_no_bundle_is_known(refreshed: RefreshedVectors, obstacle: str) -> None:
     refreshed.record("ann", 3)
-    before = getattr(refreshed, hinder)
-    setattr(refreshed, hinder, True if hinder == "is_behind" else [])
+    before = getattr(refreshed, obstacle)
+    setattr(refreshed, obstacle, True if obstacle == "is_behind" else [])
     refreshed.refresher.step()
     assert refreshed.vector("ann") is None
-    setattr(refreshed, hinder, before)
+    setattr(refreshed, obstacle, before)
     refreshed.refresher.step()
     assert refreshed.vector("ann") is not None
 
 
-def test_users_without_a_readable_state_are_passed_over(refreshed: Refreshed, stream: Stream) -> None:
+def test_users_without_a_readable_state_are_skipped(refreshed: RefreshedVectors, stream: Stream) -> None:
     refreshed.record("ann", 3)
     stream.client.set(user_state_key("bob"), b"\xff")
     refreshed.refresher.add(["bob", "nobody"])

@@ -1,6 +1,6 @@
-"""One applied feature store over a real Valkey for all tests of this folder, because Feast is slow to start.
+"""A single applied feature store over a real Valkey for all tests of this folder, because Feast is slow to start.
 
-Tests change serving, and put back what they plant in Feast's online store.
+Tests change the serving keys, and undo the changes that they make to Feast's online store.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEMOGRAPHICS = {"ann": {"gender": "F", "age": "49"}, "bob": {"gender": "M"}}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World:
-    """A feature store with everything that it is made from."""
+    """A feature store, with the data, bundle and store that it is made from."""
 
     settings: Settings
     prepared: Path
@@ -65,7 +65,7 @@ class World:
         return UserState.from_bytes(self.client.get(user_state_key(user_id)))
 
     def click(self, user_id: str, item_id: str) -> None:
-        """What feature_sync run makes of a click."""
+        """Applies a click to the user's state, as `feature_sync run` does."""
         stored = self.client.get(user_state_key(user_id))
         click = Event(event_id="", user_id=user_id, item_id=item_id, type="click", occurred_at=NOW, received_at=NOW)
         self.client.set(user_state_key(user_id), state_after(stored, [click], min_rating=None))
@@ -76,7 +76,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Published, applied and materialised. One test needs what the first materialisation did: `first_report`."""
+    """Published and applied. `first_report` is the report of the first materialisation."""
     folder = tmp_path_factory.mktemp("features")
     with ValkeyServer(port=free_port()) as server, redis.Redis(port=server.port) as client:
         world = World(
@@ -97,13 +97,13 @@ def first_report(world: World) -> MaterialiseReport:
 
 @pytest.fixture
 def settled(world: World, first_report: MaterialiseReport) -> World:
-    """The world, with Feast's online store equal to serving."""
+    """The world after a materialisation: Feast's online store equals the serving keys."""
     world.materialise()
     return world
 
 
 def bundle_with_text(directory: Path, model_version: str, seed: int = 0) -> Bundle:
-    """A tiny bundle whose item tower is said to read texts."""
+    """A tiny bundle whose schema says that the item tower reads texts."""
     features = (UserFeature("gender", values=("F", "M")),)
     spec = TinySpec(model_version=model_version, num_items=len(ITEM_IDS), user_features=features, seed=seed)
     build_tiny_bundle(directory, spec)
@@ -116,9 +116,9 @@ def bundle_with_text(directory: Path, model_version: str, seed: int = 0) -> Bund
 
 def _prepared(directory: Path) -> Path:
     interactions = [
-        Interaction(user_id, ITEM_IDS[item], START + (10 * place + number) * SECOND, "click")
+        Interaction(user_id, ITEM_IDS[item], START + (10 * position + number) * SECOND, "click")
         for number, (user_id, items) in enumerate(CHOSEN.items())
-        for place, item in enumerate(items)
+        for position, item in enumerate(items)
     ]
     write_prepared(directory, interactions, users=DEMOGRAPHICS)
     write_items(directory, ITEM_IDS, {"year": "1998"})

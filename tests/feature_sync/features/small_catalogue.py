@@ -1,4 +1,4 @@
-"""Prepared data with items, and an archive of events and catalogue changes, as feature_sync keeps it."""
+"""Prepared data with items, and an archive of events and catalogue changes in the files of feature_sync."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tandem.contract import names
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, AppliedItemChange, Event
 
 START = 883_612_800_000_000
-"""1998-01-01, in microseconds. No feature may depend on how long ago the data are."""
+"""1998-01-01, in microseconds since 1970. No feature may depend on the age of the data."""
 SECOND = 1_000_000
 
 
@@ -37,7 +37,7 @@ def write_events(data_dir: Path, events: Sequence[Event]) -> None:
 
 
 def write_item_changes(data_dir: Path, changes: Sequence[AppliedItemChange]) -> None:
-    """Adds a file of applied changes."""
+    """Adds a file of applied item changes."""
     _write(data_dir, ITEM_CHANGES, [applied.to_bytes() for applied in changes])
 
 

@@ -1,4 +1,4 @@
-"""Feature rows of the past: what was known when, from data and archive."""
+"""Feature rows of the past: the values known at each time, from prepared data and archive."""
 
 from __future__ import annotations
 
@@ -57,14 +57,16 @@ def late(event_id: str, user_id: str, item_id: str, kind: str, *, occurred: int,
 
 def test_counts_grow_with_every_moment(sources: Sources, prepared: Path, tmp_path: Path) -> None:
     define_events(sources, prepared, tmp_path)
-    of_ann = [row for row in rows(sources, history.counts_sql(names.USER_ID)) if row[names.USER_ID] == "ann"]
-    assert [(row["known_at"] - START, row["num_click"], row["num_purchase"]) for row in of_ann] == [
+    ann_rows = [row for row in rows(sources, history.counts_sql(names.USER_ID)) if row[names.USER_ID] == "ann"]
+    assert [(row["known_at"] - START, row["num_click"], row["num_purchase"]) for row in ann_rows] == [
         (0, 1, 0),
         (5 * SECOND, 1, 1),
     ]
-    of_book = [row for row in rows(sources, history.counts_sql(names.ITEM_ID)) if row[names.ITEM_ID] == "book"]
-    # Two users at one moment are one row.
-    assert [(row["known_at"] - START, row["num_click"], row["num_purchase"]) for row in of_book] == [(5 * SECOND, 1, 1)]
+    book_rows = [row for row in rows(sources, history.counts_sql(names.ITEM_ID)) if row[names.ITEM_ID] == "book"]
+    # Events of two users at the same time give a single row.
+    assert [(row["known_at"] - START, row["num_click"], row["num_purchase"]) for row in book_rows] == [
+        (5 * SECOND, 1, 1)
+    ]
 
 
 def test_an_archived_event_counts_once_and_from_its_receipt(sources: Sources, prepared: Path, tmp_path: Path) -> None:
@@ -72,10 +74,10 @@ def test_an_archived_event_counts_once_and_from_its_receipt(sources: Sources, pr
     write_events(
         tmp_path,
         [
-            # In the prepared data too: merged there, and known only an hour after it happened.
+            # Also in the prepared data: the event counts once, and was known only an hour after it happened.
             late("1", "ann", "book", "purchase", occurred=START + 5 * SECOND, received=START + hour),
             late("2", "ann", "film", "impression", occurred=START + hour, received=START + 2 * hour),
-            # From a clock that is ahead of ours.
+            # From a clock that is ahead of the server's.
             late("3", "bob", "film", "click", occurred=START + 9 * hour, received=START + hour),
         ],
     )

@@ -1,4 +1,4 @@
-"""The applied feature store: views, online values, expiry, repetition."""
+"""The applied feature store: views, online values, expiry, repeated materialisation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.feature_sync.features.conftest import ITEM_IDS, World
 from tests.feature_sync.prepared_data import Interaction, write_prepared
 
 FEAST_KEY = b"\x01\x00\x00\x00\x02\x00\x00\x00\x07\x00\x00\x00user_id\x02\x00\x00\x00\x03\x00\x00\x00anntandem"
-"""One join key: a text of 7 bytes; its value: a text of 3 bytes; the project."""
+"""A join key (text of 7 bytes), its value (text of 3 bytes), and the project."""
 
 
 @pytest.mark.process
@@ -36,7 +36,7 @@ def test_registered_fields_are_the_sources_columns(world: World) -> None:
 
 
 @pytest.mark.process
-def test_the_first_time_everything_is_brought_however_old(world: World, first_report: MaterialiseReport) -> None:
+def test_the_first_materialisation_takes_rows_of_any_age(world: World, first_report: MaterialiseReport) -> None:
     assert first_report.materialised_since[names.USER_COUNTS_VIEW].startswith("1998-01-01T00:00:00")
     assert first_report.materialised_since.keys() == SOURCES.keys()
     with FeastStore(world.settings) as store:
@@ -63,7 +63,7 @@ def test_the_first_time_everything_is_brought_however_old(world: World, first_re
 
 
 @pytest.mark.process
-def test_again_nothing_is_added_and_the_next_begins_where_the_last_ended(settled: World) -> None:
+def test_a_repeated_materialisation_adds_nothing_and_starts_where_the_last_ended(settled: World) -> None:
     before = {key: settled.client.hgetall(key) for key in settled.client.scan_iter(b"\x01*")}
     first, second = settled.materialise(), settled.materialise()
     assert set(second.rows_observed.values()) == {0}
@@ -73,7 +73,7 @@ def test_again_nothing_is_added_and_the_next_begins_where_the_last_ended(settled
 
 
 @pytest.mark.process
-def test_what_serving_holds_now_is_what_feast_holds_then(settled: World) -> None:
+def test_feast_has_the_serving_values_after_a_materialisation(settled: World) -> None:
     settled.click("bob", "item-9")
     settled.click("new visitor", "item-9")
     report = settled.materialise()
@@ -86,7 +86,7 @@ def test_what_serving_holds_now_is_what_feast_holds_then(settled: World) -> None
 
 
 @pytest.mark.process
-def test_feasts_keys_stand_apart_and_expire(settled: World) -> None:
+def test_feasts_keys_are_separate_and_expire(settled: World) -> None:
     keys = set(settled.client.scan_iter())
     ours = {key for key in keys if key.startswith(KEY_PREFIX)}
     feasts = keys - ours
@@ -97,7 +97,7 @@ def test_feasts_keys_stand_apart_and_expire(settled: World) -> None:
 
 
 @pytest.mark.process
-def test_a_materialisation_renews_what_did_not_change(settled: World) -> None:
+def test_a_materialisation_renews_unchanged_keys(settled: World) -> None:
     settled.client.expire(FEAST_KEY, 60)
     report = settled.materialise()
     assert settled.client.ttl(FEAST_KEY) > 60
@@ -105,7 +105,7 @@ def test_a_materialisation_renews_what_did_not_change(settled: World) -> None:
 
 
 @pytest.mark.process
-def test_without_applying_there_is_nothing_to_materialise(world: World, tmp_path: Path) -> None:
+def test_materialising_needs_an_applied_store(world: World, tmp_path: Path) -> None:
     elsewhere = world.settings.model_copy(update={"data_dir": tmp_path})
     with pytest.raises(FeatureStoreError, match="features apply"):
         materialise(elsewhere, world.prepared, bundle_dir=world.bundle.directory)
@@ -133,7 +133,7 @@ def test_the_variables_of_feasts_own_command_line_are_printed(world: World) -> N
         ("unix:///run/store.sock?db=1", 'localhost:6379,db=1,unix_socket_path="/run/store.sock"'),
     ],
 )
-def test_the_stores_url_as_feast_takes_it(url: str, connection: str) -> None:
+def test_the_store_url_is_converted_for_feast(url: str, connection: str) -> None:
     assert feast_environment(Settings(store_url=url))["TANDEM_FEAST_REDIS"] == connection
 
 

@@ -1,4 +1,4 @@
-"""Feast's online values beside the serving keys: equal in normal operation, and every planted difference found."""
+"""Feast's online values are compared with the serving keys: equal in normal operation, and every difference found."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ PLANTED: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 
 def plant(world: World, view_name: str, entity_id: str, values: Mapping[str, Any]) -> None:
-    """Overwrites fields of Feast's online values."""
+    """Overwrites fields of an entity in Feast's online store."""
     with FeastStore(world.settings) as store:
         view = world.view(store, view_name)
         online = store.online(view, [entity_id])[entity_id]
         store.write_online(view, [{view.entity: entity_id, **online, **values}], now=microseconds_now())
 
 
-def test_published_and_materialised_all_is_equal(settled: World) -> None:
+def test_after_publishing_and_materialising_all_values_are_equal(settled: World) -> None:
     publish(settled.settings, settled.prepared, bundle_dir=settled.bundle.directory)
     settled.materialise()
     report, found = settled.reconcile()
@@ -65,7 +65,7 @@ def test_a_planted_difference_is_found_and_repaired(settled: World, view: str) -
     assert [(d.view, d.entity_id, d.field, d.kind) for d in found] == [(view, entity_id, next(iter(values)), DIFFERENT)]
     assert found[0].online == next(iter(values.values()))
     assert report.different_by_view == {view: 1}
-    # Materialising again would not mend it: nothing has changed at the source.
+    # Another materialisation would not repair it, because the source has not changed.
     repaired, _ = settled.reconcile(repair=True)
     assert repaired.num_repaired == 1
     settled.assert_equal()
@@ -111,11 +111,11 @@ def test_a_state_that_changed_without_a_new_revision_is_a_difference(settled: Wo
     settled.assert_equal()
 
 
-def test_a_user_who_came_since_is_newer(settled: World) -> None:
+def test_a_new_user_is_newer_in_serving(settled: World) -> None:
     settled.click("newcomer", "item-8")
     _, found = settled.reconcile()
     assert {(d.entity_id, d.kind) for d in found} == {("newcomer", SERVING_NEWER)}
-    # Repairing need not wait for the next materialisation.
+    # A repair does not need a materialisation.
     assert settled.reconcile(repair=True)[0].num_repaired >= 1
     settled.assert_equal()
     settled.materialise()
@@ -150,7 +150,7 @@ def test_a_changed_item_is_newer_until_the_next_materialisation(settled: World) 
     settled.assert_equal()
 
 
-def test_another_champion_is_newer_and_then_its_vectors_are_feasts(settled: World, tmp_path: Path) -> None:
+def test_a_new_champion_is_newer_until_its_vectors_are_materialised(settled: World, tmp_path: Path) -> None:
     champion = bundle_with_text(tmp_path / "m2", "m2", seed=1)
     publish(settled.settings, settled.prepared, bundle_dir=champion.directory)
     report, found = settled.reconcile(champion)
@@ -160,12 +160,12 @@ def test_another_champion_is_newer_and_then_its_vectors_are_feasts(settled: Worl
     )
     settled.materialise(champion)
     assert settled.reconcile(champion)[1] == []
-    # And back, as a rollback goes.
+    # And back to the first bundle, as in a rollback.
     settled.materialise()
     settled.assert_equal()
 
 
-def test_a_sample_looks_at_some(settled: World) -> None:
+def test_a_sample_compares_the_given_number_of_entities(settled: World) -> None:
     report, _ = settled.reconcile(sample=2)
     assert (report.num_users, report.num_items) == (2, 2)
 

@@ -1,4 +1,4 @@
-"""The sources' files: rows of the past beside what was observed."""
+"""The sources' files: rows of the past together with observed rows."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def stored(tmp_path: Path, view: str = VIEW) -> list[tuple[str, int, int]]:
 PAST = "SELECT 'ann' AS user_id, 1 AS num_click, 10 AS known_at"
 
 
-def test_what_differs_from_the_newest_row_is_observed_now(sources: Sources, tmp_path: Path) -> None:
+def test_a_value_that_differs_from_the_newest_row_is_a_new_row(sources: Sources, tmp_path: Path) -> None:
     assert sources.write(VIEW, history=PAST, now=100) == 0
     sources.observe(VIEW, [counts("ann", 3), counts("bob", 1)])
     assert sources.write(VIEW, history=PAST, now=200) == 2
     assert stored(tmp_path) == [("ann", 1, 10), ("ann", 3, 200), ("bob", 1, 200)]
 
 
-def test_looking_again_adds_nothing(sources: Sources, tmp_path: Path) -> None:
+def test_observing_the_same_value_again_adds_nothing(sources: Sources, tmp_path: Path) -> None:
     for now in (200, 300, 400):
         sources.observe(VIEW, [counts("bob", 1)])
         sources.write(VIEW, history=PAST, now=now)
     assert stored(tmp_path) == [("ann", 1, 10), ("bob", 1, 200)]
 
 
-def test_a_marker_alone_is_no_new_row(sources: Sources, tmp_path: Path) -> None:
+def test_a_changed_marker_alone_adds_no_row(sources: Sources, tmp_path: Path) -> None:
     sources.observe(VIEW, [counts("bob", 1, revision=1)])
     sources.write(VIEW, history=None, now=200)
     sources.observe(VIEW, [counts("bob", 1, revision=2)])
@@ -58,7 +58,7 @@ def test_a_marker_alone_is_no_new_row(sources: Sources, tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_marker_gets_one(sources: Sources, tmp_path: Path) -> None:
-    """Else nobody could tell whether serving has moved on since."""
+    """Otherwise it would be unknown whether serving has changed since."""
     past = f"SELECT *, 10 AS known_at FROM (SELECT 'ann' AS user_id, {', '.join(f'0 AS {n}' for n in NO_EVENTS)})"
     sources.write(VIEW, history=past, now=100)
     sources.observe(VIEW, [counts("ann", 0)])
@@ -76,24 +76,24 @@ def test_observed_rows_outlive_a_change_of_the_past(sources: Sources, tmp_path: 
 def test_the_newest_row_of_the_past_is_observed_once_the_source_is_there(sources: Sources, tmp_path: Path) -> None:
     sources.observe_history(VIEW, PAST)
     assert sources.write(VIEW, history=PAST, now=100) == 0
-    # An event that is archived after a later moment was materialised.
+    # An event that is archived late, after a later time was materialised.
     late = f"{PAST} UNION ALL SELECT 'ann', 2, 20"
     sources.observe_history(VIEW, late)
     assert sources.write(VIEW, history=late, now=200) == 1
     assert stored(tmp_path) == [("ann", 1, 10), ("ann", 2, 20), ("ann", 2, 200)]
 
 
-def test_one_row_for_an_entity_and_a_moment(sources: Sources, tmp_path: Path) -> None:
+def test_an_entity_has_a_single_row_for_each_time(sources: Sources, tmp_path: Path) -> None:
     sources.observe(VIEW, [{**counts("ann", 7), names.KNOWN_AT: 10}])
     sources.write(VIEW, history=PAST, now=200)
     assert stored(tmp_path) == [("ann", 7, 10)]
 
 
-def test_demographics_are_columns_that_the_data_name(sources: Sources, tmp_path: Path) -> None:
+def test_demographic_columns_are_named_by_the_data(sources: Sources, tmp_path: Path) -> None:
     view = names.USER_PROFILE_VIEW
     past = "SELECT 'ann' AS user_id, 'F' AS gender, 10 AS known_at"
     sources.observe(view, [{names.USER_ID: "ann", names.STATE_REVISION: 1, "gender": "F"}])
-    assert sources.write(view, history=past, now=100) == 1  # nothing is stored yet to compare with
+    assert sources.write(view, history=past, now=100) == 1  # no stored row to compare with
     assert sources.field_names(view) == {"gender", names.STATE_REVISION, names.KNOWN_AT}
     sources.observe(view, [{names.USER_ID: "ann", names.STATE_REVISION: 2, "gender": "F", "age": "49"}])
     assert sources.write(view, history=past, now=200) == 1

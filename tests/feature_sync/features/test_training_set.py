@@ -1,4 +1,4 @@
-"""Training sets joined by Feast: what was known just before each label, and leaks that are planted."""
+"""Training sets joined by Feast: values known just before each label, and planted leaks."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def joined(world: World, output: Path, **arguments: Any) -> list[dict[str, Any]]
     return rows
 
 
-def of_user(rows: Sequence[dict[str, Any]], user_id: str) -> list[dict[str, Any]]:
+def rows_of_user(rows: Sequence[dict[str, Any]], user_id: str) -> list[dict[str, Any]]:
     return [row for row in rows if row[names.USER_ID] == user_id]
 
 
-def test_every_row_has_what_was_known_just_before_it(world: World, tmp_path: Path) -> None:
+def test_every_row_has_the_values_known_just_before_it(world: World, tmp_path: Path) -> None:
     rows = joined(world, tmp_path / "rows.parquet")
     assert len(rows) == sum(map(len, CHOSEN.values()))
     assert [row[names.TIMESTAMP] for row in rows] == sorted(row[names.TIMESTAMP] for row in rows)
-    # A count never counts the row's own event, although that has a feature row of the very same moment.
-    assert [row[CLICKS] for row in of_user(rows, "ann")] == [None, 1, 2, 3]
-    # Ann chose item 1 ten seconds in, bob after one second already.
-    assert [row[ITEM_CLICKS] for row in of_user(rows, "ann")] == [None, 1, None, None]
-    assert {row["user_profile__gender"] for row in of_user(rows, "ann")} == {"F"}
-    assert {row["item_profile__title"] for row in of_user(rows, "cem")} == {"Title item-7"}
+    # A count excludes the row's own event, although that event has a feature row of the same time.
+    assert [row[CLICKS] for row in rows_of_user(rows, "ann")] == [None, 1, 2, 3]
+    # Ann chose item 1 after ten seconds, bob after one second.
+    assert [row[ITEM_CLICKS] for row in rows_of_user(rows, "ann")] == [None, 1, None, None]
+    assert {row["user_profile__gender"] for row in rows_of_user(rows, "ann")} == {"F"}
+    assert {row["item_profile__title"] for row in rows_of_user(rows, "cem")} == {"Title item-7"}
 
 
-def test_nothing_that_the_model_knows_reaches_back(world: World, tmp_path: Path) -> None:
-    """Popularity and vectors were made from all the data: they hold from when they were served, not before."""
+def test_values_from_the_model_do_not_reach_back(world: World, tmp_path: Path) -> None:
+    """Popularity and vectors come from all the data: they hold from the time they were served, not before."""
     rows = joined(world, tmp_path / "rows.parquet", service="training_with_vectors")
     for column in (
         "item_profile__popularity",
@@ -59,11 +59,11 @@ def test_nothing_that_the_model_knows_reaches_back(world: World, tmp_path: Path)
         "user_tower_embedding__user_vector",
     ):
         assert {row[column] for row in rows} == {None}
-    # The text was there before the first click.
+    # The text was known before the first click.
     assert all(len(row["item_text_embedding__text_embedding"]) == 384 for row in rows)
 
 
-def test_rows_of_a_stretch_of_time(world: World, tmp_path: Path) -> None:
+def test_rows_of_a_period(world: World, tmp_path: Path) -> None:
     start = datetime.fromtimestamp(START / SECOND, UTC)
     rows = joined(
         world, tmp_path / "rows.parquet", since=start + timedelta(seconds=10), until=start + timedelta(seconds=30)
@@ -90,14 +90,14 @@ def test_an_unknown_service_is_named(world: World, tmp_path: Path) -> None:
 
 
 class TestPlantedLeaks:
-    """A view of a team's own, which tells how a user's next day went, with sources that leak in different ways."""
+    """A custom view of a user's purchases on the next day, with sources that leak in different ways."""
 
     SERVICE = "leaky"
 
     @pytest.fixture
     def source(self, world: World, tmp_path: Path) -> Iterator[Path]:
         path = tmp_path / "next_day.parquet"
-        # Feast looks at the file when the view is applied.
+        # Feast reads the file when the view is applied.
         write_source(path, [row(known=START)])
         store = FeatureStore(config=feast_config(world.settings))
         user = Entity(name="user", join_keys=[names.USER_ID], value_type=ValueType.STRING)
@@ -120,15 +120,15 @@ class TestPlantedLeaks:
 
     def ann(self, world: World, tmp_path: Path) -> list[int | None]:
         rows = joined(world, tmp_path / "rows.parquet", service=self.SERVICE)
-        return [row["next_day__purchases"] for row in of_user(rows, "ann")]
+        return [row["next_day__purchases"] for row in rows_of_user(rows, "ann")]
 
-    def test_a_row_counts_only_after_its_moment(self, world: World, source: Path, tmp_path: Path) -> None:
-        """Ann's events are 10 seconds apart: one row at the very moment of the second, one after the third."""
+    def test_a_row_counts_only_after_its_time(self, world: World, source: Path, tmp_path: Path) -> None:
+        """Ann's events are 10 seconds apart: a row at the time of her second event, and a row after the third."""
         write_source(source, [row(known=START + 10 * SECOND, purchases=1), row(known=START + 21 * SECOND, purchases=2)])
         assert self.ann(world, tmp_path) == [None, None, 1, 2]
 
-    def test_a_row_that_was_backdated_is_not_joined(self, world: World, source: Path, tmp_path: Path) -> None:
-        """Dated before the first event, but created after the third: that is when it was known."""
+    def test_a_backdated_row_is_joined_from_its_creation(self, world: World, source: Path, tmp_path: Path) -> None:
+        """Dated before the first event, but created after the third, and so known only then."""
         write_source(source, [row(dated=START - SECOND, created=START + 21 * SECOND, known=START + 21 * SECOND)])
         assert self.ann(world, tmp_path) == [None, None, None, 7]
 
@@ -138,7 +138,7 @@ class TestPlantedLeaks:
             self.ann(world, tmp_path)
         assert not (tmp_path / "rows.parquet").exists()
 
-    def test_a_value_of_the_very_moment_is_refused(self, world: World, source: Path, tmp_path: Path) -> None:
+    def test_a_value_of_the_same_time_is_refused(self, world: World, source: Path, tmp_path: Path) -> None:
         write_source(source, [row(dated=START - SECOND, created=START - SECOND, known=START)])
         with pytest.raises(LeakError, match="leaks into 1 rows"):
             self.ann(world, tmp_path)

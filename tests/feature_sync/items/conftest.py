@@ -1,4 +1,4 @@
-"""A model trained with texts, changes of items, and what the store holds of them."""
+"""A model trained with texts, item changes, and the store's keys of the live catalogue."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
 
 
 def change(item_id: str, second: int = 0, **fields: object) -> ItemChange:
-    """A change of an item, so many seconds after NOW."""
-    usual = ItemChange(
+    """An item change, `second` seconds after NOW; `fields` override."""
+    default = ItemChange(
         item_id=item_id, changed_at=NOW + 1_000_000 * second, title="A black square", categories=("black",)
     )
-    return dataclasses.replace(usual, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(default, **fields)  # type: ignore[arg-type]
 
 
 def no_numbers() -> Numbering:
-    """Nothing is archived and no bundle is live."""
+    """A numbering without an archive and without a live bundle."""
     return Numbering(Path("nowhere"), lambda: 0)
 
 
 class LiveCatalogue:
-    """The stream of changes, and what the store holds of items."""
+    """The stream of item changes, and the store's keys of the live catalogue."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -62,7 +62,7 @@ class LiveCatalogue:
             self.client.xadd(stream_key(ITEM_CHANGES), {ENTRY_FIELD: payload})
 
     def applier(self) -> ItemChangeApplier:
-        """An applier with a connection of its own."""
+        """A new applier with its own connection."""
 
         def wake() -> None:
             self.num_wakes += 1
@@ -76,7 +76,7 @@ class LiveCatalogue:
 
     def apply(self, *changes: ItemChange) -> None:
         """Applies changes in one batch, without a stream."""
-        self.applier().apply([Parsed(payload=each.to_bytes(), value=each) for each in changes], [])
+        self.applier().apply([Parsed(payload=item_change.to_bytes(), value=item_change) for item_change in changes], [])
 
     def entry(self, item_id: str) -> AppliedItemChange | None:
         value = self.client.hget(items_feed().values, item_id)
@@ -86,7 +86,7 @@ class LiveCatalogue:
         return ItemPlace.from_bytes(self.client.hget(item_places_key(), item_id))
 
     def changed(self, after: int = 0) -> list[str]:
-        """Items with a sequence above `after`, as a worker finds them."""
+        """Ids of items whose newest change has a sequence above `after`, as a worker reads them."""
         return [raw.decode() for raw in self.client.zrangebyscore(items_feed().changes, f"({after}", "+inf")]
 
     @property

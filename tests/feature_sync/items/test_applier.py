@@ -1,4 +1,4 @@
-"""Changes of items from the stream into the store: a real Valkey, the real consumer."""
+"""Item changes from the stream into the store, with a real Valkey and the real consumer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 
 
 class StopsWhenEmpty(ItemChangeApplier):
-    """Lets the consumer end once the stream is empty."""
+    """Stops the consumer once the stream is empty."""
 
     consumer: Consumer[ItemChange]
     catalogue: LiveCatalogue
@@ -70,7 +70,7 @@ def test_a_change_that_is_delivered_again_is_applied_once(catalogue: LiveCatalog
     assert catalogue.count("tandem_sync_duplicates_total", stream=ITEM_CHANGES) == 2
 
 
-def test_a_change_that_says_nothing_new_is_no_change_for_workers(catalogue: LiveCatalogue) -> None:
+def test_a_change_without_new_contents_gets_no_sequence(catalogue: LiveCatalogue) -> None:
     catalogue.apply(change("a", 1))
     catalogue.apply(change("a", 5))
     assert catalogue.sequence == 1
@@ -89,7 +89,7 @@ def test_a_change_that_says_nothing_new_is_no_change_for_workers(catalogue: Live
         (change("a", title=3).to_bytes(), "wrong type"),
     ],
 )
-def test_an_entry_that_cannot_be_read_is_set_aside_with_the_reason(
+def test_an_unreadable_entry_becomes_a_dead_letter_with_the_reason(
     catalogue: LiveCatalogue, entry: bytes, reason: str
 ) -> None:
     catalogue.append(change("a", 1), entry, change("b", 2))
@@ -101,16 +101,16 @@ def test_an_entry_that_cannot_be_read_is_set_aside_with_the_reason(
         catalogue.applier().parse(entry)
 
 
-def test_two_appliers_never_give_one_slot_twice(catalogue: LiveCatalogue) -> None:
-    class Slow(ItemChangeApplier):
-        """Lets another applier write between its read and its transaction."""
+def test_two_appliers_never_assign_the_same_slot(catalogue: LiveCatalogue) -> None:
+    class SlowApplier(ItemChangeApplier):
+        """Another applier writes between its read and its transaction."""
 
         def _read(self, item_ids):  # type: ignore[no-untyped-def]
             standing = super()._read(item_ids)
             catalogue.apply(change("faster", 1))
             return standing
 
-    slow = Slow(
+    slow = SlowApplier(
         StoreConnection(catalogue.url),
         numbering=no_numbers(),
         metrics=catalogue.metrics.of_stream(ITEM_CHANGES),

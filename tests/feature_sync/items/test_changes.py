@@ -1,4 +1,4 @@
-"""Which changes take effect: the newest of an item, each once, in whatever order they come."""
+"""Which changes take effect: the newest of an item, once, in whatever order changes arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTHING = Standing(sequence=0, places={}, current={})
 
 
 def after(standing: Standing, outcome: Outcome) -> Standing:
-    """What is stored once an outcome is written."""
+    """The standing after an outcome has been written."""
     places = {**standing.places, **outcome.places}
     return Standing(
         sequence=standing.sequence + len(outcome.applied),
@@ -47,7 +47,7 @@ def test_late_and_repeated_changes_have_no_effect() -> None:
     assert (outcome.applied, dict(outcome.places), outcome.num_stale) == ((), {}, 2)
 
 
-def test_a_change_that_says_nothing_new_moves_the_time_alone() -> None:
+def test_a_change_without_new_contents_only_updates_the_time() -> None:
     standing = after(NOTHING, place_changes([change("a", 1)], NOTHING))
     outcome = place_changes([change("a", 9)], standing)
     assert (outcome.applied, outcome.num_unchanged) == ((), 1)
@@ -69,10 +69,10 @@ def test_an_item_that_was_pruned_keeps_its_slot_and_its_time() -> None:
     ),
     st.integers(1, 5),
 )
-def test_any_delivery_that_brings_all_changes_ends_with_the_newest(
+def test_after_any_delivery_of_all_changes_items_have_the_newest(
     case: tuple[list[tuple[str, int]], list[tuple[str, int]]], batch: int
 ) -> None:
-    """Changes repeated and out of order, in batches: in the end each item is as its newest change says."""
+    """Repeated changes out of order, in batches: in the end, every item has the contents of its newest change."""
     versions, disorder = case
     delivery = [*disorder, *versions] if versions else []
     standing, log = NOTHING, list[AppliedItemChange]()

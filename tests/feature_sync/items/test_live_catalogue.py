@@ -1,4 +1,4 @@
-"""The live catalogue in `feature_sync run`: killed under load, and followed from the append to the vector."""
+"""The live catalogue in `feature_sync run`: kills under load, and an item's way from the stream to its vector."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM_KNOWN_ITEMS = 50
 
 
 class Writer:
-    """Appends changes without a pause: of items of the bundle again and again, and one of each of many others."""
+    """Appends changes continuously: repeated changes of the bundle's items, and a single change for each new item."""
 
     def __init__(self, catalogue: LiveCatalogue) -> None:
         self.changes: list[ItemChange] = []
@@ -50,7 +50,7 @@ class Writer:
             number += len(numbers)
             batch = [change(f"item-{n % NUM_KNOWN_ITEMS}", n, title=f"title {n}") for n in numbers]
             batch += [change(f"once-{n}", n) for n in numbers]
-            # Every tenth batch comes twice, as it does from a server that has not heard that it was appended.
+            # Every tenth batch is appended twice, as by a server that got no reply to its first append.
             self._catalogue.append(*batch, *(batch if number % 100 == 0 else ()))
             self.changes += batch
 
@@ -81,8 +81,8 @@ def test_twenty_kills_leave_each_change_applied_once(catalogue: LiveCatalogue, t
     log = catalogue.log()
     assert [taken.sequence for taken in log] == list(range(1, len(log) + 1))
     applied = [(taken.change.item_id, taken.change.changed_at) for taken in log]
-    assert len(set(applied)) == len(applied), "none was applied twice"
-    assert {item_id for item_id, _ in applied} == set(newest), "none was lost"
+    assert len(set(applied)) == len(applied), "no change was applied twice"
+    assert {item_id for item_id, _ in applied} == set(newest), "no change was lost"
     for item_id, expected in newest.items():
         entry = catalogue.entry(item_id)
         assert entry is not None
@@ -99,10 +99,10 @@ def test_from_the_append_to_the_vector(catalogue: LiveCatalogue, trained: Traine
         catalogue.append(change("new", 1))
         wait_until(lambda: "new" in catalogue.vectors(version), "the item has a vector under the champion")
         catalogue.append(change("new", 2, deleted=True))
-        wait_until(lambda: "new" not in catalogue.vectors(version), "its vector is gone")
+        wait_until(lambda: "new" not in catalogue.vectors(version), "its vector is removed")
         changes = [change(f"new-{number}", number, description=f"number {number}") for number in range(200)]
         catalogue.append(*changes)
-        wait_until(lambda: len(catalogue.vectors(version)) == len(changes), "all have vectors")
+        wait_until(lambda: len(catalogue.vectors(version)) == len(changes), "all items have vectors")
         assert (program.metric("tandem_sync_item_vectors_total") or 0) >= 1 + len(changes)
         assert program.metric('tandem_sync_applied_total{stream="item-changes",type="upsert"}') == 1 + len(changes)
     assert np.isfinite([vector.values for vector in catalogue.vectors(version).values()]).all()

@@ -1,4 +1,4 @@
-"""The store is emptied: numbers of changes go on, in the store, in the archive, for the trainer, for the next start."""
+"""Sequence numbers of changes continue after the store is emptied: in the store, the archive and the next start."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def is_archived(catalogue: LiveCatalogue, folder: Path, num_changes: int) -> Cal
 
 
 @pytest.mark.process
-def test_numbers_go_on_where_the_store_was_emptied(catalogue: LiveCatalogue, tmp_path: Path) -> None:
+def test_numbers_continue_after_the_store_is_emptied(catalogue: LiveCatalogue, tmp_path: Path) -> None:
     bundle = build_tiny_bundle(tmp_path / "tiny")
     program = Program(tmp_path, catalogue.url, archive_seconds=0.1, bundle_path=bundle.directory)
     before = [change(f"item-{n % 3}", n, title=f"title {n}") for n in range(1, 7)]
@@ -59,18 +59,18 @@ def test_numbers_go_on_where_the_store_was_emptied(catalogue: LiveCatalogue, tmp
         catalogue.append(change("item-0", 11, title="after the loss"), change("new", 12, title="new"))
         wait_until(lambda: catalogue.sequence == 8, "further changes are applied")
     finally:
-        process.kill()  # mostly before the archive has them
+        process.kill()  # usually before these changes are archived
         process.wait(timeout=30)
     with program.running():
         catalogue.append(change("new", 12, title="new"), change("item-1", 13, title="after the crash"))
-        wait_until(is_archived(catalogue, tmp_path, 9), "the next start goes on")
+        wait_until(is_archived(catalogue, tmp_path, 9), "the next start continues")
         catalogue.client.flushall()
         catalogue.append(change("item-2", 14, title="after another loss"))
-        wait_until(is_archived(catalogue, tmp_path, 10), "a loss meanwhile is noticed")
+        wait_until(is_archived(catalogue, tmp_path, 10), "a loss during the run is noticed")
     rows = archived(tmp_path)
-    assert [row[names.SEQUENCE] for row in rows] == list(range(1, 11)), "numbers go on, and none comes twice"
+    assert [row[names.SEQUENCE] for row in rows] == list(range(1, 11)), "numbers continue, and none is repeated"
     changes = [(row[names.ITEM_ID], row[names.CHANGED_AT]) for row in rows]
-    assert len(set(changes)) == len(changes), "none was applied twice"
+    assert len(set(changes)) == len(changes), "no change was applied twice"
     assert catalogue.sequence == 10
     assert titles_for_the_trainer(tmp_path, tmp_path / "work") == {
         "item-0": "after the loss",
@@ -79,12 +79,14 @@ def test_numbers_go_on_where_the_store_was_emptied(catalogue: LiveCatalogue, tmp
         "new": "new",
     }
     slots = {item_id: {row[names.SLOT] for row in rows if row[names.ITEM_ID] == item_id} for item_id, _ in changes}
-    assert sum(len(of_item) for of_item in slots.values()) == len(set.union(*slots.values())), "no two items share one"
+    assert sum(len(item_slots) for item_slots in slots.values()) == len(set.union(*slots.values())), (
+        "no two items share a slot"
+    )
     assert "item_changes_go_on" in {line["event"] for line in program.logs()}
 
 
 @pytest.mark.process
-def test_vectors_go_on_too(catalogue: LiveCatalogue, tmp_path: Path) -> None:
+def test_sequences_of_vectors_continue_too(catalogue: LiveCatalogue, tmp_path: Path) -> None:
     bundle = build_tiny_bundle(tmp_path / "tiny")
     applier = catalogue.applier()
     settings = Settings(store_url=catalogue.url, data_dir=tmp_path)
@@ -105,7 +107,7 @@ def test_vectors_go_on_too(catalogue: LiveCatalogue, tmp_path: Path) -> None:
     catalogue.client.flushall()
     apply("item-2", 2)
     step()
-    # A worker that has read up to 1 finds it.
+    # A worker that has read up to sequence 1 finds the change.
     assert catalogue.client.zrangebyscore(feed.changes, "(1", catalogue.client.get(feed.sequence)) == [b"item-2"]
 
 
@@ -113,7 +115,7 @@ def taken(sequence: int) -> AppliedItemChange:
     return AppliedItemChange(sequence=sequence, slot=0, change=change("a", sequence))
 
 
-def test_the_last_number_is_that_of_the_store_the_archive_or_a_bundle(tmp_path: Path) -> None:
+def test_the_last_number_comes_from_the_store_the_archive_or_a_bundle(tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     assert Numbering(nowhere, lambda: 0).last(0) == 0
     assert Numbering(nowhere, lambda: 7).last(0) == 7
@@ -123,19 +125,19 @@ def test_the_last_number_is_that_of_the_store_the_archive_or_a_bundle(tmp_path: 
     assert last_archived_sequence(tmp_path) == 12
     assert Numbering(tmp_path, lambda: 7).last(0) == 12
     assert Numbering(tmp_path, lambda: 13).last(5) == 13
-    assert Numbering(tmp_path, lambda: None).last(40) == 40, "what the store says needs no bundle"
+    assert Numbering(tmp_path, lambda: None).last(40) == 40, "the store's number needs no bundle"
 
 
-def test_what_was_given_here_is_remembered(tmp_path: Path) -> None:
+def test_numbers_given_by_this_process_are_remembered(tmp_path: Path) -> None:
     numbering = Numbering(tmp_path, lambda: 0)
     assert numbering.last(5) == 5
     numbering.give(9)
     assert numbering.last(0) == 9, "not archived yet"
     write_item_changes(tmp_path, {"2026-01-02": [taken(12)]})
-    assert numbering.last(0) == 12, "another process has gone on meanwhile"
+    assert numbering.last(0) == 12, "another process has numbered changes meanwhile"
 
 
-def test_nothing_is_numbered_before_it_can_be_known_from_where(tmp_path: Path) -> None:
+def test_nothing_is_numbered_while_the_last_number_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="before the registry"):
         Numbering(tmp_path, lambda: None).last(0)
     write_item_changes(tmp_path, {"2026-01-02": [taken(12)]})

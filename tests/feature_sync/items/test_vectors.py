@@ -1,4 +1,4 @@
-"""Vectors of changed items: as training makes them, for every live bundle, for items that may be recommended."""
+"""Vectors of changed items: as in training, for every live bundle, for items that may be recommended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def settings(catalogue: LiveCatalogue, trained: TrainedModel, tmp_path: Path) ->
 
 @pytest.fixture
 def maker(catalogue: LiveCatalogue, settings: Settings) -> Make:
-    """Makes a maker over bundles; what is in the list when it steps is live."""
+    """Makes a VectorMaker; the bundles in the list at the time of a step are live."""
 
     def make(bundles: list[Bundle], **changes: object) -> VectorMaker:
         return VectorMaker(
@@ -55,7 +55,7 @@ def maker(catalogue: LiveCatalogue, settings: Settings) -> Make:
 
 
 def as_trained(bundle: Bundle, row: int) -> ItemChange:
-    """What the catalogue said of an item when the bundle was trained."""
+    """A change with the contents that the item had when the bundle was trained."""
     item = bundle.items.item(row)
     return change(item.item_id, title=item.title, categories=item.categories)
 
@@ -67,7 +67,7 @@ def test_items_have_the_vectors_that_training_gave_them(trained: TrainedModel, t
     assert vectors.is_known.all()
 
 
-def test_an_item_that_training_never_saw_lies_among_its_like(trained: TrainedModel, texts: TextEmbeddings) -> None:
+def test_a_new_item_is_near_items_of_its_colour(trained: TrainedModel, texts: TextEmbeddings) -> None:
     bundle = trained.bundle
     vector = ItemTower(bundle, texts).vectors([change("new")]).values[0]
     is_black = np.array([bundle.items.title(row) == "A black square" for row in range(len(bundle.items))])
@@ -102,7 +102,7 @@ def test_the_trainer_encodes_an_unknown_item_the_same(trained: TrainedModel, tex
     assert np.abs(ItemTower(bundle, texts).vectors(unknown).values - expected).max() < 1e-5
 
 
-def test_an_item_of_which_nothing_is_known_has_no_place(trained: TrainedModel, texts: TextEmbeddings) -> None:
+def test_an_item_without_known_features_has_no_vector(trained: TrainedModel, texts: TextEmbeddings) -> None:
     tower = ItemTower(trained.bundle, texts)
     known = tower.vectors(
         [change("x", title="", categories=()), change("x", title="", categories=("never seen",)), change("x")]
@@ -134,7 +134,7 @@ def test_vectors_follow_changes(catalogue: LiveCatalogue, trained: TrainedModel,
     assert catalogue.count("tandem_sync_item_vectors_total") == 3
 
 
-def test_a_new_bundle_gets_the_vectors_of_what_it_has_not_merged(
+def test_a_new_bundle_gets_the_vectors_of_changes_it_has_not_merged(
     catalogue: LiveCatalogue, trained: TrainedModel, maker: Make, tmp_path: Path
 ) -> None:
     live = [trained.bundle]
@@ -161,7 +161,7 @@ def test_publishing_makes_the_vectors_before_a_bundle_is_served(
         return trained.bundle
 
     assert publish_item_vectors(settings, version, open_bundle) == 0
-    assert not opened  # nothing has changed: there is nothing to open it for
+    assert not opened  # without changes, the bundle is not opened
     catalogue.apply(*(change(f"new-{number}", number) for number in range(100)))
     assert publish_item_vectors(settings, version, open_bundle) == 100
     assert publish_item_vectors(settings, version, open_bundle) == 0
@@ -169,7 +169,7 @@ def test_publishing_makes_the_vectors_before_a_bundle_is_served(
     assert 0 < catalogue.client.ttl(item_vectors_feed(version).values) <= settings.vector_ttl_seconds
 
 
-def test_a_bundle_whose_texts_cannot_be_encoded_here_keeps_no_other_waiting(
+def test_a_bundle_whose_texts_cannot_be_encoded_does_not_delay_other_bundles(
     catalogue: LiveCatalogue, trained: TrainedModel, maker: Make, tmp_path: Path
 ) -> None:
     from dataclasses import replace
@@ -186,7 +186,9 @@ def test_a_bundle_whose_texts_cannot_be_encoded_here_keeps_no_other_waiting(
     assert catalogue.count("tandem_sync_item_vector_failures_total") == 1
 
 
-def test_a_tower_that_reads_ids_alone_places_no_new_item(catalogue: LiveCatalogue, maker: Make, tmp_path: Path) -> None:
+def test_a_tower_that_reads_only_ids_makes_no_vector_of_a_new_item(
+    catalogue: LiveCatalogue, maker: Make, tmp_path: Path
+) -> None:
     bundle = build_tiny_bundle(tmp_path / "tiny")
     catalogue.apply(change("new", 1), change("item-3", 2))
     maker([bundle]).step()
@@ -195,7 +197,7 @@ def test_a_tower_that_reads_ids_alone_places_no_new_item(catalogue: LiveCatalogu
     assert np.array_equal(made["item-3"].values, bundle.item_vectors[3])
 
 
-def test_merged_items_are_pruned_after_their_time_and_keep_their_place(catalogue: LiveCatalogue) -> None:
+def test_merged_items_are_pruned_after_their_time_and_keep_their_slot(catalogue: LiveCatalogue) -> None:
     catalogue.apply(
         change("old", 1), change("deleted", 1, deleted=True), change("hidden", 1, available=False), change("young", 50)
     )
@@ -218,13 +220,13 @@ def test_the_maker_prunes_what_every_live_bundle_has(
     catalogue.apply(change("a", **past), change("b", **past), change("c", **past))
     bundles = [
         copy_bundle(trained.bundle, tmp_path / name, model_version=name, catalogue_sequence=merged)
-        for name, merged in (("two", 2), ("one", 1))
+        for name, merged in (("newer", 2), ("older", 1))
     ]
     maker(bundles).step()
     assert catalogue.changed() == ["b", "c"]
 
 
-def test_sequences_go_on_where_bundles_are_when_a_store_was_emptied(
+def test_sequences_continue_from_the_bundles_after_the_store_is_emptied(
     catalogue: LiveCatalogue, trained: TrainedModel, maker: Make, tmp_path: Path
 ) -> None:
     bundle = copy_bundle(trained.bundle, tmp_path / "next", model_version="next", catalogue_sequence=40)
@@ -238,7 +240,7 @@ def test_sequences_go_on_where_bundles_are_when_a_store_was_emptied(
     assert catalogue.sequence == 41
 
 
-def test_vectors_of_bundles_that_are_gone_expire_and_those_of_live_ones_do_not(
+def test_vectors_of_removed_bundles_expire_and_of_live_bundles_do_not(
     catalogue: LiveCatalogue, trained: TrainedModel, maker: Make
 ) -> None:
     version = trained.bundle.manifest.model_version
@@ -247,7 +249,7 @@ def test_vectors_of_bundles_that_are_gone_expire_and_those_of_live_ones_do_not(
     feed = item_vectors_feed(version)
     keys = [feed.values, feed.changes, feed.sequence, item_vectors_position_key(version)]
     assert all(0 < catalogue.client.ttl(key) <= 100 for key in keys)
-    maker([trained.bundle], vector_ttl_seconds=1000).step()  # nothing changed: the time alone is renewed
+    maker([trained.bundle], vector_ttl_seconds=1000).step()  # without changes, only the time to live is renewed
     assert all(100 < catalogue.client.ttl(key) <= 1000 for key in keys)
     with pytest.raises(ValidationError):
         Settings(vector_ttl_seconds=-1)

@@ -1,4 +1,4 @@
-"""What operators see of dead letters, and what becomes of them."""
+"""Dead letters: listed, replayed and dropped by operators."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def settings(stream: Stream) -> Settings:
-    """Over a stream whose dead letters are one unreadable entry and three events of a user with an unreadable state."""
+    """Settings of a stream with four dead letters: an unreadable entry, and three events whose state is unreadable."""
     stream.client.set(user_state_key("ann"), b"\xff")
     stream.append(b"poison", *(event(number) for number in range(3)), event(3, user_id="bob"))
     drain(stream, Rig(stream.url))
@@ -73,5 +73,5 @@ def test_commands_print_json(
     try:
         assert main(["dead-letters", "list", "--limit", "1"]) == 0
     finally:
-        structlog.reset_defaults()  # it logs to what pytest has captured
+        structlog.reset_defaults()  # its logger writes to pytest's captured stream
     assert '"num_dead_letters": 4' in capsys.readouterr().out

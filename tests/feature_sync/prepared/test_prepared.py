@@ -23,34 +23,34 @@ def read_all(directory: Path, batch_users: int = 100) -> dict[str, PreparedUser]
     return {user.user_id: user for user in users}
 
 
-def interactions_of(sizes: list[int]) -> list[Interaction]:
+def interactions_by_size(sizes: list[int]) -> list[Interaction]:
     return [
-        Interaction(f"user-{user:03}", f"item-{place}", timestamp=1_000 * place + 1)
+        Interaction(f"user-{user:03}", f"item-{number}", timestamp=1_000 * number + 1)
         for user, size in enumerate(sizes)
-        for place in range(size)
+        for number in range(size)
     ]
 
 
 @pytest.mark.parametrize("row_group_size", [1, 2, 3, 7, 1_000])
 def test_a_user_may_lie_in_several_row_groups(prepare: Prepare, row_group_size: int) -> None:
     sizes = [1, 5, 2, 9, 1, 1, 14, 3]
-    users = read_all(prepare(interactions_of(sizes), row_group_size=row_group_size))
+    users = read_all(prepare(interactions_by_size(sizes), row_group_size=row_group_size))
     assert [len(user.state.event_item_keys) for user in users.values()] == sizes
     longest = users["user-006"].state
-    np.testing.assert_array_equal(longest.event_item_keys, id_keys(f"item-{place}" for place in range(14)))
-    assert longest.event_times.tolist() == [1_000 * place + 1 for place in range(14)]
+    np.testing.assert_array_equal(longest.event_item_keys, id_keys(f"item-{number}" for number in range(14)))
+    assert longest.event_times.tolist() == [1_000 * number + 1 for number in range(14)]
     assert longest.revision == 0
 
 
 def test_batches_have_the_size_asked_for(prepare: Prepare) -> None:
-    prepared = open_prepared(prepare(interactions_of([1] * 10)))
+    prepared = open_prepared(prepare(interactions_by_size([1] * 10)))
     assert [len(batch) for batch in read_users(prepared, 4)] == [4, 4, 2]
     assert prepared.num_users == 10
 
 
 def test_a_user_with_more_rows_than_are_read_at_a_time(prepare: Prepare) -> None:
     size = 150_000
-    users = read_all(prepare(interactions_of([1, size, 1]), row_group_size=40_000))
+    users = read_all(prepare(interactions_by_size([1, size, 1]), row_group_size=40_000))
     state = users["user-001"].state
     assert len(state.seen_item_keys) == size
     assert state.event_times[-1] == 1_000 * (size - 1) + 1
@@ -62,7 +62,7 @@ def test_event_types_become_codes(prepare: Prepare) -> None:
 
 
 def test_features_are_joined_and_missing_ones_left_out(prepare: Prepare) -> None:
-    data = interactions_of([1, 1, 1])
+    data = interactions_by_size([1, 1, 1])
     users = read_all(prepare(data, users={"user-000": {"age": "1", "gender": None}, "user-002": {"gender": "F"}}))
     assert [dict(user.state.features) for user in users.values()] == [{"age": "1"}, {}, {"gender": "F"}]
 
@@ -80,8 +80,8 @@ def test_no_interactions(prepare: Prepare) -> None:
     assert sample_user_ids(open_prepared(directory), 5) == []
 
 
-def test_sampled_users_exist_and_lie_apart(prepare: Prepare) -> None:
-    directory = prepare(interactions_of([1] * 30), row_group_size=5)
+def test_sampled_users_exist_and_are_spread(prepare: Prepare) -> None:
+    directory = prepare(interactions_by_size([1] * 30), row_group_size=5)
     sampled = sample_user_ids(open_prepared(directory), 6)
     assert len(set(sampled)) == 6
     assert set(sampled) <= set(read_all(directory))
@@ -106,23 +106,23 @@ def test_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["interactions.parquet", "users.parquet"])
 def test_a_damaged_file(prepare: Prepare, name: str) -> None:
-    directory = prepare(interactions_of([1, 2]))
+    directory = prepare(interactions_by_size([1, 2]))
     (directory / name).write_bytes(b"PAR1 but not really")
     with pytest.raises(PreparedDataError, match=name):
         read_all(directory)
 
 
 def test_a_missing_column(prepare: Prepare) -> None:
-    directory = prepare(interactions_of([1, 2]))
+    directory = prepare(interactions_by_size([1, 2]))
     (directory / "users.parquet").replace(directory / "interactions.parquet")
-    (prepare(interactions_of([1])) / "users.parquet").replace(directory / "users.parquet")
+    (prepare(interactions_by_size([1])) / "users.parquet").replace(directory / "users.parquet")
     with pytest.raises(PreparedDataError, match="lacks the columns event_type, item_id, timestamp"):
         read_all(directory)
 
 
 @pytest.mark.parametrize("about", ["", "[]", "{}", '{"name": "x"}'])
 def test_a_wrong_prepared_json(prepare: Prepare, about: str) -> None:
-    directory = prepare(interactions_of([1]))
+    directory = prepare(interactions_by_size([1]))
     (directory / "prepared.json").write_text(about)
     with pytest.raises(PreparedDataError, match="is not prepared data"):
         open_prepared(directory)

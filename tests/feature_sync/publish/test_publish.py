@@ -1,4 +1,4 @@
-"""Publishing into a real Valkey through a real ONNX user tower whose answers are known."""
+"""Publishing to a real Valkey with a real ONNX user tower whose answers are known."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ CHOSEN = {"ann": list(range(HISTORY_LENGTH + 2)), "bob": [7], "cem": [5, 9]}
 
 def interactions(start: int = 1_000_000) -> list[Interaction]:
     return [
-        Interaction(user, ITEM_IDS[item], timestamp=start + place)
+        Interaction(user, ITEM_IDS[item], timestamp=start + position)
         for user, items in CHOSEN.items()
-        for place, item in enumerate(items)
+        for position, item in enumerate(items)
     ]
 
 
@@ -265,7 +265,9 @@ class TestRevisions:
         assert dump(client) == before
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # mlflow's, on SQLAlchemy 2.1
+@pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy"
+)  # MLflow uses an option that SQLAlchemy 2.1 deprecates
 class TestRegistry:
     def test_the_champion_is_downloaded_once(
         self, prepare: Prepare, registry_uri: str, bundle: Bundle, settings: Settings, client: redis.Redis

@@ -1,4 +1,4 @@
-"""`feature_sync run` as people run it: killed, stopped, without its store, beside others."""
+"""`feature_sync run` as a process: killed, stopped, without its store, with its port taken."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS = {"click": 1.0, "purchase": 5.0}
 
 
 class Program:
-    """The program on one set of settings, started as often as one likes."""
+    """The program with fixed settings, which may be started several times."""
 
     def __init__(self, folder: Path, store_url: str, **settings: object) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Program:
             "TANDEM_SYNC_METRICS_PORT": str(self.metrics_port),
             "TANDEM_TAKEOVER_SECONDS": "0.2",
             "TANDEM_ARCHIVE_ROWS": "500",
-            # So long that nothing decays during a test.
+            # Long enough that nothing decays during a test.
             "TANDEM_TRENDING_HALF_LIFE_SECONDS": "1e9",
             "TANDEM_TRENDING_WEIGHTS": json.dumps(WEIGHTS),
             **{f"TANDEM_{name.upper()}": str(value) for name, value in settings.items()},
@@ -59,7 +59,7 @@ class Program:
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Runs it, and ends it with SIGTERM, as which it must end well."""
+        """Runs the program during the block; it must then exit with status 0 on SIGTERM."""
         process = self.start()
         try:
             yield process
@@ -118,7 +118,7 @@ def test_twenty_kills_lose_nothing_and_double_nothing(tmp_path: Path, store_url:
         ledger.stop()
     with program.running():
         wait_until(lambda: is_drained(client), "the backlog is applied")
-        wait_until(lambda: ledger.trends(WEIGHTS), "the trending items are those of all events")
+        wait_until(lambda: ledger.trends(WEIGHTS), "the trending scores are sums over all events")
     assert len(ledger.events) > 5_000
     assert ledger.num_appended > len(ledger.events)
     check_all(ledger, tmp_path)
@@ -129,15 +129,19 @@ def test_the_store_goes_away_and_comes_back(tmp_path: Path) -> None:
     url = f"redis://127.0.0.1:{free_port()}/0"
     program = Program(tmp_path, url, archive_seconds=0)
     with program.running(), redis.Redis.from_url(url, protocol=2) as client:
-        wait_until(lambda: program.metric('tandem_sync_up{stream="events"}') == 0.0, "it waits for the store")
+        wait_until(lambda: program.metric('tandem_sync_up{stream="events"}') == 0.0, "the program waits for the store")
         ledger = Ledger(client, events_per_second=2_000)
         for _ in range(2):
             with running_store(program.variables) as (store, _):
                 ledger.append(2_000)
-                wait_until(lambda: program.metric('tandem_sync_up{stream="events"}') == 1.0, "it found the store")
+                wait_until(
+                    lambda: program.metric('tandem_sync_up{stream="events"}') == 1.0, "the program found the store"
+                )
                 store.send_signal(signal.SIGTERM)
                 assert store.wait(timeout=30) == 0
-                wait_until(lambda: program.metric('tandem_sync_up{stream="events"}') == 0.0, "it lost the store")
+                wait_until(
+                    lambda: program.metric('tandem_sync_up{stream="events"}') == 0.0, "the program lost the store"
+                )
         with running_store(program.variables):
             wait_until(lambda: is_drained(client), "everything is applied")
             wait_until(lambda: client.xlen(applied_key(EVENTS)) == 0, "everything is archived")
@@ -145,16 +149,16 @@ def test_the_store_goes_away_and_comes_back(tmp_path: Path) -> None:
     changes = [line["event"] for line in program.logs() if line.get("stream") == EVENTS]
     changes = [event for event in changes if event in {"waiting", "consuming"}]
     assert len(changes) >= 6
-    assert all(this != following for this, following in pairwise(changes)), "said once"
+    assert all(state != next_state for state, next_state in pairwise(changes)), "each change is logged once"
 
 
 def test_health_and_metrics(tmp_path: Path, store_url: str, client: redis.Redis) -> None:
     program = Program(tmp_path, store_url)
     with program.running():
-        wait_until(lambda: program.metric("tandem_sync_up") == 1.0, "it consumes")
+        wait_until(lambda: program.metric("tandem_sync_up") == 1.0, "the program consumes")
         Ledger(client, events_per_second=1).append(100)
         wait_until(lambda: is_drained(client), "the events are applied")
-        wait_until(lambda: program.metric('tandem_sync_lag_entries{stream="events"}') == 0.0, "nothing is waiting")
+        wait_until(lambda: program.metric('tandem_sync_lag_entries{stream="events"}') == 0.0, "the lag is 0")
         assert (program.metric('tandem_sync_applied_total{stream="events",type="click"}') or 0) > 0
         with urllib.request.urlopen(f"http://127.0.0.1:{program.metrics_port}/healthz", timeout=5) as answer:
             assert (answer.status, answer.read()) == (200, b"ok\n")
@@ -163,7 +167,7 @@ def test_health_and_metrics(tmp_path: Path, store_url: str, client: redis.Redis)
 def test_a_taken_port_is_an_error(tmp_path: Path, store_url: str) -> None:
     program = Program(tmp_path, store_url)
     with program.running():
-        wait_until(lambda: program.metric("tandem_sync_up") is not None, "it listens")
+        wait_until(lambda: program.metric("tandem_sync_up") is not None, "the program listens")
         second = program.start()
         assert second.wait(timeout=30) == 1
     assert "TANDEM_SYNC_METRICS_PORT: cannot listen on" in program.log_path.read_text()

@@ -1,4 +1,4 @@
-"""The batch transaction against another writer."""
+"""The batch transaction in the presence of another writer."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ pytestmark = pytest.mark.process
 VECTOR = UserVector(1, np.ones(2, np.float32))
 
 
-def test_a_write_in_between_makes_the_batch_decide_again(store_url: str) -> None:
+def test_a_write_during_the_transaction_repeats_the_decision(store_url: str) -> None:
     seen: list[bytes | None] = []
 
     with (
-        redis.Redis.from_url(store_url) as other,
+        redis.Redis.from_url(store_url) as writer,
         OnlineStore(store_url, retry_seconds=5, vector_ttl_seconds=60) as store,
     ):
 
         def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
             seen.append(stored[0].state)
             if len(seen) == 1:
-                other.set(user_state_key("ann"), UserState(revision=8).to_bytes())
+                writer.set(user_state_key("ann"), UserState(revision=8).to_bytes())
                 return [UserWrite(state=UserState(revision=1), vector=VECTOR)]
             return [UserWrite(state=None, vector=UserVector(8, VECTOR.values))]
 
         store.update_users(["ann"], "m1", decide)
         assert seen == [None, UserState(revision=8).to_bytes()]
-        assert UserState.from_bytes(other.get(user_state_key("ann"))).revision == 8
-        assert UserVector.from_bytes(other.get(user_vector_key("m1", "ann"))).state_revision == 8
+        assert UserState.from_bytes(writer.get(user_state_key("ann"))).revision == 8
+        assert UserVector.from_bytes(writer.get(user_vector_key("m1", "ann"))).state_revision == 8
 
 
-def test_a_writer_that_never_rests_ends_in_an_error(store_url: str) -> None:
+def test_continuous_writes_end_in_an_error(store_url: str) -> None:
     with (
-        redis.Redis.from_url(store_url) as other,
+        redis.Redis.from_url(store_url) as writer,
         OnlineStore(store_url, retry_seconds=0.5, vector_ttl_seconds=60) as store,
     ):
 
         def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
-            other.incr(user_state_key("ann"))
+            writer.incr(user_state_key("ann"))
             return [UserWrite(state=None, vector=VECTOR)]
 
         with pytest.raises(StoreError):
             store.update_users(["ann"], "m1", decide)
-        assert other.get(user_vector_key("m1", "ann")) is None
+        assert writer.get(user_vector_key("m1", "ann")) is None
 
 
 def test_a_store_that_refuses_writes_is_named() -> None:
     with ValkeyServer(port=free_port()) as server:
         url = f"redis://127.0.0.1:{server.port}/0"
-        with redis.Redis.from_url(url) as other, OnlineStore(url, retry_seconds=5, vector_ttl_seconds=60) as store:
-            other.config_set("maxmemory", "1")
+        with redis.Redis.from_url(url) as writer, OnlineStore(url, retry_seconds=5, vector_ttl_seconds=60) as store:
+            writer.config_set("maxmemory", "1")
             with pytest.raises(StoreError, match=r"refused.*maxmemory"):
                 store.update_users(["ann"], "m1", lambda _: [UserWrite(state=UserState(), vector=VECTOR)])

@@ -1,4 +1,4 @@
-"""One contract for every kind of stream: what a consumer of the group is given, and when it is given again."""
+"""The contract of every kind of stream: which entries a consumer of the group gets, and when it gets them again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ TAKEOVER_SECONDS = 0.2
 _PATIENCE_SECONDS = 40.0
 
 
-def read(source: Source, num_entries: int, *, at_once: int = 100) -> list[Entry]:
-    """Reads until so many entries came. A group may take seconds to assign a topic."""
+def read(source: Source, num_entries: int, *, max_entries: int = 100) -> list[Entry]:
+    """Reads until `num_entries` have come. A group may take seconds to assign a topic."""
     entries: list[Entry] = []
     give_up_at = time.monotonic() + _PATIENCE_SECONDS
     while len(entries) < num_entries:
         assert time.monotonic() < give_up_at, f"{len(entries)} of {num_entries} entries came"
-        entries += source.read(at_once, 0.2)
+        entries += source.read(max_entries, 0.2)
     return entries
 
 
@@ -40,27 +40,27 @@ def payloads(entries: Sequence[Entry]) -> list[bytes | None]:
 
 
 class SourceTests(ABC):
-    """What holds for every source."""
+    """Tests that hold for every source."""
 
     @pytest.fixture
     @abstractmethod
     def open_source(self) -> Iterator[Callable[[], Source]]:
-        """Opens the stream once more, as another process would; all are closed at the end."""
+        """Opens a further source of the stream, as another process would; all are closed at the end."""
 
     @pytest.fixture
     @abstractmethod
     def append(self) -> Callable[..., None]:
-        """Appends entries, in their order."""
+        """Appends entries, in the given order."""
 
-    def test_gives_entries_in_their_order(self, open_source: Callable[[], Source], append: Callable[..., None]) -> None:
+    def test_reads_entries_in_order(self, open_source: Callable[[], Source], append: Callable[..., None]) -> None:
         append(b"a", b"b", b"c")
         source = open_source()
-        entries = read(source, 3, at_once=2)
+        entries = read(source, 3, max_entries=2)
         assert payloads(entries) == [b"a", b"b", b"c"]
         append(b"d")
         assert payloads(read(source, 1)) == [b"d"]
 
-    def test_gives_nothing_where_nothing_is(
+    def test_reads_nothing_from_an_empty_stream(
         self, open_source: Callable[[], Source], append: Callable[..., None]
     ) -> None:
         append(b"a")
@@ -68,7 +68,7 @@ class SourceTests(ABC):
         source.acknowledge(read(source, 1))
         assert list(source.read(10, 0.05)) == []
 
-    def test_gives_again_what_was_not_acknowledged(
+    def test_repeats_entries_that_were_not_acknowledged(
         self, open_source: Callable[[], Source], append: Callable[..., None]
     ) -> None:
         append(b"a", b"b", b"c")
@@ -88,7 +88,7 @@ class SourceTests(ABC):
         source.rewind()
         assert payloads(read(source, 1))[0] == b"a"
 
-    def test_another_takes_over_what_a_dead_one_left(
+    def test_another_consumer_takes_over_entries_of_a_closed_one(
         self, open_source: Callable[[], Source], append: Callable[..., None]
     ) -> None:
         append(b"a", b"b")
@@ -98,7 +98,7 @@ class SourceTests(ABC):
         first.close()
         assert payloads(read(open_source(), 1)) == [b"b"]
 
-    def test_lag_is_what_is_not_acknowledged(
+    def test_lag_counts_entries_that_are_not_acknowledged(
         self, open_source: Callable[[], Source], append: Callable[..., None]
     ) -> None:
         append(b"a", b"b", b"c")
@@ -122,11 +122,11 @@ class TestRedis(SourceTests):
     def open_source(self, store_url: str) -> Iterator[Callable[[], Source]]:
         opened: list[RedisSource] = []
 
-        def open_one() -> Source:
+        def open_another() -> Source:
             opened.append(RedisSource(store_url, EVENTS, takeover_seconds=TAKEOVER_SECONDS, shares_store=False))
             return opened[-1]
 
-        yield open_one
+        yield open_another
         for source in opened:
             source.close()
 
@@ -159,7 +159,7 @@ class TestRedis(SourceTests):
             return len(client.xinfo_consumers(stream_key(EVENTS), CONSUMER_GROUP))
 
         assert payloads(read(second, 1)) == [b"b"]
-        wait_until(lambda: consumers() == 1, "the first one is forgotten")
+        wait_until(lambda: consumers() == 1, "the first consumer is forgotten")
 
     def test_a_stream_that_was_emptied_is_read_on(
         self, open_source: Callable[[], Source], append: Callable[..., None], client: redis.Redis
@@ -179,7 +179,7 @@ class TestRedis(SourceTests):
         client.xadd(stream_key(EVENTS), {ENTRY_FIELD: b"a"}, id=f"{(seconds - 60) * 1000}-0")
         assert 60 <= open_source().lag().oldest_seconds < 120
 
-    def test_a_store_that_is_away(self) -> None:
+    def test_an_unreachable_store(self) -> None:
         source = RedisSource(
             f"redis://127.0.0.1:{free_port()}/0", EVENTS, takeover_seconds=TAKEOVER_SECONDS, shares_store=True
         )
@@ -199,11 +199,11 @@ class TestKafka(SourceTests):
     def open_source(self, url: str) -> Iterator[Callable[[], Source]]:
         opened: list[KafkaSource] = []
 
-        def open_one() -> Source:
+        def open_another() -> Source:
             opened.append(KafkaSource(url, EVENTS, takeover_seconds=TAKEOVER_SECONDS))
             return opened[-1]
 
-        yield open_one
+        yield open_another
         for source in opened:
             source.close()
 
@@ -218,7 +218,7 @@ class TestKafka(SourceTests):
 
         return append_all
 
-    def test_brokers_that_are_away(self) -> None:
+    def test_unreachable_brokers(self) -> None:
         source = KafkaSource(f"kafka://127.0.0.1:{free_port()}", EVENTS, takeover_seconds=TAKEOVER_SECONDS)
 
         def is_refused() -> bool:

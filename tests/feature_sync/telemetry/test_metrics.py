@@ -1,4 +1,4 @@
-"""The page that Prometheus reads, byte for byte, for counts that are known."""
+"""The /metrics page, byte for byte, for known counts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ GOLDEN = Path(__file__).with_name("metrics_page.txt")
 
 
 def page(metrics: Metrics) -> str:
-    """The program's own metrics, without the moments at which they were made."""
+    """The program's own metrics, without the samples of their creation times."""
     lines = generate_latest(metrics.registry).decode().splitlines(keepends=True)
-    samples_of_creation = ("_created ", "_created{")
+    creation_samples = ("_created ", "_created{")
     return "".join(
         line
         for line in lines
-        if "tandem_" in line and (line.startswith("#") or not any(part in line for part in samples_of_creation))
+        if "tandem_" in line and (line.startswith("#") or not any(part in line for part in creation_samples))
     )
 
 
@@ -45,13 +45,13 @@ def test_the_page_of_a_busy_program() -> None:
     assert page(metrics) == GOLDEN.read_text()
 
 
-class WithOneMetricMore(Metrics):
-    """What a new metric takes: this declaration, and a line that counts."""
+class MetricsWithNaps(Metrics):
+    """A new metric needs this declaration and a line that counts."""
 
     naps: Annotated[Counter, Metric("tandem_sync_naps", "Naps.", Kind.COUNTER, labels=("stream",), unit="naps")]
 
 
 def test_a_metric_that_was_declared_alone_is_on_the_page() -> None:
-    metrics = WithOneMetricMore()
+    metrics = MetricsWithNaps()
     metrics.naps.labels("events").inc(2)
     assert 'tandem_sync_naps_total{stream="events"} 2.0' in page(metrics).splitlines()
