@@ -1,4 +1,4 @@
-"""The health check of Dockerfile.server, run as Docker would, against a real health service."""
+"""The health check of Dockerfile.server, run as Docker runs it, against a real health service."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_serving_is_healthy(servicer: health.HealthServicer, port: int) -> None:
     assert check(port) == 0
 
 
-def test_a_server_without_a_model_is_not(servicer: health.HealthServicer, port: int) -> None:
+def test_a_server_without_a_model_is_unhealthy(servicer: health.HealthServicer, port: int) -> None:
     servicer.set(SERVICE, health_pb2.HealthCheckResponse.NOT_SERVING)
     assert check(port) == 1
 
 
-def test_no_server_is_not() -> None:
+def test_without_a_server_it_is_unhealthy() -> None:
     assert check(free_port()) == 1

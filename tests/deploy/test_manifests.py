@@ -1,4 +1,4 @@
-"""The Kubernetes manifests and Dockerfiles start the programs that exist, with settings that exist, and not as root."""
+"""The Kubernetes manifests and Dockerfiles start existing programs with existing settings, and not as root."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Container:
-    """A container with the pod it is in, named for messages."""
+    """A container and the pod that it belongs to."""
 
     owner: str
     pod: dict[str, Any]
@@ -79,8 +79,8 @@ def containers() -> list[Container]:
     ]
 
 
-def container(name: str) -> Container:
-    (found,) = [one for one in containers() if one.spec["name"] == name]
+def find_container(name: str) -> Container:
+    (found,) = [container for container in containers() if container.spec["name"] == name]
     return found
 
 
@@ -91,62 +91,64 @@ def help_of(*command: str) -> str:
     return done.stdout
 
 
-every_container = pytest.mark.parametrize("one", containers(), ids=str)
+every_container = pytest.mark.parametrize("container", containers(), ids=str)
 
 
 class TestEveryContainer:
     @every_container
-    def test_is_not_root_and_cannot_become_it(self, one: Container) -> None:
-        pod_security = one.pod["securityContext"]
+    def test_is_not_root_and_cannot_become_it(self, container: Container) -> None:
+        pod_security = container.pod["securityContext"]
         assert pod_security["runAsNonRoot"] is True
         assert pod_security["runAsUser"] > 0
         assert pod_security["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert one.spec["securityContext"] == {
+        assert container.spec["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
 
     @every_container
-    def test_has_a_share_of_the_machine(self, one: Container) -> None:
-        assert set(one.spec["resources"]["requests"]) == {"cpu", "memory"}
-        assert "memory" in one.spec["resources"]["limits"]
+    def test_has_requests_and_limits(self, container: Container) -> None:
+        assert set(container.spec["resources"]["requests"]) == {"cpu", "memory"}
+        assert "memory" in container.spec["resources"]["limits"]
 
     @every_container
-    def test_mounts_volumes_that_exist(self, one: Container) -> None:
-        claimed = {"data"} if one.owner == "valkey" else set()
-        volumes = {volume["name"] for volume in one.pod.get("volumes", [])} | claimed
-        assert {mount["name"] for mount in one.spec["volumeMounts"]} <= volumes
+    def test_mounts_volumes_that_exist(self, container: Container) -> None:
+        claimed = {"data"} if container.owner == "valkey" else set()
+        volumes = {volume["name"] for volume in container.pod.get("volumes", [])} | claimed
+        assert {mount["name"] for mount in container.spec["volumeMounts"]} <= volumes
 
     @every_container
-    def test_gets_no_variables_of_services(self, one: Container) -> None:
-        assert one.pod["enableServiceLinks"] is False
-        assert one.pod["automountServiceAccountToken"] is False
+    def test_gets_no_variables_of_services(self, container: Container) -> None:
+        assert container.pod["enableServiceLinks"] is False
+        assert container.pod["automountServiceAccountToken"] is False
 
     @every_container
-    def test_is_set_by_settings_that_exist(self, one: Container) -> None:
-        for name in one.environment:
+    def test_gets_settings_that_exist(self, container: Container) -> None:
+        for name in container.environment:
             if name.startswith("TANDEM_"):
                 assert name in SETTINGS or name in VARIABLES
 
-    @pytest.mark.parametrize("one", [one for one in containers() if one.owner != "trainer"], ids=str)
-    def test_of_a_service_is_probed_on_its_own_ports(self, one: Container) -> None:
-        ports = {port["name"]: port["containerPort"] for port in one.spec["ports"]}
+    @pytest.mark.parametrize(
+        "container", [container for container in containers() if container.owner != "trainer"], ids=str
+    )
+    def test_of_a_service_is_probed_on_its_own_ports(self, container: Container) -> None:
+        ports = {port["name"]: port["containerPort"] for port in container.spec["ports"]}
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            [kind] = {"tcpSocket", "grpc", "exec", "httpGet"} & one.spec[probe].keys()
+            [kind] = {"tcpSocket", "grpc", "exec", "httpGet"} & container.spec[probe].keys()
             if kind != "exec":
-                assert one.spec[probe][kind]["port"] in {*ports, *ports.values()}
+                assert container.spec[probe][kind]["port"] in {*ports, *ports.values()}
 
 
 class TestServer:
     def test_readiness_follows_the_model_and_liveness_does_not(self) -> None:
-        spec = container("inference-server").spec
+        spec = find_container("inference-server").spec
         assert spec["readinessProbe"]["grpc"] == {"port": 50051, "service": SERVICE}
         assert spec["livenessProbe"]["tcpSocket"] == {"port": "grpc"}
         assert spec["startupProbe"]["tcpSocket"] == {"port": "grpc"}
 
     def test_ports_are_the_settings(self) -> None:
-        server = container("inference-server")
+        server = find_container("inference-server")
         ports = {port["name"]: str(port["containerPort"]) for port in server.spec["ports"]}
         assert ports == {
             "grpc": server.environment["TANDEM_GRPC_PORT"],
@@ -156,14 +158,14 @@ class TestServer:
         assert server.environment["TANDEM_HOST"] == "0.0.0.0"
 
     def test_a_pod_has_time_to_stop_gracefully(self) -> None:
-        server = container("inference-server")
+        server = find_container("inference-server")
         [_, pause_seconds] = server.spec["lifecycle"]["preStop"]["exec"]["command"]
         needed = float(pause_seconds) + float(server.environment["TANDEM_SHUTDOWN_GRACE_SECONDS"])
         assert server.pod["terminationGracePeriodSeconds"] > needed
 
     @pytest.mark.process
-    def test_its_command_is_the_images(self) -> None:
-        assert container("inference-server").spec["args"] == ["serve"]
+    def test_its_command_is_that_of_the_image(self) -> None:
+        assert find_container("inference-server").spec["args"] == ["serve"]
         assert 'ENTRYPOINT ["python", "-m", "inference_server"]\nCMD ["serve"]' in DOCKERFILES["server"]
         assert "serve" in help_of("inference_server")
 
@@ -171,7 +173,7 @@ class TestServer:
 class TestFeatureSync:
     @pytest.mark.process
     def test_its_command_and_its_port(self) -> None:
-        sync = container("feature-sync")
+        sync = find_container("feature-sync")
         assert sync.spec["args"] == ["feature_sync", "run"]
         assert "run" in help_of("feature_sync")
         assert 'ENTRYPOINT ["python", "-m"]' in DOCKERFILES["trainer"]
@@ -180,7 +182,7 @@ class TestFeatureSync:
         ]
         assert sync.environment["TANDEM_HOST"] == "0.0.0.0"
 
-    def test_one_archives_where_the_trainer_reads(self) -> None:
+    def test_a_single_replica_archives_where_the_trainer_reads(self) -> None:
         assert objects("Deployment")["feature-sync"]["spec"]["replicas"] == 1
         assert objects("Deployment")["feature-sync"]["spec"]["strategy"] == {"type": "Recreate"}
         claims = [
@@ -202,7 +204,7 @@ class TestServices:
             for _, template in pod_templates()
             if service["selector"].items() <= template["metadata"]["labels"].items()
         ]
-        named = {port["name"] for one in template["spec"]["containers"] for port in one["ports"]}
+        named = {port["name"] for container in template["spec"]["containers"] for port in container["ports"]}
         assert {port["targetPort"] for port in service["ports"]} <= named
 
     def test_settings_name_services_and_their_ports(self) -> None:
@@ -225,25 +227,25 @@ class TestServices:
 class TestNightlyRun:
     @pytest.mark.process
     def test_starts_the_command_that_make_starts(self) -> None:
-        night = container("nightly")
+        night = find_container("nightly")
         assert night.spec["args"] == ["deploy.nightly", "run"]
         assert 'ENTRYPOINT ["python", "-m"]' in DOCKERFILES["trainer"]
         assert "python -m deploy.nightly run" in (ROOT / "Makefile").read_text()
         assert "--until" in help_of("deploy.nightly", "run")
 
-    def test_its_image_carries_the_nightly_run(self) -> None:
+    def test_its_image_contains_the_nightly_run(self) -> None:
         assert "deploy/nightly/*.py" in DOCKERFILES["trainer"]
         assert "!deploy/nightly" in (ROOT / ".dockerignore").read_text().splitlines()
 
-    def test_asks_the_servers_own_port(self) -> None:
+    def test_asks_the_port_of_the_server(self) -> None:
         host, port = re.fullmatch(
-            r"http://([\w-]+):(\d+)", container("nightly").environment["TANDEM_NIGHTLY_SERVER"]
+            r"http://([\w-]+):(\d+)", find_container("nightly").environment["TANDEM_NIGHTLY_SERVER"]
         ).groups()  # type: ignore[union-attr]
         assert int(port) in {entry["port"] for entry in objects("Service")[host]["spec"]["ports"]}
 
     @pytest.mark.process
-    def test_is_told_what_it_understands(self) -> None:
-        night = container("nightly")
+    def test_its_settings_and_arguments_are_accepted(self) -> None:
+        night = find_container("nightly")
         assert load_settings(night.environment).data_arguments == ("--dataset", "ml-100k")
         assert "--dataset" in help_of("trainer", "prepare")
 
@@ -252,7 +254,7 @@ class TestNightlyRun:
         [rule] = job["podFailurePolicy"]["rules"]
         assert rule["action"] == "FailJob"
         assert EXIT_REFUSED in rule["onExitCodes"]["values"]
-        assert rule["onExitCodes"]["containerName"] == container("nightly").spec["name"]
+        assert rule["onExitCodes"]["containerName"] == find_container("nightly").spec["name"]
 
     def test_two_runs_never_overlap(self) -> None:
         assert objects("CronJob")["trainer"]["spec"]["concurrencyPolicy"] == "Forbid"
@@ -263,7 +265,7 @@ class TestDockerfiles:
     def test_runs_as_a_numeric_user_that_the_manifests_use(self, text: str) -> None:
         last_stage = text.rpartition("\nFROM ")[2]
         assert re.findall(r"^USER (.+)$", last_stage, re.MULTILINE) == ["10001:10001"]
-        assert container("inference-server").pod["securityContext"]["runAsUser"] == 10001
+        assert find_container("inference-server").pod["securityContext"]["runAsUser"] == 10001
 
     @pytest.mark.parametrize("text", DOCKERFILES.values(), ids=DOCKERFILES)
     def test_sets_settings_that_exist(self, text: str) -> None:
@@ -272,7 +274,7 @@ class TestDockerfiles:
     def test_the_health_check_asks_for_the_service(self) -> None:
         assert f"service='{SERVICE}'" in DOCKERFILES["server"]
 
-    def test_what_the_ignore_file_lets_through_exists(self) -> None:
+    def test_the_ignore_file_lets_the_packages_through(self) -> None:
         allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
         project = (ROOT / "pyproject.toml").read_text()
         packages = re.search(r"\npackages = \[(.+?)\]", project)

@@ -1,4 +1,4 @@
-"""Stacks that were brought up by the commands a person uses."""
+"""Stacks started by the commands that a person uses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stack:
         }
 
     def smoke(self) -> subprocess.CompletedProcess[str]:
-        """What `make smoke` runs. Raises when it fails."""
+        """Runs the command of `make smoke`, which must succeed."""
         done = subprocess.run(
             [sys.executable, "-m", "deploy.local", "smoke", *self.dataset],
             env=self.environment,
@@ -49,19 +49,19 @@ class Stack:
         return done
 
     def bundle(self) -> Bundle:
-        """The champion."""
+        """The champion's bundle."""
         champion = Registry(self.settings).champion()
         assert champion is not None
         return read_bundle(Path(champion.source))
 
     def prepared(self) -> Path:
-        """The prepared data."""
+        """Folder of the prepared data."""
         (found,) = [path for path in (self.settings.data_dir / "prepared").iterdir() if not path.name.startswith(".")]
         return found
 
 
 def new_stack(folder: Path, *dataset: str) -> Stack:
-    """A stack with a data folder, a registry and nothing in them."""
+    """A stack with an empty data folder and no registry yet."""
     settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
     return Stack(settings, dataset)
 
@@ -76,6 +76,6 @@ def answer_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def movielens(tmp_path_factory) -> tuple[Stack, subprocess.CompletedProcess[str]]:
-    """The default: MovieLens-100K, trained with the default configuration. Takes minutes, so once a session."""
+    """MovieLens-100K trained with the default configuration, which takes minutes: once per session."""
     stack = new_stack(tmp_path_factory.mktemp("movielens"), "--dataset", "ml-100k")
     return stack, stack.smoke()

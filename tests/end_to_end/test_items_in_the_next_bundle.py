@@ -1,9 +1,9 @@
-"""What UpsertItems and DeleteItems say, on its way into the next bundle, through the real programs.
+"""Changes from UpsertItems and DeleteItems, on their way into the next bundle, through the real programs.
 
     the server -> stream -> feature_sync -> archive by day -> the nightly run -> a new bundle -> the server
 
-Some items change before the night, and are in its bundle. Others change while it trains: they are not, and stay live
-around the bundle that takes over. Meanwhile somebody asks for the whole catalogue again and again.
+The first changes come before the nightly run and are in its bundle. Later changes come during the training: they are
+not in the bundle and stay live beside it. Meanwhile a watcher keeps requesting the whole catalogue.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ NEWCOMERS = 20
 BOARD = frozenset(f"item-{row}" for row in range(NUM_ITEMS))
 WHITE_ITEMS = [f"item-{row}" for row in range(0, NUM_ITEMS, 2)]
 SMALL = ("towers.embedding_dim=16", "fit.batch_size=16", "text.encoder=none", "warm_start.min_validation_users=10")
-# A first champion that the next one is better than, whatever the seed; and no machine of tests compares latencies.
+# A first champion that is worse than the next, whatever the seed. A test machine is too noisy to compare latencies.
 FIRST = (*SMALL, "fit.max_epochs=1", "ranker.content_weights=0", "ranker.item_item_weights=0")
 NIGHT = (*SMALL, "fit.max_epochs=8", "gate.max_latency_ratio=100")
 PAUSE_SECONDS = 0.1
-"""Between two questions of the watcher."""
+"""Between two requests of the watcher."""
 
 
 @dataclass
 class Watch:
-    """The whole catalogue as one caller sees it, answer by answer."""
+    """The whole catalogue as a single caller sees it, answer by answer."""
 
     answers: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     """(model version, item ids), oldest first."""
 
     async def run(self, server: Server) -> None:
-        """Asks until it is cancelled."""
+        """Sends requests until it is cancelled."""
         while True:
             answer = await server.recommend(user_id="user-0", num_items=100, exclude_seen=False)
             self.answers.append((answer.model_version, tuple(item.item_id for item in answer.items)))
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def until(self, expected: frozenset[str]) -> int:
-        """Waits until the catalogue is this one; returns the place of that answer."""
+        """Waits until an answer has exactly the items `expected`; returns the index of the newest answer."""
 
         def is_there() -> bool:
             return bool(self.answers) and frozenset(self.answers[-1][1]) == expected
@@ -72,8 +72,8 @@ class Watch:
         await wait_until(is_there, f"the catalogue is {sorted(expected)}")
         return len(self.answers) - 1
 
-    def versions_of(self, expected: frozenset[str], answers: slice) -> list[str]:
-        """The models of these answers, each once, in their order. Every answer must have these items, each once."""
+    def versions_with(self, expected: frozenset[str], answers: slice) -> list[str]:
+        """Model versions of the given answers, in order, without repeats. Every answer must have the expected items."""
         for version, ids in self.answers[answers]:
             assert sorted(ids) == sorted(expected), f"{version}: {sorted(expected.symmetric_difference(ids))}"
         return list(dict.fromkeys(version for version, _ in self.answers[answers]))
@@ -93,7 +93,7 @@ async def watching(server: Server) -> AsyncIterator[Watch]:
 
 @dataclass(frozen=True)
 class System:
-    """All programs at work."""
+    """All programs, running."""
 
     stack: Stack
     server: Server
@@ -106,14 +106,14 @@ class System:
     async def delete(self, *item_ids: str) -> None:
         await self.server.stub.DeleteItems(pb.DeleteItemsRequest(item_ids=item_ids), timeout=PATIENCE_SECONDS)
 
-    async def titles(self, **of_filter: Any) -> dict[str, str]:
-        """Titles of the items that are recommended through a filter, by id."""
+    async def titles(self, **filter_fields: Any) -> dict[str, str]:
+        """Item id -> title, of the items recommended with a filter."""
         answer = await self.server.recommend(
             user_id="user-0",
             num_items=100,
             exclude_seen=False,
             explain=True,
-            filter=pb.RecommendFilter(**of_filter),
+            filter=pb.RecommendFilter(**filter_fields),
         )
         return {item.item_id: item.reason.title for item in answer.items}
 
@@ -123,14 +123,14 @@ class System:
         return {item.item_id for item in answer.items}
 
     def archived(self, stream: str) -> list[dict[str, Any]]:
-        """The rows of an archive, in the order of its files."""
+        """Rows of a stream's archive, in the order of its files."""
         files = sorted((self.stack.settings.data_dir / stream).glob("day=*/[0-9]*.parquet"))
         return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
 
 
 @pytest.fixture
 async def system(tmp_path: Path) -> AsyncIterator[System]:
-    """A first champion, served; feature_sync beside it; somebody who watches."""
+    """A served first champion, with feature_sync and a watcher running."""
     data = write_checkerboard(tmp_path / "data", num_items=NUM_ITEMS)
     stack = new_stack(tmp_path / "stack", "--dataset", str(data))
     train = ("trainer", "train", *stack.dataset, *sets(FIRST), "--baselines", "popularity")
@@ -145,7 +145,7 @@ async def system(tmp_path: Path) -> AsyncIterator[System]:
         settings = {
             "registry_uri": stack.settings.registry_uri,
             "store_url": store.url,
-            "events_deadline_ms": 30_000,  # a busy machine is no reason to refuse a change
+            "events_deadline_ms": 30_000,  # a busy machine must not refuse a change
         }
         async with (
             serve(tmp_path / "server", **settings) as server,
@@ -165,12 +165,12 @@ def square(item_id: str, title: str, *categories: str, available: bool = True, *
 
 
 async def record_visits(server: Server) -> int:
-    """Newcomers who click the new item and then all white items but one each; returns how many clicks that are."""
+    """Records clicks of newcomers on the new item and on all white items except one each; returns their number."""
     num_clicks = 0
     for user in range(NEWCOMERS):
         chosen = ["pearl", *(item for item in WHITE_ITEMS if item != WHITE_ITEMS[user % len(WHITE_ITEMS)])]
         clicks = [
-            # Clicks of one moment are ordered by their ids.
+            # Clicks of the same time are ordered by their ids.
             pb.Event(event_id=f"{user}-{n:02}", user_id=f"newcomer-{user}", item_id=item, type=pb.EVENT_TYPE_CLICK)
             for n, item in enumerate(chosen)
         ]
@@ -179,8 +179,8 @@ async def record_visits(server: Server) -> int:
     return num_clicks
 
 
-async def run_night(system: System, once_data_are_taken: Callable[[], Awaitable[None]]) -> dict[str, Any]:
-    """`python -m deploy.nightly run` on a day without a full training; returns what it printed."""
+async def run_night(system: System, after_ingest: Callable[[], Awaitable[None]]) -> dict[str, Any]:
+    """`python -m deploy.nightly run` on a day without a full training; returns the JSON object that it printed."""
     environment = {
         **system.environment,
         "TANDEM_NIGHTLY_DATA": " ".join(system.stack.dataset),
@@ -198,18 +198,18 @@ async def run_night(system: System, once_data_are_taken: Callable[[], Awaitable[
     )
     assert night.stdout is not None
     assert night.stderr is not None
-    said = ""
+    log = ""
     try:
         async with asyncio.timeout(PROGRAM_SECONDS):
             async for line in night.stderr:
-                said += line.decode()
+                log += line.decode()
                 if line.startswith(b"nightly: ingest: "):
-                    await once_data_are_taken()
+                    await after_ingest()
             out = await night.stdout.read()
-            assert await night.wait() == 0, said
+            assert await night.wait() == 0, log
     finally:
         if night.returncode is None:
-            os.killpg(night.pid, signal.SIGKILL)  # with the step that it is at
+            os.killpg(night.pid, signal.SIGKILL)  # including its current step
             await night.wait()
     result: dict[str, Any] = json.loads(out)
     return result
@@ -236,7 +236,7 @@ async def test_changes_are_in_the_next_bundle_or_stay_live_around_it(system: Sys
     await wait_until(lambda: len(system.archived(ITEM_CHANGES)) >= 8, "the changes are archived")
     await wait_until(lambda: len(system.archived(EVENTS)) >= num_clicks, "the clicks are archived")
 
-    # Four more while it is trained: an item that it will have, a new one, one that comes back, one that goes.
+    # Four changes during the training: of an item in the bundle, a new item, a returning item and a deleted item.
     after = before - {"item-7"} | {"coal", "item-5"}
     last_before = first_after = 0
 
@@ -254,14 +254,14 @@ async def test_changes_are_in_the_next_bundle_or_stay_live_around_it(system: Sys
     night = await run_night(system, change_more)
     assert (night["served"], night["full"]) == (True, False)
     num_answers = len(watch.answers)
-    await wait_until(lambda: len(watch.answers) >= num_answers + 20, "there are twenty answers more")
+    await wait_until(lambda: len(watch.answers) >= num_answers + 20, "twenty further answers")
 
     check_bundle(system.stack, night["model_version"])
     await check_served(system)
-    # Nothing was lost or came back for a single answer, the first ones of the new model among them.
-    assert watch.versions_of(before, slice(first_before, last_before)) == [first]
-    # On a machine so slow that the night is over before the last changes show, the new model alone shows them.
-    seen_with = watch.versions_of(after, slice(first_after, None))
+    # In no answer, the first answers of the new model included, was an item lost or back.
+    assert watch.versions_with(before, slice(first_before, last_before)) == [first]
+    # If the machine is so slow that the night ends before the last changes show, only the new model shows them.
+    seen_with = watch.versions_with(after, slice(first_after, None))
     assert seen_with in ([first, night["model_version"]], [night["model_version"]])
     assert not any({"item-3", "brief"} & set(ids) for _, ids in watch.answers[first_before:])
     await wait_until(lambda: len(system.archived(ITEM_CHANGES)) >= 12, "the later changes are archived")
@@ -269,7 +269,7 @@ async def test_changes_are_in_the_next_bundle_or_stay_live_around_it(system: Sys
 
 
 def check_bundle(stack: Stack, model_version: str) -> None:
-    """What the first eight changes said is in the bundle, and nothing of what came later."""
+    """Checks that the bundle contains the first eight changes and no later change."""
     champion = Registry(stack.settings).champion()
     assert champion is not None
     assert champion.model_version == model_version
@@ -287,7 +287,7 @@ def check_bundle(stack: Stack, model_version: str) -> None:
 
 
 async def check_served(system: System) -> None:
-    """The new bundle's items are searched as its own, and the last four changes hold around it, once each."""
+    """Checks that the server serves the new bundle's items and, on top of them, the last four changes."""
     live = (await system.server.status()).live_catalogue
     assert (live.sequence, live.items, live.waiting) == (12, 3, 0), "ivory, coal and item-5 are live: pearl is not"
     assert live.dead_rows == 3, "item-3 and brief in the bundle, item-7 since"

@@ -1,7 +1,7 @@
-"""The live catalogue through all programs: upserted over gRPC, encoded, searched, recommended; and gone again.
+"""The live catalogue through all programs: an item is upserted over gRPC, encoded, recommended, and removed again.
 
-The data are a checkerboard: of the items that a user has not seen, the right one is the one of their colour. So an item
-that the model was never trained on is the first answer of the users who chose its neighbours, and of no one else.
+The data are a checkerboard: a user's right recommendation is the unseen item of their colour. So a new item, which the
+model was never trained on, must be the first recommendation to users of its colour and to nobody else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.process
 WHITE_USER, BLACK_USER = "user-0", "user-1"
 NUM_WORKERS = 2
 WATCH_SECONDS = 2.0
-"""For how long an item must stay away: twice the time in which every worker has looked at the feeds."""
+"""How long a removed item is watched: twice the time in which every worker has read the feeds."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
 
 @asynccontextmanager
 async def feature_sync(environment: dict[str, str]) -> AsyncIterator[None]:
-    """`feature_sync run` beside the server."""
+    """Runs `feature_sync run` during the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "feature_sync", "run"), env={**environment, "TANDEM_SYNC_METRICS_PORT": "0"}
     )
@@ -49,7 +49,7 @@ async def feature_sync(environment: dict[str, str]) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def server(trained: TrainedModel, tmp_path: Path) -> AsyncIterator[Server]:
-    """The trained model served by two workers, its users published, feature_sync at work."""
+    """The trained model served by two workers, with its users published and feature_sync running."""
     async with valkey(tmp_path / "valkey") as store:
         settings = {"registry_uri": trained.registry_uri, "store_url": store.url, "workers": NUM_WORKERS}
         environment = {**os.environ, **server_environment(tmp_path / "data", **settings)}
@@ -68,12 +68,12 @@ async def upsert(server: Server, *items: pb.Item) -> None:
 
 
 async def first_of(server: Server, **request: object) -> list[str]:
-    """The ids of an answer of three items."""
+    """Item ids of an answer of three items."""
     return [found.item_id for found in (await server.recommend(num_items=3, **request)).items]
 
 
-async def at_every_worker(server: Server, condition: Callable[[list[str]], bool], **request: object) -> bool:
-    """Whether a condition holds of what each of the workers answers."""
+async def holds_at_every_worker(server: Server, condition: Callable[[list[str]], bool], **request: object) -> bool:
+    """Whether `condition` holds for the item ids that every worker answers."""
     missing = set(range(1, NUM_WORKERS + 1))
     while missing:
         async with server.connection() as connection:
@@ -85,10 +85,10 @@ async def at_every_worker(server: Server, condition: Callable[[list[str]], bool]
 
 
 async def stays_away(server: Server, item_id: str, **request: object) -> None:
-    """Asks again and again; the item must not come back."""
+    """Repeats a request for 2 s; the item must not be recommended."""
     until = time.monotonic() + WATCH_SECONDS
     while time.monotonic() < until:
-        assert await at_every_worker(server, lambda ids: item_id not in ids, **request)
+        assert await holds_at_every_worker(server, lambda ids: item_id not in ids, **request)
 
 
 async def seconds_until(condition: Callable[[], Awaitable[bool]], what: str) -> float:
@@ -98,37 +98,37 @@ async def seconds_until(condition: Callable[[], Awaitable[bool]], what: str) -> 
 
 
 @pytest.mark.slow
-async def test_an_item_never_trained_on_reaches_the_users_of_its_neighbours_and_leaves_them(
+async def test_a_new_item_reaches_users_of_its_colour_and_is_removed_again(
     server: Server,
 ) -> None:
     assert "new-white" not in await first_of(server, user_id=WHITE_USER)
     await upsert(server, item("new-white", "white"), item("new-black", "black"))
 
-    async def everyone_has_theirs() -> bool:
-        return await at_every_worker(
+    async def both_get_their_item() -> bool:
+        return await holds_at_every_worker(
             server, lambda ids: ids[0] == "new-white", user_id=WHITE_USER
-        ) and await at_every_worker(server, lambda ids: ids[0] == "new-black", user_id=BLACK_USER)
+        ) and await holds_at_every_worker(server, lambda ids: ids[0] == "new-black", user_id=BLACK_USER)
 
-    seconds = await seconds_until(everyone_has_theirs, "both users are first recommended the new item of their colour")
-    print(f"upserted, and recommended by every worker {seconds:.2f} s later")
+    seconds = await seconds_until(both_get_their_item, "both users get the new item of their colour first")
+    print(f"recommended by every worker {seconds:.2f} s after the upsert")
 
     await upsert(server, item("new-white", "white", available=False))
     await server.stub.DeleteItems(pb.DeleteItemsRequest(item_ids=["new-black"]))
 
-    async def both_are_gone() -> bool:
-        return await at_every_worker(
+    async def neither_is_recommended() -> bool:
+        return await holds_at_every_worker(
             server, lambda ids: "new-white" not in ids, user_id=WHITE_USER
-        ) and await at_every_worker(server, lambda ids: "new-black" not in ids, user_id=BLACK_USER)
+        ) and await holds_at_every_worker(server, lambda ids: "new-black" not in ids, user_id=BLACK_USER)
 
-    seconds = await seconds_until(both_are_gone, "neither is recommended any more")
-    print(f"removed, and gone from every worker {seconds:.2f} s later")
+    seconds = await seconds_until(neither_is_recommended, "neither item is recommended")
+    print(f"gone from every worker {seconds:.2f} s after the removal")
     await stays_away(server, "new-white", user_id=WHITE_USER)
     await stays_away(server, "new-black", user_id=BLACK_USER)
 
     await upsert(server, item("new-white", "white"))
     await seconds_until(
-        lambda: at_every_worker(server, lambda ids: ids[0] == "new-white", user_id=WHITE_USER),
-        "what is available again is recommended again",
+        lambda: holds_at_every_worker(server, lambda ids: ids[0] == "new-white", user_id=WHITE_USER),
+        "the item is recommended again",
     )
 
 
@@ -137,6 +137,8 @@ async def test_an_item_of_the_bundle_that_is_deleted_is_never_recommended_again(
     session = {"recent_item_ids": ["item-0", "item-2"]}
     (gone, *_) = await first_of(server, **session)
     await server.stub.DeleteItems(pb.DeleteItemsRequest(item_ids=[gone]))
-    await seconds_until(lambda: at_every_worker(server, lambda ids: gone not in ids, **session), f"{gone} is gone")
+    await seconds_until(
+        lambda: holds_at_every_worker(server, lambda ids: gone not in ids, **session), f"{gone} is gone"
+    )
     await stays_away(server, gone, **session)
     assert len(await first_of(server, **session)) == 3

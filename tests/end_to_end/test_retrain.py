@@ -1,5 +1,5 @@
 """The DAG `retrain` in a real Airflow, with the real programs: from recorded events to a served model, and nights that
-fail or bring a worse model, after which the champion serves on."""
+fail or train a worse model, after which the champion stays in service."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.process
 
 SMALL = ("towers.embedding_dim=16", "fit.batch_size=16", "fit.max_epochs=8", "text.encoder=none")
 CONFIG = (*SMALL, "warm_start.min_validation_users=10", "gate.max_latency_ratio=100")
-"""A few users have to do, and the machine that tests run on is no place to compare latencies."""
+"""The data have few users, and a test machine is too noisy to compare latencies."""
 BEGINNER = ("fit.max_epochs=1", "ranker.content_weights=0", "ranker.item_item_weights=0")
-"""A first champion that the next one is better than, whatever the seed."""
+"""A first champion that is worse than the next, whatever the seed."""
 UNTRAINED = ("fit.max_epochs=1", "fit.learning_rate=1e-9", "ranker.content_weights=0", "ranker.item_item_weights=0")
 NEWCOMERS = 20
 
@@ -36,13 +36,13 @@ def sets(assignments: tuple[str, ...]) -> list[str]:
 
 
 async def record_visits(server: Server) -> None:
-    """Newcomers who click all black items but one each."""
+    """Records clicks of newcomers on all black items except one each."""
     black = [f"item-{row}" for row in range(1, 24, 2)]
     for user in range(NEWCOMERS):
         events = [
             pb.Event(event_id=f"{user}-{item}", user_id=f"newcomer-{user}", item_id=item, type=pb.EVENT_TYPE_CLICK)
-            for place, item in enumerate(black)
-            if place != user % len(black)
+            for index, item in enumerate(black)
+            if index != user % len(black)
         ]
         await server.stub.RecordEvents(pb.RecordEventsRequest(events=events), timeout=30)
 
@@ -57,7 +57,7 @@ async def served_version(server: Server) -> str:
 
 
 async def night(airflow: Airflow, day: int, **environment: str) -> bool:
-    """Runs the DAG for a night that many days from now; returns whether the run succeeded."""
+    """Runs the DAG for the night `day` days from now; returns whether the run succeeded."""
     date = (datetime.now(UTC) + timedelta(days=day)).strftime("%Y-%m-%dT02:30:00")
     done = await asyncio.to_thread(airflow.test_dag, date, **environment)
     print(done.stdout)
@@ -112,14 +112,14 @@ async def check_nights(airflow: Airflow, stack: Stack, server: Server, first: st
     assert answer.model_version == champion.model_version
     assert not answer.degraded_reasons
 
-    # A worse candidate, trained in full because it is that day: registered and refused.
+    # A worse candidate, trained in full because it is the day for it: registered and refused.
     today_is_full = {"TANDEM_NIGHTLY_FULL_ON": (datetime.now(UTC) + timedelta(days=2)).strftime("%A")}
     worse = {"TANDEM_NIGHTLY_CONFIG": " ".join(sets((*CONFIG, *UNTRAINED)))}
     assert await night(airflow, 2, **today_is_full, **worse)
     assert registry.find("3").tags[GATE_TAG] == GATE_REFUSED
     assert registry.champion() == champion
 
-    # A night whose data are not there.
+    # A night whose data do not exist.
     assert not await night(airflow, 3, **every_other_day, TANDEM_NIGHTLY_DATA="--dataset nowhere.toml")
     assert registry.champion() == champion
     assert await served_version(server) == champion.model_version

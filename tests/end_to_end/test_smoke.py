@@ -1,4 +1,4 @@
-"""The main job, as a person starts it: from nothing to a served recommendation."""
+"""The main job, with the commands that a person uses: from nothing to a served recommendation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from trainer.evaluation.metrics import mean_metrics, metrics_per_user
 pytestmark = pytest.mark.process
 
 PAUSE_SECONDS = 0.005
-"""Between two requests: they are to be there while a model is trained and taken over, not to slow that down."""
+"""Between two requests, so that they do not slow down the training that runs at the same time."""
 MAX_REQUESTS = 200_000
-"""Over a quarter of an hour of them."""
+"""Limit of requests, reached after more than a quarter of an hour."""
 SHARED = Path(os.environ.get("TANDEM_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 
 
@@ -43,7 +43,7 @@ def test_movielens_model_learned(movielens) -> None:
     manifest = movielens[0].bundle().manifest
     assert manifest.metrics["test/recall@10"] > 0.14
     assert manifest.metrics["test/recall@10"] > 1.5 * manifest.metrics["test/popularity/recall@10"]
-    assert 0.03 < manifest.metrics["test/popularity/ndcg@10"] < 0.05  # as others measured it on these data
+    assert 0.03 < manifest.metrics["test/popularity/ndcg@10"] < 0.05  # as published for these data
     assert manifest.onnx_max_abs_difference < 1e-4
     assert manifest.index.recall_at_100 >= 0.95
     assert manifest.training_data.num_users == 942
@@ -59,7 +59,7 @@ def test_a_second_run_trains_nothing(movielens) -> None:
 
 @pytest.mark.slow
 async def test_as_served_equals_offline(movielens, tmp_path) -> None:
-    """Every held-out user asked of the running server, as they were before their last choice."""
+    """Requests recommendations for every held-out user, with their state before their last choice."""
     bundle = movielens[0].bundle()
     ranks = []
     async with valkey(tmp_path / "valkey") as store:
@@ -78,7 +78,7 @@ async def test_as_served_equals_offline(movielens, tmp_path) -> None:
 
 
 def test_own_data_by_configuration(tmp_path) -> None:
-    """The checkerboard as a person's own CSV: the one item of the user's colour that is left comes first."""
+    """The checkerboard as a custom CSV: the only unseen item of the user's colour comes first."""
     config = write_checkerboard(tmp_path / "data")
     small = ("--set", "towers.embedding_dim=16", "--set", "fit.batch_size=16", "--set", "text.encoder=none")
     stack = new_stack(tmp_path / "stack", "--dataset", str(config), *small)
@@ -87,7 +87,7 @@ def test_own_data_by_configuration(tmp_path) -> None:
     assert stack.bundle().manifest.metrics["test/recall@10"] == 1.0
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data sets are not here: {SHARED} (set TANDEM_SHARED_DATA)")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data sets are missing: {SHARED} (set TANDEM_SHARED_DATA)")
 def test_amazon_reviews(tmp_path) -> None:
     folder = SHARED / "amazon-giftcards-2018"
     files = ("--reviews", str(folder / "Gift_Cards_5.json.gz"), "--meta", str(folder / "meta_Gift_Cards.json.gz"))
@@ -99,7 +99,7 @@ def test_amazon_reviews(tmp_path) -> None:
 
 
 async def test_a_retrained_model_is_served_without_a_failed_request(tmp_path) -> None:
-    """Two models trained for real; the second takes over while requests flow."""
+    """Two really trained models; the second takes over during a stream of requests."""
     config = write_checkerboard(tmp_path / "data")
     stack = new_stack(tmp_path / "stack", "--dataset", str(config))
     small = ("--set", "towers.embedding_dim=16", "--set", "fit.batch_size=16", "--set", "text.encoder=none")

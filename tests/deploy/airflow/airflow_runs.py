@@ -1,4 +1,4 @@
-"""Airflow as a person runs it: its own environment, a metadata database of its own in a temporary folder."""
+"""Airflow in its own virtual environment, with its own metadata database in a temporary folder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ ROOT = Path(__file__).parents[3]
 AIRFLOW = Path(os.environ.get("TANDEM_AIRFLOW_VENV", ROOT / ".venv-airflow")) / "bin" / "airflow"
 RUN_SECONDS = 600
 
-needs_airflow = pytest.mark.skipif(not AIRFLOW.exists(), reason=f"{AIRFLOW} is not there: make airflow-env")
+needs_airflow = pytest.mark.skipif(not AIRFLOW.exists(), reason=f"{AIRFLOW} does not exist: make airflow-env")
 
 
 class Airflow:
-    """Runs DAGs of the project."""
+    """Runs the project's DAGs."""
 
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         """Makes the metadata database in the folder `home`."""
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("TANDEM_", "PYTHON", "COV"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("TANDEM_", "PYTHON", "COV"))
+        }
         self._environment = {
-            **ours,
+            **inherited,
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
             "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "deploy" / "airflow" / "dags"),
@@ -35,7 +37,7 @@ class Airflow:
         assert done.returncode == 0, done.stdout
 
     def test_dag(self, logical_date: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """`airflow dags test retrain`; its status is 0 for a run that succeeded. Both outputs are in `stdout`."""
+        """Runs `airflow dags test retrain`; status 0: the run succeeded. `stdout` also contains stderr."""
         return self._run("dags", "test", "retrain", logical_date, **environment)
 
     def _run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ SLEEP = "import time; time.sleep(600)"
 
 
 def is_running(pid: int) -> bool:
-    """A zombie does not run: it waits for its parent to ask, or for the init process of the container to do so."""
+    """Whether a process runs. A zombie does not: it has ended and only waits for its parent, or init, to reap it."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -33,9 +33,9 @@ def python(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", program, *arguments]
 
 
-def says_pid(pid_file: Path, rest: str = SLEEP) -> str:
-    """A program that writes its pid and then does `rest`."""
-    return f"import os, pathlib; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); {rest}"
+def writes_pid(pid_file: Path, body: str = SLEEP) -> str:
+    """A program that writes its process id to a file and then runs `body`."""
+    return f"import os, pathlib; pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); {body}"
 
 
 def read_pid(pid_file: Path) -> int:
@@ -88,7 +88,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_with_its_group(tmp_path: P
     grandchild_pid = tmp_path / "grandchild"
     stubborn = (
         "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-        f"subprocess.Popen([sys.executable, '-c', {says_pid(grandchild_pid)!r}]); time.sleep(600)"
+        f"subprocess.Popen([sys.executable, '-c', {writes_pid(grandchild_pid)!r}]); time.sleep(600)"
     )
     async with Children(tmp_path / "logs", grace_seconds=0.2) as children:
         child = await children.start("stubborn", python(stubborn), os.environ)
@@ -107,7 +107,7 @@ async def test_a_service_that_ends_by_itself_is_reported_even_with_status_0(tmp_
 async def test_a_cancelled_step_leaves_no_process(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     async with Children(tmp_path / "logs", grace_seconds=5) as children:
-        step = asyncio.create_task(children.run("train", python(says_pid(pid_file)), os.environ))
+        step = asyncio.create_task(children.run("train", python(writes_pid(pid_file)), os.environ))
         pid = await asyncio.to_thread(read_pid, pid_file)
         step.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -116,7 +116,7 @@ async def test_a_cancelled_step_leaves_no_process(tmp_path: Path) -> None:
 
 
 class TestSupervise:
-    """`supervise` in a process of its own, which is signalled as a terminal or an init system would."""
+    """`supervise` in a separate process, which gets signals as from a terminal or an init system."""
 
     PROGRAM = """
 import asyncio, os, sys
@@ -126,9 +126,9 @@ from deploy.local.stack import supervise
 
 folder = Path(sys.argv[1])
 
-def child(name, rest):
+def child(name, body):
     write = f"import os, pathlib; pathlib.Path({str(folder / name)!r}).write_text(str(os.getpid())); "
-    return [sys.executable, "-c", write + rest]
+    return [sys.executable, "-c", write + body]
 
 async def work(children):
     await children.start("service", child("service", sys.argv[2]), os.environ)

@@ -1,4 +1,4 @@
-"""What the local stack decides by itself. The whole stack is run by the end-to-end tests."""
+"""Decisions of the local stack. The end-to-end tests run the whole stack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from deploy.local.stack import grpcurl_command
 RIGHT_ANSWER = {"items": [{"itemId": str(n)} for n in range(10)], "source": "RECOMMENDATION_SOURCE_RETRIEVED"}
 
 
-def test_the_grpcurl_call_is_the_one_of_the_documentation() -> None:
+def test_the_grpcurl_call_is_that_of_the_documentation() -> None:
     assert shlex.join(grpcurl_command("196", "localhost:50051")) == (
         """grpcurl -plaintext -d '{"user_id":"196","num_items":10,"explain":true}' """
         "localhost:50051 tandem.v1.RecommendationService/Recommend"
@@ -64,7 +64,7 @@ def test_a_taken_port_is_named_with_its_setting() -> None:
 
 
 @pytest.mark.process
-def test_port_0_is_a_free_one() -> None:
+def test_port_0_is_a_free_port() -> None:
     assert require_free(0, "TANDEM_GRPC_PORT") > 0
 
 

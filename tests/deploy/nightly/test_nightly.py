@@ -1,4 +1,4 @@
-"""What the nightly run decides by itself. With the real programs it runs in `tests/end_to_end/test_retrain.py`."""
+"""Decisions of the nightly run. `tests/end_to_end/test_retrain.py` runs it with the real programs."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_folders_that_feature_sync_has_not_made_yet_are_left_out(tmp_path) -> No
     assert "--events" not in steps.ingest(settings, until="2026-11-25")
     (tmp_path / "events").mkdir()
     (tmp_path / "item-changes").mkdir()
-    words = steps.ingest(settings, until="2026-11-25")
-    assert words[words.index("--events") + 1] == str(tmp_path / "events")
-    assert words[words.index("--item-changes") + 1] == str(tmp_path / "item-changes")
+    arguments = steps.ingest(settings, until="2026-11-25")
+    assert arguments[arguments.index("--events") + 1] == str(tmp_path / "events")
+    assert arguments[arguments.index("--item-changes") + 1] == str(tmp_path / "item-changes")
 
 
 class Serving(BaseHTTPRequestHandler):
-    """A server that serves another model with every answer, the last one for good."""
+    """A server that reports the next model version with every answer, and the last version from then on."""
 
     versions: list[str] = []  # noqa: RUF012
     keys: list[str | None] = []  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""The environment variables of the nightly run, as the docstrings of its settings name them."""
+"""The environment variables of the nightly run, collected from the docstrings of its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dvc repro` in a git repository of its own, with the project's own dvc.yaml, remote and commands."""
+"""`dvc repro` in a separate git repository, with the project's dvc.yaml, remote and commands."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Repository:
         return done.stdout
 
     def repro(self) -> list[str]:
-        """The stages that ran."""
+        """Runs `dvc repro`; returns the names of the stages that ran."""
         return re.findall(r"^Running stage '(\w+)':", self.run("dvc", "repro"), re.MULTILINE)
 
     def pipeline(self, name: str) -> Path:
@@ -91,7 +91,7 @@ def test_the_version_of_the_data_is_recorded(repository) -> None:
         "tandem", json.loads(repository.pipeline("trained.json").read_text())["registry_version"]
     )
     assert client.get_run(registered.run_id).data.params["data_version"] == version
-    assert registered.aliases == []  # what serves is the nightly run's to decide
+    assert registered.aliases == []  # the nightly run decides which version is served
 
 
 @pytest.mark.process
@@ -103,7 +103,7 @@ def test_metrics_are_shown_by_dvc(repository) -> None:
 
 
 @pytest.mark.process
-def test_only_what_a_change_reaches_runs_again(repository) -> None:
+def test_only_stages_that_a_change_affects_run_again(repository) -> None:
     assert repository.repro() == []
 
     path = repository.folder / "params.yaml"
@@ -118,7 +118,7 @@ def test_only_what_a_change_reaches_runs_again(repository) -> None:
 
 
 @pytest.mark.process
-def test_the_local_remote_takes_and_gives_back(repository) -> None:
+def test_the_local_remote_restores_what_was_pushed(repository) -> None:
     repository.run("dvc", "push")
     before = read_bundle(repository.pipeline("bundle")).manifest
     shutil.rmtree(repository.folder / ".tandem" / "pipeline")

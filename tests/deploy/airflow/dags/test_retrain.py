@@ -1,6 +1,6 @@
-"""What the DAG `retrain` does by itself, in a real Airflow, with a program that only says what it was asked to do.
+"""Decisions of the DAG `retrain`, in a real Airflow, with a stub program that only records its arguments.
 
-With the real programs it runs in `tests/end_to_end/test_retrain.py`.
+`tests/end_to_end/test_retrain.py` runs the DAG with the real programs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def airflow(folder) -> Airflow:
     )
 
 
-def test_a_night_without_a_word_on_drift_goes_a_step_on(airflow, folder) -> None:
+def test_a_night_whose_drift_report_fails_trains_incrementally(airflow, folder) -> None:
     done = airflow.test_dag(WEDNESDAY, NIGHT="on", DRIFT_STATUS="1")
     assert done.returncode == 0, done.stdout
     assert (folder / "on").read_text().splitlines() == [
@@ -64,7 +64,7 @@ def test_a_night_without_a_word_on_drift_goes_a_step_on(airflow, folder) -> None
     ]
 
 
-def test_a_candidate_of_sunday_that_the_gate_refuses_is_not_deployed(airflow, folder) -> None:
+def test_a_sunday_candidate_that_the_gate_refuses_is_not_deployed(airflow, folder) -> None:
     done = airflow.test_dag(SUNDAY, NIGHT="refused", VALIDATE_STATUS="3")
     assert done.returncode == 0, done.stdout
     *_, train, validate = (folder / "refused").read_text().splitlines()
