@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that every test of behaviour runs over both."""
+"""Both clients behind a common interface, so that every test of behaviour runs with both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("sync", "async")
 
 
 class InThread:
-    """`TandemClient`, each call in a thread: the servers of these tests live in the test's own event loop."""
+    """`TandemClient` with each call in a thread, because the servers of these tests run in the test's event loop."""
 
     def __init__(self, client: TandemClient) -> None:
         self.client = client
@@ -57,7 +57,7 @@ AnyClient = InThread | AsyncTandemClient
 
 @asynccontextmanager
 async def connected(kind: str, address: str, **settings: Any) -> AsyncIterator[AnyClient]:
-    """A client of this kind, by default with a deadline that only a hanging server misses."""
+    """A client, "sync" or "async", by default with a deadline that only a hanging server misses."""
     settings = {"deadline_ms": PATIENCE_SECONDS * 1e3, **settings}
     client = InThread(TandemClient(address, **settings)) if kind == "sync" else AsyncTandemClient(address, **settings)
     try:

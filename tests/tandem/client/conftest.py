@@ -9,5 +9,5 @@ from tests.tandem.client.both_clients import KINDS
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which client."""
+    """Kind of client: "sync" or "async"."""
     return str(request.param)

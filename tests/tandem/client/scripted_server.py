@@ -1,4 +1,4 @@
-"""A real gRPC server that behaves as a test's script says, attempt by attempt, and writes down what it was asked."""
+"""A real gRPC server that follows a test's script, attempt by attempt, and records its requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 Step = Callable[[_Context, Any], Awaitable[Any]]
-"""What one attempt gets: called with its context and the response to fill."""
+"""The reply to an attempt: called with the attempt's context and the response to fill."""
 
 
 def answers(**fields: Any) -> Step:
-    """An answer with these fields."""
+    """A response with the given fields."""
 
     async def step(context: _Context, response: Any) -> Any:
         response.MergeFrom(type(response)(**fields))
@@ -37,7 +37,7 @@ def answers(**fields: Any) -> Step:
 def fails(
     code: grpc.StatusCode, message: str = "as scripted", *, retry_after_seconds: float | None = None, field: str = ""
 ) -> Step:
-    """A status, with the details that the server sends beside it."""
+    """A status, with the details that the inference server sends with it."""
 
     async def step(context: _Context, response: Any) -> Any:
         status = status_pb2.Status(code=code.value[0], message=message)
@@ -55,7 +55,7 @@ def fails(
 
 
 def hangs() -> Step:
-    """Nothing, until the caller goes."""
+    """No response, until the caller cancels."""
 
     async def step(context: _Context, response: Any) -> Any:
         await asyncio.Event().wait()
@@ -64,7 +64,7 @@ def hangs() -> Step:
 
 
 def answers_late(seconds: float) -> Step:
-    """An answer after this time."""
+    """An empty response after a delay."""
 
     async def step(context: _Context, response: Any) -> Any:
         await asyncio.sleep(seconds)
@@ -75,7 +75,7 @@ def answers_late(seconds: float) -> Step:
 
 @dataclass
 class Attempt:
-    """One call as the server saw it."""
+    """A call as the server received it."""
 
     method: str
     request: Any
@@ -87,7 +87,7 @@ class Attempt:
 
 @dataclass
 class ScriptedServer(pb_grpc.RecommendationServiceServicer):
-    """Attempt number n gets step number n of the script, and the last step from then on."""
+    """Attempt n gets step n of the script; attempts beyond its end get the last step."""
 
     script: Sequence[Step]
     port: int = 0
@@ -140,7 +140,7 @@ class ScriptedServer(pb_grpc.RecommendationServiceServicer):
 async def scripted(
     *script: Step, servicer: ScriptedServer | None = None, credentials: grpc.ServerCredentials | None = None
 ) -> AsyncIterator[ScriptedServer]:
-    """A running server with this script, in this event loop."""
+    """Runs a server with a script in this event loop, during the block."""
     servicer = servicer or ScriptedServer(script)
     server = grpc.aio.server()
     pb_grpc.add_RecommendationServiceServicer_to_server(servicer, server)

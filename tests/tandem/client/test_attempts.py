@@ -1,4 +1,4 @@
-"""The policy by itself: what a plan does next, at times that the test decides."""
+"""The retry policy alone: the next step of a plan, at times that the test sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NO_PAUSE = RetryPolicy(initial_backoff_ms=0)
 
 @dataclass
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that only the test advances."""
 
     now_seconds: float = 100.0
 
@@ -32,15 +32,15 @@ class Clock:
         return self.now_seconds
 
 
-def plan_of(clock: Clock, *, policy: RetryPolicy = NO_PAUSE, hedge_after_seconds: float | None = None):
+def new_plan(clock: Clock, *, policy: RetryPolicy = NO_PAUSE, hedge_after_seconds: float | None = None):
     return attempts(
         policy, RetryBudget(policy), deadline_seconds=1.0, hedge_after_seconds=hedge_after_seconds, clock=clock
     )
 
 
-def test_a_retry_gets_what_is_left() -> None:
+def test_a_retry_gets_the_remaining_time() -> None:
     clock = Clock()
-    plan = plan_of(clock)
+    plan = new_plan(clock)
     assert next(plan) == Start(1.0)
     assert plan.send(None) == Wait(None)
     clock.now_seconds += 0.25
@@ -54,7 +54,7 @@ def test_a_retry_gets_what_is_left() -> None:
 
 def test_no_attempt_begins_when_the_time_is_over() -> None:
     clock = Clock()
-    plan = plan_of(clock)
+    plan = new_plan(clock)
     next(plan)
     plan.send(None)
     assert plan.send(UNAVAILABLE) == Wait(0.0)
@@ -65,14 +65,14 @@ def test_no_attempt_begins_when_the_time_is_over() -> None:
 
 def test_a_hedge_shares_the_deadline_and_is_made_once() -> None:
     clock = Clock()
-    plan = plan_of(clock, hedge_after_seconds=0.1)
+    plan = new_plan(clock, hedge_after_seconds=0.1)
     next(plan)
     assert plan.send(None) == Wait(0.1)
     clock.now_seconds += 0.1
     assert plan.send(None) == Start(pytest.approx(0.9))
-    assert plan.send(None) == Wait(None), "no third one"
-    assert plan.send(UNAVAILABLE) == Wait(None), "the other may answer yet"
-    assert plan.send(UNAVAILABLE) == Wait(0.0), "both failed"
+    assert plan.send(None) == Wait(None), "no third attempt"
+    assert plan.send(UNAVAILABLE) == Wait(None), "the other attempt may still answer"
+    assert plan.send(UNAVAILABLE) == Wait(0.0), "both attempts failed"
     assert isinstance(plan.send(None), Start)
     plan.send(None)
     with pytest.raises(Unavailable) as caught:
@@ -82,23 +82,23 @@ def test_a_hedge_shares_the_deadline_and_is_made_once() -> None:
 
 def test_a_delay_that_does_not_fit_ends_the_call() -> None:
     crowded = Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message="full", retry_after_seconds=1.0)
-    plan = plan_of(Clock())
+    plan = new_plan(Clock())
     next(plan)
     plan.send(None)
     with pytest.raises(OverCapacity):
         plan.send(crowded)
 
 
-def test_pauses_grow_to_a_limit_and_are_spread() -> None:
+def test_pauses_grow_to_a_limit_and_are_random() -> None:
     policy = RetryPolicy(initial_backoff_ms=10, backoff_multiplier=2, max_backoff_ms=30)
-    for num_attempts, longest_ms in ((1, 10), (2, 20), (3, 30), (9, 30)):
+    for num_attempts, max_ms in ((1, 10), (2, 20), (3, 30), (9, 30)):
         pauses = [policy.pause_seconds(num_attempts, UNAVAILABLE) * 1e3 for _ in range(200)]
-        assert 0 <= min(pauses) < longest_ms / 2 < max(pauses) <= longest_ms
+        assert 0 <= min(pauses) < max_ms / 2 < max(pauses) <= max_ms
     asked = Failure(code=grpc.StatusCode.UNAVAILABLE, message="later", retry_after_seconds=5.0)
     assert 5.0 <= policy.pause_seconds(1, asked) <= 5.01
 
 
-def test_ten_tenths_of_a_token_are_one() -> None:
+def test_ten_answers_refill_a_token() -> None:
     budget = RetryBudget(RetryPolicy(budget_tokens=1, budget_ratio=0.1))
     assert budget.take()
     for _ in range(9):
@@ -116,7 +116,7 @@ def test_the_budget_never_holds_more_than_it_began_with() -> None:
     assert [budget.take() for _ in range(3)] == [True, True, False]
 
 
-def test_readiness_waits_through_what_waiting_cures() -> None:
+def test_readiness_waits_through_transient_failures() -> None:
     plan = until_ready(bool, timeout_seconds=1.0, clock=Clock())
     for outcome in (UNAVAILABLE, Answered(False), Failure(code=grpc.StatusCode.NOT_FOUND, message="unknown service")):
         assert next(plan) == Start(1.0)
@@ -128,7 +128,7 @@ def test_readiness_waits_through_what_waiting_cures() -> None:
         plan.send(Answered(True))
 
 
-def test_readiness_says_what_it_found_last() -> None:
+def test_readiness_reports_the_last_failure() -> None:
     clock = Clock()
     plan = until_ready(bool, timeout_seconds=1.0, clock=clock)
     next(plan)
@@ -140,7 +140,7 @@ def test_readiness_says_what_it_found_last() -> None:
 
 
 def test_only_reads_are_hedged() -> None:
-    """A method that is added has to be thought about: this list is not computed."""
+    """A literal list, so that every new method needs a decision."""
     assert {method.rpartition("/")[2] for method in HEDGEABLE} == {"Recommend", "SimilarItems", "GetServingStatus"}
     writes = {RECORD_EVENTS, UPSERT_ITEMS, DELETE_ITEMS}
     assert set(UNARY_RESPONSES) - {HEALTH_CHECK} - writes == HEDGEABLE
@@ -157,6 +157,6 @@ def test_only_reads_are_hedged() -> None:
         ("budget_ratio", 1.5),
     ],
 )
-def test_a_policy_that_cannot_be_meant_names_the_field(field: str, value: float) -> None:
+def test_an_invalid_policy_names_the_field(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{field}: "):
         RetryPolicy(**{field: value})  # type: ignore[arg-type]

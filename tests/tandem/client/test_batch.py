@@ -1,4 +1,4 @@
-"""RecommendBatch of both clients: any order, errors of single entries, bounded requests in flight."""
+"""RecommendBatch of both clients: any order, errors of single entries, a bounded number of requests in flight."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.process
 
 @dataclass
 class BatchServer(ScriptedServer):
-    """Answers, newest first, once `window` requests are unanswered or no more come; refuses the user "refused"."""
+    """Answers newest first, once `window` requests wait or the stream has ended; refuses the user "refused"."""
 
     window: int = 4
-    answers_at_most: int | None = None
+    max_answers: int | None = None
     ends_with: grpc.StatusCode = grpc.StatusCode.OK
-    most_unanswered: int = 0
+    max_unanswered: int = 0
     received: list[str] = field(default_factory=list)
     ended: bool = False
 
@@ -47,13 +47,13 @@ class BatchServer(ScriptedServer):
             async for request in requests:
                 unanswered.append(request)
                 self.received.append(request.correlation_id)
-                self.most_unanswered = max(self.most_unanswered, len(unanswered))
+                self.max_unanswered = max(self.max_unanswered, len(unanswered))
             all_read.set()
 
         reading = asyncio.create_task(read())
         num_answered = 0
         try:
-            while num_answered != self.answers_at_most:
+            while num_answered != self.max_answers:
                 await wait_until(lambda: len(unanswered) >= self.window or all_read.is_set(), "more requests")
                 if not unanswered:
                     return
@@ -89,10 +89,10 @@ async def test_every_request_is_answered_with_a_bounded_number_in_flight(kind: s
         outcomes = [outcome async for outcome in client.recommend_many(requests(50), max_in_flight=4)]
         assert {name: answer.model_version for name, answer in outcomes} == {f"id-{n}": f"for u-{n}" for n in range(50)}
         assert [name for name, _ in outcomes] != [f"id-{n}" for n in range(50)], "in any order"
-        assert server.most_unanswered == 4
+        assert server.max_unanswered == 4
 
 
-async def test_a_refused_entry_is_an_error_of_its_own(kind: str) -> None:
+async def test_a_refused_entry_has_its_own_error(kind: str) -> None:
     batch = {"a": Query(user_id="u"), "b": Query(user_id="refused", num_items=501), "c": Query(user_id="v")}
     async with scripted(servicer=BatchServer([])) as server, connected(kind, server.address) as client:
         outcomes = {name: outcome async for name, outcome in client.recommend_many(batch.items())}
@@ -107,8 +107,8 @@ async def test_no_requests_no_answers(kind: str) -> None:
         assert [outcome async for outcome in client.recommend_many([])] == []
 
 
-async def test_a_stream_that_breaks_raises_after_what_was_answered(kind: str) -> None:
-    servicer = BatchServer([], answers_at_most=2, ends_with=grpc.StatusCode.UNAVAILABLE)
+async def test_a_broken_stream_raises_after_its_answers(kind: str) -> None:
+    servicer = BatchServer([], max_answers=2, ends_with=grpc.StatusCode.UNAVAILABLE)
     async with scripted(servicer=servicer) as server, connected(kind, server.address) as client:
         outcomes = client.recommend_many(requests(20), max_in_flight=4)
         for _ in range(2):
@@ -118,7 +118,7 @@ async def test_a_stream_that_breaks_raises_after_what_was_answered(kind: str) ->
 
 
 async def test_a_stream_that_ends_too_early_is_an_error(kind: str) -> None:
-    servicer = BatchServer([], answers_at_most=2)  # with a status that says all is well
+    servicer = BatchServer([], max_answers=2)  # with status OK
     async with scripted(servicer=servicer) as server, connected(kind, server.address) as client:
         with pytest.raises(Unavailable, match="requests unanswered"):
             _ = [outcome async for outcome in client.recommend_many(requests(20), max_in_flight=4)]
@@ -141,12 +141,12 @@ async def test_an_error_of_the_callers_iterable_reaches_the_caller(kind: str) ->
             _ = [outcome async for outcome in client.recommend_many(broken())]
 
 
-async def test_whoever_stops_reading_ends_the_batch(kind: str) -> None:
+async def test_a_caller_that_stops_reading_ends_the_batch(kind: str) -> None:
     async with scripted(servicer=BatchServer([])) as server, connected(kind, server.address) as client:
         outcomes = client.recommend_many(requests(1000), max_in_flight=4)
         assert (await anext(outcomes))[0] in {f"id-{n}" for n in range(4)}
         await outcomes.aclose()  # type: ignore[attr-defined]
-        await wait_until(lambda: server.ended, "the server is told")
+        await wait_until(lambda: server.ended, "the server notices the cancellation")
         assert len(server.received) < 1000
 
 
@@ -174,7 +174,7 @@ async def test_async_iterables_are_read_too() -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_in_flight", 0), ("deadline_ms", 0), ("deadline_ms", float("inf"))])
-async def test_bounds_that_cannot_be_meant(kind: str, name: str, value: float) -> None:
+async def test_invalid_bounds(kind: str, name: str, value: float) -> None:
     async with connected(kind, "grpc://127.0.0.1:1") as client:
         with pytest.raises(ValueError, match=f"^{name}: "):
             _ = [outcome async for outcome in client.recommend_many(requests(1), **{name: value})]

@@ -19,7 +19,7 @@ from tests.tandem.client.both_clients import connected
 from tests.tandem.client.scripted_server import answers, scripted
 
 
-def reached(address: str, **changes: Any) -> Endpoint:
+def endpoint_of(address: str, **changes: Any) -> Endpoint:
     nothing = dict.fromkeys(("api_key", "root_certificates", "client_certificate", "client_key"))
     return endpoint(address, **{**nothing, "insecure": False, "keepalive_seconds": 20.0, **changes})
 
@@ -37,7 +37,7 @@ def reached(address: str, **changes: Any) -> Endpoint:
     ],
 )
 def test_addresses(address: str, target: str) -> None:
-    assert reached(address).target == target
+    assert endpoint_of(address).target == target
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_addresses(address: str, target: str) -> None:
     [("grpc://a:1", False, True), ("a:1", True, True), ("a:1", False, False), ("grpcs://a:1", False, False)],
 )
 def test_plaintext_is_asked_for(address: str, insecure: bool, plaintext: bool) -> None:
-    assert (reached(address, insecure=insecure).credentials is None) is plaintext
+    assert (endpoint_of(address, insecure=insecure).credentials is None) is plaintext
 
 
 @pytest.mark.parametrize(
     "address", ["", "recommender", "http://recommender:1", "grpc://a:1/path", "a b:1", "grpc://:1"]
 )
-def test_an_address_that_is_none(address: str) -> None:
+def test_an_invalid_address(address: str) -> None:
     with pytest.raises(ValueError, match=r"^address: "):
         TandemClient(address)
 
@@ -71,7 +71,7 @@ def test_an_address_that_is_none(address: str) -> None:
         ("grpc://a:1", {"keepalive_seconds": 0}, "keepalive_seconds: "),
     ],
 )
-def test_settings_that_cannot_be_meant_are_named(address: str, settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(address: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TandemClient(address, **settings)
 
@@ -82,7 +82,7 @@ def test_a_certificate_file_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_key_is_not_printed() -> None:
-    assert "secret" not in repr(reached("grpc://a:1", api_key="secret"))
+    assert "secret" not in repr(endpoint_of("grpc://a:1", api_key="secret"))
 
 
 def test_the_async_client_wants_a_running_loop() -> None:
@@ -106,16 +106,16 @@ async def test_no_key_no_token(kind: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("as_files", [False, True], ids=["bytes", "files"])
-async def test_both_sides_show_certificates(kind: str, as_files: bool, tmp_path: Path) -> None:
+async def test_both_sides_present_certificates(kind: str, as_files: bool, tmp_path: Path) -> None:
     authority = Authority()
-    ours, theirs = authority.issue("client"), authority.issue("server")
+    client_pair, server_pair = authority.issue("client"), authority.issue("server")
     credentials = grpc.ssl_server_credentials(
-        [(theirs.key, theirs.certificate)], root_certificates=authority.certificate, require_client_auth=True
+        [(server_pair.key, server_pair.certificate)], root_certificates=authority.certificate, require_client_auth=True
     )
     pem: dict[str, Any] = {
         "root_certificates": authority.certificate,
-        "client_certificate": ours.certificate,
-        "client_key": ours.key,
+        "client_certificate": client_pair.certificate,
+        "client_key": client_pair.key,
     }
     if as_files:
         for name, content in pem.items():
@@ -134,8 +134,8 @@ async def test_both_sides_show_certificates(kind: str, as_files: bool, tmp_path:
 
 @pytest.mark.process
 async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
-    theirs = Authority("theirs").issue()
-    credentials = grpc.ssl_server_credentials([(theirs.key, theirs.certificate)])
+    server_pair = Authority("theirs").issue()
+    credentials = grpc.ssl_server_credentials([(server_pair.key, server_pair.certificate)])
     async with (
         scripted(answers(), credentials=credentials) as server,
         connected(kind, f"127.0.0.1:{server.port}", root_certificates=Authority("ours").certificate) as client,
@@ -146,29 +146,29 @@ async def test_a_server_of_another_authority_is_not_trusted(kind: str) -> None:
 
 
 @pytest.mark.process
-async def test_a_connection_that_has_died_in_silence_is_replaced(kind: str) -> None:
+async def test_a_silently_dead_connection_is_replaced(kind: str) -> None:
     async with (
         scripted(answers()) as server,
-        way_to(server.port) as way,
-        connected(kind, f"grpc://127.0.0.1:{way.port}", keepalive_seconds=1) as client,
+        proxy_to(server.port) as proxy,
+        connected(kind, f"grpc://127.0.0.1:{proxy.port}", keepalive_seconds=1) as client,
     ):
         await client.recommend("before")
-        way.swallow()
+        proxy.drop_data()
         await client.recommend("after")
         assert [attempt.request.user_id for attempt in server.attempts] == ["before", "after"]
 
 
-class Way:
-    """A TCP proxy whose connections can be made to swallow everything, as those to a machine that is gone."""
+class Proxy:
+    """A TCP proxy whose connections can be made to drop all data, like connections to a machine that is down."""
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
         self._target_port = target_port
-        self._num_swallows = 0
+        self._num_drops = 0
 
-    def swallow(self) -> None:
-        """From now on nothing passes on the connections that exist; new ones work."""
-        self._num_swallows += 1
+    def drop_data(self) -> None:
+        """Drops all further data on existing connections; new connections work."""
+        self._num_drops += 1
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -179,34 +179,34 @@ class Way:
             target_writer.close()
 
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        opened_at = self._num_swallows
+        opened_at = self._num_drops
         while data := await reader.read(1 << 16):
-            if self._num_swallows == opened_at:
+            if self._num_drops == opened_at:
                 writer.write(data)
         writer.close()
 
 
 @asynccontextmanager
-async def way_to(port: int) -> AsyncIterator[Way]:
-    way = Way(port)
-    proxy = await asyncio.start_server(way.carry, "127.0.0.1", 0)
-    way.port = proxy.sockets[0].getsockname()[1]
-    async with proxy:
-        yield way
+async def proxy_to(port: int) -> AsyncIterator[Proxy]:
+    proxy = Proxy(port)
+    server = await asyncio.start_server(proxy.carry, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield proxy
 
 
 @pytest.mark.process
 async def test_every_address_gets_its_share(kind: str) -> None:
-    async with scripted(answers()) as one, scripted(answers()) as other:
-        address = f"grpc://ipv4:127.0.0.1:{one.port},127.0.0.1:{other.port}"
+    async with scripted(answers()) as first, scripted(answers()) as second:
+        address = f"grpc://ipv4:127.0.0.1:{first.port},127.0.0.1:{second.port}"
         async with connected(kind, address) as client:
 
             async def both_asked() -> bool:
                 await client.recommend("u")
-                return bool(one.attempts and other.attempts)
+                return bool(first.attempts and second.attempts)
 
             await wait_until(both_asked, "both servers are asked")
-            before = len(one.attempts), len(other.attempts)
+            before = len(first.attempts), len(second.attempts)
             for _ in range(10):
                 await client.recommend("u")
-            assert (len(one.attempts) - before[0], len(other.attempts) - before[1]) == (5, 5)
+            assert (len(first.attempts) - before[0], len(second.attempts) - before[1]) == (5, 5)

@@ -1,4 +1,4 @@
-"""One table from status code to exception, and nothing missing from it."""
+"""The table from status code to exception is complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_exception_is_raised_for_some_code_and_is_public_and_drawn() -> No
 
 
 @pytest.mark.parametrize("code", EXCEPTION_OF, ids=lambda code: code.name)
-def test_an_error_survives_the_way_between_processes(code: grpc.StatusCode) -> None:
+def test_an_error_survives_pickling(code: grpc.StatusCode) -> None:
     failure = Failure(code=code, message="why", field="f", description="d", retry_after_seconds=1.5, num_attempts=2)
     copy = pickle.loads(pickle.dumps(error_of(failure)))
     assert type(copy) is EXCEPTION_OF[code]
@@ -38,12 +38,12 @@ def test_an_error_survives_the_way_between_processes(code: grpc.StatusCode) -> N
 
 
 @pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff\xff"),), (("x", "y"),)])
-def test_details_that_say_nothing(metadata: tuple[tuple[str, str | bytes], ...] | None) -> None:
+def test_unreadable_details(metadata: tuple[tuple[str, str | bytes], ...] | None) -> None:
     failure = failure_of(grpc.StatusCode.INVALID_ARGUMENT, None, metadata)
     assert failure == Failure(code=grpc.StatusCode.INVALID_ARGUMENT, message="INVALID_ARGUMENT")
 
 
-def test_an_entry_of_a_batch_is_told_as_a_call_is() -> None:
+def test_an_error_of_a_batch_entry_is_that_of_a_call() -> None:
     wire = pb.BatchError(
         code=grpc.StatusCode.INVALID_ARGUMENT.value[0], message="num_items: too many", field="num_items"
     )
@@ -55,6 +55,6 @@ def test_an_entry_of_a_batch_is_told_as_a_call_is() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 99, -1])
-def test_an_entry_with_a_code_that_is_none(number: int) -> None:
+def test_a_batch_entry_with_an_invalid_code(number: int) -> None:
     failure = batch_failure_of(pb.BatchError(code=number))
     assert failure == Failure(code=grpc.StatusCode.UNKNOWN, message="UNKNOWN")

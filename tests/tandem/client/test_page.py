@@ -1,4 +1,4 @@
-"""The examples of docs/client.md run, as they are written, against a real server."""
+"""The examples of docs/client.md run as written against a real server."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "localhost:50051"
 OUTPUT = (r"RETRIEVED tiny-1 \(\)$", r"^\('", r"^244 |^22 ", r"^1 event", r"^tiny-1$", r"^num_items .+")
-"""What each block prints, somewhere."""
+"""Pattern of a line that each block prints."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server whose items are named as the page names them, and that knows the page's user."""
+    """A server with items for the page's examples, and with the page's user in its store."""
     folder = tmp_path_factory.mktemp("server")
     bundle = build_tiny_bundle(folder / "bundle", TinySpec())
     async with (

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """One server for the whole module; its store is down, so that answers for known users are degraded."""
+    """A server for the whole module. Its store is down, so answers for known users are degraded."""
     folder = tmp_path_factory.mktemp("server")
     bundle = build_tiny_bundle(folder / "bundle", TinySpec())
     store_url = f"redis://127.0.0.1:{free_port()}/0"
@@ -67,7 +67,7 @@ async def test_a_degraded_answer_is_an_answer(kind: str, server: Server) -> None
     assert answer.items[0].reason is None
 
 
-async def test_a_filter_is_kept(kind: str, server: Server) -> None:
+async def test_a_filter_is_applied(kind: str, server: Server) -> None:
     async with connected(kind, address(server)) as client:
         answer = await client.recommend(recent_item_ids=["item-1"], filter=Filter(include_categories=["rare"]))
     assert {int(item_id.removeprefix("item-")) % 10 for item_id in answer.item_ids} == {0}
@@ -137,7 +137,7 @@ async def test_keys_and_certificates(tmp_path: Path) -> None:
     bundle = build_tiny_bundle(tmp_path / "bundle", TinySpec())
     authority, keys, trusted = Authority(), tmp_path / "keys", tmp_path / "ca.crt"
     certificate, key = authority.issue().write(tmp_path / "tls")
-    ours = authority.issue("client")
+    client_pair = authority.issue("client")
     keys.write_text(key_line("shop", KEY))
     trusted.write_bytes(authority.certificate)
     async with serve(
@@ -149,20 +149,24 @@ async def test_keys_and_certificates(tmp_path: Path) -> None:
         tls_client_ca=trusted,
         api_keys_file=keys,
     ) as server:
-        place = f"grpcs://127.0.0.1:{server.grpc_port}"
-        pem = {"root_certificates": trusted, "client_certificate": ours.certificate, "client_key": ours.key}
+        secure_address = f"grpcs://127.0.0.1:{server.grpc_port}"
+        pem = {
+            "root_certificates": trusted,
+            "client_certificate": client_pair.certificate,
+            "client_key": client_pair.key,
+        }
         for kind in KINDS:
-            async with connected(kind, place, api_key=KEY, **pem) as client:
+            async with connected(kind, secure_address, api_key=KEY, **pem) as client:
                 await client.wait_until_ready(PATIENCE_SECONDS)
                 assert len((await client.recommend()).items) == 10
-            async with connected(kind, place, api_key=f"not {KEY}", **pem) as client:
+            async with connected(kind, secure_address, api_key=f"not {KEY}", **pem) as client:
                 with pytest.raises(Unauthenticated) as caught:
                     await client.recommend()
                 assert caught.value.num_attempts == 1
                 # grpc.aio may lose the status of a stream that ends during a write; the client says Unavailable then.
                 with pytest.raises((Unauthenticated, Unavailable)):
                     _ = [outcome async for outcome in client.recommend_many([("id", Query())])]
-            async with connected(kind, place, api_key=KEY, root_certificates=trusted) as client:
+            async with connected(kind, secure_address, api_key=KEY, root_certificates=trusted) as client:
                 with pytest.raises(Unavailable):
                     await client.recommend()
 

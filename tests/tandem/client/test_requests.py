@@ -1,4 +1,4 @@
-"""What is sent is what was asked for, and what is returned is what was sent back."""
+"""Requests carry every argument, and results carry every field of the response."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ async def test_every_argument_of_recommend_is_sent_and_every_field_read(kind: st
 
 
 @pytest.mark.process
-async def test_nothing_said_is_the_servers_default(kind: str) -> None:
+async def test_defaults_are_those_of_the_server(kind: str) -> None:
     async with scripted(answers()) as server, connected(kind, server.address) as client:
         await client.recommend()
     assert server.attempts[0].request == pb.RecommendRequest(num_items=10, exclude_seen=True)
@@ -138,7 +138,7 @@ async def test_pages_follow_the_token_to_the_end(kind: str) -> None:
 
 
 @pytest.mark.process
-async def test_pages_are_bounded_and_asked_for_as_they_are_taken(kind: str) -> None:
+async def test_pages_are_bounded_and_requested_one_by_one(kind: str) -> None:
     async with scripted(answers(next_page_token="more")) as server, connected(kind, server.address) as client:
         pages = client.pages("u", max_pages=3)
         await anext(pages)
@@ -175,7 +175,7 @@ async def test_times_are_utc(kind: str) -> None:
 
 
 @pytest.mark.process
-async def test_every_source_is_named_and_a_newer_servers_is_unspecified(kind: str) -> None:
+async def test_every_source_is_named_and_an_unknown_source_is_unspecified(kind: str) -> None:
     sources = dict(pb.RecommendationSource.items())
     assert {name.removeprefix("RECOMMENDATION_SOURCE_") for name in sources} == {str(source) for source in Source}
     numbers = [*sources.values(), 99]
@@ -196,12 +196,12 @@ async def test_every_source_is_named_and_a_newer_servers_is_unspecified(kind: st
         Query(filter=Filter(attributes=[AttributePredicate(name="a", none_of="x")])),
     ],
 )
-def test_a_text_is_no_list_of_texts(query: Query) -> None:
+def test_a_string_is_not_a_list_of_strings(query: Query) -> None:
     with pytest.raises(TypeError, match="a list of texts, not the text"):
         recommend_request(query)
 
 
-def test_every_field_of_the_api_can_be_asked_for() -> None:
+def test_every_field_of_the_api_is_an_argument() -> None:
     fields = {field.name: field.default for field in dataclasses.fields(Query)}
     assert set(fields) == set(pb.RecommendRequest.DESCRIPTOR.fields_by_name)
     assert set(QueryOptions.__annotations__) == set(fields) - {"user_id", "page_token"}

@@ -52,7 +52,7 @@ async def test_the_policy_may_forbid_retries(kind: str) -> None:
 
 
 @pytest.mark.parametrize("code", ENDS_AT_ONCE, ids=lambda code: code.name)
-async def test_what_would_end_alike_is_not_tried_again(kind: str, code: grpc.StatusCode) -> None:
+async def test_permanent_failures_are_not_retried(kind: str, code: grpc.StatusCode) -> None:
     async with scripted(fails(code)) as server, connected(kind, server.address) as client:
         with pytest.raises(EXCEPTION_OF[code], match=r"^as scripted$") as caught:
             await client.recommend("u")
@@ -68,7 +68,7 @@ async def test_the_servers_delay_is_kept(kind: str) -> None:
         assert second.arrived_at_seconds - first.arrived_at_seconds >= 0.2
 
 
-async def test_a_delay_beyond_the_deadline_is_told_at_once(kind: str) -> None:
+async def test_a_delay_beyond_the_deadline_is_raised_at_once(kind: str) -> None:
     crowded = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=3600)
     async with scripted(crowded) as server, connected(kind, server.address) as client:
         with pytest.raises(OverCapacity) as caught:
@@ -85,31 +85,33 @@ async def test_all_attempts_share_the_deadline(kind: str) -> None:
         assert caught.value.num_attempts == 2
         first, second = (attempt.time_remaining_seconds for attempt in server.attempts)
         assert first <= 1.6, "as gRPC rounds it"
-        assert second <= 0.95, "what is left, as gRPC rounds it"
+        assert second <= 0.95, "the remaining time, as gRPC rounds it"
 
 
 async def test_the_clients_own_deadline_is_the_default(kind: str) -> None:
     async with scripted(hangs()) as server, connected(kind, server.address, deadline_ms=300) as client:
         with pytest.raises(DeadlineExceeded):
             await client.status()
-        await wait_until(lambda: server.attempts and server.attempts[0].cancelled, "the server is told")
+        await wait_until(
+            lambda: server.attempts and server.attempts[0].cancelled, "the server notices the cancellation"
+        )
         assert server.attempts[0].time_remaining_seconds <= 0.4, "as gRPC rounds it"
 
 
-async def test_extra_attempts_are_a_share_of_the_answers(kind: str) -> None:
+async def test_extra_attempts_are_limited_to_a_share_of_the_answers(kind: str) -> None:
     retry = RetryPolicy(initial_backoff_ms=0, budget_tokens=3, budget_ratio=0.1)
     script = [UNAVAILABLE] * 23 + [answers()] * 10 + [UNAVAILABLE]
     async with scripted(*script) as server, connected(kind, server.address, retry=retry) as client:
         for _ in range(20):
             with pytest.raises(Unavailable):
                 await client.recommend("u")
-        assert len(server.attempts) == 20 + 3, "the bucket is empty"
+        assert len(server.attempts) == 20 + 3, "the budget is used up"
         for _ in range(10):
             await client.recommend("u")
         for _ in range(5):
             with pytest.raises(Unavailable):
                 await client.recommend("u")
-        assert len(server.attempts) == 33 + 5 + 1, "ten answers are worth one more"
+        assert len(server.attempts) == 33 + 5 + 1, "ten answers pay for one more attempt"
 
 
 @pytest.mark.parametrize("method", ["recommend", "similar_items", "status"])
@@ -128,7 +130,7 @@ async def test_the_first_answer_wins_and_the_loser_is_cancelled(kind: str, metho
         assert len(server.attempts) == 2
 
 
-async def test_a_failure_beside_a_hedge_waits_for_the_other(kind: str) -> None:
+async def test_a_failed_hedge_waits_for_the_first_attempt(kind: str) -> None:
     async with (
         scripted(answers_late(0.2), UNAVAILABLE) as server,
         connected(kind, server.address, hedge_after_ms=10) as client,
@@ -152,7 +154,7 @@ async def test_later_pages_are_not_hedged(kind: str) -> None:
         assert len(server.attempts) == 1
 
 
-async def test_hedges_come_out_of_the_budget(kind: str) -> None:
+async def test_hedges_use_the_budget(kind: str) -> None:
     retry = RetryPolicy(budget_tokens=1, budget_ratio=0)
     async with (
         scripted(answers_late(0.1)) as server,
@@ -187,7 +189,7 @@ async def test_a_failure_of_the_server_is_named_by_its_request_id(kind: str) -> 
         assert caught.value.request_id == "0123abcd"
 
 
-async def test_nobody_at_the_address(kind: str) -> None:
+async def test_an_address_without_a_server(kind: str) -> None:
     async with connected(kind, f"grpc://127.0.0.1:{free_port()}") as client:
         with pytest.raises(Unavailable):
             await client.recommend("u")
@@ -232,4 +234,6 @@ async def test_a_cancelled_task_cancels_its_attempts() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await wait_until(lambda: all(attempt.cancelled for attempt in server.attempts), "the server is told")
+        await wait_until(
+            lambda: all(attempt.cancelled for attempt in server.attempts), "the server notices the cancellation"
+        )

@@ -1,4 +1,4 @@
-"""Recording events and items with both clients: what is sent, what is sent again, and what cannot be meant."""
+"""Recording events and items with both clients: requests, retries and invalid arguments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENT = Event(
 )
 
 
-async def test_everything_said_is_sent(kind: str) -> None:
+async def test_every_argument_is_sent(kind: str) -> None:
     async with scripted(answers(num_accepted=2)) as server, connected(kind, server.address) as client:
         assert await client.record_events([EVENT, Event(user_id="v", item_id="j", type=EventType.CLICK)]) == 2
         item = Item(
@@ -79,7 +79,7 @@ async def test_an_event_is_sent_again_under_its_own_id(kind: str) -> None:
     assert Event(user_id="u", item_id="i", type=EventType.CLICK).event_id != event.event_id
 
 
-async def test_no_room_is_told_with_its_delay(kind: str) -> None:
+async def test_a_full_backlog_is_raised_with_its_delay(kind: str) -> None:
     full = fails(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_after_seconds=30.0)
     async with scripted(full) as server, connected(kind, server.address) as client:
         with pytest.raises(OverCapacity) as caught:
@@ -88,12 +88,12 @@ async def test_no_room_is_told_with_its_delay(kind: str) -> None:
 
 
 @pytest.mark.parametrize("client", [TandemClient, AsyncTandemClient])
-def test_writes_have_a_deadline_of_their_own(client: type[TandemClient] | type[AsyncTandemClient]) -> None:
+def test_writes_have_their_own_deadline(client: type[TandemClient] | type[AsyncTandemClient]) -> None:
     for method in (client.record_events, client.upsert_items, client.delete_items):
         assert inspect.signature(method).parameters["deadline_ms"].default == WRITE_DEADLINE_MS
 
 
-async def test_what_would_be_sent_as_something_else_is_an_error(kind: str) -> None:
+async def test_invalid_arguments_are_errors(kind: str) -> None:
     async with scripted(UNAVAILABLE) as server, connected(kind, server.address) as client:
         with pytest.raises(ValueError, match=r"^occurred_at: a time with a time zone"):
             await client.record_events(

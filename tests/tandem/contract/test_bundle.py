@@ -1,4 +1,4 @@
-"""The bundle: a round trip, and one refusal per defect."""
+"""The bundle: a round trip, and an error for every defect."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DERIVED = (
     "sorted_item_keys.npy",
     "sorted_item_rows.npy",
 )
-"""Files that follow from others."""
+"""Files that are derived from other files of the bundle."""
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def change_manifest(directory: Path, change: Callable[[dict[str, Any]], object])
 
 
 def correct_checksum(directory: Path, name: str) -> None:
-    """What a defect looks like when whoever wrote the bundle made it: the checksums are right."""
+    """Corrects a file's checksum in the manifest, as if the defect had been there when the bundle was written."""
     content = (directory / name).read_bytes()
     entry = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     change_manifest(directory, lambda raw: raw["files"].update({name: entry}))
 
 
 class TestTable:
-    def test_it_holds_every_file_that_is_defined_beside_it(self) -> None:
+    def test_it_contains_every_file_defined_in_its_module(self) -> None:
         defined = [value for value in vars(bundle_files).values() if isinstance(value, BundleFile)]
         assert list(BUNDLE_FILES) == defined
         assert len({file.name for file in BUNDLE_FILES}) == len(BUNDLE_FILES)
@@ -166,16 +166,16 @@ class TestWriting:
         assert list(folder.iterdir()) == []
 
     @pytest.mark.parametrize("model_version", ["", "a/b", "..", ".hidden", "a b", "x" * 129])
-    def test_a_model_version_that_is_no_plain_name_is_refused(
+    def test_a_model_version_that_is_not_a_plain_name_is_refused(
         self, tmp_path: Path, manifest: Manifest, parts: BundleParts, model_version: str
     ) -> None:
-        """It becomes a part of store keys, where "/" separates, and a folder's name in caches."""
+        """The model version is part of store keys, in which "/" separates, and the name of a folder in caches."""
         with pytest.raises(BundleIncompatible, match="model_version"):
             write_bundle(tmp_path / "bundle", dataclasses.replace(manifest, model_version=model_version), parts)
 
 
 class TestDamage:
-    """A bundle that was whole when it was written."""
+    """A bundle that was damaged after it was written."""
 
     def test_no_directory(self, tmp_path: Path) -> None:
         with pytest.raises(BundleCorrupt, match=r"manifest\.json"):
@@ -237,20 +237,20 @@ class TestDamage:
 
     def test_random_damage_is_always_a_bundle_error(self, bundle: Bundle, tmp_path: Path) -> None:
         """Whatever happens to a file, a reader that catches BundleError keeps serving."""
-        dice = random.Random(1)
+        rng = random.Random(1)
         for number in range(60):
             copy = tmp_path / f"copy-{number}"
             shutil.copytree(bundle.directory, copy)
-            path = copy / dice.choice(["manifest.json", *FILES])
+            path = copy / rng.choice(["manifest.json", *FILES])
             content = bytearray(path.read_bytes())
-            if dice.random() < 0.5:
-                content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+            if rng.random() < 0.5:
+                content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
             else:
-                del content[dice.randrange(len(content)) :]
+                del content[rng.randrange(len(content)) :]
             path.write_bytes(content)
             if path.name == "manifest.json":
                 try:
-                    read_bundle(copy)  # a changed metric or date does no harm
+                    read_bundle(copy)  # a changed metric or date is harmless
                 except BundleError:
                     continue
             else:
@@ -259,7 +259,7 @@ class TestDamage:
 
 
 class TestMismatch:
-    """A bundle whose files are intact, but do not fit this code or each other."""
+    """A bundle whose files are intact but do not match the code or each other."""
 
     @pytest.mark.parametrize("version", [0, 5, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
@@ -379,7 +379,7 @@ class TestMismatch:
     @pytest.mark.parametrize(
         "keys",
         [
-            pytest.param(np.array([1, 2, 3, 4], np.uint64), id="others"),
+            pytest.param(np.array([1, 2, 3, 4], np.uint64), id="other keys"),
             pytest.param(np.array([1, 2, 2, 4], np.uint64), id="repeated"),
             pytest.param(np.array([1, 2, 3], np.uint64), id="too few"),
             pytest.param(np.array([1, 2, 3, 4], np.int64), id="signed"),
@@ -395,7 +395,7 @@ class TestMismatch:
     def test_items_in_another_order_than_the_vocabulary(
         self, tmp_path: Path, manifest: Manifest, parts: BundleParts
     ) -> None:
-        """Every row would be answered under another item's name."""
+        """Otherwise every row would be returned under another item's id."""
         swapped = ItemTable.from_items([Item(item_id, "", (), {}, 0) for item_id in ["172", "50", "é", "181"]])
         with pytest.raises(BundleIncompatible, match=r"items\.arrow"):
             write_bundle(tmp_path / "bundle", manifest, dataclasses.replace(parts, items=swapped))
@@ -464,7 +464,7 @@ class TestDerivedFiles:
         }
 
     @pytest.mark.parametrize("name", [name for name in DERIVED if name.endswith(".npy")])
-    def test_one_that_does_not_follow_from_the_others_is_refused(self, bundle: Bundle, name: str) -> None:
+    def test_a_file_that_contradicts_its_sources_is_refused(self, bundle: Bundle, name: str) -> None:
         path = bundle.directory / name
         values = np.load(path)
         values[:] = values[0]
@@ -474,7 +474,7 @@ class TestDerivedFiles:
             read_bundle(bundle.directory)
 
     @pytest.mark.parametrize("name", [name for name in DERIVED if name.endswith(".npy")])
-    def test_one_of_another_length_is_refused(self, bundle: Bundle, name: str) -> None:
+    def test_a_file_of_another_length_is_refused(self, bundle: Bundle, name: str) -> None:
         path = bundle.directory / name
         np.save(path, np.load(path)[:-1])
         correct_checksum(bundle.directory, name)

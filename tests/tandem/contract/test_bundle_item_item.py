@@ -1,4 +1,4 @@
-"""Bundles with the item-item source: what is written is read, and what does not fit is refused."""
+"""Bundles with the item-item source: a round trip, and an error for every defect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Bundle:
 
 
 def _rewrite(bundle: Bundle, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Changes an array of the bundle; sizes in the manifest follow, checksums are not looked at."""
+    """Changes an array of the bundle and its size in the manifest; the checksum stays wrong."""
     path = bundle.directory / name
     np.save(path, change(np.load(path)))
     change_manifest(bundle.directory, lambda raw: raw["files"][name].update(bytes=path.stat().st_size))

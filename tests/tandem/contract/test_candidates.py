@@ -1,4 +1,4 @@
-"""Neighbours of the newest items, in the order in which a user takes them."""
+"""Neighbours of the newest items, in the order in which they become candidates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_nearest_of_each_of_the_newest_items_come_first() -> None:
     assert neighbour_rows(NEIGHBOURS, history, 6, num_events=3).tolist() == [[30, 20, 10, 31, 21, 11]]
 
 
-def test_a_users_share_does_not_depend_on_what_others_take() -> None:
+def test_the_first_candidates_do_not_depend_on_their_number() -> None:
     history = np.array([[0, 1, 2, 3]])
     few = neighbour_rows(NEIGHBOURS, history, 2, num_events=3)[:, :2]
     assert few.tolist() == neighbour_rows(NEIGHBOURS, history, 12, num_events=3)[:, :2].tolist()
@@ -30,5 +30,5 @@ def test_events_and_neighbours_that_are_missing_propose_nothing() -> None:
     assert rows.tolist() == [[50, -1, -1, -1, -1, -1], [-1] * 6]
 
 
-def test_histories_shorter_than_that_give_all_they_can() -> None:
+def test_short_histories_give_fewer_candidates() -> None:
     assert neighbour_rows(NEIGHBOURS, np.array([[2]]), 3, num_events=3).tolist() == [[20, 21, 22]]

@@ -1,4 +1,4 @@
-"""Raw state -> model inputs, the same in training and in serving."""
+"""From raw state to model inputs, the same in training and in serving."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TestSchema:
         assert read == schema
         assert read.fingerprint == schema.fingerprint
 
-    def test_a_schema_that_does_not_say_where_texts_are_cut_keeps_its_fingerprint(self) -> None:
+    def test_a_schema_without_text_max_tokens_keeps_its_fingerprint(self) -> None:
         fields = asdict(replace(SCHEMA, text_encoder="minilm", text_dim=384))
         del fields["text_max_tokens"]
         read = FeatureSchema.from_dict(fields)
@@ -214,9 +214,9 @@ class TestEncodeUsers:
         arguments = {"schema": SCHEMA, "item_vocabulary": VOCABULARY, "item_vectors": VECTORS}
         users = [state(["a"], age="1"), state(["b", "c", "d", "a"], [1, 2, 3, 4]), state([])]
         together = encode_users(users, **arguments)
-        for place, user in enumerate(users):
+        for index, user in enumerate(users):
             for name, tensor in encode_users([user], **arguments).items():
-                np.testing.assert_array_equal(tensor[0], together[name][place])
+                np.testing.assert_array_equal(tensor[0], together[name][index])
 
     def test_a_stored_state_gives_the_same_inputs(self) -> None:
         arguments = {"schema": SCHEMA, "item_vocabulary": VOCABULARY, "item_vectors": VECTORS}
@@ -243,7 +243,7 @@ class TestWithRecentItems:
         assert after.event_times.tolist() == [0, 0]
         assert UserState.from_bytes(after.to_bytes()).event_codes.tolist() == [2, 2]
 
-    def test_what_was_chosen_before_keeps_its_place(self) -> None:
+    def test_an_item_chosen_before_keeps_its_position(self) -> None:
         after = with_recent_items(state(["b", "a"], [1, 2]), ["b"], event_code=2)
         assert after.event_item_keys.tolist() == id_keys(["b", "a"]).tolist()
 

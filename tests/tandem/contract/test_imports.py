@@ -1,4 +1,4 @@
-"""The contract is light: each of the three programs imports it."""
+"""The contract imports no heavy library, because all three programs import it."""
 
 from __future__ import annotations
 

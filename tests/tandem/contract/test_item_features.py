@@ -1,4 +1,4 @@
-"""What the item tower reads of an item, in training and afterwards."""
+"""Inputs of the item tower, in training and afterwards."""
 
 from __future__ import annotations
 

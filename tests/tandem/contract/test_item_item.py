@@ -1,4 +1,4 @@
-"""Scores of the item-item source against a slow sum."""
+"""Scores of the item-item source, compared with a slow sum."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_scores_are_the_decayed_sum_over_the_history(decay_events: float) -> Non
     np.testing.assert_allclose(scores, expected, atol=0.03)  # events below a hundredth of the newest are not read
     assert not scores[2].any()
     candidates = GENERATOR.integers(0, NUM_ITEMS, (3, 6))
-    of_candidates = item_item_scores(model, history, decay_events, candidates)
-    assert of_candidates.tolist() == np.take_along_axis(scores, candidates, axis=1).tolist()
+    candidate_scores = item_item_scores(model, history, decay_events, candidates)
+    assert candidate_scores.tolist() == np.take_along_axis(scores, candidates, axis=1).tolist()
 
 
 def test_a_decay_so_slow_that_all_events_count_alike_reads_what_the_store_keeps() -> None:

@@ -1,4 +1,4 @@
-"""Feeds of the live catalogue are pinned by keys and bytes."""
+"""Keys and values of the live catalogue's feeds, pinned byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recall by score: equal items stand in for each other, worse ones do not."""
+"""Recall by score: an item with an equal score counts as found, an item with a lower score does not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_equal_items_count_alike_and_none_twice() -> None:
     assert recall_of(np.array([[0, 1, 2]]), exact, query, items) == 1.0
 
 
-def test_what_was_not_found_is_not_there() -> None:
+def test_missing_rows_are_not_found() -> None:
     items, queries = _vectors(30, 2), _vectors(3, 3)
     exact = np.argsort(-(queries @ items.T), axis=1)[:, :5]
     found = exact.copy()

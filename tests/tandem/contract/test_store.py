@@ -1,4 +1,4 @@
-"""Keys and values of the online store are pinned by bytes: programs of two releases read each other's."""
+"""Keys and values of the online store, pinned byte for byte: programs of two releases must read each other's."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STATE_BYTES = bytes.fromhex(
     "05 02"  # event codes
     "7b22616765223a223439222c226f636375706174696f6e223a22c3a9227d"  # {"age":"49","occupation":"é"}
 )
-# Format 1 had no counts; stores may still hold it.
+# Format 1 had no counts; stores may still contain it.
 STATE_BYTES_OF_FORMAT_1 = bytes.fromhex("01") + STATE_BYTES[1:32] + STATE_BYTES[56:]
 EMPTY_STATE_BYTES = bytes.fromhex(
     "0200000000000000 0000000000000000 00000000 00000000 02000000 00000000"
@@ -56,9 +56,9 @@ def assert_equal_states(left: UserState, right: UserState) -> None:
     assert left.revision == right.revision
     assert dict(left.features) == dict(right.features)
     for name in ("event_item_keys", "event_codes", "event_times", "seen_item_keys", "event_counts"):
-        one, other = getattr(left, name), getattr(right, name)
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+        left_values, right_values = getattr(left, name), getattr(right, name)
+        assert left_values.dtype == right_values.dtype
+        np.testing.assert_array_equal(left_values, right_values)
 
 
 class TestKeys:
@@ -202,7 +202,7 @@ class TestUserVector:
 
 
 class TestWithEvents:
-    """What events do to a state, wherever they are applied."""
+    """Effects of events on a state, in whichever program they are applied."""
 
     CLICK, IMPRESSION, PURCHASE = 2, 1, 4
 
@@ -213,7 +213,7 @@ class TestWithEvents:
         keys, codes, times = zip(*events, strict=True)
         return np.array(keys, np.uint64), np.array(codes, np.uint8), np.array(times, np.int64)
 
-    def test_a_late_event_takes_its_place_in_time(self) -> None:
+    def test_a_late_event_is_inserted_by_time(self) -> None:
         state = self._state((10, self.CLICK, 100), (30, self.CLICK, 300)).with_events(
             *self._arrays((20, self.PURCHASE, 200))
         )
@@ -228,7 +228,7 @@ class TestWithEvents:
         assert len(state.event_item_keys) == len(state.seen_item_keys) == 0
         assert state.revision == 1
 
-    def test_the_first_event_of_an_item_stays_and_the_others_count(self) -> None:
+    def test_the_first_event_of_an_item_stays_and_later_events_only_count(self) -> None:
         state = self._state((10, self.CLICK, 100), (10, self.PURCHASE, 200))
         state = state.with_events(*self._arrays((10, self.CLICK, 50)))
         assert state.event_item_keys.tolist() == [10]
@@ -251,7 +251,7 @@ class TestWithEvents:
         assert state.seen_item_keys.tolist() == STATE.seen_item_keys.tolist()
 
     @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 6), st.integers(1, 50)), min_size=1, max_size=30))
-    def test_one_at_a_time_is_as_all_at_once(self, events: list[tuple[int, int, int]]) -> None:
+    def test_one_event_at_a_time_gives_the_state_of_all_at_once(self, events: list[tuple[int, int, int]]) -> None:
         events = sorted(events, key=lambda event: event[2])
         together, alone = self._state(*events), UserState()
         for event in events:

@@ -1,4 +1,4 @@
-"""Entries of streams are pinned by bytes: a server and a feature_sync of two releases read each other's."""
+"""Entries of streams, pinned byte for byte: a server and a feature_sync of two releases must read each other's."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_golden_bytes() -> None:
         position=st.integers(-1, 2**31 - 1),
     )
 )
-def test_events_come_back_as_they_were(event: Event) -> None:
+def test_events_survive_a_round_trip(event: Event) -> None:
     assert Event.from_bytes(event.to_bytes()) == event
 
 
 @given(st.integers(0, 2**53), st.integers(0, 2**31), st.text(max_size=20), st.booleans())
-def test_applied_changes_come_back_as_they_were(sequence: int, slot: int, title: str, deleted: bool) -> None:
+def test_applied_changes_survive_a_round_trip(sequence: int, slot: int, title: str, deleted: bool) -> None:
     change = ItemChange(item_id="i", changed_at=1, title=title, deleted=deleted)
     applied = AppliedItemChange(sequence=sequence, slot=slot, change=change)
     assert AppliedItemChange.from_bytes(applied.to_bytes()) == applied

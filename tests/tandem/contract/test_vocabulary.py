@@ -27,7 +27,7 @@ def test_content_hash_depends_on_the_order() -> None:
     assert Vocabulary.from_ids(["a", "b"]).content_hash != Vocabulary.from_ids(["b", "a"]).content_hash
 
 
-def test_rows_are_places_in_the_order_given() -> None:
+def test_rows_are_positions_in_the_given_order() -> None:
     vocabulary = Vocabulary.from_ids(["z", "a", "m"])
     assert vocabulary.rows(["m", "z", "a", "z"]).tolist() == [2, 0, 1, 0]
     assert vocabulary.rows(["a"]).dtype == np.int64
@@ -62,7 +62,7 @@ def test_every_id_finds_its_own_row(ids: list[str], other: str) -> None:
     assert vocabulary.rows([other])[0] == (ids.index(other) if other in ids else MISSING_ROW)
 
 
-def test_many_keys_of_a_large_vocabulary_have_the_rows_that_each_alone_has() -> None:
+def test_a_lookup_of_many_keys_gives_the_rows_of_single_lookups() -> None:
     generator = np.random.default_rng(0)
     keys = np.unique(generator.integers(0, 2**63, 60_000, dtype=np.uint64))
     generator.shuffle(keys)
@@ -70,18 +70,18 @@ def test_many_keys_of_a_large_vocabulary_have_the_rows_that_each_alone_has() -> 
     asked = np.concatenate([keys[:500], generator.integers(0, 2**63, 500, dtype=np.uint64)])
     generator.shuffle(asked)
     together = vocabulary.rows_of_keys(asked)
-    one_by_one = [int(vocabulary.rows_of_keys(asked[place : place + 1])[0]) for place in range(len(asked))]
-    assert together.tolist() == one_by_one
-    assert set(range(500)) <= set(one_by_one)
+    single = [int(vocabulary.rows_of_keys(asked[index : index + 1])[0]) for index in range(len(asked))]
+    assert together.tolist() == single
+    assert set(range(500)) <= set(single)
 
 
 @given(
     st.lists(st.integers(0, 2**64 - 1) | st.integers(2**63, 2**63 + 40), unique=True, min_size=1, max_size=60),
     st.lists(st.integers(0, 2**64 - 1) | st.integers(2**63 - 5, 2**63 + 45), max_size=60),
 )
-def test_keys_of_any_spread_are_found(held: list[int], others: list[int]) -> None:
+def test_keys_of_any_distribution_are_found(held: list[int], further: list[int]) -> None:
     rows = {key: row for row, key in enumerate(held)}
     vocabulary = Vocabulary(np.array(held, dtype=np.uint64))
-    asked = [*held, *others, 0, 2**64 - 1]
+    asked = [*held, *further, 0, 2**64 - 1]
     found = vocabulary.rows_of_keys(np.array(asked, dtype=np.uint64))
     assert found.tolist() == [rows.get(key, MISSING_ROW) for key in asked]

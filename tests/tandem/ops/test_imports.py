@@ -1,4 +1,4 @@
-"""A program that imports what it uses of `tandem.ops` gets no library that it does not use."""
+"""A module of `tandem.ops` imports at most the heavy library that it is for."""
 
 from __future__ import annotations
 

@@ -14,19 +14,19 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
 
 
-def of_mlflow() -> dict[str, str]:
+def mlflow_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
 
 
-def test_what_is_not_chosen_stays_as_mlflow_has_it() -> None:
+def test_by_default_only_telemetry_is_changed() -> None:
     set_mlflow_defaults()
-    assert of_mlflow() == {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    assert mlflow_variables() == {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def test_the_users_own_values_win() -> None:
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"
     set_mlflow_defaults(max_retries=1, timeout_seconds=5, progress_bars=False, own_logging=False)
-    assert of_mlflow() == {
+    assert mlflow_variables() == {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",

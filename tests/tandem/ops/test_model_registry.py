@@ -1,4 +1,4 @@
-"""The registry in a real MLflow with an SQLite file, and one that nobody answers for."""
+"""The registry in a real MLflow with an SQLite file, and an unreachable registry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = "shop"
 
 
 class Unreadable(Exception):
-    """A program's own kind."""
+    """A program's own exception."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def register(uri: str, model_version: str | None, source: Path) -> str:
     return str(client.create_model_version(NAME, source=str(source), tags=tags).version)
 
 
-def test_what_is_not_there_is_none(uri: str, registry: ModelRegistry, tmp_path: Path) -> None:
+def test_missing_aliases_and_versions_are_none(uri: str, registry: ModelRegistry, tmp_path: Path) -> None:
     assert (registry.aliased("champion"), registry.numbered("1"), registry.aliases()) == (None, None, {})
     register(uri, "m1", tmp_path)
     assert (registry.aliased("champion"), registry.numbered("2"), registry.aliases()) == (None, None, {})
@@ -67,7 +67,7 @@ def test_versions_and_their_aliases(uri: str, registry: ModelRegistry, tmp_path:
     assert registry.aliases() == {"champion": "2", "challenger": "2"}
 
 
-def test_a_version_is_the_same_whatever_else_is_known_of_it() -> None:
+def test_a_versions_run_and_tags_do_not_affect_equality() -> None:
     version = RegisteredVersion("1", "m1", "somewhere")
     again = replace(version, run_id="r", tags={"tandem.gate": "passed"})
     assert version == again
@@ -114,11 +114,13 @@ def test_a_database_that_is_missing_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "none.db").exists()
 
 
-def test_whatever_fails_is_one_kind_and_names_the_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_failure_is_the_given_exception_and_names_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    away = f"http://127.0.0.1:{free_port()}"
+    unreachable = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "broken.db").write_bytes(b"no database" * 100)
-    for uri in (away, f"sqlite:///{tmp_path / 'broken.db'}"):
+    for uri in (unreachable, f"sqlite:///{tmp_path / 'broken.db'}"):
         registry = ModelRegistry(uri, model_name=NAME, raises=Unreadable)
         assert registry.exists()
         with pytest.raises(Unreadable, match=f"^{uri}: "):

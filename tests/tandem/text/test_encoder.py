@@ -1,4 +1,4 @@
-"""The encoder alone, and beside the trainer's cache."""
+"""The text encoder alone, and compared with the trainer's cache."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def encoder() -> TextEncoder:
     return TextEncoder(MINILM, max_tokens=16)
 
 
-def test_what_the_trainer_keeps_is_what_the_encoder_says(encoder: TextEncoder, tmp_path: Path) -> None:
-    kept = embed_texts(TEXTS, TextConfig(max_tokens=16), cache_dir=tmp_path, device=torch.device("cpu"))
+def test_cached_embeddings_of_the_trainer_are_those_of_the_encoder(encoder: TextEncoder, tmp_path: Path) -> None:
+    cached = embed_texts(TEXTS, TextConfig(max_tokens=16), cache_dir=tmp_path, device=torch.device("cpu"))
     by_length = sorted(TEXTS, key=len)  # the trainer's batch
-    of_one_batch = dict(zip(by_length, encoder.encode(by_length), strict=True))
-    assert np.array_equal(kept, np.stack([of_one_batch[text] for text in TEXTS]))
+    batch_embeddings = dict(zip(by_length, encoder.encode(by_length), strict=True))
+    assert np.array_equal(cached, np.stack([batch_embeddings[text] for text in TEXTS]))
     alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
-    assert np.abs(kept - alone).max() < 1e-6  # padding moves the last bits
+    assert np.abs(cached - alone).max() < 1e-6  # padding moves the last bits
 
 
 def test_texts_are_cut(encoder: TextEncoder) -> None:
