@@ -150,7 +150,7 @@ class _Validation:
         except ValidationError as error:
             for problem in error.errors(include_url=False):
                 path = (*at, *(part for part in problem["loc"] if part != "[key]"))
-                self._report(path, _words(problem["type"], problem["msg"], problem["input"]))
+                self._report(path, _problem(problem["type"], problem["msg"], problem["input"]))
             return None
 
     def _report(self, path: tuple[str | int, ...], problem: str) -> None:
@@ -227,7 +227,7 @@ def _merged(default: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     return merged
 
 
-def _words(kind: str, message: str, given: Any) -> str:
+def _problem(kind: str, message: str, given: Any) -> str:
     if kind == "extra_forbidden":
         return "there is no such key"
     if kind in {"missing", "value_error"}:

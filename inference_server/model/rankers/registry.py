@@ -1,4 +1,5 @@
-"""The registered rankers. A new one is a module beside this one and a line here (docs/contributing/add-a-ranker.md)."""
+"""The registered rankers. A new ranker is a module beside this one and a line here
+(docs/contributing/add-a-ranker.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registered sources. A new one is a module beside this one and a line here
+"""The registered sources. A new source is a module beside this one and a line here
 (docs/contributing/add-a-retrieval-source.md)."""
 
 from __future__ import annotations
