@@ -1,4 +1,4 @@
-"""A PyTorch module to ONNX with a dynamic batch, checked against PyTorch on inputs that the export has not seen."""
+"""Exports a PyTorch module to ONNX with a dynamic batch, and compares both on inputs that the export has not seen."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from tandem.ops.onnx_session import OnnxSession
 from trainer.core.errors import ExportError
 
 MAX_ABS_DIFFERENCE = 1e-4
-"""Largest difference between ONNX Runtime and PyTorch that an export may show."""
+"""Maximum difference between the outputs of ONNX Runtime and PyTorch."""
 _PARITY_BATCHES = (1, 3, 64)
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not installed
+logging.getLogger("torch.onnx").setLevel(
+    logging.ERROR
+)  # its warnings concern operators of packages that are not installed
 Sample = Callable[[int], Tensors]
-"""Draws inputs of a batch of that size."""
+"""Draws inputs for a batch of the given size."""
 
 
 @dataclass(frozen=True)
 class ExportedNetwork:
-    """A tower, or a ranker, on disk."""
+    """A tower or a ranker on disk."""
 
     path: Path
     spec: TowerSpec
     max_abs_difference: float
-    """Against PyTorch, over batches of several sizes."""
+    """Largest difference from PyTorch in batches of several sizes."""
 
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """The one output of a network."""
+    """The only output of a network."""
 
     name: str
     dim: int | None
-    """None where each of the batch gives one number."""
+    """None if the output is a single number for each row of the batch."""
 
     @property
     def spec(self) -> TensorSpec:
-        """float32."""
+        """The specification of the output, which is float32."""
         return TensorSpec(self.name, "float32", ("batch",) if self.dim is None else ("batch", self.dim))
 
 
@@ -58,19 +60,20 @@ def export_network(
     *,
     shorter: Collection[str] = (),
 ) -> ExportedNetwork:
-    """Writes a module to a file.
+    """Exports a module to a file.
 
-    `arguments` are the parameters of `module.forward` in order; those absent from a sample are passed None. Of those in
-    `shorter` the second dimension may be smaller than the sample's. Raises ExportError where ONNX differs from PyTorch.
+    `arguments` are the parameters of `module.forward` in order; a parameter that is not in the sample is None. The
+    second dimension of the parameters in `shorter` may be smaller than in the sample. Raises ExportError if the outputs
+    of ONNX differ from PyTorch's.
     """
     module = module.eval().cpu()
-    # Batch 2, and every example input an array of its own: a shared tensor or a batch of 1 is baked into the graph.
+    # A batch of 2 with a separate array for every input: a shared tensor or a batch of 1 would become constant.
     example = sample(2)
     present = [name for name in arguments if name in example]
     dims = {name: ("batch", "events") if name in shorter else ("batch",) for name in present}
     dynamic = {dim: torch.export.Dim(dim, min=1) for dim in ("batch", "events")}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # they concern internals of the exporter
         torch.onnx.export(
             module,
             kwargs={name: torch.from_numpy(example[name]) for name in present},

@@ -138,7 +138,7 @@ def history_states(dataset: Dataset, cut: Cut, users: npt.NDArray[np.int64]) -> 
     return [dataset.user_state(int(user), int(cut.num_history_events[user])) for user in users]
 
 
-def sample_places(cut: Cut, num_users: int) -> npt.NDArray[np.int64]:
+def sample_positions(cut: Cut, num_users: int) -> npt.NDArray[np.int64]:
     """Positions in `cut.users` of at most `num_users` users, drawn with a fixed seed; (n,) int64, ascending."""
     return np.sort(np.random.default_rng(0).permutation(len(cut.users))[:num_users])
 

@@ -20,7 +20,7 @@ from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
 from tandem.contract.vocabulary import Vocabulary
 from tandem.ops.onnx_session import OnnxSession
 from trainer.config.train_config import TrainConfig
-from trainer.dataset.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_places
+from trainer.dataset.dataset import Catalogue, Dataset, HoldOut, held_out_users, history_states, sample_positions
 from trainer.export.onnx import export_item_tower, export_user_tower
 from trainer.models.two_tower import TwoTowerModel
 from trainer.rankers.base.ranker import FittedRanker
@@ -88,7 +88,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
         item_vectors = run_item_tower(OnnxSession(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
         served_user_tower = OnnxSession(user_tower.path)
-        held_out = sample_places(inputs.hold_out, HELD_OUT_USERS)
+        held_out = sample_positions(inputs.hold_out, HELD_OUT_USERS)
         tensors = _user_tensors(inputs, held_out, item_vectors)
         user_vectors = served_user_tower(tensors)
         index = build_index(item_vectors, user_vectors, config.index, Path(scratch, "index.faiss"))

@@ -13,7 +13,7 @@ from tandem.contract.bundle import read_bundle
 from tandem.contract.errors import BundleError
 from tandem.contract.held_out_users import HeldOutUser
 from trainer.core.errors import DataError
-from trainer.dataset.dataset import Dataset, HoldOut, held_out_users, leave_last_out, sample_places
+from trainer.dataset.dataset import Dataset, HoldOut, held_out_users, leave_last_out, sample_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ def sample_of_dataset(dataset: Dataset, *, max_users: int, name: str) -> HeldOut
     if len(hold_out.users) == 0:
         raise DataError(f"{name}: no user has two interactions, so the gate has no held-out users")
     return HeldOutSample(
-        users=tuple(held_out_users(dataset, hold_out, sample_places(hold_out, max_users))),
+        users=tuple(held_out_users(dataset, hold_out, sample_positions(hold_out, max_users))),
         origin=f"last interactions in {name}",
         num_interactions=int(dataset.offsets[-1]),
     )

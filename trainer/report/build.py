@@ -1,4 +1,4 @@
-"""Puts a run's report together from what the run measured and from the bundle that it exported."""
+"""Builds a run's report from its measurements and its exported bundle."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from trainer.training.progress import EpochReport
 from trainer.vectors.faiss_index import recall_and_latency
 
 MAX_LATENCY_USERS = 300
-"""Searches from which the latency of an index is told; every nprobe asks for all of them."""
+"""Maximum number of held-out users whose vectors are searched to measure the latency of each nprobe."""
 
 
 def build_report(
     card: CardContents, result: TestResult, bundle: Bundle, epochs: Sequence[EpochReport], best_epoch: int
 ) -> RunReport:
-    """The report of a run whose model is `bundle`. `best_epoch` is the one that validation chose."""
+    """The report of a run whose model is `bundle`. `best_epoch` is the epoch that validation chose."""
     manifest = bundle.manifest
     shown = list(dict.fromkeys([next(iter(result.scorers)), result.comparison.baseline]))
     return RunReport(

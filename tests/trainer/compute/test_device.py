@@ -13,7 +13,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a mach
 
 
 @without_gpu
-def test_auto_takes_the_cpu_and_a_gpu_that_is_not_there_is_refused() -> None:
+def test_auto_is_the_cpu_and_a_missing_gpu_is_refused() -> None:
     assert choose_device("auto") == CPU
     for requested in ("cuda", "cuda:1"):
         with pytest.raises(ConfigError, match=r"fit\.device.*no GPU"):
@@ -23,13 +23,13 @@ def test_auto_takes_the_cpu_and_a_gpu_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("auto", torch.float32), ("float32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_a_cpu_computes_in_float32_unless_told(precision, dtype) -> None:
+def test_a_cpu_computes_in_float32_by_default(precision, dtype) -> None:
     matrix = torch.ones(2, 2)
     with autocast(precision, CPU):
         assert (matrix @ matrix).dtype == dtype
 
 
-def test_on_the_cpu_nothing_is_copied_and_memory_is_the_process_s() -> None:
+def test_on_the_cpu_nothing_is_copied_and_peak_memory_is_that_of_the_process() -> None:
     tensor = torch.ones(3)
     assert to_device(tensor, CPU) is tensor
     before = peak_memory_bytes(CPU)

@@ -1,4 +1,4 @@
-"""Two processes of torchrun on the CPU do what one does."""
+"""Two processes of torchrun on the CPU give the results of a single process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 def _python(arguments: list[str], **environment: str) -> str:
-    """Standard output of a Python process."""
+    """Runs Python with the arguments; returns its standard output."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "protos")])
     completed = subprocess.run(
         [sys.executable, *arguments],
@@ -46,7 +46,7 @@ def test_two_processes_fit_the_same_weights_and_embed_the_same_texts(tmp_path) -
     _python([*TORCHRUN, *module, str(folders["two"])])
     embeddings = {name: np.load(folder / "embeddings.npy") for name, folder in folders.items()}
     assert np.array_equal(embeddings["one"], embeddings["two"])
-    assert len(list(folders["two"].rglob("*.npz"))) == 1 + 2 + 1  # the fit, a share of each process, the lone text
+    assert len(list(folders["two"].rglob("*.npz"))) == 1 + 2 + 1  # the fit, a share of each process, the single text
     with np.load(folders["one"] / "fit.npz") as one, np.load(folders["two"] / "fit.npz") as two:
         assert one.files == two.files
         assert two["metrics"][0] == pytest.approx(one["metrics"][0], rel=1e-4)
@@ -65,7 +65,7 @@ def test_torchrun_trains_and_registers_one_model(tmp_path) -> None:
     assignments = [word for key, value in overrides.items() for word in ("--set", f"{key}={value}")]
     command = ["-m", "trainer", "train", "--dataset", str(table), "--if-needed", *assignments]
     environment = {"TANDEM_DATA_DIR": str(tmp_path), "TANDEM_REGISTRY_URI": registry_uri}
-    answer = json.loads(_python([*TORCHRUN, *command], **environment))  # one object: the other process says nothing
+    answer = json.loads(_python([*TORCHRUN, *command], **environment))  # one object: process 1 prints nothing
     assert answer["trained"]
     assert answer["promoted"]
     registry = Registry(Settings(data_dir=tmp_path, registry_uri=registry_uri))

@@ -50,7 +50,7 @@ def test_a_wrong_key_is_named(overrides, message) -> None:
         ("[fit]\nseed = 1\n", {"fit.seed": "x"}, r"^override fit\.seed: .*valid integer.*, not 'x'"),
     ],
 )
-def test_a_mistake_is_named_where_it_stands(tmp_path, text, overrides, message) -> None:
+def test_a_mistake_is_named_with_its_line(tmp_path, text, overrides, message) -> None:
     path = tmp_path / "train.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -83,7 +83,7 @@ def test_a_file_that_is_not_toml_is_named_with_its_line(tmp_path) -> None:
         load_train_config(tmp_path / "absent.toml", {})
 
 
-def test_artifacts_lie_beside_an_sqlite_registry_and_a_server_decides_for_itself() -> None:
+def test_artifacts_are_beside_an_sqlite_registry_and_a_server_decides_for_itself() -> None:
     assert Settings(registry_uri="sqlite:////data/mlflow.db").artifact_location == "/data/mlflow-artifacts"
     assert Settings(registry_uri="http://mlflow:5000").artifact_location is None
     assert Settings(registry_uri="http://mlflow:5000", artifact_root="s3://here").artifact_location == "s3://here"

@@ -1,4 +1,4 @@
-"""What the data tests share: where the real data lie, and files written in every format."""
+"""Shared by the data tests: the folder of the real data sets, and writers of every file format."""
 
 import gzip
 import json
@@ -20,13 +20,13 @@ REPOSITORY = Path(__file__).parents[3]
 def shared_data() -> Path:
     folder = Path(os.environ.get("TANDEM_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"the real data sets are not here: {folder} (set TANDEM_SHARED_DATA)")
+        pytest.skip(f"no real data sets in {folder} (set TANDEM_SHARED_DATA)")
     return folder
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str, bytes | str], Path]:
-    """Writes a file, zipped where its name ends in .gz."""
+    """Writes a file, compressed if its name ends in .gz."""
 
     def write_file(name: str, content: bytes | str) -> Path:
         data = content.encode() if isinstance(content, str) else content

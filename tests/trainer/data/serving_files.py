@@ -1,4 +1,4 @@
-"""A real HTTP server of one file, that knows Range and If-Range and can cut connections."""
+"""A real HTTP server of one file, which supports Range and If-Range and can cut connections."""
 
 import threading
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class ServedFile:
-    """What the server does; tests change it between requests."""
+    """Behaviour of the server, which tests change between requests."""
 
     content: bytes
     etag: str = '"v1"'
     last_modified: str = ""
     ranges: bool = True
     cut_after: list[int] = field(default_factory=list)
-    """Bytes of the body after which the next connections are cut, one entry per request."""
+    """Numbers of bytes of the body after which the next connections are cut, one entry per request."""
     statuses: list[int] = field(default_factory=list)
-    """Status of the next answers, before any is good."""
+    """Status codes of the next answers, before the server sends the file."""
     change_to: bytes | None = None
     """Content after the first answer."""
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -41,10 +41,10 @@ def serve(served: ServedFile) -> Iterator[ServedFile]:
                 self.end_headers()
                 return
             start = 0
-            asked = self.headers.get("Range")
+            byte_range = self.headers.get("Range")
             validator = self.headers.get("If-Range")
-            if asked and served.ranges and validator in {served.etag, served.last_modified}:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if byte_range and served.ranges and validator in {served.etag, served.last_modified}:
+                start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
                 if start >= len(served.content):
                     self.send_error(416)
                     return
@@ -65,7 +65,7 @@ def serve(served: ServedFile) -> Iterator[ServedFile]:
                 served.content, served.etag, served.change_to = served.change_to, '"v2"', None
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silent: pytest shows what failed."""
+            """Writes nothing: pytest shows failures."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

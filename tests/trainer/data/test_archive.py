@@ -1,4 +1,4 @@
-"""Events and catalogue changes that feature_sync kept become part of the prepared data, the same on every engine."""
+"""Events and catalogue changes from feature_sync's archive enter the prepared data, equally on every engine."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ EVENTS = {
     ],
     "2026-01-02": [
         event("e5", "bob", "new", 50, "click"),  # occurred long before it was applied
-        event("e6", "ann", "tea", 900, "click"),  # ann has bought it on the day before
+        event("e6", "ann", "tea", 900, "click"),  # ann bought it the day before
         event("e7", "eve", "cup", 100.000001, "add_to_cart"),
         event("e8", "eve", "pot", 300, "rating", value=9.0),  # outside the scale
     ],
 }
 
 
-def _change(sequence: int, item_id: str, **of_change: object) -> AppliedItemChange:
-    change = ItemChange(item_id=item_id, changed_at=sequence, **of_change)
+def _change(sequence: int, item_id: str, **fields: object) -> AppliedItemChange:
+    change = ItemChange(item_id=item_id, changed_at=sequence, **fields)
     return AppliedItemChange(sequence=sequence, slot=sequence, change=change)
 
 
@@ -97,7 +97,7 @@ def _items(prepared: PreparedData) -> dict[object, tuple[object, ...]]:
     return {row["item_id"]: tuple(row[column] for column in columns) for row in table_rows(prepared, "items")}
 
 
-def test_events_are_further_interactions(shop: DataConfig, tmp_path: Path) -> None:
+def test_events_are_additional_interactions(shop: DataConfig, tmp_path: Path) -> None:
     prepared = prepare(_with(shop, tmp_path), tmp_path / "cache")
     assert _interactions(prepared) == [
         ("ann", "cup", "rating", 4.0, 100_000_000, 1.0),
@@ -133,18 +133,18 @@ def test_the_last_change_of_an_item_wins(shop: DataConfig, tmp_path: Path) -> No
 
 def test_a_past_day_gives_the_same_data_again(shop: DataConfig, tmp_path: Path) -> None:
     first = write_events(tmp_path / "first-events", {"2026-01-01": EVENTS["2026-01-01"]})
-    of_day = prepare(_with(shop, tmp_path, events=str(first), item_changes=""), tmp_path / "first")
+    first_day = prepare(_with(shop, tmp_path, events=str(first), item_changes=""), tmp_path / "first")
     for until in ("2026-01-01", "2026-01-02T00:00:00", "2026-01-02T01:00:00+01:00", "2026-01-01T10:00:00Z"):
         again = prepare(_with(shop, tmp_path, item_changes="", until=until), tmp_path / "again")
-        assert again.fingerprint == of_day.fingerprint
-        assert again.directory.name == of_day.directory.name
+        assert again.fingerprint == first_day.fingerprint
+        assert again.directory.name == first_day.directory.name
         assert again.newest_day == "2026-01-01"
     both = prepare(_with(shop, tmp_path, item_changes="", until="2026-01-02T00:00:01"), tmp_path / "again")
-    assert both.fingerprint != of_day.fingerprint
+    assert both.fingerprint != first_day.fingerprint
     assert both.newest_day == "2026-01-02"
 
 
-def test_what_is_in_the_files_names_the_folder(shop: DataConfig, tmp_path: Path) -> None:
+def test_the_content_of_the_files_decides_the_folder(shop: DataConfig, tmp_path: Path) -> None:
     without = prepare(shop, tmp_path / "cache")
     before_all = prepare(_with(shop, tmp_path, until="2025-12-31"), tmp_path / "cache")
     assert before_all.directory == without.directory
@@ -184,7 +184,7 @@ def test_a_data_set_without_ratings_takes_events_of_all_types(write, tmp_path: P
     ]
 
 
-def test_keys_stand_in_the_file_or_on_the_command_line(shop: DataConfig, write, tmp_path: Path) -> None:
+def test_keys_may_be_in_the_file_or_on_the_command_line(shop: DataConfig, write, tmp_path: Path) -> None:
     written = write("merged.toml", 'events = "events"\nitem_changes = "item-changes"\nuntil = "2026-01-01"\n' + CONFIG)
     config = load_data_config(str(written), {})
     assert (config.events, config.until) == (str(tmp_path / "events"), "2026-01-01")
@@ -195,13 +195,13 @@ def test_keys_stand_in_the_file_or_on_the_command_line(shop: DataConfig, write, 
 
 
 @pytest.mark.parametrize(("folder", "message"), [("nowhere", "no such folder"), ("odd", "is not named after a day")])
-def test_a_folder_that_is_no_archive_is_named(shop: DataConfig, tmp_path: Path, folder: str, message: str) -> None:
+def test_a_folder_that_is_not_an_archive_is_named(shop: DataConfig, tmp_path: Path, folder: str, message: str) -> None:
     (tmp_path / "odd" / "day=tomorrow").mkdir(parents=True)
     with pytest.raises(DataError, match=message):
         prepare(_with(shop, tmp_path, events=str(tmp_path / folder)), tmp_path / "cache")
 
 
-def test_files_that_are_still_being_written_do_not_count(shop: DataConfig, tmp_path: Path) -> None:
+def test_unfinished_files_are_not_read(shop: DataConfig, tmp_path: Path) -> None:
     (tmp_path / "events" / "day=2026-01-02" / ".5-6.parquet").write_bytes(b"half")
     (tmp_path / "events" / "day=2026-01-02" / "_5-6.parquet").write_bytes(b"half")
     prepared = prepare(_with(shop, tmp_path), tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Every kind of defect, planted at a known line."""
+"""Every kind of defect, at a known line."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def planted_lines() -> list[bytes]:
         lines.append(text if isinstance(text, bytes) else text.encode())
     lines[20] = (
         (GOOD % 20).replace('"e"', '"pad": "%s", "e"' % ("y" * 3_000_000)).encode()
-    )  # line 21, long, good: a repeat
+    )  # line 21: long and good, but a duplicate
     lines[22] = (GOOD % 23).replace("view", "order").replace("Z", "+02:00").encode()  # line 23
     return lines
 
@@ -203,7 +203,7 @@ def test_csv_line_numbers_with_line_breaks_in_quotes(write, tmp_path: Path, name
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
-def test_a_byte_order_mark_is_no_part_of_the_data(write, tmp_path: Path, name: str):
+def test_a_byte_order_mark_is_not_part_of_the_data(write, tmp_path: Path, name: str):
     content = CSV_LINES[0] + "\nu1,i1,5,0,x\n" if name.endswith("csv") else '{"u": "u1", "i": "i1", "r": 5, "p": 0}\n'
     write(name, b"\xef\xbb\xbf" + content.encode())
     config = load_data_config(str(write("data.toml", CSV_CONFIG % name)), {})
@@ -216,7 +216,7 @@ def test_the_blank_column_that_pandas_writes(write, tmp_path: Path):
     assert prepare(config, tmp_path / "cache").num_interactions == 2
 
 
-def test_line_ends_that_a_csv_file_mixes_are_an_error_that_names_the_file(write, tmp_path: Path):
+def test_mixed_line_ends_in_a_csv_file_are_an_error_that_names_the_file(write, tmp_path: Path):
     write("rows.csv", CSV_LINES[0] + "\r\nu1,i1,5,0,x\nu1,i2,5,0,x\r\n")
     config = load_data_config(str(write("data.toml", CSV_CONFIG % "rows.csv")), {})
     with pytest.raises(DataError, match=r"rows\.csv: .*"):
@@ -224,7 +224,7 @@ def test_line_ends_that_a_csv_file_mixes_are_an_error_that_names_the_file(write,
 
 
 def test_line_numbers_stay_right_deep_in_a_large_file(write, tmp_path: Path):
-    """Large enough for DuckDB to read it in several blocks at once."""
+    """The file is large enough for DuckDB to read several blocks in parallel."""
     lines = [f"user-{n % 1000},item-{n},5,{n},{'pad' * 40}" for n in range(2, 400_002)]
     for number in (150_000, 399_999):
         lines[number - 2] = "broken"
@@ -241,7 +241,7 @@ def test_line_numbers_stay_right_deep_in_a_large_file(write, tmp_path: Path):
     assert report.rows_kept == 400_000 - 4
 
 
-def test_csv_line_numbers_beside_characters_whose_bytes_are_no_latin_1(write, tmp_path: Path):
+def test_csv_line_numbers_next_to_multibyte_characters(write, tmp_path: Path):
     write("rows.csv", CSV_LINES[0] + "\nu1,東,5,0,x\n\nu1,😀,6,1,x\n")
     config = load_data_config(str(write("data.toml", CSV_CONFIG % "rows.csv")), {})
     report = prepare(config, tmp_path / "cache").report.file("interactions")

@@ -1,4 +1,4 @@
-"""What cleaning adds beside dropping bad rows: the k-core, ratings on one scale, weights of events."""
+"""Cleaning after bad rows are dropped: the k-core, normalised ratings, weights of events."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ position = "p"
 
 
 def prepared_from(write, tmp_path: Path, pairs: list[tuple[str, str]], overrides: dict[str, str]) -> PreparedData:
-    write("rows.csv", csv_text([{"u": u, "i": i, "r": 4, "p": place} for place, (u, i) in enumerate(pairs)]))
+    write("rows.csv", csv_text([{"u": u, "i": i, "r": 4, "p": position} for position, (u, i) in enumerate(pairs)]))
     return prepare(load_data_config(str(write("data.toml", CONFIG)), overrides), tmp_path / "cache")
 
 
 class TestKCore:
     def test_dropping_goes_on_until_all_have_enough(self, write, tmp_path: Path):
-        """A chain: without d the item 4 has too few, without 4 the user c, without c the item 3."""
+        """A chain: without user d item 4 has too few, without item 4 user c, without user c item 3."""
         square = [(user, item) for user in "ab" for item in "12"]
         chain = [("b", "3"), ("c", "3"), ("c", "4"), ("d", "4")]
         prepared = prepared_from(write, tmp_path, square + chain, {"k_core": "2"})
@@ -39,16 +39,16 @@ class TestKCore:
         assert prepared.report.file("interactions").dropped == {"user_below_k_core": 2, "item_below_k_core": 2}
         assert (prepared.num_users, prepared.num_items) == (2, 2)
 
-    def test_it_is_the_greatest_such_part(self, write, tmp_path: Path):
+    def test_it_is_the_largest_such_subset(self, write, tmp_path: Path):
         generator = np.random.default_rng(0)
         pairs = sorted({(f"u{generator.integers(25)}", f"i{generator.integers(40)}") for _ in range(170)})
         core = pairs
         while True:
             users, items = [user for user, _ in core], [item for _, item in core]
-            rest = [(user, item) for user, item in core if min(users.count(user), items.count(item)) >= 4]
-            if rest == core:
+            remaining = [(user, item) for user, item in core if min(users.count(user), items.count(item)) >= 4]
+            if remaining == core:
                 break
-            core = rest
+            core = remaining
         assert 0 < len(core) < len(pairs)
         prepared = prepared_from(write, tmp_path, pairs, {"k_core": "4"})
         assert sorted((row["user_id"], row["item_id"]) for row in table_rows(prepared, "interactions")) == core
@@ -63,8 +63,8 @@ class TestKCore:
             prepared_from(write, tmp_path, [("a", "1"), ("b", "1")], {"k_core": "2"})
 
 
-def test_ratings_stand_beside_their_place_on_the_scale(write, tmp_path: Path):
-    rows = [{"u": 1, "i": f"i{place}", "r": rating, "p": place} for place, rating in enumerate((0.5, 5, 3.2))]
+def test_ratings_are_normalised_to_the_scale(write, tmp_path: Path):
+    rows = [{"u": 1, "i": f"i{position}", "r": rating, "p": position} for position, rating in enumerate((0.5, 5, 3.2))]
     write("rows.csv", csv_text(rows))
     config = load_data_config(str(write("data.toml", "rating_scale_min = 0.5\n" + CONFIG)), {})
     read = table_rows(prepare(config, tmp_path / "cache"), "interactions")
@@ -92,7 +92,7 @@ class TestWeights:
     def test_defaults(self, write, tmp_path: Path):
         assert self.weights(write, tmp_path, {}) == [1.0, 5.0, 0.1]
 
-    def test_one_can_be_changed_alone(self, write, tmp_path: Path):
+    def test_a_single_weight_can_be_changed(self, write, tmp_path: Path):
         assert self.weights(write, tmp_path, {"event_weights.purchase": "8"}) == [1.0, 8.0, 0.1]
 
     def test_an_unknown_event_is_an_error(self, write, tmp_path: Path):
@@ -100,5 +100,5 @@ class TestWeights:
             self.weights(write, tmp_path, {"event_weights.view": "8"})
 
 
-def test_the_threshold_of_a_preset_can_be_taken_away():
+def test_the_threshold_of_a_preset_can_be_removed():
     assert load_data_config("ml-100k", {"min_rating": "none"}).min_rating is None

@@ -1,4 +1,4 @@
-"""What a wrong description of a data set says of itself."""
+"""Errors in descriptions of data sets."""
 
 from pathlib import Path
 
@@ -96,12 +96,12 @@ def test_mistakes_are_named_with_their_line(write, text: str, message: str):
         ("ml-100k", {"name.x": "y"}, "override name.x: name is not a section"),
     ],
 )
-def test_mistakes_in_what_is_asked_for(source: str, overrides: dict[str, str], message: str):
+def test_mistakes_in_the_arguments(source: str, overrides: dict[str, str], message: str):
     with pytest.raises(ConfigError, match=message):
         load_data_config(source, overrides)
 
 
-def test_a_preset_may_bring_a_training_configuration() -> None:
+def test_a_preset_may_have_a_training_configuration() -> None:
     for name in preset_names():
         path = preset_train_config(name)
         assert path is None or load_train_config(path, {}) != TrainConfig()

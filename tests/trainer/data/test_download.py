@@ -39,7 +39,7 @@ def test_a_cut_connection_is_resumed(tmp_path: Path, version):
     assert served.sent_bytes == len(CONTENT), "no byte was sent twice"
 
 
-def test_a_later_call_resumes_what_an_earlier_one_left(tmp_path: Path):
+def test_a_later_call_resumes_an_unfinished_download(tmp_path: Path):
     with serve(ServedFile(CONTENT, cut_after=[1_000_000, 0, 0, 0, 0])) as served:
         with pytest.raises(DownloadError, match="given up after 5 attempts"):
             download(served.url, tmp_path)
@@ -72,7 +72,7 @@ def test_a_part_longer_than_the_file_starts_again(tmp_path: Path):
     with serve(ServedFile(CONTENT, cut_after=[2_000_000, 0, 0, 0, 0])) as served:
         with pytest.raises(DownloadError):
             download(served.url, tmp_path)
-        served.content = CONTENT[:1_000_000]  # cut short under the same ETag
+        served.content = CONTENT[:1_000_000]  # truncated under the same ETag
         assert download(served.url, tmp_path).read_bytes() == CONTENT[:1_000_000]
 
 

@@ -1,4 +1,4 @@
-"""Every engine prepares the same bytes, and an engine that is not there says what to install."""
+"""Every engine writes the same bytes, and the error for a missing engine says what to install."""
 
 import os
 import re
@@ -48,19 +48,19 @@ needs_java = pytest.mark.skipif(
 
 @pytest.fixture
 def generated(write) -> DataConfig:
-    """Bad lines, repeats, equal times, ids beyond ASCII, gaps in items and users, users and items to drop."""
+    """Bad lines, duplicates, equal times, non-ASCII ids, missing items and users, users and items to drop."""
     generator = np.random.default_rng(5)
     rows = []
-    for place in range(700):
+    for number in range(700):
         user, item = int(generator.geometric(0.04)), int(generator.geometric(0.06))
         rows.append(
             {
                 "u": f"ü{user}" if user % 3 else f"U{user}",
                 "i": f"東{item}" if item % 4 else f"😀{item}",
-                "r": round(float(generator.uniform(1, 5)), 2) if place % 50 else "none",
+                "r": round(float(generator.uniform(1, 5)), 2) if number % 50 else "none",
                 "t": int(generator.integers(1_000, 1_040)),
                 "p": int(generator.integers(3)),
-                "e": ["click", "purchase", "rating"][place % 3],
+                "e": ["click", "purchase", "rating"][number % 3],
             }
         )
     write("rows.csv", csv_text(rows))
@@ -127,7 +127,7 @@ def test_spark_without_java_is_a_clear_error(generated: DataConfig, tmp_path: Pa
 
 @pytest.mark.process
 def test_a_java_that_does_not_start_is_a_clear_error(tmp_path: Path):
-    """In a process of its own: a JVM that other tests started would be taken here."""
+    """In a separate process, because this process may have a JVM from other tests."""
     java = tmp_path / "java home" / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text("#!/bin/sh\nexit 1\n")
@@ -141,6 +141,6 @@ def test_a_java_that_does_not_start_is_a_clear_error(tmp_path: Path):
 
 
 def test_spark_without_pyspark_is_a_clear_error(generated: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "pyspark.sql", None)  # how Python itself marks a module that is not there
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)  # Python marks a module that cannot be imported in this way
     with pytest.raises(ConfigError, match=r"pip install 'tandem-recommender\[spark\]'"):
         prepare(generated, tmp_path / "cache", engine="spark")

@@ -1,4 +1,4 @@
-"""The stage as a whole: made once, made again when something changes, and the same wherever it is made."""
+"""The whole stage: data is prepared once, again after a change, and equally in every folder."""
 
 import dataclasses
 import json
@@ -80,7 +80,7 @@ def test_the_same_data_elsewhere_has_the_same_fingerprint(config, write, tmp_pat
     assert second.directory.name == first.directory.name
 
 
-def test_a_folder_that_a_crash_left_is_made_again(config, tmp_path: Path):
+def test_a_folder_that_a_crash_left_is_prepared_again(config, tmp_path: Path):
     first = prepare(config, tmp_path / "cache")
     (first.directory / "prepared.json").unlink()
     assert prepare(config, tmp_path / "cache") == first
@@ -107,7 +107,7 @@ def test_a_url_is_downloaded_and_prepared(write, tmp_path: Path):
             prepare(wrong, tmp_path / "cache")
 
 
-def test_positions_order_what_has_no_time(write, tmp_path: Path):
+def test_positions_order_interactions_without_times(write, tmp_path: Path):
     write("rows.csv", "u,i,r,p\n1,a,5,2\n1,b,5,10\n1,c,5,1\n")
     prepared = prepare(load_data_config(str(write("data.toml", CONFIG)), {}), tmp_path / "cache")
     assert [row["item_id"] for row in table_rows(prepared, "interactions")] == ["c", "a", "b"]
@@ -124,7 +124,7 @@ def test_the_report_prints_as_a_table(config, tmp_path: Path):
     ]
 
 
-def test_a_report_whose_numbers_do_not_add_up_is_our_bug(config, tmp_path: Path):
+def test_a_report_whose_numbers_do_not_add_up_is_a_bug(config, tmp_path: Path):
     report = prepare(config, tmp_path / "cache").report.file("interactions")
     with pytest.raises(AssertionError):
         dataclasses.replace(report, rows_kept=report.rows_kept + 1)

@@ -1,4 +1,4 @@
-"""The profile of a data set whose figures are known."""
+"""The profile of a data set with known statistics."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def prepared_from(write, tmp_path: Path, rows: list[dict[str, object]], config: 
 
 
 def test_figures(write, tmp_path: Path):
-    """Ten items, one of which everybody has; user 0 has all ten."""
+    """Ten items: user 0 has all of them, and the other four users have the same item."""
     pairs = [(user, 0) for user in range(5)] + [(0, item) for item in range(1, 10)] + [(0, 0)]
     rows: list[dict[str, object]] = [
-        {"u": user, "i": item, "r": 1 + place % 5, "t": 86_400 * place} for place, (user, item) in enumerate(pairs)
+        {"u": user, "i": item, "r": 1 + day % 5, "t": 86_400 * day} for day, (user, item) in enumerate(pairs)
     ]
     result = profile(prepared_from(write, tmp_path, rows))
     assert (result.num_users, result.num_items, result.num_interactions) == (5, 10, 14)
@@ -40,7 +40,7 @@ def test_figures(write, tmp_path: Path):
     assert result.history_lengths[0.5] == 1
     assert result.history_lengths[1.0] == 10
     assert result.num_single_users == 4
-    assert result.gini == pytest.approx(0.9 * (5 - 1) / 14), "five of one and one each of nine"
+    assert result.gini == pytest.approx(0.9 * (5 - 1) / 14), "one item with five interactions, nine items with one"
     assert result.ratings == {"1": 3, "2": 3, "3": 3, "4": 3, "5": 2}
     assert result.event_types == {"rating": 14}
     assert (result.first_time, result.last_time) == ("1970-01-01T00:00:00+00:00", "1970-01-14T00:00:00+00:00")
@@ -66,7 +66,7 @@ def test_neither_times_nor_ratings(write, tmp_path: Path):
     assert "only the order is known" in result.to_text()
 
 
-def test_many_different_ratings_are_told_as_ranges(write, tmp_path: Path):
+def test_many_different_ratings_become_ranges(write, tmp_path: Path):
     rows: list[dict[str, object]] = [{"u": 1, "i": item, "r": 1 + item / 25, "t": item} for item in range(100)]
     ratings = profile(prepared_from(write, tmp_path, rows)).ratings
     assert len(ratings) == 10

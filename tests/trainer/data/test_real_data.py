@@ -1,4 +1,4 @@
-"""The five real data sets, with the counts that are known of them."""
+"""The five real data sets, with their known counts."""
 
 from collections import Counter
 from itertools import pairwise
@@ -39,7 +39,7 @@ class TestMovieLens100K:
         assert (report.rows_read, report.rows_kept, report.dropped) == (100_000, 100_000, {})
         assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (943, 1_682, 100_000)
 
-    def test_the_default_keeps_what_was_liked(self, movielens_cache: Path):
+    def test_the_default_keeps_liked_items(self, movielens_cache: Path):
         prepared = prepare(load_data_config("ml-100k", {}), movielens_cache)
         check_order(prepared)
         assert (prepared.num_users, prepared.num_items, prepared.num_interactions) == (942, 1_682, 55_375)

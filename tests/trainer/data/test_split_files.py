@@ -1,4 +1,4 @@
-"""Every protocol's split: who is in which part, that it is the same everywhere, and what lies on disk."""
+"""Splits by every protocol: the parts, their reproducibility, and the files on disk."""
 
 import dataclasses
 import json
@@ -49,7 +49,7 @@ def known_pairs(dataset: Dataset) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("kind", SPLIT_KINDS)
-def test_parts_are_disjoint_and_say_what_is_known(kind: SplitKind):
+def test_parts_are_disjoint_and_earlier_parts_are_known(kind: SplitKind):
     dataset = random_dataset()
     splits = draw_splits(dataset, kind)
     pairs = list(zip(dataset.user_rows.tolist(), dataset.item_rows.tolist(), strict=True))
@@ -88,18 +88,18 @@ def test_the_random_split_does_not_depend_on_the_order_of_rows():
     assert pairs_of(draw_splits(dataset, "random").test) == pairs_of(draw_splits(turned, "random").test)
 
 
-def test_the_random_split_is_what_its_seed_says():
+def test_the_random_split_depends_on_its_seed():
     dataset = random_dataset()
     first, again, other = (draw_splits(dataset, "random", seed=seed) for seed in (0, 0, 1))
     assert first.fingerprint == again.fingerprint != other.fingerprint
     assert pairs_of(first.test) != pairs_of(other.test)
-    # Pinned: a split that others have used must not change with a version of anything.
+    # Pinned: a published split must not change with the version of any library.
     small = draw_splits(dataset_of([[0, 1, 2, 3], [0, 1, 2, 3], [1, 2]], num_items=4), "random")
     assert small.codes.tolist() == PINNED_CODES
     assert small.fingerprint == PINNED_FINGERPRINT
 
 
-def test_the_split_in_time_keeps_one_moment_together():
+def test_the_split_in_time_keeps_equal_times_together():
     dataset = dataset_of([[row] for row in range(10)], num_items=10)
     times = np.array([1, 1, 1, 1, 1, 1, 1, 2, 2, 3], dtype=np.int64)
     codes = draw_splits(dataclasses.replace(dataset, event_times=times), "time").codes
@@ -113,7 +113,7 @@ def test_the_split_in_time_tests_users_without_a_history():
     assert splits.test.known.lengths.tolist() == [1] * 9 + [0]
 
 
-def test_what_cannot_be_split_says_why():
+def test_data_that_cannot_be_split_is_an_error_with_the_reason():
     dataset = random_dataset()
     without_times = dataclasses.replace(dataset, event_times=np.zeros(len(dataset.item_rows), dtype=np.int64))
     with pytest.raises(DataError, match=r"has only the order .*: choose leave-last-out or random"):
@@ -160,7 +160,7 @@ class TestFiles:
         assert description["data_fingerprint"] == prepared.fingerprint
         assert sorted(file.name for file in path.parent.iterdir()) == sorted({path.name, f"{path.stem}.json"})
 
-    def test_seeds_lie_beside_each_other(self, prepared: PreparedData):
+    def test_every_seed_has_its_own_file(self, prepared: PreparedData):
         dataset = load_dataset(prepared.directory)
         paths = [write_split(draw_splits(dataset, "random", seed=seed), dataset, prepared) for seed in (0, 7)]
         assert [json.loads(path.with_suffix(".json").read_text())["seed"] for path in paths] == [0, 7]

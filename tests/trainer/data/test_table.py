@@ -136,7 +136,7 @@ def test_users(write, tmp_path: Path):
     assert report.noted == {"user_without_features": 1}
 
 
-def test_a_column_that_does_not_exist_is_named_with_those_that_do(write, tmp_path: Path):
+def test_an_unknown_column_is_named_with_the_known_columns(write, tmp_path: Path):
     write("users.csv", "id,years\n2,33\n")
     with pytest.raises(ConfigError, match=r"users: users\.csv has no column 'town'; its columns are id, years"):
         prepared_from(write, tmp_path, USERS)

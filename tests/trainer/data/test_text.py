@@ -31,7 +31,7 @@ def test_entities_become_characters_once(value: str):
 
 
 @pytest.mark.parametrize("value", ["&#0;", "&#55296;", "&#9999999;", "&#xFFFFFF;"])
-def test_numbers_that_are_no_characters_stay(value: str):
+def test_numbers_that_are_not_characters_stay(value: str):
     assert evaluate(text.unescape, [value]) == [value]
 
 

@@ -1,4 +1,4 @@
-"""Every unit of time becomes microseconds, and what is no time is a bad line."""
+"""Times in every unit become microseconds, and a line with an invalid time is bad."""
 
 from pathlib import Path
 

@@ -10,7 +10,7 @@ def test_leave_last_out_splits_each_user_by_order() -> None:
     test = leave_last_out(dataset, skip=0)
     assert test.users.tolist() == [0, 2]
     assert test.target_rows.tolist() == [2, 0]
-    assert test.num_history_events.tolist() == [2, 1, 1]  # who has one interaction is trained on, not tested
+    assert test.num_history_events.tolist() == [2, 1, 1]  # a user with one interaction is trained on, not tested
     validation = leave_last_out(dataset, skip=1)
     assert validation.users.tolist() == [0]
     assert validation.target_rows.tolist() == [1]
@@ -22,7 +22,7 @@ def test_popularity_counts_training_events_only() -> None:
     assert dataset.popularity(np.array([2, 1, 1])).tolist() == [3, 1, 0, 0]
 
 
-def test_user_state_is_what_the_store_would_hold() -> None:
+def test_user_state_is_that_of_the_store() -> None:
     dataset = dataset_of([[0, 1, 2]], num_items=3)
     state = dataset.user_state(0, 2)
     assert dataset.catalogue.vocabulary.rows_of_keys(state.event_item_keys).tolist() == [0, 1]

@@ -1,4 +1,4 @@
-"""A shop whose customers have one taste each, and that can change from one window to the next."""
+"""A shop where each customer has one taste, and the customers can change from one window to the next."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from trainer.drift.windows import MICROSECONDS_OF_DAY, Span, Window
 NUM_ITEMS = 200
 NUM_TASTES = len(CATEGORIES)
 FIRST_DAY = datetime(2026, 3, 2, tzinfo=UTC).timestamp() * 1_000_000
-"""A Monday."""
+"""Microseconds since 1970; a Monday."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Customers:
-    """How some customers behave."""
+    """Behaviour of a group of customers."""
 
     num_users: int = 300
     events_per_user: int = 6
     tastes: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
-    """How likely each taste is; item i is of taste i % 4, and of that category."""
+    """Probability of each taste; item i has taste i % 4, which is its category."""
     constancy: float = 0.9
-    """Share of a customer's choices that are of their taste."""
+    """Share of a customer's choices that match their taste."""
     purchases: float = 0.2
-    """Share of purchases among events; the others are clicks."""
+    """Share of purchases among events; all other events are clicks."""
     first_hour: int = 8
-    """The events of a day are spread over twelve hours from then."""
+    """First of the twelve hours over which the events of a day are spread."""
     prefix: str = "early"
-    """Of the users' ids."""
+    """Prefix of the users' ids."""
 
 
 def tasteful_bundle(directory: Path) -> Bundle:
-    """A champion in whose vectors the items of one taste lie together."""
+    """A champion whose vectors are close for items of the same taste."""
     rng = np.random.default_rng(5)
     centres = rng.standard_normal((NUM_TASTES, 16))
     vectors = centres[np.arange(NUM_ITEMS) % NUM_TASTES] + 0.5 * rng.standard_normal((NUM_ITEMS, 16))
@@ -51,17 +51,17 @@ def tasteful_bundle(directory: Path) -> Bundle:
 
 
 def events(customers: Customers, *, first_day: int, num_days: int, seed: int) -> list[tuple[str, int, int, str]]:
-    """(user id, item row, microseconds, event type) of each event in whole weeks."""
+    """(user id, item row, microseconds, event type) of each event in the whole weeks of a window."""
     rng = np.random.default_rng(seed)
     rows = []
     weights = 1.0 / (1.0 + np.arange(NUM_ITEMS // NUM_TASTES))
     weights /= weights.sum()
     for user in range(customers.num_users):
         taste = rng.choice(NUM_TASTES, p=customers.tastes)
-        week = rng.integers(num_days // 7)  # the one in which this customer is active
+        week = rng.integers(num_days // 7)  # in which this customer is active
         for _ in range(customers.events_per_user):
-            of_taste = taste if rng.random() < customers.constancy else rng.integers(NUM_TASTES)
-            item = int(rng.choice(len(weights), p=weights)) * NUM_TASTES + int(of_taste)
+            item_taste = taste if rng.random() < customers.constancy else rng.integers(NUM_TASTES)
+            item = int(rng.choice(len(weights), p=weights)) * NUM_TASTES + int(item_taste)
             hour = customers.first_hour + 12 * rng.random()
             moment = FIRST_DAY + (first_day + 7 * week + rng.integers(7) + hour / 24) * MICROSECONDS_OF_DAY
             kind = "purchase" if rng.random() < customers.purchases else "click"
@@ -70,7 +70,7 @@ def events(customers: Customers, *, first_day: int, num_days: int, seed: int) ->
 
 
 def window(customers: Customers, *, first_day: int, num_days: int, seed: int) -> Window:
-    """The data set of these customers alone, as a window."""
+    """A window with the events of these customers alone."""
     rows = sorted(
         events(customers, first_day=first_day, num_days=num_days, seed=seed), key=lambda row: (row[0], row[2])
     )

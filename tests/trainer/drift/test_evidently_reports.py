@@ -1,4 +1,4 @@
-"""A planted shift is found in each of the four reports, and a sample of the same kind is not."""
+"""A planted shift is found in each of the four reports, and users of the same kind are not called drift."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def champion(tmp_path_factory) -> Bundle:
 def reports_of(recent: Customers, champion: Bundle, pages: Path, *, seed: int = 2) -> dict[str, ColumnReport]:
     settings = Settings()
     samples = [
-        draw_sample(of_window, max_users=1000, seed=0)
-        for of_window in (
+        draw_sample(drawn_from, max_users=1000, seed=0)
+        for drawn_from in (
             window(Customers(), first_day=0, num_days=28, seed=1),
             window(recent, first_day=28, num_days=7, seed=seed),
         )
@@ -44,27 +44,27 @@ def drifted(recent: Customers, champion: Bundle, pages: Path) -> dict[str, Colum
 
 
 @pytest.mark.parametrize("seed", range(2, 5))
-def test_other_users_of_the_same_kind_are_no_drift(champion, tmp_path, seed) -> None:
+def test_new_users_of_the_same_kind_are_not_drift(champion, tmp_path, seed) -> None:
     reports = reports_of(LATE, champion, tmp_path, seed=seed)
     assert [report.drifted for report in reports.values()] == [(), (), (), ()]
 
 
-def test_few_users_of_the_same_kind_are_no_drift_either(champion, tmp_path) -> None:
+def test_few_users_of_the_same_kind_are_not_drift(champion, tmp_path) -> None:
     assert drifted(replace(LATE, num_users=30), champion, tmp_path) == {}
 
 
-def test_what_users_do_and_when_is_seen_in_the_inputs_alone(champion, tmp_path) -> None:
+def test_other_event_types_and_hours_drift_in_the_inputs_alone(champion, tmp_path) -> None:
     reports = drifted(replace(LATE, purchases=0.7, first_hour=12), champion, tmp_path)
     assert list(reports) == ["inputs"]
     assert set(reports["inputs"].drifted) == {"event_type", "hour"}
 
 
-def test_users_without_a_steady_taste_are_seen_in_the_scores(champion, tmp_path) -> None:
+def test_users_without_a_steady_taste_drift_in_the_scores(champion, tmp_path) -> None:
     reports = drifted(replace(LATE, constancy=0.1), champion, tmp_path)
     assert "best score" in reports["scores"].drifted
 
 
-def test_another_mix_of_tastes_is_seen_in_what_is_recommended_and_in_the_vectors(champion, tmp_path) -> None:
+def test_another_mix_of_tastes_drifts_in_the_recommendations_and_the_vectors(champion, tmp_path) -> None:
     reports = drifted(replace(LATE, tastes=(0.7, 0.1, 0.1, 0.1)), champion, tmp_path)
     assert "category" in reports["recommendations"].drifted
     assert "recommended item" in reports["recommendations"].drifted

@@ -1,4 +1,4 @@
-"""Drift as Prometheus reads it, byte for byte."""
+"""The drift gauges as Prometheus reads them, byte for byte."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Bundles whose quality is known, in a real registry: candidates for the gate.
+"""Bundles of known quality in a real registry: candidates for the gate.
 
-A tiny bundle's user tower is the mean of the history, so its order of items follows from its vectors. The held-out
-items are taken from the order of the good vectors, and every damage to the vectors costs quality.
+A tiny bundle's user tower is the mean of the history, so its ranking follows from its vectors. The held-out items come
+from the ranking by the good vectors, so any damage to the vectors costs quality.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SLOW_STEPS = 12
 
 
 def good_bundle(directory: Path, model_version: str, **spec: object) -> Bundle:
-    """A bundle of the good vectors, which holds the users below."""
+    """Builds a bundle with the good vectors and the users of `held_out_users`."""
     vectors = spec.pop("item_vectors", VECTORS)
     built = build_tiny_bundle(
         directory, TinySpec(model_version=model_version, item_vectors=vectors, num_items=len(vectors), **spec)
@@ -44,7 +44,7 @@ def good_bundle(directory: Path, model_version: str, **spec: object) -> Bundle:
 
 
 def held_out_users(scratch: Path) -> list[HeldOutUser]:
-    """Users whose held-out item is among the first few of the good order."""
+    """Users whose held-out item is among the first four of the ranking by the good vectors."""
     reference = scratch / "reference"
     if reference.exists():
         shutil.rmtree(reference)
@@ -62,18 +62,18 @@ def held_out_users(scratch: Path) -> list[HeldOutUser]:
 
 
 def shuffled(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The same vectors, each of another item."""
+    """The same vectors, assigned to other items."""
     return np.random.default_rng(1).permutation(vectors)
 
 
 def noisy(vectors: npt.NDArray[np.float32], share: float) -> npt.NDArray[np.float32]:
-    """The vectors with noise of that share of their length."""
+    """The vectors with noise whose length is `share` of theirs."""
     noise = np.random.default_rng(2).standard_normal(vectors.shape, dtype=np.float32)
     return (vectors + share * noise).astype(np.float32)
 
 
 def slow_user_tower(directory: Path) -> None:
-    """The same vectors of users, after a detour of matrix products that come to nothing."""
+    """Makes the user tower slow, with the same output: it adds zero, after a series of matrix products."""
     path = directory / "user_tower.onnx"
     tower = onnx.load(str(path))
     generator = np.random.default_rng(3)
@@ -88,7 +88,7 @@ def slow_user_tower(directory: Path) -> None:
     tower.graph.node.extend(
         [
             helper.make_node("MatMul", ["quick", "wide"], [steps[0]]),
-            *(helper.make_node("MatMul", [one, "square"], [after]) for one, after in pairwise(steps)),
+            *(helper.make_node("MatMul", [step, "square"], [after]) for step, after in pairwise(steps)),
             helper.make_node("MatMul", [steps[-1], "nothing"], ["detour"]),
             helper.make_node("Add", ["quick", "detour"], [names.USER_VECTOR]),
         ]
@@ -106,7 +106,7 @@ def register(
     damage: Callable[[Path], None] | None = None,
     **spec: object,
 ) -> RegisteredVersion:
-    """A bundle as a new version of the registered model."""
+    """Registers a bundle as a new version of the model."""
     bundle = directory / model_version
     good_bundle(bundle, model_version, **spec)
     if damage is not None:

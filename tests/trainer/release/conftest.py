@@ -10,13 +10,13 @@ from trainer.registry.registry import Registry
 
 @pytest.fixture(scope="session")
 def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Making MLflow's database takes seconds: one for all, and a model's name for each test."""
+    """Folder of the MLflow database. Creating it takes seconds, so all tests share it, each with its own model name."""
     return tmp_path_factory.mktemp("registry")
 
 
 @pytest.fixture
 def settings(registry_folder: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Of a registered model of the test's own; in the environment too, for commands."""
+    """Settings with a model name of the test's own; set in the environment too, for commands."""
     name = str(request.node.name).replace("[", "-").replace("]", "")
     uri = f"sqlite:///{registry_folder / 'mlflow.db'}"
     monkeypatch.setenv("TANDEM_DATA_DIR", str(registry_folder))

@@ -1,4 +1,4 @@
-"""What the gate decides of measurements that are planted."""
+"""Decisions of the gate from given measurements."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NONE = np.full(NUM_USERS, NOT_SHOWN)
 
 
 def ranks(hit_share: float, *, seed: int = 0, num_users: int = NUM_USERS) -> np.ndarray:
-    """Held-out items in first place for so many users, and nowhere for the others."""
+    """Ranks: the held-out item is first for `hit_share` of the users, and not shown to the other users."""
     return np.where(np.random.default_rng(seed).random(num_users) < hit_share, 0, NOT_SHOWN)
 
 
 def spoiled(good: np.ndarray, share: float) -> np.ndarray:
-    """The same, but so many of the hits are lost."""
+    """The same ranks, but with `share` of the hits lost."""
     hits = np.flatnonzero(good != NOT_SHOWN)
     worse = good.copy()
     worse[hits[: round(share * len(hits))]] = NOT_SHOWN
@@ -62,7 +62,7 @@ def test_an_equal_candidate_passes() -> None:
 
 
 def test_the_bootstrap_is_paired() -> None:
-    """Users differ far more than models do: unpaired, the interval of this change would reach below 0."""
+    """Users differ far more than models: an unpaired interval of this change would reach below 0."""
     better = CHAMPION.ranks.copy()
     better[np.flatnonzero(better == NOT_SHOWN)[:20]] = 0
     change = relative_change(replace(CHAMPION, ranks=better), CHAMPION)
@@ -76,15 +76,14 @@ def test_a_loss_beyond_chance_is_refused_however_small() -> None:
 
 
 def test_a_large_loss_is_refused_even_where_it_may_be_chance() -> None:
-    few = {"ranks": ranks(0.4, num_users=60), "popularity_ranks": NONE[:60]}
-    other = np.roll(few["ranks"], 7)
-    other = spoiled(other, 0.1)
-    against = replace(CHAMPION, **few)
+    few_users = {"ranks": ranks(0.4, num_users=60), "popularity_ranks": NONE[:60]}
+    candidate_ranks = spoiled(np.roll(few_users["ranks"], 7), 0.1)
+    against = replace(CHAMPION, **few_users)
     decision = decided(
-        against=against, limits=replace_limits(max_possible_loss=5), ranks=other, popularity_ranks=NONE[:60]
+        against=against, limits=replace_limits(max_possible_loss=5), ranks=candidate_ranks, popularity_ranks=NONE[:60]
     )
     assert failed(decision) == ["ndcg@10, change"]
-    wide = decided(against=against, ranks=other, popularity_ranks=NONE[:60])
+    wide = decided(against=against, ranks=candidate_ranks, popularity_ranks=NONE[:60])
     assert failed(wide) == ["ndcg@10, change", "ndcg@10, worst case"]
 
 
@@ -143,7 +142,7 @@ def test_a_bundle_that_is_refused_fails_with_its_reason() -> None:
     assert "A note." in str(decision)
 
 
-def test_a_champion_that_was_not_asked_is_noted() -> None:
+def test_a_champion_that_could_not_be_opened_is_noted() -> None:
     served = Served(num_shown=10, candidate=CHAMPION, against_problem="/champion: index.faiss is missing")
     decision = decide(served, LIMITS)
     assert decision.passed

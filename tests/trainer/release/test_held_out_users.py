@@ -1,4 +1,4 @@
-"""Whom the gate asks."""
+"""Held-out users of the gate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_sample_is_bounded_and_the_same_every_time() -> None:
     assert [user.user_id for user in first.users] == [user.user_id for user in second.users]
 
 
-def test_items_that_may_not_be_recommended_are_not_asked_for() -> None:
+def test_unavailable_items_are_not_held_out() -> None:
     dataset = dataset_of([[0, 1], [0, 2], [1, 2, 3]], num_items=4)
     available = np.array([True, True, False, True])
     dataset = replace(dataset, catalogue=replace(dataset.catalogue, available=available))
@@ -37,12 +37,12 @@ def test_items_that_may_not_be_recommended_are_not_asked_for() -> None:
     assert [user.target_item_id for user in sample.users] == ["i1", "i3"]
 
 
-def test_data_without_anybody_to_ask_are_named() -> None:
+def test_data_without_held_out_users_is_named() -> None:
     with pytest.raises(DataError, match="small: no user has two interactions"):
         sample_of_dataset(dataset_of([[0], [1]], num_items=2), max_users=10, name="small")
 
 
-def test_a_bundle_holds_users_itself(tmp_path) -> None:
+def test_the_users_of_a_bundle(tmp_path) -> None:
     bundle = build_tiny_bundle(tmp_path / "bundle", TinySpec())
     sample = sample_of_bundle(bundle.directory, max_users=2)
     assert [user.user_id for user in sample.users] == ["held-out-0", "held-out-1"]

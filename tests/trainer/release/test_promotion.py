@@ -1,4 +1,4 @@
-"""Aliases in a real registry: promote, roll back, challenge, and who moves first."""
+"""Aliases in a real registry: promotion, rollback, challengers, and concurrent moves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def versions(registry, settings, tmp_path) -> list[RegisteredVersion]:
-    """Three versions without bundles: aliases know nothing of them."""
+    """Three versions without bundles, which aliases do not need."""
     made = []
     for number in range(3):
         with registry.start_run(f"run-{number}") as run:
@@ -37,7 +37,7 @@ def promotion(registry, settings) -> Promotion:
 
 
 def judged(registry: Registry, version: RegisteredVersion, against: RegisteredVersion | None) -> RegisteredVersion:
-    """As `validate` leaves a version that passed."""
+    """The version with the tags that `validate` sets when it passes."""
     registry.tag(version, {GATE_TAG: GATE_PASSED, GATE_AGAINST_TAG: against.number if against else ""})
     return registry.find(version.number)
 
@@ -46,11 +46,11 @@ def last_line(capsys) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_promote_and_roll_back_and_forth(registry, promotion, versions) -> None:
+def test_promotion_rollback_and_a_second_rollback(registry, promotion, versions) -> None:
     first, second, _ = versions
     moved = promotion.promote(judged(registry, first, None))
     assert (moved.champion, moved.previous) == (first, None)
-    with pytest.raises(PromotionError, match="no champion before version 1 is known"):
+    with pytest.raises(PromotionError, match="the champion before version 1 is unknown"):
         promotion.roll_back()
     moved = promotion.promote(judged(registry, second, first))
     assert (moved.champion, moved.previous) == (second, first)
@@ -76,15 +76,15 @@ def test_roll_back_to_any_version(promotion, versions) -> None:
     assert promotion.roll_back(versions[2]).previous == versions[0]
 
 
-def test_a_way_back_that_another_program_used_is_named(registry, promotion, settings, versions) -> None:
+def test_a_rollback_after_another_program_moved_the_alias_is_refused(registry, promotion, settings, versions) -> None:
     promotion.promote(versions[0], force=True)
     promotion.promote(versions[1], force=True)
-    registry.set_alias(settings.model_alias, versions[0].number)  # as `python -m inference_server rollback` does
+    registry.set_alias(settings.model_alias, versions[0].number)  # like `python -m inference_server rollback`
     with pytest.raises(PromotionError, match=r"another program moved the alias\. Give a version with --to VERSION"):
         promotion.roll_back()
 
 
-def test_what_the_gate_has_not_passed_needs_force(registry, promotion, versions) -> None:
+def test_a_version_that_the_gate_has_not_passed_needs_force(registry, promotion, versions) -> None:
     with pytest.raises(PromotionError, match="the gate has not judged it"):
         promotion.promote(versions[0])
     registry.tag(versions[0], {GATE_TAG: "refused"})
@@ -101,13 +101,13 @@ def test_a_verdict_against_another_champion_is_stale(registry, promotion, versio
     promotion.promote(judged(registry, first, None))
     judged_second, judged_third = judged(registry, second, first), judged(registry, third, first)
     promotion.promote(judged_second)
-    with pytest.raises(AliasMoved, match="against champion 1, and now there is champion 2: validate it again"):
+    with pytest.raises(AliasMoved, match="against champion 1, but now there is champion 2: validate it again"):
         promotion.promote(judged_third)
     assert registry.champion() == second
     assert promotion.promote(judged(registry, third, second)).previous == second
 
 
-def test_of_two_promotions_at_once_one_is_told(registry, settings, versions) -> None:
+def test_one_of_two_concurrent_promotions_fails(registry, settings, versions) -> None:
     first, second, third = versions
     Promotion(registry, settings).promote(judged(registry, first, None))
     rivals = [judged(registry, second, first), judged(registry, third, first)]
@@ -125,8 +125,8 @@ def test_of_two_promotions_at_once_one_is_told(registry, settings, versions) -> 
     assert registry.aliased("champion-previous") == first
 
 
-def test_a_move_between_two_looks_is_noticed(registry, settings, versions, monkeypatch) -> None:
-    """Another machine, which knows nothing of this one's lock, moves the alias right after this one did."""
+def test_a_move_by_another_machine_is_noticed(registry, settings, versions, monkeypatch) -> None:
+    """Another machine, which does not see this machine's lock, moves the alias right after it."""
     promotion = Promotion(registry, settings)
     move = registry.set_alias
 
@@ -151,7 +151,7 @@ def test_the_challenger(registry, promotion, versions) -> None:
     assert promotion.clear_challenger() is None
 
 
-def test_the_commands_say_what_they_did(registry, settings, versions, capsys) -> None:
+def test_the_commands_print_their_results(registry, settings, versions, capsys) -> None:
     assert main(["promote", "1", "--force"]) == 0
     assert last_line(capsys) == {"champion": "1", "previous": None}
     assert main(["promote", "2", "--force"]) == 0
@@ -167,7 +167,7 @@ def test_the_commands_say_what_they_did(registry, settings, versions, capsys) ->
     output = capsys.readouterr().out
     assert "m1  [champion-previous]  gate: not judged  rolled back at 20" in output
     listed = json.loads(output.splitlines()[-1])["versions"]
-    assert [(one["registry_version"], one["aliases"]) for one in listed] == [
+    assert [(version["registry_version"], version["aliases"]) for version in listed] == [
         ("3", ["challenger"]),
         ("2", ["champion-previous"]),
     ]

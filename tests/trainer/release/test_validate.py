@@ -1,4 +1,4 @@
-"""Candidates of known quality before the gate: real bundles, a real registry, the real serving engine."""
+"""The gate judges candidates of known quality: real bundles, a real registry, the real serving engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def champion(registry, settings, tmp_path):
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict, str]:
-    """The exit status, the JSON of the last line, and what was said to people."""
+    """Runs a command; returns the exit status, the JSON of the last line of stdout, and stderr."""
     capsys.readouterr()
     status = main(arguments)
     output = capsys.readouterr()
@@ -44,19 +44,19 @@ def champion_number(settings: Settings) -> str:
 
 def test_the_first_version_is_compared_with_popularity_alone(registry, settings, tmp_path, capsys) -> None:
     version = register(registry, tmp_path, "first")
-    status, result, said = run(capsys, "validate", version.number, "--promote")
-    assert status == 0, said
+    status, result, errors = run(capsys, "validate", version.number, "--promote")
+    assert status == 0, errors
     assert (result["passed"], result["promoted"], result["champion"]) == (True, True, None)
-    assert "There is no champion yet" in said
+    assert "There is no champion yet" in errors
     assert champion_number(settings) == version.number
 
 
 def test_a_good_candidate_is_promoted_and_leaves_a_report(champion, registry, settings, tmp_path, capsys) -> None:
     version = register(registry, tmp_path, "good", item_vectors=noisy(VECTORS, 0.02))
-    status, result, said = run(
+    status, result, errors = run(
         capsys, "validate", version.number, "--report", str(tmp_path / "report.html"), "--set", "gate.max_loss=0.2"
     )
-    assert status == 0, said
+    assert status == 0, errors
     assert (result["passed"], result["promoted"], result["champion"]) == (True, False, champion.number)
     assert champion_number(settings) == champion.number
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
@@ -97,11 +97,11 @@ def test_a_damaged_candidate_is_refused(  # noqa: PLR0917
     spec, damage, failed, champion, registry, settings, tmp_path, capsys
 ) -> None:
     version = register(registry, tmp_path, "damaged", damage=damage, **spec)
-    status, result, said = run(
+    status, result, errors = run(
         capsys, "validate", version.number, "--promote", "--report", str(tmp_path / "report.md"),
         "--set", "gate.max_latency_ratio=2", "--set", "gate.latency_allowance_ms=2",
     )  # fmt: skip
-    assert status == 3, said
+    assert status == 3, errors
     assert (result["passed"], result["promoted"]) == (False, False)
     assert any(failed in failure for failure in result["failures"]), result["failures"]
     assert champion_number(settings) == champion.number
@@ -111,25 +111,25 @@ def test_a_damaged_candidate_is_refused(  # noqa: PLR0917
     tags = registry.find(version.number).tags
     assert (tags[GATE_TAG], tags[GATE_AGAINST_TAG]) == ("refused", champion.number)
 
-    status, _, said = run(capsys, "promote", version.number)
-    assert (status, "the gate refused it" in said) == (1, True)
+    status, _, errors = run(capsys, "promote", version.number)
+    assert (status, "the gate refused it" in errors) == (1, True)
     assert champion_number(settings) == champion.number
 
 
 def test_the_champion_itself_passes_without_a_comparison(champion, settings, capsys) -> None:
-    status, result, said = run(capsys, "validate", "champion", "--promote")
+    status, result, errors = run(capsys, "validate", "champion", "--promote")
     assert (status, result["passed"], result["champion"]) == (0, True, None)
-    assert "The version is the champion already" in said
+    assert "The version is the champion already" in errors
     assert champion_number(settings) == champion.number
 
 
-def test_a_champion_that_cannot_be_opened_refuses_nobody(registry, settings, tmp_path, capsys) -> None:
+def test_a_champion_that_cannot_be_opened_does_not_stop_a_candidate(registry, settings, tmp_path, capsys) -> None:
     broken = register(registry, tmp_path, "broken", damage=flipped_byte_in_index)
     registry.set_alias(settings.model_alias, broken.number)
     version = register(registry, tmp_path, "good")
-    status, _, said = run(capsys, "validate", version.number, "--promote")
-    assert status == 0, said
-    assert "The champion was not compared with" in said
+    status, _, errors = run(capsys, "validate", version.number, "--promote")
+    assert status == 0, errors
+    assert "The champion was not compared with" in errors
     assert champion_number(settings) == version.number
 
 
@@ -139,23 +139,23 @@ def test_limits_can_be_set_for_one_run(champion, registry, tmp_path, capsys) -> 
     assert status == 3
     assert [failure.split(":")[1].strip() for failure in result["failures"]] == ["coverage"]
     status, result, _ = run(capsys, "validate", version.number)
-    assert status == 0, result  # a later verdict takes the place of the one before
+    assert status == 0, result  # a later verdict replaces the earlier verdict
 
 
 def test_mistakes_are_named(registry, tmp_path, capsys, monkeypatch) -> None:
     assert "has no version '99'" in run(capsys, "validate", "99")[2]
     version = register(registry, tmp_path, "good")
-    status, _, said = run(capsys, "validate", version.number, "--prepared", str(tmp_path / "nowhere"))
-    assert (status, "not a description of prepared data" in said) == (1, True)
-    status, _, said = run(capsys, "validate", version.number, "--prepared", "x", "--dataset", "y")
-    assert (status, "--prepared" in said) == (2, True)
+    status, _, errors = run(capsys, "validate", version.number, "--prepared", str(tmp_path / "nowhere"))
+    assert (status, "not a description of prepared data" in errors) == (1, True)
+    status, _, errors = run(capsys, "validate", version.number, "--prepared", "x", "--dataset", "y")
+    assert (status, "--prepared" in errors) == (2, True)
     monkeypatch.setenv("TANDEM_GRPC_PORT", "nonsense")
-    status, _, said = run(capsys, "validate", version.number)
-    assert (status, "TANDEM_GRPC_PORT" in said) == (1, True)
+    status, _, errors = run(capsys, "validate", version.number)
+    assert (status, "TANDEM_GRPC_PORT" in errors) == (1, True)
     assert GATE_TAG not in registry.find(version.number).tags
 
 
-def test_a_champion_that_may_have_learned_the_answers_is_noted(champion, registry, tmp_path) -> None:
+def test_a_champion_that_may_have_been_trained_on_the_targets_is_noted(champion, registry, tmp_path) -> None:
     version = register(registry, tmp_path, "good")
     sample = sample_of_bundle(tmp_path / "good", max_users=10)
     older = replace(sample, num_interactions=sample.num_interactions - 1)

@@ -1,4 +1,4 @@
-"""A small report with everything in it, some of it hostile."""
+"""A small report with all sections, and some hostile texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=al
 
 
 def small_comparison() -> Comparison:
-    """40 users with a target each: "as served" has it first for half of them, else tenth; popularity never."""
+    """40 users with one target each: "as served" ranks it first for half of them and tenth for the other half,
+    popularity never lists it."""
     evaluations = [
         Evaluation(
             name=name,

@@ -1,4 +1,4 @@
-"""What a report picks of a data set and a model."""
+"""Items and users that a report selects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.report.gather import MAX_MAP_CATEGORIES, MAX_MAP_ITEMS, example_use
 
 
 class _ByRow:
-    """Prefers items with a high row; the last one it cannot know."""
+    """Prefers items with a high row; does not know the last item."""
 
     def scores(self, users):
         scores = np.tile(np.arange(20, dtype=np.float32), (len(users), 1))

@@ -1,4 +1,4 @@
-"""The report as a browser reads it, and as a parser does where there is no browser."""
+"""The report, read by a parser and, if there is one, by a browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class _Page(HTMLParser):
-    """Text of table cells and list items by the id of the element around them, figures by name, and every tag."""
+    """Texts by the id of the enclosing element, figures by name, and all tags."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _Page(HTMLParser):
         self.addresses: list[str] = []
         self.text = ""
         self._figure = ""
-        self._place = ""
+        self._element_id = ""
         self.feed(page)
 
     def handle_starttag(self, tag, attrs) -> None:
@@ -37,7 +37,7 @@ class _Page(HTMLParser):
         self.tags.append(tag)
         self.addresses += [attributes[name] for name in ("src", "href") if name in attributes]
         self._figure = attributes.get("data-figure", "")
-        self._place = attributes.get("id", self._place)
+        self._element_id = attributes.get("id", self._element_id)
 
     def handle_data(self, data) -> None:
         if self._figure:
@@ -46,7 +46,7 @@ class _Page(HTMLParser):
         elif self.tags and self.tags[-1] not in {"script", "style"}:
             self.text += data
             if data.strip():
-                self.cells.setdefault(self._place, []).append(data.strip())
+                self.cells.setdefault(self._element_id, []).append(data.strip())
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_tables_and_figures_hold_the_numbers(page) -> None:
     assert parsed.cells["config"] == ["[fit]\nseed = 0"]
 
 
-def test_what_comes_from_outside_stays_text(page) -> None:
+def test_external_text_is_escaped(page) -> None:
     parsed = _Page(page)
     assert HOSTILE in parsed.text
     assert "img" not in parsed.tags
@@ -88,7 +88,7 @@ def test_the_page_needs_no_network(page) -> None:
     assert page.count("plotly.js v") == 1
 
 
-def test_what_was_not_measured_is_left_out() -> None:
+def test_sections_without_measurements_are_left_out() -> None:
     bare = dataclasses.replace(small_report(), epochs=(), index_points=(), map_points=(), users=())
     parsed = _Page(report_html(bare))
     assert parsed.figures.keys() == {"segments"}
@@ -108,7 +108,7 @@ def test_a_browser_draws_every_figure(page, tmp_path) -> None:
 
 
 def _dom(path: Path) -> str:
-    """The page after its scripts ran, as Chromium writes it."""
+    """The document after its scripts ran, as Chromium prints it."""
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
     profile = f"--user-data-dir={path.parent / 'profile'}"
     done = subprocess.run([*command, profile, path.as_uri()], capture_output=True, text=True, check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""The model card, alone and inside a bundle."""
+"""The model card of a bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _contents() -> CardContents:
     )
 
 
-def test_the_card_says_what_the_bundle_is(tmp_path) -> None:
+def test_the_card_describes_the_bundle(tmp_path) -> None:
     bundle = build_tiny_bundle(tmp_path / "bundle", TinySpec(content_weight=0.3))
     card = model_card(_contents(), bundle.manifest)
     lines = card.splitlines()

@@ -25,7 +25,7 @@ def test_recall_is_measured_and_reached(tmp_path, count) -> None:
     assert recall_of(found, exact_top(queries, items, k), queries, items) == built.spec.recall_at_100
 
 
-def test_which_of_equal_items_is_found_does_not_count(tmp_path) -> None:
+def test_recall_does_not_depend_on_which_of_equal_items_is_found(tmp_path) -> None:
     items, queries = np.repeat(_vectors(40, 16, 0), 25, axis=0), _vectors(64, 16, 1)
     items = items[np.random.default_rng(2).permutation(len(items))]
     built = build_index(items, queries, IndexConfig(min_recall_at_100=1.0), tmp_path / "index.faiss")
@@ -61,7 +61,7 @@ def test_recall_and_latency_of_every_nprobe(tmp_path) -> None:
 
 def test_neighbours_are_brute_force() -> None:
     items = _vectors(150, 8, 4)
-    items[[3, 77]] = 0.0  # nothing is known of them
+    items[[3, 77]] = 0.0  # no content
     similar = items @ items.T
     np.fill_diagonal(similar, -np.inf)
     similar[:, [3, 77]] = -np.inf
@@ -72,13 +72,13 @@ def test_neighbours_are_brute_force() -> None:
     assert found.tolist() == expected.tolist()
 
 
-def test_neighbours_of_few_items_end_with_no_item() -> None:
+def test_neighbours_of_few_items_are_filled_up_with_missing_rows() -> None:
     items = np.array([[1, 0], [0.8, 0.6], [0, 0], [0, 1]], dtype=np.float32)
     assert nearest_items(items, 4).tolist() == [[1, 3, -1, -1], [0, 3, -1, -1], [-1] * 4, [1, 0, -1, -1]]
     assert nearest_items(np.zeros((2, 3), np.float32), 2).tolist() == [[-1, -1]] * 2
 
 
-def test_items_with_many_equals_are_never_their_own_neighbours() -> None:
+def test_items_with_many_equal_vectors_are_never_their_own_neighbours() -> None:
     found = nearest_items(np.ones((40, 4), np.float32), 5)
     assert (found >= 0).all()
     assert (found != np.arange(40)[:, None]).all()

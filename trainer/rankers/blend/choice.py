@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tandem.contract.manifest import BlendSpec, Calibration
 from trainer.config.train_config import TrainConfig
-from trainer.dataset.dataset import Cut, Dataset, HoldOut, history_states, sample_places
+from trainer.dataset.dataset import Cut, Dataset, HoldOut, history_states, sample_positions
 from trainer.evaluation.metrics import PerUser, metrics_per_user
 from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import EncodedUsers, ScoringModel, vectors_of_users
@@ -94,7 +94,7 @@ class _Calibrations:
     @cached_property
     def users(self) -> npt.NDArray[np.int64]:
         """(at most CALIBRATION_USERS,) int64."""
-        users: npt.NDArray[np.int64] = self.cut.users[sample_places(self.cut, CALIBRATION_USERS)]
+        users: npt.NDArray[np.int64] = self.cut.users[sample_positions(self.cut, CALIBRATION_USERS)]
         return users
 
     @cached_property
@@ -133,7 +133,7 @@ class _Trial:
 
     def of_users(self, most: int) -> _Trial:
         """See `ShareTrial.of_users`."""
-        places = sample_places(self.hold_out, most)
+        places = sample_positions(self.hold_out, most)
         users, targets = self.hold_out.users[places], self.hold_out.target_rows[places]
         return replace(self, hold_out=replace(self.hold_out, users=users, target_rows=targets))
 
