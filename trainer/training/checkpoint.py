@@ -1,6 +1,6 @@
-"""Checkpoints: everything that the next epoch depends on, so that a run resumed equals one that never stopped.
+"""Checkpoints: everything that the next epoch depends on, so that a resumed run equals an uninterrupted run.
 
-Written to another name and renamed, so that a run killed while writing leaves the checkpoint before.
+A checkpoint is written under another name and then renamed: a run killed while writing leaves the previous checkpoint.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from trainer.training.progress import EpochReport, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """What a step of training changes."""
+    """Everything that a step of training changes."""
 
     model: TwoTowerModel
     average: AveragedModel | None
-    """Moving average of the weights, which is what is validated and served; None where the model itself is."""
+    """Moving average of the weights, which is validated and served; None if the model itself is."""
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     generators: Mapping[str, torch.Generator]
-    """All but PyTorch's own, by name."""
+    """All random generators but PyTorch's global generator, by name."""
 
     @property
     def result(self) -> TwoTowerModel:
-        """What is validated and served."""
+        """The model that is validated and served."""
         if self.average is None:
             return self.model
         averaged = self.average.module
@@ -43,14 +43,14 @@ class TrainState:
 
 
 def save(path: Path, train_state: TrainState, progress: Progress) -> None:
-    """Writes a checkpoint; to be called by every process, since each has random numbers of its own."""
+    """Writes a checkpoint. Every process must call this, because each has its own random states."""
     random_states = distributed.gather(_random_state(train_state))
     if distributed.rank() > 0:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_suffix(".tmp")
-    of_progress: dict[str, Any] = {**vars(progress)}
-    of_progress["reports"] = [asdict(report) for report in progress.reports]
+    saved_progress: dict[str, Any] = {**vars(progress)}
+    saved_progress["reports"] = [asdict(report) for report in progress.reports]
     torch.save(
         {
             "model": train_state.model.state_dict(),
@@ -58,7 +58,7 @@ def save(path: Path, train_state: TrainState, progress: Progress) -> None:
             "optimiser": train_state.optimiser.state_dict(),
             "schedule": train_state.schedule.state_dict(),
             "random_states": random_states,
-            "progress": of_progress,
+            "progress": saved_progress,
         },
         staging,
     )
@@ -68,7 +68,7 @@ def save(path: Path, train_state: TrainState, progress: Progress) -> None:
 def restore(path: Path, train_state: TrainState) -> Progress:
     """Reads a checkpoint into a training state of the same configuration.
 
-    Raises ConfigError when it cannot be read or was written by another number of processes.
+    Raises ConfigError if the file cannot be read or another number of processes wrote it.
     """
     device = next(train_state.model.parameters()).device
     try:
@@ -82,13 +82,13 @@ def restore(path: Path, train_state: TrainState) -> Progress:
         reports = [EpochReport(**report) for report in saved["progress"].pop("reports")]
         progress = Progress(**saved["progress"], reports=reports)
     except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(  # PyTorch's own message runs over ten lines and is chained below
+        raise ConfigError(  # PyTorch's own message has ten lines and is chained below
             f"fit.resume: {path} is not a checkpoint of this configuration; delete it, or set fit.resume=false"
         ) from error
     if len(random_states) != distributed.num_processes():
         raise ConfigError(
             f"fit.resume: {path} was written by {len(random_states)} processes, not {distributed.num_processes()}; "
-            "resume with as many, or set fit.resume=false"
+            "resume with that number of processes, or set fit.resume=false"
         )
     _restore_random_state(random_states[distributed.rank()], train_state)
     return progress

@@ -38,7 +38,7 @@ Validate = Callable[[TwoTowerModel], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class FitResult:
-    """The best model of a fit and how it came about."""
+    """The best model of a fit, with the reports of all epochs."""
 
     model: TwoTowerModel
     best_epoch: int
@@ -46,7 +46,7 @@ class FitResult:
 
     @property
     def interactions_per_second(self) -> float:
-        """Mean over the time of all epochs, without validation."""
+        """Mean over the training time of all epochs, without validation."""
         seconds = sum(report.seconds for report in self.epochs)
         return sum(report.interactions_per_second * report.seconds for report in self.epochs) / max(seconds, 1e-9)
 
@@ -58,7 +58,7 @@ class FitResult:
 
 @dataclass(frozen=True, kw_only=True)
 class FitInputs:
-    """What a fit reads."""
+    """Inputs of a fit."""
 
     schema: FeatureSchema
     windows: Windows
@@ -68,7 +68,7 @@ class FitInputs:
     """(items,) int64, interactions in the training part."""
     num_users: int
     weights: Mapping[str, Tensor] | None = None
-    """Of an earlier model, which this one begins with; its rows are the first ones here."""
+    """Weights of an earlier model to begin with; its rows come first here. None for a training from scratch."""
 
 
 def fit(
@@ -84,8 +84,8 @@ def fit(
     """Trains for at most `num_epochs`, together with the other processes of torchrun, if there are any.
 
     With `validate`, training stops once the validation metric has not risen for `patience` epochs, or after
-    `max_minutes`, and the best epoch's weights are returned; without, the last epoch's. Process 0 alone validates. With
-    `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` goes on from one that is found.
+    `max_minutes`, and the best epoch's weights are returned; without, the last epoch's. Only process 0 validates. With
+    `checkpoint_path`, every epoch writes a checkpoint there, and `fit.resume` resumes from an existing checkpoint.
     """
     train_state = _initial_state(inputs, config, device)
     model = train_state.result
@@ -118,7 +118,7 @@ def fit(
                 interactions_per_second=num_positions / seconds,
                 peak_memory_bytes=peak_memory_bytes(device),
             )
-            # Whether time is over is for one clock to say, or processes would wait for one that has stopped.
+            # All processes take the time of process 0: if only some stopped, the others would wait for them.
             progress.minutes = distributed.broadcast(progress.minutes + (time.monotonic() - started) / 60)
             if validate is None:
                 progress.trained(report)
@@ -136,11 +136,11 @@ def fit(
 
 
 def unreported(_: EpochReport) -> None:
-    """For a fit whose epochs only the progress bar shows."""
+    """An `on_epoch` that does nothing: only the progress bar shows the epochs."""
 
 
 def learning_rate_factor(done: int, *, schedule: str, warmup_steps: int, total_steps: int) -> float:
-    """What the peak rate is multiplied by after `done` steps: rises linearly, then stays or falls along a cosine."""
+    """Factor of the peak learning rate after `done` steps: rises linearly, then stays or falls along a cosine."""
     if done < warmup_steps or schedule == "constant":
         return min(1.0, (done + 1) / warmup_steps)
     progress = (done - warmup_steps) / max(1, total_steps - warmup_steps)
@@ -148,10 +148,10 @@ def learning_rate_factor(done: int, *, schedule: str, warmup_steps: int, total_s
 
 
 def _initial_state(inputs: FitInputs, config: TrainConfig, device: torch.device) -> TrainState:
-    """A new model with its optimiser. Weights and batches are the same in every process, dropout and negatives not."""
+    """A new model with its optimiser. Processes share weights and batches, but not dropout and negatives."""
     seed, own_seed = config.fit.seed, config.fit.seed + 1_000_003 * distributed.rank()
     torch.manual_seed(seed)
-    # Without this, threads add up gradients of repeated items in the order in which they happen to finish.
+    # Without this, threads add up gradients of repeated items in the order in which the threads finish.
     torch.use_deterministic_algorithms(True, warn_only=True)
     model = TwoTowerModel(
         config.towers, inputs.schema, num_items=len(inputs.popularity), num_users=inputs.num_users
@@ -170,7 +170,7 @@ def _initial_state(inputs: FitInputs, config: TrainConfig, device: torch.device)
             done,
             schedule=config.fit.schedule,
             warmup_steps=max(1, config.fit.warmup_epochs * steps_per_epoch),
-            # Of the refit too, which ends sooner: its rates are then those of the epochs that were selected.
+            # The refit, which ends sooner, uses the same total: its rates are then those of the selected epochs.
             total_steps=config.fit.max_epochs * steps_per_epoch,
         ),
     )
@@ -185,15 +185,15 @@ def _initial_state(inputs: FitInputs, config: TrainConfig, device: torch.device)
 
 
 def _averaged(average: Tensor, current: Tensor, num_averaged: Tensor | int, *, decay: float) -> Tensor:
-    """The moving average after one more step; while steps are few it forgets faster, or the first would stay."""
+    """The moving average after another step. It decays faster in the first steps, or the initial weights would stay."""
     steps = float(num_averaged)
     return torch.lerp(current, average, min(decay, (1.0 + steps) / (10.0 + steps)))
 
 
 def _train_epoch(train_state: TrainState, step: TrainingStep, num_windows: int, config: FitConfig) -> tuple[float, int]:
-    """One pass over the windows; returns the mean loss and the number of positions, of all processes together."""
+    """One pass over the windows; returns the mean loss and the number of positions over all processes."""
     train_state.model.train()
-    sums = torch.zeros(2, dtype=torch.float64)  # of the losses, of the positions
+    sums = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of positions
     losses: list[Tensor] = []
     counts: list[int] = []
     for batch in _shuffled(num_windows, config.batch_size, train_state.generators["batches"]):
@@ -218,16 +218,16 @@ def _train_epoch(train_state: TrainState, step: TrainingStep, num_windows: int, 
 
 
 def _validated(model: TwoTowerModel, validate: Validate | None) -> Mapping[str, float]:
-    """Validation metrics, measured by process 0, in every process; empty without validation."""
+    """Validation metrics, which process 0 measures and sends to every process; empty without validation."""
     if validate is None:
         return {}
     return distributed.broadcast(dict(validate(model)) if distributed.rank() == 0 else {})
 
 
 def _shuffled(num_windows: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches of windows in random order, (batch_size,) int64, the last one smaller.
+    """Batches of windows in random order, (batch_size,) int64; the last batch may be smaller.
 
-    Not sorted by length: the loss is a mean over the positions of a batch, so short histories among themselves would
-    weigh more than among long ones.
+    Not sorted by length: the loss is a mean over the positions of a batch, so short histories would weigh more in a
+    batch of short histories than in a mixed batch.
     """
     yield from torch.split(torch.randperm(num_windows, generator=generator), batch_size)

@@ -1,4 +1,4 @@
-"""The two looks at a data set that one training takes: what validation chooses by, and what the served model learns."""
+"""The two views of a data set in a training: for the choices on validation, and for the served model."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from trainer.features.encoded import Encoded
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """What validation chooses by, and what the model that is served learns from. The rows of both are the same."""
+    """The data of the choices on validation, and the data of the served model. Both have the same rows."""
 
     selection: Encoded
     validation: HoldOut
-    """In `selection`: epochs, blend and ranker are chosen by it."""
+    """Hold-out of `selection`, which chooses epochs, blend and ranker."""
     final: Encoded
     cut: Cut
-    """In `final`: the refit learns from all events before it."""
+    """Cut of `final`: the refit learns from all events before it."""
     weights: Mapping[str, Tensor] | None = None
-    """Of an earlier model, which both begin with; None for a training from scratch."""
+    """Weights of an earlier model, with which both begin; None for a training from scratch."""
 
 
 def leave_last_out_plan(encoded: Encoded) -> TrainingPlan:
-    """Validates on each user's last event but one; the last is never learned from."""
+    """Validates on each user's second-last event; the last event is never learned from."""
     return TrainingPlan(
         selection=encoded,
         validation=leave_last_out(encoded.dataset, skip=1),
@@ -37,12 +37,12 @@ def leave_last_out_plan(encoded: Encoded) -> TrainingPlan:
 
 
 def plan_of_splits(encoded: Encoded, validation: EvalSplit, known: Dataset) -> TrainingPlan:
-    """Validates on a split, one target of each of its users, then learns from all events of `known`.
+    """Validates on one target of each user of a split, then learns from all events of `known`.
 
-    Nothing but `validation` and `known` is read of the interactions.
+    Of the interactions, only `validation` and `known` are read.
     """
     return TrainingPlan(
-        # What the two models read of an item has one shape; as in leave-last-out, the ids are those of the refit.
+        # Both models read item inputs of the same shape; as in leave-last-out, the ids are those of the refit.
         selection=encoded.knowing(validation.known, learned_from=known),
         validation=one_target_each(validation),
         final=encoded.knowing(known),

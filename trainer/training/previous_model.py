@@ -1,6 +1,6 @@
-"""What a training leaves behind for the next one: weights, the rows they belong to, and what they have learned from.
+"""State of a trained model for the next training: weights, their rows, and the events that they have learned from.
 
-An artifact of the run, not a part of the bundle: servers have no use for it.
+An artifact of the run, not a part of the bundle: servers do not need it.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _NUM_LEARNED: Final = "num_learned_events"
 
 @dataclass(frozen=True, kw_only=True)
 class PreviousModel:
-    """A model that training can go on from."""
+    """A model that training can continue."""
 
     towers: TowersConfig
     text: TextConfig
     schema: FeatureSchema
     catalogue: Catalogue
-    """The items of its rows."""
+    """Items in the order of the model's rows."""
     user_ids: Sequence[str]
-    """The users of its rows."""
+    """Users in the order of the model's rows."""
     num_learned_events: npt.NDArray[np.int64]
-    """(users,) int64, events of each that it has learned from: the first ones."""
+    """(users,) int64, the number of each user's first events that the model has learned from."""
     weights: Mapping[str, Tensor]
     """State of the `TwoTowerModel`, on the CPU."""
 
@@ -65,7 +65,7 @@ class PreviousModel:
         )
 
     def save(self, directory: Path) -> None:
-        """Writes all of it into a folder."""
+        """Writes all fields into a folder."""
         directory.mkdir(parents=True, exist_ok=True)
         torch.save(dict(self.weights), directory / _WEIGHTS_FILE)
         catalogue = self.catalogue
@@ -74,8 +74,8 @@ class PreviousModel:
                 names.ITEM_ID: catalogue.item_ids,
                 names.TITLE: catalogue.titles,
                 names.DESCRIPTION: catalogue.descriptions,
-                names.CATEGORIES: [json.dumps(list(of_item)) for of_item in catalogue.categories],
-                names.ATTRIBUTES: [json.dumps(dict(of_item)) for of_item in catalogue.attributes],
+                names.CATEGORIES: [json.dumps(list(categories)) for categories in catalogue.categories],
+                names.ATTRIBUTES: [json.dumps(dict(attributes)) for attributes in catalogue.attributes],
                 names.AVAILABLE: catalogue.available,
             },
             directory / _ITEMS_FILE,
@@ -90,7 +90,7 @@ class PreviousModel:
 
     @classmethod
     def load(cls, directory: Path) -> PreviousModel:
-        """Reads what `save` wrote. Raises DataError when it is damaged, or of another version of this program."""
+        """Reads what `save` wrote. Raises DataError if it is damaged or of another version of this program."""
         try:
             about: dict[str, Any] = json.loads((directory / _ABOUT_FILE).read_text())
             users = read_table(directory / _USERS_FILE)
@@ -104,7 +104,7 @@ class PreviousModel:
                 weights=torch.load(directory / _WEIGHTS_FILE, map_location="cpu", weights_only=True),
             )
         except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
-            raise DataError(f"{directory}: no weights that training can go on from: {error}") from error
+            raise DataError(f"{directory}: holds no weights that training can continue: {error}") from error
 
 
 def _catalogue(table: Any) -> Catalogue:

@@ -1,4 +1,4 @@
-"""How far a fit has come: its epochs, the best of them, and whether it is done."""
+"""Progress of a fit: its epochs, the best epoch, and whether the fit is done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIE_METRIC = "ndcg@10"
 
 @dataclass(frozen=True, kw_only=True)
 class EpochReport:
-    """What one epoch left behind."""
+    """Figures of an epoch."""
 
     epoch: int
     """From 1."""
@@ -25,30 +25,30 @@ class EpochReport:
     metrics: Mapping[str, float]
     """Validation metrics by name; empty without validation."""
     seconds: float
-    """Of training, without validation."""
+    """Time of training, without validation."""
     interactions_per_second: float
-    """Events with a target that were trained on in a second, by all processes together."""
+    """Events with a target that all processes together trained on in a second."""
     peak_memory_bytes: int
-    """Of process 0 since it started: on a GPU what PyTorch took of it, else the whole process."""
+    """Most memory of process 0 since it started: on a GPU what PyTorch allocated, else the whole process."""
 
 
 @dataclass
 class Progress:
-    """Everything that early stopping knows."""
+    """State of early stopping."""
 
     reports: list[EpochReport] = field(default_factory=list)
     best_key: tuple[float, float] = (-1.0, -1.0)
     best_epoch: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """Copies; empty without validation."""
+    """Copies of the best epoch's weights; empty without validation."""
     minutes: float = 0.0
-    """Training and validation so far, over all runs of a fit that was resumed."""
+    """Time of training and validation so far, over all runs of a resumed fit."""
     is_done: bool = False
 
     def validated(
         self, report: EpochReport, weights: Mapping[str, Tensor], config: FitConfig, *, steps_per_epoch: int
     ) -> None:
-        """Counts an epoch with validation metrics, and decides whether it was the last one."""
+        """Counts an epoch with validation metrics, and decides whether it was the last."""
         patience = max(config.patience, -(-config.patience_steps // steps_per_epoch))
         self.reports.append(report)
         key = (report.metrics[STOPPING_METRIC], report.metrics[TIE_METRIC])

@@ -1,4 +1,4 @@
-"""One step of training: a batch of windows -> the loss of its positions."""
+"""A step of training: a batch of windows -> the loss of its positions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trainer.training.windows import Windows
 
 
 class TrainingStep:
-    """The loss of one batch of windows."""
+    """Computes the loss of a batch of windows."""
 
     def __init__(
         self, model: TwoTowerModel, loss: ItemLoss, windows: Windows, item_tensors: Tensors, config: FitConfig
     ) -> None:
-        """`item_tensors` are the inputs of the item tower for every item."""
+        """`item_tensors` holds the inputs of the item tower for every item."""
         self._model = model
         self._loss = loss
         self._windows = windows
@@ -34,23 +34,23 @@ class TrainingStep:
         self._item_tensors = {name: torch.from_numpy(array).to(self._device) for name, array in item_tensors.items()}
 
     def num_positions(self, batch: Tensor) -> int:
-        """Targets of a batch of windows, (n,) int64."""
+        """Number of targets in a batch of windows, (n,) int64."""
         return int(self._windows.lengths[batch].sum())
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """The mean loss of a batch's positions; batch is (n,) int64, at least one window."""
+        """The mean loss of a batch's positions; `batch` is (n,) int64, at least one window."""
         packing = pack(self._windows.lengths[batch], self._windows.history_rows.shape[1])
         events = (batch[packing.windows], packing.columns)
         history_rows = to_device(self._windows.history_rows[events], self._device)
         targets = to_device(self._windows.target_rows[events], self._device)
         sample = self._loss.sample(targets)
-        # Only items that this batch touches run through the tower; `place` finds an item's vector among them.
+        # Only items of this batch run through the tower; `searchsorted` finds an item's vector among them.
         rows = torch.unique(torch.cat([history_rows, targets, sample.rows]))
         with autocast(self._precision, self._device):
             vectors = encode_items(self._model, self._item_tensors, rows)
             history_vectors = vectors[torch.searchsorted(rows, history_rows)]
             user_vectors = packing.unpacked(self._user_vectors(packing, events, history_vectors))
-        # Scores and loss stay in float32: bfloat16 would round a score of 14, the largest, to sixteenths.
+        # Scores and loss stay in float32: bfloat16 would round scores, which go up to 14, to sixteenths.
         vectors, user_vectors = vectors.float(), user_vectors.float()
         return self._loss(
             Scored(
@@ -63,12 +63,15 @@ class TrainingStep:
         )
 
     def _user_vectors(self, packing: Packing, events: tuple[Tensor, Tensor], history_vectors: Tensor) -> Tensor:
-        """Vectors after every event, in packed rows; `events` are windows and columns of the (events, dim) vectors."""
+        """Vectors after every event, in packed rows.
+
+        `events` holds window and column of each event of `history_vectors`, (events, dim).
+        """
         windows = self._windows
         feature_codes = windows.feature_codes[events if windows.feature_codes.dim() == 3 else events[0]]
 
-        def packed(of_events: Tensor) -> Tensor:
-            return to_device(packing.packed(of_events), self._device)
+        def packed(values: Tensor) -> Tensor:
+            return to_device(packing.packed(values), self._device)
 
         return self._model.user_tower.sequence(
             packing.packed(history_vectors),

@@ -40,39 +40,40 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A model with what validation says of it."""
+    """A trained model with its validation metrics."""
 
     model: TwoTowerModel
     best_epoch: int
     interactions_per_second: float
-    """While the epochs were selected, without validation."""
+    """Speed of the selection of epochs, without validation."""
     peak_memory_bytes: int
     """See `EpochReport.peak_memory_bytes`."""
     sources: Mapping[str, FittedSource]
-    """The sources that are served, by name."""
+    """The served sources, by name."""
     shares: Shares | None
-    """Chosen on validation; None where the two towers are the only source."""
+    """Shares of the blend, chosen on validation; None if the two towers are the only source."""
     validation_by_weight: Mapping[str, Mapping[float, float]]
     """Validation NDCG@10 of every weight tried, by the key of its source; see `BlendChoice.by_weight`."""
     ranker_kind: str
     """See `RankerChoice.kind`."""
     ranker: FittedRanker | None
-    """What ranks in place of the blend; None where the blend does."""
+    """The ranker that replaces the blend; None if the blend ranks."""
     validation_by_ranker: Mapping[str, float]
     """Validation NDCG@10 of every kind of ranker tried."""
     validation: Mapping[str, PerUser]
-    """Of the model that was selected on validation, which the refit replaces, ranked as served."""
+    """Metrics of the model selected on validation, which the refit replaces, ranked as served."""
     validation_two_tower: Mapping[str, PerUser]
-    """Of the same model's two towers alone."""
+    """Metrics of the same model's two towers alone."""
     validation_popularity: Mapping[str, PerUser]
+    """Metrics of popularity."""
 
     @property
     def blend_weights(self) -> Mapping[str, float | None]:
-        """Share of every source that a blend can have, by its key; see `BlendedSource.without`."""
+        """Share of every source that a blend can have, by source key; see `BlendedSource.without`."""
         return reported_weights(self.shares)
 
     def validation_metrics(self) -> dict[str, float]:
-        """Means by name, for the manifest and the registry."""
+        """Mean metrics by name, for the manifest and the registry."""
         parts = {
             "validation": self.validation,
             "validation/two_tower": self.validation_two_tower,
@@ -83,7 +84,7 @@ class Fitted:
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """What validation chose, of a model that has seen the training part alone."""
+    """The choices of validation, for a model that has seen only the training part."""
 
     fit: FitResult
     blend: BlendChoice
@@ -93,7 +94,7 @@ class Selected:
 def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
     """Trains on the training part and chooses epoch, blend and ranker on validation. Test items are not read.
 
-    What `on_epoch` raises ends the training. Raises DataError when no user has enough interactions to validate on.
+    An exception of `on_epoch` ends the training. Raises DataError if no user has enough interactions to validate on.
     """
     plan = leave_last_out_plan(encoded)
     return _choose(plan, config, _select_towers(plan, config, on_epoch=on_epoch, checkpoint_path=None))
@@ -101,7 +102,7 @@ def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochRe
 
 @dataclass(frozen=True, kw_only=True)
 class FittedTowers:
-    """The model that validation selected, and the one that is served."""
+    """The model that validation selected, and the model that is served."""
 
     selected: FitResult
     final: FitResult
@@ -115,10 +116,10 @@ def fit_towers(
     on_epoch: Callable[[EpochReport], None],
     checkpoints: Path | None = None,
 ) -> FittedTowers:
-    """Selects the number of epochs on validation and refits on all that the plan lets the final model know.
+    """Selects the number of epochs on validation and refits on all events before the plan's cut.
 
-    Every process of torchrun calls this; what follows is for process 0. `checkpoints` is the folder for checkpoints;
-    without one there are none. Raises DataError when there is nobody to validate on.
+    Every process of torchrun calls this; only process 0 does the later steps of a run. `checkpoints` is the folder for
+    checkpoints; None writes none. Raises DataError if there are no users to validate on.
     """
     if plan.weights is not None:
         config = config.warm_started()
@@ -146,9 +147,9 @@ def fit_plan(
     on_epoch: Callable[[EpochReport], None],
     checkpoints: Path | None = None,
 ) -> Fitted:
-    """The model that is served: epochs, blend and ranker chosen on validation, then all of it fitted anew.
+    """The served model: epochs, blend and ranker are chosen on validation, then everything is fitted again.
 
-    See `fit_towers` for `checkpoints` and what is raised.
+    See `fit_towers` for `checkpoints` and errors.
     """
     towers = fit_towers(plan, config, on_epoch=on_epoch, checkpoints=checkpoints)
     selected = _choose(plan, config, towers.selected)
@@ -183,7 +184,7 @@ def _select_towers(
     encoded, validation = plan.selection, plan.validation
     if len(validation.users) == 0:
         raise DataError(
-            "nobody has enough interactions to validate on (leave-last-out needs users with three); bring more data"
+            "no user has enough interactions to validate on (leave-last-out needs users with three); bring more data"
         )
     if distributed.rank() == 0:
         log.info(
@@ -221,12 +222,12 @@ def _choose(plan: TrainingPlan, config: TrainConfig, selected: FitResult) -> Sel
 
 
 def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:
-    """Metrics of each held-out user under the two towers alone, by full ranking."""
+    """Metrics of each held-out user by full ranking with the two towers alone."""
     return metrics_per_user(model_ranks(encoded.dataset, hold_out, scoring_model(model, encoded, {}), [None])[0])
 
 
 def scoring_model(model: TwoTowerModel, encoded: Encoded, sources: Mapping[str, FittedSource]) -> ScoringModel:
-    """A model in PyTorch as it would score once exported, with these sources."""
+    """A PyTorch model with these sources, which scores as its export would."""
     model.eval()
     device = next(model.parameters()).device
     with torch.inference_mode():

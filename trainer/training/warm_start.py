@@ -1,4 +1,4 @@
-"""Whether training can go on from an earlier model, and how it does."""
+"""Warm start: whether training can continue an earlier model, and how."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ _SHAPE: Final = (
     "history_features",
     "similarity",
 )
-"""Keys of [towers] that weights depend on."""
+"""Keys of [towers] that the weights depend on."""
 _TEXT: Final = ("encoder", "max_tokens")
-"""Keys of [text] that make the vectors which the item tower reads."""
+"""Keys of [text] that the text vectors depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """What a training begins with."""
+    """The start of a training: an earlier model, or scratch."""
 
     previous: PreviousModel | None = None
-    """None for a full training."""
+    """The model to continue; None for a full training."""
     version: RegisteredVersion | None = None
-    """The version that `previous` is of."""
+    """The version of `previous`."""
     why_not: str = ""
-    """Why training cannot go on from the version that was asked for; empty where it can, or none was asked for."""
+    """Why training cannot continue the requested version; empty if it can, or if no version was requested."""
 
     @property
     def version_number(self) -> str:
-        """Of the version that training goes on from; empty for a full training."""
+        """Number of the version that training continues; empty for a full training."""
         return "" if self.version is None else self.version.number
 
     def __str__(self) -> str:
@@ -61,12 +61,12 @@ class WarmStart:
         return f"version {self.version.number} ({self.version.model_version})"
 
     def checkpoint_name(self, fingerprint: str) -> str:
-        """Folder of checkpoints: those of a warm start are others than those of a full training on the same data."""
+        """Name of the checkpoint folder, which keeps a warm start apart from a full training on the same data."""
         return f"{fingerprint}-from-{self.version_number}" if self.version_number else fingerprint
 
 
 def start_of(registry: Registry, name: str, dataset: Dataset, config: TrainConfig) -> WarmStart:
-    """See `find_warm_start`; with an empty name a full training. Says so in the log where a warm start cannot be."""
+    """See `find_warm_start`; an empty name means a full training. Logs a warning if a warm start is impossible."""
     if not name:
         return WarmStart()
     start = find_warm_start(registry, name, dataset, config)
@@ -78,7 +78,7 @@ def start_of(registry: Registry, name: str, dataset: Dataset, config: TrainConfi
 def find_warm_start(registry: Registry, name: str, dataset: Dataset, config: TrainConfig) -> WarmStart:
     """The registered version of this number or alias, or the reason for a full training.
 
-    Raises RegistryError where there is no such version, although there is a champion.
+    Raises RegistryError if there is a champion but no such version.
     """
     if registry.champion() is None:
         return WarmStart(why_not="there is no model yet")
@@ -95,7 +95,7 @@ def find_warm_start(registry: Registry, name: str, dataset: Dataset, config: Tra
 
 
 def encode_warm(dataset: Dataset, start: WarmStart, config: TrainConfig, settings: Settings) -> Encoded:
-    """A data set as the towers read it, in the rows and codes of the model that training begins with."""
+    """A data set as the towers read it, with the rows and codes of the model that training continues."""
     previous = start.previous
     if previous is None:
         return encode_dataset(dataset, config, settings)
@@ -106,21 +106,22 @@ def encode_warm(dataset: Dataset, start: WarmStart, config: TrainConfig, setting
 
 
 def warm_plan(encoded: Encoded, start: WarmStart) -> TrainingPlan:
-    """Leave-last-out; going on from an earlier model, validation asks for choices alone that it has not learned."""
+    """Leave-last-out. A warm start validates only on choices that the earlier model has not learned."""
     plan = leave_last_out_plan(encoded)
     if start.previous is None:
         return plan
     dataset, validation = encoded.dataset, plan.validation
-    news = asks_for_news(dataset, num_learned_events(start.previous, dataset), dataset.lengths - 2)[validation.users]
+    num_learned = num_learned_events(start.previous, dataset)
+    is_new = unlearned_targets(dataset, num_learned, dataset.lengths - 2)[validation.users]
     return replace(
         plan,
-        validation=replace(validation, users=validation.users[news], target_rows=validation.target_rows[news]),
+        validation=replace(validation, users=validation.users[is_new], target_rows=validation.target_rows[is_new]),
         weights=start.previous.weights,
     )
 
 
 def why_incompatible(previous: PreviousModel, config: TrainConfig) -> str:
-    """Which key says that the weights have another shape or another meaning; empty where none does."""
+    """The first key whose value gives the weights another shape or meaning, in words; empty if no key does."""
     for section, keys, earlier, current in (
         ("towers", _SHAPE, previous.towers, config.towers),
         ("text", _TEXT, previous.text, config.text),
@@ -133,24 +134,24 @@ def why_incompatible(previous: PreviousModel, config: TrainConfig) -> str:
 
 
 def why_nothing_new(previous: PreviousModel, dataset: Dataset, config: TrainConfig) -> str:
-    """Says so where too few users chose anything since; empty where there are enough to validate on."""
-    num_users = int(asks_for_news(dataset, num_learned_events(previous, dataset), dataset.lengths - 2).sum())
+    """The reason if too few users have a new choice to validate on; empty if there are enough."""
+    num_users = int(unlearned_targets(dataset, num_learned_events(previous, dataset), dataset.lengths - 2).sum())
     if num_users >= config.warm_start.min_validation_users:
         return ""
     return (
-        f"of {num_users} users it has not learned the choices to validate on, and warm_start.min_validation_users is "
+        f"only {num_users} users have a new choice to validate on, and warm_start.min_validation_users is "
         f"{config.warm_start.min_validation_users}"
     )
 
 
 def num_learned_events(previous: PreviousModel, dataset: Dataset) -> npt.NDArray[np.int64]:
-    """(users,) int64, events of each user of the data set that the model has learned from."""
+    """(users,) int64, for each user of the data set the number of events that the model has learned from."""
     learned = dict(zip(previous.user_ids, previous.num_learned_events.tolist(), strict=True))
     return np.array([learned.get(user_id, 0) for user_id in dataset.user_ids], dtype=np.int64)
 
 
-def asks_for_news(
+def unlearned_targets(
     dataset: Dataset, num_learned: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """(users,) bool, whether the event at the place `targets[u]` of a user has another before it and is not learned."""
+    """(users,) bool, whether event `targets[u]` of user u is not learned and has an event before it."""
     return (targets >= np.maximum(num_learned, 1)) & (dataset.lengths >= 2)

@@ -1,8 +1,8 @@
-"""Training examples: windows over histories, with the item that followed every event.
+"""Training examples: windows over histories, with the item that followed each event.
 
-A history longer than the tower reads is cut into several windows that do not overlap in their targets, so that no event
-is left out. A window holds what `tandem.contract.features.encode_users` would make of the state at its newest event,
-for all windows at once, out of the data set's flat arrays; a test holds the two together.
+A history that is longer than the tower reads is cut into several windows whose targets do not overlap, so that no event
+is left out. A window holds what `tandem.contract.features.encode_users` makes of the state at its newest event, but for
+all windows at once from the data set's flat arrays; a test compares the two.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from trainer.dataset.dataset import Dataset
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows, aligned to the right as histories are."""
+    """Windows, aligned to the right like histories."""
 
     history_rows: Tensor
-    """(windows, history_length) int64, MISSING_ROW where there is no event."""
+    """(windows, history_length) int64; MISSING_ROW without an event."""
     event_codes: Tensor
     """(windows, history_length) int64."""
     ages: Tensor
     """(windows, history_length) float32, seconds."""
     target_rows: Tensor
-    """(windows, history_length) int64: the item chosen after each event, MISSING_ROW where there is no event."""
+    """(windows, history_length) int64, the item chosen after each event; MISSING_ROW without an event."""
     feature_codes: Tensor
-    """(windows, features) int64; (windows, history_length, features) where some of them change with every event."""
+    """(windows, features) int64; (windows, history_length, features) if any feature changes with every event."""
     user_index: Tensor
     """(windows,) int64."""
 
     lengths: Tensor
-    """(windows,) int64, events of each window."""
+    """(windows,) int64, number of events in each window."""
 
     def __len__(self) -> int:
         return len(self.history_rows)
@@ -58,7 +58,7 @@ def training_windows(dataset: Dataset, schema: FeatureSchema, num_events: npt.ND
     """
     length = schema.history_length
     users, ends = _window_ends(num_events, length)
-    # Place of each event in its user's history, below 0 where there is none, and in the data set's flat arrays.
+    # Index of each event in its user's history, below 0 without an event, and in the data set's flat arrays.
     in_history = ends[:, None] - length + np.arange(length)
     present = in_history >= 0
     flat = dataset.offsets[users][:, None] + np.maximum(in_history, 0)
@@ -75,16 +75,16 @@ def training_windows(dataset: Dataset, schema: FeatureSchema, num_events: npt.ND
 
 
 def _window_ends(num_events: npt.NDArray[np.int64], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """User and number of events up to its newest one of every window, each (windows,) int64.
+    """User of every window, and number of the user's events up to the window's newest, each (windows,) int64.
 
-    Each window ends at an event whose successor is known; a user's newest window comes first, then backwards.
+    Each window ends at an event whose successor is known. A user's windows go from the newest to the oldest.
     """
     last_end = np.maximum(num_events - 1, 0)
     num_windows = -(-last_end // length)
     users = np.repeat(np.arange(len(num_events)), num_windows)
     first_of_user = np.cumsum(num_windows) - num_windows
-    nth = np.arange(len(users)) - first_of_user[users]
-    return users, last_end[users] - nth * length
+    windows_after = np.arange(len(users)) - first_of_user[users]
+    return users, last_end[users] - windows_after * length
 
 
 def _feature_codes(

@@ -148,7 +148,7 @@ def test_without_news_or_with_another_shape_there_is_a_full_training(champion, s
     dataset = load_dataset(champion.prepared.directory)
     start = find_warm_start(registry, "1", dataset, config)
     assert start.previous is None
-    assert start.why_not.startswith("version 1: of 0 users it has not learned the choices")
+    assert start.why_not.startswith("version 1: only 0 users have a new choice to validate on")
     wider = load_train_config(None, {**SMALL, "towers.embedding_dim": "32"})
     start = find_warm_start(registry, "1", dataset, wider)
     assert start.why_not == "version 1: it was trained with towers.embedding_dim = 16, this configuration has 32"
@@ -167,7 +167,7 @@ def test_weights_are_read_back_as_they_were(champion, settings, tmp_path) -> Non
     assert again.catalogue.categories == previous.catalogue.categories
     assert all((again.weights[name] == tensor).all() for name, tensor in previous.weights.items())
     (tmp_path / "again" / "weights.pt").write_bytes(b"half")
-    with pytest.raises(DataError, match="no weights that training can go on from"):
+    with pytest.raises(DataError, match="holds no weights that training can continue"):
         PreviousModel.load(tmp_path / "again")
 
 
