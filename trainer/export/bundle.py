@@ -1,4 +1,4 @@
-"""Puts a trained model together as a bundle: towers, vectors, index, item table, lists, golden queries, content."""
+"""Exports a trained model as a bundle: towers, vectors, index, item table, lists, golden queries, content."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainer.sources.base.source import FittedSource, Shares
 from trainer.vectors.faiss_index import build_index, exact_top
 
 TOP_N = 500
-"""Length of the lists of popular items: the most a request may ask for."""
+"""Length of the lists of popular items: the most items that a request may ask for."""
 GOLDEN_USERS = 32
 GOLDEN_K = 10
 HELD_OUT_USERS = 1_000
@@ -44,31 +44,31 @@ def no_model_card(_: Manifest) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInputs:
-    """What an export reads."""
+    """Inputs of an export."""
 
     model: TwoTowerModel
     schema: FeatureSchema
     item_tensors: Tensors
     dataset: Dataset
     hold_out: HoldOut
-    """The users whose last item the model has never seen."""
+    """Users with a last item that the model has never seen."""
     training_data: TrainingData
     model_version: str
     metrics: Mapping[str, float]
     sources: Mapping[str, FittedSource] = field(default_factory=dict)
-    """The sources that are served, by name."""
+    """The served sources, by name."""
     shares: Shares | None = None
-    """Shares of the blend, of these sources; None leaves the bundle without a blend."""
+    """Shares of these sources in the blend; None leaves the bundle without a blend."""
     model_card: Callable[[Manifest], str] = no_model_card
-    """Writes the model card, knowing what the export measured."""
+    """Writes the model card from the manifest, which holds the export's measurements."""
     ranker: FittedRanker | None = None
-    """Ranks before the blend does; None leaves the bundle without an ONNX ranker."""
+    """Ranks instead of the blend; None leaves the bundle without an ONNX ranker."""
     catalogue_sequence: int = 0
-    """The last change of the live catalogue that the data set's items have in them."""
+    """Sequence number of the last change of the live catalogue that the data set's items include."""
 
 
 def new_model_version(fingerprint: str) -> str:
-    """A name for a new bundle: the time in UTC, to the millisecond, and the start of a fingerprint."""
+    """A name for a new bundle: the time in UTC, to the millisecond, and the first 8 characters of `fingerprint`."""
     now = datetime.datetime.now(datetime.UTC)
     return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}-{fingerprint[:8]}"
 
@@ -76,15 +76,15 @@ def new_model_version(fingerprint: str) -> str:
 def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) -> Bundle:
     """Writes the bundle to `directory`, reads it back and returns it.
 
-    Raises ExportError when a tower in ONNX differs from PyTorch or the index misses its recall, BundleError when the
-    bundle does not pass its own checks.
+    Raises ExportError if a tower in ONNX differs from PyTorch or the index misses its recall, BundleError if the bundle
+    fails its own checks.
     """
     dim = config.towers.embedding_dim
     with tempfile.TemporaryDirectory(prefix="tandem-export-") as scratch:
         item_tower = export_item_tower(inputs.model, inputs.item_tensors, Path(scratch, "item_tower.onnx"), dim=dim)
         user_tower = export_user_tower(inputs.model, inputs.schema, Path(scratch, "user_tower.onnx"), dim=dim)
         ranker = None if inputs.ranker is None else inputs.ranker.export(Path(scratch, "ranker.onnx"))
-        # Vectors are made by the towers that will be served, not by the model they were exported from.
+        # The exported towers compute the vectors, because they will be served, and not the PyTorch model.
         item_vectors = run_item_tower(OnnxSession(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
         served_user_tower = OnnxSession(user_tower.path)
@@ -167,15 +167,14 @@ def item_table(catalogue: Catalogue, popularity: npt.NDArray[np.int64]) -> ItemT
 
 
 def top_items(items: ItemTable, popularity: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
-    """The most popular items of all and of every category that may be recommended, best first; equal ones in row
-    order."""
+    """The most popular available items of the catalogue and of every category, best first; ties in row order."""
     order = np.argsort(-popularity, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     unavailable = items.unavailable_rows
     lists = {names.SEGMENT_ALL: order[~np.isin(order, unavailable)][:TOP_N]}
-    for category, of_category in items.rows_by_category().items():
-        rows = np.setdiff1d(of_category, unavailable, assume_unique=True)
+    for category, category_rows in items.rows_by_category().items():
+        rows = np.setdiff1d(category_rows, unavailable, assume_unique=True)
         lists[names.CATEGORY_SEGMENT + category] = rows[np.argsort(rank[rows], kind="stable")][:TOP_N]
     return lists
 
@@ -188,9 +187,9 @@ def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
 
 
 def _user_tensors(
-    inputs: ExportInputs, places: npt.NDArray[np.int64], item_vectors: npt.NDArray[np.float32]
+    inputs: ExportInputs, positions: npt.NDArray[np.int64], item_vectors: npt.NDArray[np.float32]
 ) -> Tensors:
-    users = inputs.hold_out.users[places]
+    users = inputs.hold_out.users[positions]
     return encode_users(
         history_states(inputs.dataset, inputs.hold_out, users),
         schema=inputs.schema,

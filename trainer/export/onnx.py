@@ -1,4 +1,4 @@
-"""The towers to ONNX."""
+"""Exports the towers to ONNX."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trainer.models.two_tower import TwoTowerModel
 
 
 def export_item_tower(model: TwoTowerModel, item_tensors: Tensors, path: Path, *, dim: int) -> ExportedNetwork:
-    """Writes the item tower. `item_tensors` are the catalogue's; parity is checked on random rows of them."""
+    """Writes the item tower. `item_tensors` holds the catalogue's inputs; parity is checked on random rows of them."""
     count = len(item_tensors[names.ITEM_INDEX])
     generator = np.random.default_rng(0)
 
     def sample(batch: int) -> Tensors:
         rows = generator.integers(0, count, batch)
         tensors = {name: array[rows] for name, array in item_tensors.items()}
-        known = generator.integers(0, 2, batch).astype(bool)  # unknown ids are what the tower has to bear too
+        known = generator.integers(0, 2, batch).astype(bool)  # the tower must accept unknown ids too
         tensors[names.ITEM_INDEX] = np.where(known, tensors[names.ITEM_INDEX], 0)
         return tensors
 
@@ -29,8 +29,8 @@ def export_item_tower(model: TwoTowerModel, item_tensors: Tensors, path: Path, *
 
 
 def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *, dim: int) -> ExportedNetwork:
-    """Writes the user tower, which reads the last `schema.history_length` events, and of shorter histories no more
-    columns than they have."""
+    """Writes the user tower, which reads the last `schema.history_length` events; a batch of shorter histories may have
+    fewer columns."""
     generator = np.random.default_rng(0)
     length = schema.history_length
 
@@ -54,7 +54,7 @@ def export_user_tower(model: TwoTowerModel, schema: FeatureSchema, path: Path, *
         return tensors
 
     arguments = (*names.HISTORY, names.USER_FEATURE_CODES, names.USER_INDEX)
-    # Of a single column the exporter would conclude that there is never another number of them.
+    # From a sample with a single column the exporter would conclude that the number of columns is always 1.
     shorter = names.HISTORY if length > 1 else ()
     return export_network(
         model.user_tower, arguments, sample, path, NetworkOutput(names.USER_VECTOR, dim), shorter=shorter

@@ -15,8 +15,8 @@ from trainer.registry.registry import Registry
 def export_registered(registry: Registry, version: RegisteredVersion, directory: Path) -> Bundle:
     """Copies a version's bundle to `directory`, which appears verified or not at all.
 
-    Raises ConfigError when `directory` exists, RegistryError when the registry cannot give the bundle, BundleCorrupt or
-    BundleIncompatible when what it gives is not whole.
+    Raises ConfigError if `directory` exists, RegistryError if the registry cannot give the bundle, BundleCorrupt or
+    BundleIncompatible if the bundle fails its checks.
     """
     if directory.exists():
         raise ConfigError(f"{directory} exists; a bundle is never overwritten")

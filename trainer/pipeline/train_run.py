@@ -1,4 +1,4 @@
-"""One training run, read downwards: prepare, encode, select, blend, refit, test, export, register, gate."""
+"""A training run, in reading order: prepare, encode, select, blend, refit, test, export, register, gate."""
 
 from __future__ import annotations
 
@@ -63,20 +63,20 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What a run left behind."""
+    """Results of a run."""
 
     prepared: PreparedData
     version: RegisteredVersion
     trained: bool
-    """False when the champion was already trained from these data and this configuration."""
+    """False if the champion was already trained from these data and this configuration."""
     decision: GateDecision | None
-    """None where nothing was trained, or where `validate` is to judge it."""
+    """The gate's decision; None if nothing was trained, or if judging is left to `validate`."""
     blend_weights: Mapping[str, float | None]
-    """Share of every source that a blend can have, by its key, in what was trained; see `BlendedSource.without`."""
+    """Share of every source that a blend can have, by source key, in the new model; see `BlendedSource.without`."""
     promoted: bool = True
     """Whether `version` is the champion now."""
     start: WarmStart = field(default_factory=WarmStart)
-    """What the training began with."""
+    """The start of the training."""
 
     @property
     def sample_user_id(self) -> str:
@@ -86,31 +86,31 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is told beside data, configuration and settings."""
+    """Options of a run beside data, configuration and settings."""
 
     if_needed: bool = False
-    """Ends early when the champion came from the same data and configuration."""
+    """Train only if the champion came from other data or another configuration."""
     baselines: BaselineChoice = "auto"
-    """What the test metrics stand beside in the report."""
+    """Baselines in the report, beside the test metrics."""
     report_path: Path | None = None
-    """Where to write the report too; it is logged to MLflow anyway."""
+    """Second file for the report, which is logged to MLflow anyway."""
     command: str = "python -m trainer train"
-    """How the run was started, for the record."""
+    """Command that started the run, for the record."""
     promote: bool = True
-    """Whether the gate judges the model, and makes it the champion where it passes; it is registered in any case."""
+    """Whether the gate judges the model and, if it passes, makes it the champion; it is registered in any case."""
     data_version: str = ""
-    """What the version control of the data calls them, for the record."""
+    """Version of the data in their version control, for the record."""
     warm_start: str = ""
-    """Number or alias of the registered version that training goes on from; empty for a full training."""
+    """Number or alias of the registered version to continue; empty for a full training."""
 
 
 def train_and_register(
     source: DataConfig | PreparedData, config: TrainConfig, settings: Settings, options: RunOptions
 ) -> RunResult | None:
-    """The whole run.
+    """Does the whole run.
 
-    Under torchrun every process calls this; process 0 does the whole run, the others help it to encode and to train,
-    and return None.
+    Under torchrun every process calls this. Process 0 does the whole run; all other processes help to encode and to
+    train, and return None.
     """
     with distributed.process_group(choose_device(config.fit.device)):
         if distributed.rank() == 0:
@@ -159,7 +159,7 @@ def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Setti
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """What one training reads."""
+    """Inputs of a training."""
 
     prepared: PreparedData
     encoded: Encoded
@@ -170,7 +170,7 @@ class _Training:
     """See `training_fingerprint`."""
     model_version: str
     checkpoints: Path
-    """Folder of this training's checkpoints, which goes once the model is registered."""
+    """Folder of this training's checkpoints, which is removed once the model is registered."""
 
 
 def _nothing_to_train(prepared: PreparedData, champion: RegisteredVersion) -> RunResult:
@@ -181,8 +181,8 @@ def _nothing_to_train(prepared: PreparedData, champion: RegisteredVersion) -> Ru
 
 
 def _train_and_export(training: _Training, registry: Registry) -> tuple[RegisteredVersion, Fitted, Bundle]:
-    """Fit, test, export, record, register; the bundle that is returned may be read until then alone."""
-    # What is exported lives in the registry; a copy here would be one more for every night.
+    """Fits, tests, exports, records and registers. The files of the returned bundle are gone when this returns."""
+    # The registry keeps the bundle. A copy here would add a folder every night.
     with (
         registry.start_run(training.model_version) as run,
         tempfile.TemporaryDirectory(prefix="tandem-run-") as scratch,
@@ -225,7 +225,7 @@ def _card(training: _Training, comparison: Comparison) -> CardContents:
 
 
 def _log_report(run: Run, training: _Training, report: str) -> None:
-    """To the run, and where the options ask for it too."""
+    """Logs the report to the run, and writes it to `report_path` if that is given."""
     run.log_text(report, REPORT_FILE)
     path = training.options.report_path
     if path is not None:
@@ -255,7 +255,7 @@ def _judge_and_promote(
     *,
     name: str,
 ) -> GateDecision:
-    """`name` is that of the data, for the record."""
+    """Has the gate judge a version; promotes it if it passes. `name` is the name of the data, for the record."""
     sample = sample_of_dataset(encoded.dataset, max_users=config.gate.max_users, name=name)
     validation = validate(registry, version, lambda _: sample, config.gate)
     if validation.decision.passed:
@@ -264,7 +264,7 @@ def _judge_and_promote(
 
 
 def _run_peer(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings) -> None:
-    """What the processes other than 0 do: the parts of `_run` that all processes share, in the same order."""
+    """Does the part of `_run` that all processes share, in the same order, in every process but 0."""
     if not distributed.broadcast(False):  # the value of process 0, which has prepared the data by then
         return
     prepared = prepare(source, settings.data_dir, engine=settings.engine)
@@ -276,8 +276,8 @@ def _run_peer(source: DataConfig | PreparedData, config: TrainConfig, settings: 
 
 def training_fingerprint(prepared: PreparedData, config: TrainConfig) -> str:
     """SHA-256 of the prepared data's fingerprint and the configuration, hex."""
-    # A run that was resumed makes the same model, and has to find the checkpoints of the one before; so does one that
-    # is judged by other limits.
+    # A resumed run makes the same model, and must find the checkpoints of the interrupted run. The gate's limits do not
+    # change the model either.
     described = config.model_dump_json(exclude={"fit": {"resume"}, "gate": True})
     return hashlib.sha256(f"{prepared.fingerprint}\n{described}".encode()).hexdigest()
 
@@ -294,7 +294,7 @@ def _training_data(prepared: PreparedData, data_version: str) -> TrainingData:
 
 
 def _data_params(prepared: PreparedData, data_version: str) -> dict[str, object]:
-    """What was learned from, as parameters of the run."""
+    """The training data, as parameters of the run."""
     return {
         "data": prepared.name,
         "data_fingerprint": prepared.fingerprint,
@@ -331,7 +331,7 @@ def _blend_params(bundle: Bundle) -> dict[str, object]:
 
 
 def _named(name: str, value: object) -> Iterator[tuple[str, object]]:
-    """The numbers in nested mappings by their dotted names. A calibration's are named after what it is of."""
+    """The numbers in nested mappings by dotted names; the names leave out the key "calibration"."""
     if isinstance(value, Mapping):
         for key, nested in value.items():
             yield from _named(name if key == "calibration" else f"{name}.{key}", nested)
@@ -362,14 +362,14 @@ def _flat(config: dict[str, Any]) -> dict[str, object]:
 
 
 def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
-    """What was measured, in full, for `compare` to put beside other runs; the table too, for people."""
+    """Logs the full evaluations, which `compare` reads, and their table, for people."""
     save_evaluations(comparison.evaluations, directory)
     run.log_directory(directory, EVALUATIONS)
     run.log_text(comparison_text(comparison), "test_metrics.md")
 
 
 def _log_weights(run: Run, fitted: Fitted, plan: TrainingPlan, config: TrainConfig, directory: Path) -> None:
-    """What the next training can go on from."""
+    """Logs the state that the next training can continue."""
     cut = plan.cut if config.fit.refit else plan.validation
     PreviousModel.of(fitted.model, plan.final, config, cut.num_history_events).save(directory)
     run.log_directory(directory, WEIGHTS)
@@ -381,11 +381,11 @@ def _log_epoch(run: Run, epochs: list[EpochReport]) -> Callable[[EpochReport], N
     def log_epoch(report: EpochReport) -> None:
         epochs.append(report)
         metrics = {f"epoch/{name}": value for name, value in report.metrics.items()}
-        of_training = {
+        training_metrics = {
             "epoch/loss": report.loss,
             "epoch/interactions_per_second": report.interactions_per_second,
             "epoch/peak_memory_mib": report.peak_memory_bytes / 2**20,
         }
-        run.log_metrics({**of_training, **metrics}, step=report.epoch)
+        run.log_metrics({**training_metrics, **metrics}, step=report.epoch)
 
     return log_epoch

@@ -1,8 +1,8 @@
-"""A model with a ranker as it is served by default: candidates of the two towers and of every source, put in the
-ranker's order.
+"""A model with a ranker as it is served by default: the ranker orders the candidates of the two towers and of every
+source.
 
-What is no candidate cannot be shown, so its score is -inf. That is all that tells this from full ranking by a blend,
-which has a score for every item.
+An item that is no candidate cannot be shown, so its score is -inf. Full ranking by a blend differs only in that: it has
+a score for every item.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from trainer.sources.content.source import content_of
 PairScores = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a ranker: the tensors RANKER_* of (user, candidate) pairs, (pairs, ...) each -> (pairs,) float32."""
 BATCH_USERS = 256
-"""Users whose candidates are found at once."""
+"""Users in a batch whose candidates are found together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """What is ranked for some users."""
+    """Candidates of a batch of users."""
 
     rows: Rows
-    """(users, candidates) int64, in rows of the model; any row where `present` is false."""
+    """(users, candidates) int64, rows of the model; any row where `present` is false."""
     present: npt.NDArray[np.bool_]
     """(users, candidates) bool."""
     user_vectors: npt.NDArray[np.float32]
     """(users, dim) float32."""
     user_index: npt.NDArray[np.int64]
-    """(users,) int64, 0 for users whose ids the model does not know."""
+    """(users,) int64; 0 for a user whose id the model does not know."""
     profiles: npt.NDArray[np.float32] | None
     """(users, content_dim) float32; None for a model without content."""
 
@@ -52,7 +52,7 @@ class RankedModel:
     pair_scores: PairScores
 
     def scores_of(self, user_ids: Sequence[str], states: Sequence[UserState]) -> npt.NDArray[np.float32]:
-        """Scores of users in these states: (users, items) float32 in the model's rows, -inf where no candidate is."""
+        """Scores of users in these states: (users, items) float32 in the model's rows; -inf without a candidate."""
         scores = np.full((len(states), len(self.model.item_vectors)), -np.inf, dtype=np.float32)
         for start in range(0, len(states), BATCH_USERS):
             batch = slice(start, start + BATCH_USERS)
@@ -66,18 +66,20 @@ class RankedModel:
     def score_users(
         self, dataset: Dataset, cut: Cut
     ) -> Callable[[npt.NDArray[np.int64]], Iterator[npt.NDArray[np.float32]]]:
-        """What `ranking.rank_all` asks: scores of users, as they were at the cut, in the rows of the data set.
+        """A `ScoreUsers` for `rank_all`: scores of users, as they were at the cut, in the rows of the data set.
 
-        The model may be older than the data: an item it does not know is no candidate.
+        The model may be older than the data: an item that it does not know is no candidate.
         """
         model_rows = self.model.item_vocabulary.rows_of_keys(dataset.catalogue.vocabulary.keys)
         known = np.flatnonzero(model_rows != MISSING_ROW)
 
         def scores(users: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.float32]]:
-            of_model = self.scores_of([dataset.user_ids[user] for user in users], history_states(dataset, cut, users))
-            of_data = np.full((len(users), len(model_rows)), -np.inf, dtype=np.float32)
-            of_data[:, known] = of_model[:, model_rows[known]]
-            yield of_data
+            model_scores = self.scores_of(
+                [dataset.user_ids[user] for user in users], history_states(dataset, cut, users)
+            )
+            item_scores = np.full((len(users), len(model_rows)), -np.inf, dtype=np.float32)
+            item_scores[:, known] = model_scores[:, model_rows[known]]
+            yield item_scores
 
         return scores
 
@@ -87,7 +89,7 @@ def candidates_of(
     user_ids: Sequence[str],
     states: Sequence[UserState],
 ) -> Candidates:
-    """Unseen, available candidates as the server's built-in policy takes them, each once for a user."""
+    """Unseen, available candidates as the server's built-in policy takes them, without repeats for a user."""
     user_vectors = model.vectors_of(user_ids, states)
     collaborative = user_vectors @ model.item_vectors.T
     collaborative[:, model.unavailable_rows] = -np.inf
@@ -101,7 +103,7 @@ def candidates_of(
     users = np.arange(len(states))[:, None]
     content = content_of(model.sources)
     present = (rows != MISSING_ROW) & np.isfinite(collaborative[users, rows])
-    order = np.argsort(rows, axis=1, kind="stable")  # equal rows side by side, of which the first one is kept
+    order = np.argsort(rows, axis=1, kind="stable")  # equal rows become neighbours, and the first of them is kept
     in_order = rows[users, order]
     repeated = np.zeros_like(present)
     repeated[users, order[:, 1:]] = in_order[:, 1:] == in_order[:, :-1]
@@ -119,7 +121,7 @@ def candidates_of(
 
 
 def score_candidates(model: ScoringModel, found: Candidates, pair_scores: PairScores) -> npt.NDArray[np.float32]:
-    """(users, candidates) float32; -inf where there is none."""
+    """Scores of the candidates, (users, candidates) float32; -inf without a candidate."""
     scores = np.full(found.rows.shape, -np.inf, dtype=np.float32)
     users, columns = np.nonzero(found.present)
     scores[users, columns] = pair_scores(pair_tensors(model, found, users, found.rows[users, columns]))
@@ -127,10 +129,10 @@ def score_candidates(model: ScoringModel, found: Candidates, pair_scores: PairSc
 
 
 def pair_tensors(model: ScoringModel, found: Candidates, users: npt.NDArray[np.int64], rows: Rows) -> Tensors:
-    """Tensors of pairs: places of users in `found`, (pairs,) int64, and rows of items, (pairs,) int64.
+    """Tensors of (user, item) pairs: `users`, (pairs,) int64, are indices into `found`; `rows`, (pairs,) int64, items.
 
-    The collaborative score is the inner product of both vectors, the content score that of profile and content vector;
-    without content it is 0, as in serving.
+    The collaborative score is the inner product of both vectors, the content score the inner product of profile and
+    content vector; without content it is 0, as in serving.
     """
     user_vectors, item_vectors = found.user_vectors[users], model.item_vectors[rows]
     content = np.zeros(len(rows), dtype=np.float32)
@@ -148,7 +150,7 @@ def pair_tensors(model: ScoringModel, found: Candidates, users: npt.NDArray[np.i
 
 
 def top_rows(scores: npt.NDArray[np.float32], count: int) -> Rows:
-    """Rows of the `count` highest of (users, items) scores in no order: (users, at most count) int64."""
+    """Rows of each user's `count` highest scores, of (users, items), unordered: (users, at most count) int64."""
     if count >= scores.shape[1]:
         return np.tile(np.arange(scores.shape[1]), (len(scores), 1))
     return np.argpartition(-scores, count - 1, axis=1)[:, :count]

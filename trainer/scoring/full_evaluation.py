@@ -24,10 +24,10 @@ def evaluate(
     content_vectors: npt.NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> Evaluation:
-    """Full ranking of the split, lists, and the error of ratings where the scorer predicts them.
+    """Full ranking of the split, list metrics, and rating errors if the scorer predicts ratings.
 
-    `content_vectors`, (items, content_dim), are what the diversity of lists is measured by; without them it is left
-    out. Give all scorers of one comparison the same. `seed` breaks ties.
+    `content_vectors`, (items, content_dim), measure the diversity of lists; None leaves diversity out. All scorers of a
+    comparison need the same vectors. `seed` breaks ties.
     """
     ranking = rank_split(split, scorer, seed=seed)
     return evaluation_of(split, scorer, ranking, name=name, content_vectors=content_vectors)
@@ -41,7 +41,7 @@ def evaluation_of(
     name: str,
     content_vectors: npt.NDArray[np.floating] | None = None,
 ) -> Evaluation:
-    """The same where the ranking is at hand already."""
+    """As `evaluate`, from a ranking of the scorer on the split."""
     popularity = item_popularity(split)
     lists = ranking.top_rows[:, :CUTOFF]
     list_metrics = {f"novelty@{CUTOFF}": novelty(lists, popularity, int((split.known.lengths > 0).sum()))}
@@ -66,7 +66,7 @@ def evaluation_of(
 
 
 def rating_errors(split: EvalSplit, predictor: RatingPredictor) -> dict[str, float]:
-    """rmse and mae over all targets that have a rating, on the scale of the source; empty where none has one."""
+    """rmse and mae over all targets with a rating, on the scale of the source; empty if no target has a rating."""
     rated = ~np.isnan(split.target_ratings)
     if not rated.any():
         return {}
@@ -77,12 +77,12 @@ def rating_errors(split: EvalSplit, predictor: RatingPredictor) -> dict[str, flo
 
 
 def item_popularity(split: EvalSplit) -> npt.NDArray[np.int64]:
-    """(items,) int64, known interactions with each item of the catalogue."""
+    """(items,) int64, number of known interactions with each item of the catalogue."""
     return np.bincount(split.known.item_rows, minlength=len(split.known.catalogue))
 
 
 def question_digest(split: EvalSplit) -> str:
-    """SHA-256 of items, evaluated users, what is known, and the targets; hex."""
+    """SHA-256 of items, evaluated users, known interactions and targets; hex."""
     digest = hashlib.sha256(split.known.catalogue.vocabulary.content_hash.encode())
     digest.update("\n".join(split.known.user_ids[user] for user in split.users).encode())
     for array in (split.users, split.known.offsets, split.known.item_rows, split.target_offsets, split.target_rows):

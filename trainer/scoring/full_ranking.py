@@ -1,7 +1,7 @@
 """Full ranking: all targets of each user among all items of the catalogue, and the first items each user would see.
 
-Items of the user's history are no candidates, nor are those that are not available: as a target, such an item comes
-after all candidates. `trainer.evaluation.ranks` says how equal scores are ordered.
+Items of the user's history and unavailable items are not candidates: as a target, such an item ranks after all
+candidates. `trainer.evaluation.ranks` orders equal scores.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from trainer.scoring.scorer import Scorer
 LIST_LENGTH = max(CUTOFFS)
 BATCH_USERS = 1_024
 BATCH_PAIRS = 1 << 25
-"""Most scores of one batch: a million items leave 33 users at once, at 128 MiB a matrix."""
+"""Most scores in a batch: with a million items a batch has 33 users, and a matrix 128 MiB."""
 
 ScoreUsers = Callable[[npt.NDArray[np.int64]], Iterable[npt.NDArray[np.float32]]]
-"""Takes rows of users, (n,) int64, and gives (n, items) float32 of its own for each of several rankings, one after the
-other, which the caller may overwrite. Higher is better; an item that is not known is -inf."""
+"""Takes rows of users, (n,) int64, and yields (n, items) float32 for each of several rankings, a new array that the
+caller may overwrite. Higher is better; an unknown item is -inf."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Who is asked for what: a view of a split or a hold-out, of which nothing is copied."""
+    """Users and targets to rank: a view of a split or a hold-out, without copies."""
 
     dataset: Dataset
     cut: Cut
-    """Its users are asked, (evaluated,); what comes before it in `dataset` is history."""
+    """Its users, (evaluated,), are ranked; events before it in `dataset` are history."""
     target_offsets: npt.NDArray[np.int64]
     """(evaluated + 1,) int64, as in `EvalSplit`."""
     target_rows: Rows
@@ -43,7 +43,7 @@ class Asked:
 
     @classmethod
     def of_split(cls, split: EvalSplit) -> Asked:
-        """Any number of targets of each user."""
+        """The users of a split, with any number of targets each."""
         return cls(
             dataset=split.known,
             cut=Cut(split.known.lengths, split.users),
@@ -53,7 +53,7 @@ class Asked:
 
     @classmethod
     def of_hold_out(cls, dataset: Dataset, hold_out: HoldOut) -> Asked:
-        """One target of each user."""
+        """The users of a hold-out, with one target each."""
         return cls(
             dataset=dataset,
             cut=hold_out,
@@ -64,17 +64,17 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Where a scorer puts the targets, and what it puts in front."""
+    """Ranks that a scorer gives the targets, and its best items."""
 
     ranks: npt.NDArray[np.int64]
-    """(targets,) int64, the 0-based rank of each target among its user's candidates; none twice for one user."""
+    """(targets,) int64, the 0-based rank of each target among its user's candidates; distinct within a user."""
     top_rows: Rows
-    """(evaluated, list length) int64, the best items of each user, best first; MISSING_ROW after the last item that is
-    a candidate and that the scorer knows."""
+    """(evaluated, list length) int64, the best items of each user, best first; MISSING_ROW after the last candidate
+    that the scorer knows."""
 
 
 def rank_split(split: EvalSplit, scorer: Scorer, *, seed: int = 0) -> Ranking:
-    """Ranks of all targets, and lists of LIST_LENGTH; see `rank_all`."""
+    """Ranks of all targets, and lists of LIST_LENGTH items; see `rank_all`."""
     asked = Asked.of_split(split)
     (ranking,) = rank_all(asked, lambda users: [scorer.scores(users)], list_length=LIST_LENGTH, seed=seed)
     return ranking
@@ -83,9 +83,9 @@ def rank_split(split: EvalSplit, scorer: Scorer, *, seed: int = 0) -> Ranking:
 def rank_all(
     asked: Asked, score_users: ScoreUsers, *, num_rankings: int = 1, list_length: int = 0, seed: int = 0
 ) -> list[Ranking]:
-    """Ranks the whole catalogue for every user who is asked. An item that is not known comes last.
+    """Ranks the whole catalogue for every user of `asked`. Items that the scorer does not know rank last.
 
-    Lists cost several times what ranks alone do; `list_length` 0 leaves them out. Raises ValueError for a score of NaN.
+    Lists cost several times as much as ranks; `list_length` 0 leaves them out. Raises ValueError for a score of NaN.
     """
     num_users, num_items = len(asked.cut.users), len(asked.dataset.catalogue)
     order = TieOrder.drawn(num_users, num_items, seed)
@@ -114,7 +114,7 @@ def rank_all(
 
 
 def _keep_candidates(asked: Asked, users: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> None:
-    """Writes NO_CANDIDATE over the scores, (users, items), of what cannot be recommended."""
+    """Sets the scores, (users, items), of items that cannot be recommended to NO_CANDIDATE."""
     if np.isnan(scores.min()):
         raise ValueError("a scorer gave NaN")
     dataset = asked.dataset

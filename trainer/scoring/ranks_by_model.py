@@ -1,4 +1,4 @@
-"""Full ranking of held-out items under what can be served: a model and its blends, a bundle, popularity."""
+"""Full ranking of held-out items by a model and its blends, by a bundle, or by popularity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.scoring.scoring_model import BlendedScores, EncodedUsers, ScoringMo
 def ranks_of_targets(
     dataset: Dataset, hold_out: HoldOut, score_users: ScoreUsers, *, num_rankings: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """0-based rank of every held-out item, (evaluated users,) int64 for each ranking; see `ranking.rank_all`."""
+    """0-based rank of every held-out item, (evaluated users,) int64 for each ranking; see `rank_all`."""
     asked = Asked.of_hold_out(dataset, hold_out)
     return [ranking.ranks for ranking in rank_all(asked, score_users, num_rankings=num_rankings)]
 
@@ -29,11 +29,11 @@ def model_ranks(
     *,
     encoded_users: EncodedUsers | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """Ranks under a model for each of several blends, where None is the two towers alone; one pass scores for all.
+    """Ranks by a model for each blend, where None is the two towers alone; one pass over the users serves all blends.
 
-    The model may be older than the data: an item it does not know comes after all it knows. Blends read what the model
-    has, or ValueError is raised. With `encoded_users`, those of the hold-out by this model, the user tower does not
-    run. Returns (evaluated users,) int64 for each blend.
+    The model may be older than the data: items that it does not know rank last. `encoded_users`, the hold-out's users
+    encoded by this model, saves running the user tower. Returns (evaluated users,) int64 for each blend. Raises
+    ValueError for a blend of a source that the model does not have.
     """
     scores_of = BlendedScores(model, dataset.catalogue.vocabulary, blends)
 
@@ -45,7 +45,7 @@ def model_ranks(
 
 
 def popularity_ranks(dataset: Dataset, hold_out: HoldOut) -> npt.NDArray[np.int64]:
-    """Ranks under popularity in the training part of the hold-out: the baseline every model has to beat."""
+    """Ranks by popularity in the training part of the hold-out: the baseline that every model has to beat."""
     popularity = dataset.popularity(hold_out.num_history_events).astype(np.float32)
     (ranks,) = ranks_of_targets(dataset, hold_out, lambda users: [np.tile(popularity, (len(users), 1))])
     return ranks

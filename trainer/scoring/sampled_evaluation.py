@@ -1,7 +1,7 @@
-"""The 1+99 protocol of the literature: each target among 99 items that its user never touched.
+"""The 1+99 protocol of the literature: each target among 99 items that its user never chose.
 
-Only for comparison with published figures. It overrates every model and can turn their order (Krichene and Rendle 2020,
-"On sampled metrics for item recommendation"), so its evaluations carry the label SAMPLED wherever they go.
+Only for comparison with published figures. It overrates every model and can reverse the order of models (Krichene and
+Rendle 2020, "On sampled metrics for item recommendation"), so its evaluations always carry the label SAMPLED.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _BATCH_PAIRS: Final = 1 << 23
 
 
 def evaluate_sampled(split: EvalSplit, scorer: Scorer, whole: Dataset, *, name: str) -> Evaluation:
-    """Ranks each user's one target among their sampled items; the sample is the same for every scorer.
+    """Ranks each user's single target among the user's sampled items; the sample is the same for every scorer.
 
-    `whole` holds all interactions, also those after the target. Raises ValueError where a user has more than one
-    target: the protocol knows none.
+    `whole` holds all interactions, including those after the target. Raises ValueError for a user with more than one
+    target, for which the protocol is not defined.
     """
     if (np.diff(split.target_offsets) != 1).any():
         raise ValueError(f"{SAMPLED} asks for exactly one target for each user")
@@ -37,16 +37,16 @@ def evaluate_sampled(split: EvalSplit, scorer: Scorer, whole: Dataset, *, name: 
     ranks = np.empty(len(split.users), dtype=np.int64)
     batch = max(1, _BATCH_PAIRS // max(1, len(whole.catalogue)))
     for start in range(0, len(split.users), batch):
-        places = slice(start, start + batch)
-        scores = scorer.scores(split.users[places])
+        positions = slice(start, start + batch)
+        scores = scorer.scores(split.users[positions])
         scores[:, whole.catalogue.unavailable_rows] = -np.inf
-        targets, sampled = split.target_rows[places, None], samples[places]
-        of_targets = np.take_along_axis(scores, targets, axis=1)
-        of_samples = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
-        user_keys = order.user_numbers[places, None]
-        tied_in_front = order.item_numbers[sampled] * user_keys > order.item_numbers[targets] * user_keys
-        in_front = (of_samples > of_targets) | ((of_samples == of_targets) & tied_in_front)
-        ranks[places] = (in_front & (sampled != MISSING_ROW)).sum(axis=1)
+        targets, sampled = split.target_rows[positions, None], samples[positions]
+        target_scores = np.take_along_axis(scores, targets, axis=1)
+        sample_scores = np.take_along_axis(scores, np.maximum(sampled, 0), axis=1)
+        user_keys = order.user_numbers[positions, None]
+        wins_tie = order.item_numbers[sampled] * user_keys > order.item_numbers[targets] * user_keys
+        in_front = (sample_scores > target_scores) | ((sample_scores == target_scores) & wins_tie)
+        ranks[positions] = (in_front & (sampled != MISSING_ROW)).sum(axis=1)
     return Evaluation(
         name=name,
         protocol=SAMPLED,
@@ -62,21 +62,20 @@ def evaluate_sampled(split: EvalSplit, scorer: Scorer, whole: Dataset, *, name: 
 
 
 def sampled_items(split: EvalSplit, whole: Dataset) -> Rows:
-    """(evaluated, NUM_SAMPLED_ITEMS) int64, drawn uniformly without repetition from what the user never touched.
+    """(evaluated, NUM_SAMPLED_ITEMS) int64, drawn uniformly without repetition from the items the user never chose.
 
-    Items of the catalogue that nobody ever touched are not drawn: published data sets do not hold them, and they would
-    make the question easier. Nor are those that are not available. A user who left fewer items untouched has all of
-    them, then MISSING_ROW.
+    Unavailable items are not drawn, nor are items without any interaction: published data sets do not hold them, and
+    they would make the task easier. A user with fewer unchosen items gets all of them, then MISSING_ROW.
     """
     drawable = np.setdiff1d(whole.item_rows, whole.catalogue.unavailable_rows)
     generator = np.random.default_rng(_SEED)
     samples = np.full((len(split.users), NUM_SAMPLED_ITEMS), MISSING_ROW, dtype=np.int64)
-    for place, user in enumerate(split.users):
-        touched = np.intersect1d(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]], drawable)
-        num_untouched = len(drawable) - len(touched)
-        num_drawn = min(NUM_SAMPLED_ITEMS, num_untouched)
-        drawn = generator.choice(num_untouched, num_drawn, replace=False, shuffle=False)
-        # The n-th untouched item is n plus the touched items before it: no list of untouched items is made.
-        untouched_before = np.searchsorted(drawable, touched) - np.arange(len(touched))
-        samples[place, :num_drawn] = drawable[drawn + np.searchsorted(untouched_before, drawn, side="right")]
+    for position, user in enumerate(split.users):
+        chosen = np.intersect1d(whole.item_rows[whole.offsets[user] : whole.offsets[user + 1]], drawable)
+        num_unchosen = len(drawable) - len(chosen)
+        num_drawn = min(NUM_SAMPLED_ITEMS, num_unchosen)
+        drawn = generator.choice(num_unchosen, num_drawn, replace=False, shuffle=False)
+        # The n-th unchosen item has index n plus the number of chosen items before it; no list of them is needed.
+        unchosen_before = np.searchsorted(drawable, chosen) - np.arange(len(chosen))
+        samples[position, :num_drawn] = drawable[drawn + np.searchsorted(unchosen_before, drawn, side="right")]
     return samples

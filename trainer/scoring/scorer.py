@@ -1,4 +1,4 @@
-"""What is evaluated: anything that scores items for users, be it a baseline, two towers or a bundle as it is served."""
+"""Scorers, the subject of an evaluation: a baseline, two towers, or a bundle as it is served."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy.typing as npt
 
 
 class Scorer(Protocol):
-    """Scores every item for users of one data set."""
+    """Scores every item for users of a data set."""
 
     def scores(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(n,) int64, rows of users -> (n, items) float32 of its own, which the caller may overwrite; higher is better.
+        """(n,) int64 rows of users -> (n, items) float32, a new array that the caller may overwrite; higher is better.
 
-        An item that the scorer cannot know is -inf.
+        An item that the scorer does not know is -inf.
         """
         ...
 
 
 @runtime_checkable
 class RatingPredictor(Protocol):
-    """A scorer that also predicts what rating a user would give, on the scale of the source."""
+    """A scorer that also predicts the rating that a user would give, on the scale of the source."""
 
     def ratings(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """(n,) int64 rows of users and (n,) int64 rows of items, pair by pair -> (n,) float32, never NaN."""

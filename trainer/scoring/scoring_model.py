@@ -1,4 +1,4 @@
-"""What a model scores with, alike for a model that was just trained and for a bundle of any age."""
+"""The scoring parts of a model: the same for a freshly trained model and for a bundle of any age."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH_USERS = 1_024
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringModel:
-    """Vectors of items in the rows of the model's own vocabulary, and the way to vectors of users."""
+    """Item vectors in the rows of the model's own vocabulary, the user tower, and the sources."""
 
     schema: FeatureSchema
     item_vocabulary: Vocabulary
@@ -34,9 +34,9 @@ class ScoringModel:
     """(items, dim) float32."""
     user_vectors: UserVectors
     sources: Mapping[str, FittedSource] = field(default_factory=dict)
-    """What proposes candidates beside the two towers, by name."""
+    """Sources of candidates beside the two towers, by name."""
     unavailable_rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
-    """(n,) int64, items that are no candidates."""
+    """(n,) int64, items that are not candidates."""
 
     @classmethod
     def of_bundle(cls, bundle: Bundle, user_vectors: UserVectors) -> ScoringModel:
@@ -67,21 +67,21 @@ class ScoringModel:
         return Histories(states, self.item_vocabulary)
 
     def blended_source(self, source: BlendedSource) -> FittedBlendedSource:
-        """What a source of the blend has learned. Raises ValueError for a model without it."""
+        """The model's fitted source of the blend. Raises ValueError if the model does not have the source."""
         if source.name not in self.sources:
-            raise ValueError(f"a model without {source.label} has none to blend")
+            raise ValueError(f"the blend has {source.label}, but the model does not")
         fitted = self.sources[source.name]
         assert isinstance(fitted, FittedBlendedSource)
         return fitted
 
 
 class EncodedUsers:
-    """Vectors of a cut's users, made once for any number of blends. They take as much memory as a user embedding."""
+    """Vectors of a cut's users, computed once for any number of blends. They take the memory of a user embedding."""
 
     def __init__(self, dataset: Dataset, cut: Cut, model: ScoringModel) -> None:
         """Runs the user tower over all users of the cut."""
-        self._places = np.zeros(len(dataset.user_ids), dtype=np.int64)
-        self._places[cut.users] = np.arange(len(cut.users))
+        self._positions = np.zeros(len(dataset.user_ids), dtype=np.int64)
+        self._positions[cut.users] = np.arange(len(cut.users))
         self._vectors = np.empty((len(cut.users), model.item_vectors.shape[1]), dtype=np.float32)
         for start in range(0, len(cut.users), _BATCH_USERS):
             users = cut.users[start : start + _BATCH_USERS]
@@ -90,7 +90,7 @@ class EncodedUsers:
 
     def vectors_of(self, users: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Users of the cut, (n,) int64 rows -> (n, dim) float32."""
-        vectors: npt.NDArray[np.float32] = self._vectors[self._places[users]]
+        vectors: npt.NDArray[np.float32] = self._vectors[self._positions[users]]
         return vectors
 
 
@@ -101,8 +101,10 @@ def vectors_of_users(
     model: ScoringModel,
     encoded_users: EncodedUsers | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Vectors of users in these states, (n, dim) float32; those of `encoded_users` where there are any, so that the
-    user tower does not run. `users` is (n,) int64 rows."""
+    """Vectors of users in these states, (n, dim) float32; `users` is (n,) int64 rows.
+
+    `encoded_users`, if given, has the vectors, and the user tower does not run.
+    """
     if encoded_users is not None:
         return encoded_users.vectors_of(users)
     return model.vectors_of([dataset.user_ids[user] for user in users], states)
@@ -111,13 +113,13 @@ def vectors_of_users(
 class BlendedScores:
     """Scores of all items of a data set by a model's two towers and by any of its blends.
 
-    The model may be older than the data: an item it does not know is -inf.
+    The model may be older than the data: an item that it does not know is -inf.
     """
 
     def __init__(self, model: ScoringModel, items: Vocabulary, blends: Sequence[BlendSpec | None]) -> None:
         """`items` are the rows to score; None among `blends` is the two towers alone.
 
-        Raises ValueError for a blend of what the model does not have.
+        Raises ValueError for a blend of a source that the model does not have.
         """
         self._model = model
         self._blends = blends
@@ -136,25 +138,25 @@ class BlendedScores:
     def __call__(
         self, user_vectors: npt.NDArray[np.float32], states: Sequence[UserState]
     ) -> Iterator[npt.NDArray[np.float32]]:
-        """(users, items) float32 of its own for each of the blends, for users in these states.
+        """Yields for each blend a new (users, items) float32 array of the scores of users in these states.
 
-        `user_vectors`, (users, dim), are those of `ScoringModel.vectors_of`.
+        `user_vectors`, (users, dim), come from `ScoringModel.vectors_of`.
         """
         two_tower = user_vectors @ self._item_vectors.T
         histories = self._model.histories(states)
-        made: dict[tuple[str, float | None], npt.NDArray[np.float32]] = {}
+        source_scores: dict[tuple[str, float | None], npt.NDArray[np.float32]] = {}
         for spec, shares in zip(self._blends, self._shares, strict=True):
             for key, share in shares.items():
-                if (key, share.decay_events) not in made:
-                    made[key, share.decay_events] = self._sources[key](histories, share)
+                if (key, share.decay_events) not in source_scores:
+                    source_scores[key, share.decay_events] = self._sources[key](histories, share)
             scores = np.full((len(states), self._num_items), -np.inf, dtype=np.float32)
-            by_key = {key: made[key, share.decay_events] for key, share in shares.items()}
+            by_key = {key: source_scores[key, share.decay_events] for key, share in shares.items()}
             scores[:, self._known] = two_tower if spec is None else _blended(two_tower, by_key, spec)
             yield scores
 
 
 def shares_of(spec: BlendSpec) -> Shares:
-    """The shares that a calibrated blend gives its sources, by their keys."""
+    """The shares that a calibrated blend gives its sources, by source key."""
     found = {source.key: source.share_of(spec) for source in blended_sources()}
     return {key: share for key, share in found.items() if share is not None}
 

@@ -1,4 +1,4 @@
-"""A model, as it is served, as a scorer for any part."""
+"""A served model as a scorer for any split."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from trainer.scoring.scoring_model import BlendedScores, ScoringModel, vectors_o
 class ModelScorer:
     """Scores by a model's blend, or by its two towers alone, from the users' known events.
 
-    States are encoded as in serving; a user without a known event is scored from an empty history and their features.
-    The model may be older than the data: an item it does not know is -inf.
+    States are encoded as in serving; a user without a known event is scored from an empty history and the user's
+    features. The model may be older than the data: an item that it does not know is -inf.
     """
 
     def __init__(self, known: Dataset, model: ScoringModel, spec: BlendSpec | None) -> None:
-        """`spec` None is the two towers alone. Raises ValueError for a blend of what the model does not have."""
+        """`spec` None is the two towers alone. Raises ValueError for a source that the model does not have."""
         self._known = known
         self._model = model
         self._scores = BlendedScores(model, known.catalogue.vocabulary, [spec])
@@ -37,7 +37,7 @@ class ServedScorer:
     """Scores as the server answers: users without a known event get the most popular items."""
 
     def __init__(self, known: Dataset, model: Scorer) -> None:
-        """`model` scores everyone else."""
+        """`model` scores all other users."""
         self._lengths = known.lengths
         self._popularity = known.popularity(known.lengths).astype(np.float32)
         self._model = model
@@ -52,9 +52,9 @@ class ServedScorer:
 
 
 class RankedModelScorer:
-    """Scores as a model with an ONNX ranker is served: what is no candidate is -inf.
+    """Scores as a model with an ONNX ranker is served: an item that is no candidate is -inf.
 
-    The model may be older than the data: an item it does not know is -inf too.
+    The model may be older than the data: an item that it does not know is -inf too.
     """
 
     def __init__(self, known: Dataset, ranked: RankedModel) -> None:
