@@ -1,1 +1,1 @@
-"""What puts the candidates in order, a folder for each kind of ranker; `all_rankers.RANKERS` lists them."""
+"""Rankers order the candidates. Each kind has its own folder; `all_rankers.RANKERS` lists them."""

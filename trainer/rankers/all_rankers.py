@@ -1,4 +1,4 @@
-"""Every kind of ranker, and which one a model gets. To add a kind, write its folder and name it in RANKERS."""
+"""Every kind of ranker, and the choice among them. To add a kind, write its folder and name it in RANKERS."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from trainer.rankers.ncf.ranker import NCF
 log = structlog.get_logger()
 
 RANKERS: tuple[Ranker, ...] = (NCF,)
-"""What may rank in place of the blend, which every model has. Where several are equally good, the blend comes first,
-then the order of this tuple."""
+"""Rankers that may replace the blend, which every model has. Ties on validation go to the blend, then in the order of
+this tuple."""
 
 BLEND: Final = "blend"
 """The `ranker.kind` that leaves the ranking to the blend."""
 BEST: Final = "auto"
-"""The `ranker.kind` that takes what is best on validation."""
+"""The `ranker.kind` that takes the best ranker on validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerChoice:
-    """What ranks, and what validation says of it."""
+    """The chosen ranker, with its validation metrics."""
 
     kind: str
     """BLEND, or a `Ranker.kind`."""
     trial: RankerTrial
-    """Of that kind."""
+    """Trial of that kind."""
     validation: Mapping[str, float]
-    """Mean CHOICE_METRIC on validation by the kind of every ranker that was tried."""
+    """Mean CHOICE_METRIC on validation of every ranker that was tried, by kind."""
 
 
 def choose_ranker(towers: FrozenTowers, validation: HoldOut, blended: BlendChoice) -> RankerChoice:
-    """Takes what `ranker.kind` asks for; BEST takes the first of the best on validation.
+    """Takes the ranker that `ranker.kind` names; BEST takes the best on validation.
 
-    The towers have been trained on the training part of `validation` alone, and `blended` was chosen on it.
+    The towers were trained only on the training part of `validation`, and `blended` was chosen on `validation`.
     """
     wanted = towers.config.ranker.kind
     trials = {BLEND: RankerTrial(metrics=blended.metrics, ranker=None)}

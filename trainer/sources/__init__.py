@@ -1,1 +1,1 @@
-"""Retrieval sources beside the two towers, a folder for each; `all_sources.SOURCES` lists them."""
+"""Retrieval sources beside the two towers, each in its own folder; `all_sources.SOURCES` lists them."""

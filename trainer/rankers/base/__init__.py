@@ -1,1 +1,1 @@
-"""What a ranker is, to everything that loops over them."""
+"""The interface of a ranker, for all code that loops over the rankers."""

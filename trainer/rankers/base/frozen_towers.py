@@ -1,4 +1,4 @@
-"""Trained towers, on which rankers are trained and measured."""
+"""Trained towers, frozen, for training and measuring rankers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.scoring.scoring_model import ScoringModel
 
 @dataclass(frozen=True)
 class FrozenTowers:
-    """A model with the data that it was trained on."""
+    """A model with its training data."""
 
     dataset: Dataset
     model: ScoringModel
@@ -25,7 +25,7 @@ class FrozenTowers:
     device: torch.device
 
     def metrics(self, hold_out: HoldOut, pair_scores: PairScores) -> dict[str, PerUser]:
-        """Metrics of each held-out user, ranked as served by a ranker."""
+        """Metrics of each held-out user, ranked as served with a ranker."""
         ranked = RankedModel(model=self.model, pair_scores=pair_scores)
         (ranks,) = ranks_of_targets(self.dataset, hold_out, ranked.score_users(self.dataset, hold_out))
         return metrics_per_user(ranks)

@@ -1,4 +1,4 @@
-"""What a ranker is: trained on frozen towers, measured on validation, exported as one ONNX file of the bundle."""
+"""A ranker is trained on frozen towers, measured on validation, and exported as an ONNX file of the bundle."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ from trainer.rankers.base.frozen_towers import FrozenTowers
 
 
 class FittedRanker(Protocol):
-    """A ranker that was trained."""
+    """A trained ranker."""
 
     def pair_scores(self, tensors: Tensors) -> npt.NDArray[float32]:
         """Scores of (user, candidate) pairs from the tensors RANKER_* of `tandem.contract.names`: (pairs,) float32."""
         ...
 
     def refit(self, towers: FrozenTowers, cut: Cut) -> FittedRanker:
-        """Trains the same anew, on everything before the cut."""
+        """Trains a ranker of the same kind again, on all events before the cut."""
         ...
 
     def export(self, path: Path) -> ExportedNetwork:
-        """Writes the ranker to an ONNX file. Raises ExportError where that differs from PyTorch."""
+        """Writes the ranker to an ONNX file. Raises ExportError if its scores differ from PyTorch's."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerTrial:
-    """What validation says of a ranker."""
+    """A ranker with its validation metrics."""
 
     metrics: Mapping[str, PerUser]
-    """Of the validation users, ranked as served."""
+    """Metrics of the validation users, ranked as served."""
     ranker: FittedRanker | None
     """None for the blend, which the bundle's manifest describes."""
     by_epoch: Sequence[float] = ()
-    """What validation decided by, before the first epoch and after each; empty where nothing is trained."""
+    """The deciding validation metric before the first epoch and after each; empty for a ranker without training."""
     best_epoch: int = 0
-    """The epoch after which that was best."""
+    """The epoch after which that metric was best."""
 
 
 class Ranker(Protocol):
-    """A kind of ranker, which ranks before the blend does."""
+    """A kind of ranker that can replace the blend."""
 
     @property
     def kind(self) -> str:
-        """As `ranker.kind` of the configuration names it."""
+        """Name in `ranker.kind` of the configuration."""
         ...
 
     def try_out(self, towers: FrozenTowers, validation: HoldOut) -> RankerTrial:
-        """Trains on what comes before `validation` alone, and measures on it."""
+        """Trains only on events before `validation`, and measures on `validation`."""
         ...

@@ -1,4 +1,4 @@
-"""Calibrates the hybrid blend, and chooses how much each source counts in it."""
+"""Calibrates the hybrid blend, and chooses the share of each source."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from trainer.sources.base.calibration import calibration_of_products
 from trainer.sources.base.source import Histories, ShareChoice, Shares
 
 CALIBRATION_USERS: Final = 1_000
-"""Users, with all items each, over whose scores the calibration is measured."""
+"""Most users whose scores of all items the calibration is measured on."""
 CHOICE_METRIC: Final = "ndcg@10"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlendChoice:
-    """What is blended, and what validation says of it."""
+    """The chosen blend, with its validation metrics."""
 
     shares: Shares | None
-    """By the keys of the sources that the model has; None where the two towers are the only source."""
+    """Shares of the model's sources, by source key; None if the two towers are the only source."""
     by_weight: Mapping[str, Mapping[float, float]]
-    """By the keys of these sources: mean CHOICE_METRIC on validation for each weight tried, with the shares of the
-    sources that were chosen before and without the others."""
+    """Mean CHOICE_METRIC on validation, by source key and by weight tried, with the shares of the sources chosen before
+    and without the sources chosen later."""
     metrics: Mapping[str, PerUser]
-    """Of the validation users, by the blend of these shares."""
+    """Metrics of the validation users with the blend of these shares."""
     two_tower: Mapping[str, PerUser]
-    """Of the validation users, by the two towers alone."""
+    """Metrics of the validation users with the two towers alone."""
 
 
 def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, config: TrainConfig) -> BlendChoice:
-    """Takes the shares with the best CHOICE_METRIC on validation by full ranking, of equally good ones the lowest.
+    """Takes the shares with the best CHOICE_METRIC on validation by full ranking; ties go to the lowest share.
 
-    One source after the other, which tries a few blends instead of all. A source shares what the ones before it leave,
-    so the last one is chosen first. The user tower runs once for all of them.
+    Chooses one source at a time, which tries a few blends instead of all combinations. A source has a share of what the
+    sources before it leave, so the last source is chosen first. The user tower runs once for all blends.
     """
     trial = _Trial(dataset, validation, model, EncodedUsers(dataset, validation, model))
     (alone,) = trial.quality([None])
@@ -68,15 +68,15 @@ def calibrate(
 ) -> BlendSpec:
     """The blend of these shares, calibrated on all items' scores for at most CALIBRATION_USERS users of the cut.
 
-    With `encoded_users`, those of the cut by this model, the user tower does not run. Raises ValueError for a
-    share of a source that the model does not have.
+    `encoded_users`, the cut's users encoded by this model, saves running the user tower. Raises ValueError for a share
+    of a source that the model does not have.
     """
     return _Calibrations(dataset, cut, model, encoded_users).spec(shares)
 
 
 @dataclass(frozen=True)
 class _Calibrations:
-    """Calibrations do not depend on weights, so each is measured once for all blends of a model."""
+    """Calibrations of a model's scores. They do not depend on weights, so each is measured once for all blends."""
 
     dataset: Dataset
     cut: Cut
@@ -86,20 +86,20 @@ class _Calibrations:
 
     @cached_property
     def collaborative(self) -> Calibration:
-        """Of the two towers."""
+        """Calibration of the two towers' scores."""
         states = history_states(self.dataset, self.cut, self.users)
         vectors = vectors_of_users(self.dataset, self.users, states, self.model, self.encoded_users)
         return calibration_of_products(vectors, self.model.item_vectors)
 
     @cached_property
     def users(self) -> npt.NDArray[np.int64]:
-        """(at most CALIBRATION_USERS,) int64."""
+        """(at most CALIBRATION_USERS,) int64, users of the calibration."""
         users: npt.NDArray[np.int64] = self.cut.users[sample_positions(self.cut, CALIBRATION_USERS)]
         return users
 
     @cached_property
     def histories(self) -> Histories:
-        """Of these users."""
+        """Histories of `users`."""
         return self.model.histories(history_states(self.dataset, self.cut, self.users))
 
     def spec(self, shares: Shares) -> BlendSpec:
@@ -119,7 +119,7 @@ class _Calibrations:
 
 @dataclass(frozen=True)
 class _Trial:
-    """What blends are tried on."""
+    """Validation users to try blends on; see `ShareTrial`."""
 
     dataset: Dataset
     hold_out: HoldOut
@@ -128,20 +128,20 @@ class _Trial:
 
     @cached_property
     def calibrations(self) -> _Calibrations:
-        """On users of the hold-out."""
+        """Calibrations on users of the hold-out."""
         return _Calibrations(self.dataset, self.hold_out, self.model, self.encoded_users)
 
-    def of_users(self, most: int) -> _Trial:
-        """See `ShareTrial.of_users`."""
-        places = sample_positions(self.hold_out, most)
-        users, targets = self.hold_out.users[places], self.hold_out.target_rows[places]
+    def with_users(self, max_users: int) -> _Trial:
+        """See `ShareTrial.with_users`."""
+        positions = sample_positions(self.hold_out, max_users)
+        users, targets = self.hold_out.users[positions], self.hold_out.target_rows[positions]
         return replace(self, hold_out=replace(self.hold_out, users=users, target_rows=targets))
 
     def best(self, tried: Sequence[Shares], key: str) -> ShareChoice:
         """See `ShareTrial.best`."""
         qualities = self.quality([self.calibrations.spec(shares) for shares in tried])
         means = [float(metrics[CHOICE_METRIC].mean()) for metrics in qualities]
-        best = int(np.argmax(means))  # the first of equally good ones
+        best = int(np.argmax(means))  # the first, if several are equally good
         return ShareChoice(
             shares=tried[best],
             metrics=qualities[best],
@@ -149,6 +149,6 @@ class _Trial:
         )
 
     def quality(self, specs: Sequence[BlendSpec | None]) -> list[dict[str, PerUser]]:
-        """Metrics of each user by each blend."""
-        ranks = model_ranks(self.dataset, self.hold_out, self.model, specs, encoded_users=self.encoded_users)
-        return [metrics_per_user(one) for one in ranks]
+        """Metrics of each user with each blend."""
+        ranks_by_blend = model_ranks(self.dataset, self.hold_out, self.model, specs, encoded_users=self.encoded_users)
+        return [metrics_per_user(ranks) for ranks in ranks_by_blend]

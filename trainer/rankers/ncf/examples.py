@@ -1,6 +1,6 @@
-"""What a ranker learns from: choices of the training part, each with the candidates that it was not.
+"""Examples for a ranker: choices of the training part, each with candidates that the user did not choose.
 
-A choice is seen as serving would have seen it: the state of the user just before it, through the frozen towers.
+An example is what serving would have seen: the state of the user just before the choice, through the frozen towers.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ class RankerExamples:
     chosen_rows: Rows
     """(examples,) int64."""
     candidates: Candidates
-    """Of the state before each choice. `present` is false for what the user chooses in the training part, too: that is
-    no negative."""
+    """Candidates for the state before each choice. `present` is false for items that the user chooses in the training
+    part, too: they are not negatives."""
     users: npt.NDArray[np.int64]
     """(examples,) int64."""
     chosen_keys: npt.NDArray[np.int64]
-    """(interactions,) int64, ascending: user * items + item of the training part."""
+    """(interactions,) int64, ascending: user * num_items + item, for each interaction of the training part."""
 
     def __len__(self) -> int:
         return len(self.chosen_rows)
 
     def draw(self, batch: npt.NDArray[np.int64], config: NcfConfig, generator: np.random.Generator) -> RankerBatch:
-        """Examples at places (n,) int64 with fresh negatives."""
+        """The examples at the indices `batch`, (n,) int64, with fresh negatives."""
         hard, has_hard = self._hard_rows(batch, config.num_hard_negatives, generator)
         uniform = generator.integers(0, len(self.model.item_vectors), (len(batch), config.num_uniform_negatives))
         keys = self.users[batch, None] * len(self.model.item_vectors) + uniform
-        place = np.minimum(np.searchsorted(self.chosen_keys, keys), len(self.chosen_keys) - 1)
+        nearest = np.minimum(np.searchsorted(self.chosen_keys, keys), len(self.chosen_keys) - 1)
         rows = np.concatenate([self.chosen_rows[batch, None], hard, uniform], axis=1)
         present = np.concatenate(
-            [np.ones((len(batch), 1), dtype=np.bool_), has_hard, self.chosen_keys[place] != keys], axis=1
+            [np.ones((len(batch), 1), dtype=np.bool_), has_hard, self.chosen_keys[nearest] != keys], axis=1
         )
         users = np.repeat(batch, rows.shape[1])
         return RankerBatch(pair_tensors(self.model, self.candidates, users, rows.reshape(-1)), present)
@@ -52,21 +52,21 @@ class RankerExamples:
     def _hard_rows(
         self, batch: npt.NDArray[np.int64], count: int, generator: np.random.Generator
     ) -> tuple[Rows, npt.NDArray[np.bool_]]:
-        """`count` candidates of each example, at most all, with those that may be taken."""
+        """Draws `count` candidates of each example, at most all; returns their rows, and which of them are present."""
         count = min(count, self.candidates.rows.shape[1])
-        lot = generator.random((len(batch), self.candidates.rows.shape[1]))
-        lot[~self.candidates.present[batch]] = 2.0  # drawn last
-        columns = np.argsort(lot, axis=1)[:, :count]
-        places = batch[:, None]
-        return self.candidates.rows[places, columns], self.candidates.present[places, columns]
+        draws = generator.random((len(batch), self.candidates.rows.shape[1]))
+        draws[~self.candidates.present[batch]] = 2.0  # drawn last
+        columns = np.argsort(draws, axis=1)[:, :count]
+        examples = batch[:, None]
+        return self.candidates.rows[examples, columns], self.candidates.present[examples, columns]
 
 
 @dataclass(frozen=True)
 class RankerBatch:
-    """Pairs of one step."""
+    """Pairs of a training step."""
 
     tensors: Tensors
-    """Of (examples * (1 + negatives)) pairs: of each example what was chosen, then its negatives."""
+    """Tensors of examples * (1 + negatives) pairs: for each example the chosen item, then its negatives."""
     present: npt.NDArray[np.bool_]
     """(examples, 1 + negatives) bool."""
 
@@ -79,10 +79,10 @@ def ranker_examples(
     *,
     seed: int,
 ) -> RankerExamples:
-    """At most `config.max_examples` choices of the training part, drawn at random. `model` has the data's own rows."""
+    """At most `config.max_examples` choices of the training part, drawn at random; `model` has the data set's rows."""
     event = np.arange(len(dataset.item_rows)) - np.repeat(dataset.offsets[:-1], dataset.lengths)
     in_training = event < np.repeat(cut.num_history_events, dataset.lengths)
-    # A user's first event has no history that it could follow from.
+    # A user's first event has no history to predict it from.
     choices = np.flatnonzero(in_training & (event > 0))
     choices = np.sort(np.random.default_rng(seed).permutation(choices)[: config.max_examples])
     users, positions = dataset.user_rows[choices], event[choices]
@@ -106,7 +106,7 @@ def ranker_examples(
 
 
 def concatenated(parts: list[Candidates]) -> Candidates:
-    """Candidates of several batches as one; all have equally many columns."""
+    """Joins the candidates of several batches, which all have the same number of columns."""
     profiles = [part.profiles for part in parts if part.profiles is not None]
     return Candidates(
         rows=np.concatenate([part.rows for part in parts]),

@@ -1,4 +1,4 @@
-"""NCF to ONNX."""
+"""Exports NCF to ONNX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.rankers.ncf.network import NcfRanker
 
 
 def export_ncf(ranker: NcfRanker, path: Path) -> ExportedNetwork:
-    """Writes the NCF ranker. Its batch is that of (user, candidate) pairs."""
+    """Writes the NCF ranker, whose batch dimension is (user, candidate) pairs."""
     shape = ranker.shape
     generator = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""Trains the NCF ranker on frozen towers: softmax over what was chosen and its negatives, early stopping on NDCG@10."""
+"""Trains the NCF ranker on frozen towers: softmax over the chosen item and its negatives, early stopping on NDCG@10."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ValidateRanker = Callable[[NcfRanker], float]
 
 @dataclass(frozen=True)
 class RankerFit:
-    """The best ranker of a fit and how it came about."""
+    """The best ranker of a fit, with its validation metrics."""
 
     ranker: NcfRanker
     best_epoch: int
-    """0 where the order of the towers was never bettered."""
+    """0 if no epoch improved on the order of the towers."""
     validation: tuple[float, ...]
     """Validation NDCG@10 before the first epoch and after each; empty without validation."""
 
@@ -45,9 +45,9 @@ def fit_ranker(
 ) -> RankerFit:
     """Trains a new ranker, in place, for at most `num_epochs`.
 
-    `item_index` is (items,) int64, the id that each item has while training: 0 for one without an interaction to learn
-    from, whose own id would learn nothing but that it is never chosen. With `validate` the best epoch's weights are
-    returned, the untrained ones among them; without, the last epoch's.
+    `item_index` is (items,) int64, the id of each item in training: 0 for an item without interactions to learn from,
+    whose own id would learn only that it is never chosen. With `validate` the best epoch's weights are returned, which
+    may be the untrained weights; without, the last epoch's.
     """
     generator = np.random.default_rng(seed)
     device = ranker.collaborative_weight.device
@@ -81,7 +81,7 @@ def fit_ranker(
 
 
 def run_ranker(ranker: NcfRanker, tensors: Tensors) -> torch.Tensor:
-    """Scores of pairs, (pairs,) float32 on the ranker's device, of the tensors that it reads."""
+    """Scores of pairs, (pairs,) float32 on the ranker's device, from the tensors that it reads."""
     device = ranker.collaborative_weight.device
     scores: torch.Tensor = ranker(
         **{name: torch.from_numpy(tensors[name]).to(device) for name in ranker.shape.arguments}

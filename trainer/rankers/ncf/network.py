@@ -1,9 +1,9 @@
-"""Neural collaborative filtering as a ranker: GMF and an MLP over one user and one item (He et al., WWW 2017).
+"""Neural collaborative filtering as a ranker: GMF and an MLP over a user and an item (He et al., WWW 2017).
 
-Two things differ from the paper. Users are vectors of the frozen user tower instead of ids, so that a user whom
-training never saw, or who has just clicked, is ranked too; an embedding of the user's id is added where the towers read
-ids. And the last layer reads the collaborative and the content score beside GMF and MLP, and begins with the
-collaborative score alone: before its first step the ranker orders as the towers do.
+It differs from the paper in two points. Users are vectors of the frozen user tower instead of ids, so it ranks for new
+users, and reflects a click at once; if the towers read user ids, an embedding of the id is added. The last layer reads
+the collaborative and the content score beside GMF and MLP, and begins with the collaborative score alone: before its
+first step the ranker orders as the towers do.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from trainer.config.train_config import NcfConfig
 
 @dataclass(frozen=True, kw_only=True)
 class NcfShape:
-    """What the data decide of the ranker."""
+    """Sizes and scales of the ranker that follow from the data."""
 
     dim: int
     """Width of user and item vectors."""
     num_items: int
     num_users: int
-    """0 where the ranker reads no user ids."""
+    """0 if the ranker reads no user ids."""
     collaborative_scale: float
-    """What the collaborative score is multiplied with: 1 / temperature of the towers."""
+    """Factor of the collaborative score: 1 / temperature of the towers."""
     content_scale: float
-    """What the content score is multiplied with: 1 / its standard deviation. 0 without content, which is not read."""
+    """Factor of the content score: 1 / its standard deviation. 0 without content, which is then not read."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -52,8 +52,8 @@ class NcfRanker(nn.Module):
         self.shape = shape
         self.item_id_dropout = config.item_id_dropout
         width = config.factors
-        # Row 0 stands for an item or user without an id of its own, and adds nothing. All rows begin as nothing: one
-        # that training never touches stays so.
+        # Row 0 stands for an item or user without an id of its own, and adds nothing. All rows begin at zero: a row
+        # that is never trained stays zero.
         self.gmf_item_embedding = _zero_embedding(shape.num_items, width)
         self.mlp_item_embedding = _zero_embedding(shape.num_items, width)
         self.gmf_item = nn.Linear(shape.dim, width, bias=False)

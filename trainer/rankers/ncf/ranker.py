@@ -29,25 +29,25 @@ from trainer.sources.content.source import content_of
 
 @dataclass(frozen=True)
 class FittedNcf:
-    """A trained network."""
+    """A trained NCF network."""
 
     network: NcfRanker
     num_epochs: int = 0
-    """For how many it was trained."""
+    """Number of epochs that it was trained for."""
 
     def pair_scores(self, tensors: Tensors) -> npt.NDArray[np.float32]:
-        """As the network would score once exported."""
+        """Scores as the exported network would."""
         self.network.eval()
         with torch.inference_mode():
             return np.asarray(run_ranker(self.network, tensors).cpu().numpy(), dtype=np.float32)
 
     def refit(self, towers: FrozenTowers, cut: Cut) -> FittedNcf:
-        """For as many epochs."""
+        """Trains for the same number of epochs."""
         fitted = fit_ncf(towers, cut, num_epochs=self.num_epochs)
         return FittedNcf(fitted.ranker, fitted.best_epoch)
 
     def export(self, path: Path) -> ExportedNetwork:
-        """Moves the network to the CPU."""
+        """Writes the network to `path`; moves it to the CPU."""
         return export_ncf(self.network, path)
 
 
@@ -58,7 +58,7 @@ class Ncf:
     kind: str = "ncf"
 
     def try_out(self, towers: FrozenTowers, validation: HoldOut) -> RankerTrial:
-        """Stops early by the items held out there."""
+        """Trains with early stopping on the items that `validation` holds out."""
         fitted = fit_ncf(towers, validation, num_epochs=towers.config.ncf.max_epochs, validation=validation)
         ranker = FittedNcf(fitted.ranker, fitted.best_epoch)
         return RankerTrial(
@@ -73,7 +73,7 @@ NCF: Final = Ncf()
 
 
 def fit_ncf(towers: FrozenTowers, cut: Cut, *, num_epochs: int, validation: HoldOut | None = None) -> RankerFit:
-    """NCF trained on what comes before the cut; with `validation` it stops early by the items held out there."""
+    """Trains NCF on the events before the cut; with `validation`, stops early on the items that it holds out."""
     dataset, model, config = towers.dataset, towers.model, towers.config
     examples = ranker_examples(dataset, cut, model, config.ncf, seed=config.fit.seed)
     content = content_of(model.sources)
@@ -101,7 +101,7 @@ def fit_ncf(towers: FrozenTowers, cut: Cut, *, num_epochs: int, validation: Hold
 
 
 def _validation(towers: FrozenTowers, hold_out: HoldOut) -> ValidateRanker:
-    """NDCG@10 by ranking the same candidates every time: the towers are frozen, so they are found once."""
+    """NDCG@10 of a ranker. The towers are frozen, so the candidates are the same every time and found once."""
     batches: list[tuple[Candidates, npt.NDArray[np.int64]]] = []
     for start in range(0, len(hold_out.users), BATCH_USERS):
         users = hold_out.users[start : start + BATCH_USERS]
@@ -115,8 +115,8 @@ def _validation(towers: FrozenTowers, hold_out: HoldOut) -> ValidateRanker:
         ranks = []
         for found, columns in batches:
             scores = score_candidates(towers.model, found, FittedNcf(ranker).pair_scores)
-            of_target = scores[np.arange(len(columns)), columns]
-            better = (scores >= of_target[:, None]).sum(axis=1) - 1  # of equal scores the target comes last
+            target_scores = scores[np.arange(len(columns)), columns]
+            better = (scores >= target_scores[:, None]).sum(axis=1) - 1  # the target loses every tie
             ranks.append(np.where(columns == MISSING_ROW, len(towers.dataset.catalogue), better))
         return float(metrics_per_user(np.concatenate(ranks))[CHOICE_METRIC].mean())
 

@@ -1,1 +1,1 @@
-"""What a retrieval source is, to everything that loops over them."""
+"""The interface of a retrieval source, for all code that loops over the sources."""

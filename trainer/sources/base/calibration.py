@@ -1,4 +1,4 @@
-"""Mean and standard deviation of scores, by which a blend makes scores of several kinds comparable."""
+"""Mean and standard deviation of scores, with which a blend makes scores of several kinds comparable."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from tandem.contract.manifest import Calibration
 
-# A smaller share of the scores' size is what float32 leaves of equal scores.
+# A smaller standard deviation, relative to the scores, is float32 rounding of equal scores.
 _MIN_RELATIVE_STD: Final = 1e-5
 _BATCH_VECTORS: Final = 65_536
 
 
 def calibration_of_scores(scores: npt.NDArray[np.float32]) -> Calibration:
-    """Of scores that are all there, any shape."""
+    """Mean and standard deviation of an array of scores, of any shape."""
     mean, mean_square = float(scores.mean(dtype=np.float64)), float(np.square(scores, dtype=np.float64).mean())
     return _from_moments(mean, mean_square)
 
@@ -25,8 +25,8 @@ def calibration_of_products(
 ) -> Calibration:
     """Mean and standard deviation of the inner products of all (user, item) pairs: (users, d) and (items, d).
 
-    They follow from the first and second moments of both sides, so that no pair has to be scored. Scores that are all
-    equal have standard deviation 1: they order nothing, whatever they are divided by.
+    They follow from the first and second moments of both sides, so no pair has to be scored. Equal scores get standard
+    deviation 1: they order no items, whatever the divisor.
     """
     user_mean, user_moment = _moments(user_vectors)
     item_mean, item_moment = _moments(item_vectors)
@@ -43,7 +43,7 @@ def _from_moments(mean: float, mean_square: float) -> Calibration:
 
 
 def _moments(vectors: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean, (d,), and mean of the outer products, (d, d), of (n, d) vectors."""
+    """Mean, (d,), and mean outer product, (d, d), of (n, d) vectors."""
     dim = vectors.shape[1]
     total, outer = np.zeros(dim), np.zeros((dim, dim))
     for start in range(0, len(vectors), _BATCH_VECTORS):

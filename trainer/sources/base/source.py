@@ -1,7 +1,7 @@
-"""What a retrieval source is: it learns from a data set, proposes candidates, and has files in the bundle.
+"""A retrieval source learns from a data set, proposes candidates, and has files in the bundle.
 
-A source that also scores has a share of the blend, see `BlendedSource`. The bundle's format knows which sources have
-one (`tandem.contract.manifest.BlendSpec`); every other source proposes candidates alone.
+A source that also scores has a share of the blend, see `BlendedSource`. The bundle's format fixes the sources with a
+share (`tandem.contract.manifest.BlendSpec`); every other source only proposes candidates.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer.features.encoded import Encoded
 
 
 class Histories:
-    """Histories of some users, in the rows of a model."""
+    """Histories of a batch of users, in the rows of a model."""
 
     def __init__(self, states: Sequence[UserState], vocabulary: KeyRows) -> None:
         self._states = states
@@ -34,21 +34,21 @@ class Histories:
         self._longest: Rows | None = None
 
     def rows(self, num_events: int) -> Rows:
-        """The newest known events: (users, num_events) int64, oldest first, MISSING_ROW where there is no event."""
+        """The newest known events: (users, num_events) int64, oldest first; MISSING_ROW without an event."""
         if self._longest is None or self._longest.shape[1] < num_events:
             self._longest = encode_histories(self._states, self._vocabulary, num_events).rows
         return self._longest[:, self._longest.shape[1] - num_events :]
 
 
 class FittedSource(Protocol):
-    """What a source has learned, in the rows of its model."""
+    """A fitted source, in the rows of its model."""
 
     def candidates(self, histories: Histories) -> Rows:
-        """(users, n) int64 for any n, MISSING_ROW where there is no candidate; rows may repeat."""
+        """(users, n) int64 for any n; MISSING_ROW without a candidate; rows may repeat."""
         ...
 
     def write(self, parts: BundleParts) -> BundleParts:
-        """`parts` with the files of this source."""
+        """Returns `parts` with the files of this source."""
         ...
 
 
@@ -57,41 +57,41 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """As answers name it: a constant SOURCE_* of `tandem.contract.names`."""
+        """Name in answers: a constant SOURCE_* of `tandem.contract.names`."""
         ...
 
     def fit(self, encoded: Encoded, cut: Cut, config: TrainConfig) -> FittedSource | None:
-        """Learns from what comes before the cut in `encoded`; None where the data or the configuration rule it out."""
+        """Learns from the events before the cut in `encoded`; None if the data or the configuration rule it out."""
         ...
 
     def read(self, bundle: Bundle) -> FittedSource | None:
-        """The source that a bundle serves; None where it has none."""
+        """The source that a bundle serves; None if the bundle does not have this source."""
         ...
 
 
 @dataclass(frozen=True)
 class Share:
-    """How much a source counts in the blend."""
+    """The share of a source in the blend."""
 
     weight: float
-    """0 to 1, of what the sources before it in `SOURCES` leave; the two towers have the rest."""
+    """0 to 1, of the share that the sources before it in `SOURCES` leave; the two towers have the remaining share."""
     decay_events: float | None = None
-    """An event that this many newer ones follow counts 1/e of the newest; None for a source without a decay."""
+    """An event with this many newer events after it weighs 1/e of the newest; None for a source without a decay."""
 
 
 Shares = Mapping[str, Share]
-"""By the keys of the sources; a source that is not among them is not in the blend."""
+"""Shares by source key; a source without a share is not in the blend."""
 
 SourceScores = Callable[[Histories, Share], npt.NDArray[float32]]
-"""Scores of (users, items) float32, of its own, for a share's decay."""
+"""Scores, (users, items) float32 in a new array, with a share's decay."""
 
 
 @runtime_checkable
 class FittedBlendedSource(FittedSource, Protocol):
-    """What a source has learned that also scores items."""
+    """A fitted source that also scores items."""
 
     def scores(self, rows: Rows) -> SourceScores:
-        """Scores the items `rows`, (items,) int64."""
+        """Returns a function that scores the items `rows`, (items,) int64."""
         ...
 
     def calibration(self, histories: Histories, share: Share) -> Calibration:
@@ -101,24 +101,24 @@ class FittedBlendedSource(FittedSource, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ShareChoice:
-    """The shares that are best on validation."""
+    """The best shares on validation."""
 
     shares: Shares
     metrics: Mapping[str, PerUser]
-    """Of the validation users, by these shares."""
+    """Metrics of the validation users with these shares."""
     by_weight: Mapping[float, float]
-    """Mean of the metric that decides, by every weight of the source that was tried."""
+    """Mean of the deciding metric, by every weight of the source that was tried."""
 
 
 class ShareTrial(Protocol):
-    """Validation, to choose shares by."""
+    """Validation for the choice of shares."""
 
     def best(self, tried: Sequence[Shares], key: str) -> ShareChoice:
-        """The best of some shares, which differ in the share of the source `key`; of equally good ones the first."""
+        """The best of `tried`, which differ in the share of the source `key`; ties go to the first."""
         ...
 
-    def of_users(self, most: int) -> ShareTrial:
-        """The same by at most that many of the validation users."""
+    def with_users(self, max_users: int) -> ShareTrial:
+        """The same trial on at most `max_users` of the validation users."""
         ...
 
 
@@ -128,31 +128,31 @@ class BlendedSource(Source, Protocol):
 
     @property
     def key(self) -> str:
-        """Name of its scores in `tandem.contract.ranking.blend`, and of its weight in metrics and parameters."""
+        """Name of the scores in `tandem.contract.ranking.blend`, and of the weight in metrics and parameters."""
         ...
 
     @property
     def label(self) -> str:
-        """Its name in tables and messages."""
+        """Name in tables and messages."""
         ...
 
     @property
     def without(self) -> float | None:
-        """The weight that is reported of a model without this source."""
+        """The weight to report for a model without this source."""
         ...
 
     def choose(self, trial: ShareTrial, shares: Shares, config: TrainConfig) -> ShareChoice:
-        """Adds the best share of this source to those already chosen, of the sources that have what it leaves."""
+        """Adds the best share of this source to `shares`, which are those of the sources after it in `SOURCES`."""
         ...
 
     def is_served(self, share: Share) -> bool:
-        """Whether a bundle with this share has the source at all."""
+        """Whether a bundle with this share serves the source."""
         ...
 
     def share_of(self, spec: BlendSpec) -> Share | None:
-        """The share that a calibrated blend gives the source; None where it has none."""
+        """The share that a calibrated blend gives the source; None if the source is not in the blend."""
         ...
 
     def into(self, spec: BlendSpec, share: Share, calibration: Calibration) -> BlendSpec:
-        """`spec` where the source has this share."""
+        """Returns `spec` with this share of the source."""
         ...

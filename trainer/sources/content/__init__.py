@@ -1,1 +1,1 @@
-"""Items whose texts and categories are like those of the items chosen last."""
+"""Items whose texts and categories are similar to those of the user's newest items."""

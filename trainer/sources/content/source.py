@@ -1,4 +1,4 @@
-"""The content source: vectors of texts and categories, and the nearest items of each item by them."""
+"""The content source: vectors of texts and categories, and the nearest items of each item by these vectors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FittedContent:
     """(items, content_dim) float16."""
     num_neighbours: int
     stored_neighbours: npt.NDArray[np.int32] | None = None
-    """(items, num_neighbours) int32 as a bundle holds them; None: they are found when they are first asked for."""
+    """(items, num_neighbours) int32 as a bundle holds them; None: computed on first use."""
 
     @cached_property
     def neighbours(self) -> npt.NDArray[np.int32]:
@@ -62,17 +62,17 @@ class FittedContent:
         return lambda histories, _: self.profiles(histories) @ vectors.T
 
     def calibration(self, histories: Histories, share: Share) -> Calibration:  # noqa: ARG002 - content has no decay
-        """Of all items."""
+        """Calibration over all items."""
         return calibration_of_products(self.profiles(histories), self.vectors)
 
     def write(self, parts: BundleParts) -> BundleParts:
-        """Vectors and neighbours."""
+        """Adds vectors and neighbours."""
         return replace(parts, content=Content(self.vectors, self.neighbours))
 
 
 @dataclass(frozen=True)
 class ContentSource:
-    """Everything that a catalogue says of its items."""
+    """Retrieval by the texts and categories of a catalogue."""
 
     name: str = names.SOURCE_CONTENT_NEIGHBOURS
     key: str = "content"
@@ -80,7 +80,7 @@ class ContentSource:
     without: float | None = None
 
     def fit(self, encoded: Encoded, cut: Cut, config: TrainConfig) -> FittedSource | None:  # noqa: ARG002 - reads no events
-        """Nothing is learned of interactions. None for a catalogue that says nothing of its items."""
+        """Takes the content vectors; reads no interactions. None for a catalogue without texts and categories."""
         if encoded.content_vectors is None:
             return None
         return FittedContent(encoded.content_vectors, config.content.num_neighbours)
@@ -97,7 +97,7 @@ class ContentSource:
         return trial.best([{**shares, self.key: Share(weight)} for weight in config.ranker.content_weights], self.key)
 
     def is_served(self, share: Share) -> bool:  # noqa: ARG002 - at any weight
-        """Always: its candidates are worth having at weight 0 too."""
+        """Always True: the candidates are useful at weight 0 too."""
         return True
 
     def share_of(self, spec: BlendSpec) -> Share | None:
@@ -105,7 +105,7 @@ class ContentSource:
         return None if spec.content is None else Share(spec.content_weight)
 
     def into(self, spec: BlendSpec, share: Share, calibration: Calibration) -> BlendSpec:
-        """Content has its weight of the whole."""
+        """Content is first in `SOURCES`, so its weight is that of the whole score."""
         return replace(spec, content_weight=share.weight, content=calibration)
 
 
@@ -113,7 +113,7 @@ CONTENT: Final = ContentSource()
 
 
 def content_of(sources: Mapping[str, FittedSource]) -> FittedContent | None:
-    """The content source among those of a model."""
+    """The content source of a model; None if the model does not have one."""
     found = sources.get(CONTENT.name)
     assert found is None or isinstance(found, FittedContent)
     return found

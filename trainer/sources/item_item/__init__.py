@@ -1,1 +1,1 @@
-"""Items that go together with the items chosen last, by what all users chose."""
+"""Items that users choose together with the user's newest items."""

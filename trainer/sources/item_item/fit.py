@@ -1,4 +1,4 @@
-"""What the item-item source learns: the strongest weights of EASE, a few for each item."""
+"""Fits the item-item source: the strongest weights of EASE, `num_neighbours` for each item."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def fit_item_item(dataset: Dataset, num_events: npt.NDArray[np.int64], config: I
     weights = np.zeros((num_items, width), dtype=np.float16)
     for start in range(0, len(learned.items), _BATCH_ITEMS):
         batch = slice(start, start + _BATCH_ITEMS)
-        of_items = learned.weights[batch]
-        strongest = np.argpartition(-np.abs(of_items), width - 1, axis=1)[:, :width]
-        kept = np.take_along_axis(of_items, strongest, axis=1).astype(np.float16)
+        item_weights = learned.weights[batch]
+        strongest = np.argpartition(-np.abs(item_weights), width - 1, axis=1)[:, :width]
+        kept = np.take_along_axis(item_weights, strongest, axis=1).astype(np.float16)
         order = np.argsort(-kept, axis=1, kind="stable")
         kept = np.take_along_axis(kept, order, axis=1)
         neighbours = learned.items[np.take_along_axis(strongest, order, axis=1)]

@@ -23,7 +23,7 @@ from trainer.sources.base.source import FittedSource, Histories, Share, ShareCho
 from trainer.sources.item_item.fit import fit_item_item
 
 DECAY_USERS: Final = 5_000
-"""Users at most by whom the decay is chosen."""
+"""Most validation users for the choice of the decay."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,26 @@ class FittedItemItem:
         return near[:, :ITEM_ITEM_CANDIDATES]
 
     def all_scores(self, histories: Histories, share: Share) -> npt.NDArray[np.float32]:
-        """(users, items) float32, as serving makes them."""
+        """(users, items) float32, as serving computes them."""
         assert share.decay_events is not None
         return item_item_scores(self.learned, histories.rows(num_events_read(share.decay_events)), share.decay_events)
 
     def scores(self, rows: Rows) -> SourceScores:
-        """What the items of the history add to each item."""
+        """Sums of the history's weights for each item."""
         return lambda histories, share: self.all_scores(histories, share)[:, rows]
 
     def calibration(self, histories: Histories, share: Share) -> Calibration:
-        """Of all items."""
+        """Calibration over all items."""
         return calibration_of_scores(self.all_scores(histories, share))
 
     def write(self, parts: BundleParts) -> BundleParts:
-        """Neighbours and weights."""
+        """Adds neighbours and weights."""
         return replace(parts, item_item=self.learned)
 
 
 @dataclass(frozen=True)
 class ItemItemSource:
-    """The strongest weights of EASE."""
+    """Retrieval by the strongest weights of EASE."""
 
     name: str = names.SOURCE_ITEM_ITEM
     key: str = "item_item"
@@ -70,17 +70,17 @@ class ItemItemSource:
     without: float | None = 0.0
 
     def fit(self, encoded: Encoded, cut: Cut, config: TrainConfig) -> FittedSource | None:
-        """None above `item_item.max_items`."""
+        """Fits EASE. None above `item_item.max_items`."""
         learned = fit_item_item(encoded.dataset, cut.num_history_events, config.item_item)
         return None if learned is None else FittedItemItem(learned)
 
     def read(self, bundle: Bundle) -> FittedSource | None:
-        """None in a bundle whose blend does not weigh it."""
+        """Neighbours and weights as the bundle holds them; None in a bundle without them."""
         return None if bundle.item_item is None else FittedItemItem(bundle.item_item)
 
     def choose(self, trial: ShareTrial, shares: Shares, config: TrainConfig) -> ShareChoice:
-        """The decay by this source alone, then its weight beside the two towers."""
-        alone = trial.of_users(DECAY_USERS).best(
+        """Chooses the decay with this source alone, then its weight beside the two towers."""
+        alone = trial.with_users(DECAY_USERS).best(
             [{self.key: Share(1.0, decay)} for decay in config.item_item.decays_events], self.key
         )
         share = alone.shares[self.key]
@@ -88,15 +88,15 @@ class ItemItemSource:
         return trial.best(tried, self.key)
 
     def is_served(self, share: Share) -> bool:
-        """Only with a weight: it takes 6 bytes for every neighbour of every item in every worker."""
+        """Only at a weight above 0: every worker holds 6 bytes for every neighbour of every item."""
         return share.weight > 0.0
 
     def share_of(self, spec: BlendSpec) -> Share | None:
-        """None in a blend without it."""
+        """None in a blend without the item-item source."""
         return None if spec.item_item is None else Share(spec.item_item.weight, spec.item_item.decay_events)
 
     def into(self, spec: BlendSpec, share: Share, calibration: Calibration) -> BlendSpec:
-        """The source has its weight of the collaborative score."""
+        """The weight is the source's share of the collaborative score."""
         assert share.decay_events is not None
         return replace(spec, item_item=ItemItemSpec(share.weight, share.decay_events, calibration))
 
