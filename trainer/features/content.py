@@ -1,8 +1,8 @@
-"""Content vectors: what texts and categories say of items, as short vectors whose inner product is a similarity.
+"""Content vectors: texts and categories of items as short vectors whose inner product is a similarity.
 
-Words and categories are weighted by TF-IDF and reduced by a truncated SVD. Joined with the embeddings of a text
-encoder, if there is one, they are reduced once more. None of it is centred, so an item of which nothing is known stays
-zero. The only module that imports scikit-learn.
+Words and categories are weighted by TF-IDF and reduced by a truncated SVD. With a text encoder, they are joined with
+its embeddings and reduced again. Nothing is centred, so the vector of an item without content stays zero. The only
+module that imports scikit-learn.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from trainer.config.train_config import ContentConfig
 from trainer.dataset.dataset import Catalogue
 
 MAX_TERMS = 50_000
-"""Words and categories that count: those of the most items."""
+"""Most words and categories that are read: those in the most items."""
 TF_IDF_DIM = 512
 """Width to which TF-IDF is reduced before anything is joined to it."""
 MAX_FIT_ITEMS = 50_000
-"""Items from which the directions of a reduction are learned."""
+"""Most items from which the directions of a reduction are learned."""
 _BATCH_ITEMS = 4_096
 _WORD = re.compile(r"\w\w+")
-# An item with less of its length left after a reduction is known by rounding errors alone.
+# An item with less than this length left after a reduction has only rounding errors.
 _MIN_LENGTH_LEFT = 1e-3
-# Directions below this share of the strongest one are rounding errors.
+# Directions with less than this share of the largest singular value are rounding errors.
 _MIN_RELATIVE_SINGULAR_VALUE = 1e-3
 
 
 def content_vectors(
     catalogue: Catalogue, text_embeddings: npt.NDArray[np.float32], config: ContentConfig
 ) -> npt.NDArray[np.float16] | None:
-    """Content vectors of all items: (items, at most config.dim) float16 of length 1, or zero where nothing is known.
+    """Content vectors of all items: (items, at most config.dim) float16 of length 1, or zero for items without content.
 
     `text_embeddings` is (items, text_dim) float32, zero for an item without text; text_dim is 0 without an encoder, and
-    then words and categories say all. Returns None where nothing is known of any item. A word or category that every
-    item has counts as nothing: it tells none apart.
+    then only words and categories are read. Returns None if no item has content. A word or category that every item has
+    is ignored: it distinguishes no items.
     """
     terms = tf_idf(catalogue)
     if text_embeddings.shape[1] == 0:
@@ -57,9 +57,9 @@ def content_vectors(
 def tf_idf(catalogue: Catalogue) -> sparse.csr_matrix:
     """TF-IDF of the words of titles and descriptions, and of categories: (items, terms) float32, of length 1 or zero.
 
-    Without any term that tells items apart it is (items, 0).
+    Returns (items, 0) if no term distinguishes items.
     """
-    # A second to import, which no command should pay that does without.
+    # The import takes a second, which a command without content should not pay.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     rows = range(len(catalogue))
@@ -74,11 +74,10 @@ def tf_idf(catalogue: Catalogue) -> sparse.csr_matrix:
 
 
 def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> npt.NDArray[np.float32]:
-    """Rows of (items, width) along the directions that hold most of their length: (items, at most dim) float32.
+    """Projects the rows of `features`, (items, width), on their strongest directions: (items, at most dim) float32.
 
-    Each direction is divided by the square root of its singular value, so that the strong ones do not decide alone.
-    Each row has length 1, or is zero where next to nothing of it is left. What is no wider than `dim` only gets its
-    length.
+    Each direction is divided by the square root of its singular value, so that strong directions do not dominate. Each
+    row has length 1, or is zero if next to nothing of it is left. Features no wider than `dim` are only scaled.
     """
     from sklearn.decomposition import TruncatedSVD
 
@@ -88,8 +87,8 @@ def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> 
     sample = np.sort(np.random.default_rng(0).permutation(num_items)[:MAX_FIT_ITEMS])
     svd = TruncatedSVD(dim, random_state=0).fit(features[sample])
     kept = svd.singular_values_ > _MIN_RELATIVE_SINGULAR_VALUE * svd.singular_values_.max()
-    # Undivided, the few directions that most items share would decide, and what is particular would count nothing;
-    # divided by the whole singular value, the noise of the weakest ones would. See decision 0022.
+    # Undivided, the directions that most items share would dominate, and particular content would count for nothing;
+    # divided by the whole singular value, the noise of the weakest directions would dominate. See decision 0022.
     scale = np.sqrt(svd.singular_values_.max() / svd.singular_values_[kept])
     directions = (svd.components_[kept] * scale[:, None]).T.astype(np.float32)
     vectors = np.empty((num_items, directions.shape[1]), dtype=np.float32)
@@ -100,7 +99,7 @@ def reduced(features: npt.NDArray[np.float32] | sparse.csr_matrix, dim: int) -> 
 
 def _terms(catalogue: Catalogue, row: int) -> Sequence[str]:
     words = _WORD.findall(f"{catalogue.titles[row]} {catalogue.descriptions[row]}".lower())
-    # A category is not the word that it may be spelled like.
+    # A category and a word with the same spelling are different terms.
     return [*words, *(f"category: {name}" for name in catalogue.categories[row])]
 
 

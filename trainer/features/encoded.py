@@ -1,4 +1,4 @@
-"""A data set as the towers read it, and the two looks at it that one training takes."""
+"""A data set as the towers read it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Encoded:
     schema: FeatureSchema
     item_tensors: Tensors
     content_vectors: npt.NDArray[np.float16] | None
-    """(items, content_dim) float16; None for a catalogue that says nothing of its items."""
+    """(items, content_dim) float16; None for a catalogue without texts and categories."""
 
     def text_embeddings(self) -> npt.NDArray[np.float32]:
         """(items, text_dim) float32; text_dim is 0 without an encoder."""
-        nothing = np.zeros((len(self.dataset.catalogue), 0), dtype=np.float32)
-        return np.asarray(self.item_tensors.get(names.TEXT_EMBEDDING, nothing), dtype=np.float32)
+        no_text = np.zeros((len(self.dataset.catalogue), 0), dtype=np.float32)
+        return np.asarray(self.item_tensors.get(names.TEXT_EMBEDDING, no_text), dtype=np.float32)
 
     def knowing(self, known: Dataset, *, learned_from: Dataset | None = None) -> Encoded:
-        """The same users and catalogue when only `known` has happened.
+        """The same users and catalogue, with only the events of `known`.
 
-        An item keeps its id where `learned_from` (by default `known`) has an interaction with it.
+        An item keeps its id if `learned_from` (by default `known`) has an interaction with it.
         """
         popularity = (learned_from or known).popularity(known.lengths if learned_from is None else learned_from.lengths)
         item_index = encode_item_index(np.arange(len(popularity)), popularity)
@@ -47,14 +47,14 @@ class Encoded:
 
 
 def encode(prepared: PreparedData, config: TrainConfig, settings: Settings) -> Encoded:
-    """Reads the prepared data and turns catalogue and users into what the towers read."""
+    """Reads the prepared data and encodes catalogue and users for the towers."""
     return encode_dataset(load_dataset(prepared.directory), config, settings)
 
 
 def encode_dataset(
     dataset: Dataset, config: TrainConfig, settings: Settings, *, extend: FeatureSchema | None = None
 ) -> Encoded:
-    """The same for data in memory. With `extend`, codes mean what they mean in that schema, and new ones come after."""
+    """As `encode`, for data in memory. With `extend`, the codes of that schema keep their meaning; new codes follow."""
     embeddings = embed_texts(
         catalogue_texts(dataset.catalogue),
         config.text,

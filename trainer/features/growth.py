@@ -1,4 +1,4 @@
-"""Rows that stay and rows that are added: what an earlier model knew keeps its place, what is new comes after it."""
+"""Growth of a model: known items, users and codes keep the rows of the earlier model, and new rows follow them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _Value = TypeVar("_Value")
 
 
 def with_earlier_items(dataset: Dataset, earlier: Catalogue) -> Dataset:
-    """The items of `earlier` first, in their order, then those that are new, in theirs.
+    """The data set with the items of `earlier` first, in their order, then its new items, in the data set's order.
 
-    What the data set says of an item replaces what was said earlier. An item that it does not have any more stays, so
-    that no row moves, and is not available.
+    The data set's description of an item replaces the earlier description. An item that the data set no longer has
+    stays, so that no row moves, and is unavailable.
     """
     current = dataset.catalogue
     order = _merged(earlier.item_ids, current.item_ids)
-    places = {item_id: place for place, item_id in enumerate(current.item_ids)}
-    earlier_places = {item_id: place for place, item_id in enumerate(earlier.item_ids)}
+    rows = {item_id: row for row, item_id in enumerate(current.item_ids)}
+    earlier_rows = {item_id: row for row, item_id in enumerate(earlier.item_ids)}
 
-    def merged(of_current: Sequence[_Value], of_earlier: Sequence[_Value]) -> list[_Value]:
-        return [of_current[places[one]] if one in places else of_earlier[earlier_places[one]] for one in order]
+    def merged(values: Sequence[_Value], earlier_values: Sequence[_Value]) -> list[_Value]:
+        return [
+            values[rows[item_id]] if item_id in rows else earlier_values[earlier_rows[item_id]] for item_id in order
+        ]
 
     vocabulary = Vocabulary.from_ids(order)
     catalogue = Catalogue(
@@ -43,19 +45,21 @@ def with_earlier_items(dataset: Dataset, earlier: Catalogue) -> Dataset:
         categories=merged(current.categories, earlier.categories),
         attributes=merged(current.attributes, earlier.attributes),
         vocabulary=vocabulary,
-        available=np.array([one in places and bool(current.available[places[one]]) for one in order], dtype=np.bool_),
+        available=np.array(
+            [item_id in rows and bool(current.available[rows[item_id]]) for item_id in order], dtype=np.bool_
+        ),
     )
     return replace(dataset, catalogue=catalogue, item_rows=vocabulary.rows(current.item_ids)[dataset.item_rows])
 
 
 def with_earlier_users(dataset: Dataset, earlier: Sequence[str]) -> Dataset:
-    """The users of `earlier` first, in their order, then those that are new, in theirs.
+    """The data set with the users of `earlier` first, in their order, then its new users, in the data set's order.
 
-    A user that the data set does not have any more stays, without events and features.
+    A user that the data set no longer has stays, without events and features.
     """
     order = _merged(earlier, dataset.user_ids)
-    places = {user_id: place for place, user_id in enumerate(dataset.user_ids)}
-    sources = np.array([places.get(user_id, -1) for user_id in order], dtype=np.int64)
+    rows = {user_id: row for row, user_id in enumerate(dataset.user_ids)}
+    sources = np.array([rows.get(user_id, -1) for user_id in order], dtype=np.int64)
     lengths = np.where(sources >= 0, dataset.lengths[sources], 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
@@ -63,7 +67,7 @@ def with_earlier_users(dataset: Dataset, earlier: Sequence[str]) -> Dataset:
     return replace(
         dataset,
         user_ids=order,
-        user_features=[dataset.user_features[place] if place >= 0 else {} for place in sources],
+        user_features=[dataset.user_features[row] if row >= 0 else {} for row in sources],
         offsets=offsets,
         item_rows=dataset.item_rows[events],
         event_codes=dataset.event_codes[events],
@@ -74,9 +78,9 @@ def with_earlier_users(dataset: Dataset, earlier: Sequence[str]) -> Dataset:
 
 
 def extended_schema(earlier: FeatureSchema, current: FeatureSchema) -> FeatureSchema:
-    """`current`, where every code of `earlier` still means the same; new categories, values and features come after.
+    """`current` with the codes of `earlier`: every code keeps its meaning; new categories, values and features follow.
 
-    Buckets of numbers stay as they were cut.
+    Buckets of numeric features stay as they were cut.
     """
     features = {feature.name: feature for feature in current.user_features}
     known = tuple(_extended_feature(feature, features.pop(feature.name, feature)) for feature in earlier.user_features)
@@ -89,13 +93,13 @@ def extended_schema(earlier: FeatureSchema, current: FeatureSchema) -> FeatureSc
 
 
 def grown_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state of `model` with these weights in it, where embeddings may have got more rows.
+    """The state of `model` with `weights` in it; embeddings of `model` may have more rows.
 
-    A new item begins as the out-of-vocabulary row, which is how it was served until now: item ids are dropped to that
-    row in training, so that it stands for any item. New categories, users and values of features begin at zero, where
-    they add nothing. Parts that only `model` has stay as they are.
+    A new item begins as the out-of-vocabulary row, with which it was served until now: training drops item ids to that
+    row, so that it stands for any item. New categories, users and feature values begin at zero, where they add nothing.
+    Parts that only `model` has keep their state.
 
-    Raises ConfigError where a width differs.
+    Raises ConfigError if a width differs.
     """
     state = model.state_dict()
     for name, fresh in state.items():
@@ -112,11 +116,11 @@ def grown_weights(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, 
 
 def _merged(earlier: Sequence[str], current: Sequence[str]) -> list[str]:
     known = set(earlier)
-    return [*earlier, *(one for one in current if one not in known)]
+    return [*earlier, *(value for value in current if value not in known)]
 
 
 def _extended(earlier: tuple[str, ...], current: tuple[str, ...], most: int) -> tuple[str, ...]:
-    """At most `most`, but for those that were there."""
+    """The values of `earlier`, then new values of `current` up to `most` values in all."""
     return tuple(_merged(earlier, current)[: max(most, len(earlier))])
 
 

@@ -1,6 +1,6 @@
-"""Who interacted with what, as a sparse matrix: the input of every method that knows items by their users alone.
+"""The sparse matrix of interactions: the input of every method that knows items only by their users.
 
-The only module of the trainer that builds such a matrix, so that all of them count repeated pairs alike.
+The only module of the trainer that builds this matrix, so that all methods count repeated pairs alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def interaction_matrix(
     """(users, items) float32 CSR with sorted columns: 1 for each pair that occurs, or its weight.
 
     `event_weights`, (events,) float32, are positive. `recency_tau` multiplies each event by exp(-age / recency_tau),
-    where age is the number of newer events of its user: 0 for the newest. A pair that occurs more than once has its
+    where age is the number of newer events of its user: 0 for the newest. A pair that occurs more than once gets its
     largest weight.
     """
     weights = np.ones(len(dataset.item_rows), dtype=np.float32) if event_weights is None else event_weights
@@ -37,7 +37,7 @@ def interaction_matrix(
 
 
 def event_ages(dataset: Dataset) -> npt.NDArray[np.float32]:
-    """(events,) float32, how many newer events each event's user has."""
+    """(events,) float32, the number of newer events of each event's user."""
     ends = np.repeat(dataset.offsets[1:], dataset.lengths)
     ages: npt.NDArray[np.float32] = (ends - 1 - np.arange(len(dataset.item_rows))).astype(np.float32)
     return ages

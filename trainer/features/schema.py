@@ -21,22 +21,22 @@ from trainer.core.errors import DataError
 from trainer.dataset.dataset import Catalogue, Dataset
 
 MAX_CATEGORIES = 2_000
-"""Categories with an embedding of their own: the most frequent ones."""
+"""Most categories with an embedding of their own: the most frequent categories."""
 MAX_FEATURE_VALUES = 500
-"""Values of one categorical user feature with an embedding of their own: the most frequent ones."""
+"""Most values of a categorical user feature with an embedding of their own: the most frequent values."""
 MAX_BUCKETS = 8
 """Buckets of a numeric user feature, cut at quantiles."""
 
 
 def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> FeatureSchema:
-    """Decides from the data which features there are and how they are coded.
+    """Derives the features and their codes from the data.
 
-    Raises DataError when a user feature of the data has the name of one that is derived from the history.
+    Raises DataError if a user feature of the data has the name of a feature that is derived from the history.
     """
     if taken := sorted({feature.name for feature in HISTORY_FEATURES} & set(dataset.feature_names)):
-        raise DataError(f"user feature {taken[0]}: this name is kept for a feature derived from the history; rename it")
+        raise DataError(f"user feature {taken[0]}: the name is reserved for a feature of the history; rename it")
     categories = Counter(name for item in dataset.catalogue.categories for name in item)
-    most_of_one_item = max((len(item) for item in dataset.catalogue.categories), default=0)
+    most_categories = max((len(item) for item in dataset.catalogue.categories), default=0)
     return FeatureSchema(
         history_length=config.towers.history_length,
         user_features=(
@@ -44,7 +44,7 @@ def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> Fea
             *(HISTORY_FEATURES if config.towers.history_features else ()),
         ),
         item_categories=tuple(sorted(name for name, _ in categories.most_common(MAX_CATEGORIES))),
-        max_item_categories=min(most_of_one_item, config.towers.max_item_categories),
+        max_item_categories=min(most_categories, config.towers.max_item_categories),
         text_encoder=config.text.encoder if text_dim else "",
         text_dim=text_dim,
         text_max_tokens=config.text.max_tokens if text_dim else DEFAULT_TEXT_MAX_TOKENS,
@@ -53,7 +53,7 @@ def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> Fea
 
 
 def user_feature(name: str, users: Sequence[Mapping[str, str]]) -> UserFeature:
-    """Numeric when every value is a number and there are more of them than buckets, else categorical."""
+    """The feature `name`: numeric if it has more than MAX_BUCKETS values and all are numbers, else categorical."""
     values = Counter(user[name] for user in users if name in user)
     numbers = [_number(value) for value in values.elements()]
     if len(values) > MAX_BUCKETS and None not in numbers:
@@ -63,7 +63,7 @@ def user_feature(name: str, users: Sequence[Mapping[str, str]]) -> UserFeature:
 
 
 def catalogue_texts(catalogue: Catalogue) -> list[str]:
-    """What the text encoder reads of every item, in row order; empty where there is nothing to read."""
+    """The text encoder's input for every item, in row order; empty for an item without text."""
     return [
         item_text(title, description, categories)
         for title, description, categories in zip(
@@ -81,7 +81,7 @@ def item_inputs(
 ) -> Tensors:
     """Inputs of the item tower for every catalogue item, in row order; see `encode_items`.
 
-    `text_embeddings` is (items, text_dim), `popularity` (items,) the interactions the towers may learn from.
+    `text_embeddings` is (items, text_dim); `popularity` is (items,), the interactions that the towers may learn from.
     """
     return encode_items(
         schema=schema,

@@ -1,8 +1,8 @@
 """Text embeddings of a catalogue's items, by the encoder that `tandem.text` runs, cached by content.
 
-The cache is a folder per encoder of append-only files, each with the SHA-256 of every text and its embedding. So a new
-catalogue encodes only texts that were never seen, and two runs never write one file. The processes of torchrun share
-the cache folder and what is not in it; a batch is the same whoever encodes it.
+The cache is a folder per encoder of append-only files, which hold the SHA-256 and the embedding of each text. So a new
+catalogue encodes only new texts, and two runs never write the same file. The processes of torchrun share the cache
+folder and divide the missing texts among them; a batch has the same embeddings in every process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def embed_texts(
 ) -> npt.NDArray[np.float32]:
     """Embeddings of texts: (texts, text_dim) float32, zero for an empty text.
 
-    Returns (texts, 0) where every text is empty or the encoder is "none". Raises ConfigError when the encoder cannot be
+    Returns (texts, 0) if every text is empty or the encoder is "none". Raises ConfigError if the encoder cannot be
     loaded.
     """
     if config.encoder == _NO_TEXT or not any(texts):
@@ -41,13 +41,13 @@ def embed_texts(
     digests = [hashlib.sha256(text.encode()).digest() for text in texts]
     cached = _read_cache(directory)
     missing = {digest: text for digest, text in zip(digests, texts, strict=True) if text and digest not in cached}
-    distributed.wait_for_all()  # or one process would already find what another has just written
+    distributed.wait_for_all()  # or a process would find embeddings that another process has just written
     if missing:
         encoded = _encode(missing, config, device)
         if encoded:
             _append_to_cache(directory, list(encoded), np.stack(list(encoded.values())))
-        for of_process in distributed.gather(encoded):
-            cached.update(of_process)
+        for process_embeddings in distributed.gather(encoded):
+            cached.update(process_embeddings)
     dim = len(next(iter(cached.values())))
     no_text = np.zeros(dim, dtype=np.float32)
     return np.stack([cached[digest] if text else no_text for digest, text in zip(digests, texts, strict=True)])
@@ -56,12 +56,12 @@ def embed_texts(
 def _encode(
     texts: Mapping[bytes, str], config: TextConfig, device: torch.device
 ) -> dict[bytes, npt.NDArray[np.float32]]:
-    """Embeddings (text_dim,) float32 of this process's share of the texts; both by digest."""
+    """Embeddings, (text_dim,) float32, of this process's share of the texts; both mappings are keyed by digest."""
     try:
         encoder = TextEncoder(config.encoder, max_tokens=config.max_tokens, device=device)
     except TextEncoderError as error:
         raise ConfigError(f"text.encoder: {error}") from error
-    by_length = sorted(texts, key=lambda digest: len(texts[digest]))  # equal lengths waste no padding
+    by_length = sorted(texts, key=lambda digest: len(texts[digest]))  # texts of equal length need no padding
     batches = [by_length[start : start + config.batch_size] for start in range(0, len(texts), config.batch_size)]
     batches = batches[distributed.rank() :: distributed.num_processes()]
     embeddings: dict[bytes, npt.NDArray[np.float32]] = {}

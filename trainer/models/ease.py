@@ -17,9 +17,9 @@ class LinearItems:
     """Weights between items."""
 
     items: npt.NDArray[np.int64]
-    """(known items,) int64, the rows of items that the weights are of; the others score 0."""
+    """(known items,) int64, the item rows of the weights; all other items score 0."""
     weights: npt.NDArray[np.float32]
-    """(known items, known items) float32: what item i in a history adds to the score of item j."""
+    """(known items, known items) float32: weight i, j is what item i in a history adds to the score of item j."""
     num_items: int
 
     def history_scores(self, histories: sparse.csr_matrix) -> npt.NDArray[np.float32]:
@@ -30,11 +30,11 @@ class LinearItems:
 
 
 def ease_weights(interactions: sparse.csr_matrix, l2: float) -> LinearItems:
-    """Inverts the matrix of co-occurrences of (users, items) interactions.
+    """Inverts the co-occurrence matrix of `interactions`, (users, items).
 
     In float64, so 12,000 items take about 1.2 GB. `l2` is the regularisation, in interactions.
     """
-    items = np.flatnonzero(interactions.getnnz(axis=0))  # the others would be rows and columns of zeros
+    items = np.flatnonzero(interactions.getnnz(axis=0))  # items without interactions have rows and columns of zeros
     matrix = interactions[:, items].astype(np.float64)
     gram = np.asfortranarray((matrix.T @ matrix).toarray())
     gram[np.diag_indices_from(gram)] += l2
@@ -47,7 +47,7 @@ def ease_weights(interactions: sparse.csr_matrix, l2: float) -> LinearItems:
 def _inverse(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Inverse of a symmetric positive definite matrix in Fortran order, which is overwritten.
 
-    By Cholesky: half of the operations and of the memory that an inverse by LU takes.
+    By Cholesky, which takes half of the operations and of the memory of an inverse by LU.
     """
     factor, failed = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
     if failed:

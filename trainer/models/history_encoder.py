@@ -1,8 +1,8 @@
-"""What the user tower makes of a history: a causal transformer, or a weighted mean.
+"""Encoders of a history in the user tower: a causal transformer, or a weighted mean.
 
-The transformer is SASRec's (Kang and McAuley, ICDM 2018) with a learned bias on the attention for the time that lies
-between two events, in logarithmic buckets (as in HSTU, Zhai et al., ICML 2024). The mean has that bias alone: it costs
-a fraction of the time and is the usual user tower of retrieval models (Covington et al., RecSys 2016).
+The transformer is SASRec's (Kang and McAuley, ICDM 2018) with a learned attention bias for the time between two events,
+in logarithmic buckets (as in HSTU, Zhai et al., ICML 2024). The mean is weighted by that bias alone: it costs a
+fraction of the time and is the usual user tower of retrieval models (Covington et al., RecSys 2016).
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from torch.nn import functional
 AGE_BUCKETS = 32
 """Buckets of the time between two events: bucket b holds 2^b - 1 to 2^(b+1) - 1 seconds, the last all longer times."""
 
-_MASKED = -1e9  # finite: a history without any event must not turn into NaN
+_MASKED = -1e9  # finite, because a history without events must not become NaN
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How several histories share a row, see `trainer.training.packing`; without one, each has a row of its own."""
+    """Several histories in a row, see `trainer.training.packing`; without a layout, each history has its own row."""
 
     segments: Tensor
-    """(b, n) int64: events of one history have one number."""
+    """(b, n) int64: all events of a history have the same number."""
     positions: Tensor
-    """(b, n) int64, the column an event would have in a row of its own, `history_length` - 1 for the newest one."""
+    """(b, n) int64, the column that the event has in a row of its own; `history_length` - 1 for the newest event."""
 
 
 class AttentionBias(nn.Module):
-    """What is added to the attention: a learned number for the time between two events, and the mask of later ones."""
+    """Attention bias: a learned number for the time between two events, and the mask of later events."""
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
-        # Shared by all blocks, as T5 shares its position bias: half the cost of one table for each.
+        # Shared by all blocks, as T5 shares its position bias: half the cost of a table per block.
         self.by_age = nn.Embedding(AGE_BUCKETS, num_heads)
         nn.init.zeros_(self.by_age.weight)
 
     def forward(self, event_codes: Tensor, ages: Tensor | None, layout: Layout | None) -> Tensor:
         """Takes (b, n) int64 and (b, n) float32 seconds; returns (b, heads or 1, n, n) float32.
 
-        Without ages, which says that all of them are 0, there is one head for all.
+        `ages` None means that all ages are 0; the result then has a single head.
         """
         length = event_codes.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=event_codes.device).tril()
         visible = causal & (event_codes != 0)[:, None, None, :]
         if layout is not None:
             visible = visible & (layout.segments[:, None, :, None] == layout.segments[:, None, None, :])
-        # A column without an event sees itself: what it holds must not depend on how many such columns there are.
+        # A column without an event sees itself: its vector must not depend on the number of empty columns.
         visible = visible | torch.eye(length, dtype=torch.bool, device=event_codes.device)
         bias = torch.where(visible, 0.0, _MASKED)
         if ages is None:
@@ -78,7 +78,7 @@ class CausalBlock(nn.Module):
     def forward(self, x: Tensor, bias: Tensor, *, newest_only: bool = False) -> Tensor:
         """Takes x (b, n, dim) and bias (b, heads or 1, n, n) float32, added to the attention; returns (b, n, dim).
 
-        With `newest_only` what it returns is (b, 1, dim): the last position of the same.
+        With `newest_only` it returns only the last position, (b, 1, dim).
         """
         normed = self.attention_norm(x)
         if newest_only:
@@ -95,7 +95,7 @@ class CausalBlock(nn.Module):
         return x + fed
 
     def _heads_of_newest(self, normed: Tensor) -> tuple[Tensor, ...]:
-        """The query of the last position, keys and values of all."""
+        """The query of the last position, and the keys and values of all positions."""
         dim = normed.shape[-1]
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         (query,) = self._split_heads(functional.linear(normed[:, -1:], weight[:dim], bias[:dim]), 1)
@@ -109,7 +109,7 @@ class CausalBlock(nn.Module):
 
 
 class HistoryEncoder(nn.Module, ABC):
-    """What the user tower asks for the vectors after the events of a history."""
+    """Base of the encoders, which compute the vectors after the events of a history."""
 
     bias: AttentionBias
 
@@ -124,19 +124,19 @@ class HistoryEncoder(nn.Module, ABC):
     ) -> Tensor:
         """Takes (b, n, dim) float32 events, (b, n) int64 codes, (b, n) float32 ages in seconds or None for all 0.
 
-        Returns (b, n, dim), a vector after every event. With `newest_only`, which is all that serving reads, it is
-        (b, 1, dim), the last position of the same.
+        Returns (b, n, dim), a vector after every event. With `newest_only` it returns only the last position,
+        (b, 1, dim), which is all that serving reads.
         """
         return self._encode(events, self.bias(event_codes, ages, layout), layout, newest_only=newest_only)
 
     @abstractmethod
     def _encode(self, events: Tensor, bias: Tensor, layout: Layout | None, *, newest_only: bool) -> Tensor:
-        """See `forward`; `bias` is what `AttentionBias` returns."""
+        """See `forward`; `bias` is the result of `AttentionBias`."""
 
 
 class TransformerEncoder(HistoryEncoder):
-    """Causal blocks over the events. For the newest event alone the last block computes one position: of two blocks
-    little more than one is computed."""
+    """Causal blocks over the events. For the newest event alone, the last block computes a single position: two blocks
+    then cost little more than one block."""
 
     def __init__(self, *, dim: int, history_length: int, num_layers: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -168,8 +168,8 @@ class MeanEncoder(HistoryEncoder):
         self.norm = nn.LayerNorm(dim)
 
     def _encode(self, events: Tensor, bias: Tensor, layout: Layout | None, *, newest_only: bool) -> Tensor:  # noqa: ARG002 - a mean knows no positions
-        of_one_head = bias[:, 0, -1:] if newest_only else bias[:, 0]
-        weights = torch.softmax(of_one_head, dim=-1)
+        log_weights = bias[:, 0, -1:] if newest_only else bias[:, 0]
+        weights = torch.softmax(log_weights, dim=-1)
         mean = weights @ self.dropout(events)
         vectors: Tensor = self.norm(mean + self.dropout(self.feed_forward(mean)))
         return vectors

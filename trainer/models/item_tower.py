@@ -10,11 +10,11 @@ from trainer.models.similarity import normalise
 
 
 class ItemTower(nn.Module):
-    """Sums what is known of an item and normalises it.
+    """Sums the embeddings of an item's id, text and categories, and normalises the sum.
 
-    Every part that is missing adds nothing: an item without text, or one that was never trained on (index 0), still
-    gets a vector from the rest. While training, ids are dropped to the out-of-vocabulary row at random, so that the row
-    is trained and the other parts learn to carry an item alone (DropoutNet, Volkovs et al., NeurIPS 2017).
+    A missing part adds nothing: an item without text, or an item that was never trained on (index 0), gets its vector
+    from the remaining parts. Training drops ids to the out-of-vocabulary row at random, so that the row is trained and
+    the other parts learn to represent an item alone (DropoutNet, Volkovs et al., NeurIPS 2017).
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class ItemTower(nn.Module):
         dropout: float,
         similarity: Similarity,
     ) -> None:
-        """`text_dim` and `num_categories` are 0 where the catalogue has no text or no categories."""
+        """`text_dim` and `num_categories` are 0 if the catalogue has no text or no categories."""
         super().__init__()
         self.id_embedding = nn.Embedding(num_items + 1, dim)
         self.text_projection = nn.Linear(text_dim, dim, bias=False) if text_dim else None

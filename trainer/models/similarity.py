@@ -1,4 +1,4 @@
-"""How a vector leaves a tower, so that a score is a dot product under either similarity."""
+"""Normalises a tower's vectors, so that a score is a dot product under either similarity."""
 
 from __future__ import annotations
 

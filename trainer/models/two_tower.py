@@ -1,4 +1,4 @@
-"""The two towers together: what is trained, and how a score is made of two vectors."""
+"""The two towers as a model to train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.models.user_tower import UserTower
 
 
 class TwoTowerModel(nn.Module):
-    """Both towers, and the temperature their scores are divided by while training."""
+    """Both towers, and the temperature that divides their scores in training."""
 
     def __init__(self, config: TowersConfig, schema: FeatureSchema, *, num_items: int, num_users: int) -> None:
         super().__init__()

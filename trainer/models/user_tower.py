@@ -1,6 +1,6 @@
-"""The user tower: the vectors of the items a user chose, through a history encoder, and the user's features.
+"""The user tower: the vectors of a user's items through a history encoder, and the user's features.
 
-Training reads the output at every position, serving only the newest one.
+Training reads the output at every position, serving only at the newest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class UserTower(nn.Module):
         num_users: int,
         similarity: Similarity,
     ) -> None:
-        """`feature_sizes` are the codes of each user feature; `num_users` is 0 where the tower reads no user ids."""
+        """`feature_sizes` are the numbers of codes of the user features; `num_users` 0: the tower reads no user ids."""
         super().__init__()
         self.encoder = encoder
         self.similarity: Similarity = similarity
@@ -44,7 +44,7 @@ class UserTower(nn.Module):
         user_feature_codes: Tensor | None = None,
         user_index: Tensor | None = None,
     ) -> Tensor:
-        """Vectors after the newest event: inputs as `tandem.contract.features.encode_users` makes them -> (b, dim)."""
+        """Vectors after the newest event: inputs of `tandem.contract.features.encode_users` -> (b, dim)."""
         vectors = self.sequence(
             history_vectors, history_event_codes, history_ages, user_feature_codes, user_index, newest_only=True
         )
@@ -61,13 +61,13 @@ class UserTower(nn.Module):
         layout: Layout | None = None,
         newest_only: bool = False,
     ) -> Tensor:
-        """Vectors after every event of the history, each seeing that event and earlier ones only: (b, n, dim), or with
-        `newest_only` (b, 1, dim), after the newest event.
+        """Vectors after every event of the history, (b, n, dim), each of which sees only that event and earlier events;
+        with `newest_only` the vector after the newest event, (b, 1, dim).
 
-        The histories may be shorter than the tower reads: they are its newest events. `history_ages` None says that all
-        ages are 0, as they are where only the order is known; the same vectors come sooner. `user_feature_codes` are
-        (b, features) and `user_index` (b,), or (b, n, features) and (b, n) where they differ from event to event, as
-        they do when several histories share a row by `layout`.
+        The histories may have fewer columns than the tower reads: the newest. `history_ages` None means that all ages
+        are 0, as for data with only an order; the vectors are the same as for zeros, and computed faster.
+        `user_feature_codes` is (b, features) and `user_index` (b,), or (b, n, features) and (b, n) if they differ from
+        event to event, as when several histories share a row by `layout`.
         """
         events = history_vectors + self.event_embedding(history_event_codes)
         vectors: Tensor = self.encoder(events, history_event_codes, history_ages, layout, newest_only=newest_only)

@@ -90,7 +90,7 @@ def test_prepare_then_features(environment, capsys) -> None:
     printed = capsys.readouterr().out
     assert "60 users x 24 items, 720 entries, density 50.0000%" in printed
     assert "text: none is read" in printed
-    assert "24 items have some, 2 different ones" in printed
+    assert "24 items with categories, 2 categories are read" in printed
     assert "content vectors: 24 items, 4 dimensions" in printed
 
 

@@ -203,7 +203,9 @@ def test_auto_scores_a_small_catalogue_in_full() -> None:
 
 
 def test_the_full_softmax_in_parts_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.models.losses._CPU_PART_SCORES", 3 * 20)  # three positions at once, and a rest
+    monkeypatch.setattr(
+        "trainer.models.losses._CPU_CHUNK_SCORES", 3 * 20
+    )  # chunks of three positions, and a smaller last chunk
     users, items = torch.randn(10, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
     targets = torch.randint(20, (10,))
     expected = F.cross_entropy(30 * users @ items.T, targets)
