@@ -1,4 +1,4 @@
-"""Full ranking of held-out items by a bundle, for tests that compare it with what was trained."""
+"""Full ranking of held-out items by a bundle, for tests that compare it with the trained model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.scoring.scoring_model import ScoringModel, UserVectors
 def bundle_ranks(
     dataset: Dataset, hold_out: HoldOut, bundle: Bundle, user_vectors: UserVectors
 ) -> npt.NDArray[np.int64]:
-    """Ranks as a bundle is served: by its ONNX ranker, by its blend, or by its two towers where it has neither.
+    """Ranks as a bundle is served: by its ONNX ranker, by its blend, or by its two towers if it has neither.
 
     `user_vectors` runs the bundle's user tower. Returns (evaluated users,) int64.
     """

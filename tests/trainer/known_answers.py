@@ -22,7 +22,7 @@ class Table:
 
 
 def split_of(known: Sequence[Sequence[int]], targets: Mapping[int, Sequence[int]], *, num_items: int) -> EvalSplit:
-    """Users with these known item rows, and the targets of those who are evaluated."""
+    """A split of users with the known item rows `known`; `targets` are the target rows of the evaluated users."""
     return EvalSplit(
         name="test",
         known=dataset_of(known, num_items=num_items),

@@ -13,7 +13,7 @@ from trainer.dataset.dataset import Catalogue, Dataset
 
 
 def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset:
-    """Users who chose the given item rows in that order, one minute apart."""
+    """A data set of users who chose the given item rows in this order, one minute apart."""
     ids = [f"i{row}" for row in range(num_items)]
     lengths = [len(history) for history in histories]
     return Dataset(
@@ -33,7 +33,7 @@ def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset
         item_rows=np.array([row for history in histories for row in history], dtype=np.int64),
         event_codes=np.full(sum(lengths), EVENT_CODES["rating"], dtype=np.uint8),
         event_times=np.array(
-            [60_000_000 * (1 + place) for history in histories for place in range(len(history))], dtype=np.int64
+            [60_000_000 * (1 + minute) for history in histories for minute in range(len(history))], dtype=np.int64
         ),
         ratings=np.full(sum(lengths), np.nan, dtype=np.float32),
         weights=np.ones(sum(lengths), dtype=np.float32),
@@ -41,6 +41,6 @@ def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset
 
 
 def without_items(dataset: Dataset, rows: Sequence[int]) -> Dataset:
-    """The same where these items are not available any more."""
+    """The data set with the items `rows` unavailable."""
     available = ~np.isin(np.arange(len(dataset.catalogue)), rows)
     return replace(dataset, catalogue=replace(dataset.catalogue, available=available))

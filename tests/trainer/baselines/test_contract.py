@@ -1,4 +1,4 @@
-"""What every baseline must do, run over all of them on data with a known answer."""
+"""The contract of a baseline, tested for every baseline on data with a known answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = [
     "Hybrid EASE+recency, iALS+recency, TF-IDF+recency",
 ]
 NEW_USER = 5
-"""A user without events in the part."""
+"""A user without events in the split."""
 
 
 def colours(dataset: Dataset) -> np.ndarray:
@@ -45,7 +45,7 @@ def colours(dataset: Dataset) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory) -> EvalSplit:
-    """The checkerboard's last events as targets; all others are known, those of NEW_USER left out, all rated 5."""
+    """The checkerboard's last events as targets. All earlier events but NEW_USER's are known, and all are rated 5."""
     folder = tmp_path_factory.mktemp("checkerboard")
     prepared = prepare(load_data_config(str(write_checkerboard(folder)), {}), folder)
     dataset = load_dataset(prepared.directory)
@@ -55,7 +55,7 @@ def split(tmp_path_factory) -> EvalSplit:
 
 @pytest.fixture(scope="module")
 def create(split: EvalSplit) -> Callable[[str], Baseline]:
-    """Makes a baseline by its name; an encoder would tell the two colours apart."""
+    """Makes a baseline by name; the text embeddings distinguish the two colours."""
     embeddings = np.eye(2, dtype=np.float32)[colours(split.known)]
     return lambda name: {baseline.name: baseline for baseline in all_baselines(split.known, embeddings)}[name]
 
@@ -65,16 +65,16 @@ def test_the_catalogue_is_complete(split: EvalSplit) -> None:
     assert [baseline.name for baseline in all_baselines(split.known, embeddings)] == NAMES
 
 
-def test_what_the_data_do_not_allow_is_left_out(split: EvalSplit) -> None:
-    nothing = replace(split.known.catalogue, titles=[""] * 24, descriptions=[""] * 24, categories=[[]] * 24)
-    known = replace(split.known, catalogue=nothing, ratings=np.full(len(split.known.ratings), np.nan, np.float32))
+def test_baselines_that_the_data_do_not_allow_are_left_out(split: EvalSplit) -> None:
+    empty = replace(split.known.catalogue, titles=[""] * 24, descriptions=[""] * 24, categories=[[]] * 24)
+    known = replace(split.known, catalogue=empty, ratings=np.full(len(split.known.ratings), np.nan, np.float32))
     names = [baseline.name for baseline in all_baselines(known, np.zeros((24, 0), np.float32))]
     assert names == NAMES[:7]
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestBaseline:
-    def test_it_scores_all_items_for_the_users_asked(self, name, create, split) -> None:
+    def test_it_scores_all_items_for_the_given_users(self, name, create, split) -> None:
         scorer = create(name).fit(split.known)
         users = np.array([7, 0, 30, NEW_USER])
         scores = scorer.scores(users)
@@ -84,7 +84,7 @@ class TestBaseline:
         assert scorer.scores(users[1:2])[0] == pytest.approx(scores[1], abs=1e-5)
         assert scorer.scores(users[:0]).shape == (0, 24)
 
-    def test_it_finds_what_was_withheld(self, name, create, split) -> None:
+    def test_it_finds_the_withheld_items(self, name, create, split) -> None:
         baseline = create(name)
         if isinstance(baseline, (Popularity, RatingSVD)):
             pytest.skip("popularity knows no users, and ratings that are all equal tell nothing")
@@ -99,7 +99,7 @@ class TestBaseline:
         first, second = (create(name).fit(split.known).scores(users) for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
-    def test_the_caller_may_overwrite_what_it_gets(self, name, create, split) -> None:
+    def test_the_caller_may_overwrite_the_scores(self, name, create, split) -> None:
         scorer = create(name).fit(split.known)
         users = np.array([3, NEW_USER])
         scores = scorer.scores(users)
@@ -107,10 +107,10 @@ class TestBaseline:
         scores[:] = np.nan
         np.testing.assert_array_equal(scorer.scores(users), expected)
 
-    def test_a_user_without_history_gets_what_most_chose(self, name, create, split) -> None:
+    def test_a_user_without_history_gets_popular_items(self, name, create, split) -> None:
         (scores,) = create(name).fit(split.known).scores(np.array([NEW_USER]))
         if isinstance(create(name), RatingSVD):
-            assert np.ptp(scores) < 0.5  # the average rating, but for what the item's is
+            assert np.ptp(scores) < 0.5  # the average rating, plus the bias of the item
         else:
             order = np.argsort(-split.known.popularity(split.known.lengths), kind="stable")
             assert np.argsort(-scores, kind="stable").tolist() == order.tolist()

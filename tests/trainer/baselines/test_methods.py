@@ -1,4 +1,4 @@
-"""What each method computes, against its definition on data small enough to do by hand or by a plain formula."""
+"""Each method against its definition, by hand or by a plain formula on small data."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_ease_is_its_closed_form() -> None:
     np.fill_diagonal(weights, 0.0)
     scores = Ease(l2=7.0).fit(dataset).scores(np.arange(40))
     assert scores == pytest.approx(matrix @ weights, abs=1e-5)
-    assert not scores[:, 11].any()  # nobody chose it
+    assert not scores[:, 11].any()  # no user chose it
 
 
 def test_item_knn_is_shrunk_cosine_over_the_nearest() -> None:
@@ -53,7 +53,7 @@ def test_recency_weights_the_history_when_scoring_and_only_then() -> None:
     assert recent.scores(np.arange(40)) == pytest.approx(plain.model.history_scores(weighted), abs=1e-6)
 
 
-def test_what_is_shared_is_fitted_once_for_each_data_set() -> None:
+def test_a_shared_baseline_is_fitted_once_for_each_data_set() -> None:
     dataset, other = random_dataset(), random_dataset(seed=1)
     shared = FitOnce(Ease())
     first = shared.fit(dataset)
@@ -72,15 +72,15 @@ def test_content_by_faiss_is_the_product_with_the_history() -> None:
 
 
 def test_hybrid_adds_scores_of_equal_spread() -> None:
-    few, many = np.array([1, 2, 3, 4], np.float32), np.array([400, 100, 200, 300], np.float32)
-    scorer = HybridScorer([(PopularityScorer(few), 1.0), (PopularityScorer(many), 0.5)])
-    expected = (few - 2.5) / few.std() + 0.5 * (many - 250) / many.std()
+    small, large = np.array([1, 2, 3, 4], np.float32), np.array([400, 100, 200, 300], np.float32)
+    scorer = HybridScorer([(PopularityScorer(small), 1.0), (PopularityScorer(large), 0.5)])
+    expected = (small - 2.5) / small.std() + 0.5 * (large - 250) / large.std()
     assert scorer.scores(np.array([0]))[0] == pytest.approx(expected, abs=1e-5)
     constant = HybridScorer([(PopularityScorer(np.full(4, 7, np.float32)), 1.0)])
     assert constant.scores(np.array([0]))[0].tolist() == [0, 0, 0, 0]
 
 
-def test_a_hybrid_of_one_ranks_as_its_part() -> None:
+def test_a_hybrid_with_a_single_part_ranks_as_the_part() -> None:
     dataset = random_dataset()
     alone = Popularity().fit(dataset).scores(np.arange(3))
     hybrid = Hybrid(parts=((Popularity(), 2.0),)).fit(dataset).scores(np.arange(3))
@@ -88,7 +88,7 @@ def test_a_hybrid_of_one_ranks_as_its_part() -> None:
 
 
 def rated_board():
-    """Users rate items of their own colour 5 and others 1; half of all pairs are known."""
+    """Users rate items of their own colour 5 and all other items 1; half of all pairs are known."""
     generator = np.random.default_rng(0)
     histories = [generator.permutation(20)[:10] for _ in range(60)]
     dataset = dataset_of(histories, num_items=20)
@@ -99,7 +99,7 @@ def rated_board():
 def test_svd_learns_ratings_of_pairs_it_has_not_seen() -> None:
     dataset = rated_board()
     scorer = RatingSVD(num_factors=4, num_epochs=300, learning_rate=0.02, regularization=0.02).fit(dataset)
-    users, items = (places.ravel() for places in np.meshgrid(np.arange(60), np.arange(20), indexing="ij"))
+    users, items = (rows.ravel() for rows in np.meshgrid(np.arange(60), np.arange(20), indexing="ij"))
     unseen = interaction_matrix(dataset).toarray().ravel() == 0
     predicted = scorer.ratings(users[unseen], items[unseen])
     assert predicted.dtype == np.float32
@@ -111,7 +111,7 @@ def test_svd_learns_ratings_of_pairs_it_has_not_seen() -> None:
     assert own[0::2].min() > own[1::2].max()
 
 
-def test_svd_predicts_the_mean_where_it_knows_neither() -> None:
+def test_svd_predicts_the_mean_for_an_unknown_user_and_item() -> None:
     dataset = rated_board()
     known = dataset.subset((dataset.user_rows != 3) & (dataset.item_rows != 4))
     scorer = RatingSVD(num_factors=4).fit(known)

@@ -1,4 +1,4 @@
-"""Choosing hyperparameters on data where it is known which are right."""
+"""The choice of hyperparameters, on data with a known best choice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRIDS = Grids(
 
 
 def changing_tastes() -> EvalSplit:
-    """Users choose four items of one colour of three, then change to the next for good."""
+    """Users choose four items of one of three colours, then four items of the next colour."""
     generator = np.random.default_rng(0)
     colours = np.arange(NUM_ITEMS).reshape(3, 8)
     histories = []
@@ -54,14 +54,14 @@ def split() -> EvalSplit:
 NO_TEXT = np.zeros((NUM_ITEMS, 0), np.float32)
 
 
-def test_it_takes_what_validation_prefers(split: EvalSplit) -> None:
+def test_it_takes_the_best_hyperparameters_on_validation(split: EvalSplit) -> None:
     chosen = tune(split, NO_TEXT, reciprocal_rank, GRIDS)
     assert chosen.item_knn == ItemKNN(num_neighbours=50)
     assert chosen.ease_recency.recency_tau == 1.0
     assert chosen == tune(split, NO_TEXT, reciprocal_rank, GRIDS)
 
 
-def test_what_was_chosen_is_at_least_as_good_as_the_rest_of_the_grid(split: EvalSplit) -> None:
+def test_the_choice_is_at_least_as_good_as_the_whole_grid(split: EvalSplit) -> None:
     chosen = tune(split, NO_TEXT, reciprocal_rank, GRIDS)
     qualities = {
         baseline.name: reciprocal_rank(split, baseline.fit(split.known))
@@ -69,13 +69,13 @@ def test_what_was_chosen_is_at_least_as_good_as_the_rest_of_the_grid(split: Eval
     }
     assert qualities["EASE"] == max(reciprocal_rank(split, ease.fit(split.known)) for ease in GRIDS.ease)
     assert qualities["EASE+recency"] > qualities["EASE"]
-    of_two, of_three = (qualities[name] for name in qualities if name.startswith("Hybrid"))
+    two_parts, three_parts = (qualities[name] for name in qualities if name.startswith("Hybrid"))
     # Content weight 0 was tried.
-    assert of_two >= qualities["EASE+recency"]
-    assert of_three >= of_two
+    assert two_parts >= qualities["EASE+recency"]
+    assert three_parts >= two_parts
 
 
-def test_hyperparameters_rest_on_a_sample_of_a_large_part(split: EvalSplit, monkeypatch) -> None:
+def test_hyperparameters_are_chosen_on_a_sample_of_a_large_split(split: EvalSplit, monkeypatch) -> None:
     monkeypatch.setattr(tuning, "MAX_USERS", 30)
     asked = set()
 
@@ -99,7 +99,7 @@ def test_a_sample_keeps_all_targets_of_its_users(split: EvalSplit, monkeypatch) 
         target_ratings=np.arange(6, dtype=np.float32),
     )
     rows_of = {
-        user: several.target_rows[offsets[place] : offsets[place + 1]].tolist() for place, user in enumerate([0, 5, 8])
+        user: several.target_rows[offsets[index] : offsets[index + 1]].tolist() for index, user in enumerate([0, 5, 8])
     }
 
     def quality(sampled: EvalSplit, scorer: Scorer) -> float:

@@ -1,4 +1,4 @@
-"""One model trained through the command line, and every command that takes a model."""
+"""A model trained through the command line, and every command that takes a model."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def test_evaluate_a_registered_model_then_compare(trained, tmp_path, capsys) -> 
     assert {"as served", "Popularity", "EASE"} <= written["models"].keys()
     assert set(TABLE_METRICS) <= written["models"]["as served"]["metrics"].keys()
 
-    # What is measured of the exported bundle is what the run measured before the export.
+    # The metrics of the exported bundle equal the metrics that the run measured before the export.
     assert main(["compare", "1", f"{output}.evaluations", "--against", "Popularity"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    of_run, of_bundle = (
+    run_row, bundle_row = (
         next(row for row in rows if row.startswith(f"| {name} |")) for name in ("version 1", "as served")
     )
-    assert of_run.removeprefix("| version 1") == of_bundle.removeprefix("| as served")
+    assert run_row.removeprefix("| version 1") == bundle_row.removeprefix("| as served")
     assert sum(row.startswith("| EASE |") for row in rows) == 4  # once in each of the four tables
 
 
@@ -138,7 +138,7 @@ def test_prepared_data_are_trained_on_and_the_alias_stays(trained, folder, tmp_p
     assert read_bundle(tmp_path / "bundle").manifest.training_data.data_version == "v7"
 
 
-def test_prepared_data_and_a_description_of_data_exclude_each_other(folder, capsys) -> None:
+def test_prepared_data_and_arguments_of_a_data_set_exclude_each_other(folder, capsys) -> None:
     for described in (["--dataset", "ml-1m"], ["--until", "2026-01-01"], ["--set", "data.min_rating=3"]):
         assert main(["train", "--prepared", str(folder), *described]) == 2
         assert "--prepared names data that are prepared already" in capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_tune_writes_a_configuration_that_train_takes(trained, folder, capsys) -
     found = Path(capsys.readouterr().out.splitlines()[-1])
     assert found == folder / "data/tuning/checkerboard.toml"
     assert load_train_config(found, {}).fit.max_epochs == 2
-    # The study has its two trials already: asked again, it runs none and says the same.
+    # The study has its two trials already: a second call runs none and prints the same.
     assert main(["tune", *arguments]) == 0
     assert "study checkerboard: 2 trials finished" in capsys.readouterr().out
 
@@ -161,11 +161,11 @@ def test_tune_writes_a_configuration_that_train_takes(trained, folder, capsys) -
         (["compare", "1", "--against", "nobody"], "'nobody' was not evaluated", 2),
         (["compare", "9"], "no version '9'", 1),
         (["compare", "no/such/folder"], "no/such/folder: no such folder", 2),
-        (["compare", "."], "no evaluation lies here", 1),
+        (["compare", "."], "no evaluation in this folder", 1),
         (["evaluate", "--model", "9"], "no version '9'", 1),
     ],
 )
-def test_what_is_not_there_is_named(trained, tmp_path, monkeypatch, capsys, mistake) -> None:
+def test_missing_runs_and_versions_are_named(trained, tmp_path, monkeypatch, capsys, mistake) -> None:
     arguments, message, status = mistake
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == status

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.process
 
 
 class Pushed(BaseHTTPRequestHandler):
-    """Takes what a Pushgateway takes, and keeps it."""
+    """Accepts the requests of a Pushgateway, and keeps their paths and bodies."""
 
     bodies: list[tuple[str, str]] = []  # noqa: RUF012
 
@@ -64,7 +64,7 @@ def _environment(folder, monkeypatch) -> None:
     monkeypatch.setenv("TANDEM_LOG_LEVEL", "error")
 
 
-def test_drift_is_said_logged_and_measured(folder, tmp_path, capsys, monkeypatch, pushgateway) -> None:
+def test_drift_is_printed_logged_and_measured(folder, tmp_path, capsys, monkeypatch, pushgateway) -> None:
     monkeypatch.setenv("TANDEM_PUSHGATEWAY_URL", pushgateway)
     other = Customers(prefix="late", tastes=(0.7, 0.1, 0.1, 0.1))
     assert main(["drift", "--dataset", str(write_shop(tmp_path, other))]) == 0
@@ -97,7 +97,7 @@ def test_drift_is_said_logged_and_measured(folder, tmp_path, capsys, monkeypatch
     assert 'tandem_drift{report="recommendations"} 1.0' in pushed
 
 
-def test_no_drift_is_said_too(tmp_path, capsys) -> None:
+def test_no_drift_is_printed_too(tmp_path, capsys) -> None:
     assert main(["drift", "--dataset", str(write_shop(tmp_path, Customers(prefix="late")))]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["drifted"] is False
@@ -113,7 +113,7 @@ def test_windows_may_be_named(tmp_path, capsys) -> None:
     assert answer["enough_data"] is True
 
 
-def test_too_few_users_say_nothing(tmp_path, capsys) -> None:
+def test_too_few_users_are_no_evidence(tmp_path, capsys) -> None:
     data = ["--dataset", str(write_shop(tmp_path, Customers(prefix="late", num_users=10)))]
     assert main(["drift", *data]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -12,7 +12,7 @@ HISTORIES = [np.random.default_rng(user).permutation(NUM_ITEMS - 100)[: 1 + user
 DATASET = dataset_of(HISTORIES, num_items=NUM_ITEMS)  # the last 100 items have no interaction
 
 
-def test_cold_items_are_gone_from_what_is_known_and_asked_for() -> None:
+def test_cold_items_are_targets_and_not_known() -> None:
     cold = cold_items(DATASET)
     rows = set(cold.rows.tolist())
     assert len(rows) == 20
@@ -54,6 +54,6 @@ def test_a_scorer_that_never_saw_them_can_still_be_perfect() -> None:
     assert evaluate(cold.all_choices, Table(table), name="cold first").means()["recall@50"] == 1.0
 
 
-def test_nobody_to_ask_is_an_error() -> None:
+def test_no_users_to_evaluate_are_an_error() -> None:
     with pytest.raises(DataError, match="bring more data"):
         cold_items(dataset_of([[0], [1]], num_items=2))

@@ -1,4 +1,4 @@
-"""Every protocol from the split to the figures, on users who walk along a ring of items, and that nothing leaks."""
+"""Every protocol from the split to the figures, without leaks, on users who walk along a ring of items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPLITS = ("random", "time", "cold-items")
 
 @pytest.fixture(scope="module")
 def encoded() -> Encoded:
-    """With times that differ among all events, and ratings."""
+    """The ring, with ratings and a different time for every event."""
     ring = ring_data(CONFIG)
     num_events = len(ring.dataset.item_rows)
     generator = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def encoded() -> Encoded:
 
 
 def _with_other_targets(dataset: Dataset, asked: np.ndarray) -> Dataset:
-    """The events where `asked`, (events,) bool, are of the next item, with another rating."""
+    """The data set with the next item and another rating in the events where `asked`, (events,) bool, is true."""
     return replace(
         dataset,
         item_rows=np.where(asked, (dataset.item_rows + 1) % NUM_ITEMS, dataset.item_rows),
@@ -53,9 +53,9 @@ def _with_other_targets(dataset: Dataset, asked: np.ndarray) -> Dataset:
 
 
 @pytest.mark.parametrize("kind", SPLITS)
-def test_nothing_that_is_asked_for_reaches_the_model(kind, encoded) -> None:
+def test_no_target_reaches_the_model(kind, encoded) -> None:
     protocol = protocol_of(encoded, kind)
-    # What is known stays, and all else that happened becomes something else.
+    # Known events stay; all other events change.
     split = protocol.questions[0].split
     changed = replace(
         split, target_rows=(split.target_rows + 1) % NUM_ITEMS, target_ratings=np.ones_like(split.target_ratings)
@@ -67,24 +67,24 @@ def test_nothing_that_is_asked_for_reaches_the_model(kind, encoded) -> None:
     assert asked.any()
     other = replace(encoded, dataset=_with_other_targets(whole, asked))
     plan, again = protocol.plan, replace_plan(other, protocol)
-    first, second = (fit_plan(one, CONFIG, on_epoch=unreported) for one in (plan, again))
+    first, second = (fit_plan(fitted_plan, CONFIG, on_epoch=unreported) for fitted_plan in (plan, again))
     assert first.shares == second.shares
     assert first.best_epoch == second.best_epoch
     users = np.arange(len(whole.user_ids))
     for name in (SERVED, TWO_TOWERS):
-        scores = fitted_scorers(first, plan, split, CONFIG)[name].scores(users)
-        np.testing.assert_array_equal(scores, fitted_scorers(second, again, changed, CONFIG)[name].scores(users))
+        scores = fitted_scorers(first, plan, split)[name].scores(users)
+        np.testing.assert_array_equal(scores, fitted_scorers(second, again, changed)[name].scores(users))
 
 
 def replace_plan(encoded: Encoded, protocol):
-    """The protocol's plan, made from data of which only what is known is as before."""
+    """The protocol's plan, from data in which only the known events are as before."""
     from trainer.training.plan import plan_of_splits
 
     return plan_of_splits(encoded, protocol.validation, protocol.questions[0].split.known)
 
 
 @pytest.mark.parametrize("kind", SPLITS)
-def test_the_refit_knows_all_but_what_is_asked_for(kind, encoded) -> None:
+def test_the_refit_knows_all_events_but_the_targets(kind, encoded) -> None:
     protocol = protocol_of(encoded, kind)
     final = protocol.plan.final.dataset
     for question in protocol.questions:
@@ -101,8 +101,8 @@ def test_the_refit_knows_all_but_what_is_asked_for(kind, encoded) -> None:
 def test_cold_items_have_no_id(encoded) -> None:
     protocol = protocol_of(encoded, "cold-items")
     cold = cold_items(encoded.dataset).rows
-    for one in (protocol.plan.selection, protocol.plan.final):
-        index = one.item_tensors[names.ITEM_INDEX]
+    for learned in (protocol.plan.selection, protocol.plan.final):
+        index = learned.item_tensors[names.ITEM_INDEX]
         assert (index[cold] == 0).all()
         assert (np.delete(index, cold) > 0).all()
 
@@ -132,7 +132,7 @@ def test_every_protocol_gives_figures_of_every_seed(kind, encoded) -> None:
         assert read["ratings"] is None
 
 
-def test_one_target_each_leaves_out_who_has_no_history() -> None:
+def test_one_target_each_leaves_out_users_without_history() -> None:
     split = split_of([[0, 1], [], [2]], {0: [3, 4, 5], 1: [6], 2: [7]}, num_items=9)
     hold_out = one_target_each(split)
     assert hold_out.users.tolist() == [0, 2]
@@ -141,7 +141,7 @@ def test_one_target_each_leaves_out_who_has_no_history() -> None:
     assert everything(split.known).users.tolist() == [0, 2]
 
 
-def test_who_has_no_history_is_served_what_most_chose() -> None:
+def test_users_without_history_are_served_popular_items() -> None:
     split = split_of([[0, 1], [], [1]], {1: [0]}, num_items=3)
     table = np.arange(9, dtype=np.float32).reshape(3, 3)
     scores = ServedScorer(split.known, Table(table)).scores(np.array([2, 1]))

@@ -1,4 +1,4 @@
-"""A replay cuts the past into periods, and asks in each for nothing that its models have learned."""
+"""A replay cuts the past into periods, and asks its models only for events that they have not learned."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ CONFIG = ring_config(fit__max_epochs="3", fit__warmup_epochs="1", warm_start__ma
 
 
 def _walk(config: TrainConfig) -> Dataset:
-    """Users who walk along a ring of items, all of them at once, one step every second."""
+    """All users walk along a ring of items at the same time, one step every second."""
     ring = ring_data(config).dataset
-    place = np.arange(len(ring.item_rows)) - np.repeat(ring.offsets[:-1], ring.lengths)
-    return replace(ring, event_times=1_000_000 * (1 + place.astype(np.int64)))
+    step = np.arange(len(ring.item_rows)) - np.repeat(ring.offsets[:-1], ring.lengths)
+    return replace(ring, event_times=1_000_000 * (1 + step.astype(np.int64)))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_the_second_half_of_a_period_is_asked_for() -> None:
     dataset = dataset_of([[0, 1, 2, 3, 4, 5], [6, 7], [8], [9, 0]], num_items=10)
     times = np.array([1, 2, 3, 4, 5, 9, 1, 4, 4, 3, 5]) * 1_000_000
     split = period_split(replace(dataset, event_times=times), 3_000_000, 6_000_000, name="test")
-    # User 2 chose nothing before, and one thing in the period; of user 3 the first half of the period is known.
+    # User 2 has no earlier event and a single event in the period; user 3's first half of the period is known.
     assert split.users.tolist() == [0, 1, 3]
     assert [rows.tolist() for rows in np.split(split.target_rows, split.target_offsets[1:-1])] == [[3, 4], [7], [0]]
     assert split.known.lengths.tolist() == [3, 1, 0, 1]

@@ -29,10 +29,10 @@ def _result(num_seeds: int) -> SeedsResult:
             for seed in range(num_seeds)
         ),
         questions={
-            of_seeds[0].protocol: SeedEvaluations(
-                by_model={SERVED: of_seeds}, comparison=compare(of_seeds[:1], baseline=SERVED)
+            evaluations[0].protocol: SeedEvaluations(
+                by_model={SERVED: evaluations}, comparison=compare(evaluations[:1], baseline=SERVED)
             )
-            for of_seeds in (full, sampled)
+            for evaluations in (full, sampled)
         },
     )
 

@@ -91,8 +91,8 @@ def test_an_export_that_differs_is_refused(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("user_tower", ["transformer", "mean"])
-def test_vectors_depend_on_the_events_before_alone(user_tower) -> None:
-    """Causality: what follows an event must not change the vector after it, or training would see its own answers."""
+def test_vectors_depend_only_on_earlier_events(user_tower) -> None:
+    """Causality: later events must not change the vector after an event, or training would see its own targets."""
     tower = _model(BARE, "dot", user_tower).user_tower
     generator = torch.Generator().manual_seed(1)
     vectors = torch.randn(1, 6, 8, generator=generator)
@@ -108,24 +108,24 @@ def test_vectors_depend_on_the_events_before_alone(user_tower) -> None:
 
 @pytest.mark.parametrize("user_tower", ["transformer", "mean"])
 @pytest.mark.parametrize("schema", [FULL, BARE], ids=["full", "bare"])
-def test_serving_computes_the_newest_vector_alone(schema, user_tower) -> None:
+def test_serving_computes_only_the_newest_vector(schema, user_tower) -> None:
     tower = _model(schema, "cosine", user_tower).user_tower
     generator = torch.Generator().manual_seed(2)
     vectors = torch.randn(3, 6, 8, generator=generator)
     codes = torch.tensor([[1, 2, 3, 4, 5, 6], [0, 0, 0, 1, 2, 1], [0] * 6])
     ages = torch.tensor([[500.0, 400.0, 300.0, 200.0, 100.0, 0.0]] * 3)
-    rest = (torch.ones(3, len(schema.user_features), dtype=torch.int64), torch.tensor([1, 2, 0]))
-    rest = rest if schema is FULL else ()
+    features = (torch.ones(3, len(schema.user_features), dtype=torch.int64), torch.tensor([1, 2, 0]))
+    features = features if schema is FULL else ()
     with torch.inference_mode():
-        newest, every = tower(vectors, codes, ages, *rest), tower.sequence(vectors, codes, ages, *rest)
+        newest, every = tower(vectors, codes, ages, *features), tower.sequence(vectors, codes, ages, *features)
     assert newest.shape == (3, 8)
     torch.testing.assert_close(newest, every[:, -1], atol=1e-5, rtol=0)
 
 
-def test_short_histories_are_read_without_the_columns_that_none_of_them_fills(tmp_path) -> None:
+def test_short_histories_are_read_without_their_empty_columns(tmp_path) -> None:
     tower = OnnxSession(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
     generator = np.random.default_rng(3)
-    present = np.arange(6) >= np.array([[4], [5], [6]])  # two events, one, none
+    present = np.arange(6) >= np.array([[4], [5], [6]])  # two events, one event, no event
     full = {
         names.HISTORY_VECTORS: np.where(present[..., None], generator.normal(size=(3, 6, 8)), 0.0).astype(np.float32),
         names.HISTORY_EVENT_CODES: np.where(present, 1, 0),
@@ -151,7 +151,7 @@ def test_the_mean_tower_starts_as_a_plain_mean_and_learns_to_weigh_by_age() -> N
     with torch.inference_mode():
         plain = encoder(events, codes, ages, None)[:, -1]
         assert torch.allclose(plain, encoder.norm(expected + encoder.feed_forward(expected)), atol=1e-6)
-        encoder.bias.by_age.weight[0] = 50.0  # the newest event alone
+        encoder.bias.by_age.weight[0] = 50.0  # only the newest event counts
         newest = encoder(events, codes, ages, None)[:, -1]
         assert torch.allclose(newest, encoder.norm(events[:, 2] + encoder.feed_forward(events[:, 2])), atol=1e-6)
 
@@ -168,7 +168,7 @@ def test_features_that_change_with_every_event_are_read_at_their_position() -> N
 
 
 def test_unknown_items_and_schema_variants_have_vectors(tmp_path) -> None:
-    """An item never trained on is carried by its text and categories."""
+    """An item that was never trained on gets its vector from its text and categories."""
     schema = replace(FULL, user_ids=False)
     dataset = dataset_of([[0, 1]], num_items=9)
     text = np.random.default_rng(0).normal(size=(9, 12)).astype(np.float32)

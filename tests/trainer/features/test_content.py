@@ -30,7 +30,7 @@ def _text(count, dim, seed=0):
     return text / np.linalg.norm(text, axis=1, keepdims=True)
 
 
-def test_equal_items_have_equal_vectors_and_unknown_ones_have_none() -> None:
+def test_equal_items_have_equal_vectors_and_items_without_content_have_none() -> None:
     vectors = content_vectors(_catalogue(GENRES), NO_TEXT, ContentConfig())
     assert vectors.dtype == np.float16
     assert vectors.shape == (6, 2)
@@ -68,7 +68,7 @@ def test_encoder_and_tf_idf_share_the_similarity(tf_idf_weight) -> None:
     assert vectors @ vectors.T == pytest.approx(expected, abs=5e-3)
 
 
-def test_items_without_text_or_without_categories_are_known_by_the_other() -> None:
+def test_items_without_text_are_known_by_categories_and_the_reverse() -> None:
     text = _text(4, 5)
     text[2:] = 0.0
     catalogue = _catalogue([["western"], [], ["western"], []])
@@ -77,7 +77,7 @@ def test_items_without_text_or_without_categories_are_known_by_the_other() -> No
     assert vectors[0] @ vectors[2] == pytest.approx(np.sqrt(0.5), abs=5e-3)
 
 
-def test_the_reduction_keeps_the_directions_that_hold_most() -> None:
+def test_the_reduction_keeps_the_strongest_directions() -> None:
     generator = np.random.default_rng(0)
     directions = np.linalg.qr(generator.normal(size=(40, 3)))[0].T
     text = generator.normal(size=(9_000, 3)) @ directions + generator.normal(0, 0.001, (9_000, 40))
@@ -87,17 +87,17 @@ def test_the_reduction_keeps_the_directions_that_hold_most() -> None:
     np.testing.assert_allclose(vectors[:50] @ vectors.T, text[:50] @ text.T, atol=0.05)
 
 
-def test_directions_that_most_items_share_do_not_outweigh_what_is_particular() -> None:
+def test_directions_that_most_items_share_do_not_outweigh_particular_content() -> None:
     generator = np.random.default_rng(0)
     shared, own = np.ones((300, 1)), np.repeat(np.eye(10), 30, axis=0)  # ten kinds of items, nine tenths alike
     text = np.hstack([3.0 * shared, own, generator.normal(0, 0.01, (300, 20))]).astype(np.float32)
     vectors = content_vectors(_catalogue([[]] * 300), text, ContentConfig(dim=10)).astype(np.float32)
     similarity = vectors @ vectors.T
     assert similarity[0, 1:30].min() > 0.9
-    assert similarity[0, 30:].max() < 0.8  # 0.9 as they came
+    assert similarity[0, 30:].max() < 0.8  # 0.9 before the reduction
 
 
-def test_what_the_reduction_loses_is_unknown_not_noise() -> None:
+def test_an_item_that_the_reduction_loses_is_zero_not_noise() -> None:
     genres = [["common"]] * 50 + [["frequent"]] * 30 + [["rare"]]
     vectors = content_vectors(_catalogue(genres), np.zeros((81, 0), np.float32), ContentConfig(dim=2))
     assert vectors[:80].any(axis=1).all()
@@ -112,6 +112,6 @@ def test_two_runs_give_the_same_vectors() -> None:
 
 
 @pytest.mark.parametrize("genres", [[[], []], [["everywhere"], ["everywhere"]]], ids=["none", "one of all items"])
-def test_a_catalogue_that_tells_no_items_apart_has_no_content(genres) -> None:
+def test_a_catalogue_of_indistinguishable_items_has_no_content(genres) -> None:
     assert content_vectors(_catalogue(genres), np.zeros((2, 0), np.float32), ContentConfig()) is None
     assert tf_idf(_catalogue(genres)).shape == (2, 0)

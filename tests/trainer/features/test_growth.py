@@ -1,4 +1,4 @@
-"""Old rows keep their place, new ones come after them, and weights follow their rows."""
+"""Earlier rows stay, new rows come after them, and weights follow their rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _renamed(dataset: Dataset, item_ids: list[str]) -> Dataset:
     catalogue = replace(
         dataset.catalogue,
         item_ids=item_ids,
-        titles=[f"title of {one}" for one in item_ids],
+        titles=[f"title of {item_id}" for item_id in item_ids],
         vocabulary=Vocabulary.from_ids(item_ids),
     )
     return replace(dataset, catalogue=catalogue)
@@ -48,13 +48,13 @@ def test_earlier_items_keep_their_rows() -> None:
     grown = with_earlier_items(current, earlier.catalogue)
     assert list(grown.catalogue.item_ids) == ["pear", "fig", "lost", "apple", "plum"]
     assert grown.catalogue.available.tolist() == [True, False, False, True, True]
-    assert list(grown.catalogue.titles) == [f"title of {one}" for one in grown.catalogue.item_ids]
+    assert list(grown.catalogue.titles) == [f"title of {item_id}" for item_id in grown.catalogue.item_ids]
     assert grown.catalogue.categories == [["even"], ["odd"], ["even"], ["even"], ["odd"]]
     assert _chosen_ids(grown) == _chosen_ids(current)
     assert grown.catalogue.vocabulary.rows(["pear", "plum"]).tolist() == [0, 4]
 
 
-def test_what_was_grown_once_keeps_its_rows_when_it_grows_again() -> None:
+def test_a_grown_catalogue_keeps_its_rows_when_it_grows_again() -> None:
     first = _renamed(dataset_of([[0]], num_items=2), ["m", "z"])
     second = with_earlier_items(_renamed(dataset_of([[0]], num_items=3), ["a", "m", "z"]), first.catalogue)
     third = with_earlier_items(_renamed(dataset_of([[0]], num_items=3), ["b", "m", "z"]), second.catalogue)
@@ -69,7 +69,7 @@ def test_earlier_users_keep_their_rows() -> None:
     assert grown.lengths.tolist() == [3, 0, 2, 1]
     assert grown.item_rows.tolist() == [3, 4, 0, 0, 1, 2]
     assert [features.get("age") for features in grown.user_features] == ["22", None, "20", "21"]
-    assert grown.event_times.tolist() == [60_000_000 * place for place in (1, 2, 3, 1, 2, 1)]
+    assert grown.event_times.tolist() == [60_000_000 * minute for minute in (1, 2, 3, 1, 2, 1)]
 
 
 def test_codes_of_the_earlier_schema_mean_the_same() -> None:
@@ -91,7 +91,7 @@ def test_codes_of_the_earlier_schema_mean_the_same() -> None:
     )
     assert extended.item_categories == ("b", "c", "a")
     assert extended.max_item_categories == 2
-    full = replace(SCHEMA, item_categories=tuple(f"category {place}" for place in range(MAX_CATEGORIES)))
+    full = replace(SCHEMA, item_categories=tuple(f"category {number}" for number in range(MAX_CATEGORIES)))
     assert extended_schema(full, current).item_categories == full.item_categories
 
 

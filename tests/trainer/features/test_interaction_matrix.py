@@ -5,7 +5,7 @@ from tests.trainer.small_dataset import dataset_of
 from trainer.features.interaction_matrix import interaction_matrix
 
 
-def test_it_is_binary_with_a_row_for_everybody() -> None:
+def test_it_is_binary_with_a_row_for_every_user() -> None:
     matrix = interaction_matrix(dataset_of([[2, 0], [], [1]], num_items=4))
     assert matrix.dtype == np.float32
     assert matrix.has_sorted_indices

@@ -19,7 +19,7 @@ def test_numbers_become_buckets_and_words_become_values() -> None:
     assert user_feature("gender", users).values == ("F", "M")
 
 
-def test_few_numbers_are_categories() -> None:
+def test_numbers_with_few_values_are_categories() -> None:
     assert user_feature("age", [{"age": "1"}, {"age": "18"}, {}]).values == ("1", "18")
 
 
@@ -33,7 +33,7 @@ def test_schema_follows_the_data() -> None:
     tensors = item_inputs(
         dataset.catalogue, schema, text_embeddings=np.zeros((4, 0), np.float32), popularity=np.array([1, 2, 0, 1])
     )
-    assert tensors[names.ITEM_INDEX].tolist() == [1, 2, 0, 4]  # nobody chose row 2: it reads the unknown row
+    assert tensors[names.ITEM_INDEX].tolist() == [1, 2, 0, 4]  # row 2 has no interactions: it reads the unknown row
     assert tensors[names.CATEGORY_CODES].tolist() == [[1], [2], [1], [2]]
     assert names.TEXT_EMBEDDING not in tensors
 
@@ -43,14 +43,14 @@ def test_texts_hold_title_and_categories_in_row_order() -> None:
     assert catalogue_texts(dataset.catalogue) == ["title 0. even", "title 1. odd"]
 
 
-def test_the_schema_says_where_texts_are_cut() -> None:
+def test_the_schema_holds_the_length_at_which_texts_are_cut() -> None:
     dataset = dataset_of([[0, 1, 2]], num_items=3)
     config = TrainConfig(text=TextConfig(max_tokens=32))
     assert build_schema(dataset, config, text_dim=8).text_max_tokens == 32
     assert build_schema(dataset, config, text_dim=0).text_max_tokens == 256
 
 
-def test_history_features_are_read_where_they_are_switched_on() -> None:
+def test_history_features_are_read_if_they_are_switched_on() -> None:
     dataset = dataset_of([[0, 1, 2]], num_items=3)
     config = TrainConfig(towers=TowersConfig(history_features=True))
     names_of_features = [feature.name for feature in build_schema(dataset, config, text_dim=0).user_features]

@@ -12,7 +12,7 @@ from trainer.features.text import embed_texts
 CPU = torch.device("cpu")
 
 
-def test_minilm_puts_like_texts_near_each_other_and_empty_ones_at_zero(tmp_path) -> None:
+def test_minilm_embeds_similar_texts_near_each_other_and_empty_texts_at_zero(tmp_path) -> None:
     texts = ["Star Wars. Science Fiction", "Space opera with robots. Science Fiction", "Cooking pasta at home", ""]
     embeddings = embed_texts(texts, TextConfig(), cache_dir=tmp_path, device=CPU)
     assert embeddings.shape == (4, 384)
@@ -21,7 +21,7 @@ def test_minilm_puts_like_texts_near_each_other_and_empty_ones_at_zero(tmp_path)
     assert not embeddings[3].any()
 
 
-def test_only_texts_never_seen_are_encoded(tmp_path) -> None:
+def test_only_new_texts_are_encoded(tmp_path) -> None:
     first = embed_texts(["one", "two"], TextConfig(), cache_dir=tmp_path, device=CPU)
     files = sorted(tmp_path.rglob("*.npz"))
     assert len(files) == 1

@@ -86,17 +86,17 @@ def test_batches_of_targets_estimate_the_full_softmax(num_uniform) -> None:
     assert sampled.item() == pytest.approx(_full(users, items, targets).item(), rel=0.01)
 
 
-def test_repeated_targets_weigh_as_if_they_were_written_out() -> None:
+def test_repeated_targets_weigh_as_if_each_were_listed() -> None:
     users, items = _vectors()
     targets = torch.tensor([3, 3, 7, 9, 3, 7])
     loss = InBatchSoftmax(POPULARITY, ALL, num_uniform=0, correct_targets=True, generator=_generator())
     log_expected = torch.log(POPULARITY / POPULARITY.sum() * len(targets))
     logits = users[:6] @ items[targets].T - log_expected[targets]
-    others = logits.masked_fill(targets[:, None] == targets, float("-inf"))
-    written_out = F.cross_entropy(
-        torch.cat([logits.diagonal()[:, None], others], dim=1), torch.zeros(6, dtype=torch.long)
+    negatives = logits.masked_fill(targets[:, None] == targets, float("-inf"))
+    listed = F.cross_entropy(
+        torch.cat([logits.diagonal()[:, None], negatives], dim=1), torch.zeros(6, dtype=torch.long)
     )
-    assert _loss(loss, users[:6], items, targets).item() == pytest.approx(written_out.item(), rel=1e-5)
+    assert _loss(loss, users[:6], items, targets).item() == pytest.approx(listed.item(), rel=1e-5)
 
 
 def test_a_sample_of_all_items_once_is_the_full_softmax() -> None:
@@ -121,7 +121,7 @@ def test_negatives_follow_popularity_and_every_item_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sampled", "in-batch", "mixed"])
-def test_a_catalogue_of_the_target_alone_has_nothing_to_lose(kind) -> None:
+def test_the_loss_of_a_catalogue_with_only_the_target_is_zero(kind) -> None:
     loss = item_loss(FitConfig(loss=kind, num_negatives=5), torch.tensor([1]), _generator())
     vector = torch.ones(1, 4, requires_grad=True)
     result = _loss(loss, vector, vector, torch.tensor([0]))
@@ -177,23 +177,23 @@ def test_large_scores_stay_finite(kind) -> None:
 
 @pytest.mark.parametrize("kind", ["full", "sampled", "in-batch", "mixed", "gbce"])
 def test_items_that_nobody_chose_can_be_left_out_of_the_negatives(kind) -> None:
-    """The loss is then that of a catalogue without them."""
+    """The loss then equals the loss of a catalogue without these items."""
     users, items = _vectors()
     popularity = torch.where(torch.arange(200) % 3 == 1, 0, POPULARITY)
     chosen = torch.nonzero(popularity)[:, 0]
-    places = torch.randint(0, len(chosen), (64,), generator=_generator())
+    indices = torch.randint(0, len(chosen), (64,), generator=_generator())
     config = FitConfig(loss=kind, num_negatives=64, unchosen_negatives=False)
     without = item_loss(config, popularity, _generator())
-    rows = without.sample(chosen[places]).rows
+    rows = without.sample(chosen[indices]).rows
     assert (popularity[rows] > 0).all()
-    of_all, of_chosen = (
+    loss_of_all, loss_of_chosen = (
         _loss(item_loss(config, counts, _generator()), users, vectors, targets)
         for counts, vectors, targets in (
-            (popularity, items, chosen[places]),
-            (popularity[chosen], items[chosen], places),
+            (popularity, items, chosen[indices]),
+            (popularity[chosen], items[chosen], indices),
         )
     )
-    assert of_all.item() == pytest.approx(of_chosen.item(), rel=1e-5)
+    assert loss_of_all.item() == pytest.approx(loss_of_chosen.item(), rel=1e-5)
 
 
 def test_auto_scores_a_small_catalogue_in_full() -> None:
@@ -202,10 +202,9 @@ def test_auto_scores_a_small_catalogue_in_full() -> None:
     assert isinstance(item_loss(config, torch.ones(201), _generator()), SampledSoftmax)
 
 
-def test_the_full_softmax_in_parts_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "trainer.models.losses._CPU_CHUNK_SCORES", 3 * 20
-    )  # chunks of three positions, and a smaller last chunk
+def test_the_full_softmax_in_chunks_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Chunks of three positions, and a smaller last chunk.
+    monkeypatch.setattr("trainer.models.losses._CPU_CHUNK_SCORES", 3 * 20)
     users, items = torch.randn(10, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
     targets = torch.randint(20, (10,))
     expected = F.cross_entropy(30 * users @ items.T, targets)

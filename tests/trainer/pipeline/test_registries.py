@@ -1,4 +1,4 @@
-"""A source and a ranker that are named in their registries are trained, measured, exported and read like the others."""
+"""A source and a ranker that a test adds to the registries are trained, measured, exported and read like the rest."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from trainer.sources.base.source import Histories
 NUM_ITEMS = 24
 NUM_PROPOSED = NUM_ITEMS // 2
 NUM_BY_TOWERS = 3
-"""Candidates of the two towers, who would propose the whole of so small a catalogue."""
+"""Candidates of the two towers, which would otherwise propose the whole of this small catalogue."""
 OVERRIDES = {
     "towers.embedding_dim": "16",
     "text.encoder": "none",
-    # Towers that learn nothing, and no share for what knows the answer: only the new ranker can find it.
+    # The towers learn nothing, and the good sources get no share: only the new ranker can find the answer.
     "fit.max_epochs": "1",
     "fit.learning_rate": "1e-9",
     "item_item.max_items": "0",
@@ -69,7 +69,7 @@ class FittedPopular:
 
 @dataclass(frozen=True)
 class Popular:
-    """What most users chose, as a source."""
+    """The most popular items as a source."""
 
     name: str = names.SOURCE_POPULAR
 
@@ -97,7 +97,7 @@ class FittedByContent:
         return FittedByContent(self.num_fits + 1)
 
     def export(self, path: Path) -> ExportedNetwork:
-        assert self.num_fits == 2, "what is exported was refitted"
+        assert self.num_fits == 2, "the exported ranker was refitted"
         generator = np.random.default_rng(0)
 
         def sample(batch: int) -> Tensors:
@@ -109,7 +109,7 @@ class FittedByContent:
 
 @dataclass(frozen=True)
 class ByContent:
-    """Ranks by content alone."""
+    """Ranks by the content score."""
 
     kind: str = "by_content"
 
@@ -146,7 +146,7 @@ def test_the_new_ranker_is_chosen_and_exported(result: RunResult) -> None:
     assert OnnxSession(bundle.ranker)({names.RANKER_CONTENT_SCORE: scores}).tolist() == [1.0, -2.0, 0.0]
 
 
-def test_the_run_says_what_every_ranker_reached(result: RunResult) -> None:
+def test_the_run_has_the_metric_of_every_ranker(result: RunResult) -> None:
     registry_uri = f"sqlite:///{result.prepared.directory.parents[1] / 'mlflow.db'}"
     client = MlflowClient(registry_uri, registry_uri)
     (version,) = client.search_model_versions("")
@@ -158,7 +158,7 @@ def test_the_run_says_what_every_ranker_reached(result: RunResult) -> None:
     assert reached["by_content"] > max(reached["blend"], reached["ncf"])
 
 
-def test_the_new_source_proposes_what_the_two_towers_leave_out(result: RunResult) -> None:
+def test_the_new_source_proposes_items_that_the_two_towers_leave_out(result: RunResult) -> None:
     bundle = read_bundle(Path(result.version.source))
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     assert list(model.sources) == [names.SOURCE_CONTENT_NEIGHBOURS, names.SOURCE_POPULAR]
@@ -174,7 +174,7 @@ def test_the_new_source_proposes_what_the_two_towers_leave_out(result: RunResult
     assert found.present.sum() > without.present.sum()
 
 
-def test_the_bundle_ranks_as_was_measured(result: RunResult) -> None:
+def test_the_bundle_ranks_as_the_run_measured(result: RunResult) -> None:
     bundle = read_bundle(Path(result.version.source))
     dataset = load_dataset(result.prepared.directory)
     ranks = bundle_ranks(dataset, leave_last_out(dataset, skip=0), bundle, OnnxSession(bundle.user_tower))

@@ -55,7 +55,7 @@ def _client(settings: Settings) -> MlflowClient:
 
 
 def _recent_mean(vectors: np.ndarray) -> np.ndarray:
-    """Of the newest items, oldest first: the content profile."""
+    """The content profile of the newest items, (events, dim), oldest first."""
     decay = np.exp(-np.arange(len(vectors))[::-1] / PROFILE_DECAY_EVENTS)
     return decay @ vectors / decay.sum()
 
@@ -134,7 +134,7 @@ def test_the_run_is_recorded_and_promoted(first, settings) -> None:
     }
 
 
-def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) -> None:
+def test_a_second_run_of_the_same_data_is_not_needed(first, settings, data_config) -> None:
     again = train_and_register(data_config, load_train_config(None, SMALL), settings, RunOptions(if_needed=True))
     assert not again.trained
     assert again.blend_weights["content"] is None
@@ -142,7 +142,7 @@ def test_a_second_run_of_the_same_is_not_needed(first, settings, data_config) ->
 
 
 def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_config) -> None:
-    # Content alone knows the answer here, and so do items that go together: the worse model has to do without both.
+    # Content alone finds the answer here, and so does the item-item source: the worse model has neither.
     worse = {
         "fit.max_epochs": "1",
         "fit.learning_rate": "1e-9",
@@ -191,7 +191,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     assert _client(settings).get_run(run_id).data.params["blend"] == "none"
 
 
-def test_a_run_that_resumes_finds_the_checkpoints_of_the_one_before(first) -> None:
+def test_a_resumed_run_finds_the_checkpoints_of_the_run_before(first) -> None:
     config, resumed = load_train_config(None, SMALL), load_train_config(None, {**SMALL, "fit.resume": "true"})
     other = load_train_config(None, {**SMALL, "fit.seed": "1"})
     assert training_fingerprint(first.prepared, resumed) == training_fingerprint(first.prepared, config)

@@ -12,7 +12,7 @@ from trainer.scoring.full_evaluation import evaluate, question_digest
 
 
 class RatedTable(Table):
-    """Predicts the score as the rating."""
+    """Predicts the scores as ratings."""
 
     def ratings(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         return self.table[users, items]
@@ -43,11 +43,11 @@ def test_rating_errors_count_rated_targets_only() -> None:
     assert "rmse" not in evaluate(unrated, RatedTable(np.zeros((2, 3))), name="table").means()
 
 
-def test_segments_part_users_and_targets() -> None:
+def test_segments_partition_users_and_targets() -> None:
     assert user_segments(np.array([0, 5, 6, 49, 50])).tolist() == [0, 0, 1, 1, 2]
     assert head_items(np.array([1, 9, 2, 9, 0, 0])).tolist() == [False, True, False, True, False, False]
     assert head_items(np.zeros(4, dtype=np.int64)).tolist() == [False] * 4
-    # Item 0 is the head of ten; user 0 has a head and a tail target, user 1 has a tail target alone.
+    # Item 0 is the head of ten items; user 0 has a head and a tail target, user 1 has only a tail target.
     known = [[3], list(range(1, 8)), [0], [0]]
     split = split_of(known, {0: [0, 5], 1: [9]}, num_items=10)
     evaluation = evaluate(split, Table(np.tile(np.arange(10), (4, 1))), name="table")
@@ -79,13 +79,13 @@ def test_diversity_is_one_minus_the_mean_cosine_of_pairs() -> None:
     assert diversity(lists, vectors) == pytest.approx([1 - np.mean(first), 1 - np.mean(second), 0.0], abs=1e-6)
 
 
-def test_the_question_differs_with_what_is_asked() -> None:
+def test_the_question_digest_differs_with_data_and_targets() -> None:
     split = split_of([[0], [1]], {0: [2], 1: [0]}, num_items=4)
     assert question_digest(split) == question_digest(split_of([[0], [1]], {0: [2], 1: [0]}, num_items=4))
-    others = [
+    different = [
         split_of([[0], [1]], {0: [3], 1: [0]}, num_items=4),
         split_of([[0], [2]], {0: [2], 1: [0]}, num_items=4),
         split_of([[0], [1]], {0: [2]}, num_items=4),
         split_of([[0], [1]], {0: [2], 1: [0]}, num_items=5),
     ]
-    assert len({question_digest(split), *map(question_digest, others)}) == 5
+    assert len({question_digest(split), *map(question_digest, different)}) == 5

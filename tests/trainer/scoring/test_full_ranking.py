@@ -34,7 +34,7 @@ def test_tied_targets_have_different_ranks() -> None:
     assert ranks.mean(axis=0) == pytest.approx([2, 2, 2], abs=0.3)
 
 
-def test_what_a_scorer_does_not_know_comes_last_and_is_not_recommended() -> None:
+def test_items_that_a_scorer_does_not_know_come_last_and_are_not_recommended() -> None:
     split = split_of([[0]], {0: [1, 3]}, num_items=5)
     ranking = rank_split(split, Table([[1, -np.inf, -3, -2, -np.inf]]))
     assert ranking.ranks[1] == 0
@@ -55,7 +55,7 @@ def test_ranks_of_many_users_and_targets_are_those_of_a_plain_sort() -> None:
 
 
 def test_equal_scores_have_one_order_in_ranks_lists_and_batches_of_any_size(monkeypatch) -> None:
-    """With every item a target, ranks are a whole order; lists begin with it, and one target alone agrees with it."""
+    """With every item as a target, ranks are a complete order; lists and single targets agree with this order."""
     generator = np.random.default_rng(5)
     table = generator.integers(0, 3, size=(300, 70)).astype(np.float32)
     whole = rank_split(split_of([[]] * 300, {user: list(range(70)) for user in range(300)}, num_items=70), Table(table))
@@ -65,9 +65,9 @@ def test_equal_scores_have_one_order_in_ranks_lists_and_batches_of_any_size(monk
     assert (np.diff(np.take_along_axis(table, in_order, axis=1), axis=1) <= 0).all()
     assert (whole.top_rows == in_order[:, :LIST_LENGTH]).all()
     monkeypatch.setattr("trainer.scoring.full_ranking.BATCH_PAIRS", 7 * 70)
-    of_one = rank_split(split_of([[]] * 300, {user: [user % 70] for user in range(300)}, num_items=70), Table(table))
-    assert (of_one.ranks == ranks[np.arange(300), np.arange(300) % 70]).all()
-    assert (of_one.top_rows == whole.top_rows).all()
+    single = rank_split(split_of([[]] * 300, {user: [user % 70] for user in range(300)}, num_items=70), Table(table))
+    assert (single.ranks == ranks[np.arange(300), np.arange(300) % 70]).all()
+    assert (single.top_rows == whole.top_rows).all()
 
 
 def test_all_orders_of_equal_scores_come_equally_often() -> None:

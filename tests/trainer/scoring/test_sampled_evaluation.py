@@ -8,11 +8,11 @@ from trainer.dataset.eval_split import leave_last_out_split
 from trainer.scoring.sampled_evaluation import NUM_SAMPLED_ITEMS, evaluate_sampled, sampled_items
 
 
-def test_samples_are_uniform_over_what_was_never_touched() -> None:
+def test_samples_are_uniform_over_unchosen_items() -> None:
     num_items = 150
-    everything = list(range(num_items))  # of 160 items, ten were never touched by anyone
+    everything = list(range(num_items))  # of 160 items, no user chose the last ten
     dataset = dataset_of([[0, 7, 8, 149, 20]] * 2_000 + [everything], num_items=160)
-    validation = leave_last_out_split(dataset, skip=1)  # item 20 is chosen later: no negative either
+    validation = leave_last_out_split(dataset, skip=1)  # item 20 is chosen later, so it is not a negative
     samples = sampled_items(validation, dataset)
     assert samples.shape == (2_001, NUM_SAMPLED_ITEMS)
     assert (samples[2_000] == MISSING_ROW).all()
@@ -20,10 +20,10 @@ def test_samples_are_uniform_over_what_was_never_touched() -> None:
     assert all(len(set(row)) == NUM_SAMPLED_ITEMS for row in samples.tolist())
     times = np.bincount(samples.ravel(), minlength=num_items)
     assert len(times) == num_items
-    touched = [0, 7, 8, 20, 149]
-    assert times[touched].tolist() == [0] * 5
-    untouched = np.delete(times, touched) / 2_000
-    assert untouched == pytest.approx(np.full(num_items - 5, NUM_SAMPLED_ITEMS / (num_items - 5)), abs=0.06)
+    chosen = [0, 7, 8, 20, 149]
+    assert times[chosen].tolist() == [0] * 5
+    unchosen = np.delete(times, chosen) / 2_000
+    assert unchosen == pytest.approx(np.full(num_items - 5, NUM_SAMPLED_ITEMS / (num_items - 5)), abs=0.06)
     assert (samples == sampled_items(validation, dataset)[:2_000]).all()
 
 
@@ -43,7 +43,7 @@ def test_the_label_is_never_lost() -> None:
     split = leave_last_out_split(dataset, skip=0)
     evaluation = evaluate_sampled(split, Table([[0, 3, 5, 4], [9, 9, 5, 6], [0, 0, 0, 0]]), dataset, name="table")
     assert evaluation.protocol == "1+99"
-    # Fewer untouched items than 99: all of them. Item 1 loses to 2 and 3; item 2 to 0 and 3.
+    # With fewer than 99 unchosen items, all are sampled. Item 1 loses to items 2 and 3, item 2 to items 0 and 3.
     assert evaluation.ranks.tolist() == [2, 2]
     assert (sampled_items(split, dataset)[0, 2:] == MISSING_ROW).all()
 

@@ -1,4 +1,4 @@
-"""A model as a scorer ranks exactly as `model_ranks` does, and scores users of whom nothing is known."""
+"""A model as a scorer ranks exactly as `model_ranks` does, and scores users without known events."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ BLEND = BlendSpec(content_weight=0.3, collaborative=Calibration(0.1, 2.0), conte
 
 
 def _recent_first(tensors: Tensors) -> np.ndarray:
-    """A user tower that can be followed by hand: the order of the history counts."""
+    """A user tower that is easy to compute by hand and depends on the order of the history."""
     weights = 0.8 ** np.arange(tensors[names.HISTORY_VECTORS].shape[1])[::-1]
     return np.asarray((tensors[names.HISTORY_VECTORS] * weights[:, None]).sum(axis=1) + 0.1, dtype=np.float32)
 
@@ -70,5 +70,5 @@ def test_items_the_model_does_not_know_are_minus_infinity() -> None:
 
 def test_a_blend_needs_content() -> None:
     split = split_of([[3]], {0: [2]}, num_items=NUM_ITEMS)
-    with pytest.raises(ValueError, match="none to blend"):
+    with pytest.raises(ValueError, match="the blend has content, but the model does not"):
         ModelScorer(split.known, replace(_model(), sources={}), BLEND)

@@ -1,4 +1,4 @@
-"""Items that are not available any more are learned from and read as history, and never recommended."""
+"""Unavailable items are learned from and read as history, but never recommended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.scoring.scoring_model import ScoringModel
 from trainer.sources.content.source import CONTENT, FittedContent
 
 
-def test_they_are_in_no_list_and_as_targets_come_last() -> None:
+def test_they_are_in_no_list_and_rank_last_as_targets() -> None:
     split = split_of([[0], [0]], {0: [1, 3, 4], 1: [2]}, num_items=6)
     split = replace(split, known=without_items(split.known, [3, 4]))
     ranking = rank_split(split, Table([[9, 5, 4, 8, 7, 6], [9, 5, 4, 8, 7, 6]]))
@@ -30,18 +30,18 @@ def test_they_are_in_no_list_and_as_targets_come_last() -> None:
     assert ranking.ranks.tolist() == [1, 3, 4, 2]
 
 
-def test_held_out_ones_are_a_miss() -> None:
+def test_as_held_out_items_they_are_a_miss() -> None:
     dataset = without_items(dataset_of([[0, 1], [0, 2], [0, 3]], num_items=5), [1])
     scores = np.array([[9, 8, 7, 6, 5]] * 3, dtype=np.float32)
     (ranks,) = ranks_of_targets(dataset, leave_last_out(dataset, skip=0), lambda users: [scores[users]])
-    assert ranks[0] >= 3  # after the three that may be recommended
+    assert ranks[0] >= 3  # after the three available items that are not history
     assert ranks[1:].tolist() == [0, 1]
 
 
-def test_popularity_does_not_count_them() -> None:
+def test_popularity_does_not_rank_them() -> None:
     dataset = without_items(dataset_of([[0, 1, 3], [1, 2, 3], [1, 2, 4], [1, 2, 0]], num_items=5), [1, 2])
     hold_out = HoldOut(dataset.lengths - 1, np.array([0, 1]), np.array([3, 3]))
-    assert popularity_ranks(dataset, hold_out).max() <= 2  # of five items, two are not available and one was chosen
+    assert popularity_ranks(dataset, hold_out).max() <= 2  # of five items, two are unavailable and one was chosen
 
 
 def test_they_are_not_sampled() -> None:

@@ -30,7 +30,7 @@ def ring_config(**overrides: str) -> TrainConfig:
 
 
 def ring_data(config: TrainConfig) -> Encoded:
-    """Sixty users with 3 to 20 events each, every item the successor of the one before."""
+    """Sixty users with 3 to 20 events each; every item is the successor of the previous item."""
     generator = np.random.default_rng(0)
     starts, lengths = generator.integers(0, NUM_ITEMS, 60), generator.integers(3, 21, 60)
     histories = [
@@ -53,7 +53,7 @@ def fit_ring(
     on_epoch: Callable[[EpochReport], None] = unreported,
     checkpoint_path: Path | None = None,
 ) -> FitResult:
-    """Fits the ring; the metrics are Recall@10 and so on over the validation users."""
+    """Fits the ring; the metrics are means of HELD_OUT_METRICS over the validation users."""
     encoded = ring_data(config)
     validation = leave_last_out(encoded.dataset, skip=1)
     inputs = FitInputs(

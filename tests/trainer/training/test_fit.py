@@ -1,4 +1,4 @@
-"""The training loop: it learns, stops, and goes on where it was stopped."""
+"""The training loop: it learns, stops, and resumes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _stop_after(epoch: int):
     return on_epoch
 
 
-def _equal(one: TwoTowerModel, other: TwoTowerModel) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def _equal(left: TwoTowerModel, right: TwoTowerModel) -> bool:
+    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -50,7 +50,7 @@ def test_the_mean_tower_and_history_features_are_trained() -> None:
 
 
 @pytest.mark.parametrize("validated", [True, False])
-def test_a_run_stopped_and_resumed_equals_one_that_never_stopped(tmp_path, validated) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path, validated) -> None:
     choice = {"fit__loss": "sampled", "fit__num_negatives": "8", "fit__schedule": "cosine", "fit__max_epochs": "5"}
     whole = fit_ring(ring_config(**choice), num_epochs=5, validated=validated)
     path = tmp_path / "checkpoints" / "selection.pt"
@@ -77,7 +77,7 @@ def test_a_run_stopped_and_resumed_equals_one_that_never_stopped(tmp_path, valid
     assert [file.name for file in path.parent.iterdir()] == ["selection.pt"]
 
 
-def test_without_resume_a_checkpoint_is_written_over(tmp_path) -> None:
+def test_without_resume_a_checkpoint_is_overwritten(tmp_path) -> None:
     path = tmp_path / "selection.pt"
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ConfigError, match=r"fit\.resume.*selection\.pt"):
@@ -86,7 +86,7 @@ def test_without_resume_a_checkpoint_is_written_over(tmp_path) -> None:
     assert len(fit_ring(ring_config(fit__resume="true"), num_epochs=2, checkpoint_path=path).epochs) == 2
 
 
-def test_time_that_is_over_keeps_the_best_epoch_so_far() -> None:
+def test_a_time_limit_keeps_the_best_epoch_so_far() -> None:
     result = fit_ring(ring_config(fit__max_minutes="1e-9"), num_epochs=5)
     assert (len(result.epochs), result.best_epoch) == (1, 1)
 
@@ -99,7 +99,7 @@ def test_bf16_trains_float32_weights_to_nearly_the_same_loss() -> None:
     assert {weight.dtype for weight in mixed.model.state_dict().values()} == {torch.float32}
 
 
-def test_an_epoch_tells_speed_and_memory() -> None:
+def test_an_epoch_reports_speed_and_memory() -> None:
     result = fit_ring(ring_config(), num_epochs=2)
     assert all(report.seconds > 0 and report.interactions_per_second > 0 for report in result.epochs)
     assert result.peak_memory_bytes > 50 * 2**20  # PyTorch alone is larger

@@ -1,4 +1,4 @@
-"""Packed rows give the vectors that padded ones give."""
+"""Packed rows give the same vectors as padded rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_windows_fill_rows_in_their_order() -> None:
 
 @pytest.mark.parametrize("user_tower", ["transformer", "mean"])
 @pytest.mark.parametrize("has_ages", [True, False])
-def test_packed_rows_give_the_vectors_of_padded_ones(user_tower: str, has_ages: bool) -> None:
+def test_packed_rows_give_the_vectors_of_padded_rows(user_tower: str, has_ages: bool) -> None:
     config = ring_config(towers__user_tower=user_tower, towers__user_ids="true", towers__history_features="true")
     encoded = ring_data(config)
     torch.manual_seed(0)

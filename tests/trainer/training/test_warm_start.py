@@ -1,4 +1,4 @@
-"""A champion, new events and items, and a training that goes on from it, against a real registry."""
+"""A champion, new events and items, and a warm start from the champion, against a real registry."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def config() -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> DataConfig:
-    """A board of which nobody has chosen everything yet."""
+    """The checkerboard, with new users, events and items, and a deleted item."""
     folder = tmp_path_factory.mktemp("board")
     data = load_data_config(str(write_checkerboard(folder)), {})
     events, changes = [], []
@@ -92,7 +92,7 @@ def test_the_first_model_is_trained_in_full(champion) -> None:
     assert champion.start.why_not == "there is no model yet"
 
 
-def test_rows_keep_their_place_and_new_ones_come_after(champion, grown, settings, tmp_path) -> None:
+def test_rows_stay_and_new_rows_come_after_them(champion, grown, settings, tmp_path) -> None:
     registry = Registry(settings)
     old = read_bundle(registry.download(champion.version, tmp_path / "old"))
     new = read_bundle(registry.download(grown.version, tmp_path / "new"))
@@ -101,7 +101,7 @@ def test_rows_keep_their_place_and_new_ones_come_after(champion, grown, settings
     assert new.items.item_ids(range(len(rows), len(new.items))) == ["item-24", "item-25"]
     assert new.items.item_ids(new.items.unavailable_rows) == ["item-3"]
     assert new.manifest.catalogue_sequence == 3
-    # A few epochs at a low rate: an item stays where it was.
+    # A few epochs at a low rate hardly move an item.
     cosines = (new.item_vectors[: len(rows)] * old.item_vectors).sum(axis=1)
     assert np.median(cosines) > 0.9
     colours = new.item_vectors @ new.item_vectors.T
@@ -120,7 +120,7 @@ def test_it_is_at_least_as_good_as_the_champion(champion, grown, settings, tmp_p
     assert recall(grown, "new") >= recall(champion, "old")
 
 
-def test_what_it_started_from_is_recorded(champion, grown, settings, tmp_path) -> None:
+def test_the_version_that_it_continued_is_recorded(champion, grown, settings, tmp_path) -> None:
     assert grown.start.version == champion.version
     client = MlflowClient(settings.registry_uri, settings.registry_uri)
     assert client.get_run(grown.version.run_id).data.tags[WARM_START_TAG] == champion.version.number
@@ -130,7 +130,7 @@ def test_what_it_started_from_is_recorded(champion, grown, settings, tmp_path) -
     assert "| last change of the catalogue | 3 |" in card
 
 
-def test_validation_asks_for_what_the_champion_has_not_learned(champion, grown, settings, config, tmp_path) -> None:
+def test_validation_asks_only_for_new_choices(champion, grown, settings, config, tmp_path) -> None:
     weights = Registry(settings).download_artifacts(champion.version, WEIGHTS, tmp_path)
     previous = PreviousModel.load(weights)
     learned = dict(zip(previous.user_ids, previous.num_learned_events.tolist(), strict=True))
@@ -143,7 +143,7 @@ def test_validation_asks_for_what_the_champion_has_not_learned(champion, grown, 
     assert asked == {f"user-{n}" for n in range(40)} | {f"new-{n}" for n in range(40)}
 
 
-def test_without_news_or_with_another_shape_there_is_a_full_training(champion, settings, config, data) -> None:
+def test_without_new_choices_or_with_another_shape_there_is_a_full_training(champion, settings, config, data) -> None:
     registry = Registry(settings)
     dataset = load_dataset(champion.prepared.directory)
     start = find_warm_start(registry, "1", dataset, config)
@@ -158,7 +158,7 @@ def test_without_news_or_with_another_shape_there_is_a_full_training(champion, s
         find_warm_start(registry, "99", dataset, config)
 
 
-def test_weights_are_read_back_as_they_were(champion, settings, tmp_path) -> None:
+def test_weights_are_read_back_unchanged(champion, settings, tmp_path) -> None:
     folder = Registry(settings).download_artifacts(champion.version, WEIGHTS, tmp_path)
     previous = PreviousModel.load(folder)
     previous.save(tmp_path / "again")
@@ -171,7 +171,7 @@ def test_weights_are_read_back_as_they_were(champion, settings, tmp_path) -> Non
         PreviousModel.load(tmp_path / "again")
 
 
-def test_the_command_line_says_what_training_began_with(champion, settings, data, monkeypatch, capsys) -> None:
+def test_the_command_line_prints_the_start_of_the_training(champion, settings, data, monkeypatch, capsys) -> None:
     monkeypatch.setenv("TANDEM_DATA_DIR", str(settings.data_dir))
     monkeypatch.setenv("TANDEM_REGISTRY_URI", settings.registry_uri)
     monkeypatch.setenv("TANDEM_LOG_LEVEL", "error")

@@ -1,4 +1,4 @@
-"""Windows, and that they hold what serving would make of the same states."""
+"""Windows hold the same inputs as serving makes of the same states."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_windows_pair_every_event_with_its_successor() -> None:
     assert windows.user_index.tolist() == [1, 1, 2]
 
 
-def test_windows_are_what_serving_makes_of_the_state_at_every_event() -> None:
+def test_windows_equal_the_inputs_of_serving_at_every_event() -> None:
     generator = np.random.default_rng(0)
     lengths = [0, 1, 2, 3, 7, 8, 40, 230]
     dataset = dataset_of([generator.integers(0, 50, length).tolist() for length in lengths], num_items=50)
@@ -42,23 +42,25 @@ def test_windows_are_what_serving_makes_of_the_state_at_every_event() -> None:
     users = windows.user_index.numpy() - 1
     assert np.bincount(users, minlength=8).tolist() == [0, 0, 1, 1, 1, 1, 6, 33]
     ends = dict.fromkeys(range(8), 0)
-    for place, user in enumerate(users.tolist()):
+    for window, user in enumerate(users.tolist()):
         end = lengths[user] - 1 - ends[user]
         ends[user] += 7
-        count = int(windows.lengths[place])
+        count = int(windows.lengths[window])
         history = encode_histories([dataset.user_state(user, end)], dataset.catalogue.vocabulary, 7)
         assert count == min(end, 7)
-        assert windows.history_rows[place].tolist() == history.rows[0].tolist()
-        assert windows.event_codes[place].tolist() == history.event_codes[0].tolist()
-        assert windows.ages[place].tolist() == history.ages[0].tolist()
+        assert windows.history_rows[window].tolist() == history.rows[0].tolist()
+        assert windows.event_codes[window].tolist() == history.event_codes[0].tolist()
+        assert windows.ages[window].tolist() == history.ages[0].tolist()
         first = int(dataset.offsets[user]) + end - count
-        assert windows.target_rows[place, -count:].tolist() == dataset.item_rows[first + 1 : first + 1 + count].tolist()
+        assert (
+            windows.target_rows[window, -count:].tolist() == dataset.item_rows[first + 1 : first + 1 + count].tolist()
+        )
         states = [dataset.user_state(user, end - back) for back in reversed(range(count))]
         served = encode_user_feature_codes(states, schema)
-        assert windows.feature_codes[place, -count:].tolist() == served.tolist()
+        assert windows.feature_codes[window, -count:].tolist() == served.tolist()
 
 
-def test_features_that_come_with_the_data_are_stored_once_for_each_window() -> None:
+def test_features_of_the_data_are_stored_once_for_each_window() -> None:
     dataset = dataset_of([[0, 1, 2, 3], [1, 2]], num_items=4)
     schema = FeatureSchema(history_length=2, user_features=(UserFeature("age", boundaries=(21.0,)),))
     assert training_windows(dataset, schema, dataset.lengths).feature_codes.tolist() == [[1], [1], [2]]

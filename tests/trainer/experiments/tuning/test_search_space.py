@@ -1,4 +1,4 @@
-"""What may be tuned, and the file that the best settings are written to."""
+"""The search space, and the file of the best settings."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_trials_are_runs_below_one_run_and_the_best_becomes_a_file(settings, dat
         assert not [name for name in run.data.metrics if "test" in name]
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
-    # The same again has nothing left to do, more trials go on in the same run.
+    # The same call again has no trials left; more trials are added to the same run.
     assert tune(data, CONFIG, settings, options("first")) == result
     more = tune(data, CONFIG, settings, options("first", num_trials=4))
     assert more.num_finished + more.num_pruned == 4
@@ -121,7 +121,7 @@ def _heartbeat_age(path: Path) -> int:
     return int(age)
 
 
-def test_what_is_below_the_median_is_pruned(tmp_path) -> None:
+def test_a_trial_below_the_median_is_pruned(tmp_path) -> None:
     epochs: dict[int, list[int]] = {}
 
     def objective(trial: Trial) -> float:
@@ -138,7 +138,7 @@ def test_what_is_below_the_median_is_pruned(tmp_path) -> None:
     assert study.best().number in {0, 1}
 
 
-def test_what_an_objective_raises_ends_the_run(tmp_path) -> None:
+def test_an_error_of_an_objective_ends_the_run(tmp_path) -> None:
     study = _study(tmp_path / "study.db")
 
     def broken(trial: Trial) -> float:
@@ -159,7 +159,7 @@ def _hang(path: Path) -> None:
     _study(path).run(SPACE, 1, objective, seed=0)
 
 
-def test_the_trial_of_a_killed_process_is_begun_anew(tmp_path) -> None:
+def test_the_trial_of_a_killed_process_is_run_again(tmp_path) -> None:
     path = tmp_path / "study.db"
     process = multiprocessing.get_context("spawn").Process(target=_hang, args=(path,))
     process.start()

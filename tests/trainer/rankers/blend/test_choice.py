@@ -49,14 +49,14 @@ NOISE = _unit(NUM_ITEMS, 8, 3)
 
 
 def _mean_of_history(tensors: Tensors) -> np.ndarray:
-    """A user tower that can be followed by hand."""
+    """A user tower that is easy to compute by hand."""
     vectors = tensors[names.HISTORY_VECTORS]
     count = np.maximum((tensors[names.HISTORY_EVENT_CODES] > 0).sum(axis=1), 1)
     return np.asarray(vectors.sum(axis=1) / count[:, None], dtype=np.float32)
 
 
 def _loyal_users(num_users: int = 150, num_events: int = 14) -> Dataset:
-    """Users who stay in one group of items."""
+    """Users who choose only items of one group."""
     generator = np.random.default_rng(4)
     histories = [
         generator.permutation(np.flatnonzero(user % NUM_GROUPS == GROUPS))[:num_events].tolist()
@@ -86,7 +86,7 @@ def _choose(dataset: Dataset, model: ScoringModel, content_weights: Sequence[flo
     return choose_blend(dataset, leave_last_out(dataset, skip=1), model, config)
 
 
-def test_calibration_is_that_of_every_pair() -> None:
+def test_calibration_is_over_every_pair() -> None:
     users, items = GENERATOR.normal(0.5, 1.0, (70, 8)).astype(np.float32), NOISE
     scores = users @ items.T
     measured = calibration_of_products(users, items)
@@ -94,13 +94,13 @@ def test_calibration_is_that_of_every_pair() -> None:
     assert measured.std == pytest.approx(scores.std(), rel=1e-5)
 
 
-def test_equal_scores_have_a_deviation_that_can_be_divided_by() -> None:
+def test_equal_scores_have_a_deviation_of_one() -> None:
     same = np.full((5, 3), 0.7, np.float32)
     assert calibration_of_products(same, same).std == 1.0
     assert calibration_of_products(np.zeros((5, 3), np.float32), same) == Calibration(0.0, 1.0)
 
 
-def test_validation_takes_content_where_only_content_knows() -> None:
+def test_validation_takes_content_if_only_content_helps() -> None:
     dataset = _loyal_users()
     choice = _choose(dataset, _model(dataset, NOISE, BY_GROUP), GRID)
     assert choice.shares["content"].weight == max(GRID)
@@ -109,7 +109,7 @@ def test_validation_takes_content_where_only_content_knows() -> None:
     assert choice.two_tower["ndcg@10"].mean() == pytest.approx(choice.by_weight["content"][0.0])
 
 
-def test_validation_takes_no_content_where_it_knows_nothing() -> None:
+def test_validation_takes_no_content_if_content_is_noise() -> None:
     dataset = _loyal_users()
     grid = (0.0, 0.3, 0.6)
     choice = _choose(dataset, _model(dataset, BY_GROUP, NOISE), grid)
@@ -117,7 +117,7 @@ def test_validation_takes_no_content_where_it_knows_nothing() -> None:
     assert choice.by_weight["content"][0.0] > choice.by_weight["content"][0.6]
 
 
-def test_equally_good_weights_give_the_lower_one() -> None:
+def test_of_equally_good_weights_the_lower_is_taken() -> None:
     dataset = _loyal_users()
     model = _model(dataset, BY_GROUP, BY_GROUP[:, :1] * 0.0)
     choice = _choose(dataset, model, GRID)
@@ -125,7 +125,7 @@ def test_equally_good_weights_give_the_lower_one() -> None:
     assert choice.shares["content"].weight == 0.0
 
 
-def test_one_weight_is_taken_as_it_is_and_no_content_leaves_nothing_to_choose() -> None:
+def test_a_single_weight_is_taken_as_it_is_and_without_content_there_is_no_choice() -> None:
     dataset = _loyal_users()
     assert _choose(dataset, _model(dataset, BY_GROUP, NOISE), [0.3]).shares == {"content": Share(0.3)}
     without = _choose(dataset, _model(dataset, BY_GROUP, None), GRID)
@@ -184,7 +184,7 @@ def test_blended_ranks_are_those_of_a_slow_computation() -> None:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """The same vectors, with a blend and as an older bundle without one."""
+    """Two bundles of the same vectors: one with a blend, and an older bundle without a blend."""
     folder = tmp_path_factory.mktemp("bundles")
     return [
         build_tiny_bundle(folder / name, TinySpec(num_items=60, model_version=name, content_weight=weight))
@@ -194,7 +194,7 @@ def bundles(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def newer_data() -> Dataset:
-    """Data with 5 items that the bundles do not know, among the histories and among the targets."""
+    """Data with 5 items that the bundles do not know, in histories and in targets."""
     generator = np.random.default_rng(6)
     dataset = dataset_of([generator.permutation(65)[:15].tolist() for _ in range(50)], num_items=65)
     ids = [f"item-{row}" for row in range(65)]
@@ -206,7 +206,7 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
     bundle = bundles[which]
     test = leave_last_out(newer_data, skip=0)
     ranks = bundle_ranks(newer_data, test, bundle, OnnxSession(bundle.user_tower))
-    for place, user in enumerate(test.users):
+    for position, user in enumerate(test.users):
         history = newer_data.item_rows[newer_data.offsets[user] : newer_data.offsets[user + 1] - 1].tolist()
         known = [row for row in history if row < 60]
         scores = bundle.item_vectors @ mean_vector(bundle, [f"item-{row}" for row in known[-HISTORY_LENGTH:]])
@@ -217,17 +217,17 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
             profile = decay @ vectors[newest] / decay.sum()
             scores = 0.6 * scores + 0.4 * (vectors @ profile)  # the tiny blend has mean 0, std 1
         ranked = [int(row) for row in np.argsort(-scores) if row not in history]
-        target = int(test.target_rows[place])
+        target = int(test.target_rows[position])
         if target < 60:
-            assert ranks[place] == ranked.index(target)
+            assert ranks[position] == ranked.index(target)
         else:
-            assert ranks[place] >= len(ranked)
+            assert ranks[position] >= len(ranked)
 
 
 @pytest.mark.process
-def test_the_serving_engine_answers_as_is_measured_here(bundles, newer_data, tmp_path) -> None:
-    """The gate's figures are those of the trainer's own evaluation, user by user, where every item is a candidate."""
-    # The source reads more of a history than the towers do, and more than the content profile.
+def test_the_serving_engine_answers_as_the_trainer_measures(bundles, newer_data, tmp_path) -> None:
+    """The gate's figures equal the trainer's own evaluation, user by user, if every item is a candidate."""
+    # The item-item source reads more events of a history than the towers and the content profile.
     far = {"item_item_weight": 0.5, "item_item_decay_events": 10.0}
     all_sources = build_tiny_bundle(tmp_path / "all", TinySpec(num_items=60, content_weight=0.2, **far))
     test = leave_last_out(newer_data, skip=0)
@@ -255,7 +255,7 @@ def test_a_model_without_content_is_not_blended() -> None:
         calibrate(dataset, test, model, {"content": Share(0.3)})
 
 
-def test_validation_takes_the_item_item_source_where_only_it_knows() -> None:
+def test_validation_takes_the_item_item_source_if_only_it_helps() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     config = load_train_config(None, {})

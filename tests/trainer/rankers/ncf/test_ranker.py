@@ -1,4 +1,4 @@
-"""The NCF ranker: where it begins, what it learns, what it may not learn from, and its export."""
+"""The NCF ranker: its initial order, its training, its negatives, and its export."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _mean_of_history(tensors: Tensors) -> np.ndarray:
 
 
 def _loyal_users() -> Dataset:
-    """Users who stay in one group of items, of which half are much more popular."""
+    """Users who choose only items of one group; half of the items are much more popular."""
     generator = np.random.default_rng(4)
     weights = np.where(np.arange(NUM_ITEMS // NUM_GROUPS) % 2 == 0, 4.0, 1.0)
     share = weights / weights.sum()
@@ -56,7 +56,7 @@ def _loyal_users() -> Dataset:
 
 
 def _model(dataset: Dataset, *, content: bool, user_ids: bool = False) -> ScoringModel:
-    """Towers that know little; content, where there is some, knows the group."""
+    """Towers with vectors close to noise; content vectors, if any, give the group."""
     vectors = (_unit(NUM_GROUPS, 2)[GROUPS] * np.float32(0.9)).astype(np.float16)
     return ScoringModel(
         schema=FeatureSchema(history_length=12, user_ids=user_ids),
@@ -107,7 +107,7 @@ def test_export_equals_torch_at_any_batch(tmp_path, shape) -> None:
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_it_learns_what_the_towers_do_not_know() -> None:
+def test_it_learns_more_than_the_towers_know() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     towers = _towers(dataset, _model(dataset, content=True))
@@ -117,7 +117,7 @@ def test_it_learns_what_the_towers_do_not_know() -> None:
     assert fitted.ranker.content_weight.item() > 0
 
 
-def test_early_stopping_sees_what_full_ranking_of_the_candidates_sees() -> None:
+def test_early_stopping_measures_the_full_ranking_of_the_candidates() -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     towers = _towers(dataset, _model(dataset, content=True, user_ids=True))
@@ -130,8 +130,8 @@ def test_equal_seeds_give_equal_rankers() -> None:
     dataset = _loyal_users()
     towers = _towers(dataset, _model(dataset, content=False))
     first, second = (fit_ncf(towers, leave_last_out(dataset, skip=0), num_epochs=2).ranker for _ in range(2))
-    for one, other in zip(first.parameters(), second.parameters(), strict=True):
-        assert torch.equal(one, other)
+    for parameter, again in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(parameter, again)
 
 
 def test_no_negative_is_an_item_that_the_user_chooses() -> None:
@@ -142,15 +142,15 @@ def test_no_negative_is_an_item_that_the_user_chooses() -> None:
     rows = batch.tensors[names.RANKER_ITEM_INDEX].reshape(batch.present.shape) - 1
     assert len(examples) == int((hold_out.num_history_events - 1).sum())
     assert batch.present[:, 1:].mean() > 0.8
-    for place in range(0, len(examples), 37):
-        user = examples.users[place]
+    for example in range(0, len(examples), 37):
+        user = examples.users[example]
         start = dataset.offsets[user]
         chosen = dataset.item_rows[start : start + hold_out.num_history_events[user]]
-        assert rows[place, 0] in chosen
-        assert not np.isin(rows[place, 1:][batch.present[place, 1:]], chosen).any()
+        assert rows[example, 0] in chosen
+        assert not np.isin(rows[example, 1:][batch.present[example, 1:]], chosen).any()
 
 
-def test_items_that_nobody_chose_keep_no_id() -> None:
+def test_unchosen_items_have_no_id() -> None:
     dataset = dataset_of([[0, 1, 2, 3], [1, 2, 3, 0], [2, 3, 0, 1]] * 4, num_items=NUM_ITEMS)
     towers = _towers(dataset, _model(dataset, content=False))
     ranker = fit_ncf(towers, leave_last_out(dataset, skip=0), num_epochs=3).ranker
@@ -160,7 +160,7 @@ def test_items_that_nobody_chose_keep_no_id() -> None:
 
 
 @pytest.mark.parametrize("content", [True, False])
-def test_auto_takes_the_better_one(content) -> None:
+def test_auto_takes_the_better_ranker(content) -> None:
     dataset = _loyal_users()
     validation = leave_last_out(dataset, skip=1)
     model = _model(dataset, content=content)

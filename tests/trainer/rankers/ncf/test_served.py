@@ -45,11 +45,11 @@ OVERRIDES = {
 def result(tmp_path_factory) -> RunResult:
     folder = tmp_path_factory.mktemp("ncf")
     toml = write_checkerboard(folder, num_users=NUM_USERS, num_items=NUM_ITEMS)
-    # Users who know few items of their colour: then content proposes some that the towers' best leave out.
+    # Users with a short history: content then proposes items that are not among the towers' candidates.
     header, *lines = (folder / "interactions.csv").read_text().splitlines()
-    kept = [line for place, line in enumerate(lines) if place % (NUM_ITEMS // 2) < NUM_EVENTS]
+    kept = [line for number, line in enumerate(lines) if number % (NUM_ITEMS // 2) < NUM_EVENTS]
     (folder / "interactions.csv").write_text("\n".join([header, *kept]) + "\n")
-    # Items of which each has a text of its own: equal vectors would leave open which of them is a candidate.
+    # Every item has a text of its own: with equal vectors the choice of candidates would be arbitrary.
     items = (folder / "items.jsonl").read_text().splitlines()
     named = [line.replace(" square", f" square, number {number}") for number, line in enumerate(items)]
     (folder / "items.jsonl").write_text("\n".join(named) + "\n")
@@ -58,7 +58,7 @@ def result(tmp_path_factory) -> RunResult:
     return train_and_register(data, load_train_config(None, OVERRIDES), settings, RunOptions())
 
 
-def test_the_manifest_says_what_offline_ranking_finds(result) -> None:
+def test_the_manifest_holds_the_metrics_of_offline_ranking(result) -> None:
     bundle = read_bundle(Path(result.version.source))
     assert [spec.name for spec in bundle.manifest.ranker.inputs] == [
         names.RANKER_USER_VECTOR,
@@ -75,7 +75,7 @@ def test_the_manifest_says_what_offline_ranking_finds(result) -> None:
         assert bundle.manifest.metrics[f"test/{name}"] == pytest.approx(mean, abs=1e-9)
 
 
-def test_the_run_is_measured_as_its_ranker_ranks(result) -> None:
+def test_the_run_is_measured_in_the_order_of_its_ranker(result) -> None:
     bundle = read_bundle(Path(result.version.source))
     (directory, *_) = evaluation_directories(Path(result.version.source).parent / EVALUATIONS)
     measured = load_evaluation(directory)
@@ -85,15 +85,15 @@ def test_the_run_is_measured_as_its_ranker_ranks(result) -> None:
     assert "ONNX ranker" in (bundle.directory / MODEL_CARD.name).read_text()
 
 
-async def test_served_scores_are_the_offline_ones(result, tmp_path) -> None:
+async def test_served_scores_are_the_offline_scores(result, tmp_path) -> None:
     bundle = read_bundle(Path(result.version.source))
     model = ScoringModel.of_bundle(bundle, OnnxSession(bundle.user_tower))
     ranked = RankedModel(model=model, pair_scores=OnnxSession(bundle.ranker))
-    # Somebody whom training never saw, too: with the history of one whom it did.
+    # A user that training never saw is asked for, too, with the history of a known user.
     users = [*bundle.held_out_users[:20]]
     asked = {**{user.user_id: user.state for user in users}, "a-stranger": users[0].state}
     expected = ranked.scores_of(list(asked), list(asked.values()))
-    assert (np.isfinite(expected).sum(axis=1) > 100).any(), "content proposes some beyond those of the towers"
+    assert (np.isfinite(expected).sum(axis=1) > 100).any(), "content proposes items beyond the towers' candidates"
     async with valkey(tmp_path / "valkey") as store:
         for user_id, state in asked.items():
             await store.put(user_id, state)

@@ -1,4 +1,4 @@
-"""What is kept of EASE's weights."""
+"""The weights of EASE that the item-item source keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.sources.item_item.fit import fit_item_item
 
 NUM_ITEMS = 30
 GENERATOR = np.random.default_rng(0)
-# The last three items are chosen by nobody.
+# No user chooses the last three items.
 DATASET = dataset_of([GENERATOR.permutation(NUM_ITEMS - 3)[:8].tolist() for _ in range(60)], num_items=NUM_ITEMS)
 
 
@@ -23,14 +23,14 @@ def test_the_strongest_weights_of_each_item_are_kept_highest_first() -> None:
     learned = Ease(l2=20.0).weights_of(DATASET)
     assert item_item.rows.shape == item_item.weights.shape == (NUM_ITEMS, 6)
     assert (np.diff(item_item.weights.astype(np.float32), axis=1) <= 0).all()
-    for place, item in enumerate(learned.items):
+    for row, item in enumerate(learned.items):
         kept = set(item_item.rows[item].tolist())
-        assert kept == set(learned.items[np.argsort(-np.abs(learned.weights[place]))[:6]].tolist())
-        of_kept = learned.weights[place][np.searchsorted(learned.items, item_item.rows[item])]
-        np.testing.assert_allclose(item_item.weights[item], of_kept, atol=1e-3)
+        assert kept == set(learned.items[np.argsort(-np.abs(learned.weights[row]))[:6]].tolist())
+        kept_weights = learned.weights[row][np.searchsorted(learned.items, item_item.rows[item])]
+        np.testing.assert_allclose(item_item.weights[item], kept_weights, atol=1e-3)
 
 
-def test_items_that_nobody_chose_have_no_neighbours_and_are_nobodys() -> None:
+def test_unchosen_items_have_no_neighbours_and_are_no_neighbours() -> None:
     item_item = fit_item_item(DATASET, DATASET.lengths, ItemItemConfig())
     assert item_item is not None
     assert (item_item.rows[-3:] == MISSING_ROW).all()
@@ -46,5 +46,5 @@ def test_only_the_first_events_are_learned_from() -> None:
     assert half.weights.tolist() == whole.weights.tolist()
 
 
-def test_a_large_catalogue_goes_without() -> None:
+def test_a_large_catalogue_has_no_item_item_source() -> None:
     assert fit_item_item(DATASET, DATASET.lengths, ItemItemConfig(max_items=NUM_ITEMS - 1)) is None
