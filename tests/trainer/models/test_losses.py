@@ -205,8 +205,10 @@ def test_auto_scores_a_small_catalogue_in_full() -> None:
 def test_the_full_softmax_in_chunks_equals_cross_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
     # Chunks of three positions, and a smaller last chunk.
     monkeypatch.setattr("trainer.models.losses._CPU_CHUNK_SCORES", 3 * 20)
-    users, items = torch.randn(10, 4, requires_grad=True), torch.randn(20, 4, requires_grad=True)
-    targets = torch.randint(20, (10,))
+    generator = _generator()
+    users = torch.randn(10, 4, generator=generator, requires_grad=True)
+    items = torch.randn(20, 4, generator=generator, requires_grad=True)
+    targets = torch.randint(20, (10,), generator=generator)
     expected = F.cross_entropy(30 * users @ items.T, targets)
     expected_gradients = torch.autograd.grad(expected, [users, items])
     loss = FullSoftmax(ALL[:20])
