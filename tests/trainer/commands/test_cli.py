@@ -102,8 +102,18 @@ def test_prepare_then_features(environment, capsys) -> None:
         (["features", "--set", "nonsense"], "KEY=VALUE", 2),
         (["prepare", "--dataset", "no-such-set"], "no-such-set", 2),
         (["train", "--config", "absent.toml"], "absent.toml: No such file", 2),
-        (["export", "--model", "7", "--output", "somewhere"], "tandem has no version '7'", 1),
-        (["export", "--model", "nobody", "--output", "somewhere"], "tandem has no alias 'nobody'", 1),
+        pytest.param(
+            ["export", "--model", "7", "--output", "somewhere"],
+            "tandem has no version '7'",
+            1,
+            marks=pytest.mark.process,
+        ),
+        pytest.param(
+            ["export", "--model", "nobody", "--output", "somewhere"],
+            "tandem has no alias 'nobody'",
+            1,
+            marks=pytest.mark.process,
+        ),
     ],
 )
 def test_mistakes_are_named(environment, capsys, arguments, message, status) -> None:
