@@ -61,12 +61,15 @@ imports: $(VENV)/.dev ## check with import-linter which package may import which
 dead-code: $(VENV)/.dev ## find code that only tests use, with vulture
 	$(BIN)/vulture
 
-protos: $(VENV)/.dev ## regenerate the committed stubs
-	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --mypy_out=protos \
-		--grpc_python_out=protos --mypy_grpc_out=protos protos/tandem/v1/*.proto
+protos: STUBS ?= protos
+protos: $(VENV)/.dev ## write the stubs of the .proto files
+	PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=$(STUBS) --mypy_out=$(STUBS) \
+		--grpc_python_out=$(STUBS) --mypy_grpc_out=$(STUBS) protos/tandem/v1/*.proto
 
-protos-check: protos ## fail when the committed stubs differ from the .proto files
-	@test -z "$$(git status --porcelain protos/tandem/v1)" || { git status --porcelain protos/tandem/v1; echo "stubs differ: run make protos and commit"; exit 1; }
+protos-check: $(VENV)/.dev ## fail when the stubs are not what the .proto files say
+	@stubs=$$(mktemp -d); trap 'rm -rf "$$stubs"' EXIT; $(MAKE) --silent protos STUBS="$$stubs" \
+		&& diff -r -x '*.proto' -x __init__.py -x __pycache__ protos/tandem/v1 "$$stubs/tandem/v1" \
+		|| { echo "the stubs differ from the .proto files: run make protos"; exit 1; }
 
 wheel-check: $(VENV)/.dev ## build the wheel, install it with only [server] in a clean environment, and serve from there
 	$(BIN)/python -m deploy.packaging.wheel_check
