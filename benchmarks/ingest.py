@@ -1,7 +1,7 @@
 """Ingest of a large file of reviews: time and peak memory of `python -m trainer prepare`.
 
 `python -m benchmarks.ingest [--reviews N] [--output PATH]` writes a gzip file of reviews in the official Amazon format
-of 2023, with synthetic users, items and texts, prepares it in a process of its own, and prints the time and memory.
+of 2023, with synthetic users, items and texts, prepares it in a separate process, and prints the time and memory.
 
 Popularity of items follows a power law, as in real data; users have five reviews on average. Reviews have texts because
 real files have them, and a reader has to skip them.

@@ -41,7 +41,7 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Probe:
-    """An open loop of `rate` requests per second, spread over connections of their own."""
+    """An open loop of `rate` requests per second, spread over `connections` connections."""
 
     port: int
     requests: Sequence[pb.RecommendRequest]
