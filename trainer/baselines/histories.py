@@ -1,4 +1,4 @@
-"""What most baselines share: they know a user only by the history, so scores are a function of weighted histories.
+"""Shared by most baselines: they know a user only by the history, so scores are a function of weighted histories.
 
 Histories can therefore be weighted differently when they are scored, without another fit.
 """

@@ -33,12 +33,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reviews", metavar="PATH", help="short for --set data.reviews=PATH (data set amazon)")
     group.add_argument("--meta", metavar="PATH", help="short for --set data.meta=PATH (data set amazon)")
     group.add_argument(
-        "--events", metavar="DIR", help="short for --set data.events=DIR: adds the events that feature_sync keeps"
+        "--events", metavar="DIR", help="short for --set data.events=DIR: adds the events that feature_sync archives"
     )
     group.add_argument(
         "--item-changes",
         metavar="DIR",
-        help="short for --set data.item_changes=DIR: applies the catalogue changes that feature_sync keeps",
+        help="short for --set data.item_changes=DIR: applies the catalogue changes that feature_sync archives",
     )
     group.add_argument(
         "--until",

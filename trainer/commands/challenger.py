@@ -12,7 +12,7 @@ SUMMARY = "point the alias challenger at a version that the gate has passed, or 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument(
         "version", nargs="?", metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
     )

@@ -42,7 +42,7 @@ class Command(Protocol):
     SUMMARY: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds what the command takes."""
+        """Adds the arguments of the command."""
         ...
 
     def run(self, options: argparse.Namespace, settings: Settings) -> int:

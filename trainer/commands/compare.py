@@ -11,7 +11,7 @@ SUMMARY = "put runs side by side, with the baselines they were measured against 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument(
         "runs",
         nargs="+",

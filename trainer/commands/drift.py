@@ -18,7 +18,7 @@ _WINDOW = "FOLDER|FROM..UNTIL"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     add_prepared_argument(parser)
     parser.add_argument(

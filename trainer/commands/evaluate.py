@@ -24,7 +24,7 @@ _LEAVE_LAST_OUT = "leave-last-out"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     add_prepared_argument(parser)
     add_config_arguments(parser)

@@ -12,7 +12,7 @@ SUMMARY = "write the bundle of a registered version into a folder, and verify it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument(
         "--model",
         default="",

@@ -17,7 +17,7 @@ SUMMARY = "encode and cache the texts of the catalogue, print the features that 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     add_prepared_argument(parser)
     add_config_arguments(parser)

@@ -8,11 +8,11 @@ import json
 from trainer.commands.arguments import add_data_arguments, data_config
 from trainer.core.settings import Settings
 
-SUMMARY = "read and clean a data set, print what was dropped, its profile and the folder"
+SUMMARY = "read and clean a data set, print the counts of dropped rows, its profile and the folder"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     parser.add_argument(
         "--split",

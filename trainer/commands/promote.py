@@ -11,7 +11,7 @@ SUMMARY = "make a version that the gate has passed the champion; servers that fo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
     parser.add_argument(
         "--force",

@@ -20,7 +20,7 @@ SUMMARY = "replay the past: quality and time of incremental training beside thos
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     add_prepared_argument(parser)
     add_config_arguments(parser)

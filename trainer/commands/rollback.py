@@ -11,7 +11,7 @@ SUMMARY = "make the previous champion the champion again; a second call undoes t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument(
         "--to", metavar="VERSION|ALIAS", help="go back to this version (default: the previous champion)"
     )

@@ -21,7 +21,7 @@ SUMMARY = "prepare, train, export, register, and promote past the gate"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     add_prepared_argument(parser)
     add_config_arguments(parser)

@@ -17,7 +17,7 @@ SUMMARY = "search for a better configuration on validation, and write it as a fi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     add_data_arguments(parser)
     add_config_arguments(parser)
     parser.add_argument(

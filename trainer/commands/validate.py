@@ -28,7 +28,7 @@ EXIT_REFUSED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
     parser.description = (
         "The serving engine answers held-out users with the version and with the champion. The gate judges the answers "

@@ -13,7 +13,7 @@ _SHOWN_METRICS = ("gate/ndcg@10", "gate/recall@10", "gate/coverage", "test/ndcg@
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what the command takes."""
+    """Adds the arguments of the command."""
     parser.add_argument(
         "--limit",
         type=int,
