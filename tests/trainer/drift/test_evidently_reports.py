@@ -14,6 +14,7 @@ from trainer.drift.evidently_reports import ColumnReport
 from trainer.drift.run import compare_samples
 from trainer.drift.windows import draw_sample
 
+pytestmark = pytest.mark.process  # joblib, below Evidently, starts lscpu to count the cores
 LATE = Customers(prefix="late")
 
 
