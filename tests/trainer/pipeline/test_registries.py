@@ -37,6 +37,8 @@ from trainer.scoring.scoring_model import ScoringModel
 from trainer.sources.all_sources import SOURCES
 from trainer.sources.base.source import Histories
 
+pytestmark = pytest.mark.slow
+
 NUM_ITEMS = 24
 NUM_PROPOSED = NUM_ITEMS // 2
 NUM_BY_TOWERS = 3

@@ -249,9 +249,9 @@ def test_a_model_without_content_is_not_blended() -> None:
     test = leave_last_out(dataset, skip=0)
     model = _model(dataset, NOISE, None)
     spec = BlendSpec(0.3, Calibration(0.0, 1.0), Calibration(0.0, 1.0))
-    with pytest.raises(ValueError, match="without content"):
+    with pytest.raises(ValueError, match="the blend has content, but the model does not"):
         model_ranks(dataset, test, model, [spec])
-    with pytest.raises(ValueError, match="without content"):
+    with pytest.raises(ValueError, match="the blend has content, but the model does not"):
         calibrate(dataset, test, model, {"content": Share(0.3)})
 
 
