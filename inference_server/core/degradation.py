@@ -21,6 +21,8 @@ class Degraded(StrEnum):
     """The ranker failed, returned NaN, or its breaker is open: the order is that of the two-tower score."""
     SOURCES_SKIPPED = "sources_skipped"
     """Too little time was left for candidate sources beside the two towers."""
+    SOURCE_FAILED = "source_failed"
+    """A candidate source beside the two towers failed, or proposed what is no row of the catalogue."""
     TRENDING_UNAVAILABLE = "trending_unavailable"
     """The policy uses trending items, and their list could not be read."""
     DEADLINE = "deadline"

@@ -29,8 +29,8 @@ SOURCES: Final = "sources"
 RANK: Final = "rank"
 SELECT: Final = "select"
 ANSWER: Final = "answer"
-"""The stages that cost time, as `Ladder.seconds` names them. Every answer needs FILTER, SELECT and ANSWER, even an
-answer from memory, so these three are always measured."""
+"""The stages that cost time, as `Ladder.seconds` names them."""
+_EVERY_ANSWER_NEEDS: Final = (FILTER, SELECT, ANSWER)
 
 
 class Rung(IntEnum):
@@ -68,13 +68,15 @@ class Ladder:
     def rung(self, seconds_left: float, *, encodes: bool = False) -> Rung:
         """The fullest rung that fits into the time left.
 
-        `encodes`: the user has no up-to-date vector, so the user tower must run. The mean cost of the stage that does
-        not fit decays, see `_SKIPPED_DECAY`.
+        `encodes`: the user has no up-to-date vector, so the user tower must run. The mean cost of a stage that does not
+        fit decays, see `_SKIPPED_DECAY`.
         """
         seconds = self.seconds
         spare = seconds_left - SECONDS_TO_ANSWER
         spare -= _HEADROOM * (seconds[FILTER] + seconds[SELECT] + seconds[ANSWER])
         if spare < 0.0:
+            for stage in _EVERY_ANSWER_NEEDS:
+                seconds[stage] *= _SKIPPED_DECAY
             return Rung.FROM_MEMORY
         if encodes:
             spare -= _HEADROOM * seconds[ENCODE_USER]

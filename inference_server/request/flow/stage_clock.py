@@ -11,17 +11,13 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Final, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from inference_server.request.flow.ladder import ANSWER, FILTER, RANK, SELECT, Ladder
+from inference_server.request.flow.ladder import Ladder
 from inference_server.request.flow.types import Lap
 from inference_server.telemetry.statistics import Statistics
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-
-_BUDGETED: Final = frozenset({FILTER, RANK, SELECT, ANSWER})
-"""Stages whose whole cost goes to the ladder. The other stages mostly wait, for the store or for a thread; for them,
-the ladder takes the cost of their calls into the engines."""
 
 
 class StageClock:
@@ -45,12 +41,12 @@ class StageClock:
     def observe(self, name: str, started_at: float, *, cost_seconds: float | None = None) -> None:
         """Ends a stage that began at `started_at`, in seconds of time.perf_counter.
 
-        `cost_seconds` is the cost that goes to the ladder; None: the whole duration.
+        `cost_seconds` is the cost that goes to the ladder; None: nothing does.
         """
         seconds = time.perf_counter() - started_at
         self._statistics.stage_seconds[name].observe(seconds, self._num_requests)
-        if name in _BUDGETED:
-            self._ladder.observe(name, seconds if cost_seconds is None else cost_seconds)
+        if cost_seconds is not None:
+            self._ladder.observe(name, cost_seconds)
         if self._traced:
             ended_at_ns = time.time_ns()
             lap = (name, ended_at_ns - int(seconds * 1e9), ended_at_ns)
@@ -61,11 +57,15 @@ class StageClock:
 _current: ContextVar[StageClock | None] = ContextVar("stage_clock", default=None)
 
 
-def stage(name: str) -> Callable[[_F], _F]:
-    """Measures each call of a stage function, as the stage `name` of `tandem_stage_seconds`.
+def stage(name: str, *, budgeted: Callable[..., bool] | None = None) -> Callable[[_F], _F]:
+    """Measures each call of a stage function under this name of `tandem_stage_seconds`.
 
-    The function may be plain, a coroutine function or an asynchronous generator; for a generator, the time to each
-    result is measured, and the time that its consumer takes is not.
+    The function may be plain, a coroutine function or an asynchronous generator. Of a generator, the time between two
+    results is measured; the time that its consumer takes is not.
+
+    `budgeted` is asked with the arguments of a call whether the ladder takes in its processor time. A call that skips
+    the work of its stage must not be taken in: it would make the stage look cheap. None: no call is taken in, because
+    the stage mostly waits; the ladder then takes in what its calls into the engines cost.
     """
 
     def decorate(function: _F) -> _F:
@@ -73,18 +73,12 @@ def stage(name: str) -> Callable[[_F], _F]:
             return cast(_F, _timed_generator(name, function))
         if inspect.iscoroutinefunction(function):
             return cast(_F, _timed_coroutine(name, function))
-        return cast(_F, _timed(name, function))
+        return cast(_F, _timed(name, function, budgeted))
 
     return decorate
 
 
-def _observe(name: str, started_at: float) -> None:
-    clock = _current.get()
-    if clock is not None:
-        clock.observe(name, started_at)
-
-
-def _timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _timed(name: str, function: Callable[..., Any], budgeted: Callable[..., bool] | None) -> Callable[..., Any]:
     @functools.wraps(function)
     def timed(*args: Any, **kwargs: Any) -> Any:
         clock = _current.get()
@@ -92,8 +86,11 @@ def _timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         started_at, cpu_started_at = time.perf_counter(), time.thread_time()
         result = function(*args, **kwargs)
-        # Processor time: an interruption by another process is not a cost of the stage.
-        clock.observe(name, started_at, cost_seconds=time.thread_time() - cpu_started_at)
+        cost_seconds = None
+        if budgeted is not None and budgeted(*args):
+            # Processor time: a stage that another process has interrupted is not expensive.
+            cost_seconds = time.thread_time() - cpu_started_at
+        clock.observe(name, started_at, cost_seconds=cost_seconds)
         return result
 
     return timed
@@ -120,3 +117,9 @@ def _timed_generator(name: str, function: Callable[..., Any]) -> Callable[..., A
             started_at = time.perf_counter()
 
     return timed
+
+
+def _observe(name: str, started_at: float) -> None:
+    clock = _current.get()
+    if clock is not None:
+        clock.observe(name, started_at)

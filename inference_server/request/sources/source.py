@@ -38,7 +38,7 @@ class Source(ABC):
         """Candidates of each user, best first: (users, n) int64, MISSING_ROW where there is none; repeats are allowed.
 
         A user's first candidates must not depend on `num_candidates`, the largest number that any user of the batch
-        takes. The caller may overwrite the array. Returns a degraded reason instead when the source cannot propose now.
+        takes. Returns a degraded reason instead when the source cannot propose now.
         """
 
     async def follow(self) -> None:  # noqa: B027 - most sources have nothing to follow

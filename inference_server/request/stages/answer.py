@@ -10,6 +10,7 @@ import numpy as np
 
 from inference_server.core.answers import Answer, Reason
 from inference_server.model.catalogue.catalogue import Catalogue
+from inference_server.request.flow.ladder import ANSWER
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Answered, Chosen, Selection
 from tandem.contract.names import SOURCE_POPULAR
@@ -19,7 +20,7 @@ MAX_BECAUSE_ITEMS: Final = 3
 _POPULARITY: Final = "popularity"
 
 
-@stage("answer")
+@stage(ANSWER, budgeted=lambda selections: not selections[0].ranked.is_ordered)
 def answer(selections: Sequence[Selection], *, with_sources: bool = False) -> list[Answered]:
     """Builds the answers of all users. `with_sources` fills `Answer.sources`."""
     return [answered for selection in selections for answered in _answers(selection, with_sources=with_sources)]

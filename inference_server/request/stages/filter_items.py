@@ -14,6 +14,7 @@ from inference_server.core.query import NO_FILTER, Clause, ItemFilter
 from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.engine.search import Allowed
 from inference_server.model.serving_model import ServingModel
+from inference_server.request.flow.ladder import FILTER, Rung
 from inference_server.request.flow.limits import validate_list
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Admitted, User
@@ -23,7 +24,7 @@ _IDS_PER_CHUNK = 1_000
 """Ids of a long list whose keys are computed, in 0.7 ms, before other requests have their turn."""
 
 
-@stage("filter")
+@stage(FILTER, budgeted=lambda users: users[0].rung is not Rung.FROM_MEMORY)
 def filter_items(users: Sequence[User]) -> list[Allowed]:
     """The items that each of the users may be shown; there is at least one user."""
     seen = _seen_rows(users, users[0].admitted.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -51,6 +52,18 @@ async def rank(candidates: Candidates, engines: EngineCalls, breaker: Breaker) -
             for user, ranker in zip(users, rankers, strict=True)
         ]
         return [_by_two_tower(candidates, skipped, _EVERY_USER)]
+    started_at = time.perf_counter()
+    ranked = await _rank_by_ranker(candidates, rankers, engines, breaker)
+    if any(ranker is not None for ranker in rankers):
+        engines.ladder.observe(RANK, time.perf_counter() - started_at)
+    return ranked
+
+
+async def _rank_by_ranker(
+    candidates: Candidates, rankers: Sequence[Ranker | None], engines: EngineCalls, breaker: Breaker
+) -> Sequence[Ranked]:
+    """Ranks the users of each ranker together; `rankers` holds one for each user."""
+    users = candidates.users
     if all(ranker is rankers[0] for ranker in rankers):
         return [await _rank_group(candidates, users, _EVERY_USER, rankers[0], engines, breaker)]
     ranked = []
@@ -84,7 +97,7 @@ async def _rank_group(  # noqa: PLR0917 - a ranker's input, and where it runs
     if ranker is None:
         return _by_two_tower(candidates, users, group)
     batch, missing = _ranker_batch(candidates, users, group, ranker)
-    scores = await _guarded_score(ranker, batch, engines, breaker) if ranker.runs_long else ranker.score(batch)
+    scores = await _scores(ranker, batch, engines, breaker)
     if scores is None:
         return _by_two_tower(candidates, [user.with_reason(Degraded.RANKER_FAILED) for user in users], group)
     scores[missing] = -np.inf
@@ -161,21 +174,31 @@ def _known(scores: Scores, unknown: UnknownParts | None) -> Scores:
     return scores if unknown is None else np.where(unknown.cells, np.float32(np.nan), scores)
 
 
-async def _guarded_score(ranker: Ranker, batch: RankerBatch, engines: EngineCalls, breaker: Breaker) -> Scores | None:
-    """The ranker's scores; None where it fails, or is not called because it failed lately."""
-    if not breaker.allows():
+async def _scores(ranker: Ranker, batch: RankerBatch, engines: EngineCalls, breaker: Breaker) -> Scores | None:
+    """The ranker's scores; None where it fails, or where one that runs long is not called because it failed lately."""
+    if ranker.runs_long and not breaker.allows():
         return None
     try:
-        scores, _ = await engines.call(RANK, ranker.score, batch)
-    except Exception as error:  # ONNX Runtime raises many types; each means that the model cannot rank this batch
-        _log.warning("ranker_failed", reason=repr(error))
-        breaker.failed()
-        return None
+        scores = (await engines.call(RANK, ranker.score, batch))[0] if ranker.runs_long else ranker.score(batch)
+        usable = _usable(scores, batch)
+    except Exception as error:  # a ranker raises what it likes; each means that it cannot rank this batch
+        _log.warning("ranker_failed", ranker=ranker.name, reason=repr(error))
+        usable = None
+    if ranker.runs_long:
+        if usable is None:
+            breaker.failed()
+        else:
+            breaker.succeeded()
+    return usable
+
+
+def _usable(scores: Scores, batch: RankerBatch) -> Scores | None:
+    """The scores, writable; None where they are not finite. Raises ValueError for another shape or type."""
+    if scores.shape != batch.rows.shape or scores.dtype != np.float32:
+        raise ValueError(f"scores are {scores.dtype} of shape {scores.shape}, not float32 of {batch.rows.shape}")
     if not np.isfinite(scores).all():
-        breaker.failed()
         return None
-    breaker.succeeded()
-    return scores
+    return scores if scores.flags.writeable else scores.copy()
 
 
 def _by_two_tower(candidates: Candidates, users: Sequence[User], group: _Group) -> Ranked:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import structlog
 
 from inference_server.core.degradation import Degraded
 from inference_server.model.catalogue.bitmap import rows_in
@@ -22,6 +23,8 @@ from inference_server.request.flow.types import Candidates, Columns, Encoded, Us
 from inference_server.request.sources import two_tower
 from inference_server.request.sources.source import Source
 from tandem.contract.vocabulary import MISSING_ROW, Rows
+
+_log = structlog.get_logger()
 
 _MAX_COMPARED_ROWS: Final = 2_000
 """Excluded rows up to which each is compared with each candidate; a longer list is sorted first."""
@@ -60,7 +63,7 @@ def _proposals(encoded: Encoded, sources: Sequence[Source]) -> tuple[Sequence[Us
     for source, wanted in available:
         if not any(wanted):
             continue
-        rows = source.propose(encoded, max(wanted))
+        rows = _proposal(source, encoded, max(wanted))
         if isinstance(rows, Degraded):
             users = _with_reason(users, rows, wanted)
             continue
@@ -69,6 +72,26 @@ def _proposals(encoded: Encoded, sources: Sequence[Source]) -> tuple[Sequence[Us
             user_rows[num_candidates:] = MISSING_ROW
         proposals.append((source.name, rows))
     return users, proposals
+
+
+def _proposal(source: Source, encoded: Encoded, num_candidates: int) -> Rows | Degraded:
+    """The rows that a source proposes, ours to overwrite; SOURCE_FAILED where it raises, or proposes what is none."""
+    try:
+        proposed = source.propose(encoded, num_candidates)
+        return proposed if isinstance(proposed, Degraded) else _checked_rows(proposed, encoded)
+    except Exception as error:  # a source raises what it likes: the request has candidates without it
+        _log.warning("source_failed", source=source.name, reason=repr(error))
+        return Degraded.SOURCE_FAILED
+
+
+def _checked_rows(proposed: Rows, encoded: Encoded) -> Rows:
+    """A copy as int64. Raises ValueError unless it is (users, n), of integers, each MISSING_ROW or a catalogue row."""
+    if proposed.ndim != 2 or len(proposed) != len(encoded.users) or proposed.dtype.kind not in "iu":
+        raise ValueError(f"{proposed.dtype} of shape {proposed.shape} is not (users, n) of {len(encoded.users)} users")
+    rows = proposed.astype(np.int64)
+    if rows.size and not MISSING_ROW <= int(rows.min()) <= int(rows.max()) < encoded.model.catalogue.num_items:
+        raise ValueError(f"rows {rows.min()} to {rows.max()} are not all rows of the catalogue")
+    return rows
 
 
 def _wanted(users: Sequence[User], source: Source) -> list[int]:

@@ -18,6 +18,7 @@ from inference_server.core.query import AttributePredicate, Clause
 from inference_server.model.catalogue.bitmap import rows_in
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Boost, Policy
+from inference_server.request.flow.ladder import SELECT
 from inference_server.request.flow.recent_lists import MAX_ITEMS
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Chosen, Ranked, Selection, User
@@ -26,7 +27,7 @@ from inference_server.request.selection.exploration import explore, rng_for
 from inference_server.request.selection.mmr import diversify
 
 
-@stage("select")
+@stage(SELECT, budgeted=lambda ranked: not ranked[0].is_ordered)
 def select(ranked: Sequence[Ranked]) -> list[Selection]:
     """Chooses the items that every user is shown: one `Selection` per `Ranked`."""
     return [_select(ranker_group) for ranker_group in ranked]

@@ -35,7 +35,26 @@ class LastItemsSource(Source):
 
     def propose(self, encoded, num_candidates):
         last = encoded.model.catalogue.num_items - 1 - np.arange(num_candidates)
-        return np.tile(last, (len(encoded.users), 1))
+        rows = np.tile(last, (len(encoded.users), 1))
+        match num_candidates:
+            case 11:
+                raise RuntimeError("a bug")
+            case 12:
+                return rows[0]
+            case 13:
+                return rows[:, :0].repeat(2, axis=0).repeat(2, axis=0)
+            case 14:
+                return rows.astype(np.float32)
+            case 15:
+                return rows + 1
+            case 16:
+                return -rows - 7
+            case 17:
+                return None
+            case 18:
+                rows.flags.writeable = False
+                return rows.astype(np.int32)
+        return rows
 '''
 
 RANKER = '''
@@ -57,6 +76,15 @@ class ByRowRanker:
         return self
 
     def score(self, batch):
+        match len(batch.rows[0]):
+            case 31:
+                raise RuntimeError("a bug")
+            case 32:
+                return batch.rows[0].astype(np.float32)
+            case 33:
+                return batch.rows
+            case 34:
+                return np.full(batch.rows.shape, np.nan, np.float32)
         return batch.rows.astype(np.float32)
 
     def parts(self, scores):
@@ -70,6 +98,14 @@ scenarios:
   by_row: {ranker: by_row}
   automatic: {ranker: auto}
 """
+POLICIES += "".join(
+    f"  source_{count}: {{ranker: by_row, sources: {{two_tower: 40, last_items: {count}}}}}\n"
+    for count in range(11, 19)
+)
+POLICIES += "".join(
+    f"  ranker_{count}: {{ranker: by_row, sources: {{two_tower: {count}, item_item: 0, content_neighbours: 0}}}}\n"
+    for count in range(31, 35)
+)
 
 
 def register(registry: Path, module: str, name: str) -> None:
@@ -125,3 +161,27 @@ async def test_the_order_of_registration_is_the_order_of_preference(server: Serv
     automatic = await server.recommend(recent_item_ids=HISTORY, num_items=50, scenario="automatic")
     blended = await server.recommend(recent_item_ids=HISTORY, num_items=50)
     assert [item.item_id for item in automatic.items] == [item.item_id for item in blended.items]
+
+
+@pytest.mark.parametrize(
+    "count", range(11, 18), ids=["raises", "flat", "users", "floats", "beyond", "negative", "None"]
+)
+async def test_a_source_that_fails_is_left_out_with_a_reason(server: Server, count: int) -> None:
+    answer = await server.recommend(recent_item_ids=HISTORY, num_items=5, scenario=f"source_{count}", explain=True)
+    assert (answer.source, list(answer.degraded_reasons)) == (pb.RECOMMENDATION_SOURCE_RANKED, ["source_failed"])
+    assert len(answer.items) == 5
+    assert "last_items" not in {item.reason.source for item in answer.items}
+
+
+async def test_rows_may_be_of_any_integer_type_and_read_only(server: Server) -> None:
+    answer = await server.recommend(recent_item_ids=HISTORY, num_items=5, scenario="source_18", explain=True)
+    assert list(answer.degraded_reasons) == []
+    assert [item.item_id for item in answer.items] == [f"item-{row}" for row in range(199, 194, -1)]
+
+
+@pytest.mark.parametrize("count", range(31, 35), ids=["raises", "flat", "integers", "NaN"])
+async def test_a_ranker_that_fails_leaves_the_order_to_the_towers(server: Server, count: int) -> None:
+    answer = await server.recommend(recent_item_ids=HISTORY, num_items=count, scenario=f"ranker_{count}")
+    expected = (pb.RECOMMENDATION_SOURCE_RETRIEVED, ["ranker_failed"])
+    assert (answer.source, list(answer.degraded_reasons)) == expected
+    assert len(answer.items) == count

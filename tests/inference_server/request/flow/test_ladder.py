@@ -130,6 +130,17 @@ class TestOverGrpc:
             stranger = await parts.stub.Recommend(pb.RecommendRequest(user_id="stranger"))
             assert (stranger.source, list(stranger.degraded_reasons)) == (POPULAR, ["deadline"])
 
+    @pytest.mark.parametrize("slow", ["filter", "encode_user", "retrieve", "sources", "rank", "select", "answer"])
+    async def test_a_skipped_stage_is_forgotten_slowly(self, blended: ModelSlot, slow: str) -> None:
+        ladder = Ladder()
+        ladder.seconds[slow] = HOURS
+        async with in_process(blended, ladder=ladder) as parts:
+            for _ in range(5):
+                answer = await parts.stub.Recommend(pb.RecommendRequest(recent_item_ids=["item-1", "item-2"]))
+                assert list(answer.degraded_reasons) != []
+        # What is left out runs on less, and that must not count as its cost: it would be back, and late, in no time.
+        assert ladder.seconds[slow] == pytest.approx(HOURS * 0.99**5)
+
     async def test_a_slow_user_tower_is_budgeted(self, tmp_path: Path) -> None:
         slow, ladder = ModelSlot(), Ladder()
         slow.current = open_model(build(tmp_path / "slow", tower_layers=60).directory)

@@ -62,11 +62,20 @@ async def test_every_kind_of_stage_is_counted_for_every_request_of_its_batch() -
     assert all(started_at <= ended_at for _, started_at, ended_at in laps)
 
 
-async def test_the_ladder_learns_the_cost_of_the_stages_that_it_budgets_as_a_whole() -> None:
+@stage("answer", budgeted=lambda works: works)
+def answer(works: bool) -> None:
+    if works:
+        choose(BUSY_SECONDS)
+
+
+async def test_the_ladder_takes_in_the_calls_that_do_the_work_of_a_stage() -> None:
     ladder = Ladder()
     StageClock(Statistics(), ladder, 1).start()
     for _ in range(30):
-        choose(BUSY_SECONDS)
-    assert ladder.seconds["select"] >= 0.5 * BUSY_SECONDS
-    assert ladder.rung(10 * BUSY_SECONDS).name == "FULL"
-    assert ladder.rung(0.9 * BUSY_SECONDS).name == "FROM_MEMORY", "no time for the stages that every answer needs"
+        answer(True)
+    learned = ladder.seconds["answer"]
+    assert learned >= 0.5 * BUSY_SECONDS
+    answer(False)
+    assert ladder.seconds["answer"] == learned, "a call that skips its work says nothing of its cost"
+    assert ladder.seconds["select"] == 0.0, "a stage that is not budgeted is not taken in"
+    assert ladder.rung(0.9 * BUSY_SECONDS).name == "FROM_MEMORY", "what every answer needs does not fit"
