@@ -11,7 +11,7 @@ from pydantic import AfterValidator, DirectoryPath, Field, ValidationError
 
 from feature_sync.core.errors import SettingsError
 from tandem.contract import names
-from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.environment_settings import EnvironmentSettings, first_problem
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
@@ -150,6 +150,4 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        variable = variable_of(str(first["loc"][0]))
-        raise SettingsError(f"{variable}: {first['msg']} (it is {first['input']!r})") from error
+        raise SettingsError(first_problem(error)) from error

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from inference_server.core.errors import SettingsError
 from tandem.contract import names
-from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.environment_settings import EnvironmentSettings, first_problem
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
@@ -218,7 +218,4 @@ class Settings(EnvironmentSettings):
         try:
             return cls()
         except ValidationError as error:
-            first = error.errors()[0]
-            variable = variable_of(str(first["loc"][0]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"{variable}: {message} (got {first['input']!r})") from error
+            raise SettingsError(first_problem(error)) from error

@@ -120,3 +120,8 @@ def test_imports_that_go_one_way_are_no_circle(tmp_path: Path) -> None:
     )
     assert tree.folder_cycles() == []
     assert set(tree.folder_imports()) == {("shop.front", "shop.store")}
+
+
+def test_no_file_or_folder_is_named_after_nothing(repository: SourceTree) -> None:
+    words = {part for module in repository.files for part in module.split(".")}
+    assert words & {"util", "utils", "helper", "helpers", "common", "misc", "shared", "manager", "base_utils"} == set()

@@ -8,13 +8,11 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from tandem.contract.names import CHAMPION, REGISTERED_MODEL
-from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.environment_settings import EnvironmentSettings, first_problem
 from tandem.ops.settings_types import RegistryUri, default_data_dir, default_registry_uri, sqlite_file
-from trainer.core.config_problems import ConfigText, describe_problems
 from trainer.core.errors import ConfigError
 
 EngineName = Literal["duckdb", "spark"]
-_ENVIRONMENT = ConfigText(label="", text="")
 
 
 class Settings(EnvironmentSettings):
@@ -72,5 +70,4 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        variables = [variable_of(str(problem["loc"][0])) for problem in error.errors()]
-        raise ConfigError(f"{', '.join(variables)}: {describe_problems(error, _ENVIRONMENT, lambda _: ())}") from error
+        raise ConfigError(first_problem(error)) from error

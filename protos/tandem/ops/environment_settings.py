@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX: Final = "TANDEM_"
@@ -47,6 +48,13 @@ def described_settings(settings: type[EnvironmentSettings]) -> Iterator[Describe
 def variable_of(field_name: str) -> str:
     """Name of the environment variable that sets a field."""
     return ENV_PREFIX + field_name.upper()
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of settings that are wrong, in one line that begins with the variable."""
+    problem = error.errors(include_url=False)[0]
+    variable = variable_of(str(problem["loc"][0]))
+    return f"{variable}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
 
 
 def settings_help(settings: type[EnvironmentSettings]) -> str:
