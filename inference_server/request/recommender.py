@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
+import structlog
+
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import DeadlineTooShort
@@ -25,10 +27,13 @@ from inference_server.request.micro_batches import MicroBatches
 from inference_server.request.pipeline import Pipeline
 from inference_server.request.similar_items import similar_items
 from inference_server.request.sources.registry import SOURCES
+from inference_server.request.sources.source import Source
 from inference_server.request.stages.filter_items import check_filter, look_up_long_list
 from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.tracing import Tracing
+
+_log = structlog.get_logger()
 
 
 class Recommender:
@@ -119,7 +124,7 @@ class Recommender:
 
     async def start(self) -> None:
         """Starts the background tasks of the sources."""
-        self._following = [asyncio.create_task(source.follow(), name=source.name) for source in self._sources]
+        self._following = [asyncio.create_task(_follow(source), name=source.name) for source in self._sources]
 
     async def close(self) -> None:
         """Cancels the background tasks and the batches in progress."""
@@ -153,3 +158,11 @@ class Recommender:
             result = self._pipeline.answer_from_memory(admitted).answer
         self._statistics.count_answer(result.source, result.degraded_reasons)
         return result
+
+
+async def _follow(source: Source) -> None:
+    """Runs a source's background task. When it fails, the source goes on with what it has read, and the log says so."""
+    try:
+        await source.follow()
+    except Exception as error:  # a bug of the source, which must not pass unnoticed
+        _log.error("source_follow_failed", source=source.name, reason=repr(error))

@@ -33,6 +33,9 @@ class LastItemsSource(Source):
     name = "last_items"
     num_candidates = 0
 
+    async def follow(self):
+        raise RuntimeError("nothing to follow")
+
     def propose(self, encoded, num_candidates):
         last = encoded.model.catalogue.num_items - 1 - np.arange(num_candidates)
         rows = np.tile(last, (len(encoded.users), 1))
@@ -185,3 +188,8 @@ async def test_a_ranker_that_fails_leaves_the_order_to_the_towers(server: Server
     expected = (pb.RECOMMENDATION_SOURCE_RETRIEVED, ["ranker_failed"])
     assert (answer.source, list(answer.degraded_reasons)) == expected
     assert len(answer.items) == count
+
+
+async def test_a_background_task_that_fails_is_logged(server: Server) -> None:
+    line = await server.log("source_follow_failed", source="last_items")
+    assert line["reason"] == "RuntimeError('nothing to follow')"
