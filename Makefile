@@ -35,13 +35,13 @@ smoke: $(VENV)/.local ## like run, unattended: send one Recommend call, print it
 	@$(BIN)/python -m deploy.local smoke $(STACK_ARGS)
 
 test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run the whole test suite, against real components
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 unit: $(VENV)/.dev ## run the tests that start no process, listen on no port and train no model: under two minutes
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) -m "not process and not slow"
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m "not process and not slow"
 
 coverage: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run `make test` with coverage, including child processes; takes 1.6 to 1.8 times the processor time
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report=term
 
 lint: $(VENV)/.dev ## check style with ruff and buf
 	$(BIN)/ruff check .
