@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -70,10 +71,19 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_towe
         assert np.linalg.norm(item_vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def bare_towers(tmp_path_factory) -> Mapping[str, OnnxSession]:
+    """Exported user towers of the bare schema by kind: an export takes seconds."""
+    folder = tmp_path_factory.mktemp("towers")
+    return {
+        kind: OnnxSession(export_user_tower(_model(BARE, "dot", kind), BARE, folder / f"{kind}.onnx", dim=8).path)
+        for kind in ("transformer", "mean")
+    }
+
+
 @pytest.mark.parametrize("user_tower", ["transformer", "mean"])
-def test_a_history_without_events_gives_a_finite_vector(tmp_path, user_tower) -> None:
-    model = _model(BARE, "dot", user_tower)
-    tower = OnnxSession(export_user_tower(model, BARE, tmp_path / "user.onnx", dim=8).path)
+def test_a_history_without_events_gives_a_finite_vector(bare_towers, user_tower) -> None:
+    tower = bare_towers[user_tower]
     empty = {
         names.HISTORY_VECTORS: np.zeros((1, 6, 8), np.float32),
         names.HISTORY_EVENT_CODES: np.zeros((1, 6), np.int64),
@@ -122,8 +132,8 @@ def test_serving_computes_only_the_newest_vector(schema, user_tower) -> None:
     torch.testing.assert_close(newest, every[:, -1], atol=1e-5, rtol=0)
 
 
-def test_short_histories_are_read_without_their_empty_columns(tmp_path) -> None:
-    tower = OnnxSession(export_user_tower(_model(BARE, "dot"), BARE, tmp_path / "user.onnx", dim=8).path)
+def test_short_histories_are_read_without_their_empty_columns(bare_towers) -> None:
+    tower = bare_towers["transformer"]
     generator = np.random.default_rng(3)
     present = np.arange(6) >= np.array([[4], [5], [6]])  # two events, one event, no event
     full = {
