@@ -32,7 +32,7 @@ Vectors = list[npt.NDArray[np.float32] | None]
 """A vector for each user; None where there is none (yet)."""
 
 
-@stage("encode_user")
+@stage(ENCODE_USER)
 async def encode_users(
     hydrated: Hydrated, engines: EngineCalls, statistics: Statistics
 ) -> tuple[list[Encoded], list[User]]:

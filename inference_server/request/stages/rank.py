@@ -38,7 +38,7 @@ _Group = slice | list[int]
 _EVERY_USER = slice(None)
 
 
-@stage("rank")
+@stage(RANK)
 async def rank(candidates: Candidates, engines: EngineCalls, breaker: Breaker) -> Sequence[Ranked]:
     """Scores the candidates. Returns one `Ranked` per ranker that the users' policies name, usually a single one.
 

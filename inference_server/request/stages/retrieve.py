@@ -17,7 +17,7 @@ from inference_server.core.degradation import Degraded
 from inference_server.model.catalogue.bitmap import rows_in
 from inference_server.model.engine.search import Allowed, Found
 from inference_server.request.flow.engine_calls import EngineCalls
-from inference_server.request.flow.ladder import SOURCES, Rung
+from inference_server.request.flow.ladder import RETRIEVE, SOURCES, Rung
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Candidates, Columns, Encoded, User
 from inference_server.request.sources import two_tower
@@ -30,7 +30,7 @@ _MAX_COMPARED_ROWS: Final = 2_000
 """Excluded rows up to which each is compared with each candidate; a longer list is sorted first."""
 
 
-@stage("retrieve")
+@stage(RETRIEVE)
 async def retrieve(
     encoded: Encoded, allowed: Sequence[Allowed], sources: Sequence[Source], engines: EngineCalls
 ) -> Candidates:
