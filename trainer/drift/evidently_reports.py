@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from evidently.legacy.core import ColumnType
 from evidently.metrics.embeddings import EmbeddingsDrift, MMDDriftMethod
 from evidently.presets import DataDriftPreset
 
+from trainer.drift.column_report import ColumnReport
 from trainer.drift.tables import Table
 
 _NUMERIC_DISTANCE: Final = "wasserstein"
@@ -27,27 +27,6 @@ _CATEGORICAL_DISTANCE: Final = "jensenshannon"
 """Range: 0 to 1."""
 EMBEDDING: Final = "user vectors"
 """Name of the only column in the distances of an embedding."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColumnReport:
-    """A comparison of two tables, column by column."""
-
-    distances: Mapping[str, float]
-    limits: Mapping[str, float]
-    drifted: tuple[str, ...]
-    """Columns whose distance is at least their limit."""
-
-    @classmethod
-    def of(cls, distances: Mapping[str, float], limits: Mapping[str, float]) -> ColumnReport:
-        """Makes a report from a distance and a limit for each column."""
-        drifted = tuple(name for name, distance in distances.items() if distance >= limits[name])
-        return cls(distances=distances, limits=limits, drifted=drifted)
-
-    @property
-    def drifted_share(self) -> float:
-        """Share of columns that drifted."""
-        return len(self.drifted) / len(self.distances)
 
 
 def column_distances(reference: Table, recent: Table) -> dict[str, float]:

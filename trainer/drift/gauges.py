@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 from prometheus_client import CollectorRegistry, Gauge, push_to_gateway, write_to_textfile
 
 from tandem.ops.metrics import Kind, Metric, declared
 from trainer.core.errors import GaugesError
-
-if TYPE_CHECKING:
-    # Importing Evidently takes seconds, and the declarations do not need it.
-    from trainer.drift.evidently_reports import ColumnReport
+from trainer.drift.column_report import ColumnReport
 
 _JOB: Final = "tandem_drift"
 

@@ -21,8 +21,8 @@ from tandem.ops.model_registry import RegisteredVersion
 from tandem.ops.onnx_session import OnnxSession
 from trainer.core.settings import Settings
 from trainer.drift import tables
+from trainer.drift.column_report import ColumnReport
 from trainer.drift.evidently_reports import (
-    ColumnReport,
     column_distances,
     column_report,
     embedding_distances,

@@ -10,8 +10,7 @@ import pytest
 from tandem.contract.bundle import Bundle
 from tests.trainer.drift.shop import Customers, tasteful_bundle, window
 from trainer.core.settings import Settings
-from trainer.drift.evidently_reports import ColumnReport
-from trainer.drift.run import compare_samples
+from trainer.drift.column_report import ColumnReport
 from trainer.drift.windows import draw_sample
 
 pytestmark = pytest.mark.process  # joblib, below Evidently, starts lscpu to count the cores
@@ -24,6 +23,8 @@ def champion(tmp_path_factory) -> Bundle:
 
 
 def reports_of(recent: Customers, champion: Bundle, pages: Path, *, seed: int = 2) -> dict[str, ColumnReport]:
+    from trainer.drift.run import compare_samples  # imports Evidently, which takes seconds
+
     settings = Settings()
     samples = [
         draw_sample(drawn_from, max_users=1000, seed=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from trainer.drift.evidently_reports import ColumnReport
+from trainer.drift.column_report import ColumnReport
 from trainer.drift.gauges import drift_gauges
 
 GOLDEN = Path(__file__).with_name("drift_gauges.txt")
