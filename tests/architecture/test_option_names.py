@@ -102,7 +102,8 @@ def _unknown(library: Library, texts: list[tuple[Path, str]]) -> tuple[set[str],
     """All names in the texts, and "file: name" of those that the library does not know."""
     used = {(str(path), name) for path, text in texts for name in re.findall(library.names, text)}
     spec = importlib.util.find_spec(library.package)
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     files = list(Path(spec.origin).parents[1].glob(library.known_in))
     assert files, f"{library.package} keeps its names elsewhere now"
     known = b"\n".join(file.read_bytes() for file in files)
