@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from deploy.local.errors import SettingsError, StackError
 from deploy.local.settings import Settings, load_settings
 from deploy.local.stack import run, smoke
+from tandem.ops.process_start import start_process
+from tandem.ops.secrets import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(load_settings(), tuple(train_arguments))
     except SettingsError as error:
-        print(f"tandem: {error}", file=sys.stderr)
+        print(f"tandem: {redacted(str(error))}", file=sys.stderr)
         return 2
     except StackError as error:
-        print(f"tandem: {error}", file=sys.stderr)
+        print(f"tandem: {redacted(str(error))}", file=sys.stderr)
         return 1
 
 
@@ -50,4 +52,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    start_process()
     sys.exit(main())

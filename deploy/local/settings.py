@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from deploy.local.errors import SettingsError
-from tandem.ops.environment_settings import EnvironmentSettings, variable_of
+from tandem.ops.environment_settings import EnvironmentSettings, read_settings
 from tandem.ops.settings_types import DEFAULT_STORE_URL, default_data_dir, default_registry_uri
 
 
@@ -38,10 +38,4 @@ class Settings(EnvironmentSettings):
 
 def load_settings() -> Settings:
     """The settings of this process. Raises SettingsError naming the first variable that cannot be used."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise SettingsError(
-            f"{variable_of(str(first['loc'][0]))}: {first['msg']} (it is {first['input']!r})"
-        ) from error
+    return read_settings(Settings, raises=SettingsError)

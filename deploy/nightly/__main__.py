@@ -13,6 +13,8 @@ from deploy.nightly.run import run_night, summary
 from deploy.nightly.serving import wait_until_served
 from deploy.nightly.settings import load_settings
 from deploy.nightly.steps import EXIT_REFUSED
+from tandem.ops.process_start import start_process
+from tandem.ops.secrets import redacted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,10 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         result = run_night(settings, options.until, full=True if options.full else None)
     except SettingsError as error:
-        print(f"nightly: {error}", file=sys.stderr)
+        print(f"nightly: {redacted(str(error))}", file=sys.stderr)
         return 2
     except NightlyError as error:
-        print(f"nightly: {error}", file=sys.stderr)
+        print(f"nightly: {redacted(str(error))}", file=sys.stderr)
         return 1
     print(summary(result), file=sys.stderr)
     print(json.dumps(result))
@@ -65,4 +67,5 @@ def _moment(text: str) -> datetime:
 
 
 if __name__ == "__main__":
+    start_process()
     sys.exit(main())

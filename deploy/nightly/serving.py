@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from deploy.nightly.errors import NotServed
 from deploy.nightly.settings import Settings
+from tandem.ops.secrets import without_password
 
 _POLL_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 10.0
@@ -29,7 +30,7 @@ def wait_until_served(model_version: str, settings: Settings) -> dict[str, Any]:
             found = f"it serves {status['model_version'] or 'no model'}; refused: {status['last_refusal'] or 'none'}"
         if time.monotonic() > give_up_at:
             waited = f"after {settings.serve_timeout_seconds:g} s"
-            raise NotServed(f"{settings.server_url} does not serve {model_version} {waited}: {found}")
+            raise NotServed(f"{without_password(settings.server_url)} does not serve {model_version} {waited}: {found}")
         time.sleep(_POLL_SECONDS)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from deploy.pipeline.errors import ParametersError, PipelineError
 from deploy.pipeline.parameters import load_parameters
 from deploy.pipeline.stages import STAGES
+from tandem.ops.process_start import start_process
+from tandem.ops.secrets import redacted
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,13 +20,14 @@ def main(arguments: Sequence[str]) -> int:
     try:
         STAGES[arguments[0]](load_parameters())
     except ParametersError as error:
-        print(f"pipeline: {error}", file=sys.stderr)
+        print(f"pipeline: {redacted(str(error))}", file=sys.stderr)
         return 2
     except PipelineError as error:
-        print(f"pipeline: {error}", file=sys.stderr)
+        print(f"pipeline: {redacted(str(error))}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    start_process()
     sys.exit(main(sys.argv[1:]))

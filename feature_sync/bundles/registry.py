@@ -17,6 +17,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
+from tandem.ops.secrets import redacted
 from tandem.ops.settings_types import sqlite_file
 
 BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
@@ -39,7 +40,7 @@ def find_version(registry: ModelRegistry, alias: str) -> RegisteredVersion:
     found = find_versions(registry, [alias])
     if not found:
         raise RegistryError(
-            f"no version of model {registry.model_name!r} has the alias {alias!r} in {registry.uri}; "
+            f"no version of model {registry.model_name!r} has the alias {alias!r} in {registry.shown_uri}; "
             "train a model first: python -m trainer train"
         )
     return found[0]
@@ -117,4 +118,4 @@ def _one_line_errors(registry: ModelRegistry) -> Iterator[None]:
     except RegistryUnreadable as error:
         cause = error.__cause__ or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
-        raise RegistryError(f"the registry {registry.uri} cannot be read: {reason}") from error
+        raise RegistryError(f"the registry {registry.shown_uri} cannot be read: {redacted(reason)}") from error

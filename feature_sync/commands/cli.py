@@ -15,6 +15,7 @@ from feature_sync.core.errors import FeatureSyncError, SettingsError
 from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
 from tandem.ops.environment_settings import settings_help
+from tandem.ops.secrets import RedactingFormatter, redact_event, redacted
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -57,10 +58,10 @@ def main(arguments: Sequence[str]) -> int:
         _configure_logs(settings.log_level)
         return _COMMANDS[options.command].run(options, settings)
     except SettingsError as error:
-        print(f"feature_sync: {error}", file=sys.stderr)
+        print(f"feature_sync: {redacted(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except (FeatureSyncError, ContractError) as error:
-        print(f"feature_sync: {error}", file=sys.stderr)
+        print(f"feature_sync: {redacted(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -82,12 +83,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _configure_logs(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s:%(name)s:%(message)s"))
+    # Of the libraries' own logs, only warnings and errors are kept.
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            # Not dict_tracebacks, which writes the local variables of every frame: settings, users' ids, events.
+            structlog.processors.format_exc_info,
+            redact_event,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, DirectoryPath, Field, ValidationError
+from pydantic import AfterValidator, DirectoryPath, Field
 
 from feature_sync.core.errors import SettingsError
 from tandem.contract import names
-from tandem.ops.environment_settings import EnvironmentSettings, first_problem
+from tandem.ops.environment_settings import EnvironmentSettings, read_settings
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
@@ -147,7 +147,4 @@ class Settings(EnvironmentSettings):
 
 def load_settings() -> Settings:
     """The settings of this process. Raises SettingsError naming the first variable that cannot be used."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise SettingsError(first_problem(error)) from error
+    return read_settings(Settings, raises=SettingsError)

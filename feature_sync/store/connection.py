@@ -18,6 +18,7 @@ from redis.connection import ConnectionPool
 from redis.retry import Retry
 
 from feature_sync.core.errors import StoreAway, StoreConflict, StoreError
+from tandem.ops.secrets import without_password
 
 Command = tuple[str | bytes | int | float, ...]
 """A command's name and its arguments."""
@@ -124,9 +125,3 @@ class StoreClock:
             seconds, microseconds = self._connection.call("TIME")
             self._offset_seconds = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
         return self._offset_seconds + time.monotonic()
-
-
-def without_password(url: str) -> str:
-    """A URL without its password."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -21,8 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feature_sync.core.errors import StoreConflict, StoreError
-from feature_sync.store.connection import without_password
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
+from tandem.ops.secrets import without_password
 
 _TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1

@@ -24,6 +24,7 @@ from inference_server.core.errors import SettingsError
 from inference_server.core.settings import Settings
 from inference_server.telemetry.logs import configure_logging
 from tandem.ops.environment_settings import settings_help
+from tandem.ops.secrets import redacted
 
 EXIT_USAGE = 2
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         configure_logging(settings.log_level, process=command.PROCESS)
         return command.run(options, settings)
     except SettingsError as error:
-        print(f"inference_server: {error}", file=sys.stderr)
+        print(f"inference_server: {redacted(str(error))}", file=sys.stderr)
         return EXIT_USAGE
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from inference_server.core.errors import SettingsError
 from tandem.contract import names
-from tandem.ops.environment_settings import EnvironmentSettings, first_problem
+from tandem.ops.environment_settings import EnvironmentSettings, read_settings
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
@@ -215,7 +215,4 @@ class Settings(EnvironmentSettings):
     @classmethod
     def load(cls) -> Self:
         """Reads the environment. Raises SettingsError, one line that names the variable."""
-        try:
-            return cls()
-        except ValidationError as error:
-            raise SettingsError(first_problem(error)) from error
+        return read_settings(cls, raises=SettingsError)

@@ -6,7 +6,7 @@ Every line about one request has its `request_id`, which the caller gets too. It
 bound to a context, which would cost every request and not only those that are logged. Users' ids are personal data and
 appear in no line: `user_digest` replaces them. The digest is a pseudonym and not anonymous: a reader with a list of
 users can compute their digests, which is also how an operator finds the lines of one user. Nothing else of a request's
-content is logged.
+content is logged. Passwords are redacted (see `tandem.ops.secrets`), and a traceback shows no local variables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 
 import structlog
+
+from tandem.ops.secrets import redact_event
 
 _log = structlog.get_logger()
 
@@ -36,7 +38,7 @@ def configure_logging(level: str, *, process: str) -> None:
         add_process,
     ]
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        processors=[*shared, structlog.processors.format_exc_info, redact_event, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
@@ -48,6 +50,7 @@ def configure_logging(level: str, *, process: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
+                redact_event,
                 structlog.processors.JSONRenderer(),
             ],
         )

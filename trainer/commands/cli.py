@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from tandem.contract.errors import ContractError
+from tandem.ops.secrets import RedactingFormatter, redact_event, redacted
 from trainer.commands import (
     challenger,
     compare,
@@ -78,10 +79,10 @@ def main(arguments: Sequence[str]) -> int:
         _configure_logs(settings)
         return _COMMANDS[options.command].run(options, settings)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except (TrainerError, ContractError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -105,11 +106,14 @@ def _configure_logs(settings: Settings) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            redact_event,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     # Of the libraries' own logs, only warnings and errors are kept.
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s:%(name)s:%(message)s"))
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of its own gain nothing beside PyTorch's

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tandem.contract.names import CHAMPION, REGISTERED_MODEL
-from tandem.ops.environment_settings import EnvironmentSettings, first_problem
+from tandem.ops.environment_settings import EnvironmentSettings, read_settings
 from tandem.ops.settings_types import RegistryUri, default_data_dir, default_registry_uri, sqlite_file
 from trainer.core.errors import ConfigError
 
@@ -67,7 +67,4 @@ class Settings(EnvironmentSettings):
 
 def load_settings() -> Settings:
     """Reads the environment. Raises ConfigError, which names each wrong variable."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise ConfigError(first_problem(error)) from error
+    return read_settings(Settings, raises=ConfigError)

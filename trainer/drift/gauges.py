@@ -13,6 +13,7 @@ from typing import Annotated, Final
 from prometheus_client import CollectorRegistry, Gauge, push_to_gateway, write_to_textfile
 
 from tandem.ops.metrics import Kind, Metric, declared
+from tandem.ops.secrets import without_password
 from trainer.core.errors import GaugesError
 from trainer.drift.column_report import ColumnReport
 
@@ -104,4 +105,4 @@ def publish_gauges(registry: CollectorRegistry, path: Path, *, pushgateway_url: 
         try:
             push_to_gateway(pushgateway_url, job=_JOB, registry=registry)
         except OSError as error:
-            raise GaugesError(f"{pushgateway_url}: {error}") from error
+            raise GaugesError(f"{without_password(pushgateway_url)}: {error}") from error

@@ -83,7 +83,7 @@ class Registry(ModelRegistry):
         """The version with this number or alias. Raises RegistryError if there is none."""
         kind, found = ("version", self.numbered(name)) if name.isdecimal() else ("alias", self.aliased(name))
         if found is None:
-            raise RegistryError(f"{self.uri}: {self.model_name} has no {kind} {name!r}")
+            raise RegistryError(f"{self.shown_uri}: {self.model_name} has no {kind} {name!r}")
         return found
 
     @contextmanager

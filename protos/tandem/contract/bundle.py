@@ -78,7 +78,6 @@ def write_bundle(directory: Path, manifest: Manifest, parts: BundleParts) -> Bun
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        staging.chmod(0o755)
         for file in BUNDLE_FILES:
             file.write(staging, parts)
         complete = replace(

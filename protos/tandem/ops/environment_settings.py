@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableValue
+
+from tandem.ops.secrets import redacted
 
 ENV_PREFIX: Final = "TANDEM_"
 
@@ -21,6 +24,9 @@ class EnvironmentSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, use_attribute_docstrings=True
     )
+
+
+_Settings = TypeVar("_Settings", bound=EnvironmentSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +56,24 @@ def variable_of(field_name: str) -> str:
     return ENV_PREFIX + field_name.upper()
 
 
-def first_problem(error: ValidationError) -> str:
-    """The first problem of settings that are wrong, in one line that begins with the variable."""
-    problem = error.errors(include_url=False)[0]
-    variable = variable_of(str(problem["loc"][0]))
-    return f"{variable}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})"
+def read_settings(settings: type[_Settings], *, raises: type[Exception]) -> _Settings:
+    """A program's settings from the environment.
+
+    Raises `raises` with one line that begins with the first variable that is wrong. The line shows the value only of a
+    number, a choice or a path: free text, a URL above all, may hold a password.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name = str(problem["loc"][0])
+        text = redacted(problem["msg"].removeprefix("Value error, "))
+        field = settings.model_fields.get(name)
+        shown = "" if field is None or field.annotation is str else f" (got {redacted(repr(problem['input']))})"
+        raise raises(f"{variable_of(name)}: {text}{shown}") from None
+    except UnreadableValue as error:
+        name = next((name for name in settings.model_fields if f'"{name}"' in str(error)), "")
+        raise raises(f"{variable_of(name)}: is not JSON: {error.__cause__}") from None
 
 
 def settings_help(settings: type[EnvironmentSettings]) -> str:

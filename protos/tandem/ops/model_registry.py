@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tandem.contract.names import MODEL_VERSION_TAG
+from tandem.ops.secrets import redacted, without_password
 from tandem.ops.settings_types import sqlite_file
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class ModelRegistry:
         self._raises = raises
         self._creates = creates
         self._client: MlflowClient | None = None
+
+    @property
+    def shown_uri(self) -> str:
+        """The URI as messages show it, without its password."""
+        return without_password(self.uri)
 
     def exists(self) -> bool:
         """False if the file of an SQLite registry is missing. A registry server is not contacted."""
@@ -127,9 +133,9 @@ class ModelRegistry:
     @contextmanager
     def _asked(self, subject: str = "") -> Iterator[MlflowClient]:
         """Yields the client and turns exceptions into `raises`, whose message begins with `subject` or the URI."""
-        subject = subject or self.uri
+        subject = redacted(subject) or self.shown_uri
         if not self._creates and not self.exists():
-            raise self._raises(f"{self.uri}: there is no such file")
+            raise self._raises(f"{self.shown_uri}: there is no such file")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
@@ -138,9 +144,9 @@ class ModelRegistry:
                 self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             yield self._client
         except MlflowException as error:
-            raise self._raises(f"{subject}: {error}") from error
+            raise self._raises(f"{subject}: {redacted(str(error))}") from error
         except Exception as error:  # exceptions of SQLAlchemy, requests and the operating system all mean the same here
-            raise self._raises(f"{subject}: {error!r}") from error
+            raise self._raises(f"{subject}: {redacted(repr(error))}") from error
 
 
 def _registered(found: ModelVersion) -> RegisteredVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
@@ -32,18 +33,29 @@ def _check_registry_uri(uri: str) -> str:
         raise ValueError("must be a URI such as sqlite:////absolute/path.db or http://host:5000")
     if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
         raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
-    return uri
+    return _with_port(uri)
 
 
 def _check_store_url(url: str) -> str:
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
-    return url
+    return _with_port(url)
 
 
 def _check_events_url(url: str) -> str:
     if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
         raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
+    return url if url.startswith("kafka://") else _with_port(url)
+
+
+def _with_port(url: str) -> str:
+    """The URL, whose port is a number. Libraries would quote what they take for the port, which may be the password."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError(
+            "has a port that is not a number; in a password, write / ? # [ ] @ as %2F %3F %23 %5B %5D %40"
+        ) from None
     return url
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field, ValidationError
 
-from tandem.ops.environment_settings import EnvironmentSettings, settings_help, variable_of
+from tandem.ops.environment_settings import EnvironmentSettings, read_settings, settings_help, variable_of
+from tandem.ops.settings_types import StoreUrl
 
 
 class Settings(EnvironmentSettings):
@@ -35,3 +36,41 @@ def test_variables_are_read_and_empty_ones_are_unset(monkeypatch: pytest.MonkeyP
     assert (settings.port, settings.data_dir) == (1, Path("/data"))
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 2  # type: ignore[misc]
+
+
+class SecretSettings(EnvironmentSettings):
+    store_url: StoreUrl = "redis://127.0.0.1:6379/0"
+    """Store."""
+
+    port: int = 1
+    """Port."""
+
+    weights: dict[str, float] = Field(default_factory=dict)
+    """Weights as JSON."""
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("TANDEM_STORE_URL", "valkey://:s3cret@db:1/0", "must begin with redis://, rediss:// or unix://"),
+        ("TANDEM_STORE_URL", "s3cret", "must begin with redis://, rediss:// or unix://"),
+        (
+            "TANDEM_STORE_URL",
+            "redis://:s3cret/x@db:1/0",
+            "has a port that is not a number; in a password, write / ? # [ ] @ as %2F %3F %23 %5B %5D %40",
+        ),
+        (
+            "TANDEM_PORT",
+            "tcp://:s3cret@db:1",
+            "Input should be a valid integer, unable to parse string as an integer (got 'tcp://db:1')",
+        ),
+        ("TANDEM_WEIGHTS", "s3cret", "is not JSON: Expecting value: line 1 column 1 (char 0)"),
+    ],
+)
+def test_what_is_wrong_is_one_line_without_a_value_that_may_be_secret(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, problem: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(LookupError) as raised:
+        read_settings(SecretSettings, raises=LookupError)
+    assert raised.value.args == (f"{variable}: {problem}",)

@@ -20,6 +20,8 @@ HEAVY = {"redis", "mlflow", "faiss", "onnxruntime", "torch", "grpc", "transforme
         ("tandem.ops.mlflow_environment", set[str]()),
         ("tandem.ops.model_registry", {"pydantic"}),
         ("tandem.ops.onnx_session", {"onnxruntime"}),
+        ("tandem.ops.process_start", set[str]()),
+        ("tandem.ops.secrets", set[str]()),
         ("tandem.ops.settings_types", {"pydantic"}),
     ],
 )

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from deploy.local.ports import free_port
 from tandem.contract.names import MODEL_VERSION_TAG
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
+from tests.support.scripted_registry import scripted_registry
 
 pytestmark = pytest.mark.process
 
@@ -125,3 +126,19 @@ def test_every_failure_is_the_given_exception_and_names_the_registry(
         assert registry.exists()
         with pytest.raises(Unreadable, match=f"^{uri}: "):
             registry.aliased("champion")
+
+
+def test_no_message_holds_the_registrys_password() -> None:
+    with scripted_registry() as refusing:
+        refusing.status = 401
+        with pytest.raises(RegistryUnreadable) as refused:
+            ModelRegistry(refusing.uri("bob:s3cret@"), model_name=NAME).aliased("champion")
+    with pytest.raises(RegistryUnreadable) as away:
+        ModelRegistry(f"http://bob:s3cret@127.0.0.1:{free_port()}", model_name=NAME).aliased("champion")
+    with pytest.raises(RegistryUnreadable) as missing:
+        ModelRegistry("http://bob:s3cret@127.0.0.1:1", model_name=NAME).download(
+            RegisteredVersion("1", "m1", "http://ann:s3cret@127.0.0.1:1/bundle"), Path("nowhere")
+        )
+    for raised in (refused, away, missing):
+        assert "127.0.0.1" in str(raised.value)
+        assert "s3cret" not in str(raised.value)
