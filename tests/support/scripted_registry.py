@@ -23,7 +23,7 @@ class ScriptedRegistry:
         registry = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 asked_alias = self.path.partition("?")[0].endswith("/registered-models/alias")
                 body = json.dumps(registry.answer() if asked_alias else {}).encode()
                 self.send_response(registry.status)
