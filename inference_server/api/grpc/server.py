@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from inference_server.api.grpc.authentication import KeyRequired
 from inference_server.api.grpc.credentials import server_credentials
+from inference_server.api.grpc.unknown_methods import robust_server
 from inference_server.core.errors import PortUnavailable
 from inference_server.security.files import Security
 from tandem.v1 import recommendation_pb2 as pb
@@ -107,7 +108,7 @@ class GrpcServer:
         security: Security = _OPEN,
     ) -> None:
         """Binds the port; 0 takes any free port. Raises PortUnavailable."""
-        self._server = grpc.aio.server(
+        self._server = robust_server(
             interceptors=[] if security.api_keys is None else [KeyRequired(security.api_keys)],
             options=(
                 # The supervisor holds the port, so that only its workers share it (see `held_ports`).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,11 @@ from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 from tests.support.serving import PATIENCE_SECONDS
 
+CALL = b"/tandem.v1.RecommendationService/Recommend"
+EMPTY_MESSAGE = bytes(5)
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = 0x4
+DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0x0, 0x1, 0x3, 0x4, 0x7
+_END_STREAM, _END_HEADERS = 0x1, 0x4
 MAX_CONCURRENT_STREAMS = 0x3
 
 
@@ -93,10 +96,44 @@ async def connection(port: int) -> AsyncIterator[asyncio.StreamReader]:
             await writer.wait_closed()
 
 
+async def raw_call(
+    port: int, *, path: bytes = CALL, extra: Sequence[tuple[bytes, bytes]] = (), data: bytes = b""
+) -> bytes:
+    """One call whose bytes no gRPC client would send; returns the last frame of headers, which has the status.
+
+    `data` are the bytes of its messages, each with gRPC's prefix. Raises ConnectionError if the server closes the
+    connection first.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", path), (b":authority", b"test"), *extra]
+    head += [(b"te", b"trailers"), (b"content-type", b"application/grpc")]
+    block = b"".join(b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in head)
+    frames = _frame(HEADERS, _END_HEADERS, block) + _frame(DATA, _END_STREAM, data)
+    writer.write(PREFACE + _settings_frame() + _settings_frame(acknowledge=True) + frames)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                kind, payload = await read_frame(reader)
+                if kind in {RST_STREAM, GOAWAY}:
+                    raise ConnectionError(payload)
+                if kind == HEADERS and b"grpc-status" in payload:
+                    return payload
+    except asyncio.IncompleteReadError as error:
+        raise ConnectionError("closed") from error
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
 async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Type and payload of the next HTTP/2 frame. Raises IncompleteReadError at the end of the connection."""
     header = await reader.readexactly(9)
     return header[3], await reader.readexactly(int.from_bytes(header[:3], "big"))
+
+
+def _frame(kind: int, flags: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + struct.pack(">I", 1) + payload
 
 
 def _settings_frame(*, acknowledge: bool = False) -> bytes:
