@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,9 +58,17 @@ class View:
 
 
 def feast_environment(settings: Settings) -> dict[str, str]:
-    """The variables of feature_store.yaml. Raises SettingsError when Feast cannot use the store's URL."""
+    """The variables of feature_store.yaml. Raises SettingsError when Feast cannot use the store's URL or the data
+    folder."""
+    folder = features_dir(settings.data_dir)
+    if unusable := next((part for part in folder.parts if re.search(r"[*?\[=]", part)), None):
+        # Feast has DuckDB read its sources, which takes `key=value` for a column and the other characters for patterns.
+        raise SettingsError(
+            f"TANDEM_DATA_DIR: Feast cannot read sources below a folder named {unusable!r}: its name must not contain "
+            "= * ? ["
+        )
     return {
-        "TANDEM_FEAST_DIR": str(features_dir(settings.data_dir)),
+        "TANDEM_FEAST_DIR": str(folder),
         "TANDEM_FEAST_REDIS": _connection_string(settings.store_url),
         "TANDEM_FEAST_KEY_TTL_SECONDS": str(settings.features_ttl_seconds),
     }

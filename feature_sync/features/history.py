@@ -18,6 +18,7 @@ empty here: as a count over the training data, it became known only with the mod
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,7 @@ def events_sql(interactions: Path, archive: Path) -> str:
     }
         )
         SELECT {columns}, {names.TIMESTAMP} AS {names.KNOWN_AT}
-        FROM read_parquet({quoted(interactions)}) AS prepared ANTI JOIN archived USING ({columns})
+        FROM {parquet_files(interactions)} AS prepared ANTI JOIN archived USING ({columns})
         WHERE {names.TIMESTAMP} > 0
         UNION ALL BY NAME
         SELECT * FROM archived
@@ -67,7 +68,7 @@ def counts_sql(entity: str) -> str:
 
 def user_profile_sql(users: Path) -> str:
     """Demographics of the data."""
-    return f"SELECT users.*, {_before_first_event(names.USER_ID)} FROM read_parquet({quoted(users)}) AS users"
+    return f"SELECT users.*, {_before_first_event(names.USER_ID)} FROM {parquet_files(users)} AS users"
 
 
 def item_profile_sql(items: Path, changes: Path) -> str:
@@ -87,7 +88,7 @@ def item_profile_sql(items: Path, changes: Path) -> str:
     return f"""
         SELECT {described}, true AS {names.AVAILABLE}, 0 AS {names.CHANGE_SEQUENCE},
             {_before_first_event(names.ITEM_ID)}
-        FROM read_parquet({quoted(items)}) AS items
+        FROM {parquet_files(items)} AS items
         UNION ALL BY NAME
         SELECT {described}, {names.AVAILABLE} AND NOT {names.DELETED} AS {names.AVAILABLE},
             {names.SEQUENCE} AS {names.CHANGE_SEQUENCE}, {names.CHANGED_AT} AS {names.KNOWN_AT}
@@ -98,12 +99,21 @@ def item_profile_sql(items: Path, changes: Path) -> str:
 def item_texts_sql(items: Path) -> str:
     """The text fields of every item of the data, and the time from which they are assumed valid."""
     columns = ", ".join((names.ITEM_ID, names.TITLE, names.DESCRIPTION, names.CATEGORIES))
-    return f"SELECT {columns}, {_before_first_event(names.ITEM_ID)} FROM read_parquet({quoted(items)}) AS items"
+    return f"SELECT {columns}, {_before_first_event(names.ITEM_ID)} FROM {parquet_files(items)} AS items"
 
 
 def quoted(value: object) -> str:
     """An SQL string literal."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def parquet_files(*paths: Path) -> str:
+    """The SQL table of Parquet files: the files of these very names, and their columns alone.
+
+    DuckDB would take `*`, `?` and `[` in a name for a pattern, and a folder named `key=value` for a column.
+    """
+    listed = ", ".join(quoted(re.sub(r"[*?\[]", r"[\g<0>]", str(path))) for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning = false)"
 
 
 def identifier(name: str) -> str:
@@ -132,5 +142,4 @@ def _archived(folder: Path, columns: dict[str, str]) -> str:
     paths: Sequence[Path] = sorted(folder.glob(f"{names.DAY_PARTITION}*/[!._]*.parquet"))
     if not paths:
         return f"({empty_sql(columns)})"
-    listed = ", ".join(quoted(path) for path in paths)
-    return f"read_parquet([{listed}], hive_partitioning=false)"
+    return parquet_files(*paths)

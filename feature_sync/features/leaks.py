@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from feature_sync.core.errors import LeakError
 from feature_sync.features.feast_store import View
-from feature_sync.features.history import quoted
+from feature_sync.features.history import parquet_files
 from tandem.contract import names
 
 
@@ -30,7 +30,7 @@ def check_source(view: View, *, now: int) -> None:
             raise LeakError(f"view {view.name}: its source has no {kind} timestamp")
     with duckdb.connect() as database:
         database.execute("SET TimeZone = 'UTC'")
-        source = f"read_parquet({quoted(view.source)})"
+        source = parquet_files(view.source)
         try:
             stored = {row[0] for row in database.execute(f"DESCRIBE FROM {source}").fetchall()}
             if missing := sorted({*stamps.values(), names.KNOWN_AT} - stored):

@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from feature_sync.core.errors import FeatureStoreError
-from feature_sync.features.history import empty_sql, identifier, quoted
+from feature_sync.features.history import empty_sql, identifier, parquet_files, quoted
 from feature_sync.features.source_columns import SOURCES, SourceColumns
 from tandem.contract import names
 
@@ -143,7 +143,7 @@ class Sources:
             return {}
         entity = SOURCES[view].entity
         chosen = "" if ids is None else f"WHERE {entity} IN (SELECT unnest($ids))"
-        sql = f"SELECT * FROM read_parquet({quoted(path)}) {chosen} {_newest_of_each(entity)}"
+        sql = f"SELECT * FROM {parquet_files(path)} {chosen} {_newest_of_each(entity)}"
         found = self._database.sql(sql, params=None if ids is None else {"ids": list(ids)})
         return {row[entity]: row for row in _dicts(found)}
 
@@ -152,18 +152,18 @@ class Sources:
         path, entity = source_path(self._folder, view), SOURCES[view].entity
         if not path.is_file():
             return {}
-        sql = f"SELECT {entity}, {column} FROM read_parquet({quoted(path)}) {_newest_of_each(entity)}"
+        sql = f"SELECT {entity}, {column} FROM {parquet_files(path)} {_newest_of_each(entity)}"
         return dict(self._execute(sql).fetchall())
 
     def first_time(self, view: str) -> int | None:
         """Time at which a view's first row was known, in microseconds; None if it has no row."""
-        sql = f"SELECT min({names.KNOWN_AT}) FROM read_parquet({quoted(source_path(self._folder, view))})"
+        sql = f"SELECT min({names.KNOWN_AT}) FROM {parquet_files(source_path(self._folder, view))}"
         return self._value(sql)
 
     def field_names(self, view: str) -> set[str]:
         """The columns of a source that are features."""
         path, columns = source_path(self._folder, view), SOURCES[view]
-        return set(self._columns_of(f"SELECT * FROM read_parquet({quoted(path)})")) - {
+        return set(self._columns_of(f"SELECT * FROM {parquet_files(path)}")) - {
             columns.entity,
             names.EVENT_TIMESTAMP,
             names.CREATED_TIMESTAMP,
@@ -174,7 +174,7 @@ class Sources:
         path, entity = source_path(self._folder, view), SOURCES[view].entity
         if not path.is_file():
             return []
-        found = self._execute(f"SELECT DISTINCT {entity} FROM read_parquet({quoted(path)}) ORDER BY 1")
+        found = self._execute(f"SELECT DISTINCT {entity} FROM {parquet_files(path)} ORDER BY 1")
         return [row[0] for row in found.fetchall()]
 
     def _define_observed(self, view: str, columns: SourceColumns, now: int) -> None:
@@ -239,7 +239,7 @@ def _seen(view: str) -> str:
 
 
 def _select(path: Path, otherwise: str) -> str:
-    return f"SELECT * FROM read_parquet({quoted(path)})" if path.is_file() else otherwise
+    return f"SELECT * FROM {parquet_files(path)}" if path.is_file() else otherwise
 
 
 def _newest_of_each(entity: str) -> str:

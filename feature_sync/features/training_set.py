@@ -21,7 +21,7 @@ import structlog
 from feature_sync.core.errors import FeatureStoreError
 from feature_sync.core.settings import Settings
 from feature_sync.features.feast_store import FeastStore
-from feature_sync.features.history import quoted
+from feature_sync.features.history import parquet_files
 from feature_sync.features.leaks import check_joined, check_source
 from feature_sync.features.sources import Sources, features_dir
 from feature_sync.features.update import microseconds_now, write_history
@@ -84,7 +84,7 @@ def _labels(
 ) -> Iterator[pd.DataFrame]:
     """Interactions in order of time, with the time to join at. Raises FeatureStoreError if an interaction has no
     time."""
-    interactions = f"read_parquet({quoted(prepared_dir / 'interactions.parquet')})"
+    interactions = parquet_files(prepared_dir / "interactions.parquet")
     if list(sources.rows(f"SELECT 1 FROM {interactions} WHERE {names.TIMESTAMP} <= 0 LIMIT 1")):
         raise FeatureStoreError("the data have interactions without a time: nothing says what was known before them")
     bounds = [

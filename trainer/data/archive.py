@@ -11,7 +11,7 @@ from pathlib import Path
 from tandem.contract import names
 from trainer.core.errors import DataError
 from trainer.data.config import DataConfig, parse_until
-from trainer.data.duckdb_engine import quoted
+from trainer.data.duckdb_engine import parquet_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,7 @@ def find_archive(config: DataConfig) -> Archive:
 
 def parquet_select(columns: str, paths: Sequence[Path]) -> str:
     """SQL that reads the given columns, a select list, from all the files."""
-    listed = ", ".join(quoted(str(path)) for path in paths)
-    return f"SELECT {columns} FROM read_parquet([{listed}], hive_partitioning=false)"
+    return f"SELECT {columns} FROM {parquet_files(paths)}"
 
 
 def _files(folder: str, until: str) -> tuple[Path, ...]:

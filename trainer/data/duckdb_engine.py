@@ -6,7 +6,8 @@ Tables may be larger than memory: DuckDB streams, and spills sorts beyond the me
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -60,7 +61,7 @@ class DuckDBEngine:
 
     def read(self, path: Path) -> Any:
         """A Parquet file as an Ibis table."""
-        return self._connection.read_parquet(path)
+        return self.view(self.next_name("file"), f"SELECT * FROM {parquet_files([path])}")
 
     def rows(self, expression: Any) -> list[dict[str, Any]]:
         """The rows of a small Ibis table. Raises DataError when its source cannot be read."""
@@ -72,7 +73,9 @@ class DuckDBEngine:
     def write(self, expression: Any, path: Path) -> Any:
         """Streams an Ibis table into a Parquet file, in order, and returns the file as a table. Raises DataError."""
         try:
-            self._connection.to_parquet(expression, path, compression="zstd")
+            # Ibis would write the path as a Python literal, which is not an SQL literal if it contains an apostrophe.
+            select = self._connection.compile(expression)
+            self._connection.raw_sql(f"COPY ({select}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
         except duckdb.Error as error:
             raise _data_error(error) from error
         return self.read(path)
@@ -95,6 +98,16 @@ def duckdb_function(name: str, arguments: tuple[str, ...], result: str) -> Calla
 def quoted(text: str) -> str:
     """A string as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def file_list(paths: Sequence[Path]) -> str:
+    """Files as an SQL list of DuckDB's readers, which would otherwise take `*`, `?` and `[` in a name for a pattern."""
+    return "[" + ", ".join(quoted(re.sub(r"[*?\[]", r"[\g<0>]", str(path))) for path in paths) + "]"
+
+
+def parquet_files(paths: Sequence[Path], options: str = "") -> str:
+    """The SQL table of Parquet files: their columns alone, never values from folders named `key=value`."""
+    return f"read_parquet({file_list(paths)}, hive_partitioning = false, union_by_name = false{options})"
 
 
 def identifier(name: str) -> str:

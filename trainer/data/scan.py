@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -19,8 +19,9 @@ import ibis
 
 from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import FileConfig
-from trainer.data.duckdb_engine import DuckDBEngine, identifier, quoted
+from trainer.data.duckdb_engine import DuckDBEngine, file_list, identifier, parquet_files, quoted
 from trainer.data.line_numbers import blank_lines, is_gzip, lines_at, lines_of_ranks
+from trainer.dataset.parquet import column_names
 
 ROW: Final = "source_row"
 """Column of every scan: number of the row among the parsed rows, from 1, int64."""
@@ -57,13 +58,28 @@ class Scan:
     path: Path
     kind: ScanKind
     rows: Any
-    """Ibis table: ROW, and either LINE (JSON lines) or the file's columns."""
+    """Ibis table: ROW, and either LINE (JSON lines) or the file's columns, each under the name that `field` returns."""
     engine: DuckDBEngine
     num_header_lines: int = 0
     rejects_table: str = ""
     columns: tuple[str, ...] = ()
     """Columns of the file; empty for JSON lines."""
     encoding: str = "utf-8"
+
+    def field(self, section: str, column: str) -> str:
+        """The name in `rows` of a column of the file: the column of exactly this name, or else of this name between
+        blanks.
+
+        Raises ConfigError, which names the section, when no column or more than one has this name.
+        """
+        for names in (self.columns, tuple(name.strip() for name in self.columns)):
+            if names.count(column) > 1:
+                raise ConfigError(f"{section}: {self.path.name} has {names.count(column)} columns {column!r}")
+            if column in names:
+                return _fields(names)[names.index(column)]
+        raise ConfigError(
+            f"{section}: {self.path.name} has no column {column!r}; its columns are {', '.join(self.columns)}"
+        )
 
     def rejects(self) -> list[Reject]:
         """The lines that the parser refused in the last run over `rows`, in order."""
@@ -102,7 +118,7 @@ class Scan:
             breaks = column.replace("\r\n", "\n").re_replace("\n+", "\n")
             return (breaks.length() - breaks.replace("\n", "").length()).fill_null(0)
 
-        further = reduce(operator.add, (further_lines(self.rows[column]) for column in self.columns))
+        further = reduce(operator.add, (further_lines(self.rows[field]) for field in _fields(self.columns)))
         counted = self.rows.select(ROW, further=further)
         further_before = counted["further"].sum().over(ibis.cumulative_window(order_by=ROW)) - counted["further"]
         ranked = counted.select(ROW, rank=(counted[ROW] + further_before).cast("int64"))
@@ -117,18 +133,18 @@ def scan_table(engine: DuckDBEngine, path: Path, config: FileConfig) -> Scan:
     if kind == "jsonl":
         return scan_lines(engine, path)
     if kind == "parquet":
-        source = f"SELECT row_number() OVER () AS {ROW}, * FROM read_parquet({quoted(str(path))})"
+        columns = column_names(path)
+        source = (
+            f"SELECT row_number() OVER () AS {ROW}, * FROM {parquet_files([path])} AS t({', '.join(_fields(columns))})"
+        )
         rows = engine.view(engine.next_name("scan"), source)
-        columns = tuple(name for name in rows.columns if name != ROW)
         return Scan(path=path, kind="parquet", rows=rows, engine=engine, columns=columns)
     # pandas writes its index as a column without a name.
     header = config.columns or _header(path, config)
     columns = tuple(column or f"column_{number}" for number, column in enumerate(header, start=1))
-    if len(set(columns)) != len(columns):
-        raise DataError(f"{path}: a column name repeats in the header: {', '.join(columns)}")
     name = engine.next_name("scan")
     options = {
-        "columns": "{" + ", ".join(f"{quoted(column)}: 'VARCHAR'" for column in columns) + "}",
+        "columns": "{" + ", ".join(f"{quoted(field)}: 'VARCHAR'" for field in _fields(columns)) + "}",
         "delim": quoted(config.delimiter),
         "quote": quoted(config.quote),
         "escape": quoted(config.quote),
@@ -175,6 +191,11 @@ def text_of(column: Any) -> Any:
     return column.cast("string")
 
 
+def _fields(columns: Sequence[str]) -> list[str]:
+    """Names of a file's columns in SQL, which does not tell names apart that differ in case only."""
+    return [f"field_{number}" for number, _ in enumerate(columns, start=1)]
+
+
 def _kind_of(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
@@ -211,6 +232,7 @@ def _lines_select(path: Path, rejects: str) -> str:
 def _read_csv(path: Path, options: Mapping[str, str], rejects: str) -> str:
     arguments = {
         **options,
+        "hive_partitioning": "false",
         "auto_detect": "false",
         "comment": "''",
         "compression": "'gzip'" if is_gzip(path) else "'none'",
@@ -221,4 +243,4 @@ def _read_csv(path: Path, options: Mapping[str, str], rejects: str) -> str:
         "rejects_table": quoted(rejects),
         "rejects_scan": quoted(f"{rejects}_scan"),
     }
-    return f"read_csv({quoted(str(path))}, {', '.join(f'{name} = {value}' for name, value in arguments.items())})"
+    return f"read_csv({file_list([path])}, {', '.join(f'{name} = {value}' for name, value in arguments.items())})"

@@ -9,7 +9,6 @@ from typing import Any, Final
 import ibis
 
 from tandem.contract import names
-from trainer.core.errors import ConfigError
 from trainer.data import text
 from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, UsersConfig
 from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
@@ -124,9 +123,7 @@ def _select(scan: Scan, rows: Any, section: str, columns: Mapping[str, str], lis
         excerpt, defect = rows[EXCERPT], rows[DEFECT]
         lists = {name: rows[name] for name in lists}
     else:
-        for column in configured.values():
-            _check_column(scan, section, column)
-        fields = {name: text_of(rows[column]) for name, column in configured.items()}
+        fields = {name: text_of(rows[scan.field(section, column)]) for name, column in configured.items()}
         excerpt = ibis.literal(", ").join([value.fill_null("") for value in fields.values()])
         defect = ibis.null("string")
     absent = {name: ibis.null("string") for name in columns if name not in configured}
@@ -149,15 +146,8 @@ def _categories(scan: Scan, rows: Any, config: ItemsConfig) -> Any:
         listed = json_string_list(rows[DOCUMENT], f"{json_path(column)}[*]")
         split = scalar.split(separator) if separator else ibis.array([scalar])
         return ibis.cases((listed.length() > 0, listed), (scalar.startswith("["), listed), else_=split)
-    _check_column(scan, "items", column)
-    if rows[column].type().is_array():
-        return rows[column].map(text_of)
-    value = text_of(rows[column])
+    listed = rows[scan.field("items", column)]
+    if listed.type().is_array():
+        return listed.map(text_of)
+    value = text_of(listed)
     return value.split(separator) if separator else ibis.array([value])
-
-
-def _check_column(scan: Scan, section: str, column: str) -> None:
-    if column not in scan.columns:
-        raise ConfigError(
-            f"{section}: {scan.path.name} has no column {column!r}; its columns are {', '.join(scan.columns)}"
-        )

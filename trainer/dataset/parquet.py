@@ -30,7 +30,12 @@ _COMPRESSION: Final = "zstd"
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
     """An Arrow table of the given columns of a Parquet file, or of all columns. Raises OSError when it is
     unreadable."""
-    return pq.read_table(path, columns=None if columns is None else list(columns))
+    return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """Names of the columns of a Parquet file, in order. Raises OSError or ValueError when it is unreadable."""
+    return tuple(pq.read_schema(path).names)
 
 
 def num_rows(path: Path) -> int:

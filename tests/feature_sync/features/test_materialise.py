@@ -142,6 +142,12 @@ def test_a_password_that_feast_cannot_take_is_refused() -> None:
         feast_environment(Settings(store_url="redis://:a,b@host/0"))
 
 
+@pytest.mark.parametrize("name", ["user_id=zzz", "data*", "data[1]"])
+def test_a_data_folder_that_feast_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="TANDEM_DATA_DIR: Feast cannot read sources below a folder named"):
+        feast_environment(Settings(data_dir=tmp_path / name / "data"))
+
+
 @pytest.mark.process
 def test_other_demographics_need_another_registration(settled: World, tmp_path: Path) -> None:
     other = write_prepared(tmp_path / "other", [Interaction("ann", "item-0", 1)], users={"ann": {"city": "Oslo"}})

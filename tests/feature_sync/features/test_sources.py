@@ -36,6 +36,15 @@ def stored(tmp_path: Path, view: str = VIEW) -> list[tuple[str, int, int]]:
 PAST = "SELECT 'ann' AS user_id, 1 AS num_click, 10 AS known_at"
 
 
+@pytest.mark.parametrize("folder", ["user_id=zzz/num_click=7", "it's [a-z]*/wh{a,b}t?"])
+def test_names_of_folders_are_neither_columns_nor_patterns(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    with Sources(tmp_path / folder) as sources, sources.locked():
+        sources.write(VIEW, history=PAST, now=100)
+        assert sources.newest(VIEW)["ann"]["num_click"] == 1
+        assert (sources.ids(VIEW), sources.first_time(VIEW)) == (["ann"], 10)
+
+
 def test_a_value_that_differs_from_the_newest_row_is_a_new_row(sources: Sources, tmp_path: Path) -> None:
     assert sources.write(VIEW, history=PAST, now=100) == 0
     sources.observe(VIEW, [counts("ann", 3), counts("bob", 1)])
