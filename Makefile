@@ -23,7 +23,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick pipeline nightly airflow airflow-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults pipeline nightly airflow airflow-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ bench: $(VENV)/.dev ## run the load benchmark and write benchmarks/results/reque
 
 bench-quick: $(VENV)/.dev ## run every benchmark scenario for seconds on a tiny catalogue, to see that it works; writes nothing
 	@$(BIN)/python -m benchmarks --quick
+
+faults: $(VENV)/.dev ## kill, stop and damage every part of the stack under load and write benchmarks/results/faults.*; 10 minutes
+	$(BIN)/python -m benchmarks.faults
 
 pipeline: $(VENV)/.pipeline ## run the DVC stages ingest, features, train, evaluate, export with params.yaml; unchanged stages are skipped
 	@PATH=$(BIN):$$PATH $(BIN)/dvc repro

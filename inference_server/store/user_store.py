@@ -123,9 +123,10 @@ class UserStore:
         """The reply to a command that replies with a list. Raises StoreFailed."""
         if not self._dependency.allows():
             raise StoreFailed(Degraded.STORE_UNAVAILABLE)
-        connection = self._free_connections.pop() if self._free_connections else self._connections.make()
+        connection: AbstractConnection | None = None
         usable = False
         try:
+            connection = self._free_connections.pop() if self._free_connections else self._connections.make()
             async with asyncio.timeout(patience_seconds):
                 await connection.send_packed_command([packed_command], check_health=False)
                 values: Values = await connection.read_response(disable_decoding=True)
@@ -137,9 +138,9 @@ class UserStore:
             self._dependency.failed(repr(error))
             raise StoreFailed(Degraded.STORE_UNAVAILABLE) from error
         finally:
-            if usable:
+            if connection is not None and usable:
                 self._free_connections.append(connection)
-            else:
+            elif connection is not None:
                 # The reply may still come, and would be taken for the next command's.
                 await connection.disconnect(nowait=True)
         self._dependency.succeeded()

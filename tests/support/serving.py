@@ -70,6 +70,11 @@ class Valkey:
         async with self.client() as client:
             await wait_until(lambda: self._answers(client), "Valkey answers")
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._running().pid
+
     def pause(self) -> None:
         """Suspends the process: it does not answer, and its connections stay open."""
         self._running().send_signal(signal.SIGSTOP)
@@ -78,9 +83,10 @@ class Valkey:
         self._running().send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
-        """kill -9."""
+        """kill -9; does nothing to a process that has ended."""
         if self._process is not None:
-            self._process.kill()
+            if self._process.returncode is None:
+                self._process.kill()
             await self._process.wait()
             self._process = None
 
