@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from inference_server.core.errors import OperationError
-from inference_server.core.process_environment import limit_blas_threads, use_older_grpc_listener
+from inference_server.core.process_environment import limit_blas_threads, set_grpc_defaults
 from inference_server.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Forks workers until the supervisor closes its end of the socket."""
     limit_blas_threads()
-    use_older_grpc_listener()
+    set_grpc_defaults()
     import uvloop
 
     from inference_server.worker.fork_server import run_fork_server

@@ -18,6 +18,8 @@ def limit_blas_threads() -> None:
     os.environ.update(_ONE_THREAD)
 
 
-def use_older_grpc_listener() -> None:
-    """Switches gRPC's newer listener off, unless GRPC_EXPERIMENTS is set. Call it before gRPC starts."""
+def set_grpc_defaults() -> None:
+    """Switches gRPC's newer listener off, unless GRPC_EXPERIMENTS is set, and the log lines of gRPC's core, unless
+    GRPC_VERBOSITY is set: everybody who can connect causes them, and they are not JSON. Call it before gRPC starts."""
     os.environ.setdefault("GRPC_EXPERIMENTS", GRPC_EXPERIMENTS)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

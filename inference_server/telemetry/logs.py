@@ -14,13 +14,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 
 import structlog
 
+from inference_server.telemetry.line_limit import LineLimit
 from tandem.ops.secrets import redact_event
 
 _log = structlog.get_logger()
+_failures = LineLimit()
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -55,6 +58,7 @@ def configure_logging(level: str, *, process: str) -> None:
             ],
         )
     )
+    handler.addFilter(LibraryLines().admits)
     # Libraries log from warning on: alembic and MLflow log every migration and download at info.
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
 
@@ -92,12 +96,41 @@ def log_answered(
 
 
 def log_failed(*, request_id: str, user_id: str | None = None, caller: str = "", path: str | None = None) -> None:
-    """Logs the exception that is being handled, a bug of ours, with its stack trace. The caller gets only `request_id`.
+    """Logs the exception that is being handled, a bug of ours. The caller gets only `request_id`.
 
+    The stack trace is written once a second for each place where an exception is raised: every request may fail there.
     `user_id` is "" for an anonymous visitor; `path` is that of an HTTP request. The line omits an argument that is
     None.
     """
     request = {} if user_id is None else {"user": user_digest(user_id)}
     if path is not None:
         request["path"] = path
-    _log.exception("request_failed", request_id=request_id, **request, caller=caller)
+    error = sys.exception()
+    place = traceback.extract_tb(error.__traceback__)[-1:] if error is not None else []
+    kind = (type(error), *((frame.filename, frame.lineno) for frame in place))
+    if _failures.admit(kind) is None:
+        _log.error("request_failed", request_id=request_id, **request, caller=caller, error=type(error).__name__)
+    else:
+        _log.exception("request_failed", request_id=request_id, **request, caller=caller)
+
+
+class LibraryLines:
+    """Lets one line a second through from each place of a library: callers cause some of them, without a key."""
+
+    def __init__(self) -> None:
+        self._lines = LineLimit()
+
+    def admits(self, record: logging.LogRecord) -> bool:
+        """Whether a handler shall write the record; a filter of `logging.Handler.addFilter`."""
+        # With arguments, the message is a constant of the library; without, it may have the content of a request.
+        kind = (record.name, record.pathname, record.lineno, record.msg if record.args else "")
+        left_out = self._lines.admit(kind)
+        if left_out is None:
+            return False
+        if record.exc_info is not None and isinstance(record.exc_info[1], UnicodeDecodeError):
+            # gRPC writes the bytes of a call's metadata, which may be a key, and where it could not decode them.
+            record.msg, record.args, record.exc_info = "received text that is not UTF-8", (), None
+            record.levelno, record.levelname = logging.WARNING, "WARNING"
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} ({left_out} lines like it were left out)", ()
+        return True

@@ -95,6 +95,20 @@ class WorkerMetrics:
             investigate_when="Any reason grows. An answer with two reasons counts for both.",
         ),
     ]
+    undecodable_by_method: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_undecodable_messages",
+            "gRPC messages that could not be decoded, and calls without one, by method. They are counted by no other "
+            "metric.",
+            Kind.COUNTER,
+            labels=("method",),
+            unit="messages",
+            merge=Merge.SUM,
+            investigate_when="It grows: a client was built from another `.proto`, or somebody tries what the server "
+            "does.",
+        ),
+    ]
     http_requests_by_status: Annotated[
         Counter[str],
         WorkerMetric(

@@ -192,6 +192,7 @@ class Worker:
         settings = self._settings
         self._grpc = GrpcServer(
             RecommendationServicer(self._recommender, self._recorder, self._models, self._statistics),
+            self._statistics,
             host=settings.host,
             port=message.grpc_port,
             reflection_enabled=settings.reflection,

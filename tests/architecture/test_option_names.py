@@ -38,7 +38,7 @@ class Library:
 LIBRARIES = [
     Library(
         package="grpc",
-        names=r"""["'`](grpc\.[a-z0-9_]+(?:\.[a-z0-9_]+)*)["'`]""",
+        names=r"""["'`](grpc\.(?!aio|reflection|health)[a-z0-9_]+(?:\.[a-z0-9_]+)*)["'`]""",
         known_in="grpc/_cython/cygrpc*.so",
         a_name="grpc.http2.ping_timeout_ms",
     ),

@@ -23,6 +23,7 @@ from inference_server.request.admission import Admission
 from inference_server.request.flow.ladder import Ladder
 from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
+from inference_server.security.files import Security
 from inference_server.store.user_store import UserStore
 from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -38,6 +39,7 @@ class Parts:
     admission: Admission
     statistics: Statistics
     models: ModelSlot
+    server: GrpcServer
 
 
 def no_store() -> str:
@@ -61,8 +63,11 @@ async def in_process(
     max_seconds: float = PATIENCE_SECONDS,
     max_concurrent_requests: int = 64,
     ladder: Ladder | None = None,
+    reflection_enabled: bool = False,
+    security: Security | None = None,
 ) -> AsyncIterator[Parts]:
-    """The worker's object graph, served on a free port; without `store_url` the store is down."""
+    """The worker's object graph, served on a free port; without `store_url` the store is down, without `security` no
+    call needs a key."""
     statistics = Statistics()
     admission = Admission(
         models,
@@ -77,7 +82,14 @@ async def in_process(
     )
     recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
     servicer = RecommendationServicer(recommender, recorder, models, statistics)
-    server = GrpcServer(servicer, host="127.0.0.1", port=0, reflection_enabled=False)
+    server = GrpcServer(
+        servicer,
+        statistics,
+        host="127.0.0.1",
+        port=0,
+        reflection_enabled=reflection_enabled,
+        security=security or Security(),
+    )
     await store.start()
     await recommender.start()
     await recorder.start()
@@ -92,6 +104,7 @@ async def in_process(
                 admission=admission,
                 statistics=statistics,
                 models=models,
+                server=server,
             )
     finally:
         await server.stop(grace_seconds=0)

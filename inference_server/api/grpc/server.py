@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import grpc
-from grpc_channelz.v1 import channelz
+from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
+from inference_server.api.grpc import bulk, channelz
 from inference_server.api.grpc.authentication import KeyRequired
 from inference_server.api.grpc.credentials import server_credentials
+from inference_server.api.grpc.decoding import Decoder
+from inference_server.api.grpc.handlers import Services
+from inference_server.api.grpc.health import Health
+from inference_server.api.grpc.reflection import add_reflection
 from inference_server.api.grpc.unknown_methods import robust_server
 from inference_server.core.errors import PortUnavailable
 from inference_server.security.files import Security
+from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
-
-_CHANNELZ: Final = "grpc.channelz.v1.Channelz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,39 +67,13 @@ _DEFAULT_LIMITS: Final = Limits()
 _OPEN: Final = Security()
 
 
-class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # the package has no types
-    """Health whose watchers end when the server stops: otherwise they would use up the whole grace period."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ended = asyncio.Event()
-
-    async def end(self) -> None:
-        """Sets NOT_SERVING permanently, and ends the watchers."""
-        await self.enter_graceful_shutdown()
-        self._ended.set()
-
-    async def Watch(  # noqa: N802 - named by the service definition
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
-        """Streams the status whenever it changes; NOT_SERVING is the last one."""
-        watching = asyncio.ensure_future(super().Watch(request, context))
-        ending = asyncio.ensure_future(self._ended.wait())
-        try:
-            await asyncio.wait({watching, ending}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watching.cancel()
-            ending.cancel()
-            await asyncio.gather(watching, ending, return_exceptions=True)
-        await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
-
-
 class GrpcServer:
     """The gRPC server of one worker. Its health is NOT_SERVING until `set_serving`."""
 
     def __init__(
         self,
         servicer: pb_grpc.RecommendationServiceServicer,
+        statistics: Statistics,
         *,
         host: str,
         port: int,
@@ -117,15 +92,17 @@ class GrpcServer:
                 *limits.options(),
             ),
         )
-        pb_grpc.add_RecommendationServiceServicer_to_server(servicer, self._server)
-        self._health = _Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = Services(self._server, Decoder(statistics), raw=frozenset({bulk.METHOD}))
+        pb_grpc.add_RecommendationServiceServicer_to_server(servicer, services)  # type: ignore[arg-type]  # see `Services`
+        self._health = Health()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, services)
         served = [SERVICE_NAME, health.SERVICE_NAME]
         if channelz_enabled:
-            channelz.add_channelz_servicer(self._server)
-            served.append(_CHANNELZ)
+            channelz_pb2_grpc.add_ChannelzServicer_to_server(channelz.Channelz(), services)
+            served.append(channelz.SERVICE_NAME)
         if reflection_enabled:
-            reflection.enable_server_reflection((*served, reflection.SERVICE_NAME), self._server)
+            add_reflection(served, services)
+        self.methods = tuple(services.methods)
         self.port = self._listen(f"{host}:{port}", security)
 
     async def start(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import grpc
 
 from inference_server.api.grpc.bulk import recommend_batch
+from inference_server.api.grpc.decoding import Decoder
 from inference_server.api.grpc.metadata import traceparent
 from inference_server.api.grpc.status_of_errors import STATUS_OF, abort
 from inference_server.api.internal_error import internal_error
@@ -54,6 +55,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         self._traces = recommender.traces
         self._models = models
         self._statistics = statistics
+        self._decoder = Decoder(statistics)
         self._reads = _Counts(statistics.requests_by_code, statistics.request_seconds)
         self._writes = _Counts(statistics.write_calls_by_code, statistics.write_call_seconds)
 
@@ -80,13 +82,14 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
 
         return await self._counted(answer(), context, self._reads)
 
-    async def RecommendBatch(  # noqa: N802 - named by the service definition
+    async def RecommendBatch(  # type: ignore[override]  # noqa: N802 - see below; named by the service definition
         self,
-        request_iterator: AsyncIterator[pb.RecommendBatchRequest],
+        request_iterator: AsyncIterator[bytes],
         context: _Context,  # noqa: ARG002 - entries carry their own errors
     ) -> AsyncIterator[pb.RecommendBatchResponse]:
-        """Answers a stream of queries."""
-        async with aclosing(recommend_batch(request_iterator, self._recommender)) as responses:
+        """Answers a stream of queries. Takes them as bytes, so that one that cannot be decoded does not end it."""
+        answering = recommend_batch(request_iterator, self._recommender, self._decoder)
+        async with aclosing(answering) as responses:
             async for response in responses:
                 yield response
 

@@ -85,7 +85,8 @@ class RecommendationServiceServicer:
 
     def RecommendBatch(self, request_iterator, context):
         """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
-        any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+        any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on, even after
+        an entry that cannot be decoded: its error has no correlation_id, and names its place in the stream as the field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class RecommendationServiceStub:
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
     RecommendBatch: _grpc.StreamStreamMultiCallable[_recommendation_pb2.RecommendBatchRequest, _recommendation_pb2.RecommendBatchResponse]
     """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
-    any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+    any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on, even after
+    an entry that cannot be decoded: its error has no correlation_id, and names its place in the stream as the field.
     """
     SimilarItems: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.SimilarItemsRequest, _recommendation_pb2.SimilarItemsResponse]
     """Items near one or several items, in the model's space."""
@@ -62,7 +63,8 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
     RecommendBatch: _aio.StreamStreamMultiCallable[_recommendation_pb2.RecommendBatchRequest, _recommendation_pb2.RecommendBatchResponse]  # type: ignore[assignment]
     """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
-    any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+    any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on, even after
+    an entry that cannot be decoded: its error has no correlation_id, and names its place in the stream as the field.
     """
     SimilarItems: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.SimilarItemsRequest, _recommendation_pb2.SimilarItemsResponse]  # type: ignore[assignment]
     """Items near one or several items, in the model's space."""
@@ -96,7 +98,8 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_recommendation_pb2.RecommendBatchResponse], _abc.AsyncIterator[_recommendation_pb2.RecommendBatchResponse]]:
         """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
-        any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on.
+        any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on, even after
+        an entry that cannot be decoded: its error has no correlation_id, and names its place in the stream as the field.
         """
 
     @_abc_1.abstractmethod

@@ -57,6 +57,7 @@ def busy_worker(number: int) -> Statistics:
     statistics.events_appended.update({"click": number, "item_upsert": 1})
     statistics.writes_refused["backlog"] += number
     statistics.append_seconds.observe(0.003)
+    statistics.undecodable_by_method["grpc.health.v1.Health/Check"] += number
     statistics.stream_backlog = {"events": 10 - number, "item-changes": number}
     statistics.breakers = {
         "store": ("closed", "open", "half_open")[number % 3],

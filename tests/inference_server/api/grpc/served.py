@@ -13,6 +13,7 @@ import grpc
 
 from inference_server.api.grpc.server import GrpcServer
 from inference_server.security.api_keys import current_caller
+from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 from tests.support.serving import PATIENCE_SECONDS
@@ -40,17 +41,18 @@ class Servicer(pb_grpc.RecommendationServiceServicer):
 
     async def RecommendBatch(  # noqa: N802
         self,
-        requests: AsyncIterator[pb.RecommendRequest],
+        entries: AsyncIterator[bytes],
         context: Any,  # noqa: ARG002
-    ) -> AsyncIterator[pb.RecommendResponse]:
-        async for request in requests:
-            yield pb.RecommendResponse(request_id=request.user_id)
+    ) -> AsyncIterator[pb.RecommendBatchResponse]:
+        async for entry in entries:
+            yield pb.RecommendBatchResponse(correlation_id=pb.RecommendBatchRequest.FromString(entry).correlation_id)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
     server: GrpcServer
     servicer: Servicer
+    statistics: Statistics
     address: str
     port: int
 
@@ -59,10 +61,13 @@ class Served:
 async def served(**options: Any) -> AsyncIterator[Served]:
     """A running server; `options` are those of `GrpcServer`."""
     servicer = Servicer()
-    server = GrpcServer(servicer, host="127.0.0.1", port=0, **{"reflection_enabled": False, **options})
+    statistics = Statistics()
+    options = {"reflection_enabled": False, **options}
+    server = GrpcServer(servicer, statistics, host="127.0.0.1", port=0, **options)
     await server.start()
     try:
-        yield Served(server=server, servicer=servicer, address=f"127.0.0.1:{server.port}", port=server.port)
+        address = f"127.0.0.1:{server.port}"
+        yield Served(server=server, servicer=servicer, statistics=statistics, address=address, port=server.port)
     finally:
         servicer.released.set()
         await server.stop(grace_seconds=0)

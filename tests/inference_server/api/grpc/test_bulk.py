@@ -14,6 +14,7 @@ import pytest
 import structlog
 
 from inference_server.api.grpc.bulk import IN_FLIGHT, recommend_batch
+from inference_server.api.grpc.decoding import Decoder
 from inference_server.model.serving_model import ModelSlot
 from inference_server.telemetry.logs import user_digest
 from tandem.v1 import recommendation_pb2 as pb
@@ -156,14 +157,14 @@ class TestStreamsThatEndEarly:
     async def test_a_caller_who_does_not_read_is_held_back(self, models: ModelSlot) -> None:
         num_sent = 0
 
-        async def entries() -> AsyncIterator[pb.RecommendBatchRequest]:
+        async def entries() -> AsyncIterator[bytes]:
             nonlocal num_sent
             for number in range(10 * IN_FLIGHT):
                 num_sent += 1
-                yield entry(str(number))
+                yield entry(str(number)).SerializeToString()
 
         async with in_process(models) as parts:
-            answers = recommend_batch(entries(), parts.recommender)
+            answers = recommend_batch(entries(), parts.recommender, Decoder(parts.statistics))
             assert (await anext(answers)).correlation_id
             given = parts.statistics.answers_by_source
             await wait_until(lambda: given.total() == IN_FLIGHT, "the entries that have room are answered")
