@@ -66,6 +66,9 @@ class _Store:
         """See `store.ReadsStore`."""
         return asyncio.create_task(self._read(keys))
 
+    absence = None
+    """See `ReadsStore.absence`."""
+
     async def _read(self, keys: Sequence[bytes]) -> Values:
         return [self._values.get(key) for key in keys]
 

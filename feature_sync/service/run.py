@@ -23,10 +23,10 @@ from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.maker import VectorMaker
 from feature_sync.items.numbering import Numbering
 from feature_sync.prepared.parts import Part, Threads
-from feature_sync.store.connection import StoreConnection
+from feature_sync.store.connection import StoreConnection, require_usable
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
-from feature_sync.stream.source_factory import open_source
+from feature_sync.stream.source_factory import is_kafka, open_source
 from feature_sync.telemetry.metrics import Metrics, MetricsServer
 from tandem.contract.bundle import Bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
@@ -38,10 +38,14 @@ _log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
-    """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises FeatureSyncError if a part fails."""
+    """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises SettingsError for a store that can never be
+    used, and FeatureSyncError if a part fails."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    require_usable("TANDEM_STORE_URL", settings.store_url)
+    if settings.events_url and not is_kafka(settings.events_url):
+        require_usable("TANDEM_EVENTS_URL", settings.events_url)
     metrics = Metrics()
     items, live_bundles = _items(settings, metrics)
     parts = {**_events(settings, metrics, live_bundles), **items}

@@ -7,6 +7,7 @@ functions that return commands, which the applier combines.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -17,8 +18,10 @@ from redis.backoff import NoBackoff
 from redis.connection import ConnectionPool
 from redis.retry import Retry
 
-from feature_sync.core.errors import StoreAway, StoreConflict, StoreError
+from feature_sync.core.errors import SettingsError, StoreAway, StoreConflict, StoreError
 from tandem.ops.secrets import without_password
+from tandem.ops.store_health import StoreHealth, health_of
+from tandem.ops.store_words import explained, own_words
 
 Command = tuple[str | bytes | int | float, ...]
 """A command's name and its arguments."""
@@ -33,6 +36,8 @@ class StoreConnection:
 
     def __init__(self, url: str) -> None:
         """Does not connect yet. `url` has redis-py's form."""
+        self.health = StoreHealth()
+        """What the server said of itself when the connection was opened last."""
         # The pool is only used as a factory. Nothing is retried here: the caller must restart a transaction.
         pool = ConnectionPool.from_url(
             url,
@@ -42,6 +47,8 @@ class StoreConnection:
             protocol=2,
         )
         self._connection: Any = pool.make_connection()  # redis-py does not type its methods
+        self._is_open = False
+        self._url = url
         self._name = without_password(url)
 
     def __enter__(self) -> Self:
@@ -54,6 +61,7 @@ class StoreConnection:
 
     def close(self) -> None:
         """Closes the connection; another command would open a new one."""
+        self._is_open = False
         self._connection.disconnect()
 
     def call(self, *command: str | bytes | int | float) -> Any:
@@ -92,11 +100,25 @@ class StoreConnection:
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
         try:
+            if not self._is_open:
+                self._open()
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             return [self._read() for _ in commands]
         except (redis.RedisError, OSError) as error:
             self.close()
-            raise StoreAway(f"the online store {self._name} cannot be reached: {error}") from error
+            raise StoreAway(unreachable(self._url, error)) from error
+
+    def _open(self) -> None:
+        """Connects, and leaves a server to which nothing must be written: the address may lead elsewhere later."""
+        self._connection.connect()
+        self._connection.send_command("INFO", check_health=False)
+        info = self._read()
+        # A managed server may not allow the question.
+        self.health = StoreHealth() if isinstance(info, redis.ResponseError) else health_of(info)
+        if self.health.refusal:
+            self.close()
+            raise StoreAway(f"the online store {self._name} cannot be used: {self.health.refusal}")
+        self._is_open = True
 
     def _read(self) -> Any:
         """A reply. An error reply is returned as an exception, not raised, so that the later replies are read too."""
@@ -108,8 +130,9 @@ class StoreConnection:
             return error
 
     def _refusal(self, error: redis.ResponseError) -> StoreError:
-        lasting = str(error).startswith(("WRONGTYPE", "wrong type", "ERR unknown command", "ERR wrong number"))
-        return (StoreError if lasting else StoreAway)(f"the online store {self._name} refused: {error}")
+        words = own_words(error) or ""
+        lasting = words.startswith(("WRONGTYPE", "wrong type", "ERR unknown command", "ERR wrong number"))
+        return (StoreError if lasting else StoreAway)(f"the online store {self._name} refused: {words}")
 
 
 class StoreClock:
@@ -125,3 +148,21 @@ class StoreClock:
             seconds, microseconds = self._connection.call("TIME")
             self._offset_seconds = int(seconds) + int(microseconds) / 1e6 - time.monotonic()
         return self._offset_seconds + time.monotonic()
+
+
+def unreachable(url: str, error: BaseException) -> str:
+    """The message for an error of a connection: the store's own words where it refused, and never a password."""
+    verb = "refused" if own_words(error) is not None else "cannot be reached"
+    return f"the online store {without_password(url)} {verb}: {explained(url, error)}"
+
+
+def require_usable(setting: str, url: str) -> None:
+    """Raises SettingsError, which names `setting`, if a cluster or a sentinel answers at `url`.
+
+    A store that does not answer is no reason to refuse: it may come.
+    """
+    with StoreConnection(url) as store:
+        with contextlib.suppress(StoreError):
+            store.call("PING")
+        if store.health.unusable:
+            raise SettingsError(f"{setting}: {without_password(url)} cannot be used: {store.health.unusable}")

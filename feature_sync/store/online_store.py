@@ -21,8 +21,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from feature_sync.core.errors import StoreConflict, StoreError
+from feature_sync.store.connection import StoreConnection, unreachable
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
-from tandem.ops.secrets import without_password
 
 _TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -70,11 +70,8 @@ class OnlineStore:
             socket_connect_timeout=_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        try:
-            self._client.ping()
-        except (redis.RedisError, OSError) as error:
-            self._client.close()
-            raise StoreError(f"the online store {without_password(url)} cannot be reached: {error}") from error
+        with StoreConnection(url) as first:
+            first.call("PING")
 
     def __enter__(self) -> Self:
         return self
@@ -167,7 +164,13 @@ class OnlineStore:
         while True:
             try:
                 return action()
-            except (redis.WatchError, redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            except (
+                *(redis.WatchError, redis.ConnectionError, redis.TimeoutError, OSError),
+                # The server became a replica: the address may lead to the new master soon.
+                redis.ReadOnlyError,
+            ) as error:
+                if isinstance(error, redis.ReadOnlyError):
+                    self._client.connection_pool.disconnect()
                 # redis-py reports a connection lost while watching as a WatchError too, so both are bounded.
                 if isinstance(error, redis.WatchError):
                     conflicts += 1
@@ -175,12 +178,12 @@ class OnlineStore:
                         raise StoreConflict(f"other writers keep changing the published users: {error}") from error
                 if time.monotonic() + pause_seconds > give_up_at:
                     raise StoreError(
-                        f"the online store {without_password(self._url)} was lost, "
-                        f"and did not return within {self._retry_seconds:g} s: {error}"
+                        f"{unreachable(self._url, error)}; it was lost, and did not return within "
+                        f"{self._retry_seconds:g} s"
                     ) from error
                 _log.warning("store_retry", error=str(error), pause_seconds=round(pause_seconds, 2))
             except redis.RedisError as error:
-                raise StoreError(f"the online store {without_password(self._url)} refused: {error}") from error
+                raise StoreError(unreachable(self._url, error)) from error
             time.sleep(pause_seconds * random.uniform(0.5, 1.0))
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 

@@ -27,6 +27,7 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
         bundles_refused=statistics.refusals_by_kind.total(),
         last_refusal=statistics.last_refusal,
         breakers=statistics.breakers,
+        problems=statistics.dependency_problems,
         policies_fingerprint=statistics.policies_fingerprint,
         worker=statistics.identity.worker,
         num_workers=statistics.identity.num_workers,

@@ -64,6 +64,9 @@ class StatesInMemory:
         """See `ReadsStore.read`."""
         return asyncio.create_task(self._read(keys))
 
+    absence = None
+    """See `ReadsStore.absence`."""
+
     async def _read(self, keys: Sequence[bytes]) -> Values:
         return [self._values.get(key) for key in keys]
 

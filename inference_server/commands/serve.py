@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace, settings: Settings) -> int:
     """Serves until a signal stops the server. Raises SettingsError."""
+    from inference_server.events.stream_factory import is_kafka
     from inference_server.security.files import Security
+    from inference_server.store.start_check import require_usable
     from inference_server.supervisor.supervisor import supervise
     from inference_server.telemetry.tracing import require_extra
 
@@ -32,4 +34,11 @@ def run(_: argparse.Namespace, settings: Settings) -> int:
     Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
     if settings.otlp_endpoint:
         require_extra()
-    return asyncio.run(supervise(settings))
+
+    async def check_and_supervise() -> int:
+        await require_usable("TANDEM_STORE_URL", settings.store_url)
+        if settings.events_url and not is_kafka(settings.events_url):
+            await require_usable("TANDEM_EVENTS_URL", settings.events_url)
+        return await supervise(settings)
+
+    return asyncio.run(check_and_supervise())

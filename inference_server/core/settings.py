@@ -131,6 +131,14 @@ class Settings(EnvironmentSettings):
     always`, else the calls are UNAVAILABLE. memory: once Redis has received them; if it crashes, it loses what its own
     policy allows, with everysec one second. Kafka always acknowledges with acks=all."""
 
+    events_wait_replicas: int = Field(default=0, ge=0, le=100)
+    """Number of replicas that must have received events before they are acknowledged (WAIT), beside what
+    TANDEM_EVENTS_DURABILITY asks for; with fewer, the calls are UNAVAILABLE. Raise it where a fail-over to a replica
+    must lose no acknowledged event. Without effect on Kafka, which waits for its in-sync replicas anyway."""
+
+    events_wait_replicas_ms: float = Field(default=500.0, ge=1, le=60_000)
+    """Longest wait for these replicas, in milliseconds. Keep it below TANDEM_EVENTS_DEADLINE_MS."""
+
     events_deadline_ms: float = Field(default=1000.0, ge=1, le=60_000)
     """Milliseconds that a call which records events or changes items may take, even if the caller allows more."""
 

@@ -84,7 +84,7 @@ class GroupCommit:
         self._check_room(batch)
         if not self._dependency.allows():
             self._statistics.writes_refused["unavailable"] += 1
-            raise StreamUnavailable(_UNAVAILABLE)
+            raise StreamUnavailable(f"{_UNAVAILABLE}: {self._dependency.problem}")
         started = time.monotonic()
         call = _Call(batch, started + patience_seconds, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
@@ -95,7 +95,8 @@ class GroupCommit:
                 await call.done
         except TimeoutError:
             self._statistics.writes_refused["too_slow"] += 1
-            raise StreamUnavailable("the events were not known to be durable in time") from None
+            reason = "" if self._dependency.is_up else f": {self._dependency.problem}"
+            raise StreamUnavailable(f"the events were not known to be durable in time{reason}") from None
         self._statistics.append_seconds.observe(time.monotonic() - started)
 
     def _check_room(self, batch: Batch) -> None:
@@ -151,11 +152,12 @@ class GroupCommit:
             async with asyncio.timeout(max(patience_seconds, _MIN_PATIENCE_SECONDS)):
                 await self._stream.append([call.batch for call in group])
         except StreamFull as full:
-            self._dependency.succeeded()
+            self._dependency.refused(str(full))
             self._refuse(group, "no_room", OverCapacity, str(full), retry_after_seconds=RETRY_AFTER_FULL_SECONDS)
         except (StreamFailed, TimeoutError) as failed:
-            self._dependency.failed(str(failed) or "timeout")
-            self._refuse(group, "unavailable", StreamUnavailable, _UNAVAILABLE)
+            reason = str(failed) or self._timeout_reason()
+            self._dependency.failed(reason)
+            self._refuse(group, "unavailable", StreamUnavailable, f"{_UNAVAILABLE}: {reason}")
         except asyncio.CancelledError:
             self._refuse(group, "unavailable", StreamUnavailable, _STOPPING)
             raise
@@ -174,12 +176,18 @@ class GroupCommit:
                 self._statistics.writes_refused[reason] += 1
                 call.done.set_exception(error(*message, **details))
 
+    def _timeout_reason(self) -> str:
+        """A timeout says less than what a probe may have found out before."""
+        return "timeout" if self._dependency.is_up else self._dependency.problem or "timeout"
+
     async def _probe(self) -> None:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
                 await self._stream.probe()
+        except StreamFull as full:
+            self._dependency.refused(str(full))
         except (StreamFailed, TimeoutError) as failed:
-            self._dependency.failed(str(failed) or "timeout")
+            self._dependency.failed(str(failed) or self._timeout_reason())
         else:
             self._dependency.succeeded()
         self._statistics.stream_backlog.update(self._stream.backlog)

@@ -11,13 +11,17 @@ another policy is refused, unless the settings ask for less durability.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from inference_server.events.stream import Batch, StreamFailed, StreamFull
+from inference_server.store.explanation import Explanation
 from inference_server.store.redis_connections import AbstractConnection, Connections, OutOfMemoryError, ResponseError
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, stream_key
+from tandem.ops.store_health import StoreHealth, health_of
+from tandem.ops.store_words import own_words
 
 _STREAMS: Final = (EVENTS, ITEM_CHANGES)
 _MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
@@ -31,6 +35,11 @@ _ADD: Final = {
     for name in _STREAMS
 }
 """An XADD in RESP, up to the value: redis-py takes six times as long to pack one."""
+_PROBED: Final = (stream_key(EVENTS) + b"/probe", "NOMKSTREAM", "*", ENTRY_FIELD, b"")
+"""Arguments of an XADD to a stream that does not exist, and is not made: it writes nothing, and the server refuses it
+for every reason for which it would refuse an entry (a full memory, a read-only replica, a failed snapshot)."""
+_PROBE_SECONDS: Final = 0.9
+"""Less than the caller of `probe` waits, so that the reason of the silence can be found out."""
 _LOCAL_COPIES: Final = 1
 """What WAITAOF waits for: the local append-only file."""
 
@@ -38,16 +47,22 @@ _LOCAL_COPIES: Final = 1
 class RedisStream:
     """Appends over a connection of its own, so that reads of the store never wait for appends."""
 
-    def __init__(self, url: str, *, fsync: bool, wait_ms: int) -> None:
+    def __init__(
+        self, url: str, *, fsync: bool, wait_ms: int, num_replicas: int = 0, replicas_wait_ms: int = 500
+    ) -> None:
         """`url` is in redis-py's format; raises ValueError for any other.
 
-        With `fsync` an entry is durable once it is on disk, without it once Redis has it. `wait_ms` is the longest wait
-        for the disk where the server's configuration is not readable.
+        With `fsync` an entry is durable once it is on disk, without it once Redis has it, and in both cases once
+        `num_replicas` replicas have received it. `wait_ms` is the longest wait for the disk where the server's
+        configuration is not readable, `replicas_wait_ms` for the replicas.
         """
         self._connections = Connections(url)
+        self._explanation = Explanation(url)
+        self._num_replicas = num_replicas
         self._connection: AbstractConnection | None = None
         self._fsync = fsync
         self._wait_ms = wait_ms
+        self._replicas_wait_ms = replicas_wait_ms
         self._asks_for_disk = False
         self._backlog: dict[str, int] = {}
 
@@ -74,42 +89,72 @@ class RedisStream:
             self._note(replies[-len(_STREAMS) :])
             if self._asks_for_disk:
                 await self._wait_for_disk(connection)
+            if self._num_replicas:
+                await self._wait_for_replicas(connection)
 
     async def probe(self) -> None:
-        """Reads the lengths of the streams and the server's durability, which may change while it runs."""
-        async with self._connected() as connection:
+        """Reads the lengths of the streams, and checks what may change while the server runs: its role, its
+        durability, and whether it accepts writes."""
+        async with self._connected(_PROBE_SECONDS) as connection:
+            health = await self._check_role(connection)
+            if health.num_replicas < self._num_replicas:
+                raise StreamFailed(
+                    f"{health.num_replicas} of {self._num_replicas} replicas are connected, for which "
+                    "TANDEM_EVENTS_WAIT_REPLICAS waits"
+                )
             await self._check_durability(connection)
+            await connection.send_command("XADD", *_PROBED, check_health=False)
+            try:
+                await connection.read_response(disable_decoding=True)
+            except OutOfMemoryError as error:
+                raise _full(error) from error
             await connection.send_packed_command([_LENGTHS], check_health=False)
             self._note([await connection.read_response() for _ in _STREAMS])
 
     async def close(self) -> None:
         """Closes the connection."""
+        await self._explanation.close()
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect(nowait=True)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        """The connection. It is closed after an error, because a late reply would be taken for the next command's.
+    async def _connected(self, seconds: float | None = None) -> AsyncIterator[AbstractConnection]:
+        """The connection, for at most `seconds`. It is closed after an error, because a late reply would be taken for
+        the next command's.
 
         Raises StreamFailed in place of whatever the client raises.
         """
         try:
-            if self._connection is None:
-                self._connection = self._connections.make()
-                await self._connection.connect()  # type: ignore[no-untyped-call]
-                await self._check_durability(self._connection)
-            yield self._connection
+            async with asyncio.timeout(seconds):
+                if self._connection is None:
+                    self._connection = self._connections.make()
+                    await self._connection.connect()  # type: ignore[no-untyped-call]
+                    await self._check_role(self._connection)
+                    await self._check_durability(self._connection)
+                yield self._connection
         except StreamFull:
             raise
-        except ResponseError as error:
-            await self.close()
-            raise StreamFailed(str(error)) from error
         except BaseException as error:
-            await self.close()
+            await self._disconnect()
             if isinstance(error, Exception) and not isinstance(error, StreamFailed):
-                raise StreamFailed(repr(error)) from error
+                raise StreamFailed(self._explanation.words(error)) from error
             raise
+
+    async def _check_role(self, connection: AbstractConnection) -> StoreHealth:
+        """The server's health. Raises StreamFailed for a server to which nothing should be appended now."""
+        await connection.send_command("INFO", check_health=False)
+        try:
+            health = health_of(await connection.read_response(disable_decoding=True))
+        except ResponseError:
+            # A managed server may not allow the question; WAIT counts its replicas all the same.
+            health = StoreHealth(num_replicas=self._num_replicas)
+        if health.refusal:
+            raise StreamFailed(health.refusal)
+        return health
 
     async def _check_durability(self, connection: AbstractConnection) -> None:
         """Raises StreamFailed for a server that acknowledges entries before they are on disk."""
@@ -136,6 +181,15 @@ class RedisStream:
         if on_disk < _LOCAL_COPIES:
             raise StreamFailed(f"not on disk within {self._wait_ms} ms")
 
+    async def _wait_for_replicas(self, connection: AbstractConnection) -> None:
+        await connection.send_command("WAIT", self._num_replicas, self._replicas_wait_ms, check_health=False)
+        num_received = await connection.read_response()
+        if num_received < self._num_replicas:
+            raise StreamFailed(
+                f"{num_received} of {self._num_replicas} replicas received the entries within "
+                f"{self._replicas_wait_ms} ms (TANDEM_EVENTS_WAIT_REPLICAS)"
+            )
+
     def _note(self, lengths: Sequence[int]) -> None:
         self._backlog.update(zip(_STREAMS, lengths, strict=True))
 
@@ -154,5 +208,9 @@ async def _read_queued(connection: AbstractConnection, num_replies: int) -> None
         await connection.read_response(disable_decoding=True)
     except ResponseError:  # EXEC discards the transaction, with an error of its own
         if isinstance(refused, OutOfMemoryError):
-            raise StreamFull(f"the store is out of memory: {refused}") from refused
+            raise _full(refused) from refused
         raise refused from None
+
+
+def _full(refused: OutOfMemoryError) -> StreamFull:
+    return StreamFull(f"the store is out of memory: {own_words(refused)}")

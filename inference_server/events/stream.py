@@ -47,7 +47,7 @@ class EventStream(Protocol):
         """
 
     async def probe(self) -> None:
-        """Checks that entries could be appended now. Raises StreamFailed."""
+        """Checks that entries could be appended now. Raises StreamFailed, or StreamFull."""
 
     @property
     def backlog(self) -> Mapping[str, int]:

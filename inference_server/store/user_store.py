@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded
 from inference_server.store.dependency import Dependency
-from inference_server.store.redis_connections import AbstractConnection, Connections
+from inference_server.store.explanation import Explanation
+from inference_server.store.redis_connections import AbstractConnection, Connections, ResponseError
 from inference_server.telemetry.statistics import STORE, Statistics
+from tandem.contract.store import populated_key
+from tandem.ops.store_health import StoreHealth, health_of
 
 _MIN_PATIENCE_SECONDS: Final = 0.25
 """Shortest time for which a read waits for its reply, even if all its callers give up sooner: a request with a tiny
@@ -24,6 +27,10 @@ _FEED_PATIENCE_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 0.5
 """Pause between two probes."""
 _PROBE_TIMEOUT_SECONDS: Final = 1.0
+
+_EMPTY: Final = (
+    "it holds no published states: it was emptied, or never filled; `python -m feature_sync rebuild` restores them"
+)
 
 Values = list[bytes | None]
 """Values in the order of their keys; None for a key without a value."""
@@ -53,6 +60,11 @@ class ReadsStore(Protocol):
         """
         ...
 
+    @property
+    def absence(self) -> Degraded | None:
+        """Why the store may lack a state that it should have; None if a user without a state is a new user."""
+        ...
+
 
 class ReadsFeeds(ReadsStore, Protocol):
     """What the follower of the live catalogue needs of a store."""
@@ -76,6 +88,10 @@ class UserStore:
         """Does not connect before `start`. `url` is in redis-py's format. Raises ValueError for any other."""
         self._connections = Connections(url)
         self._dependency = Dependency(STORE, statistics, breaker)
+        self._statistics = statistics
+        self._explanation = Explanation(url)
+        self._health = StoreHealth()
+        self._is_empty = False
         self._free_connections: list[AbstractConnection] = []
         self._reads: set[asyncio.Task[Values]] = set()
         self._probing: asyncio.Task[None] | None = None
@@ -92,6 +108,7 @@ class UserStore:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._explanation.close()
         for connection in self._free_connections:
             await connection.disconnect(nowait=True)
         self._free_connections.clear()
@@ -102,6 +119,13 @@ class UserStore:
         self._reads.add(task)
         task.add_done_callback(self._forget)
         return task
+
+    @property
+    def absence(self) -> Degraded | None:
+        """See `ReadsStore`. As of the last probe."""
+        if self._is_empty:
+            return Degraded.STORE_EMPTY
+        return Degraded.STORE_EVICTS if self._health.num_evicted else None
 
     async def changed_members(self, changes: bytes, *, after: int, until: int, count: int) -> list[tuple[bytes, int]]:
         """See `ReadsFeeds`."""
@@ -121,7 +145,7 @@ class UserStore:
 
     async def _ask(self, packed_command: bytes, patience_seconds: float) -> Values:
         """The reply to a command that replies with a list. Raises StoreFailed."""
-        if not self._dependency.allows():
+        if self._health.refusal or not self._dependency.allows():
             raise StoreFailed(Degraded.STORE_UNAVAILABLE)
         connection: AbstractConnection | None = None
         usable = False
@@ -135,7 +159,7 @@ class UserStore:
             self._dependency.failed("timeout")
             raise StoreFailed(Degraded.STORE_TIMEOUT) from error
         except Exception as error:  # whatever the store or the client raises, every request of the batch is answered
-            self._dependency.failed(repr(error))
+            self._failed(error)
             raise StoreFailed(Degraded.STORE_UNAVAILABLE) from error
         finally:
             if connection is not None and usable:
@@ -159,10 +183,35 @@ class UserStore:
     async def _probe_once(self, connection: AbstractConnection) -> None:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
-                await connection.send_command("PING")
-                await connection.read_response()
+                # MGET, because it is the one command that a restricted user of the store surely may use.
+                self._is_empty = await _reply(connection, "MGET", populated_key()) == [None]
+                self._health = await _health(connection)
         except Exception as error:  # whatever the store or the client raises, the store is not up
             await connection.disconnect(nowait=True)
-            self._dependency.failed(repr(error))
-        else:
-            self._dependency.succeeded()
+            self._failed(error)
+            return
+        self._statistics.store_empty = int(self._is_empty)
+        if self._health.refusal:
+            # The address may lead to another server next time, so no connection is kept.
+            for left in (connection, *self._free_connections):
+                await left.disconnect(nowait=True)
+            self._dependency.failed(self._health.refusal)
+            return
+        self._dependency.succeeded()
+        self._dependency.warned(_EMPTY if self._is_empty else self._health.warning)
+
+    def _failed(self, error: BaseException) -> None:
+        self._dependency.failed(self._explanation.words(error))
+
+
+async def _reply(connection: AbstractConnection, *command: str | bytes) -> Any:
+    await connection.send_command(*command)
+    return await connection.read_response(disable_decoding=True)
+
+
+async def _health(connection: AbstractConnection) -> StoreHealth:
+    """What the store says of itself; nothing where it does not allow the question."""
+    try:
+        return health_of(await _reply(connection, "INFO"))
+    except ResponseError:
+        return StoreHealth()

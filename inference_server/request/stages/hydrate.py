@@ -50,14 +50,16 @@ async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator
                 )
             if not waiting:
                 return
-    yield _distribute(batch, {id(admitted) for admitted in waiting}, reading)
+    yield _distribute(batch, {id(admitted) for admitted in waiting}, reading, store.absence)
 
 
 def _gives_up_at(admitted: Admitted) -> float:
     return admitted.admitted_at + STORE_SHARE * (admitted.deadline - admitted.admitted_at)
 
 
-def _distribute(batch: Sequence[Admitted], waiting_ids: set[int], reading: asyncio.Task[Values]) -> Hydrated:
+def _distribute(
+    batch: Sequence[Admitted], waiting_ids: set[int], reading: asyncio.Task[Values], absence: Degraded | None
+) -> Hydrated:
     """Parses the values of the requests that still wait. Drops requests whose callers are gone."""
     failure: Known | None = None
     values: Values = []
@@ -77,13 +79,13 @@ def _distribute(batch: Sequence[Admitted], waiting_ids: set[int], reading: async
             elif failure is not None:
                 known.append(failure)
             else:
-                known.append(_parse(values[position], values[position + 1]))
+                known.append(_parse(values[position], values[position + 1], absence))
         position += 2 * has_user_id
     return Hydrated(requests=requests, known=known)
 
 
-def _parse(vector: bytes | None, state: bytes | None) -> Known:
-    reasons: tuple[Degraded, ...] = ()
+def _parse(vector: bytes | None, state: bytes | None, absence: Degraded | None) -> Known:
+    reasons: tuple[Degraded, ...] = (absence,) if state is None and absence is not None else ()
     read_state: UserState | None = None
     read_vector: UserVector | None = None
     try:
@@ -93,5 +95,5 @@ def _parse(vector: bytes | None, state: bytes | None) -> Known:
             read_vector = UserVector.from_bytes(vector)
     except StoreValueError:
         # An unreadable vector is computed anew by the user tower; the reason tells operators what that costs.
-        reasons = (Degraded.STORE_VALUE_UNREADABLE,)
+        reasons += (Degraded.STORE_VALUE_UNREADABLE,)
     return Known(state=read_state, stored_vector=read_vector, degraded_reasons=reasons)

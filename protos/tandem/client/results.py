@@ -148,6 +148,8 @@ class ServingStatus:
     """Why the last refused bundle was refused; empty if none was."""
     breakers: Mapping[str, str]
     """`closed`, `open` or `half_open`, by name of the breaker."""
+    problems: Mapping[str, str]
+    """What is wrong with a dependency, by its name: why it is down, or what endangers its data although it is up."""
     worker: int
     """Number of the worker that answered, out of `num_workers`."""
     num_workers: int
@@ -192,6 +194,7 @@ def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
         bundles_refused=wire.bundles_refused,
         last_refusal=wire.last_refusal,
         breakers=dict(wire.breakers),
+        problems=dict(wire.problems),
         worker=wire.worker,
         num_workers=wire.num_workers,
         policies_fingerprint=wire.policies_fingerprint,

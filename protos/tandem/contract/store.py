@@ -9,6 +9,7 @@ number. Values are little-endian and 8-byte aligned, so that a reader gets array
 | `tandem/1/state/{user_id}`                 | `UserState`   | feature_sync                  |
 | `tandem/1/vector/{model_version}/{user_id}` | `UserVector` | feature_sync                  |
 | `tandem/1/published/{model_version}`       | a fingerprint | feature_sync, when it is done |
+| `tandem/1/populated`                       | a fingerprint | feature_sync, when it is done; never expires |
 | `tandem/1/trending`                        | `TrendingItems` | feature_sync                |
 | `tandem/1/item-counters/{item_id}`         | hash: event type -> events ever applied | feature_sync |
 
@@ -65,6 +66,14 @@ def user_vector_key(model_version: str, user_id: str) -> bytes:
 def published_key(model_version: str) -> bytes:
     """Key of the fingerprint of the data that a bundle's vectors were completely published from."""
     return KEY_PREFIX + b"published/" + model_version.encode()
+
+
+def populated_key() -> bytes:
+    """Key of the fingerprint of the data whose states were last published, under whatever bundle.
+
+    It does not expire: a store without it has lost its states, or never had any.
+    """
+    return KEY_PREFIX + b"populated"
 
 
 def trending_key() -> bytes:

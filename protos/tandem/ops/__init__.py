@@ -10,6 +10,8 @@
 | `process_start`        | what every program does first: secrets out of messages, files for their owner      |
 | `secrets`              | how URLs, logs and messages are shown without passwords                            |
 | `settings_types`       | the URLs of the registry, the store and the streams, and their defaults             |
+| `store_health`         | what a Redis or Valkey says about itself, and whether it may be the online store   |
+| `store_words`          | why a Redis or Valkey cannot be used, in its own words                             |
 
 Importing the package imports none of its modules, and a module imports at most one heavy library: a program loads
 what it uses, and its image contains nothing else.

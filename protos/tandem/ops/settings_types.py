@@ -37,12 +37,22 @@ def _check_registry_uri(uri: str) -> str:
 
 
 def _check_store_url(url: str) -> str:
+    _refuse_sentinel(url)
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
     return _with_port(url)
 
 
+def _refuse_sentinel(url: str) -> None:
+    if "sentinel" in url.partition("://")[0]:
+        raise ValueError(
+            "names a Sentinel, which is not asked: give the address of the master, or one that follows it (a DNS name "
+            "or a proxy), as redis://host:port/0"
+        )
+
+
 def _check_events_url(url: str) -> str:
+    _refuse_sentinel(url)
     if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
         raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
     return url if url.startswith("kafka://") else _with_port(url)

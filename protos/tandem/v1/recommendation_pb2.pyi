@@ -900,6 +900,26 @@ class GetServingStatusResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class ProblemsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     REGISTRY_VERSION_FIELD_NUMBER: _builtins.int
@@ -917,6 +937,7 @@ class GetServingStatusResponse(_message.Message):
     NUM_WORKERS_FIELD_NUMBER: _builtins.int
     POLICIES_FINGERPRINT_FIELD_NUMBER: _builtins.int
     LIVE_CATALOGUE_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
     variant: _builtins.str
@@ -960,6 +981,12 @@ class GetServingStatusResponse(_message.Message):
     def live_catalogue(self) -> Global___LiveCatalogue:
         """What changed in the catalogue since the bundle was made, as this worker knows it."""
 
+    @_builtins.property
+    def problems(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is wrong with a dependency, by name, in the dependency's own words: why it is down, or what endangers its data
+        although it is up. A dependency without an entry has no known problem.
+        """
+
     def __init__(
         self,
         *,
@@ -980,10 +1007,11 @@ class GetServingStatusResponse(_message.Message):
         num_workers: _builtins.int = ...,
         policies_fingerprint: _builtins.str = ...,
         live_catalogue: Global___LiveCatalogue | None = ...,
+        problems: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
