@@ -11,11 +11,12 @@ from typing import Protocol
 import structlog
 
 from feature_sync.commands import dead_letters, features, publish, run, show, show_item, store
-from feature_sync.core.errors import FeatureSyncError, SettingsError
+from feature_sync.core.errors import FeatureSyncError, SettingsError, StorageError
 from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
 from tandem.ops.environment_settings import settings_help
 from tandem.ops.secrets import RedactingFormatter, redact_event, redacted
+from tandem.ops.storage_errors import storage_error_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = load_settings()
         _configure_logs(settings.log_level)
-        return _COMMANDS[options.command].run(options, settings)
+        return _run(options, settings)
     except SettingsError as error:
         print(f"feature_sync: {redacted(str(error))}", file=sys.stderr)
         return EXIT_USAGE
@@ -65,6 +66,15 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    """Runs the command. A disk that is full, read-only or gone can end any of its steps: raises StorageError."""
+    try:
+        return _COMMANDS[options.command].run(options, settings)
+    except OSError as error:
+        structlog.get_logger().debug("storage_failed", exc_info=True)
+        raise StorageError(storage_error_line(error, settings.data_dir)) from error
 
 
 def build_parser() -> argparse.ArgumentParser:

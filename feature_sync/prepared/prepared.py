@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from feature_sync.core.errors import PreparedDataError
 from tandem.contract import names
+from tandem.contract.checksums import DamagedFile, check_files
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Keys, id_keys
 
@@ -65,12 +66,22 @@ class _Events:
 
 
 def open_prepared(directory: Path) -> PreparedData:
-    """Opens a folder of prepared data. Raises PreparedDataError."""
+    """Opens a folder of prepared data and verifies its files, at the cost of reading them once.
+
+    Data that an earlier trainer prepared have no checksums to compare with.
+
+    Raises PreparedDataError.
+    """
     try:
         about = json.loads((directory / _ABOUT).read_text())
         name, fingerprint = str(about["name"]), str(about["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        checksums = {str(file): str(checksum) for file, checksum in about.get("files", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreparedDataError(f"{directory} is not prepared data ({_ABOUT}: {error!r})") from error
+    try:
+        check_files(directory, checksums)
+    except DamagedFile as error:
+        raise PreparedDataError(f"{error}; have the trainer prepare the data again") from error
     with _open(directory / _USERS, (names.USER_ID,)) as users:
         return PreparedData(directory=directory, name=name, fingerprint=fingerprint, num_users=users.metadata.num_rows)
 

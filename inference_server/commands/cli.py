@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import structlog
+
 from inference_server.commands import (
     check,
     check_policies,
@@ -25,7 +27,9 @@ from inference_server.core.settings import Settings
 from inference_server.telemetry.logs import configure_logging
 from tandem.ops.environment_settings import settings_help
 from tandem.ops.secrets import redacted
+from tandem.ops.storage_errors import storage_error_line
 
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 
@@ -62,10 +66,20 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings.load()
         configure_logging(settings.log_level, process=command.PROCESS)
+    except SettingsError as error:
+        return _failed(str(error), EXIT_USAGE)
+    try:
         return command.run(options, settings)
     except SettingsError as error:
-        print(f"inference_server: {redacted(str(error))}", file=sys.stderr)
-        return EXIT_USAGE
+        return _failed(str(error), EXIT_USAGE)
+    except OSError as error:  # the disk is full, read-only or gone, or a right is missing
+        structlog.get_logger().debug("storage_failed", exc_info=True)
+        return _failed(storage_error_line(error, settings.data_dir), EXIT_FAILED)
+
+
+def _failed(message: str, status: int) -> int:
+    print(f"inference_server: {redacted(message)}", file=sys.stderr)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:

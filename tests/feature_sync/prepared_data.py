@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tandem.contract import names
+from tandem.contract.checksums import file_sha256
 
 
 @dataclass(frozen=True)
@@ -53,5 +54,8 @@ def write_prepared(
         columns[name] = pa.array([features.get(user, {}).get(name) for user in user_ids], pa.string())
     pq.write_table(pa.table(columns), directory / "users.parquet", row_group_size=row_group_size)
     fingerprint = hashlib.sha256(repr((rows, features)).encode()).hexdigest()
-    (directory / "prepared.json").write_text(json.dumps({"name": "known", "fingerprint": fingerprint, "counts": {}}))
+    checksums = {path.name: file_sha256(path) for path in directory.iterdir()}
+    (directory / "prepared.json").write_text(
+        json.dumps({"name": "known", "fingerprint": fingerprint, "files": checksums})
+    )
     return directory

@@ -142,9 +142,9 @@ def _dataset_name(options: argparse.Namespace) -> str:
     """Name of the data set, a preset of which may have a training configuration. Prepared data hold the name."""
     if getattr(options, "prepared", None) is None:
         return options.dataset or _DEFAULT_DATASET
-    from trainer.data.prepare import load_prepared
+    from trainer.data.prepare import prepared_name
 
-    return load_prepared(options.prepared).name
+    return prepared_name(options.prepared)
 
 
 def positive_int(text: str) -> int:

@@ -14,6 +14,7 @@ import structlog
 
 from tandem.contract.errors import ContractError
 from tandem.ops.secrets import RedactingFormatter, redact_event, redacted
+from tandem.ops.storage_errors import storage_error_line
 from trainer.commands import (
     challenger,
     compare,
@@ -30,8 +31,10 @@ from trainer.commands import (
     validate,
     versions,
 )
-from trainer.core.errors import ConfigError, TrainerError
+from trainer.core.errors import ConfigError, StorageError, TrainerError
 from trainer.core.settings import Settings, load_settings
+
+log = structlog.get_logger()
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -77,13 +80,22 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = load_settings()
         _configure_logs(settings)
-        return _COMMANDS[options.command].run(options, settings)
+        return _run(options, settings)
     except ConfigError as error:
         print(f"error: {redacted(str(error))}", file=sys.stderr)
         return EXIT_USAGE
     except (TrainerError, ContractError) as error:
         print(f"error: {redacted(str(error))}", file=sys.stderr)
         return EXIT_FAILED
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    """Runs the command. A disk that is full, read-only or gone can end any of its steps: raises StorageError."""
+    try:
+        return _COMMANDS[options.command].run(options, settings)
+    except OSError as error:
+        log.debug("storage_failed", exc_info=True)
+        raise StorageError(storage_error_line(error, settings.data_dir)) from error
 
 
 def build_parser() -> argparse.ArgumentParser:

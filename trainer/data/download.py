@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 import httpx
 from tqdm import tqdm
 
+from tandem.contract.checksums import file_sha256
+from tandem.ops.file_lock import file_lock
 from trainer.core.errors import DownloadError
 
 _ATTEMPTS: Final = 5
@@ -42,7 +44,7 @@ def download(url: str, directory: Path, *, sha256: str = "", retry_wait_seconds:
     """Downloads a file into a folder, with a progress bar on stderr, and returns its path.
 
     If the file exists already and has the given checksum, if any, it is not downloaded again and no network is needed.
-    An unfinished download of an earlier call is resumed.
+    An unfinished download of an earlier call is resumed. Of processes that call this at once, one downloads.
 
     Raises DownloadError when the server refuses, all attempts fail, or the checksum differs.
     """
@@ -53,6 +55,13 @@ def download(url: str, directory: Path, *, sha256: str = "", retry_wait_seconds:
     )
     if target.exists() and (not sha256 or file_sha256(target) == sha256):
         return target
+    with file_lock(target.with_name(f"{target.name}.lock")):
+        if not target.exists() or (sha256 and file_sha256(target) != sha256):  # or another process has just fetched it
+            _fetch(url, target, sha256, retry_wait_seconds)
+    return target
+
+
+def _fetch(url: str, target: Path, sha256: str, retry_wait_seconds: float) -> None:
     part, version_file = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
     problem = ""
     with httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
@@ -73,13 +82,6 @@ def download(url: str, directory: Path, *, sha256: str = "", retry_wait_seconds:
         part.unlink()
         raise DownloadError(f"{url}: has SHA-256 {actual}, the configuration says {sha256}")
     part.replace(target)
-    return target
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, hex."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
 def _attempt(client: httpx.Client, url: str, part: Path, version_file: Path) -> None:

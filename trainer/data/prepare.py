@@ -3,6 +3,8 @@
     fetch -> read (one reader per format) -> clean -> write
 
 A prepared folder holds `interactions.parquet`, `items.parquet`, `users.parquet` and, written last, `prepared.json`.
+Whoever opens it reads all of it once, to compare it with the checksums in `prepared.json`: a damaged file is never
+trained from.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from tandem.contract import names
+from tandem.contract.checksums import DamagedFile, check_files, file_sha256
+from tandem.ops.file_lock import file_lock
 from trainer.core.errors import DataError, DownloadError
 from trainer.core.settings import EngineName
 from trainer.data.amazon import read_amazon
@@ -25,7 +31,7 @@ from trainer.data.archive import Archive, find_archive
 from trainer.data.clean import Cleaned, StagedData, clean
 from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig, is_url
 from trainer.data.defects import identified_rows, interaction_rows
-from trainer.data.download import download, file_sha256
+from trainer.data.download import download
 from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.engine import Engine
 from trainer.data.events import stage_events
@@ -37,7 +43,9 @@ from trainer.data.spark_engine import SparkEngine
 from trainer.data.stage import stage
 from trainer.data.table import read_table
 
-_LAYOUT: Final = 3
+log = structlog.get_logger()
+
+_LAYOUT: Final = 4
 """Part of the hash in every folder's name. Increase it when the same source is cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
@@ -87,10 +95,11 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
     """Prepares a data set below `data_dir`, or finds it there if the same configuration and content was prepared.
 
     Prepared data is returned as it is. All engines write the same bytes, so data that one engine prepared is found by
-    every other engine.
+    every other engine. A damaged folder is prepared again. Of processes that prepare the same data at once, one does
+    it, and the others wait for it.
 
-    Raises ConfigError (a wrong column or path in the configuration, an engine that is not installed), DataError
-    (unreadable files, too many bad lines, nothing left) and DownloadError.
+    Raises OSError (a full disk), ConfigError (a wrong column or path in the configuration, an engine that is not
+    installed), DataError (unreadable files, too many bad lines, nothing left) and DownloadError.
     """
     if isinstance(source, PreparedData):
         return source
@@ -98,9 +107,35 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
     files = _fetch(config, data_dir / "downloads")
     archive = find_archive(config)
     directory = data_dir / "prepared" / f"{config.name}-{_key(config, {**files, **archive.files()})}"
-    if (directory / _PREPARED_FILE).is_file():
-        return load_prepared(directory)
+    if (found := _found(directory)) is not None:
+        return found
     directory.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(
+        directory.with_name(f".{directory.name}.lock"),
+        on_wait=lambda: log.info("waiting_for_another_process", prepares=str(directory)),
+    ):
+        if (found := _found(directory)) is None:
+            _write(config, files, archive, directory, engine)
+    return found or load_prepared(directory)
+
+
+def _found(directory: Path) -> PreparedData | None:
+    """The data that was prepared before; None if there is none, or if the folder is damaged."""
+    if not directory.exists():
+        return None
+    try:
+        return load_prepared(directory)
+    except DataError as error:
+        log.warning("prepared_again", reason=str(error))
+        return None
+
+
+def _write(
+    config: DataConfig, files: Mapping[str, Path], archive: Archive, directory: Path, engine: EngineName
+) -> None:
+    """Prepares the data, which appear in `directory` complete or not at all. The caller holds the folder's lock."""
+    for left in directory.parent.glob(f".{directory.name}-*"):  # by a process that was killed
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
         work_dir, staging = Path(scratch) / "work", Path(scratch) / "prepared"
         work_dir.mkdir()
@@ -109,16 +144,21 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
             staged = _with_archive(reader, _stage(reader, _read(reader, config, files), config), config, archive)
             cleaned = clean(cleaning_engine, staged, config, staging)
         _write_description(staging, config.name, cleaned, staged, archive)
-        _move(staging, directory)
-    return load_prepared(directory)
+        if directory.exists():
+            shutil.rmtree(directory)  # it is damaged
+        staging.rename(directory)
 
 
 def load_prepared(directory: Path) -> PreparedData:
-    """Opens a prepared folder. Raises DataError if it is not a prepared folder, or has the layout of other code."""
+    """Opens a prepared folder and verifies its files, at the cost of reading them once.
+
+    Raises DataError if it is not a prepared folder, has the layout of other code, or a file is missing or damaged.
+    """
     path = directory / _PREPARED_FILE
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
-        return PreparedData(
+        checksums = dict(raw.pop("files"))
+        prepared = PreparedData(
             directory=directory,
             **{
                 **raw,
@@ -130,6 +170,19 @@ def load_prepared(directory: Path) -> PreparedData:
         raise DataError(
             f"{path}: not a description of prepared data: {error}; delete {directory} to prepare it again"
         ) from error
+    try:
+        check_files(directory, checksums)
+    except DamagedFile as error:
+        raise DataError(f"{error}; delete {directory} to prepare it again") from error
+    return prepared
+
+
+def prepared_name(directory: Path) -> str:
+    """Name of prepared data, without opening them. Raises DataError if the folder has no description."""
+    try:
+        return str(json.loads((directory / _PREPARED_FILE).read_text())["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{directory / _PREPARED_FILE}: not a description of prepared data: {error}") from error
 
 
 def _fetch(config: DataConfig, downloads: Path) -> dict[str, Path]:
@@ -223,9 +276,11 @@ def _without_locations(value: Any) -> Any:
 
 
 def _write_description(directory: Path, name: str, cleaned: Cleaned, staged: StagedData, archive: Archive) -> None:
+    checksums = {path.name: file_sha256(path) for path in cleaned.files}
     description = {
         "name": name,
-        "fingerprint": _fingerprint(cleaned.files),
+        "fingerprint": hashlib.sha256("".join(checksums.values()).encode()).hexdigest(),
+        "files": checksums,
         "num_users": cleaned.num_users,
         "num_items": cleaned.num_items,
         "num_interactions": cleaned.num_interactions,
@@ -236,18 +291,3 @@ def _write_description(directory: Path, name: str, cleaned: Cleaned, staged: Sta
         "report": cleaned.report.to_dict(),
     }
     (directory / _PREPARED_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False))
-
-
-def _fingerprint(files: Iterable[Path]) -> str:
-    return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
-
-
-def _move(staging: Path, directory: Path) -> None:
-    """Makes the folder appear complete. If another process was faster, its folder, which is the same, stays."""
-    try:
-        staging.rename(directory)
-    except OSError:
-        if not (directory / _PREPARED_FILE).is_file():
-            # A crash left this folder, which has no description.
-            shutil.rmtree(directory)
-            staging.rename(directory)

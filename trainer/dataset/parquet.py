@@ -13,6 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.core.errors import DataError
+from trainer.core.written_files import written_file
+
 ColumnType = Literal["string", "bool", "int64", "float64", "strings", "string_map"]
 _ARROW_TYPES: Final[Mapping[ColumnType, Any]] = {
     "string": pa.string(),
@@ -28,9 +31,12 @@ _COMPRESSION: Final = "zstd"
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """An Arrow table of the given columns of a Parquet file, or of all columns. Raises OSError when it is
-    unreadable."""
-    return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+    """An Arrow table of the given columns of a Parquet file, or of all columns. Raises DataError when it is missing or
+    damaged."""
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is no readable Parquet file: {' '.join(str(error).split())}") from error
 
 
 def column_names(path: Path) -> tuple[str, ...]:
@@ -44,19 +50,20 @@ def num_rows(path: Path) -> int:
 
 
 def write_columns(columns: Mapping[str, Sequence[str] | npt.NDArray[Any]], path: Path) -> None:
-    """Writes columns of equal length into a Parquet file."""
+    """Writes columns of equal length into a Parquet file. Raises OSError."""
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    pq.write_table(table, path, compression=_COMPRESSION)
+    with written_file(path):
+        pq.write_table(table, path, compression=_COMPRESSION)
 
 
 def rewrite(source: Path, target: Path, columns: Mapping[str, ColumnType]) -> None:
     """Copies an engine's output, in order, into one file with the given columns.
 
     `source` is a Parquet file, or a folder of parts in the order of their names. The bytes of `target` depend only on
-    the rows, because row groups are cut again. Memory holds one row group.
+    the rows, because row groups are cut again. Memory holds one row group. Raises OSError.
     """
     schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
-    with pq.ParquetWriter(target, schema, compression=_COMPRESSION) as writer:
+    with written_file(target), pq.ParquetWriter(target, schema, compression=_COMPRESSION) as writer:
         for group in _groups(source, schema):
             writer.write_table(group, row_group_size=_ROWS_PER_GROUP)
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 import torch
 from tqdm import tqdm
 
@@ -23,6 +26,8 @@ from tandem.text.encoder import TextEncoder, identity
 from trainer.compute import distributed
 from trainer.config.train_config import TextConfig
 from trainer.core.errors import ConfigError
+
+log = structlog.get_logger()
 
 _NO_TEXT = "none"
 
@@ -83,8 +88,11 @@ def _identity(config: TextConfig) -> str:
 def _read_cache(directory: Path) -> dict[bytes, npt.NDArray[np.float32]]:
     cached: dict[bytes, npt.NDArray[np.float32]] = {}
     for path in sorted(directory.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            cached.update(zip(map(bytes, arrays["digests"]), arrays["embeddings"], strict=True))
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                cached.update(zip(map(bytes, arrays["digests"]), arrays["embeddings"], strict=True))
+        except (zipfile.BadZipFile, EOFError, KeyError, ValueError, zlib.error) as error:
+            log.warning("damaged_embeddings_ignored", file=str(path), reason=str(error))  # they are computed again
     return cached
 
 
@@ -92,6 +100,9 @@ def _append_to_cache(directory: Path, digests: Sequence[bytes], embeddings: npt.
     directory.mkdir(parents=True, exist_ok=True)
     content = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(len(digests), -1)
     handle, staging = tempfile.mkstemp(dir=directory, suffix=".tmp")
-    with os.fdopen(handle, "wb") as sink:
-        np.savez(sink, allow_pickle=False, digests=content, embeddings=embeddings)
-    Path(staging).rename(directory / f"{hashlib.sha256(content.tobytes()).hexdigest()[:16]}.npz")
+    try:
+        with os.fdopen(handle, "wb") as sink:
+            np.savez(sink, allow_pickle=False, digests=content, embeddings=embeddings)
+        Path(staging).rename(directory / f"{hashlib.sha256(content.tobytes()).hexdigest()[:16]}.npz")
+    finally:
+        Path(staging).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import structlog
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import TrainingData
+from tandem.ops.file_lock import file_lock
 from tandem.ops.model_registry import RegisteredVersion
 from trainer.compute import distributed
 from trainer.compute.device import choose_device
@@ -122,6 +124,27 @@ def train_and_register(
 def _run(source: DataConfig | PreparedData, config: TrainConfig, settings: Settings, options: RunOptions) -> RunResult:
     prepared = prepare(source, settings.data_dir, engine=settings.engine)
     fingerprint = training_fingerprint(prepared, config)
+    with _lock_of_training(settings, fingerprint):
+        return _run_alone(prepared, fingerprint, config, settings, options)
+
+
+@contextmanager
+def _lock_of_training(settings: Settings, fingerprint: str) -> Iterator[None]:
+    """Keeps other processes from the same training of the same data, which would write the same checkpoints.
+
+    The second process waits: with `if_needed` it finds the first one's model, and otherwise makes it again.
+    """
+    path = settings.data_dir / "checkpoints" / f"{fingerprint}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(
+        path, on_wait=lambda: log.info("waiting_for_another_process", trains="the same model", lock=str(path))
+    ):
+        yield
+
+
+def _run_alone(
+    prepared: PreparedData, fingerprint: str, config: TrainConfig, settings: Settings, options: RunOptions
+) -> RunResult:
     registry = Registry(settings)
     champion = registry.champion()
     if options.if_needed and champion is not None and champion.tags.get(TRAINING_FINGERPRINT_TAG) == fingerprint:
@@ -203,7 +226,7 @@ def _train_and_export(training: _Training, registry: Registry) -> tuple[Register
         version = registry.register(
             run, location, model_version=training.model_version, training_fingerprint=training.fingerprint
         )
-        shutil.rmtree(training.checkpoints)
+        shutil.rmtree(training.checkpoints, ignore_errors=True)  # the model is registered, whatever is left
     return version, fitted, bundle
 
 

@@ -10,8 +10,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from tandem.contract import names
-from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
-from tandem.ops.settings_types import sqlite_file
+from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, one_line
 from trainer.core.errors import RegistryError
 from trainer.core.settings import Settings
 
@@ -68,8 +67,6 @@ class Registry(ModelRegistry):
     """The registered model and the runs behind it. Methods raise RegistryError when the registry cannot be reached."""
 
     def __init__(self, settings: Settings) -> None:
-        if (database := sqlite_file(settings.registry_uri)) is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(settings.registry_uri)
         mlflow.set_registry_uri(settings.registry_uri)
         super().__init__(settings.registry_uri, model_name=settings.model_name, raises=RegistryError, creates=True)
@@ -90,19 +87,24 @@ class Registry(ModelRegistry):
     def start_run(self, name: str, *, run_id: str = "", parent_run_id: str = "") -> Iterator[Run]:
         """A run in the experiment named after the model; it is marked as failed if the block raises.
 
+        Raises RegistryError if the registry fails, in the block too: the run's methods raise what MLflow raises.
+
         With `run_id`, that run continues if the registry has it. With `parent_run_id`, the run is a child of that run.
         """
         with self._asked():
             if mlflow.get_experiment_by_name(self.model_name) is None:
                 mlflow.create_experiment(self.model_name, artifact_location=self._settings.artifact_location)
             mlflow.set_experiment(self.model_name)
-        with mlflow.start_run(
-            run_id=run_id if run_id and self._holds_run(run_id) else None,
-            run_name=name,
-            parent_run_id=parent_run_id or None,
-            nested=bool(parent_run_id),
-        ) as active:
-            yield Run(active.info.run_id, active.info.artifact_uri)
+        try:
+            with mlflow.start_run(
+                run_id=run_id if run_id and self._holds_run(run_id) else None,
+                run_name=name,
+                parent_run_id=parent_run_id or None,
+                nested=bool(parent_run_id),
+            ) as active:
+                yield Run(active.info.run_id, active.info.artifact_uri)
+        except MlflowException as error:
+            raise RegistryError(f"{self.shown_uri}: {one_line(error)}") from error
 
     def _holds_run(self, run_id: str) -> bool:
         run = self._find(lambda client: client.get_run(run_id))

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from trainer.compute import distributed
 from trainer.core.errors import ConfigError
+from trainer.core.written_files import written_file
 from trainer.models.two_tower import TwoTowerModel
 from trainer.training.progress import EpochReport, Progress
 
@@ -43,7 +44,7 @@ class TrainState:
 
 
 def save(path: Path, train_state: TrainState, progress: Progress) -> None:
-    """Writes a checkpoint. Every process must call this, because each has its own random states."""
+    """Writes a checkpoint. Every process must call this, because each has its own random states. Raises OSError."""
     random_states = distributed.gather(_random_state(train_state))
     if distributed.rank() > 0:
         return
@@ -51,18 +52,20 @@ def save(path: Path, train_state: TrainState, progress: Progress) -> None:
     staging = path.with_suffix(".tmp")
     saved_progress: dict[str, Any] = {**vars(progress)}
     saved_progress["reports"] = [asdict(report) for report in progress.reports]
-    torch.save(
-        {
-            "model": train_state.model.state_dict(),
-            "average": train_state.average and train_state.average.state_dict(),
-            "optimiser": train_state.optimiser.state_dict(),
-            "schedule": train_state.schedule.state_dict(),
-            "random_states": random_states,
-            "progress": saved_progress,
-        },
-        staging,
-    )
-    staging.replace(path)
+    saved = {
+        "model": train_state.model.state_dict(),
+        "average": train_state.average and train_state.average.state_dict(),
+        "optimiser": train_state.optimiser.state_dict(),
+        "schedule": train_state.schedule.state_dict(),
+        "random_states": random_states,
+        "progress": saved_progress,
+    }
+    try:
+        with written_file(staging, RuntimeError):
+            torch.save(saved, staging)
+        staging.replace(path)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def restore(path: Path, train_state: TrainState) -> Progress:

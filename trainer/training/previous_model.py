@@ -22,6 +22,7 @@ from tandem.contract.features import FeatureSchema
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config.train_config import TextConfig, TowersConfig, TrainConfig
 from trainer.core.errors import DataError
+from trainer.core.written_files import written_file
 from trainer.dataset.dataset import Catalogue
 from trainer.dataset.parquet import read_table, write_columns
 from trainer.features.encoded import Encoded
@@ -67,7 +68,8 @@ class PreviousModel:
     def save(self, directory: Path) -> None:
         """Writes all fields into a folder."""
         directory.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(self.weights), directory / _WEIGHTS_FILE)
+        with written_file(directory / _WEIGHTS_FILE, RuntimeError):
+            torch.save(dict(self.weights), directory / _WEIGHTS_FILE)
         catalogue = self.catalogue
         write_columns(
             {
@@ -103,7 +105,10 @@ class PreviousModel:
                 num_learned_events=users.column(_NUM_LEARNED).to_numpy(),
                 weights=torch.load(directory / _WEIGHTS_FILE, map_location="cpu", weights_only=True),
             )
-        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        except (
+            *(DataError, OSError, EOFError, pickle.UnpicklingError),
+            *(RuntimeError, LookupError, TypeError, ValueError),
+        ) as error:
             raise DataError(f"{directory}: holds no weights that training can continue: {error}") from error
 
 

@@ -20,6 +20,7 @@ from tandem.contract.recall import recall_of
 from tandem.contract.vocabulary import MISSING_ROW
 from trainer.config.train_config import IndexConfig
 from trainer.core.errors import ExportError
+from trainer.core.written_files import written_file
 
 RECALL_AT = 100
 MAX_EXACT_NEIGHBOUR_ITEMS = 50_000
@@ -73,7 +74,8 @@ def build_index(
         found = index.search(queries, exact.shape[1])[1]
         recall = recall_of(found, exact, queries, item_vectors)
         if recall >= config.min_recall_at_100:
-            faiss.write_index(index, str(path))
+            with written_file(path, RuntimeError):
+                faiss.write_index(index, str(path))
             return BuiltIndex(path, IndexSpec(kind, nprobe, recall))
     raise ExportError(f"index: {kind} reaches recall@{RECALL_AT} {recall:.3f}, not {config.min_recall_at_100}")
 

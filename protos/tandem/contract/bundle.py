@@ -8,7 +8,6 @@ Reading imports neither FAISS nor ONNX Runtime: the contract stays light, and ea
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -46,6 +45,7 @@ from tandem.contract.bundle_files import (
     BundleFile,
     OpenedFiles,
 )
+from tandem.contract.checksums import file_sha256
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.item_item import ItemItem
 from tandem.contract.manifest import MANIFEST, Manifest
@@ -86,7 +86,8 @@ def write_bundle(directory: Path, manifest: Manifest, parts: BundleParts) -> Bun
             user_vocabulary_hash=parts.user_vocabulary.content_hash if parts.user_vocabulary else "",
             feature_schema_fingerprint=manifest.feature_schema.fingerprint,
             files={
-                path.name: {"sha256": _sha256(path), "bytes": path.stat().st_size} for path in sorted(staging.iterdir())
+                path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+                for path in sorted(staging.iterdir())
             },
         )
         (staging / MANIFEST).write_text(complete.to_json())
@@ -177,7 +178,7 @@ def _check_files(directory: Path, manifest: Manifest, *, verify_checksums: bool)
             raise BundleCorrupt(f"{name} is missing")
         if (size := path.stat().st_size) != expected["bytes"]:
             raise BundleCorrupt(f"{name} has {size} bytes, the manifest says {expected['bytes']}")
-        if verify_checksums and (actual := _sha256(path)) != expected["sha256"]:
+        if verify_checksums and (actual := file_sha256(path)) != expected["sha256"]:
             raise BundleCorrupt(f"{name} has SHA-256 {actual}, the manifest says {expected['sha256']}")
 
 
@@ -263,8 +264,3 @@ def _check_values(bundle: Bundle) -> None:
         raise BundleIncompatible(f"{CATEGORY_ROWS.name} is not what {ITEM_TABLE.name} says")
     if not np.array_equal(id_keys(bundle.items.item_ids(range(num_items))), bundle.item_vocabulary.keys):
         raise BundleIncompatible(f"{ITEM_TABLE.name} does not hold the items of {ITEM_KEYS.name} in their order")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()

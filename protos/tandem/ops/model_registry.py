@@ -6,6 +6,8 @@ not need it.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from tandem.contract.names import MODEL_VERSION_TAG
+from tandem.ops import sqlite_registry
 from tandem.ops.secrets import redacted, without_password
 from tandem.ops.settings_types import sqlite_file
+from tandem.ops.sqlite_registry import RegistryFileError, Schema
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +32,7 @@ _NOT_FOUND: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VAL
 
 class RegistryUnreadable(Exception):
     """The registry, or a bundle that it names, cannot be read now. `__cause__` is the exception of MLflow or of a
-    library that MLflow calls; None if the file of an SQLite registry is missing."""
+    library that MLflow calls; None if the file of an SQLite registry is missing. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,9 @@ class ModelRegistry:
     ) -> None:
         """Opens no connection; the first call does.
 
-        `raises` is the exception of all methods when the registry cannot be read or written. `creates` lets MLflow
-        create the file of an SQLite registry if it is missing. Only the trainer owns the registry: if other programs
-        created the file too, two of them could create its tables at the same time.
+        `raises` is the exception of all methods when the registry cannot be read or written. With `creates`, an SQLite
+        registry that is missing, or of which an interrupted creation left a part, is created. Only the trainer owns the
+        registry: all other programs would serve, or publish for, an empty one.
         """
         self.uri = uri
         self.model_name = model_name
@@ -78,7 +82,7 @@ class ModelRegistry:
     def exists(self) -> bool:
         """False if the file of an SQLite registry is missing. A registry server is not contacted."""
         database = sqlite_file(self.uri)
-        return database is None or database.is_file()
+        return database is None or database.exists()
 
     def aliased(self, alias: str) -> RegisteredVersion | None:
         """The version that an alias names; None if the alias does not exist."""
@@ -136,17 +140,56 @@ class ModelRegistry:
         subject = redacted(subject) or self.shown_uri
         if not self._creates and not self.exists():
             raise self._raises(f"{self.shown_uri}: there is no such file")
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
-
         try:
             if self._client is None:
-                self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                self._client = self._opened()
             yield self._client
-        except MlflowException as error:
-            raise self._raises(f"{subject}: {redacted(str(error))}") from error
-        except Exception as error:  # exceptions of SQLAlchemy, requests and the operating system all mean the same here
-            raise self._raises(f"{subject}: {redacted(repr(error))}") from error
+        except RegistryFileError as error:
+            raise self._raises(f"{self.shown_uri}: {error}") from error
+        # Exceptions of MLflow, SQLAlchemy, requests and the operating system all mean the same here.
+        except Exception as error:
+            raise self._raises(f"{subject}: {redacted(one_line(error))}") from error
+
+    def _opened(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        # MLflow logs SQL errors with a traceback, and raises them as well.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        database = sqlite_file(self.uri)
+        if database is not None and self._creates:
+            sqlite_registry.ensure(database, installed_schema(), _create_tables)
+        elif database is not None:
+            sqlite_registry.check(database, installed_schema())
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an exception's message: those of SQLAlchemy go on with the SQL."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
+def _create_tables(database: Path) -> None:
+    """Has MLflow create a registry in a new file."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{database}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+
+
+@functools.cache
+def installed_schema() -> Schema:
+    """The versions of the schema that the installed MLflow knows."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    migrations = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    return Schema(
+        head=migrations.get_current_head() or "",
+        known=frozenset(script.revision for script in migrations.walk_revisions()),
+    )
 
 
 def _registered(found: ModelVersion) -> RegisteredVersion:

@@ -116,8 +116,19 @@ def test_a_missing_column(prepare: Prepare) -> None:
     directory = prepare(interactions_by_size([1, 2]))
     (directory / "users.parquet").replace(directory / "interactions.parquet")
     (prepare(interactions_by_size([1])) / "users.parquet").replace(directory / "users.parquet")
+    (directory / "prepared.json").write_text('{"name": "of an earlier trainer", "fingerprint": "f"}')
     with pytest.raises(PreparedDataError, match="lacks the columns event_type, item_id, timestamp"):
         read_all(directory)
+
+
+@pytest.mark.parametrize("name", ["interactions.parquet", "users.parquet"])
+def test_a_flipped_bit_is_found(prepare: Prepare, name: str) -> None:
+    path = prepare(interactions_by_size([1, 2])) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PreparedDataError, match=f"{name}: is damaged: it has SHA-256 .* have the trainer prepare"):
+        open_prepared(path.parent)
 
 
 @pytest.mark.parametrize("about", ["", "[]", "{}", '{"name": "x"}'])

@@ -22,14 +22,6 @@ class Unreadable(Exception):
     """A program's own exception."""
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry without models: MLflow takes seconds to make one."""
-    folder = tmp_path_factory.mktemp("registry")
-    assert ModelRegistry(f"sqlite:///{folder / 'mlflow.db'}", model_name=NAME, creates=True).versions() == []
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def uri(empty_database: Path, tmp_path: Path) -> str:
     (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())

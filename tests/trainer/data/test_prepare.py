@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from tests.trainer.data.conftest import table_rows
 from tests.trainer.data.serving_files import ServedFile, serve
@@ -84,6 +87,40 @@ def test_a_folder_that_a_crash_left_is_prepared_again(config, tmp_path: Path):
     first = prepare(config, tmp_path / "cache")
     (first.directory / "prepared.json").unlink()
     assert prepare(config, tmp_path / "cache") == first
+
+
+@pytest.mark.parametrize("name", ["interactions.parquet", "items.parquet", "users.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "flipped bit", "truncated", "empty"])
+def test_damaged_data_are_an_error_and_are_prepared_again(config, tmp_path: Path, name: str, damage: str):
+    first = prepare(config, tmp_path / "cache")
+    path = first.directory / name
+    content = path.read_bytes()
+    flipped = bytes([*content[:40], content[40] ^ 1, *content[41:]])
+    path.write_bytes({"flipped bit": flipped, "truncated": content[:-5]}.get(damage, b""))
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(DataError, match=rf"{path}: .*; delete {first.directory} to prepare it again"):
+        load_prepared(first.directory)
+    assert prepare(config, tmp_path / "cache") == first
+    assert path.read_bytes() == content
+    assert [entry.name for entry in first.directory.parent.iterdir()] == [first.directory.name]
+
+
+def test_what_a_killed_process_left_is_removed(config, tmp_path: Path):
+    first = prepare(config, tmp_path / "cache")
+    left = first.directory.with_name(f".{first.directory.name}-abc") / "work"
+    left.mkdir(parents=True)
+    shutil.rmtree(first.directory)
+    assert prepare(config, tmp_path / "cache") == first
+    assert [entry.name for entry in first.directory.parent.iterdir()] == [first.directory.name]
+
+
+def test_the_same_data_prepared_at_once_are_prepared_once(config, tmp_path: Path):
+    with ThreadPoolExecutor(4) as threads, capture_logs() as logs:
+        prepared = list(threads.map(lambda _: prepare(config, tmp_path / "cache"), range(4)))
+    assert prepared == [prepared[0]] * 4
+    assert [entry.name for entry in prepared[0].directory.parent.iterdir()] == [prepared[0].directory.name]
+    assert {entry["event"] for entry in logs} <= {"waiting_for_another_process"}
 
 
 def test_a_damaged_description_is_an_error_that_says_what_to_do(config, tmp_path: Path):

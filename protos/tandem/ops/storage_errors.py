@@ -1,0 +1,22 @@
+"""What the operating system says about a disk, as one line for the person who chose the data folder."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Final
+
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def storage_error_line(error: OSError, data_dir: Path) -> str:
+    """One line that names the file, if it is known, the reason and, where it may be the cause, TANDEM_DATA_DIR."""
+    # Of a copy, the second file is the one that is written.
+    path = error.filename2 or error.filename
+    reason = error.strerror or str(error) or type(error).__name__
+    line = f"{path}: {reason}" if isinstance(path, str | Path) else " ".join(reason.split())
+    if not isinstance(path, str | Path) or Path(path) == data_dir or data_dir in Path(path).parents:
+        line += f" (TANDEM_DATA_DIR is {data_dir})"
+    if error.errno in _DISK_FULL:
+        line += "; free some space, or set TANDEM_DATA_DIR or TMPDIR to a folder on a larger disk"
+    return line
