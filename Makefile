@@ -111,8 +111,9 @@ features: $(VENV)/.local ## apply and materialise the feature store beside a run
 show-user: $(VENV)/.local ## show what the online store contains for a user: USER_ID=...
 	@$(BIN)/python -m feature_sync show $(USER_ID)
 
+# `trainer versions` first: it creates the registry whole, which a killed `mlflow ui` does not.
 mlflow-ui: $(VENV)/.local ## show runs, metrics and registered models in the browser, on http://127.0.0.1:5000
-	@$(BIN)/python -m trainer versions --limit 1 > /dev/null  # creates the registry whole, which MLflow's own server does not
+	@$(BIN)/python -m trainer versions --limit 1 > /dev/null
 	$(BIN)/mlflow ui --backend-store-uri $(TANDEM_REGISTRY_URI) --host 127.0.0.1 --port 5000
 
 clean: ## remove the virtual environments and all files of the local stack

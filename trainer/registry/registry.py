@@ -93,7 +93,8 @@ class Registry(ModelRegistry):
         """
         with self._asked():
             if mlflow.get_experiment_by_name(self.model_name) is None:
-                mlflow.create_experiment(self.model_name, artifact_location=self._settings.artifact_location)
+                with _unless_it_exists():
+                    mlflow.create_experiment(self.model_name, artifact_location=self._settings.artifact_location)
             mlflow.set_experiment(self.model_name)
         try:
             with mlflow.start_run(
@@ -116,7 +117,8 @@ class Registry(ModelRegistry):
         is_new = self._find(lambda client: client.get_registered_model(self.model_name)) is None
         with self._asked() as client:
             if is_new:
-                client.create_registered_model(self.model_name)
+                with _unless_it_exists():
+                    client.create_registered_model(self.model_name)
             created = client.create_model_version(self.model_name, source=source, run_id=run.run_id, tags=tags)
         return RegisteredVersion(str(created.version), model_version, source, run_id=run.run_id, tags=tags)
 
@@ -157,3 +159,13 @@ class Registry(ModelRegistry):
         except (MlflowException, OSError) as error:
             raise RegistryError(f"version {version.number} has no {name}: {error}") from error
         return Path(found)
+
+
+@contextmanager
+def _unless_it_exists() -> Iterator[None]:
+    """Lets a creation pass that another process, which saw as little as this one, has just done."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -164,8 +164,9 @@ class ModelRegistry:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an exception's message: those of SQLAlchemy go on with the SQL."""
-    lines = str(error).strip().splitlines()
+    """The first line of an exception's message that says why: those of SQLAlchemy go on with the SQL, and may begin with
+    advice in parentheses."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
     return lines[0] if lines else repr(error)
 
 
