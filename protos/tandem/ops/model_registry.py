@@ -164,8 +164,7 @@ class ModelRegistry:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an exception's message that says why: those of SQLAlchemy go on with the SQL, and may begin with
-    advice in parentheses."""
+    """The line of an exception's message that says why: SQLAlchemy's begin with advice at times, and end in the SQL."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
     return lines[0] if lines else repr(error)
 

@@ -64,7 +64,7 @@ def assert_one_error(status: int, stderr: str, *named: str) -> None:
 def test_every_size_of_a_full_disk_is_one_line_and_leaves_nothing_half_written(run, mount: Path) -> None:
     ballast = mount / "ballast"
     status = 1
-    for free_kib in (8, 64, 96, 128, 160, 192, 224, 256, 320):
+    for free_kib in (8, 96, 160, 224, 320):
         shutil.rmtree(mount / "prepared", ignore_errors=True)
         ballast.unlink(missing_ok=True)
         ballast.write_bytes(bytes((2048 - free_kib) << 10))
