@@ -14,12 +14,13 @@ from typing import Final
 
 import structlog
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_versions, open_registry
+from feature_sync.bundles.checked import open_checked
+from feature_sync.bundles.registry import fetch_bundle, find_versions, open_registry
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, read_bundle
-from tandem.contract.errors import BundleError
+from tandem.contract.bundle import Bundle
+from tandem.contract.errors import BundleError, BundleIncompatible
 from tandem.ops.model_registry import RegisteredVersion
 
 GRACE_SECONDS: Final = 3600.0
@@ -47,7 +48,7 @@ class LiveBundles:
         self._on_change = on_change
         self._grace_seconds = grace_seconds
         self._bundles: dict[str, _Named] = {}
-        self._refused: set[str] = set()
+        self._refused: set[RegisteredVersion] = set()
         self._problem = ""
         self._has_looked = False
         self._stop = threading.Event()
@@ -77,16 +78,15 @@ class LiveBundles:
         """Polls once. If the registry or a bundle cannot be read, this is logged, and the known bundles stay."""
         try:
             self._look()
+        except Exception as error:  # nothing that a registry or a bundle holds may end the program
+            self._report(f"{type(error).__name__}: {error}" if not isinstance(error, RegistryError) else str(error))
         finally:
             self._has_looked = True
 
     def _look(self) -> None:
-        try:
-            found = self._folder() if self._settings.bundle_path else self._registered()
-        except (RegistryError, BundleError, OSError) as error:
-            self._report(str(error))
-            return
-        self._report("")
+        problems: list[str] = []
+        found = self._folder(problems) if self._settings.bundle_path else self._registered(problems)
+        self._report("; ".join(problems))
         now = time.monotonic()
         lingering = {
             version: named
@@ -99,33 +99,62 @@ class LiveBundles:
             _log.info("live_bundles", model_versions=list(self._bundles))
             self._on_change()
 
-    def _folder(self) -> dict[str, Bundle]:
+    def _folder(self, problems: list[str]) -> dict[str, Bundle]:
         known = self.current()
         path = self._settings.bundle_path
         assert path is not None
-        bundle = known[0] if known else read_bundle(path)
+        try:
+            bundle = known[0] if known else open_checked(path, self._settings, stop=self._stop)
+        except BundleError as error:
+            problems.append(str(error))
+            return {}
         return {bundle.manifest.model_version: bundle}
 
-    def _registered(self) -> dict[str, Bundle]:
-        versions = find_versions(self._registry, [names.CHAMPION, names.CHALLENGER])
-        return {version.model_version: bundle for version in versions if (bundle := self._open(version)) is not None}
+    def _registered(self, problems: list[str]) -> dict[str, Bundle]:
+        """The bundles that the aliases name, except those that are refused or cannot be read now."""
+        found: dict[str, Bundle] = {}
+        for version in find_versions(self._registry, [names.CHAMPION, names.CHALLENGER]):
+            try:
+                bundle = self._open(version)
+            except (RegistryError, OSError) as error:
+                problems.append(str(error))
+                continue
+            if bundle is not None:
+                found[version.model_version] = bundle
+        return found
 
     def _open(self, version: RegisteredVersion) -> Bundle | None:
-        """The version's bundle; None if it must not be served, which another attempt would not change."""
+        """The version's bundle; None if it must not be served, which another attempt would not change. Raises
+        RegistryError or OSError for a failure that may pass."""
         known = self._bundles.get(version.model_version)
         if known is not None:
             return known.bundle
-        if version.model_version in self._refused:
+        if version in self._refused:
             return None
         try:
-            return fetch_bundle(self._registry, version, self._settings.data_dir / BUNDLE_CACHE)
-        except BundleError as error:
-            self._refused.add(version.model_version)
-            _log.error("bundle_refused", model_version=version.model_version, error=str(error))
+            return fetch_bundle(self._registry, version, self._settings, stop=self._stop)
+        except (RegistryError, OSError):
+            raise
+        except Exception as error:  # a BundleError, or whatever else the bundle's maker has found
+            self._refused.add(version)
+            _log.error(
+                "bundle_refused",
+                registry_version=version.number,
+                model_version=version.model_version,
+                reason_kind=_reason_kind(error),
+                error=str(error),
+            )
             return None
 
     def _report(self, problem: str) -> None:
-        if problem != self._problem:
+        if problem != self._problem and not self._stop.is_set():
             self._problem = problem
             if problem:
                 _log.warning("registry_unreadable", error=problem, effect="the bundles known so far stay live")
+
+
+def _reason_kind(error: Exception) -> str:
+    """As the server names it."""
+    if isinstance(error, BundleError):
+        return "incompatible" if isinstance(error, BundleIncompatible) else "corrupt"
+    return "check_failed"

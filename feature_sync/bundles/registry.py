@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from feature_sync.bundles.checked import open_checked, run_until_stopped
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.bundle import Bundle
+from tandem.contract.errors import BundleError, BundleIncompatible
+from tandem.contract.paths import is_plain_name, path_within
+from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
 from tandem.ops.secrets import redacted
@@ -53,31 +58,46 @@ def find_versions(registry: ModelRegistry, aliases: Sequence[str]) -> list[Regis
             f"there is no registry at {sqlite_file(registry.uri)}; train a model first: python -m trainer train"
         )
     with _one_line_errors(registry):
-        versions = [version for alias in aliases if (version := registry.aliased(alias)) is not None]
-    for version in versions:
-        if not version.model_version:
-            raise RegistryError(
-                f"version {version.number} of {registry.model_name!r} lacks the tag {names.MODEL_VERSION_TAG}"
-            )
-    return versions
+        return [version for alias in aliases if (version := registry.aliased(alias)) is not None]
 
 
-def fetch_bundle(registry: ModelRegistry, version: RegisteredVersion, cache: Path) -> Bundle:
-    """The version's verified bundle, from `cache` or downloaded into it; the cache keeps the bundles used last.
+def model_version_of(version: RegisteredVersion) -> str:
+    """The name of a version's bundle, from its tag, which whoever writes to the registry chooses.
 
-    Raises RegistryError, or BundleError when the bundle is damaged or not the one that the registry names.
+    It becomes a part of keys and the name of a folder. Raises BundleIncompatible if it cannot be one.
     """
-    directory = cache / version.model_version
+    if not is_plain_name(version.model_version):
+        raise BundleIncompatible(
+            f"registry version {version.number} has the tag {names.MODEL_VERSION_TAG} "
+            f"{version.model_version[:60]!r}, which is no model version: letters, digits, '.', '_' and '-'"
+        )
+    return version.model_version
+
+
+def fetch_bundle(
+    registry: ModelRegistry, version: RegisteredVersion, settings: Settings, *, stop: threading.Event | None = None
+) -> Bundle:
+    """The version's checked bundle, from the cache or downloaded into it; the cache keeps the bundles used last.
+
+    Raises RegistryError, also when `stop` is set meanwhile, or BundleError when the bundle is damaged or not the one
+    that the registry names. A bundle that is refused leaves the cache.
+    """
+    cache = settings.data_dir / BUNDLE_CACHE
+    directory = path_within(cache, model_version_of(version), "model version")
     if not directory.is_dir():
-        _download(registry, version, directory)
+        _download(registry, version, directory, seconds=settings.bundle_timeout_seconds, stop=stop)
     os.utime(directory)
     _drop_old(cache)
-    bundle = read_bundle(directory)
-    if bundle.manifest.model_version != version.model_version:
-        raise RegistryError(
-            f"registry version {version.number} is tagged {version.model_version}, "
-            f"but its bundle says {bundle.manifest.model_version}"
-        )
+    try:
+        bundle = open_checked(directory, settings, stop=stop)
+        if bundle.manifest.model_version != version.model_version:
+            raise BundleIncompatible(
+                f"registry version {version.number} is tagged {version.model_version}, "
+                f"but its bundle says {bundle.manifest.model_version}"
+            )
+    except BundleError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
     return bundle
 
 
@@ -98,12 +118,20 @@ def _used_at(path: Path) -> float:
         return 0.0
 
 
-def _download(registry: ModelRegistry, version: RegisteredVersion, directory: Path) -> None:
+def _download(
+    registry: ModelRegistry,
+    version: RegisteredVersion,
+    directory: Path,
+    *,
+    seconds: float,
+    stop: threading.Event | None,
+) -> None:
     """Downloads into a neighbouring folder and renames it, so that a killed download leaves no partial bundle."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_DOWNLOAD, dir=directory.parent) as staging:
         with _one_line_errors(registry):
-            downloaded = registry.download(version, Path(staging))
+            work = download_in_child(registry, version, Path(staging), seconds=seconds)
+            downloaded = run_until_stopped(work, stop)
         try:
             downloaded.rename(directory)
         except OSError:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from feature_sync.commands import dead_letters, features, publish, run, show, show_item, store
+from feature_sync.commands import check_bundle, dead_letters, features, publish, run, show, show_item, store
 from feature_sync.core.errors import FeatureSyncError, SettingsError, StorageError
 from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
@@ -45,6 +45,7 @@ _COMMANDS: Mapping[str, Command] = {
     "run": run,
     "dead-letters": dead_letters,
     "store": store,
+    "check-bundle": check_bundle,
 }
 
 

@@ -61,6 +61,14 @@ class Settings(EnvironmentSettings):
     """Seconds between two polls of the registry's aliases by `run`. Items that changed since the training of a new
     champion are recommended under it a few seconds after the next poll. Raise it for a registry with many readers."""
 
+    bundle_timeout_seconds: float = Field(default=600.0, ge=1, le=86_400)
+    """Seconds that the download of a bundle may take, and then its check. Both run in processes of their own, which end
+    with the time: the bundle is refused, or downloaded again later. Raise it for large bundles from a slow network."""
+
+    bundle_check_memory_mb: int = Field(default=0, ge=0, le=1 << 24)
+    """Mebibytes of memory that the check of a bundle may allocate, mapped files aside; a bundle that needs more is
+    refused. 0: 1024, and four times the size of the bundle's files. Set it where a container's limit is lower."""
+
     text_threads: int = Field(default=1, ge=1, le=256)
     """Number of cores that `run` may use to encode the texts of changed items. Raise it where many items change at once
     and cores are free; events need a core of their own."""

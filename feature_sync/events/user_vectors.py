@@ -15,12 +15,12 @@ from typing import Final
 
 import structlog
 
-from feature_sync.core.errors import StoreConflict, TowerError, Unavailable
+from feature_sync.core.errors import StoreConflict, Unavailable
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
 from feature_sync.towers.user_tower import UserTower
 from tandem.contract.bundle import Bundle
-from tandem.contract.errors import ContractError, StoreValueError
+from tandem.contract.errors import StoreValueError
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
 _USERS_AT_ONCE: Final = 32
@@ -100,7 +100,7 @@ class UserVectorRefresher:
         states = dict(_readable(zip(user_ids, stored, strict=True)))
         try:
             vectors = tower.vectors(list(states), list(states.values()))
-        except TowerError as error:
+        except Exception as error:  # whatever a library meets in a bundle: it must not end the program
             self._give_up(model_version, error)
             return
         expiry = ("EX", self._ttl_seconds) if self._ttl_seconds else ()
@@ -117,14 +117,14 @@ class UserVectorRefresher:
         if self._tower[0] != version:
             try:
                 self._tower = (version, UserTower(bundle, threads=1))
-            except (TowerError, ContractError) as error:
+            except Exception as error:  # as above
                 self._give_up(version, error)
         return self._tower[1]
 
     def _give_up(self, model_version: str, error: Exception) -> None:
         """A tower that fails once fails again."""
         self._tower = (model_version, None)
-        _log.error("user_vectors_stopped", model_version=model_version, error=str(error))
+        _log.error("user_vectors_stopped", model_version=model_version, error=repr(error))
 
 
 def _readable(stored: Iterable[tuple[str, bytes | None]]) -> Iterator[tuple[str, UserState]]:

@@ -17,7 +17,8 @@ from typing import Final, TypeVar
 
 import structlog
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version, open_registry
+from feature_sync.bundles.checked import open_checked
+from feature_sync.bundles.registry import fetch_bundle, find_version, open_registry
 from feature_sync.core.errors import FeatureStoreError
 from feature_sync.core.settings import Settings
 from feature_sync.features import history
@@ -29,7 +30,7 @@ from feature_sync.features.sources import Sources, features_dir
 from feature_sync.features.texts import text_rows
 from feature_sync.prepared.prepared import open_prepared
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.bundle import Bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
 BATCH: Final = 500
@@ -108,10 +109,10 @@ def define_events(sources: Sources, settings: Settings, prepared_dir: Path) -> N
 def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
     """The bundle in a folder, or the bundle that the registry's alias names. Raises RegistryError or BundleError."""
     if bundle_dir is not None:
-        return read_bundle(bundle_dir)
+        return open_checked(bundle_dir, settings)
     registry = open_registry(settings)
     version = find_version(registry, settings.model_alias)
-    return fetch_bundle(registry, version, settings.data_dir / BUNDLE_CACHE)
+    return fetch_bundle(registry, version, settings)
 
 
 def observe_serving(

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from feature_sync.core.errors import StoreAway, StoreError, TowerError
+from feature_sync.core.errors import StoreAway
 from feature_sync.core.settings import Settings
 from feature_sync.items.feed import prune
 from feature_sync.items.vectors import LiveVectors
@@ -22,7 +22,6 @@ from feature_sync.telemetry.metrics import Metrics
 from feature_sync.towers.item_tower import ItemTower
 from feature_sync.towers.texts import TextEmbeddings
 from tandem.contract.bundle import Bundle
-from tandem.contract.errors import ContractError
 
 _LOOK_SECONDS: Final = 0.5
 """Interval between checks without being woken: other processes apply changes too."""
@@ -97,7 +96,7 @@ class VectorMaker:
             # Loaded now, because the first item would otherwise wait for seconds.
             self._texts.open(bundle.manifest.feature_schema)
             tower = ItemTower(bundle, self._texts)
-        except (TowerError, ContractError) as error:
+        except Exception as error:  # whatever a library meets in a bundle: it must not end the program
             self._give_up(bundle.manifest.model_version, error)
             return None
         vectors = LiveVectors(self._connection, tower, ttl_seconds=self._settings.vector_ttl_seconds)
@@ -114,7 +113,7 @@ class VectorMaker:
             num_vectors = vectors.update()
         except StoreAway:
             raise
-        except (TowerError, ContractError, StoreError) as error:
+        except Exception as error:  # as above
             self._give_up(version, error)
             return False
         if num_vectors is None:
@@ -127,7 +126,7 @@ class VectorMaker:
         """A version that fails once fails again, so it is dropped; vectors under the other bundles continue."""
         self._vectors[version] = None
         self._metrics.item_vector_failures.inc()
-        _log.error("item_vectors_stopped", model_version=version, error=str(error), effect="new items wait")
+        _log.error("item_vectors_stopped", model_version=version, error=repr(error), effect="new items wait")
 
     def _care(self, bundles: Sequence[Bundle]) -> None:
         for vectors in self._vectors.values():

@@ -9,12 +9,13 @@ from typing import Final
 import numpy as np
 import structlog
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version, open_registry
+from feature_sync.bundles.checked import open_checked
+from feature_sync.bundles.registry import fetch_bundle, find_version, open_registry
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from feature_sync.store.online_store import OnlineStore
 from tandem.contract import names
-from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleError
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import MISSING_ROW, Keys
@@ -30,7 +31,7 @@ def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = Non
     Items are shown by id if the bundle has them, otherwise, or without a bundle, by the hexadecimal of their keys.
     Raises StoreError, StoreValueError, and BundleError if `bundle_dir` is not a bundle.
     """
-    bundle = read_bundle(bundle_dir) if bundle_dir else _champion(settings)
+    bundle = open_checked(bundle_dir, settings) if bundle_dir else _champion(settings)
     model_version = bundle.manifest.model_version if bundle else ""
     with OnlineStore(
         settings.store_url,
@@ -62,7 +63,7 @@ def _champion(settings: Settings) -> Bundle | None:
     try:
         registry = open_registry(settings)
         version = find_version(registry, settings.model_alias)
-        return fetch_bundle(registry, version, settings.data_dir / BUNDLE_CACHE)
+        return fetch_bundle(registry, version, settings)
     except (RegistryError, BundleError) as error:
         _log.warning("no_bundle", error=str(error), effect="items are shown by key, the vector is not shown")
         return None

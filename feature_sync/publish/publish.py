@@ -31,14 +31,15 @@ import numpy.typing as npt
 import structlog
 from tqdm import tqdm
 
-from feature_sync.bundles.registry import BUNDLE_CACHE, fetch_bundle, find_version, open_registry
+from feature_sync.bundles.checked import open_checked
+from feature_sync.bundles.registry import fetch_bundle, find_version, model_version_of, open_registry
 from feature_sync.core.errors import StoreConflict
 from feature_sync.core.settings import Settings
 from feature_sync.items.publish import publish_item_vectors
 from feature_sync.prepared.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.towers.user_tower import UserTower
-from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.bundle import Bundle
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import MAX_RECENT_EVENTS, UserState, UserVector
 
@@ -93,7 +94,7 @@ def publish(
     every user nevertheless. Raises FeatureSyncError or BundleError.
     """
     prepared = open_prepared(prepared_dir)
-    source = _folder_source(bundle_dir) if bundle_dir else _registry_source(settings)
+    source = _folder_source(bundle_dir, settings) if bundle_dir else _registry_source(settings)
     report = PublishReport(
         model_version=source.model_version, registry_version=source.registry_version, fingerprint=prepared.fingerprint
     )
@@ -124,8 +125,8 @@ def publish(
     return report
 
 
-def _folder_source(directory: Path) -> _Source:
-    bundle = read_bundle(directory)
+def _folder_source(directory: Path, settings: Settings) -> _Source:
+    bundle = open_checked(directory, settings)
     return _Source(model_version=bundle.manifest.model_version, registry_version="", open_bundle=lambda: bundle)
 
 
@@ -133,9 +134,9 @@ def _registry_source(settings: Settings) -> _Source:
     registry = open_registry(settings)
     version = find_version(registry, settings.model_alias)
     return _Source(
-        model_version=version.model_version,
+        model_version=model_version_of(version),
         registry_version=version.number,
-        open_bundle=lambda: fetch_bundle(registry, version, settings.data_dir / BUNDLE_CACHE),
+        open_bundle=lambda: fetch_bundle(registry, version, settings),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from inference_server.bundle_check.golden_queries import check_bundle, describe
 from inference_server.bundle_check.held_out_users import ask_held_out_users, with_golden_queries
 from inference_server.bundle_check.report import CheckReport
-from inference_server.core.errors import BundleRefused, SettingsError
+from inference_server.core.errors import BundleRefused, RefusalKind, SettingsError
 from inference_server.model.serving_model import ServingModel, open_model
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.policy_choices import policy_choices
@@ -66,7 +66,10 @@ def run_check(options: CheckOptions) -> int:
         report = check_bundle(options.directory, previous=options.previous, min_overlap=options.min_overlap)
         if users is not None or options.against is not None:
             served = _served(options, report, users)
-    except BundleRefused as refused:
+    except (SettingsError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        refused = _refusal(error)
         status, text = 1, f"refused: {refused}"
         result = refused_to_dict(Refused(refused.reason_kind, refused.reason))
     else:
@@ -76,6 +79,16 @@ def run_check(options: CheckOptions) -> int:
         options.output.write_text(json.dumps(result) + "\n")
     print(json.dumps(result) if options.json_output else text)
     return status
+
+
+def _refusal(error: Exception) -> BundleRefused:
+    if isinstance(error, BundleRefused):
+        return error
+    if isinstance(error, MemoryError):
+        limit = "it needs more memory than TANDEM_BUNDLE_CHECK_MEMORY_MB allows"
+        return BundleRefused(RefusalKind.CHECK_FAILED, f"{limit}: {error}")
+    # Whoever made the bundle decides what an engine or a library meets in it.
+    return BundleRefused(RefusalKind.CHECK_FAILED, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def served_text(served: Served) -> str:

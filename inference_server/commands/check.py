@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inference_server.core.process_environment import limit_blas_threads
 from inference_server.core.settings import Settings
+from tandem.ops.child_process import limit_memory, memory_for
 
 SUMMARY = "check a bundle folder as it is checked before it serves"
 PROCESS = "check"
@@ -45,8 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Checks the bundle and prints the result."""
-    if options.held_out is not None or options.against is not None:
-        limit_blas_threads()  # the latency measured is that of a worker
+    # The latency measured is that of a worker; and each thread would take memory of its own.
+    limit_blas_threads()
+    folders = [folder for folder in (options.directory, options.previous, options.against) if folder is not None]
+    limit_memory(memory_for(*folders, megabytes=settings.bundle_check_memory_mb))
     from inference_server.bundle_check.command import CheckOptions, run_check
 
     return run_check(

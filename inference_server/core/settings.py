@@ -117,6 +117,14 @@ class Settings(EnvironmentSettings):
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Seconds between two polls of the alias. Raise it where many servers share one registry."""
 
+    bundle_timeout_seconds: float = Field(default=600.0, ge=1, le=86_400)
+    """Seconds that the download of a bundle may take, and then its check. Both run in processes of their own, which end
+    with the time: the bundle is refused, or downloaded again later. Raise it for large bundles from a slow network."""
+
+    bundle_check_memory_mb: int = Field(default=0, ge=0, le=1 << 24)
+    """Mebibytes of memory that the check of a bundle may allocate, mapped files aside; a bundle that needs more is
+    refused. 0: 1024, and four times the size of the bundle's files. Set it where a container's limit is lower."""
+
     store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: Redis or Valkey."""
 

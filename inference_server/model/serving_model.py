@@ -26,7 +26,7 @@ from inference_server.model.page_token import PageTokens, tokens_of_bundle
 from inference_server.model.rankers.ranker import Ranker, RankerBatch
 from inference_server.model.rankers.registry import RANKERS
 from tandem.contract.bundle import Bundle, read_bundle
-from tandem.contract.errors import BundleIncompatible
+from tandem.contract.errors import BundleIncompatible, unreadable_bundles
 from tandem.contract.features import encode_index, encode_users
 from tandem.contract.item_item import ItemItem, num_events_read
 from tandem.contract.manifest import MANIFEST
@@ -112,7 +112,15 @@ def open_model(
 
     `verify_checksums=False` is for a folder whose checksums the supervisor has just had verified. Raises BundleError.
     """
-    bundle = read_bundle(directory, verify_checksums=verify_checksums)
+    with unreadable_bundles("the bundle cannot be opened"):
+        return _opened(
+            read_bundle(directory, verify_checksums=verify_checksums),
+            variant=variant,
+            registry_version=registry_version,
+        )
+
+
+def _opened(bundle: Bundle, *, variant: str, registry_version: str) -> ServingModel:
     manifest = bundle.manifest
     index = ItemIndex.open(bundle.index, item_vectors=bundle.item_vectors, nprobe=manifest.index.nprobe)
     exact = len(bundle.items) <= EXACT_MAX_ITEMS
@@ -133,7 +141,7 @@ def open_model(
         content=ContentScorer(bundle.content) if bundle.content is not None else None,
         item_item=bundle.item_item,
         rankers={ranker.name: ranker for kind in RANKERS if (ranker := kind.open(bundle)) is not None},
-        page_tokens=tokens_of_bundle((directory / MANIFEST).read_bytes()),
+        page_tokens=tokens_of_bundle((bundle.directory / MANIFEST).read_bytes()),
         variant=variant,
         registry_version=registry_version,
         loaded_at_seconds=time.time(),

@@ -6,6 +6,7 @@ disks fail too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Collection
@@ -17,6 +18,7 @@ from inference_server.supervisor.json_files import fields_of_version, read_json,
 from inference_server.supervisor.registry import Registry
 from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
+from tandem.contract.paths import path_within
 from tandem.ops.model_registry import RegisteredVersion
 
 _RECORD: Final = "last_served.json"
@@ -36,8 +38,8 @@ class BundleCache:
         A recreated registry numbers its versions from 1 again: a folder is ignored if its model is not the one that the
         version's tag names.
         """
-        directory = self._directory / version.number
         try:
+            directory = self._folder(version)
             held = read_manifest(directory).model_version
         except BundleError:
             return None
@@ -51,9 +53,9 @@ class BundleCache:
         try:
             downloaded = await registry.download(version, staging)
             self.discard(version)
-            directory = self._directory / version.number
+            directory = self._folder(version)
             downloaded.rename(directory)
-        except OSError as error:
+        except (OSError, BundleError) as error:
             raise RegistryUnavailable(f"version {version.number} cannot be stored: {error}") from error
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -61,7 +63,12 @@ class BundleCache:
 
     def discard(self, version: RegisteredVersion) -> None:
         """Removes a version's folder. A worker that has its files mapped keeps the mapping."""
-        shutil.rmtree(self._directory / version.number, ignore_errors=True)
+        with contextlib.suppress(BundleError):
+            shutil.rmtree(self._folder(version), ignore_errors=True)
+
+    def _folder(self, version: RegisteredVersion) -> Path:
+        """The folder of a version. Raises BundleIncompatible if its number is not one, or a link lies in its place."""
+        return path_within(self._directory, version.number, "registry version")
 
     def keep_only(self, numbers: Collection[str]) -> None:
         """Removes the folders of all other versions, and the staging folders of downloads that were killed."""

@@ -36,9 +36,9 @@ def fields_of_version(version: RegisteredVersion) -> dict[str, str]:
 
 def version_from_fields(fields: object) -> RegisteredVersion | None:
     """The version that `fields_of_version` turned into `fields`; None if `fields` is not a version."""
-    if not isinstance(fields, dict):
+    if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
         return None
     try:
         return RegisteredVersion(**fields)
-    except TypeError:
+    except (TypeError, ValueError):
         return None

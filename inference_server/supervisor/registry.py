@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from inference_server.core.errors import RegistryUnavailable
+from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
 
@@ -21,11 +22,13 @@ NO_VERSION: Final = RegisteredVersion("", "", "")
 class Registry:
     """One alias of one registered model: polled continuously, moved when an operator asks for it."""
 
-    def __init__(self, uri: str, *, model_name: str, alias: str) -> None:
+    def __init__(self, uri: str, *, model_name: str, alias: str, download_seconds: float = 600.0) -> None:
+        """`download_seconds` bounds the download of one bundle."""
         # MLflow's own defaults retry for minutes; the alias is polled again long before that.
         set_mlflow_defaults(max_retries=1, timeout_seconds=5, progress_bars=False, own_logging=False)
         self._model = ModelRegistry(uri, model_name=model_name, raises=RegistryUnavailable)
         self._alias = alias
+        self._download_seconds = download_seconds
 
     async def aliased_version(self) -> RegisteredVersion | None:
         """The version that the alias names; None while the alias does not exist. Raises RegistryUnavailable."""
@@ -36,8 +39,9 @@ class Registry:
         await _in_thread(lambda: self._model.set_alias(self._alias, number))
 
     async def download(self, version: RegisteredVersion, into: Path) -> Path:
-        """Downloads a version's bundle into a new folder under `into` and returns it. Raises RegistryUnavailable."""
-        return await _in_thread(lambda: self._model.download(version, into))
+        """Downloads a version's bundle, in a child process, into a new folder under `into` and returns it. Raises
+        RegistryUnavailable."""
+        return await download_in_child(self._model, version, into, seconds=self._download_seconds)
 
 
 async def _in_thread(call: Callable[[], _T]) -> _T:

@@ -14,7 +14,6 @@ from typing import Final
 import structlog
 
 from inference_server.bundle_check.child_process import check_in_child
-from inference_server.bundle_check.report import CheckReport
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, CommandFailed, RefusalKind, RegistryUnavailable, WorkerEnded
 from inference_server.supervisor.barred_versions import BarredVersions
@@ -33,11 +32,11 @@ _OPENINGS: Final = 2
 """Attempts at opening a version. If workers end during every attempt, the version is taken to be the cause."""
 
 
-async def serve_folder(directory: Path, pool: WorkerPool) -> None:
+async def serve_folder(directory: Path, pool: WorkerPool, *, check_seconds: float) -> None:
     """Checks one bundle folder and has it served. Raises BundleRefused."""
     for attempt in range(1, _OPENINGS + 1):
         try:
-            report = await check_in_child(directory)
+            report = await check_in_child(directory, seconds=check_seconds)
             bundle = CheckedBundle(directory=directory, version=NO_VERSION, variant="", report=report)
             await pool.open(bundle)
             await pool.switch(bundle)
@@ -58,13 +57,22 @@ class AliasFollower:
     """Keeps the workers on the version that a registry alias names, unless an operator has rolled back from it."""
 
     def __init__(
-        self, *, registry: Registry, cache: BundleCache, barred_versions: BarredVersions, pool: WorkerPool, alias: str
+        self,
+        *,
+        registry: Registry,
+        cache: BundleCache,
+        barred_versions: BarredVersions,
+        pool: WorkerPool,
+        alias: str,
+        check_seconds: float,
     ) -> None:
+        """`check_seconds` bounds the check of one bundle."""
         self._registry = registry
         self._cache = cache
         self._barred_versions = barred_versions
         self._pool = pool
         self._alias = alias
+        self._check_seconds = check_seconds
         self._registry_problem: str | None = None
         self._knows_no_version = False
         self._tried_cache = False
@@ -213,14 +221,17 @@ class AliasFollower:
         directory = self._cache.find(version)
         if directory is not None:
             try:
-                return self._as_checked(version, directory, await check_in_child(directory, previous=serving))
+                return await self._check(version, directory, previous=serving)
             except BundleRefused as refused:
                 _log.warning("cached_bundle_damaged", registry_version=version.number, reason=refused.reason)
         directory = await self._cache.download(version, self._registry)
         _log.info("bundle_downloaded", registry_version=version.number, directory=str(directory))
-        return self._as_checked(version, directory, await check_in_child(directory, previous=serving))
+        return await self._check(version, directory, previous=serving)
 
-    def _as_checked(self, version: RegisteredVersion, directory: Path, report: CheckReport) -> CheckedBundle:
+    async def _check(
+        self, version: RegisteredVersion, directory: Path, *, previous: Path | None = None
+    ) -> CheckedBundle:
+        report = await check_in_child(directory, seconds=self._check_seconds, previous=previous)
         return CheckedBundle(directory=directory, version=version, variant=self._alias, report=report)
 
     async def _serve(self, bundle: CheckedBundle, *, roll_backs: int) -> None:
@@ -255,7 +266,7 @@ class AliasFollower:
             _log.warning("no_cached_bundle", alias=self._alias)
             return
         try:
-            bundle = self._as_checked(version, directory, await check_in_child(directory))
+            bundle = await self._check(version, directory)
             await self._serve(bundle, roll_backs=self._roll_backs)
         except BundleRefused as refused:
             _report_refusal(refused, version, self._pool)
@@ -275,7 +286,7 @@ class AliasFollower:
         if directory is None:
             return
         try:
-            bundle = self._as_checked(version, directory, await check_in_child(directory))
+            bundle = await self._check(version, directory)
             await self._pool.open(bundle)
         except (BundleRefused, WorkerEnded) as error:
             _log.warning("previous_bundle_not_open", registry_version=version.number, reason=str(error))

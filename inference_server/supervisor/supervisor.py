@@ -110,7 +110,9 @@ class _Supervisor:
         if self._follower is not None:
             await self._follower.run(poll_seconds=self._settings.registry_poll_seconds)
         elif self._settings.bundle_path is not None:
-            await serve_folder(self._settings.bundle_path, self._pool)
+            await serve_folder(
+                self._settings.bundle_path, self._pool, check_seconds=self._settings.bundle_timeout_seconds
+            )
             await asyncio.Event().wait()
 
     async def _do(self, command: Command) -> AsyncIterator[str]:
@@ -128,11 +130,14 @@ class _Supervisor:
     def _make_follower(self) -> AliasFollower:
         settings, name, alias = self._settings, self._settings.model_name, self._settings.model_alias
         return AliasFollower(
-            registry=Registry(settings.registry_uri, model_name=name, alias=alias),
+            registry=Registry(
+                settings.registry_uri, model_name=name, alias=alias, download_seconds=settings.bundle_timeout_seconds
+            ),
             cache=BundleCache(settings.data_dir, model_name=name, alias=alias),
             barred_versions=BarredVersions(settings.data_dir, model_name=name, alias=alias),
             pool=self._pool,
             alias=alias,
+            check_seconds=settings.bundle_timeout_seconds,
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from tests.inference_server.conftest import build
+from tests.support.checksums import correct_checksums
 
 
 def copy_of(bundle: Path, to: Path) -> Path:
@@ -96,16 +95,6 @@ def shuffled_index(directory: Path) -> None:
     index.add(vectors)
     faiss.write_index(index, str(path))
     correct_checksums(directory)
-
-
-def correct_checksums(directory: Path) -> None:
-    """Writes the present checksum and size of every file into the manifest."""
-    path = directory / "manifest.json"
-    manifest = json.loads(path.read_text())
-    for name in manifest["files"]:
-        content = (directory / name).read_bytes()
-        manifest["files"][name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
-    path.write_text(json.dumps(manifest))
 
 
 DEFECTS: dict[Callable[[Path], None], tuple[str, str]] = {

@@ -8,7 +8,6 @@ Reading imports neither FAISS nor ONNX Runtime: the contract stays light, and ea
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ from tandem.contract.bundle_files import (
     OpenedFiles,
 )
 from tandem.contract.checksums import file_sha256
-from tandem.contract.errors import BundleCorrupt, BundleIncompatible
+from tandem.contract.errors import BundleCorrupt, BundleIncompatible, unreadable_bundles
 from tandem.contract.item_item import ItemItem
 from tandem.contract.manifest import MANIFEST, Manifest
 from tandem.contract.names import SEGMENT_ALL
@@ -102,11 +101,8 @@ def write_bundle(directory: Path, manifest: Manifest, parts: BundleParts) -> Bun
 def read_manifest(directory: Path) -> Manifest:
     """Reads the manifest alone, without checking the files against it. Raises BundleCorrupt, BundleIncompatible."""
     path = directory / MANIFEST
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleCorrupt(f"{MANIFEST} is unreadable: {error}") from error
-    return Manifest.from_json(text)
+    with unreadable_bundles(f"{MANIFEST} is unreadable"):
+        return Manifest.from_json(path.read_text())
 
 
 def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
@@ -119,6 +115,11 @@ def read_bundle(directory: Path, *, verify_checksums: bool = True) -> Bundle:
     BundleIncompatible (format version, dimension, vocabulary or schema that does not fit).
     """
     manifest = read_manifest(directory)
+    with unreadable_bundles("the bundle cannot be read"):
+        return _opened(directory, manifest, verify_checksums=verify_checksums)
+
+
+def _opened(directory: Path, manifest: Manifest, *, verify_checksums: bool) -> Bundle:
     _check_files(directory, manifest, verify_checksums=verify_checksums)
     files = OpenedFiles(directory, manifest)
     files.check_arrays(dim=manifest.embedding_dim)
@@ -172,8 +173,6 @@ def _check_files(directory: Path, manifest: Manifest, *, verify_checksums: bool)
         raise BundleIncompatible(f"{MANIFEST}: files does not list {', '.join(unlisted)}")
     for name, expected in manifest.files.items():
         path = directory / name
-        if os.path.basename(name) != name:
-            raise BundleIncompatible(f"{MANIFEST}: {name!r} is not a file name")
         if not path.is_file():
             raise BundleCorrupt(f"{name} is missing")
         if (size := path.stat().st_size) != expected["bytes"]:

@@ -9,6 +9,11 @@ ContractError
 +-- TextEncoderError       the text encoder cannot be loaded
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ContractError(Exception):
     """Root of the contract's exceptions."""
@@ -36,3 +41,18 @@ class StreamEntryError(ContractError):
 
 class TextEncoderError(ContractError):
     """The text encoder cannot be loaded."""
+
+
+@contextmanager
+def unreadable_bundles(what: str) -> Iterator[None]:
+    """Turns every exception of the block that is not a BundleError into BundleCorrupt, which begins with `what`.
+
+    Whoever made a bundle decides what libraries meet in it, and they raise whatever they raise.
+    """
+    try:
+        yield
+    except BundleError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise BundleCorrupt(f"{what}: {type(error).__name__}{f': {reason}' if reason else ''}") from error

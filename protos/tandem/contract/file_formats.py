@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,11 @@ def write_archive(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
 def read_archive(path: Path) -> Mapping[str, npt.NDArray[Any]]:
     """Reads what `write_archive` wrote. Raises BundleCorrupt when it is unreadable."""
     try:
+        # A compressed entry may unpack to any size.
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:
+            raise ValueError(f"{packed[0]} is compressed")
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
     except Exception as error:  # zipfile and numpy raise a dozen types for damaged archives, all with this meaning

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.features import FeatureSchema
+from tandem.contract.paths import is_plain_name
 
 FORMAT_VERSION: Final = 4
 READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4})
@@ -17,8 +17,10 @@ READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4})
 change of the live catalogue is merged."""
 
 MANIFEST: Final = "manifest.json"
-# Part of store keys, where "/" is the separator, and the name of a folder in caches.
-_MODEL_VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MAX_CHARACTERS: Final = 1 << 24
+"""The manifest of a bundle with a hundred thousand metrics has half as many."""
+_MAX_DIM: Final = 1 << 16
+_MAX_LISTS: Final = 1 << 32
 
 Similarity = Literal["cosine", "dot"]
 
@@ -154,9 +156,11 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Raises BundleCorrupt if the text is not JSON, BundleIncompatible on another format or a wrong field."""
+        if len(text) > _MAX_CHARACTERS:
+            raise BundleCorrupt(f"{MANIFEST} has {len(text)} characters, at most {_MAX_CHARACTERS} are read")
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleCorrupt(f"{MANIFEST} is not JSON: {error}") from error
         if not isinstance(raw, dict) or raw.get("format_version") not in READABLE_FORMAT_VERSIONS:
             found = raw.get("format_version") if isinstance(raw, dict) else None
@@ -175,19 +179,32 @@ class Manifest:
                     "ranker": _tower_spec(raw["ranker"]) if raw.get("ranker") else None,
                 }
             )
-        except (KeyError, TypeError, ValueError) as error:
+            manifest._check_fields()
+        except BundleIncompatible:
+            raise
+        except Exception as error:  # whatever a field of another type raises where it is read
             raise BundleIncompatible(f"{MANIFEST}: wrong or missing field: {error}") from error
-        manifest._check_fields()
         return manifest
 
     def _check_fields(self) -> None:
-        if not _MODEL_VERSION.fullmatch(str(self.model_version)):
+        # Part of store keys, where "/" is the separator, and the name of a folder in caches.
+        if not is_plain_name(self.model_version):
             raise BundleIncompatible(f"{MANIFEST}: model_version {self.model_version!r} is not a plain name")
         if self.similarity not in get_args(Similarity):
             raise BundleIncompatible(f"{MANIFEST}: similarity {self.similarity!r} is unknown")
         if not isinstance(self.files, dict) or not isinstance(self.metrics, dict):
             raise BundleIncompatible(f"{MANIFEST}: files and metrics must be objects")
+        for name, count, least, most in (
+            ("embedding_dim", self.embedding_dim, 1, _MAX_DIM),
+            ("feature_schema.history_length", self.feature_schema.history_length, 1, _MAX_DIM),
+            ("index.nprobe", self.index.nprobe, 1, _MAX_LISTS),
+            ("catalogue_sequence", self.catalogue_sequence, 0, (1 << 63) - 1),
+        ):
+            if type(count) is not int or not least <= count <= most:
+                raise BundleIncompatible(f"{MANIFEST}: {name} is not a whole number in {least}..{most}")
         for name, entry in self.files.items():
+            if not is_plain_name(name):
+                raise BundleIncompatible(f"{MANIFEST}: {name[:60]!r} is not a file name")
             if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys():
                 raise BundleIncompatible(f"{MANIFEST}: {name} lacks its sha256 or bytes")
         for tower in (self.user_tower, self.item_tower):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ _T = TypeVar("_T")
 _NOT_FOUND: Final = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_SHOWN_CHARACTERS: Final = 60
+
+
 class RegistryUnreadable(Exception):
     """The registry, or a bundle that it names, cannot be read now. `__cause__` is the exception of MLflow or of a
     library that MLflow calls; None if the file of an SQLite registry is missing. The message is one line."""
@@ -49,6 +54,11 @@ class RegisteredVersion:
     """The MLflow run that registered it."""
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
     """All tags of the version when it was read."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless the number is one: it names folders. Empty: the bundle of a folder."""
+        if self.number and not _NUMBER.fullmatch(self.number):
+            raise ValueError(f"version {self.number[:_SHOWN_CHARACTERS]!r} is not a number")
 
 
 class ModelRegistry:
@@ -115,12 +125,23 @@ class ModelRegistry:
             client.set_registered_model_alias(self.model_name, alias, number)
 
     def download(self, version: RegisteredVersion, into: Path) -> Path:
-        """Copies a version's bundle into the folder `into` and returns the folder of the copy."""
+        """Copies a version's bundle into the folder `into` and returns the folder of the copy, which lies in `into` and
+        holds nothing but files and folders."""
         with self._asked(f"version {version.number} from {version.source}"):
             from mlflow.artifacts import download_artifacts
 
             into.mkdir(parents=True, exist_ok=True)
-            return Path(download_artifacts(artifact_uri=version.source, dst_path=str(into), tracking_uri=self.uri))
+            copy = Path(download_artifacts(artifact_uri=version.source, dst_path=str(into), tracking_uri=self.uri))
+            if not copy.is_dir() or not copy.resolve().is_relative_to(into.resolve()):
+                raise ValueError(f"{copy} is not a folder in {into}")
+            for path in copy.rglob("*"):
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise ValueError(f"{path.relative_to(copy)} is neither a file nor a folder")
+            return copy
+
+    def problem(self, message: str) -> Exception:
+        """The exception of this registry's methods with this message."""
+        return self._raises(message)
 
     def _find(self, ask: Callable[[MlflowClient], _T]) -> _T | None:
         """The answer of the client; None if MLflow says that the model, version, alias or run does not exist."""

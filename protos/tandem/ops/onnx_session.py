@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ _OPEN_ERRORS = (
     onnxruntime_errors.RuntimeException,
 )
 
+_EXTERNAL_DATA: Final = b"\n\x08location\x12"
+"""How the entry "location" of a tensor's `external_data` begins in the file."""
+
 
 class OnnxSession:
     """One model, opened on the CPU. Calls are safe from several threads and release the GIL."""
@@ -38,6 +43,7 @@ class OnnxSession:
             options.inter_op_num_threads = 1
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        _refuse_external_data(path)
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except _OPEN_ERRORS as error:
@@ -56,3 +62,14 @@ class OnnxSession:
         """
         feeds = tower_inputs(tensors, self.inputs)
         return np.asarray(self._session.run([output or self.outputs[0]], feeds)[0], dtype=np.float32)
+
+
+def _refuse_external_data(path: Path) -> None:
+    """Raises BundleCorrupt if a tensor is kept in another file, which no checksum covers and which may lie anywhere."""
+    try:
+        with path.open("rb") as model, mmap.mmap(model.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = content.find(_EXTERNAL_DATA)
+    except (OSError, ValueError) as error:
+        raise BundleCorrupt(f"{path.name}: ONNX Runtime cannot open it: {error}") from error
+    if found >= 0:
+        raise BundleCorrupt(f"{path.name}: keeps tensors in another file")

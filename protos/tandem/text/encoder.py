@@ -45,8 +45,9 @@ class TextEncoder:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         source = str(_local_path(name) or name)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
-            self._model = AutoModel.from_pretrained(source).eval().to(device)
+            # A bundle names its encoder: no encoder brings code of its own.
+            self._tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(source, trust_remote_code=False).eval().to(device)
         except (OSError, ValueError) as error:
             raise TextEncoderError(f"cannot load {name!r}: {str(error).splitlines()[0]}") from error
         if threads is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
+import structlog
 from mlflow import MlflowClient
 
 from feature_sync.bundles.live_bundles import LiveBundles
@@ -13,6 +15,8 @@ from feature_sync.bundles.registry import BUNDLE_CACHE, find_versions, open_regi
 from feature_sync.core.settings import Settings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
+from tests.support.hostile_bundles import tower_that_fills_memory
+from tests.support.scripted_registry import scripted_registry
 from tests.support.serving import MlflowRegistry
 from tests.support.waiting import wait_until
 
@@ -69,6 +73,52 @@ def test_a_bundle_that_its_alias_has_left_is_live_for_a_while(
         live.poll()
     assert versions(patient) == ["m2", "m1"]
     assert versions(hasty) == ["m2"]
+
+
+def test_a_tag_is_never_a_path(settings: Settings, bundle_dir: Path) -> None:
+    """Anybody who may write to the registry chooses the tag."""
+    tags = ["../../../planted", str(settings.data_dir.parent / "planted"), "a/b", "a\\b", "..", "", "x" * 200]
+    with scripted_registry() as hostile, structlog.testing.capture_logs() as logs:
+        live = LiveBundles(
+            settings.model_copy(update={"registry_uri": hostile.uri(), "model_name": "tandem"}), on_change=lambda: None
+        )
+        hostile.source = bundle_dir
+        for hostile.tag in tags:
+            live.poll()
+            live.poll()
+    assert versions(live) == []
+    assert [(line["event"], line["reason_kind"]) for line in logs] == [("bundle_refused", "incompatible")] * len(tags)
+    assert list(settings.data_dir.iterdir()) == []
+    assert not (settings.data_dir.parent / "planted").exists()
+
+
+def test_a_hostile_champion_costs_no_challenger(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, tmp_path: Path
+) -> None:
+    """Every alias is looked at, and what fails once is not tried again; checks run in processes with limits."""
+    name, hostile = settings.model_name, tmp_path / "hostile"
+    shutil.copytree(bundle_dir, hostile)
+    tower_that_fills_memory(hostile)
+    registry.register(hostile, model_name=name, model_version="m0", alias=names.CHAMPION)
+    registry.register(bundle_dir, model_name=name, model_version="m1", alias=names.CHALLENGER)
+    live = LiveBundles(settings.model_copy(update={"bundle_check_memory_mb": 1024}), on_change=lambda: None)
+    with structlog.testing.capture_logs() as logs:
+        live.poll()
+        live.poll()
+    assert versions(live) == ["m1"]
+    refused = [line for line in logs if line["event"] == "bundle_refused"]
+    assert [line["model_version"] for line in refused] == ["m0"]
+    assert "item_tower.onnx failed" in refused[0]["error"]
+    assert {path.name for path in (settings.data_dir / BUNDLE_CACHE).iterdir()} == {"m1"}
+
+
+def test_a_check_that_does_not_end_is_ended(bundle_dir: Path, tmp_path: Path) -> None:
+    settings = Settings(bundle_path=bundle_dir, data_dir=tmp_path, bundle_timeout_seconds=1.0)
+    live = LiveBundles(settings.model_copy(update={"bundle_timeout_seconds": 0.05}), on_change=lambda: None)
+    with structlog.testing.capture_logs() as logs:
+        live.poll()
+    assert versions(live) == []
+    assert "did not end within 0.05 s" in logs[0]["error"]
 
 
 def test_a_bundle_that_must_not_be_served_is_left_out(

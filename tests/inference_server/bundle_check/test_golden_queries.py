@@ -16,7 +16,9 @@ from inference_server.bundle_check.golden_queries import check_bundle
 from inference_server.core.errors import BundleRefused, RefusalKind
 from tandem.contract.bundle import Bundle
 from tests.inference_server.conftest import build
-from tests.inference_server.defects import DEFECTS, copy_of, correct_checksums, flipped_byte_in_index, shuffled_index
+from tests.inference_server.defects import DEFECTS, copy_of, flipped_byte_in_index, shuffled_index
+from tests.support.checksums import correct_checksums
+from tests.support.hostile_bundles import tower_that_fills_memory, tower_with_external_data
 
 
 def test_a_good_bundle_passes(bundle: Bundle) -> None:
@@ -102,20 +104,42 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.process
 async def test_the_child_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
-    report = await check_in_child(bundle.directory, previous=bundle.directory)
+    report = await check_in_child(bundle.directory, seconds=300.0, previous=bundle.directory)
     assert (report.model_version, report.overlap_with_previous) == ("tiny-1", 1.0)
     broken = copy_of(bundle.directory, tmp_path / "broken")
     flipped_byte_in_index(broken)
     with pytest.raises(BundleRefused, match=r"index\.faiss") as caught:
-        await check_in_child(broken)
+        await check_in_child(broken, seconds=300.0)
     assert caught.value.reason_kind is RefusalKind.CORRUPT
+
+
+@pytest.mark.process
+async def test_a_bundle_that_needs_endless_memory_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    hostile = copy_of(bundle.directory, tmp_path / "hostile")
+    tower_that_fills_memory(hostile, "user_tower.onnx")
+    with pytest.raises(BundleRefused, match=r"user_tower\.onnx fails"):
+        await check_in_child(hostile, seconds=300.0)
+
+
+@pytest.mark.process
+async def test_a_check_that_does_not_end_is_ended(bundle: Bundle) -> None:
+    with pytest.raises(BundleRefused, match="did not end within") as caught:
+        await check_in_child(bundle.directory, seconds=0.05)
+    assert caught.value.reason_kind is RefusalKind.CHECK_FAILED
+
+
+def test_tensors_in_another_file_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    hostile = copy_of(bundle.directory, tmp_path / "hostile")
+    tower_with_external_data(hostile)
+    with pytest.raises(BundleRefused, match="keeps tensors in another file"):
+        check_bundle(hostile)
 
 
 @pytest.mark.process
 async def test_a_child_that_ends_without_a_result_refuses(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_GRPC_PORT", "nonsense")
     with pytest.raises(BundleRefused, match="exit status 2") as caught:
-        await check_in_child(bundle.directory)
+        await check_in_child(bundle.directory, seconds=300.0)
     assert caught.value.reason_kind is RefusalKind.CHECK_FAILED
 
 

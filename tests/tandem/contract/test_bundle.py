@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from tandem.contract.errors import BundleCorrupt, BundleError, BundleIncompatibl
 from tandem.contract.items import Item, ItemTable, write_category_rows
 from tandem.contract.manifest import Manifest
 from tandem.contract.vocabulary import Vocabulary
+from tests.support.hostile_bundles import IN_THE_FILES, IN_THE_MANIFEST
 
 FILES = (
     "held_out_users.jsonl",
@@ -487,3 +489,10 @@ class TestDerivedFiles:
         correct_checksum(bundle.directory, "category_rows.arrow")
         with pytest.raises(BundleIncompatible, match=r"category_rows\.arrow"):
             read_bundle(bundle.directory)
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [*IN_THE_MANIFEST.items(), *IN_THE_FILES.items()])
+def test_a_hostile_bundle_is_refused(bundle: Bundle, spoil: Callable[[Path], None], reason: str) -> None:
+    spoil(bundle.directory)
+    with pytest.raises(BundleError, match=re.escape(reason)):
+        read_bundle(bundle.directory)

@@ -120,7 +120,8 @@ def test_every_failure_is_the_given_exception_and_names_the_registry(
             registry.aliased("champion")
 
 
-def test_no_message_holds_the_registrys_password() -> None:
+def test_no_message_holds_the_registrys_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with scripted_registry() as refusing:
         refusing.status = 401
         with pytest.raises(RegistryUnreadable) as refused:
@@ -134,3 +135,28 @@ def test_no_message_holds_the_registrys_password() -> None:
     for raised in (refused, away, missing):
         assert "127.0.0.1" in str(raised.value)
         assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("number", ["../../victim", "/etc", "1/..", "-1", "1.5", "", "¹", "9" * 19, "last_served.json"])
+def test_a_version_whose_number_is_none_is_not_read(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the name of a folder."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with scripted_registry() as hostile:
+        hostile.number = number
+        if not number:
+            assert ModelRegistry(hostile.uri(), model_name=NAME).aliased("champion") == RegisteredVersion(
+                "", "model-1", ""
+            )
+            return
+        with pytest.raises(RegistryUnreadable, match="is not a number"):
+            ModelRegistry(hostile.uri(), model_name=NAME).aliased("champion")
+
+
+def test_a_download_holds_nothing_but_files_and_lies_where_it_should(tmp_path: Path) -> None:
+    (tmp_path / "bundle" / "below").mkdir(parents=True)
+    (tmp_path / "bundle" / "below" / "file").write_text("x")
+    registry = ModelRegistry("http://127.0.0.1:1", model_name=NAME)
+    copy = registry.download(RegisteredVersion("1", "m1", str(tmp_path / "bundle")), tmp_path / "into")
+    assert (copy / "below" / "file").read_text() == "x"
+    with pytest.raises(RegistryUnreadable):
+        registry.download(RegisteredVersion("1", "m1", str(tmp_path / "bundle" / "below" / "file")), tmp_path / "into")

@@ -20,7 +20,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.held_out_users import HeldOutUser, write_held_out_users
 from tandem.ops.model_registry import RegisteredVersion
-from tests.inference_server.defects import correct_checksums
+from tests.support.checksums import correct_checksums
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle, mean_vector, state_of
 from trainer.registry.registry import Registry
 

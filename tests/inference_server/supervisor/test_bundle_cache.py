@@ -1,0 +1,62 @@
+"""The cache of bundles: what a registry or a damaged record says never leads out of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_server.core.errors import RegistryUnavailable
+from inference_server.supervisor.bundle_cache import BundleCache
+from tandem.ops.model_registry import RegisteredVersion
+
+
+class OneBundle:
+    """A registry whose every version is one file."""
+
+    async def download(self, version: RegisteredVersion, into: Path) -> Path:
+        (into / "bundle").mkdir()
+        (into / "bundle" / "file").write_text(version.number)
+        return into / "bundle"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> BundleCache:
+    return BundleCache(tmp_path / "data", model_name="tandem", alias="champion")
+
+
+async def test_a_link_in_the_place_of_a_version_is_neither_followed_nor_emptied(
+    cache: BundleCache, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("keep me")
+    (tmp_path / "data" / "bundles").mkdir(parents=True)
+    (tmp_path / "data" / "bundles" / "7").symlink_to(victim)
+    version = RegisteredVersion("7", "m", "")
+    registry: Any = OneBundle()
+    assert cache.find(version) is None
+    cache.discard(version)
+    cache.keep_only([])
+    with pytest.raises(RegistryUnavailable, match="symbolic link"):
+        await cache.download(version, registry)
+    assert (victim / "file").read_text() == "keep me"
+    assert (await cache.download(RegisteredVersion("8", "m", ""), registry) / "file").read_text() == "8"
+
+
+def test_the_bundle_of_a_folder_names_no_folder_of_the_cache(cache: BundleCache, tmp_path: Path) -> None:
+    kept = tmp_path / "data" / "bundles" / "1"
+    kept.mkdir(parents=True)
+    cache.discard(RegisteredVersion("", "", ""))
+    assert kept.is_dir()
+
+
+@pytest.mark.parametrize("number", ["../../victim", "/", "", "last_served.json", 1, None])
+def test_a_record_that_names_no_version_is_no_record(cache: BundleCache, tmp_path: Path, number: object) -> None:
+    record = tmp_path / "data" / "bundles" / "last_served.json"
+    record.parent.mkdir(parents=True)
+    version = {"number": number, "model_version": "m", "source": ""}
+    record.write_text(json.dumps({"model_name": "tandem", "alias": "champion", "version": version}))
+    assert cache.last_served() is None or cache.find(RegisteredVersion("", "m", "")) is None
