@@ -54,6 +54,7 @@ def to_response(answer: Answer) -> pb.RecommendResponse:
         source=WIRE_SOURCES[answer.source],
         degraded_reasons=answer.degraded_reasons,
         next_page_token=answer.next_page_token,
+        warnings=[warning.message for warning in answer.warnings],
     )
     _add_items(response, answer)
     return response
@@ -62,7 +63,10 @@ def to_response(answer: Answer) -> pb.RecommendResponse:
 def to_similar_response(answer: Answer) -> pb.SimilarItemsResponse:
     """An answer as SimilarItems returns it."""
     response = pb.SimilarItemsResponse(
-        request_id=answer.request_id, model_version=answer.model_version, variant=answer.variant
+        request_id=answer.request_id,
+        model_version=answer.model_version,
+        variant=answer.variant,
+        warnings=[warning.message for warning in answer.warnings],
     )
     _add_items(response, answer)
     return response

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from inference_server.core.degradation import Degraded, Source
+from inference_server.core.request_warnings import RequestWarning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,8 @@ class Answer:
     variant: str
     source: Source
     degraded_reasons: tuple[Degraded, ...]
+    warnings: tuple[RequestWarning, ...] = ()
+    """What is most likely wrong with the request."""
     next_page_token: str = ""
     """Empty: there is no further page."""
     propensities: list[float] | None = None

@@ -9,11 +9,13 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 
 import structlog
 
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
+from inference_server.core.degradation import Source as AnswerSource
 from inference_server.core.errors import DeadlineTooShort
 from inference_server.core.query import Query, SimilarQuery
 from inference_server.request.admission import Admission
@@ -28,7 +30,12 @@ from inference_server.request.pipeline import Pipeline
 from inference_server.request.similar_items import similar_items
 from inference_server.request.sources.registry import SOURCES
 from inference_server.request.sources.source import Source
-from inference_server.request.stages.filter_items import check_filter, look_up_long_list
+from inference_server.request.stages.filter_items import (
+    check_filter,
+    filter_warnings,
+    look_up_long_list,
+    recent_items_warnings,
+)
 from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.tracing import Tracing
@@ -106,7 +113,9 @@ class Recommender:
         try:
             seconds = self._admission.seconds_allowed(time_remaining_seconds)
             async with asyncio.timeout(seconds):
-                return await similar_items(query, self._admission.model(), self._threads)
+                found = await similar_items(query, self._admission.model(), self._threads)
+                self._statistics.count_warnings(found.warnings)
+                return found
         except TimeoutError as error:
             raise DeadlineTooShort("no answer was found in time") from error
         finally:
@@ -146,6 +155,7 @@ class Recommender:
         """Answers a request with its batch, or from memory when its time is nearly over."""
         await look_up_long_list(admitted.query.filter, admitted.model)
         check_filter(admitted.query.filter, admitted.model)
+        warnings = filter_warnings(admitted.query.filter, admitted.policy.rules, admitted.model)
         caller = admitted.caller
         last_moment_seconds = max(admitted.deadline - SECONDS_TO_ANSWER - time.monotonic(), 0.0)
         timer = asyncio.get_running_loop().call_later(last_moment_seconds, caller.deliver, None)
@@ -157,7 +167,12 @@ class Recommender:
         if result is None:
             result = self._pipeline.answer_from_memory(admitted).answer
         self._statistics.count_answer(result.source, result.degraded_reasons)
-        return result
+        if result.source is AnswerSource.POPULAR and admitted.query.recent_item_ids:
+            warnings += recent_items_warnings(admitted.query.recent_item_ids, admitted.model)
+        if not warnings:
+            return result
+        self._statistics.count_warnings(warnings)
+        return replace(result, warnings=warnings)
 
 
 async def _follow(source: Source) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
+from typing import Final
 
 import numpy as np
 
 from inference_server.core.answers import Answer, Reason
 from inference_server.core.degradation import Source
 from inference_server.core.errors import InvalidRequest, UnknownItem
-from inference_server.core.query import SimilarQuery
+from inference_server.core.query import Clause, SimilarQuery
 from inference_server.model.serving_model import ServingModel
 from inference_server.request.flow.limits import (
     DEFAULT_NUM_ITEMS,
@@ -22,9 +23,17 @@ from inference_server.request.flow.limits import (
     validate_num_items,
 )
 from inference_server.request.stages.answer import MAX_BECAUSE_ITEMS
-from inference_server.request.stages.filter_items import allowed_by_filter, check_filter, look_up_long_list
+from inference_server.request.stages.filter_items import (
+    allowed_by_filter,
+    check_filter,
+    filter_warnings,
+    look_up_long_list,
+)
 from tandem.contract import names
 from tandem.contract.vocabulary import MISSING_ROW, Rows, id_keys
+
+_NO_RULES: Final = Clause()
+"""Policies are for recommendations alone."""
 
 
 async def similar_items(query: SimilarQuery, model: ServingModel, threads: Executor) -> Answer:
@@ -66,6 +75,7 @@ async def similar_items(query: SimilarQuery, model: ServingModel, threads: Execu
         variant=model.variant,
         source=Source.RETRIEVED,
         degraded_reasons=(),
+        warnings=filter_warnings(query.filter, _NO_RULES, model),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from inference_server.core.breaker import BreakerState
 from inference_server.core.degradation import Degraded, Source
+from inference_server.core.request_warnings import WarningKind
 from inference_server.telemetry.histogram import Histogram
 from inference_server.telemetry.worker_metric import Merge, WorkerMetric, worker_metrics
 from tandem.ops.metrics import Kind
@@ -93,6 +94,20 @@ class WorkerMetrics:
             unit="answers",
             merge=Merge.SUM,
             investigate_when="Any reason grows. An answer with two reasons counts for both.",
+        ),
+    ]
+    warnings_by_kind: Annotated[
+        Counter[WarningKind],
+        WorkerMetric(
+            "tandem_request_warnings",
+            "Warnings in answers, by kind.",
+            Kind.COUNTER,
+            labels=("kind",),
+            values=tuple(WarningKind),
+            unit="warnings",
+            merge=Merge.SUM,
+            investigate_when="It grows: a caller filters by names that the catalogue does not have, or by all of its "
+            "items away; the answers say which.",
         ),
     ]
     undecodable_by_method: Annotated[

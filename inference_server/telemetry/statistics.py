@@ -7,12 +7,13 @@ observation, eight times what these do, and a request makes about ten.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded, Source
+from inference_server.core.request_warnings import RequestWarning
 from inference_server.telemetry.metrics import WorkerMetrics
 
 STORE: Final = "store"
@@ -60,6 +61,11 @@ class Statistics(WorkerMetrics):
         self.answers_by_source[source] += 1
         for reason in degraded_reasons:
             self.degraded_by_reason[reason] += 1
+
+    def count_warnings(self, warnings: Iterable[RequestWarning]) -> None:
+        """Counts the warnings of one answer."""
+        for warning in warnings:
+            self.warnings_by_kind[warning.kind] += 1
 
     def count_refusal(self, reason_kind: str, reason: str) -> None:
         """Counts one refused bundle."""

@@ -42,6 +42,7 @@ def recommend_payload(answer: Answer) -> dict[str, Any]:
         "source": _SOURCE_NAMES[answer.source],
         "degraded_reasons": list(answer.degraded_reasons),
         "next_page_token": answer.next_page_token,
+        "warnings": [warning.message for warning in answer.warnings],
     }
 
 
@@ -52,6 +53,7 @@ def similar_items_payload(answer: Answer) -> dict[str, Any]:
         "items": _items(answer),
         "model_version": answer.model_version,
         "variant": answer.variant,
+        "warnings": [warning.message for warning in answer.warnings],
     }
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.query import AttributePredicate, Clause
+from inference_server.core.request_warnings import RequestWarning
 from inference_server.model.catalogue.bitmap import Bitmap, bitmap_of_mask
 from inference_server.model.catalogue.catalogue import known_rows
 from inference_server.model.catalogue.clause_filter import ClauseFilter
 from inference_server.model.catalogue.filter_cache import FilterCache
+from inference_server.model.catalogue.filter_warnings import filter_warnings
 from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import KeyRows, RowVectors
@@ -35,6 +37,7 @@ class BundleCatalogue:
         self._filters = filters
         self._popularity = bundle.items.popularity
         self._clause_filter = ClauseFilter(bundle.items, bundle.rows_by_category)
+        self.clause_filters: tuple[ClauseFilter, ...] = (self._clause_filter,)
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
 
     def known_rows(self, keys: Keys) -> Rows:
@@ -79,6 +82,17 @@ class BundleCatalogue:
         """See `Catalogue.mask_without`."""
         mask = self._filters.masks_without_list.get((clauses, digest))
         return self._filters.add_mask_without_list(clauses, digest, self) if mask is None else mask
+
+    def warnings(self, clauses: tuple[Clause, ...], *, field: str) -> tuple[RequestWarning, ...]:
+        """See `Catalogue.warnings`."""
+        warnings = self._filters.warnings.get(clauses)
+        if warnings is None:
+            num_items = self.mask(clauses).num_items
+            warnings = filter_warnings(
+                clauses[0], self.clause_filters, field=field, num_items=num_items, has_rules=len(clauses) > 1
+            )
+            self._filters.warnings.add(clauses, warnings)
+        return warnings
 
     def knows_list(self, digest: bytes) -> bool:
         """See `Catalogue.knows_list`."""

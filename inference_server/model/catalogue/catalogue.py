@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.query import AttributePredicate, Clause
+from inference_server.core.request_warnings import RequestWarning
 from inference_server.model.catalogue.bitmap import Bitmap
+from inference_server.model.catalogue.clause_filter import ClauseFilter
 from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.features import KeyRows, RowVectors
 from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
@@ -35,6 +37,11 @@ class Catalogue(Protocol):
     @property
     def vectors(self) -> RowVectors:
         """(num_items, dim) float32: the item tower's vectors."""
+        ...
+
+    @property
+    def clause_filters(self) -> Sequence[ClauseFilter]:
+        """The filters of all parts of the catalogue."""
         ...
 
     @property
@@ -83,6 +90,12 @@ class Catalogue(Protocol):
 
     def mask_without(self, clauses: tuple[Clause, ...], digest: bytes) -> ItemMask:
         """Like `mask`, less the items of the long exclude list with this digest. Raises KeyError if it is unknown."""
+        ...
+
+    def warnings(self, clauses: tuple[Clause, ...], *, field: str) -> tuple[RequestWarning, ...]:
+        """What is most likely wrong with the first clause, a request's filter named `field`; the others are rules.
+
+        `field` must be the same in all calls."""
         ...
 
     def knows_list(self, digest: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,13 @@ class ClauseFilter:
         self._items = items
         self._rows_by_category = rows_by_category
         self._attributes: dict[str, AttributeColumn] = {}
+        self.categories = rows_by_category.keys()
+        """The categories that items have."""
+
+    @cached_property
+    def attribute_names(self) -> frozenset[str]:
+        """The attributes that items have."""
+        return self._items.attribute_names()
 
     def passes(self, clauses: Sequence[Clause]) -> npt.NDArray[np.bool_]:
         """Which items meet every clause: (items,) bool."""
@@ -42,7 +50,7 @@ class ClauseFilter:
         for index, predicate in enumerate(predicates):
             if predicate.min is None and predicate.max is None:
                 continue
-            column = self._attribute(predicate.name)
+            column = self.attribute(predicate.name)
             if column is not None and column.numbers is None:
                 bound = "min" if predicate.min is not None else "max"
                 raise InvalidRequest(f"{field}[{index}].{bound}", f"values of {predicate.name!r} are not numbers")
@@ -53,7 +61,7 @@ class ClauseFilter:
         A value that is not a number meets no bound and is no error: an operator's rule may put a bound on an attribute
         that is text in this catalogue, which no caller can fix.
         """
-        column = self._attribute(predicate.name)
+        column = self.attribute(predicate.name)
         if column is None:
             needs_value = predicate.any_of or predicate.min is not None or predicate.max is not None
             return np.full(len(self._items), not needs_value)
@@ -73,11 +81,13 @@ class ClauseFilter:
         by_item: npt.NDArray[np.bool_] = met[column.codes]
         return by_item
 
-    def _attribute(self, name: str) -> AttributeColumn | None:
+    def attribute(self, name: str) -> AttributeColumn | None:
+        """One attribute of all items; None if no item has it."""
         if name not in self._attributes:
+            if name not in self.attribute_names:
+                return None
             column = self._items.attribute(name)
-            if column is None:
-                return None  # not kept: callers could fill the memory with unknown names
+            assert column is not None, "its name is among the names"
             self._attributes[name] = column
         return self._attributes[name]
 

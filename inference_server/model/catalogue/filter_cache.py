@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from inference_server.core.query import Clause
+from inference_server.core.request_warnings import RequestWarning
 from inference_server.model.catalogue.bitmap import without_rows
 from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.catalogue.item_mask import ItemMask
@@ -52,6 +53,10 @@ class FilterCache:
         default_factory=lambda: NewestEntries(_MAX_MASKS)
     )
     """By clauses and the digest of the exclude list."""
+    warnings: NewestEntries[tuple[Clause, ...], tuple[RequestWarning, ...]] = field(
+        default_factory=lambda: NewestEntries(_MAX_MASKS)
+    )
+    """By clauses, of which the first is the request's."""
 
     def with_same_lists(self) -> FilterCache:
         """A cache for another catalogue of the same model: no masks yet, and the same lists."""

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.query import AttributePredicate, Clause
+from inference_server.core.request_warnings import RequestWarning
 from inference_server.model.catalogue.bitmap import Bitmap, add_rows, rows_in, without_rows
 from inference_server.model.catalogue.catalogue import Catalogue, known_rows
 from inference_server.model.catalogue.clause_filter import ClauseFilter
 from inference_server.model.catalogue.filter_cache import FilterCache
+from inference_server.model.catalogue.filter_warnings import filter_warnings
 from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.catalogue.live_items import LiveItems
 from tandem.contract.features import KeyRows, RowVectors
@@ -63,6 +65,7 @@ class LiveCatalogue:
         self._live = live
         self._filters = filters
         self._live_filter = ClauseFilter(live.table, live.table.rows_by_category())
+        self.clause_filters: tuple[ClauseFilter, ...] = (*bundle_catalogue.clause_filters, self._live_filter)
         self._ids = live.table.item_ids(range(len(live.rows)))
         self._hidden = live.hidden_from_bundle
         self._searched = live.searched
@@ -149,6 +152,17 @@ class LiveCatalogue:
         """See `Catalogue.mask_without`."""
         mask = self._filters.masks_without_list.get((clauses, digest))
         return self._filters.add_mask_without_list(clauses, digest, self) if mask is None else mask
+
+    def warnings(self, clauses: tuple[Clause, ...], *, field: str) -> tuple[RequestWarning, ...]:
+        """See `Catalogue.warnings`."""
+        warnings = self._filters.warnings.get(clauses)
+        if warnings is None:
+            num_items = self.mask(clauses).num_items
+            warnings = filter_warnings(
+                clauses[0], self.clause_filters, field=field, num_items=num_items, has_rules=len(clauses) > 1
+            )
+            self._filters.warnings.add(clauses, warnings)
+        return warnings
 
     def knows_list(self, digest: bytes) -> bool:
         """See `Catalogue.knows_list`."""

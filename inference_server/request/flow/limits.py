@@ -103,6 +103,8 @@ def _validate_predicate(field_path: str, predicate: AttributePredicate) -> None:
     for name, bound in (("min", predicate.min), ("max", predicate.max)):
         if bound is not None and bound != bound:
             raise InvalidRequest(f"{field_path}.{name}", "is not a number")
+    if predicate.min is not None and predicate.max is not None and predicate.min > predicate.max:
+        raise InvalidRequest(f"{field_path}.min", f"is {predicate.min:g}, above max {predicate.max:g}")
 
 
 _MAX_BYTES_PER_CHARACTER: Final = 4

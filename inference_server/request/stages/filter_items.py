@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inference_server.core.query import NO_FILTER, Clause, ItemFilter
+from inference_server.core.request_warnings import RequestWarning, WarningKind
 from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.engine.search import Allowed
 from inference_server.model.serving_model import ServingModel
@@ -52,6 +53,25 @@ def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
     """Raises InvalidRequest for a predicate that an attribute cannot have, before the request joins a batch."""
     if item_filter.attributes:
         model.catalogue.check(item_filter.attributes, field="filter.attributes")
+
+
+def filter_warnings(item_filter: ItemFilter, rules: Clause, model: ServingModel) -> tuple[RequestWarning, ...]:
+    """What is most likely wrong with a filter, beside a policy's rules. A filter that was seen before costs a look-up
+    or two."""
+    if item_filter is NO_FILTER:
+        return ()
+    clause = _clause(item_filter)
+    if clause.demands_nothing:
+        return ()
+    return model.catalogue.warnings((clause,) if rules.demands_nothing else (clause, rules), field="filter")
+
+
+def recent_items_warnings(item_ids: Sequence[str], model: ServingModel) -> tuple[RequestWarning, ...]:
+    """The warning that the catalogue has none of a request's recent items; for answers that are not personal."""
+    if len(model.known_rows(id_keys(item_ids))):
+        return ()
+    message = f"recent_item_ids: none of {len(item_ids)} is in the catalogue; the first is {item_ids[0]!r}"
+    return (RequestWarning(WarningKind.UNKNOWN_ITEMS, message),)
 
 
 def allowed_by_filter(item_filter: ItemFilter, model: ServingModel, excluded: Rows) -> Allowed:

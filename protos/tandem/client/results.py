@@ -82,6 +82,8 @@ class Recommendations:
     """What was skipped and why; empty when nothing was."""
     next_page_token: str
     """Token of the next page; empty if there is none."""
+    warnings: tuple[str, ...] = ()
+    """What is most likely wrong with the query, for example a category that no item has; empty if nothing is."""
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -98,6 +100,8 @@ class SimilarItems:
     """Nearest first, without repeats."""
     model_version: str
     variant: str
+    warnings: tuple[str, ...] = ()
+    """As in `Recommendations`."""
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -168,13 +172,18 @@ def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
         source=_SOURCES.get(wire.source, Source.UNSPECIFIED),
         degraded_reasons=tuple(wire.degraded_reasons),
         next_page_token=wire.next_page_token,
+        warnings=tuple(wire.warnings),
     )
 
 
 def similar_items_of(wire: pb.SimilarItemsResponse) -> SimilarItems:
     """Converts a wire message."""
     return SimilarItems(
-        request_id=wire.request_id, items=_items(wire.items), model_version=wire.model_version, variant=wire.variant
+        request_id=wire.request_id,
+        items=_items(wire.items),
+        model_version=wire.model_version,
+        variant=wire.variant,
+        warnings=tuple(wire.warnings),
     )
 
 

@@ -63,6 +63,11 @@ class AttributeColumn:
     numbers: npt.NDArray[np.float64] | None
     """(values,) float64; None unless every value is a number."""
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether some value is a number."""
+        return self.numbers is not None or any(_is_number(text) for text in self.values)
+
 
 class ItemTable:
     """The catalogue in row order: row i is row i of the item vectors and of the vocabulary.
@@ -175,6 +180,12 @@ class ItemTable:
         """(items,) int64: all rows, most popular first, equally popular ones in row order."""
         return np.argsort(-self.popularity, kind="stable")
 
+    def attribute_names(self) -> frozenset[str]:
+        """Names of the attributes that some item has."""
+        attributes = _column(self._table, names.ATTRIBUTES)
+        first, last = (attributes.offsets[0].as_py(), attributes.offsets[-1].as_py()) if len(self) else (0, 0)
+        return frozenset(pc.unique(attributes.keys.slice(first, last - first)).to_pylist())
+
     def attribute(self, name: str) -> AttributeColumn | None:
         """One attribute of all items; None if no item has it."""
         attributes = _column(self._table, names.ATTRIBUTES)
@@ -199,6 +210,13 @@ class ItemTable:
     def categories(self) -> Sequence[Sequence[str]]:
         """Categories of every row."""
         return list(_column(self._table, names.CATEGORIES).to_pylist())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) == float(text)
+    except ValueError:
+        return False
 
 
 def _parsed_numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:

@@ -272,6 +272,7 @@ class RecommendResponse(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names this answer in logs and, later, in events."""
     model_version: _builtins.str
@@ -292,6 +293,13 @@ class RecommendResponse(_message.Message):
     def degraded_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was skipped and why; empty when nothing was."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the request asks for that is no error, and most likely not what was meant: a category, attribute or value that no
+        item has, with the name that comes nearest; a filter that no item passes; `recent_item_ids` of which none is known.
+        Each begins with the path of the field. At most 11.
+        """
+
     def __init__(
         self,
         *,
@@ -302,10 +310,11 @@ class RecommendResponse(_message.Message):
         source: Global___RecommendationSource.ValueType = ...,
         degraded_reasons: _abc.Iterable[_builtins.str] | None = ...,
         next_page_token: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_reasons", b"degraded_reasons", "items", b"items", "model_version", b"model_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "source", b"source", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_reasons", b"degraded_reasons", "items", b"items", "model_version", b"model_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "source", b"source", "variant", b"variant", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -530,12 +539,17 @@ class SimilarItemsResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     model_version: _builtins.str
     variant: _builtins.str
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendedItem]:
         """Best first, without repeats."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in `RecommendResponse`."""
 
     def __init__(
         self,
@@ -544,10 +558,11 @@ class SimilarItemsResponse(_message.Message):
         items: _abc.Iterable[Global___RecommendedItem] | None = ...,
         model_version: _builtins.str = ...,
         variant: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model_version", b"model_version", "request_id", b"request_id", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "model_version", b"model_version", "request_id", b"request_id", "variant", b"variant", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ from inference_server.bundle_check.report import CheckReport
 from inference_server.control.snapshot import Plain, add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded, Source
+from inference_server.core.request_warnings import WarningKind
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.metrics import StatisticsCollector
 from inference_server.supervisor.process_usage import ProcessUsage, usage
@@ -58,6 +59,7 @@ def busy_worker(number: int) -> Statistics:
     statistics.writes_refused["backlog"] += number
     statistics.append_seconds.observe(0.003)
     statistics.undecodable_by_method["grpc.health.v1.Health/Check"] += number
+    statistics.warnings_by_kind[WarningKind.UNKNOWN_CATEGORY] += number
     statistics.stream_backlog = {"events": 10 - number, "item-changes": number}
     statistics.breakers = {
         "store": ("closed", "open", "half_open")[number % 3],

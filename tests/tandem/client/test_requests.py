@@ -76,6 +76,7 @@ async def test_every_argument_of_recommend_is_sent_and_every_field_read(kind: st
         source=pb.RECOMMENDATION_SOURCE_RANKED,
         degraded_reasons=["store_timeout"],
         next_page_token="t2",
+        warnings=["w"],
     )
     async with scripted(step) as server, connected(kind, server.address) as client:
         answer = await client.recommend(
@@ -105,6 +106,7 @@ async def test_every_argument_of_recommend_is_sent_and_every_field_read(kind: st
     assert (answer.request_id, answer.model_version, answer.variant) == ("r", "m", "champion")
     assert (answer.items, answer.item_ids) == (READ_ITEMS, ("a", "c"))
     assert (answer.source, answer.degraded_reasons, answer.next_page_token) == (Source.RANKED, ("store_timeout",), "t2")
+    assert answer.warnings == ("w",)
 
 
 @pytest.mark.process
@@ -116,14 +118,14 @@ async def test_defaults_are_those_of_the_server(kind: str) -> None:
 
 @pytest.mark.process
 async def test_similar_items(kind: str) -> None:
-    step = answers(request_id="r", items=ITEMS, model_version="m", variant="champion")
+    step = answers(request_id="r", items=ITEMS, model_version="m", variant="champion", warnings=["w"])
     async with scripted(step) as server, connected(kind, server.address) as client:
         answer = await client.similar_items(["x"], num_items=2, filter=FILTER, explain=True)
     assert server.attempts[0].request == pb.SimilarItemsRequest(
         item_ids=["x"], num_items=2, filter=WIRE_FILTER, explain=True
     )
     assert (answer.request_id, answer.model_version, answer.variant) == ("r", "m", "champion")
-    assert (answer.items, answer.item_ids) == (READ_ITEMS, ("a", "c"))
+    assert (answer.items, answer.item_ids, answer.warnings) == (READ_ITEMS, ("a", "c"), ("w",))
 
 
 @pytest.mark.process
