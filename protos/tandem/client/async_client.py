@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
+from tandem.client.arguments import check_iterable, integer
 from tandem.client.attempts import Answered, Outcome, Start
 from tandem.client.connection import Endpoint
 from tandem.client.core import (
@@ -74,7 +75,7 @@ class AsyncTandemClient(ClientCore):
             explain=explain,
             scenario=scenario,
             page_token=page_token,
-            context=context or {},
+            context={} if context is None else context,
         )
         return await self._carry_out(self._recommend_call(query, deadline_ms))
 
@@ -91,7 +92,7 @@ class AsyncTandemClient(ClientCore):
         `deadline_ms` applies to each page. Raises TandemError; PageExpired if the bundle changed between pages.
         """
         query = Query(user_id=user_id, **options)
-        for _ in range(max_pages):
+        for _ in range(integer("max_pages", max_pages)):
             page = await self._carry_out(self._recommend_call(query, deadline_ms))
             yield page
             if not page.next_page_token:
@@ -145,14 +146,15 @@ class AsyncTandemClient(ClientCore):
         retried: if TandemError is raised, the unanswered queries can be sent as a new batch.
         """
         self._check_open()
+        check_iterable("requests", requests, "pairs of a correlation id and a Query")
         progress = BatchProgress(max_in_flight=max_in_flight, deadline_ms=deadline_ms)
         window = asyncio.Semaphore(max_in_flight)
 
         async def feed() -> AsyncIterator[pb.RecommendBatchRequest]:
             try:
-                async for correlation_id, query in _async_iterator(requests):
+                async for entry in _async_iterator(requests):
                     await window.acquire()
-                    request = batch_request(correlation_id, query)
+                    request = batch_request(entry)
                     progress.num_sent += 1
                     yield request
             except Exception as error:  # gRPC would log it and say only that the call was cancelled
@@ -169,8 +171,11 @@ class AsyncTandemClient(ClientCore):
             raise progress.error_of(failure_of(error.code(), error.details(), error.trailing_metadata())) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and not (task and task.cancelling()):  # the stream was cancelled, not its reader
-                raise closed_meanwhile() from None
+            if not (task and task.cancelling()):  # the stream was cancelled, not its reader
+                if progress.feed_error is not None:
+                    raise progress.feed_error from None
+                if self._closed:
+                    raise closed_meanwhile() from None
             raise
         finally:
             call.cancel()

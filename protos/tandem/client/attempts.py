@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import grpc
 
+from tandem.client.arguments import integer, invalid, number
 from tandem.client.errors import Failure, error_of
 
 _MILLITOKENS: Final = 1000
@@ -35,7 +36,7 @@ _READY_ATTEMPT_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When and how often a call is retried. Raises ValueError, naming the field."""
+    """When and how often a call is retried. Raises InvalidArgument, naming the field."""
 
     max_attempts: int = 3
     """Maximum number of attempts per call, including the first and hedges. 1: no retries."""
@@ -52,16 +53,17 @@ class RetryPolicy:
     """Tokens returned by each answered call: retries and hedges are at most this share of the answers."""
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts: at least 1, not {self.max_attempts}")
-        if self.backoff_multiplier < 1:
-            raise ValueError(f"backoff_multiplier: at least 1, not {self.backoff_multiplier}")
-        if not 0 <= self.initial_backoff_ms <= self.max_backoff_ms:
-            raise ValueError(f"initial_backoff_ms: 0 to max_backoff_ms, not {self.initial_backoff_ms}")
-        if self.budget_tokens < 0:
-            raise ValueError(f"budget_tokens: at least 0, not {self.budget_tokens}")
-        if not 0 <= self.budget_ratio <= 1:
-            raise ValueError(f"budget_ratio: 0 to 1, not {self.budget_ratio}")
+        if integer("max_attempts", self.max_attempts) < 1:
+            raise invalid("max_attempts", f"at least 1, not {self.max_attempts}")
+        if not number("backoff_multiplier", self.backoff_multiplier) >= 1:
+            raise invalid("backoff_multiplier", f"at least 1, not {self.backoff_multiplier}")
+        longest = number("max_backoff_ms", self.max_backoff_ms)
+        if not 0 <= number("initial_backoff_ms", self.initial_backoff_ms) <= longest:
+            raise invalid("initial_backoff_ms", f"0 to max_backoff_ms, not {self.initial_backoff_ms}")
+        if integer("budget_tokens", self.budget_tokens) < 0:
+            raise invalid("budget_tokens", f"at least 0, not {self.budget_tokens}")
+        if not 0 <= number("budget_ratio", self.budget_ratio) <= 1:
+            raise invalid("budget_ratio", f"0 to 1, not {self.budget_ratio}")
 
     def pause_seconds(self, num_attempts: int, failure: Failure) -> float:
         """Pause after the failure of attempt number `num_attempts`: the delay the server asks for, plus backoff."""

@@ -15,6 +15,8 @@ from typing import Final
 
 import grpc
 
+from tandem.client.arguments import flag, invalid, text
+
 _PLAINTEXT: Final = "grpc://"
 _TLS: Final = "grpcs://"
 _GRPC_SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:")
@@ -52,21 +54,26 @@ def endpoint(
     client_key: PemSource | None,
     keepalive_seconds: float,
 ) -> Endpoint:
-    """Parses address and credentials. Raises ValueError, naming the argument; OSError if a file is unreadable."""
+    """Parses address and credentials. Raises InvalidArgument, naming the argument."""
+    text("address", address)
+    flag("insecure", insecure)
     certificates = (root_certificates, client_certificate, client_key)
     if address.startswith(_PLAINTEXT):
         insecure = True
     elif address.startswith(_TLS) and insecure:
-        raise ValueError(f"insecure: contradicts the address {address}")
+        raise invalid("insecure", f"contradicts the address {address}")
     if insecure and any(certificate is not None for certificate in certificates):
-        raise ValueError("root_certificates, client_certificate, client_key: of no use on a plaintext connection")
+        raise invalid("root_certificates, client_certificate, client_key", "of no use on a plaintext connection")
     if (client_certificate is None) != (client_key is None):
-        raise ValueError("client_certificate and client_key: both or neither")
-    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-        raise ValueError("api_key: printable ASCII, not empty")
+        raise invalid("client_certificate and client_key", "both or neither")
+    if api_key is not None and not (
+        isinstance(api_key, str) and api_key.isascii() and api_key.isprintable() and api_key.strip()
+    ):
+        raise invalid("api_key", "printable ASCII, not empty")
     credentials = None
     if not insecure:
-        roots, chain, key = (_pem(certificate) for certificate in certificates)
+        names = ("root_certificates", "client_certificate", "client_key")
+        roots, chain, key = (_pem(name, source) for name, source in zip(names, certificates, strict=True))
         credentials = grpc.ssl_channel_credentials(root_certificates=roots, private_key=key, certificate_chain=chain)
     return Endpoint(
         target=_target(address),
@@ -98,11 +105,14 @@ def _target(address: str) -> str:
     if target.startswith(_GRPC_SCHEMES):
         return target
     if not _HOST_AND_PORT.fullmatch(target):
-        raise ValueError(
-            f"address: host:port, grpc://host:port (plaintext) or grpcs://host:port (TLS), not {address!r}"
-        )
+        raise invalid("address", f"host:port, grpc://host:port (plaintext) or grpcs://host:port (TLS), not {address!r}")
     return f"dns:///{target}"
 
 
-def _pem(source: PemSource | None) -> bytes | None:
-    return source if source is None or isinstance(source, bytes) else Path(source).read_bytes()
+def _pem(name: str, source: PemSource | None) -> bytes | None:
+    if source is None or isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except (OSError, TypeError, ValueError) as error:
+        raise invalid(name, f"PEM as bytes, or the path of a readable file: {error}") from error

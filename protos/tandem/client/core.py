@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,9 +12,10 @@ import grpc
 from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
+from tandem.client.arguments import instance, integer, invalid, seconds
 from tandem.client.attempts import Plan, RetryBudget, RetryPolicy, attempts, until_ready
 from tandem.client.connection import Endpoint, PemSource, endpoint
-from tandem.client.errors import Failure, TandemError, batch_failure_of, error_of
+from tandem.client.errors import ClientClosed, Failure, TandemError, batch_failure_of, error_of
 from tandem.client.query import Filter, Query, recommend_request, similar_items_request
 from tandem.client.results import (
     Recommendations,
@@ -115,7 +115,7 @@ class ClientCore(ABC):
         connection with waiting calls is closed after 1.25 times `keepalive_seconds` without traffic; the server must
         allow pings that often.
 
-        Raises ValueError, naming the argument.
+        Raises InvalidArgument, naming the argument.
         """
         reached = endpoint(
             address,
@@ -124,12 +124,12 @@ class ClientCore(ABC):
             root_certificates=root_certificates,
             client_certificate=client_certificate,
             client_key=client_key,
-            keepalive_seconds=_seconds("keepalive_seconds", keepalive_seconds, unit_seconds=1.0),
+            keepalive_seconds=seconds("keepalive_seconds", keepalive_seconds, unit_seconds=1.0),
         )
         self._deadline_ms = deadline_ms
-        _seconds("deadline_ms", deadline_ms)
-        self._hedge_after_seconds = None if hedge_after_ms is None else _seconds("hedge_after_ms", hedge_after_ms)
-        self._policy = retry or RetryPolicy()
+        seconds("deadline_ms", deadline_ms)
+        self._hedge_after_seconds = None if hedge_after_ms is None else seconds("hedge_after_ms", hedge_after_ms)
+        self._policy = RetryPolicy() if retry is None else instance("retry", retry, RetryPolicy)
         self._budget = RetryBudget(self._policy)
         self._closed = False
         self._metadata = reached.metadata
@@ -189,7 +189,7 @@ class ClientCore(ABC):
             request=health_pb2.HealthCheckRequest(service=_SERVICE),
             plan=until_ready(
                 lambda response: bool(response.status == health_pb2.HealthCheckResponse.SERVING),
-                timeout_seconds=_seconds("timeout_seconds", timeout_seconds, unit_seconds=1.0),
+                timeout_seconds=seconds("timeout_seconds", timeout_seconds, unit_seconds=1.0),
             ),
             read=lambda _: None,
         )
@@ -199,13 +199,13 @@ class ClientCore(ABC):
         return attempts(
             self._policy,
             self._budget,
-            deadline_seconds=_seconds("deadline_ms", self._deadline_ms if deadline_ms is None else deadline_ms),
+            deadline_seconds=seconds("deadline_ms", self._deadline_ms if deadline_ms is None else deadline_ms),
             hedge_after_seconds=self._hedge_after_seconds if hedged and method in HEDGEABLE else None,
         )
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RuntimeError("the client is closed")
+            raise ClientClosed(Failure(code=grpc.StatusCode.CANCELLED, message="the client is closed", num_attempts=0))
 
     def _check_not_closed_meanwhile(self) -> None:
         """Raises Cancelled for a call in progress; the closed channel would raise an error of its own."""
@@ -230,10 +230,10 @@ class BatchProgress:
     """Progress of a batch, updated both by the sender of requests and by the reader of answers."""
 
     def __init__(self, *, max_in_flight: int, deadline_ms: float) -> None:
-        """Raises ValueError, naming the argument."""
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight: at least 1, not {max_in_flight}")
-        self.deadline_seconds = _seconds("deadline_ms", deadline_ms)
+        """Raises InvalidArgument."""
+        if integer("max_in_flight", max_in_flight) < 1:
+            raise invalid("max_in_flight", f"at least 1, not {max_in_flight}")
+        self.deadline_seconds = seconds("deadline_ms", deadline_ms)
         self._give_up_at = time.monotonic() + self.deadline_seconds
         self.num_sent = 0
         self.num_answered = 0
@@ -249,8 +249,10 @@ class BatchProgress:
         if self.num_answered < self.num_sent:
             raise self._ended_early()
 
-    def error_of(self, failure: Failure) -> TandemError:
-        """The exception for a stream that ended with `failure`."""
+    def error_of(self, failure: Failure) -> Exception:
+        """The exception for a stream that ended with `failure`: the one of the caller's requests, if there is one."""
+        if self.feed_error is not None:
+            return self.feed_error
         if (failure.code, failure.message) == _LOST_STATUS:
             return self._ended_early()
         return error_of(failure)
@@ -265,9 +267,3 @@ class BatchProgress:
 def to_bytes(request: Message) -> bytes:
     """The request in wire format."""
     return request.SerializeToString()
-
-
-def _seconds(name: str, value: float, *, unit_seconds: float = 1e-3) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: more than 0 and finite, not {value}")
-    return value * unit_seconds

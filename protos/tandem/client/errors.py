@@ -2,6 +2,7 @@
 
 TandemError                 a call without an answer, with its status code and number of attempts
 +-- InvalidRequest          a field of the request is outside what the API allows: `field`, `description`
+|   +-- InvalidArgument     an argument that cannot be sent to any server: nothing was sent; also ValueError, TypeError
 |   +-- PageExpired         `page_token` belongs to another bundle or other arguments: start again at the first page
 +-- NotFound                `similar_items` names an item that is not in the catalogue
 +-- OverCapacity            the server accepts no more requests now: `retry_after_seconds`
@@ -9,11 +10,12 @@ TandemError                 a call without an answer, with its status code and n
 +-- Unavailable             no server answers at the address, or it serves no model yet
 +-- Unauthenticated         credentials are missing, wrong or insufficient
 +-- Cancelled               the client was closed during the call, or an intermediary cancelled it
+|   +-- ClientClosed        a call on a client that was closed before; also RuntimeError
 +-- ServerError             the server failed or does not know the method: find `request_id` in the server's log
 
-Arguments that cannot be sent to any server (an address without a port, a string instead of a list of strings) raise
-ValueError or TypeError, and a call on a closed client raises RuntimeError: these are bugs in the program, not outcomes
-of a call.
+No exception of gRPC or protobuf leaves the client. InvalidArgument (an address without a port, a string instead of a
+list of strings, a time without a zone) and ClientClosed are bugs in the program, not outcomes of a call; so they are
+also what Python raises for such bugs.
 
 `EXCEPTION_OF` is the only table from status code to exception, for calls and for batch entries.
 """
@@ -88,6 +90,10 @@ class InvalidRequest(TandemError):
         return self.failure.description
 
 
+class InvalidArgument(InvalidRequest, ValueError, TypeError):
+    """An argument that cannot be sent: it has the wrong type, or the wire cannot hold its value. Nothing was sent."""
+
+
 class PageExpired(InvalidRequest):
     """The page token belongs to a bundle that is no longer served, or to other arguments."""
 
@@ -119,6 +125,10 @@ class Unauthenticated(TandemError):
 
 class Cancelled(TandemError):
     """The client was closed during the call, or an intermediary cancelled it."""
+
+
+class ClientClosed(Cancelled, RuntimeError):
+    """The client was closed before the call."""
 
 
 class ServerError(TandemError):

@@ -6,10 +6,11 @@ checks what would otherwise be sent as something other than the caller meant.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self, TypedDict
 
+from tandem.client.arguments import flag, instance, integer, invalid, listed, number, pairs, shown, text, texts
 from tandem.v1 import recommendation_pb2 as pb
 
 
@@ -91,57 +92,65 @@ class Query:
 
 
 def recommend_request(query: Query) -> pb.RecommendRequest:
-    """The wire message of a query. Raises TypeError for a string instead of a list of strings."""
+    """The wire message of a query. Raises InvalidArgument."""
+    instance("query", query, Query)
     return pb.RecommendRequest(
-        user_id=query.user_id,
-        num_items=query.num_items,
-        recent_item_ids=_texts("recent_item_ids", query.recent_item_ids),
-        context=query.context,
+        user_id=text("user_id", query.user_id),
+        num_items=integer("num_items", query.num_items),
+        recent_item_ids=texts("recent_item_ids", query.recent_item_ids),
+        context={name: text(f"context[{name!r}]", value) for name, value in pairs("context", query.context)},
         filter=_filter(query.filter),
-        exclude_seen=query.exclude_seen,
-        diversity=query.diversity,
-        explain=query.explain,
-        page_token=query.page_token,
-        scenario=query.scenario,
+        exclude_seen=flag("exclude_seen", query.exclude_seen),
+        diversity=None if query.diversity is None else number("diversity", query.diversity),
+        explain=flag("explain", query.explain),
+        page_token=text("page_token", query.page_token),
+        scenario=text("scenario", query.scenario),
     )
 
 
 def similar_items_request(
     item_ids: Sequence[str], *, num_items: int, filter: Filter, explain: bool
 ) -> pb.SimilarItemsRequest:
-    """The wire message of a query for similar items. Raises TypeError for a string instead of a list of strings."""
+    """The wire message of a query for similar items. Raises InvalidArgument."""
     return pb.SimilarItemsRequest(
-        item_ids=_texts("item_ids", item_ids), num_items=num_items, filter=_filter(filter), explain=explain
+        item_ids=texts("item_ids", item_ids),
+        num_items=integer("num_items", num_items),
+        filter=_filter(filter),
+        explain=flag("explain", explain),
     )
 
 
-def batch_request(correlation_id: str, query: Query) -> pb.RecommendBatchRequest:
-    """The wire message of a batch entry."""
-    return pb.RecommendBatchRequest(correlation_id=correlation_id, request=recommend_request(query))
+def batch_request(entry: tuple[str, Query]) -> pb.RecommendBatchRequest:
+    """The wire message of a batch entry, a correlation id and a query. Raises InvalidArgument."""
+    if not isinstance(entry, tuple | list) or len(entry) != 2:
+        raise invalid("requests", f"pairs of a correlation id and a Query, not {shown(entry)}")
+    correlation_id, query = entry
+    return pb.RecommendBatchRequest(
+        correlation_id=text("correlation_id", correlation_id), request=recommend_request(query)
+    )
 
 
 def _filter(filter: Filter) -> pb.RecommendFilter | None:
-    if filter == NO_FILTER:
-        return None
-    return pb.RecommendFilter(
-        include_categories=_texts("filter.include_categories", filter.include_categories),
-        exclude_categories=_texts("filter.exclude_categories", filter.exclude_categories),
-        exclude_item_ids=_texts("filter.exclude_item_ids", filter.exclude_item_ids),
+    instance("filter", filter, Filter)
+    wire = pb.RecommendFilter(
+        include_categories=texts("filter.include_categories", filter.include_categories),
+        exclude_categories=texts("filter.exclude_categories", filter.exclude_categories),
+        exclude_item_ids=texts("filter.exclude_item_ids", filter.exclude_item_ids),
         attributes=[
-            pb.AttributePredicate(
-                name=predicate.name,
-                any_of=_texts("filter.attributes.any_of", predicate.any_of),
-                none_of=_texts("filter.attributes.none_of", predicate.none_of),
-                min=predicate.min,
-                max=predicate.max,
-            )
-            for predicate in filter.attributes
+            _predicate(f"filter.attributes[{index}]", predicate)
+            for index, predicate in enumerate(listed("filter.attributes", filter.attributes, "AttributePredicate"))
         ],
     )
+    # Compared on the wire: fields of foreign types, such as arrays, do not compare to a single truth value.
+    return wire if wire.ListFields() else None
 
 
-def _texts(name: str, values: Iterable[str]) -> Iterable[str]:
-    """Returns `values`. A string is a sequence of strings too, and would be sent as one id per letter."""
-    if isinstance(values, str):
-        raise TypeError(f"{name}: a list of texts, not the text {values!r}")
-    return values
+def _predicate(field: str, predicate: AttributePredicate) -> pb.AttributePredicate:
+    instance(field, predicate, AttributePredicate)
+    return pb.AttributePredicate(
+        name=text(f"{field}.name", predicate.name),
+        any_of=texts(f"{field}.any_of", predicate.any_of),
+        none_of=texts(f"{field}.none_of", predicate.none_of),
+        min=None if predicate.min is None else number(f"{field}.min", predicate.min),
+        max=None if predicate.max is None else number(f"{field}.max", predicate.max),
+    )

@@ -14,6 +14,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
+from tandem.client.arguments import check_iterable, integer
 from tandem.client.attempts import Answered, Outcome, Start
 from tandem.client.connection import Endpoint
 from tandem.client.core import (
@@ -77,7 +78,7 @@ class TandemClient(ClientCore):
             explain=explain,
             scenario=scenario,
             page_token=page_token,
-            context=context or {},
+            context={} if context is None else context,
         )
         return self._carry_out(self._recommend_call(query, deadline_ms))
 
@@ -94,7 +95,7 @@ class TandemClient(ClientCore):
         `deadline_ms` applies to each page. Raises TandemError; PageExpired if the bundle changed between pages.
         """
         query = Query(user_id=user_id, **options)
-        for _ in range(max_pages):
+        for _ in range(integer("max_pages", max_pages)):
             page = self._carry_out(self._recommend_call(query, deadline_ms))
             yield page
             if not page.next_page_token:
@@ -148,16 +149,17 @@ class TandemClient(ClientCore):
         is retried: if TandemError is raised, the unanswered queries can be sent as a new batch.
         """
         self._check_open()
+        check_iterable("requests", requests, "pairs of a correlation id and a Query")
         progress = BatchProgress(max_in_flight=max_in_flight, deadline_ms=deadline_ms)
         window = threading.Semaphore(max_in_flight)
 
         def feed() -> Iterator[pb.RecommendBatchRequest]:
             try:
-                for correlation_id, query in requests:
+                for entry in requests:
                     window.acquire()
                     if progress.ended:
                         return
-                    request = batch_request(correlation_id, query)
+                    request = batch_request(entry)
                     progress.num_sent += 1
                     yield request
             except Exception as error:  # gRPC would log it and say only "exception iterating requests"

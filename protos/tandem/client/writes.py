@@ -11,10 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from google.protobuf.struct_pb2 import Value
 
+from tandem.client.arguments import flag, instance, integer, invalid, listed, number, pairs, shown, text, texts, time
 from tandem.v1 import recommendation_pb2 as pb
+
+_WIRE_PREFIX: Final = "EVENT_TYPE_"
 
 
 class EventType(StrEnum):
@@ -39,7 +43,8 @@ class Event:
 
     user_id: str
     item_id: str
-    type: EventType
+    type: EventType | str
+    """An `EventType`, or its name in any case."""
     value: float = 0.0
     """The rating, 1 to 5, or the dwell time in milliseconds. Unused for other types."""
     occurred_at: datetime | None = None
@@ -67,55 +72,61 @@ class Item:
 
 
 def record_events_request(events: Iterable[Event]) -> pb.RecordEventsRequest:
-    """The wire message that records events. Raises ValueError for a time without a time zone."""
-    return pb.RecordEventsRequest(events=map(_event, events))
+    """The wire message that records events. Raises InvalidArgument."""
+    listing = listed("events", events, "Event")
+    return pb.RecordEventsRequest(events=[_event(f"events[{index}]", event) for index, event in enumerate(listing)])
 
 
 def upsert_items_request(items: Iterable[Item]) -> pb.UpsertItemsRequest:
-    """The wire message that adds or replaces items. Raises TypeError unless attributes are strings or numbers."""
-    return pb.UpsertItemsRequest(items=map(_item, items))
+    """The wire message that adds or replaces items. Raises InvalidArgument."""
+    listing = listed("items", items, "Item")
+    return pb.UpsertItemsRequest(items=[_item(f"items[{index}]", item) for index, item in enumerate(listing)])
 
 
 def delete_items_request(item_ids: Iterable[str]) -> pb.DeleteItemsRequest:
-    """The wire message that removes items. Raises TypeError for a string instead of a list of strings."""
-    if isinstance(item_ids, str):
-        raise TypeError(f"item_ids: a list of texts, not the text {item_ids!r}")
-    return pb.DeleteItemsRequest(item_ids=item_ids)
+    """The wire message that removes items. Raises InvalidArgument."""
+    return pb.DeleteItemsRequest(item_ids=texts("item_ids", item_ids))
 
 
-def _event(event: Event) -> pb.Event:
+def _event(field: str, event: Event) -> pb.Event:
+    instance(field, event, Event)
     wire = pb.Event(
-        event_id=event.event_id,
-        user_id=event.user_id,
-        item_id=event.item_id,
-        type=pb.EventType.Value(f"EVENT_TYPE_{event.type}"),
-        value=event.value,
-        request_id=event.request_id,
-        position=event.position,
+        event_id=text(f"{field}.event_id", event.event_id),
+        user_id=text(f"{field}.user_id", event.user_id),
+        item_id=text(f"{field}.item_id", event.item_id),
+        type=_event_type(f"{field}.type", event.type),
+        value=number(f"{field}.value", event.value),
+        request_id=text(f"{field}.request_id", event.request_id),
+        position=None if event.position is None else integer(f"{field}.position", event.position),
     )
     if event.occurred_at is not None:
-        if event.occurred_at.tzinfo is None:
-            raise ValueError(f"occurred_at: a time with a time zone, not {event.occurred_at}")
-        wire.occurred_at.FromDatetime(event.occurred_at)
+        wire.occurred_at.FromDatetime(time(f"{field}.occurred_at", event.occurred_at))
     return wire
 
 
-def _item(item: Item) -> pb.Item:
-    if isinstance(item.categories, str):
-        raise TypeError(f"categories: a list of texts, not the text {item.categories!r}")
+def _event_type(field: str, given: EventType | str) -> pb.EventType.ValueType:
+    name = given.upper().removeprefix(_WIRE_PREFIX) if isinstance(given, str) else None
+    if name not in EventType.__members__:
+        raise invalid(field, f"one of {', '.join(EventType)}, in any case, not {shown(given)}")
+    return pb.EventType.Value(f"{_WIRE_PREFIX}{name}")
+
+
+def _item(field: str, item: Item) -> pb.Item:
+    instance(field, item, Item)
     return pb.Item(
-        item_id=item.item_id,
-        title=item.title,
-        description=item.description,
-        categories=item.categories,
-        attributes={name: _value(name, value) for name, value in item.attributes.items()},
-        available=item.available,
+        item_id=text(f"{field}.item_id", item.item_id),
+        title=text(f"{field}.title", item.title),
+        description=text(f"{field}.description", item.description),
+        categories=texts(f"{field}.categories", item.categories),
+        attributes={
+            name: _value(f"{field}.attributes[{name!r}]", value)
+            for name, value in pairs(f"{field}.attributes", item.attributes)
+        },
+        available=flag(f"{field}.available", item.available),
     )
 
 
-def _value(name: str, value: str | float) -> Value:
+def _value(field: str, value: str | float) -> Value:
     if isinstance(value, str):
-        return Value(string_value=value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"attributes: {name} must be a text or a number, not {value!r}")
-    return Value(number_value=value)
+        return Value(string_value=text(field, value))
+    return Value(number_value=number(field, value, what="a text or a number"))

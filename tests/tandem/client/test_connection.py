@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tandem.client import AsyncTandemClient, TandemClient, Unavailable
+from tandem.client import AsyncTandemClient, InvalidArgument, TandemClient, Unavailable
 from tandem.client.connection import Endpoint, endpoint
 from tests.support.certificates import Authority
 from tests.support.serving import wait_until
@@ -77,7 +77,7 @@ def test_invalid_settings_are_named(address: str, settings: dict[str, Any], mess
 
 
 def test_a_certificate_file_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(InvalidArgument, match=r"^root_certificates: .*No such file .*missing\.pem"):
         TandemClient("grpcs://a:1", root_certificates=tmp_path / "missing.pem")
 
 

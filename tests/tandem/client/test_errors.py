@@ -24,7 +24,7 @@ def test_every_exception_is_raised_for_some_code_and_is_public_and_drawn() -> No
     import tandem.client
 
     kinds = _classes(TandemError) - {TandemError}
-    assert kinds == set(EXCEPTION_OF.values()) | {errors.PageExpired}
+    assert kinds == set(EXCEPTION_OF.values()) | {errors.PageExpired, errors.InvalidArgument, errors.ClientClosed}
     assert {kind.__name__ for kind in kinds} <= set(tandem.client.__all__)
     assert [kind.__name__ for kind in kinds if f"+-- {kind.__name__} " not in (errors.__doc__ or "")] == []
 

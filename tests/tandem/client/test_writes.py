@@ -95,14 +95,14 @@ def test_writes_have_their_own_deadline(client: type[TandemClient] | type[AsyncT
 
 async def test_invalid_arguments_are_errors(kind: str) -> None:
     async with scripted(UNAVAILABLE) as server, connected(kind, server.address) as client:
-        with pytest.raises(ValueError, match=r"^occurred_at: a time with a time zone"):
+        with pytest.raises(ValueError, match=r"^events\[0\]\.occurred_at: a time with a time zone"):
             await client.record_events(
                 [Event(user_id="u", item_id="i", type=EventType.CLICK, occurred_at=AT.replace(tzinfo=None))]
             )
         for wrong in (True, None, ["x"]):
-            with pytest.raises(TypeError, match=r"^attributes: new must be a text or a number"):
+            with pytest.raises(TypeError, match=r"^items\[0\]\.attributes\[.new.\]: a text or a number"):
                 await client.upsert_items([Item(item_id="i", attributes={"new": wrong})])  # type: ignore[dict-item]
-        with pytest.raises(TypeError, match=r"^categories: a list of texts"):
+        with pytest.raises(TypeError, match=r"^items\[0\]\.categories: a list of texts"):
             await client.upsert_items([Item(item_id="i", categories="drama")])
         with pytest.raises(TypeError, match=r"^item_ids: a list of texts"):
             await client.delete_items("i")
