@@ -21,6 +21,10 @@
 | `split_files`   | splits into train, validation and test, on disk                              |
 | `profile`       | statistics of a prepared data set: sizes, long tail, lengths of histories    |
 | `text`          | expressions that clean text                                                  |
+| `values`        | meaning of a value: text, missing, id; the same for every format             |
+| `list_texts`    | lists that a source holds as text, in JSON or as Python literals             |
+| `missing`       | words with which other programs write a missing value                        |
+| `whole_ids`     | ids that were written as floating-point numbers                              |
 | `report`        | counts of dropped rows, and the first bad lines                              |
 | `download`      | download of http(s) files, resumed and verified                              |
 | `engine`        | interface of the engines that clean                                          |

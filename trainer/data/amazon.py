@@ -1,7 +1,6 @@
 """Reader of Amazon Reviews in the official formats of 2014, 2018 and 2023, recognised by their fields.
 
-Reviews of 2014 and 2018 have the same fields. Metadata of 2014 is distributed as Python literals, one dict per line;
-DuckDB parses them as structs, with one loss: an escape such as \\xe9 loses its backslash.
+Reviews of 2014 and 2018 have the same fields. Metadata of 2014 is distributed as Python literals, one dict per line.
 """
 
 from __future__ import annotations
@@ -21,18 +20,16 @@ from trainer.core.errors import DataError
 from trainer.data import text
 from trainer.data.config import TimestampUnit
 from trainer.data.duckdb_engine import DuckDBEngine
+from trainer.data.list_texts import literal_documents
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
-from trainer.data.report import BAD_JSON, CATEGORY_IS_MARKUP, PRICE_UNPARSABLE
-from trainer.data.scan import LINE, ROW, first_lines, scan_lines
-from trainer.data.table import DOCUMENT, documents, json_path, json_string_list, json_strings
+from trainer.data.report import CATEGORY_IS_MARKUP, PRICE_UNPARSABLE, TEXT_IS_SCRIPT
+from trainer.data.scan import ROW, first_lines, scan_lines
+from trainer.data.table import DOCUMENT, document_entries, documents
+from trainer.data.values import document_fields, json_string_list
 
 _NUM_LINES_EXAMINED: Final = 1_000
 _PRICE: Final = r"^\$?\s*([0-9][0-9,]*(?:\.[0-9]+)?)$"
-# All fields of the official files: DuckDB does not cast a struct with a field that the type lacks.
-_LITERAL_TYPE: Final = (
-    "struct<asin: string, title: string, description: string, brand: string, price: string,"
-    " categories: array<array<string>>, imUrl: string, related: string, salesRank: string>"
-)
+_NULLS: Final = ("\\N",)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ _META: Final = (
     _MetaFields("asin", "category", "[*]", "brand", "brand"),
     _MetaFields("asin", "categories", "[*][*]", "brand", "brand"),
 )
-_META_LITERAL: Final = _MetaFields("asin", "categories", "", "brand", "brand", "literal")
+_META_LITERAL: Final = _MetaFields("asin", "categories", "[*][*]", "brand", "brand", "literal")
 
 
 def read_amazon(engine: DuckDBEngine, files: Mapping[str, Path]) -> RawData:
@@ -102,80 +99,55 @@ def _read_reviews(engine: DuckDBEngine, path: Path, fields: _ReviewFields) -> Ra
         names.RATING: fields.rating,
         names.TIMESTAMP: fields.timestamp,
     }
-    rows = _with_values(documents(scan), tuple(columns.values()))
+    rows, values, defect = document_fields(documents(scan), DOCUMENT, columns, _NULLS)
     absent = {column: ibis.null("string") for column in (POSITION, names.EVENT_TYPE)}
-    selected = rows.select(
-        ROW, EXCERPT, DEFECT, **{name: text.present(rows[column]) for name, column in columns.items()}, **absent
-    )
+    selected = rows.select(ROW, EXCERPT, ibis.coalesce(rows[DEFECT], defect).name(DEFECT), **values, **absent)
     return RawTable(role="interactions", scan=scan, rows=selected)
 
 
 def _read_meta(engine: DuckDBEngine, path: Path) -> RawTable:
     scan = scan_lines(engine, path)
     fields = _meta_fields(path)
-    if fields.syntax == "literal":
-        rows = _literals(scan.rows)
-    else:
-        rows = _with_values(documents(scan), (fields.item, "title", "description", fields.brand, "price"))
-        document = rows[DOCUMENT]
-        rows = rows.mutate(
-            rows[fields.item].name(names.ITEM_ID),
-            rows[fields.brand].name(fields.brand_attribute),
-            json_string_list(document, json_path(fields.categories) + fields.category_path).name(names.CATEGORIES),
-            _paragraphs(rows, with_features=fields.item == "parent_asin").name(names.DESCRIPTION),
-        )
-    entries = rows[names.CATEGORIES].filter(lambda entry: entry.notnull())
-    price = text.present(rows["price"]).strip()
+    columns = {
+        names.ITEM_ID: fields.item,
+        names.TITLE: "title",
+        names.DESCRIPTION: "description",
+        fields.brand_attribute: fields.brand,
+        "price": "price",
+    }
+    lines = documents(scan, as_json=literal_documents if fields.syntax == "literal" else None)
+    rows, values, defect = document_fields(lines, DOCUMENT, columns, _NULLS)
+    description = values[names.DESCRIPTION].fill_null("")
+    if fields.item == "parent_asin":
+        # In 2023, most of the text is in `features`.
+        features = json_string_list(rows[DOCUMENT], "$.features[*]").filter(lambda paragraph: paragraph.notnull())
+        description = description + " " + features.join(" ").fill_null("")
+    texts = {names.TITLE: values[names.TITLE].fill_null(""), names.DESCRIPTION: description}
+    entries = _categories(rows[DOCUMENT], fields).filter(lambda entry: entry.notnull())
+    price, brand = values["price"], text.plain(values[fields.brand_attribute])
     amount = ibis.cases((price.re_search(_PRICE), price.re_extract(_PRICE, 1).replace(",", "")))
-    brand = ibis.cases((text.plain(rows[fields.brand_attribute]) != "", text.plain(rows[fields.brand_attribute])))
     selected = rows.select(
         ROW,
         EXCERPT,
-        DEFECT,
-        text.present(rows[names.ITEM_ID]).name(names.ITEM_ID),
-        text.plain(rows[names.TITLE]).name(names.TITLE),
-        text.plain(rows[names.DESCRIPTION]).name(names.DESCRIPTION),
+        ibis.coalesce(rows[DEFECT], defect).name(DEFECT),
+        values[names.ITEM_ID].name(names.ITEM_ID),
+        *(text.plain(ibis.cases((~text.is_script(value), value))).name(name) for name, value in texts.items()),
         text.categories(entries.filter(lambda entry: ~text.is_markup(entry))).name(names.CATEGORIES),
-        text.string_map({fields.brand_attribute: brand, "price": amount}).name(names.ATTRIBUTES),
+        text.string_map({fields.brand_attribute: ibis.cases((brand != "", brand)), "price": amount}).name(
+            names.ATTRIBUTES
+        ),
+        ibis.or_(*map(text.is_script, texts.values())).name(TEXT_IS_SCRIPT),
         (price.notnull() & amount.isnull()).fill_null(False).name(PRICE_UNPARSABLE),
         (entries.filter(text.is_markup).length() > 0).fill_null(False).name(CATEGORY_IS_MARKUP),
     )
-    return RawTable(role="items", scan=scan, rows=selected, notes=(PRICE_UNPARSABLE, CATEGORY_IS_MARKUP))
+    notes = (TEXT_IS_SCRIPT, PRICE_UNPARSABLE, CATEGORY_IS_MARKUP)
+    return RawTable(role="items", scan=scan, rows=selected, notes=notes)
 
 
-def _with_values(rows: Any, keys: tuple[str, ...]) -> Any:
-    """Adds a text column for each key; each line is parsed once for all keys."""
-    rows = rows.mutate(json_strings(rows[DOCUMENT], [json_path(key) for key in keys]).name("field_values"))
-    return rows.mutate(**{key: rows["field_values"][index] for index, key in enumerate(keys)})
-
-
-def _paragraphs(rows: Any, *, with_features: bool) -> Any:
-    """The description: a string in some files, a list in others. In 2023, most of the text is in `features`."""
-    listed = json_string_list(rows[DOCUMENT], "$.description[*]")
-    if with_features:
-        listed = listed.concat(json_string_list(rows[DOCUMENT], "$.features[*]"))
-    joined = listed.filter(lambda paragraph: paragraph.notnull()).join(" ")
-    # A list as text begins with a bracket; `listed` has its entries already.
-    scalar = ibis.cases((~rows["description"].startswith("["), rows["description"] + " "), else_="")
-    return scalar.fill_null("") + joined.fill_null("")
-
-
-def _literals(lines: Any) -> Any:
-    """Lines of Python literals, one dict each, as the columns of `_read_meta`."""
-    lines = lines.filter(lines[LINE].re_search(r"\S"))
-    rows = lines.mutate(lines[LINE].replace("\\n", " ").try_cast(_LITERAL_TYPE).name("parsed"))
-    parsed = rows["parsed"]
-    return rows.select(
-        ROW,
-        rows[LINE].name(EXCERPT),
-        ibis.cases((parsed.isnull(), BAD_JSON)).name(DEFECT),
-        parsed["asin"].name(names.ITEM_ID),
-        parsed["title"].name(names.TITLE),
-        parsed["description"].name(names.DESCRIPTION),
-        parsed["brand"].name("brand"),
-        parsed["price"].name("price"),
-        parsed["categories"].flatten().name(names.CATEGORIES),
-    )
+def _categories(document: Any, fields: _MetaFields) -> Any:
+    """The categories, which some files hold as a text or as the text of a list."""
+    listed = json_string_list(document, f"$.{fields.categories}{fields.category_path}")
+    return ibis.cases((listed.length() > 0, listed), else_=document_entries(document, fields.categories, "", _NULLS))
 
 
 def _review_fields(path: Path) -> _ReviewFields:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import ibis
@@ -21,7 +22,7 @@ from trainer.data.config import DataConfig
 from trainer.data.engine import Engine, count_rows, write_counted
 from trainer.data.item_changes import StagedChanges
 from trainer.data.k_core import k_core
-from trainer.data.raw import POSITION
+from trainer.data.raw import POSITION, feature_columns
 from trainer.data.report import CleaningReport, FileReport
 from trainer.data.scan import ROW
 from trainer.data.stage import Staged, occurring
@@ -213,17 +214,19 @@ def _write_users(
 ) -> tuple[int, tuple[FileReport, ...]]:
     """Returns (number of users written, the report of the users file, if there is one)."""
     users = interactions.select(names.USER_ID).distinct()
-    columns: dict[str, ColumnType] = dict.fromkeys((names.USER_ID, *staged.feature_names), "string")
+    features = feature_columns(len(staged.feature_names))
+    columns: dict[str, ColumnType] = dict.fromkeys((names.USER_ID, *features), "string")
     if staged.users is None:
         _, num_users = _write(engine, users.order_by(names.USER_ID), directory / USERS_FILE, columns)
         return num_users, ()
     first = _first_in_group(staged.users.good(engine), (names.USER_ID,), (ROW,)).select(*columns)
     known, num_distinct = write_counted(engine, first, engine.work_dir / "known_users.parquet")
     joined = users.left_join(known, names.USER_ID).select(*columns)
-    _, num_users = _write(engine, joined.order_by(names.USER_ID), directory / USERS_FILE, columns)
+    renamed = dict(zip(features, staged.feature_names, strict=True))
+    _, num_users = _write(engine, joined.order_by(names.USER_ID), directory / USERS_FILE, columns, renamed)
     num_kept = count_rows(engine, known.semi_join(users, names.USER_ID))
     report = _without_repeats(staged.users, num_distinct, {kinds.USER_WITHOUT_INTERACTIONS: num_distinct - num_kept})
-    noted = occurring({kinds.USER_WITHOUT_FEATURES: num_users - num_kept})
+    noted = {**report.noted, **occurring({kinds.USER_WITHOUT_FEATURES: num_users - num_kept})}
     return num_users, (dataclasses.replace(report, noted=noted),)
 
 
@@ -234,12 +237,18 @@ def _first_in_group(rows: Any, group: tuple[str, ...], order: tuple[str, ...]) -
     return numbered.filter(numbered[_POSITION_IN_GROUP] == 0).drop(_POSITION_IN_GROUP)
 
 
-def _write(engine: Engine, rows: Any, path: Path, columns: Mapping[str, ColumnType]) -> tuple[Any, int]:
+def _write(
+    engine: Engine,
+    rows: Any,
+    path: Path,
+    columns: Mapping[str, ColumnType],
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[Any, int]:
     """Returns (rows as a table, their number). The engine computes the rows; `rewrite` makes the bytes of the file the
-    same for every engine."""
+    same for every engine, and renames columns."""
     ordered = engine.work_dir / f"ordered_{path.name}"
     table, num_written = write_counted(engine, rows.select(*columns), ordered)
-    rewrite(ordered, path, columns)
+    rewrite(ordered, path, columns, renamed)
     return table, num_written
 
 

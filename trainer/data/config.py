@@ -21,10 +21,11 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
-from tandem.contract.names import EVENT_TYPES
+from tandem.contract.names import DAYS_BEFORE_NEWEST, EVENT_TYPES, NUM_EVENTS, USER_ID
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
 from trainer.data.event_weights import EventWeights
@@ -36,6 +37,9 @@ assert EventType.__args__ == EVENT_TYPES  # type: ignore[attr-defined]  # a Lite
 
 _URL: Final = re.compile(r"https?://", re.IGNORECASE)
 _ARCHIVE_KEYS: Final = frozenset({"events", "item_changes"})
+_MAX_NAME_BYTES: Final = 256
+_RESERVED_FEATURES: Final = frozenset({USER_ID, NUM_EVENTS, DAYS_BEFORE_NEWEST})
+"""The id in the file of prepared users, and features that are derived from the history."""
 _FILE_KEYS: Final = frozenset({"reviews", "meta", "folder", "path"}) | _ARCHIVE_KEYS
 
 
@@ -45,7 +49,7 @@ def is_url(path: str) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def _none(raw: object) -> object:
@@ -69,6 +73,12 @@ def parse_until(text: str) -> datetime:
     except ValueError:
         moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _check_name(name: str) -> None:
+    """Raises ValueError for a name of a feature or attribute that the server would refuse."""
+    if not name.strip() or len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"the name {name!r} must have a character that is not blank, and at most 256 bytes")
 
 
 class DataConfig(_Section):
@@ -128,6 +138,9 @@ class FileConfig(_Section):
     """CSV without a header: the names of all columns, in order."""
     encoding: Literal["utf-8", "latin-1"] = "utf-8"
     """CSV: character encoding."""
+    nulls: tuple[str, ...] = ("\\N",)
+    """Texts that mean "no value", in every column and as they are written, for example ["\\N", "NULL", "NA"]. The
+    default is what MySQL, Hive and PostgreSQL export for NULL. Empty fields and JSON's null always mean it."""
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
@@ -142,7 +155,8 @@ class InteractionsConfig(FileConfig):
     """The interactions file, and the meaning of its columns."""
 
     user: str = Field(min_length=1)
-    """Column of the user's id."""
+    """Column of the user's id. In JSON lines and Parquet, here and in all other keys that name a column, dots lead into
+    objects: "user.id" is the field `id` of `user`, unless a column has that very name."""
     item: str = Field(min_length=1)
     """Column of the item's id."""
     rating: str = ""
@@ -185,6 +199,13 @@ class ItemsConfig(FileConfig):
     attributes: Mapping[str, str] = {}
     """Attribute name -> column."""
 
+    @field_validator("attributes")
+    @classmethod
+    def _check_attributes(cls, attributes: Mapping[str, str]) -> Mapping[str, str]:
+        for name in attributes:
+            _check_name(name)
+        return attributes
+
 
 class UsersConfig(FileConfig):
     """The users file, and its columns that are features."""
@@ -192,7 +213,19 @@ class UsersConfig(FileConfig):
     id: str = Field(min_length=1)
     """Column of the user's id."""
     features: Mapping[str, str] = {}
-    """Feature name -> column."""
+    """Feature name -> column. A feature of numbers is cut into ranges; among numbers, "nan", "inf" and words for
+    "missing" ("NA", "null") are missing values."""
+
+    @field_validator("features")
+    @classmethod
+    def _check_features(cls, features: Mapping[str, str]) -> Mapping[str, str]:
+        for name in features:
+            _check_name(name)
+            if name.lower() in _RESERVED_FEATURES:
+                raise ValueError(f"the feature name {name!r} is reserved; give the feature another name")
+        if len({name.lower() for name in features}) < len(features):
+            raise ValueError(f"two feature names differ only in upper and lower case: {', '.join(features)}")
+        return features
 
 
 class TableConfig(DataConfig):

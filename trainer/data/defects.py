@@ -24,9 +24,10 @@ _num_bytes = duckdb_function("strlen", ("string",), "int64")
 
 def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> Any:
     """Raw interactions as typed columns; DEFECT is the first reason why a row is bad, or null."""
-    rating = rows[names.RATING].try_cast("float64")
+    rows = rows.mutate(**{name: _number_text(rows[name]) for name in (names.RATING, POSITION)})
+    rating = _finite(rows[names.RATING])
     timestamp = _microseconds(rows[names.TIMESTAMP], rules.timestamp_unit)
-    position = rows[POSITION].try_cast("float64")
+    position = _finite(rows[POSITION])
     event_type = ibis.literal(rules.default_event_type)
     is_rated = rows[names.EVENT_TYPE] == rules.rated_event_type if rules.rated_event_type else ibis.literal(True)
     reasons = [
@@ -50,7 +51,7 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
     if rules.has_position:
         reasons += [
             (rows[POSITION].isnull(), kinds.MISSING_POSITION),
-            (position.isnull() | position.isnan(), kinds.UNPARSABLE_POSITION),
+            (position.isnull(), kinds.UNPARSABLE_POSITION),
         ]
     if rules.event_types:
         mapping = ibis.map(ibis.array(list(rules.event_types)), ibis.array(list(rules.event_types.values())))
@@ -78,6 +79,17 @@ def identified_rows(rows: Any, id_column: str) -> Any:
         (_too_long(rows[id_column]), kinds.ID_TOO_LONG),
     )
     return rows.mutate(defect.cast("string").name(DEFECT))
+
+
+def _number_text(text: Any) -> Any:
+    """The text of a number; null for NaN, which is a missing value in every format."""
+    return ibis.cases((~text.re_search(r"^[+-]?[nN][aA][nN]$"), text))
+
+
+def _finite(text: Any) -> Any:
+    """Text -> float64; null unless it is a finite number."""
+    number = text.try_cast("float64")
+    return ibis.cases((~(number.isinf() | number.isnan()), number))
 
 
 def _too_long(text: Any) -> Any:

@@ -14,7 +14,7 @@ class EventWeights(BaseModel):
     weight are kept: a later interaction may belong to the test.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     impression: float = Field(default=0.1, ge=0.0)
     """The item was shown, which by itself is hardly any evidence."""

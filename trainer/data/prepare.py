@@ -42,10 +42,11 @@ from trainer.data.report import CleaningReport
 from trainer.data.spark_engine import SparkEngine
 from trainer.data.stage import stage
 from trainer.data.table import read_table
+from trainer.data.whole_ids import with_whole_ids
 
 log = structlog.get_logger()
 
-_LAYOUT: Final = 4
+_LAYOUT: Final = 5
 """Part of the hash in every folder's name. Increase it when the same source is cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
@@ -142,6 +143,7 @@ def _write(
         staging.mkdir()
         with DuckDBEngine(work_dir) as reader, _cleaning_engine(engine, reader) as cleaning_engine:
             staged = _with_archive(reader, _stage(reader, _read(reader, config, files), config), config, archive)
+            staged = with_whole_ids(reader, staged)
             cleaned = clean(cleaning_engine, staged, config, staging)
         _write_description(staging, config.name, cleaned, staged, archive)
         if directory.exists():

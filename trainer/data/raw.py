@@ -16,6 +16,11 @@ EXCERPT: Final = "excerpt"
 POSITION: Final = "position"
 
 
+def feature_columns(num_features: int) -> tuple[str, ...]:
+    """Columns of the user features in raw and staged tables. The features' own names may be those of other columns."""
+    return tuple(f"feature_{index}" for index in range(num_features))
+
+
 @dataclass(frozen=True, kw_only=True)
 class InteractionRules:
     """Meaning of the text in a raw table of interactions. Columns that the rules do not mention are null."""
@@ -42,7 +47,7 @@ class RawTable:
 
     - interactions: USER_ID, ITEM_ID, RATING, TIMESTAMP, POSITION, EVENT_TYPE of `names`, all nullable strings;
     - items: ITEM_ID nullable string, TITLE and DESCRIPTION string, CATEGORIES list and ATTRIBUTES map of strings;
-    - users: USER_ID and one nullable string per feature.
+    - users: USER_ID and `feature_columns`, nullable strings.
     """
     notes: tuple[str, ...] = ()
     """Boolean columns of `rows`, named after the kinds of `report.NOTE_KINDS` whose rows they mark."""
@@ -57,3 +62,4 @@ class RawData:
     items: RawTable | None = None
     users: RawTable | None = None
     feature_names: tuple[str, ...] = ()
+    """Names of the features, in the order of `feature_columns`."""

@@ -19,6 +19,9 @@ MISSING_RATING: Final = "missing_rating"
 MISSING_TIMESTAMP: Final = "missing_timestamp"
 MISSING_POSITION: Final = "missing_position"
 ID_TOO_LONG: Final = "id_too_long"
+BAD_ID: Final = "bad_id"
+ID_IMPRECISE: Final = "id_imprecise"
+REPEATED_KEY: Final = "repeated_key"
 UNPARSABLE_RATING: Final = "unparsable_rating"
 RATING_OUT_OF_RANGE: Final = "rating_out_of_range"
 UNPARSABLE_TIMESTAMP: Final = "unparsable_timestamp"
@@ -41,6 +44,9 @@ BAD_KINDS: Final = {
     MISSING_TIMESTAMP: "no timestamp",
     MISSING_POSITION: "no position",
     ID_TOO_LONG: "an id of more than 256 bytes",
+    BAD_ID: "an id that is an object, a list, or bytes that are not UTF-8",
+    ID_IMPRECISE: "an id that is a floating-point number too large to hold all of its digits: write ids as texts",
+    REPEATED_KEY: "a JSON object that has a key of the configuration twice",
     UNPARSABLE_RATING: "a rating that is not a number",
     RATING_OUT_OF_RANGE: "a rating outside the scale",
     UNPARSABLE_TIMESTAMP: "a timestamp that is not a time from 1970 to 2100 in the unit configured",
@@ -63,7 +69,9 @@ DROP_KINDS: Final = {
 
 ITEM_WITHOUT_METADATA: Final = "item_without_metadata"
 USER_WITHOUT_FEATURES: Final = "user_without_features"
+WHOLE_NUMBER_ID: Final = "whole_number_id"
 PRICE_UNPARSABLE: Final = "price_unparsable"
+TEXT_IS_SCRIPT: Final = "text_is_script"
 CATEGORY_IS_MARKUP: Final = "category_is_markup"
 FROM_EVENTS: Final = "from_events"
 ITEM_CHANGED: Final = "item_changed"
@@ -71,7 +79,9 @@ ITEM_CHANGED: Final = "item_changed"
 NOTE_KINDS: Final = {
     ITEM_WITHOUT_METADATA: "kept interactions whose item is not in the items file",
     USER_WITHOUT_FEATURES: "kept users who are not in the users file",
+    WHOLE_NUMBER_ID: "ids that are written as floating-point numbers (10.0, 1e+05) and read as integers",
     PRICE_UNPARSABLE: "items kept without their price, which is not a number",
+    TEXT_IS_SCRIPT: "items kept without their title or description, which is JavaScript",
     CATEGORY_IS_MARKUP: "items kept without some of their categories, which are HTML or sentences",
     FROM_EVENTS: "rows read from events that feature_sync archived, not from the file",
     ITEM_CHANGED: "kept items whose content comes from a catalogue change, not from the file",

@@ -182,15 +182,6 @@ def first_lines(path: Path, encoding: str) -> Iterator[str]:
         raise DataError(f"{path}: unreadable: {error}") from error
 
 
-def text_of(column: Any) -> Any:
-    """A column of any type as text; whole numbers that pandas stored as floats because of missing values (5.0) as
-    "5"."""
-    if column.type().is_floating():
-        whole = column.try_cast("int64")
-        return ibis.cases((column == whole, whole.cast("string")), else_=column.cast("string"))
-    return column.cast("string")
-
-
 def _fields(columns: Sequence[str]) -> list[str]:
     """Names of a file's columns in SQL, which does not tell names apart that differ in case only."""
     return [f"field_{number}" for number, _ in enumerate(columns, start=1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,30 +12,36 @@ from tandem.contract import names
 from trainer.data import text
 from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, UsersConfig
 from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
-from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
+from trainer.data.list_texts import entries_of
+from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable, feature_columns
 from trainer.data.report import BAD_JSON
-from trainer.data.scan import LINE, ROW, Scan, scan_table, text_of
+from trainer.data.scan import LINE, ROW, Scan, scan_table
+from trainer.data.values import (
+    column_of,
+    document_fields,
+    json_entries,
+    json_paths,
+    json_strings,
+    json_types,
+    present,
+    table_fields,
+    text_of,
+)
 
 DOCUMENT: Final = "document"
 """Column of parsed JSON lines: the JSON object; null if the line is not an object."""
 
-json_strings = duckdb_function("json_extract_string", ("json", "array<string>"), "array<string>")
-"""(document, paths): the value at each path as text, or null. Numbers become text as they are written."""
-json_string_list = duckdb_function("json_extract_string", ("json", "string"), "array<string>")
-"""(document, path with [*]): all matching values as text; [] without a match."""
 _json_type = duckdb_function("json_type", ("json",), "string")
 
 
-def json_path(key: str) -> str:
-    """The JSON path of a key at the top of an object."""
-    escaped = key.replace("\\", "\\\\").replace('"', '\\"')
-    return f'$."{escaped}"'
+def documents(scan: Scan, *, as_json: Callable[[Any], Any] | None = None) -> Any:
+    """The lines of a file as JSON objects: ROW, EXCERPT, DOCUMENT and DEFECT. Blank lines are not rows.
 
-
-def documents(scan: Scan) -> Any:
-    """The lines of a file as JSON objects: ROW, EXCERPT, DOCUMENT and DEFECT. Blank lines are not rows."""
+    `as_json` makes JSON of lines in another notation, and null of a line that is wrong.
+    """
     lines = scan.rows.filter(scan.rows[LINE].re_search(r"\S"))
-    parsed = lines.mutate(lines[LINE].try_cast("json").name(DOCUMENT))
+    line = lines[LINE] if as_json is None else as_json(lines[LINE])
+    parsed = lines.mutate(line.try_cast("json").name(DOCUMENT))
     document = ibis.cases((_json_type(parsed[DOCUMENT]) == "OBJECT", parsed[DOCUMENT]))
     return parsed.select(
         ROW,
@@ -80,15 +86,14 @@ def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, path: P
         POSITION: config.position,
         names.EVENT_TYPE: config.event_type,
     }
-    return RawTable(role="interactions", scan=scan, rows=_select(scan, rows, "interactions", columns, {}))
+    return RawTable(role="interactions", scan=scan, rows=_select(scan, rows, "interactions", columns, config))
 
 
 def _read_items(engine: DuckDBEngine, config: ItemsConfig, path: Path) -> RawTable:
     scan, rows = _open(engine, path, config)
     columns = {names.ITEM_ID: config.id, names.TITLE: config.title, names.DESCRIPTION: config.description}
     attributes = {f"attribute_{index}": column for index, column in enumerate(config.attributes.values())}
-    lists = {names.CATEGORIES: _categories(scan, rows, config)}
-    rows = _select(scan, rows, "items", columns | attributes, lists)
+    rows = _select(scan, rows, "items", columns | attributes, config)
     values = {name: rows[column] for name, column in zip(config.attributes, attributes, strict=True)}
     rows = rows.mutate(
         text.plain(rows[names.TITLE]).name(names.TITLE),
@@ -101,9 +106,10 @@ def _read_items(engine: DuckDBEngine, config: ItemsConfig, path: Path) -> RawTab
 
 def _read_users(engine: DuckDBEngine, config: UsersConfig, path: Path) -> RawTable:
     scan, rows = _open(engine, path, config)
-    return RawTable(
-        role="users", scan=scan, rows=_select(scan, rows, "users", {names.USER_ID: config.id, **config.features}, {})
-    )
+    # Features may have any name, also one that is a column here already.
+    features = dict(zip(feature_columns(len(config.features)), config.features.values(), strict=True))
+    columns = {names.USER_ID: config.id, **features}
+    return RawTable(role="users", scan=scan, rows=_select(scan, rows, "users", columns, config))
 
 
 def _open(engine: DuckDBEngine, path: Path, config: FileConfig) -> tuple[Scan, Any]:
@@ -112,42 +118,40 @@ def _open(engine: DuckDBEngine, path: Path, config: FileConfig) -> tuple[Scan, A
     return scan, documents(scan) if scan.kind == "jsonl" else scan.rows
 
 
-def _select(scan: Scan, rows: Any, section: str, columns: Mapping[str, str], lists: Mapping[str, Any]) -> Any:
-    """Columns of the source as text, named as in `columns`; null if blank or if no column is configured."""
+def _select(scan: Scan, rows: Any, section: str, columns: Mapping[str, str], config: FileConfig) -> Any:
+    """Columns of the source as text, named as in `columns`, and the categories of items; null if missing or if no
+    column is configured."""
     configured = {name: column for name, column in columns.items() if column}
     if scan.kind == "jsonl":
-        values = json_strings(rows[DOCUMENT], [json_path(column) for column in configured.values()])
-        # In a separate step, so that a line is parsed once for all of its fields.
-        rows = rows.mutate(values.name("field_values"), **lists)
-        fields = {name: rows["field_values"][index] for index, name in enumerate(configured)}
-        excerpt, defect = rows[EXCERPT], rows[DEFECT]
-        lists = {name: rows[name] for name in lists}
+        rows, fields, defect = document_fields(rows, DOCUMENT, configured, config.nulls)
+        excerpt, defect = rows[EXCERPT], ibis.coalesce(rows[DEFECT], defect)
     else:
-        fields = {name: text_of(rows[scan.field(section, column)]) for name, column in configured.items()}
+        fields, defect = table_fields(scan, section, configured, config.nulls)
         excerpt = ibis.literal(", ").join([value.fill_null("") for value in fields.values()])
-        defect = ibis.null("string")
     absent = {name: ibis.null("string") for name in columns if name not in configured}
-    return rows.select(
-        rows[ROW],
-        excerpt.name(EXCERPT),
-        defect.name(DEFECT),
-        **{name: text.present(value) for name, value in fields.items()},
-        **absent,
-        **lists,
-    )
+    listed = {names.CATEGORIES: _categories(scan, rows, config)} if isinstance(config, ItemsConfig) else {}
+    return rows.select(rows[ROW], excerpt.name(EXCERPT), defect.name(DEFECT), **fields, **absent, **listed)
 
 
 def _categories(scan: Scan, rows: Any, config: ItemsConfig) -> Any:
-    column, separator = config.categories, config.categories_separator
-    if not column:
+    """The list of an item's categories, which the source may hold as a list, as the text of a list, or as one text."""
+    key, separator = config.categories, config.categories_separator
+    if not key:
         return text.no_strings()
-    if scan.kind == "jsonl":
-        scalar = json_strings(rows[DOCUMENT], [json_path(column)])[0]
-        listed = json_string_list(rows[DOCUMENT], f"{json_path(column)}[*]")
-        split = scalar.split(separator) if separator else ibis.array([scalar])
-        return ibis.cases((listed.length() > 0, listed), (scalar.startswith("["), listed), else_=split)
-    listed = rows[scan.field("items", column)]
-    if listed.type().is_array():
-        return listed.map(text_of)
-    value = text_of(listed)
-    return value.split(separator) if separator else ibis.array([value])
+    if scan.kind != "jsonl":
+        column = column_of(scan, "items", key)
+        if column.type().is_array():
+            return column.map(text_of)
+        return entries_of(present(text_of(column), config.nulls), separator)
+    return document_entries(rows[DOCUMENT], key, separator, config.nulls)
+
+
+def document_entries(document: Any, key: str, separator: str, nulls: Sequence[str]) -> Any:
+    """The entries of the list at a key of JSON documents, which may be a list, the text of a list, or one text."""
+    paths = json_paths(key)
+    values, types = json_strings(document, paths), json_types(document, paths)
+    value = present(ibis.coalesce(*(values[index] for index in range(len(paths)))), nulls)
+    is_list = ibis.or_(*((types[index] == "ARRAY").fill_null(False) for index in range(len(paths))))
+    # A list of plain texts, as most are, is read without Python: no entry is an object, a list, or the text of a list.
+    is_plain = is_list & ~value.re_search(r'\[.*([\[{]|"\s*\()')
+    return ibis.cases((is_plain, json_entries(document, paths)), else_=entries_of(value, separator))

@@ -12,16 +12,12 @@ from trainer.data.duckdb_engine import duckdb_function
 _TOKENS: Final = r"&[A-Za-z0-9#]{1,32};|[^&]+|&"
 _TAG: Final = r"<[^<>]*>"
 _SPACE: Final = r"[\s\x{A0}]+"
+_SCRIPT: Final = r"var aPageStart\b|\(new Date\(\)\)\.getTime\(\)|<script\b|\bamznJQ\.|\bP\.when\("
 _MAX_CATEGORY_LENGTH: Final = 60
 """Characters. The 2018 metadata holds sentences and scraped HTML among the categories; real ones are shorter."""
 
 _regexp_extract_all = duckdb_function("regexp_extract_all", ("string", "string"), "array<string>")
 _chr = duckdb_function("chr", ("int32",), "string")
-
-
-def present(text: Any) -> Any:
-    """The text; null if it is only white space."""
-    return ibis.cases((text.strip() != "", text))
 
 
 def unescape(text: Any) -> Any:
@@ -60,6 +56,11 @@ def categories(entries: Any) -> Any:
 def is_markup(entry: Any) -> Any:
     """Whether an entry is not a category: it contains a tag, or is as long as a sentence."""
     return entry.re_search(r"<[A-Za-z/!]") | (entry.length() > _MAX_CATEGORY_LENGTH)
+
+
+def is_script(text: Any) -> Any:
+    """Whether a text is JavaScript, which was scraped from a page instead of the text of its product."""
+    return text.re_search(_SCRIPT).fill_null(False)
 
 
 def string_map(values: dict[str, Any]) -> Any:

@@ -56,16 +56,17 @@ def write_columns(columns: Mapping[str, Sequence[str] | npt.NDArray[Any]], path:
         pq.write_table(table, path, compression=_COMPRESSION)
 
 
-def rewrite(source: Path, target: Path, columns: Mapping[str, ColumnType]) -> None:
-    """Copies an engine's output, in order, into one file with the given columns.
+def rewrite(source: Path, target: Path, columns: Mapping[str, ColumnType], renamed: Mapping[str, str]) -> None:
+    """Copies an engine's output, in order, into one file with the given columns. `renamed`: old name -> new.
 
     `source` is a Parquet file, or a folder of parts in the order of their names. The bytes of `target` depend only on
     the rows, because row groups are cut again. Memory holds one row group. Raises OSError.
     """
     schema = pa.schema([(name, _ARROW_TYPES[kind]) for name, kind in columns.items()])
-    with written_file(target), pq.ParquetWriter(target, schema, compression=_COMPRESSION) as writer:
+    written = pa.schema([(renamed.get(name, name), _ARROW_TYPES[kind]) for name, kind in columns.items()])
+    with written_file(target), pq.ParquetWriter(target, written, compression=_COMPRESSION) as writer:
         for group in _groups(source, schema):
-            writer.write_table(group, row_group_size=_ROWS_PER_GROUP)
+            writer.write_table(group.rename_columns(written.names), row_group_size=_ROWS_PER_GROUP)
 
 
 def _groups(source: Path, schema: Any) -> Iterator[Any]:

@@ -16,8 +16,10 @@ from tandem.contract.features import (
     UserFeature,
 )
 from tandem.contract.item_features import encode_item_index, encode_items, item_text
+from tandem.contract.numbers import finite_number
 from trainer.config.train_config import TrainConfig
 from trainer.core.errors import DataError
+from trainer.data.missing import is_missing_number
 from trainer.dataset.dataset import Catalogue, Dataset
 
 MAX_CATEGORIES = 2_000
@@ -53,11 +55,18 @@ def build_schema(dataset: Dataset, config: TrainConfig, *, text_dim: int) -> Fea
 
 
 def user_feature(name: str, users: Sequence[Mapping[str, str]]) -> UserFeature:
-    """The feature `name`: numeric if it has more than MAX_BUCKETS values and all are numbers, else categorical."""
+    """The feature `name`: numeric if it has more than MAX_BUCKETS values and all are numbers, else categorical.
+
+    Among numbers, NaN, infinity and a word for "missing" ("NA") are missing values, as if the user had no value.
+    """
     values = Counter(user[name] for user in users if name in user)
-    numbers = [_number(value) for value in values.elements()]
+    numeric = Counter({value: count for value, count in values.items() if not is_missing_number(value)})
+    numbers = [finite_number(value) for value in numeric]
+    if numbers and None not in numbers:
+        values = numeric
     if len(values) > MAX_BUCKETS and None not in numbers:
-        cuts = np.quantile(np.array(numbers, dtype=np.float64), np.linspace(0, 1, MAX_BUCKETS + 1)[1:-1])
+        found = np.array([finite_number(value) for value in values.elements()], dtype=np.float64)
+        cuts = np.quantile(found, np.linspace(0, 1, MAX_BUCKETS + 1)[1:-1])
         return UserFeature(name, boundaries=tuple(float(cut) for cut in np.unique(cuts)))
     return UserFeature(name, values=tuple(sorted(value for value, _ in values.most_common(MAX_FEATURE_VALUES))))
 
@@ -89,10 +98,3 @@ def item_inputs(
         text_embeddings=text_embeddings,
         categories=catalogue.categories,
     )
-
-
-def _number(value: str) -> float | None:
-    try:
-        return float(value)
-    except ValueError:
-        return None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from inference_server.core.errors import InvalidRequest
 from inference_server.core.query import AttributePredicate, Clause
 from tandem.contract.items import AttributeColumn, ItemTable
+from tandem.contract.numbers import finite_number
 from tandem.contract.vocabulary import NO_ROWS, Rows
 
 
@@ -94,11 +95,7 @@ class ClauseFilter:
 
 def _numbers_or_nan(column: AttributeColumn) -> npt.NDArray[np.float64]:
     """(values,) float64; NaN, which meets no bound, for a value that is not a number."""
-    return column.numbers if column.numbers is not None else np.array([_number_or_nan(text) for text in column.values])
-
-
-def _number_or_nan(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    if column.numbers is not None:
+        return column.numbers
+    numbers = (finite_number(text) for text in column.values)
+    return np.array([np.nan if number is None else number for number in numbers])

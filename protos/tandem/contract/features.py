@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract import names
+from tandem.contract.numbers import finite_number
 from tandem.contract.store import MAX_RECENT_EVENTS, UserState
 from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Keys, Rows, id_keys
 
@@ -62,7 +63,7 @@ class UserFeature:
     values: tuple[str, ...] = ()
     """Known values; the code of values[i] is i + 1."""
     boundaries: tuple[float, ...] = ()
-    """Ascending; the code of a number x is 1 + (number of boundaries <= x)."""
+    """Ascending and finite; the code of a number x is 1 + (number of boundaries <= x)."""
 
     @property
     def num_codes(self) -> int:
@@ -70,16 +71,13 @@ class UserFeature:
         return len(self.values) + 1 if self.values else len(self.boundaries) + 2
 
     def code(self, raw: str | None) -> int:
-        """The code of a raw value; 0 if it is missing or unknown, or if a numeric feature is not a number."""
+        """The code of a raw value; 0 if it is missing or unknown, or if a numeric feature is not a finite number."""
         if raw is None:
             return 0
         if self.values:
             return self.values.index(raw) + 1 if raw in self.values else 0
-        try:
-            number = float(raw)
-        except ValueError:
-            return 0
-        return 0 if number != number else bisect_right(self.boundaries, number) + 1
+        number = finite_number(raw)
+        return 0 if number is None else bisect_right(self.boundaries, number) + 1
 
     def codes(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """The codes of a float64 array of any shape; 0 for NaN. For numeric features only."""

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from tandem.contract import names
 from tandem.contract.errors import BundleCorrupt
+from tandem.contract.numbers import parsed_number
 
 SCHEMA = pa.schema(
     [
@@ -61,7 +62,8 @@ class AttributeColumn:
     """(items,) int32: index into `values`; -1 if the item lacks the attribute."""
     values: tuple[str, ...]
     numbers: npt.NDArray[np.float64] | None
-    """(values,) float64; None unless every value is a number."""
+    """(values,) float64, NaN for a value that is NaN or infinite; None unless every value is a number, at least one of
+    them finite."""
 
     @property
     def has_numbers(self) -> bool:
@@ -221,10 +223,10 @@ def _is_number(text: str) -> bool:
 
 def _parsed_numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:
     try:
-        numbers = np.array([float(text) for text in texts])
+        numbers = np.array([parsed_number(text) for text in texts])
     except ValueError:
         return None
-    return None if np.isnan(numbers).any() else numbers
+    return None if np.isnan(numbers).all() else numbers
 
 
 def write_category_rows(path: Path, rows: Mapping[str, npt.NDArray[np.int64]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal, get_args
@@ -150,8 +151,12 @@ class Manifest:
     """Entries "sha256" and "bytes" by file name."""
 
     def to_json(self) -> str:
-        """The manifest as stored in manifest.json."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
+        """The manifest as stored in manifest.json. Raises BundleCorrupt if a number is NaN or infinite, which JSON
+        cannot hold."""
+        try:
+            return json.dumps(asdict(self), indent=2, sort_keys=True, allow_nan=False)
+        except ValueError as error:
+            raise BundleCorrupt(f"{MANIFEST}: {_not_finite(asdict(self))} is not a finite number") from error
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -212,6 +217,15 @@ class Manifest:
                 raise BundleIncompatible(f"{MANIFEST}: a tower has no output, or one without a shape")
         if self.blend is not None:
             self.blend.check()
+
+
+def _not_finite(value: object, path: str = "") -> str:
+    """The path of the first number in a JSON value that is NaN or infinite; empty if there is none."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else path
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    found = (_not_finite(inner, f"{path}.{key}" if path else str(key)) for key, inner in entries)
+    return next((name for name in found if name), "")
 
 
 def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:

@@ -94,7 +94,11 @@ def test_amazon_gift_cards_2018(shared_data: Path, tmp_path: Path):
     assert len({row["item_id"] for row in rows}) == 148
     items = table_rows(prepared, "items")
     assert all("<" not in category for item in items for category in item["categories"])
-    assert prepared.report.file("items").noted == {"category_is_markup": 516, "price_unparsable": 4}
+    assert prepared.report.file("items").noted == {
+        "category_is_markup": 516,
+        "price_unparsable": 4,
+        "text_is_script": 1,
+    }
 
     liked = prepare(load_data_config("amazon", files | {"min_rating": "4"}), tmp_path)
     assert (liked.num_users, liked.num_interactions) == (456, 2_900)

@@ -58,3 +58,26 @@ def test_history_features_are_read_if_they_are_switched_on() -> None:
     taken = replace(dataset, feature_names=(names.NUM_EVENTS,))
     with pytest.raises(DataError, match=names.NUM_EVENTS):
         build_schema(taken, config, text_dim=0)
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "inf", "-inf", "NA", "null", "N/A", "\\N"])
+def test_a_missing_number_leaves_the_ranges_of_the_others_as_they_are(missing: str) -> None:
+    ages = [{"age": str(age)} for age in range(20, 79)]
+    feature = user_feature("age", [*ages, {"age": missing}])
+    assert feature == user_feature("age", ages)
+    assert np.isfinite(feature.boundaries).all()
+    assert feature.code(missing) == 0
+
+
+def test_a_missing_number_among_few_is_no_value() -> None:
+    assert user_feature("age", [{"age": "1"}, {"age": "18"}, {"age": "nan"}]).values == ("1", "18")
+
+
+def test_a_word_is_a_value_even_if_it_looks_missing() -> None:
+    assert user_feature("artist", [{"artist": "nan"}, {"artist": "Low"}]).values == ("Low", "nan")
+
+
+def test_a_feature_of_missing_numbers_alone_has_no_values() -> None:
+    feature = user_feature("age", [{"age": "nan"}, {"age": "inf"}])
+    assert feature.boundaries == ()
+    assert feature.num_codes >= 1
