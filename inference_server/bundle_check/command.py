@@ -7,7 +7,6 @@ users (see `child_process`).
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.policy_choices import policy_choices
 from tandem.contract.errors import BundleCorrupt, BundleError
 from tandem.contract.held_out_users import HeldOutUser, read_held_out_users
+from tandem.contract.numbers import finite_json
 from tandem.contract.served import (
     Refused,
     Served,
@@ -76,8 +76,8 @@ def run_check(options: CheckOptions) -> int:
         status, text = 0, describe(report) + ("" if served is None else f"\n{served_text(served)}")
         result = asdict(report) | ({} if served is None else served_to_dict(served))
     if options.output is not None:
-        options.output.write_text(json.dumps(result) + "\n")
-    print(json.dumps(result) if options.json_output else text)
+        options.output.write_text(finite_json(result) + "\n")
+    print(finite_json(result) if options.json_output else text)
     return status
 
 

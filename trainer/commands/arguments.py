@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tandem.contract.numbers import finite_json
 from trainer.config.help import config_toml, keys_text
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.errors import ConfigError
@@ -105,7 +105,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     from trainer.results.markdown import comparison_text
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{path}.json").write_text(json.dumps(comparison.to_dict(), indent=2) + "\n")
+    Path(f"{path}.json").write_text(finite_json(comparison.to_dict(), indent=2) + "\n")
     Path(f"{path}.md").write_text(f"{comparison_text(comparison)}\n")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tandem.contract.numbers import finite_json
 from trainer.commands.arguments import add_data_arguments, add_prepared_argument, data_source
 from trainer.core.settings import Settings
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from trainer.drift.run import measure_drift
 
     windows = _windows(options, settings)
-    print(json.dumps(measure_drift(windows, options.model, settings).to_dict()))
+    print(finite_json(measure_drift(windows, options.model, settings).to_dict()))
     return 0
 
 

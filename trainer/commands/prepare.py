@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from tandem.contract.numbers import finite_json
 from trainer.commands.arguments import add_data_arguments, data_config
 from trainer.core.settings import Settings
 
@@ -42,5 +42,5 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         for kind in options.split:
             splits = draw_splits(dataset, kind, seed=options.split_seed)
             print(f"split {kind}: {write_split(splits, dataset, prepared)}, fingerprint {splits.fingerprint}")
-    print(json.dumps({"prepared": str(prepared.directory), **prepared.counts()}))
+    print(finite_json({"prepared": str(prepared.directory), **prepared.counts()}))
     return 0

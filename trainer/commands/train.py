@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from tandem.contract.numbers import finite_json
 from trainer.commands.arguments import (
     add_baselines_argument,
     add_config_arguments,
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     peak_memory_mib = process_peak_memory_bytes() >> 20
     print(f"peak memory of this process: {peak_memory_mib:,} MiB", file=sys.stderr)
     print(
-        json.dumps(
+        finite_json(
             {
                 "prepared": str(result.prepared.directory),
                 "model_version": result.version.model_version,

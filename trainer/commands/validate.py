@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tandem.contract.numbers import finite_json
 from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         Promotion(registry, settings).promote(validation.version)
         promoted = True
     print(
-        json.dumps(
+        finite_json(
             {
                 "registry_version": version.number,
                 "model_version": version.model_version,

@@ -114,9 +114,10 @@ def table_fields(
         kind = column.type()
         if name in _ID_COLUMNS:
             if kind.is_nested():
+                kind_name = type(kind).__name__.lower()
                 raise ConfigError(
-                    f"{section}: {scan.path.name}: column {key!r} is a {type(kind).__name__.lower()}, and an id must be a "
-                    f'text or a number; name a field inside it, for example "{key}.id"'
+                    f"{section}: {scan.path.name}: column {key!r} is a {kind_name}, and an id must be a text or a number; "
+                    f'name a field inside it, for example "{key}.id"'
                 )
             if kind.is_floating():
                 limit = _EXACT_INTEGERS[str(kind).removeprefix("!")]

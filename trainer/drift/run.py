@@ -5,7 +5,6 @@ See docs/decisions/0048-drift.md.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import structlog
 
 from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.numbers import finite_json
 from tandem.ops.model_registry import RegisteredVersion
 from tandem.ops.onnx_session import OnnxSession
 from trainer.core.settings import Settings
@@ -125,7 +125,7 @@ def measure_drift(windows: Windows | None, model: str, settings: Settings) -> Dr
             )
             run.log_metrics(_metrics(result))
             run.log_directory(pages, ARTIFACTS)
-            run.log_text(json.dumps(result.to_dict(), indent=2), f"{ARTIFACTS}/drift.json")
+            run.log_text(finite_json(result.to_dict(), indent=2), f"{ARTIFACTS}/drift.json")
     publish_gauges(
         drift_gauges(reports, drift_share=settings.drift_share),
         settings.data_dir / GAUGES_FILE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tandem.contract.numbers import finite_json
 from trainer.evaluation.metrics import BOOTSTRAP_DRAWS, Interval, PerUser
 from trainer.experiments.replay import FULL, INCREMENTAL, NEVER, Step
 from trainer.results.markdown import markdown_table
@@ -63,7 +63,7 @@ class ReplayReport:
 
     def to_json(self) -> str:
         """`to_dict`, for a file."""
-        return json.dumps(self.to_dict(), indent=2)
+        return finite_json(self.to_dict(), indent=2)
 
     def to_text(self) -> str:
         """The report in Markdown."""

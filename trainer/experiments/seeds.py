@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tandem.contract.numbers import finite_json
 from trainer.baselines.rating_svd import RatingSVD
 from trainer.config.train_config import TrainConfig
 from trainer.core.settings import Settings
@@ -141,7 +141,7 @@ class SeedsResult:
 
     def to_json(self) -> str:
         """`to_dict`, for a file."""
-        return json.dumps(self.to_dict(), indent=2)
+        return finite_json(self.to_dict(), indent=2)
 
     def to_text(self) -> str:
         """Markdown: the trainings, then by question mean and spread over seeds and the comparison of the first seed."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tandem.contract.numbers import finite_json
 from trainer.core.errors import DataError
 from trainer.evaluation.evaluation import Evaluation
 
@@ -44,7 +45,7 @@ def save_evaluation(evaluation: Evaluation, directory: Path) -> None:
         "totals": dict(evaluation.totals),
         "means": evaluation.means(),
     }
-    (directory / _JSON).write_text(json.dumps(described, indent=2) + "\n")
+    (directory / _JSON).write_text(finite_json(described, indent=2) + "\n")
 
 
 def save_evaluations(evaluations: Sequence[Evaluation], directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -69,3 +70,16 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(BundleCorrupt):
             ItemTable.read(path)
+
+
+@pytest.mark.parametrize("missing", ["nan", "inf"])
+def test_a_missing_number_leaves_an_attribute_numeric(missing: str) -> None:
+    prices = ["1.5", missing, "3"]
+    column = ItemTable.from_items(
+        [Item(str(row), "", (), {"price": price}, 0) for row, price in enumerate(prices)]
+    ).attribute("price")
+    assert column is not None
+    assert column.numbers is not None
+    by_value = dict(zip(column.values, column.numbers.tolist(), strict=True))
+    assert (by_value["1.5"], by_value["3"]) == (1.5, 3.0)
+    assert np.isnan(by_value[missing])
