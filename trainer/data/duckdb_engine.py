@@ -21,6 +21,9 @@ _MEMORY_LIMIT_BYTES: Final = 2 << 30
 """Enough to sort tens of millions of interactions without spilling, while leaving memory free on a small machine."""
 
 
+_python_functions: Final[dict[str, Callable[[str], str]]] = {}
+
+
 class DuckDBEngine:
     """One connection with a work folder for staged and spilled data. A context manager."""
 
@@ -32,6 +35,8 @@ class DuckDBEngine:
             memory_limit=f"{memory_bytes // 2**20}MiB",
             autoinstall_known_extensions=False,  # an installation would use the network in the middle of a run
         )
+        for name, function in _python_functions.items():
+            self._connection.con.create_function(name, function, ["VARCHAR"], "VARCHAR")
         self._views = 0
 
     def __enter__(self) -> Self:
@@ -93,6 +98,15 @@ def duckdb_function(name: str, arguments: tuple[str, ...], result: str) -> Calla
     template = unary if len(arguments) == 1 else binary
     function: Callable[..., Any] = ibis.udf.scalar.builtin(template, name=name, signature=(arguments, result))
     return function
+
+
+def python_function(name: str, function: Callable[[str], str]) -> Callable[..., Any]:
+    """A Python function of one text column, which every engine opened later calls row by row in DuckDB's stream.
+
+    Null stays null; the function itself must not return None.
+    """
+    _python_functions[name] = function
+    return duckdb_function(name, ("string",), "string")
 
 
 def quoted(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import ibis
 
-from trainer.data.duckdb_engine import duckdb_function
+from trainer.data.duckdb_engine import duckdb_function, python_function
 
 _NAME_KEYS: Final = ("name", "title", "label")
 """Keys under which an object has the name of a category: {"id": 18, "name": "Drama"}."""
@@ -62,9 +62,9 @@ def _list_as_json(text: str) -> str:
     return "" if entries is None else json.dumps(entries)
 
 
-_list_json: Any = ibis.udf.scalar.python(_list_as_json, signature=(("string",), "string"))
+_list_json = python_function("tandem_list_in_text", _list_as_json)
 _json_strings = duckdb_function("json_extract_string", ("json", "string"), "array<string>")
-literal_documents: Any = ibis.udf.scalar.python(literal_json, signature=(("string",), "string"))
+literal_documents = python_function("tandem_literal_json", literal_json)
 """`literal_json` as an expression."""
 
 

@@ -116,8 +116,8 @@ def table_fields(
             if kind.is_nested():
                 kind_name = type(kind).__name__.lower()
                 raise ConfigError(
-                    f"{section}: {scan.path.name}: column {key!r} is a {kind_name}, and an id must be a text or a number; "
-                    f'name a field inside it, for example "{key}.id"'
+                    f"{section}: {scan.path.name}: column {key!r} is a {kind_name}, and an id must be a text or a "
+                    f'number; name a field inside it, for example "{key}.id"'
                 )
             if kind.is_floating():
                 limit = _EXACT_INTEGERS[str(kind).removeprefix("!")]
