@@ -52,7 +52,7 @@ class TestUserFeature:
             ("25", 3),
             ("1e9", 3),
             ("-5", 1),
-            ("inf", 3),
+            ("inf", 0),
             (None, 0),
             ("", 0),
             ("old", 0),
