@@ -22,12 +22,9 @@ from typing import Any, Final
 import structlog
 
 from tandem.contract import names
-<<<<<<< HEAD
 from tandem.contract.checksums import DamagedFile, check_files, file_sha256
-from tandem.ops.file_lock import file_lock
-=======
 from tandem.contract.numbers import finite_json
->>>>>>> 7a3e912 (Values of every format follow one rule, which docs/data.md states)
+from tandem.ops.file_lock import file_lock
 from trainer.core.errors import DataError, DownloadError
 from trainer.core.settings import EngineName
 from trainer.data.amazon import read_amazon
@@ -296,23 +293,4 @@ def _write_description(directory: Path, name: str, cleaned: Cleaned, staged: Sta
         "catalogue_sequence": 0 if staged.item_changes is None else staged.item_changes.last_sequence,
         "report": cleaned.report.to_dict(),
     }
-<<<<<<< HEAD
-    (directory / _PREPARED_FILE).write_text(json.dumps(description, indent=2, ensure_ascii=False))
-=======
     (directory / _PREPARED_FILE).write_text(finite_json(description, indent=2, ensure_ascii=False))
-
-
-def _fingerprint(files: Iterable[Path]) -> str:
-    return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
-
-
-def _move(staging: Path, directory: Path) -> None:
-    """Makes the folder appear complete. If another process was faster, its folder, which is the same, stays."""
-    try:
-        staging.rename(directory)
-    except OSError:
-        if not (directory / _PREPARED_FILE).is_file():
-            # A crash left this folder, which has no description.
-            shutil.rmtree(directory)
-            staging.rename(directory)
->>>>>>> 7a3e912 (Values of every format follow one rule, which docs/data.md states)
