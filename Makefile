@@ -23,7 +23,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults pipeline nightly airflow airflow-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults pipeline nightly airflow airflow-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run the whole test suite, again
 
 unit: $(VENV)/.dev ## run the tests that start no process, listen on no port and train no model: under two minutes
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m "not process and not slow"
+
+fuzz: $(VENV)/.dev ## send half a million fuzzed messages to a server of its own; MESSAGES=... SEED=...
+	$(BIN)/python -m tests.fuzz --messages $(or $(MESSAGES),500000) --seed $(or $(SEED),1)
 
 coverage: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run `make test` with coverage, including child processes; takes 1.6 to 1.8 times the processor time
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report=term

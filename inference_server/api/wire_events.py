@@ -32,6 +32,9 @@ MAX_RATING: Final = 5.0
 MAX_SECONDS_AHEAD: Final = 300
 """How far in the future an event's time may lie: callers' clocks differ."""
 
+NOT_A_TIME: Final = "must be an existing time since 1970, in JSON for example 2026-01-31T12:00:00Z"
+"""The rule for times, in the words of every protocol."""
+
 _TYPES: Final[Mapping[int, str]] = {
     pb.EventType.Value(f"EVENT_TYPE_{name.upper()}"): name for name in names.EVENT_TYPES
 }
@@ -121,7 +124,7 @@ def _check_value(path: str, event_type: int, value: float) -> None:
 def _checked_time(path: str, at: Timestamp, now: int) -> int:
     """Microseconds since 1970."""
     if at.seconds < 0 or not 0 <= at.nanos < _NANOSECONDS:
-        raise InvalidRequest(path, "must be a time since 1970")
+        raise InvalidRequest(path, NOT_A_TIME)
     microseconds: int = at.seconds * _MICROSECONDS + at.nanos // 1000
     if microseconds > now + MAX_SECONDS_AHEAD * _MICROSECONDS:
         raise InvalidRequest(path, f"must be at most {MAX_SECONDS_AHEAD // 60} minutes in the future")

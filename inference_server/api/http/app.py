@@ -7,6 +7,7 @@ the API a second time, and cost more than an answer does. So endpoints take the 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
@@ -35,7 +36,7 @@ from inference_server.api.http.validation import BODY, PayloadCheck
 from inference_server.api.internal_error import internal_error
 from inference_server.api.serving_status import serving_status
 from inference_server.api.wire import to_query, to_similar_query
-from inference_server.api.wire_events import to_events, to_item_changes, to_removals
+from inference_server.api.wire_events import NOT_A_TIME, to_events, to_item_changes, to_removals
 from inference_server.core.errors import InvalidRequest, RequestError
 from inference_server.events.recorder import Recorder
 from inference_server.model.serving_model import ModelSlot
@@ -46,6 +47,9 @@ from tandem.v1 import recommendation_pb2 as pb
 
 _CLIENT_GONE: Final = 499
 """The status under which the statistics count a request whose caller hung up. It is never sent."""
+
+_PLACE: Final = re.compile(r" at \w+\.(\S+?)\.*$")
+"""Where protobuf's reader of JSON says that a value is wrong: "... at RecordEventsRequest.events[0].occurred_at."."""
 
 _Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 _Result = TypeVar("_Result")
@@ -300,8 +304,12 @@ def _parsed(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request
         return ParseDict(payload, kind())
     except UnicodeEncodeError:
         raise InvalidRequest(BODY, "has text that is not Unicode: half of a surrogate pair") from None
-    except (ParseError, OverflowError) as error:
-        raise InvalidRequest(BODY, str(error)) from None
+    except OverflowError:
+        raise InvalidRequest(BODY, "has a number that is too large") from None
+    except ParseError as error:
+        # The schema has accepted it: what is left are times that an offset moves out of the years that there are.
+        place = _PLACE.search(str(error))
+        raise InvalidRequest(BODY if place is None else place[1], NOT_A_TIME) from None
 
 
 def _remaining(timeout: float | None, started: float) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
+from inference_server.api.wire_events import NOT_A_TIME
 from inference_server.core.errors import InvalidRequest
 
 BODY: Final = "body"
@@ -25,7 +26,7 @@ class PayloadCheck:
     """One schema, compiled."""
 
     def __init__(self, schema: dict[str, Any]) -> None:
-        self._validator = jsonschema_rs.Draft202012Validator(schema, mask=_VALUE)
+        self._validator = jsonschema_rs.Draft202012Validator(schema, mask=_VALUE, validate_formats=True)
 
     def check(self, payload: object) -> None:
         """Raises InvalidRequest for the first error, with its path: "filter.attributes[0].name"."""
@@ -44,6 +45,8 @@ def _explain(error: jsonschema_rs.ValidationError) -> tuple[str, str]:
         return _path([*path, kind.property]), "must be given"
     if isinstance(kind, _Kind.PropertyNames):
         return _path(path), f"a name in it is wrong: {kind.error.message}"
+    if isinstance(kind, _Kind.Pattern | _Kind.Format):  # only times have one in requests
+        return _path(path), NOT_A_TIME
     return _path(path), error.message
 
 

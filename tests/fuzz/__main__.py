@@ -1,0 +1,55 @@
+"""`python -m tests.fuzz`: the full-size runs. Exit status 1 if a call ended as a fault of the server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from tests.fuzz.grpc_run import Outcome, fuzz
+from tests.support.serving import serve, valkey
+from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
+
+
+async def _run_grpc(num_messages: int, seed: int) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="tandem-fuzz-") as name:
+        folder = Path(name)
+        bundle = build_tiny_bundle(folder / "bundle", TinySpec())
+        async with (
+            valkey(folder / "store") as store,
+            serve(folder / "data", bundle_path=bundle.directory, store_url=store.url, deadline_ms=20_000) as server,
+        ):
+            outcome = await fuzz(
+                f"127.0.0.1:{server.grpc_port}",
+                num_messages=num_messages,
+                seed=seed,
+                server_pid=server.process.pid,
+            )
+            log_bytes = sum(len(str(line)) for line in server.logs) + sum(map(len, server.unparsed))
+            print(f"log: {len(server.logs)} lines, {log_bytes} bytes, {len(server.unparsed)} lines not JSON")
+            return outcome
+
+
+def main() -> int:
+    """Runs, prints what came, and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the gRPC server.")
+    parser.add_argument("--messages", type=int, default=500_000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    outcome = asyncio.run(_run_grpc(arguments.messages, arguments.seed))
+    by_method: dict[str, dict[str, int]] = defaultdict(dict)
+    for (method, code), count in sorted(outcome.codes.items()):
+        by_method[method][code] = count
+    for method, codes in by_method.items():
+        print(f"{method}: {codes}")
+    print(f"{outcome.num_messages} messages in {outcome.seconds:.0f} s")
+    print("memory in MiB:", [size >> 20 for size in outcome.resident_bytes])
+    print(f"faults: {len(outcome.faults)}", *outcome.faults, sep="\n")
+    return int(bool(outcome.faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Sends fuzzed calls to a running gRPC server and records how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from tandem.v1 import recommendation_pb2 as pb
+from tests.fuzz.grpc_messages import Messages, Method
+
+FAULTS: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"})
+"""Statuses that say that the server failed."""
+_FAULT_NUMBERS: Final = frozenset({2, 10, 13, 15})
+_ENDED_WHILE_SENDING: Final = "Internal error from Core"
+"""What grpcio's client says of a stream that the server ended, with whatever status, before all messages were sent."""
+_CHANNELS: Final = 4
+_CALLS_AT_ONCE: Final = 32
+_DEADLINE_SECONDS: Final = 60.0
+_MAX_TOKENS: Final = 50
+_SAMPLES: Final = 20
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How all calls of a run ended."""
+
+    num_messages: int = 0
+    seconds: float = 0.0
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Calls by method and status; entries of a batch by "RecommendBatch entry" and the number of their code."""
+    faults: list[str] = field(default_factory=list)
+    """Method, status, details and bytes of calls that the server answered as its own fault; at most 20."""
+    resident_bytes: list[int] = field(default_factory=list)
+    """Memory of the server's processes, at equal distances of the run."""
+
+    @property
+    def growth_bytes(self) -> int:
+        """How much memory grew in the second half of the run: the first fills caches."""
+        second = self.resident_bytes[len(self.resident_bytes) // 2 :]
+        return second[-1] - second[0] if second else 0
+
+
+async def fuzz(
+    address: str,
+    *,
+    num_messages: int,
+    seed: int,
+    server_pid: int,
+    max_seconds: float = float("inf"),
+) -> Outcome:
+    """Sends `num_messages` messages, or as many as `max_seconds` allow, to all methods of the server."""
+    outcome, messages = Outcome(), Messages(seed)
+    started = time.monotonic()
+    next_sample = 0
+
+    async def call_on(channel: grpc.aio.Channel) -> None:
+        nonlocal next_sample
+        while outcome.num_messages < num_messages and time.monotonic() - started < max_seconds:
+            if outcome.num_messages >= next_sample:
+                next_sample += max(1, num_messages // _SAMPLES)
+                outcome.resident_bytes.append(_resident_bytes(server_pid))
+            method = messages.method()
+            payloads = [
+                messages.payload(method) for _ in range(messages.count() if method.requests_are_streamed else 1)
+            ]
+            outcome.num_messages += len(payloads)
+            await _call(channel, method, payloads, outcome, messages)
+
+    async with AsyncExitStack() as stack:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=options))
+            for _ in range(_CHANNELS)
+        ]
+        await asyncio.gather(*(call_on(channels[number % _CHANNELS]) for number in range(_CALLS_AT_ONCE)))
+    outcome.resident_bytes.append(_resident_bytes(server_pid))
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+async def _call(
+    channel: grpc.aio.Channel, method: Method, payloads: Iterable[bytes], outcome: Outcome, messages: Messages
+) -> None:
+    name = method.path.rpartition("/")[2]
+    call = channel.stream_stream(f"/{method.path}")(iter(payloads), timeout=_DEADLINE_SECONDS)
+    code, details = "OK", ""
+    try:
+        async for response in call:
+            if name == "Watch":
+                call.cancel()  # it would go on for as long as the server does
+                break
+            _read(name, response, outcome, messages)
+    except grpc.aio.AioRpcError as error:
+        code, details = error.code().name, error.details() or ""
+        if details == _ENDED_WHILE_SENDING:
+            code = "ended while the client was sending"
+    outcome.codes[name, code] += 1
+    if code in FAULTS and len(outcome.faults) < 20:
+        outcome.faults.append(f"{method.path} {code} {details} {b''.join(payloads)[:300].hex()}")
+
+
+def _read(name: str, response: bytes, outcome: Outcome, messages: Messages) -> None:
+    if name == "RecommendBatch":
+        error = pb.RecommendBatchResponse.FromString(response).error
+        outcome.codes["RecommendBatch entry", str(error.code)] += 1
+        if error.code in _FAULT_NUMBERS and len(outcome.faults) < 20:
+            outcome.faults.append(f"RecommendBatch entry {error.code} {error.message}")
+    elif name == "Recommend":
+        token = pb.RecommendResponse.FromString(response).next_page_token
+        if token:
+            messages.page_tokens.append(token)
+            del messages.page_tokens[:-_MAX_TOKENS]
+
+
+def _resident_bytes(pid: int) -> int:
+    """Memory of a process and of all its descendants."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    try:
+        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+        return resident + sum(_resident_bytes(int(child)) for child in children.read_text().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it has ended in the meantime
