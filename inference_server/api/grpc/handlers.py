@@ -33,6 +33,8 @@ class Services:
         self._raw = raw
         self.methods: list[str] = []
         """Names of all methods, "package.Service/Method"."""
+        self.streams: list[str] = []
+        """Names of the methods that stream responses: a call may last for as long as its client pleases."""
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Does nothing: the generated functions register every method by name as well."""
@@ -41,6 +43,7 @@ class Services:
         """Registers the methods of a service."""
         guarded = {name: self._guarded(f"{service}/{name}", handler) for name, handler in handlers.items()}
         self.methods += [f"{service}/{name}" for name in handlers]
+        self.streams += [f"{service}/{name}" for name, handler in handlers.items() if handler.response_streaming]
         self._server.add_registered_method_handlers(service, guarded)
 
     def _guarded(self, method: str, handler: _Handler) -> _Handler:

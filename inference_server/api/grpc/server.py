@@ -12,6 +12,7 @@ from inference_server.api.grpc import bulk, channelz
 from inference_server.api.grpc.authentication import KeyRequired
 from inference_server.api.grpc.credentials import server_credentials
 from inference_server.api.grpc.decoding import Decoder
+from inference_server.api.grpc.drain import drain
 from inference_server.api.grpc.handlers import Services
 from inference_server.api.grpc.health import Health
 from inference_server.api.grpc.reflection import add_reflection
@@ -103,6 +104,7 @@ class GrpcServer:
         if reflection_enabled:
             add_reflection(served, services)
         self.methods = tuple(services.methods)
+        self._streams = tuple(f"/{method}" for method in services.streams)
         self.port = self._listen(f"{host}:{port}", security)
 
     async def start(self) -> None:
@@ -115,10 +117,12 @@ class GrpcServer:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Sets NOT_SERVING, refuses new calls, waits up to `grace_seconds` for calls in flight, cancels the rest, and
-        closes."""
+        """Sets NOT_SERVING, leaves the port, waits up to `grace_seconds` for calls in flight, ends the rest, closes.
+
+        Calls that come too late are left to their clients, which send them to another server (see `drain`).
+        """
         await self._health.end()
-        await self._server.stop(grace_seconds)
+        await drain(self._server, self.port, grace_seconds=grace_seconds, streams=self._streams)
 
     def _listen(self, address: str, security: Security) -> int:
         try:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import ssl
+import termios
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import uvicorn
 
 from inference_server.core.errors import PortUnavailable
+from inference_server.core.listeners import has_waiting_connections
 from inference_server.security.tls import Certificates
 
 _BACKLOG: Final = 2048
 _KEEP_ALIVE_SECONDS: Final = 75
 """Longer than the 60 s after which load balancers close a connection: if the server closed first, a request that
 crosses the close would be lost."""
+_LEAVE_SECONDS: Final = 0.5
+"""Time at a shutdown in which the client of an idle connection may send a request, and be told that it is the last."""
+_ACCEPT_SECONDS: Final = 0.05
+_CHECK_SECONDS: Final = 0.01
 _CLOSING_SECONDS: Final = 1.0
 """Time in which cancelled requests may answer their callers."""
 
@@ -75,20 +83,71 @@ class HttpServer:
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-ticks")
 
     async def stop(self, *, grace_seconds: float) -> None:
-        """Refuses new connections, waits up to `grace_seconds` for requests in flight, cancels the rest, and closes."""
+        """Refuses new connections, waits up to `grace_seconds` for requests in flight, cancels the rest, and closes.
+
+        Answers say `connection: close` meanwhile. A connection without a request is closed after a pause in which its
+        client may send one more and be told so: a request that crosses the close would be lost.
+        """
         if self._ticking is None:
             self._socket.close()
             return
+        give_up_at = time.monotonic() + grace_seconds
         self._ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
-        self._config.timeout_graceful_shutdown = grace_seconds  # type: ignore[assignment]  # passed to asyncio.wait_for
-        await self._server.shutdown(sockets=[self._socket])
+        await self._leave_port()
+        await self._let_go(give_up_at)
+        left_seconds = max(0.0, give_up_at - time.monotonic())
+        self._config.timeout_graceful_shutdown = left_seconds  # type: ignore[assignment]  # passed to asyncio.wait_for
+        await self._server.shutdown()
         state = self._server.server_state
         if state.tasks:
             await asyncio.wait(set(state.tasks), timeout=_CLOSING_SECONDS)
         for connection in list(state.connections):
             connection.transport.abort()
+
+    async def _leave_port(self) -> None:
+        accepted_at = time.monotonic() + _ACCEPT_SECONDS
+        while time.monotonic() < accepted_at:
+            if not has_waiting_connections(self._socket):
+                break
+            await asyncio.sleep(0)
+        for server in self._server.servers:
+            server.close()
+        self._socket.close()
+
+    async def _let_go(self, give_up_at: float) -> None:
+        """Makes clients leave, and closes connections that stay without a request."""
+        state = self._server.server_state
+        # uvicorn adds these to each answer, and closes the connection of an answer that says close.
+        state.default_headers = [*state.default_headers, (b"connection", b"close")]
+        for connection in list(state.connections):
+            if not _is_idle(connection):
+                connection.shutdown()  # its answer will be the last one
+        closing_at = min(time.monotonic() + _LEAVE_SECONDS, give_up_at)
+        while state.connections and time.monotonic() < give_up_at:
+            await asyncio.sleep(_CHECK_SECONDS)
+            if time.monotonic() >= closing_at:
+                idle = [connection for connection in list(state.connections) if _is_idle(connection)]
+                if not idle:
+                    return
+                for connection in idle:
+                    if not _has_unread_bytes(connection):
+                        connection.shutdown()
+
+
+def _is_idle(connection: Any) -> bool:
+    """Whether a connection of uvicorn has no request in progress."""
+    cycle = connection.cycle
+    return cycle is None or cycle.response_complete
+
+
+def _has_unread_bytes(connection: Any) -> bool:
+    descriptor = connection.transport.get_extra_info("socket").fileno()
+    try:
+        return fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)) != bytes(4)
+    except OSError:  # it has just been closed
+        return False
 
 
 def _ssl_options(certificates: Certificates | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from tandem.client.core import (
     closed_meanwhile,
     to_bytes,
 )
-from tandem.client.errors import TandemError, failure_of
+from tandem.client.errors import TandemError
 from tandem.client.query import NO_FILTER, Filter, Query, QueryOptions, batch_request
 from tandem.client.results import Recommendations, ServingStatus, SimilarItems
 from tandem.client.writes import Event, Item
@@ -168,15 +168,19 @@ class AsyncTandemClient(ClientCore):
                 yield batch_outcome(response)
             progress.check_complete()
         except grpc.aio.AioRpcError as error:
-            raise progress.error_of(failure_of(error.code(), error.details(), error.trailing_metadata())) from error
+            raise progress.error_of(
+                self._failure_of(error.code(), error.details(), error.trailing_metadata())
+            ) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not (task and task.cancelling()):  # the stream was cancelled, not its reader
-                if progress.feed_error is not None:
-                    raise progress.feed_error from None
-                if self._closed:
-                    raise closed_meanwhile() from None
-            raise
+            if task and task.cancelling():
+                raise
+            # The stream was cancelled, not its reader.
+            if progress.feed_error is not None:
+                raise progress.feed_error from None
+            if self._closed:
+                raise closed_meanwhile() from None
+            raise progress.error_of(self._failure_of(grpc.StatusCode.CANCELLED, None, None)) from None
         finally:
             call.cancel()
 
@@ -217,7 +221,7 @@ class AsyncTandemClient(ClientCore):
                     attempt.add_done_callback(ended.put_nowait)
                     outcome = None
                 else:
-                    outcome = await _next_end(ended, step.timeout_seconds)
+                    outcome = await self._next_end(ended, step.timeout_seconds)
                 step = call.plan.send(outcome)
         except StopIteration as end:
             return call.read(end.value)
@@ -225,18 +229,17 @@ class AsyncTandemClient(ClientCore):
             for attempt in started:
                 attempt.cancel()
 
-
-async def _next_end(ended: asyncio.Queue[Any], timeout_seconds: float | None) -> Outcome:
-    """The outcome of the next attempt to end; None if none ends in time."""
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            attempt = await ended.get()
-    except TimeoutError:
-        return None
-    code = await attempt.code()
-    if code is grpc.StatusCode.OK:
-        return Answered(await attempt)
-    return failure_of(code, await attempt.details(), await attempt.trailing_metadata())
+    async def _next_end(self, ended: asyncio.Queue[Any], timeout_seconds: float | None) -> Outcome:
+        """The outcome of the next attempt to end; None if none ends in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                attempt = await ended.get()
+        except TimeoutError:
+            return None
+        code = await attempt.code()
+        if code is grpc.StatusCode.OK:
+            return Answered(await attempt)
+        return self._failure_of(code, await attempt.details(), await attempt.trailing_metadata())
 
 
 async def _async_iterator(

@@ -10,7 +10,8 @@ says "C-Core except hedging"). Their throttling also does not limit hedges that 
 doubles the load of a server that is merely slow. gRPC's transparent retries, of requests that no server has seen, stay
 on.
 
-Retried are UNAVAILABLE, and RESOURCE_EXHAUSTED if the server says when to retry (otherwise it is gRPC's status for a
+Retried are UNAVAILABLE, which CANCELLED counts as unless the client was closed (a server that stops ends calls so), and
+RESOURCE_EXHAUSTED if the server says when to retry (otherwise it is gRPC's status for a
 message that is too large). Never retried are DEADLINE_EXCEEDED, whose time is over, and INVALID_ARGUMENT, INTERNAL and
 all other codes, which would fail again.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import grpc
@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from tandem.client.arguments import instance, integer, invalid, seconds
 from tandem.client.attempts import Plan, RetryBudget, RetryPolicy, attempts, until_ready
 from tandem.client.connection import Endpoint, PemSource, endpoint
-from tandem.client.errors import ClientClosed, Failure, TandemError, batch_failure_of, error_of
+from tandem.client.errors import ClientClosed, Failure, TandemError, batch_failure_of, error_of, failure_of
 from tandem.client.query import Filter, Query, recommend_request, similar_items_request
 from tandem.client.results import (
     Recommendations,
@@ -206,6 +206,16 @@ class ClientCore(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed(Failure(code=grpc.StatusCode.CANCELLED, message="the client is closed", num_attempts=0))
+
+    def _failure_of(
+        self, code: grpc.StatusCode, message: str | None, trailing_metadata: Iterable[tuple[str, str | bytes]] | None
+    ) -> Failure:
+        """The failure of a call with this status. CANCELLED that nobody asked for is UNAVAILABLE: a server that stops,
+        or a proxy, has ended the call, and another server may answer it."""
+        failure = failure_of(code, message, trailing_metadata)
+        if code is grpc.StatusCode.CANCELLED and not self._closed:
+            return replace(failure, code=grpc.StatusCode.UNAVAILABLE, message="the server ended the call: CANCELLED")
+        return failure
 
     def _check_not_closed_meanwhile(self) -> None:
         """Raises Cancelled for a call in progress; the closed channel would raise an error of its own."""

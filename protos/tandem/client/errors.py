@@ -9,7 +9,7 @@ TandemError                 a call without an answer, with its status code and n
 +-- DeadlineExceeded        no answer within the deadline
 +-- Unavailable             no server answers at the address, or it serves no model yet
 +-- Unauthenticated         credentials are missing, wrong or insufficient
-+-- Cancelled               the client was closed during the call, or an intermediary cancelled it
++-- Cancelled               the client was closed during the call
 |   +-- ClientClosed        a call on a client that was closed before; also RuntimeError
 +-- ServerError             the server failed or does not know the method: find `request_id` in the server's log
 
@@ -116,7 +116,7 @@ class DeadlineExceeded(TandemError):
 
 
 class Unavailable(TandemError):
-    """No server answers at the address, or it serves no model yet."""
+    """No server answers at the address, it stopped during the call, or it serves no model yet."""
 
 
 class Unauthenticated(TandemError):
@@ -124,7 +124,7 @@ class Unauthenticated(TandemError):
 
 
 class Cancelled(TandemError):
-    """The client was closed during the call, or an intermediary cancelled it."""
+    """The client was closed during the call."""
 
 
 class ClientClosed(Cancelled, RuntimeError):

@@ -32,7 +32,7 @@ from tandem.client.core import (
     batch_outcome,
     to_bytes,
 )
-from tandem.client.errors import TandemError, failure_of
+from tandem.client.errors import TandemError
 from tandem.client.query import NO_FILTER, Filter, Query, QueryOptions, batch_request
 from tandem.client.results import Recommendations, ServingStatus, SimilarItems
 from tandem.client.writes import Event, Item
@@ -173,7 +173,7 @@ class TandemClient(ClientCore):
                 yield batch_outcome(response)
             progress.check_complete()
         except grpc.RpcError as error:
-            raise progress.error_of(failure_of(call.code(), call.details(), call.trailing_metadata())) from error
+            raise progress.error_of(self._failure_of(call.code(), call.details(), call.trailing_metadata())) from error
         finally:
             progress.ended = True
             window.release()  # wakes `feed`, which then sees `ended`
@@ -216,7 +216,7 @@ class TandemClient(ClientCore):
                     attempt.add_done_callback(ended.put)
                     outcome = None
                 else:
-                    outcome = _next_end(ended, step.timeout_seconds)
+                    outcome = self._next_end(ended, step.timeout_seconds)
                 step = call.plan.send(outcome)
         except StopIteration as end:
             return call.read(end.value)
@@ -224,13 +224,12 @@ class TandemClient(ClientCore):
             for attempt in started:
                 attempt.cancel()
 
-
-def _next_end(ended: queue.SimpleQueue[Any], timeout_seconds: float | None) -> Outcome:
-    """The outcome of the next attempt to end; None if none ends in time."""
-    try:
-        attempt = ended.get(timeout=timeout_seconds)
-    except queue.Empty:
-        return None
-    if attempt.code() is grpc.StatusCode.OK:
-        return Answered(attempt.result())
-    return failure_of(attempt.code(), attempt.details(), attempt.trailing_metadata())
+    def _next_end(self, ended: queue.SimpleQueue[Any], timeout_seconds: float | None) -> Outcome:
+        """The outcome of the next attempt to end; None if none ends in time."""
+        try:
+            attempt = ended.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+        if attempt.code() is grpc.StatusCode.OK:
+            return Answered(attempt.result())
+        return self._failure_of(attempt.code(), attempt.details(), attempt.trailing_metadata())

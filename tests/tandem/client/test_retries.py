@@ -26,7 +26,9 @@ from tests.tandem.client.scripted_server import answers, answers_late, fails, ha
 pytestmark = pytest.mark.process
 
 UNAVAILABLE = fails(grpc.StatusCode.UNAVAILABLE)
-ENDS_AT_ONCE = [code for code in EXCEPTION_OF if code is not grpc.StatusCode.UNAVAILABLE]
+CANCELLED = fails(grpc.StatusCode.CANCELLED)
+TRIED_AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+ENDS_AT_ONCE = [code for code in EXCEPTION_OF if code not in TRIED_AGAIN]
 
 
 async def test_two_failures_and_an_answer_are_an_answer(kind: str) -> None:
@@ -34,6 +36,16 @@ async def test_two_failures_and_an_answer_are_an_answer(kind: str) -> None:
         async with connected(kind, server.address) as client:
             assert (await client.recommend("u")).model_version == "m"
         assert [attempt.request.user_id for attempt in server.attempts] == ["u"] * 3
+
+
+async def test_a_call_that_the_server_cancels_is_tried_again(kind: str) -> None:
+    async with scripted(CANCELLED, answers(model_version="m"), CANCELLED) as server:
+        async with connected(kind, server.address) as client:
+            assert (await client.recommend("u")).model_version == "m"
+            with pytest.raises(Unavailable, match="the server ended the call: CANCELLED") as caught:
+                await client.recommend("u")
+        assert caught.value.code is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.num_attempts == 3
 
 
 async def test_attempts_are_bounded_and_the_error_counts_them(kind: str) -> None:

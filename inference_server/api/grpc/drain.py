@@ -1,0 +1,130 @@
+"""How a gRPC server stops without losing a call.
+
+gRPC's own graceful stop answers the calls that Python has begun, and ends all others with CANCELLED: calls that wait
+for Python, and calls that arrive between its first GOAWAY and the moment when the client has read it. No client repeats
+a call that ended so. Its other way to send GOAWAY, `grpc.max_connection_age_ms`, loses nothing, but is set when the
+server is made and lasts for minutes. So the server's sockets are taken out of gRPC's hands:
+
+1. The listening sockets are closed. New connections go to the other workers of the port.
+2. The connections are frozen: gRPC reads nothing more, and answers what it has read.
+3. gRPC begins to stop. Its first GOAWAY makes clients open other connections for further calls.
+4. gRPC gets one end of a socket pair in place of each connection, and ends. Its last GOAWAY names the last call that it
+   has read. Calls that were never read have higher numbers, and every client of gRPC sends them elsewhere by itself.
+5. The GOAWAY is passed on, then FIN. gRPC would close at once, and the kernel would answer what clients still send with
+   RST; a client that meets RST gives its calls up with UNAVAILABLE.
+
+Measured in docs/decisions/0063-drain.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from inference_server.api.grpc.connections import Connections, leave_port
+
+_HANDSHAKE_SECONDS: Final = 0.05
+"""Time in which connections that were just accepted become usable."""
+_CHECK_SECONDS: Final = 0.002
+_CALM_CHECKS: Final = 6
+"""Consecutive checks that find no call, before no call is believed to be on its way to Python."""
+_MANY_CALM_CHECKS: Final = 50
+"""The same where a thread of the process runs all the time, so that it cannot be told whether gRPC's threads do."""
+_FROZEN_SECONDS: Final = 0.5
+"""Longest time for which callers wait in the kernel. Then gRPC may read again for as long, and callers are answered."""
+_GOAWAY_SECONDS: Final = 0.02
+"""Time between the two GOAWAYs. A client that gets both at once tries the calls that the second one refuses on the same
+connection again, in a loop that holds a thread of its gRPC; with two such connections it hung for a second."""
+_GOODBYE_SECONDS: Final = 1.0
+"""Time in which clients may close their connections."""
+_RPC_TASK: Final = "rpc_task"
+_HANDLER_TASK: Final = "HandleExceptions[{}]"
+"""Names of grpc.aio's tasks: one from a call's arrival to its last byte, one around its handler."""
+
+
+async def drain(server: grpc.aio.Server, port: int, *, grace_seconds: float, streams: Iterable[str]) -> None:
+    """Stops `server`, which listens on `port`. Waits up to `grace_seconds` for calls in progress, and ends the rest.
+
+    Unary calls are answered, or were never read. `streams` are the methods, as paths, whose calls may last as long as
+    they please: while one is in progress and there is time, all calls are answered as usual.
+    """
+    give_up_at = time.monotonic() + grace_seconds
+    leave_port(port)
+    connections = Connections(port)
+    connections.freeze()
+    if len(connections):
+        connections.thaw()
+        await asyncio.sleep(_HANDSHAKE_SECONDS)
+    try:
+        is_calm = await _come_to_rest(connections, give_up_at, streams)
+        stopping = asyncio.create_task(server.stop(max(0.0, give_up_at - time.monotonic()) + _GOAWAY_SECONDS))
+        if len(connections):
+            await asyncio.sleep(_GOAWAY_SECONDS)
+        if is_calm:
+            connections.take_over()
+        await server.stop(None)
+        await stopping
+        await connections.say_goodbye(patience_seconds=_GOODBYE_SECONDS)
+    finally:
+        connections.close()
+
+
+async def _come_to_rest(connections: Connections, give_up_at: float, streams: Iterable[str]) -> bool:
+    """Freezes the connections when no stream is in progress, and waits for the other calls. Returns False, with the
+    connections as they were, if calls are still in progress when the time is over."""
+    while True:
+        if _num_streams(streams) and time.monotonic() < give_up_at:
+            await asyncio.sleep(_CHECK_SECONDS)
+            continue
+        thaw_at = time.monotonic() + _FROZEN_SECONDS
+        if await _freeze(connections, thaw_at, streams):
+            return True
+        connections.thaw()
+        if time.monotonic() >= give_up_at:
+            return False
+        await asyncio.sleep(min(_FROZEN_SECONDS, give_up_at - time.monotonic()))
+
+
+async def _freeze(connections: Connections, thaw_at: float, streams: Iterable[str]) -> bool:
+    """Freezes the connections and waits until all that gRPC has read is answered. Returns False at `thaw_at`."""
+    connections.freeze()
+    num_calm = num_calm_threads = 0
+    num_unread_bytes = 0
+    while len(connections) and time.monotonic() < thaw_at:
+        await asyncio.sleep(_CHECK_SECONDS)
+        connections.freeze()
+        before, num_unread_bytes = num_unread_bytes, connections.num_unread_bytes
+        calm = not _num_unary_calls(streams) and num_unread_bytes >= before
+        num_calm = num_calm + 1 if calm else 0
+        num_calm_threads = num_calm_threads + 1 if calm and not _another_thread_runs() else 0
+        if num_calm_threads >= _CALM_CHECKS or num_calm >= _MANY_CALM_CHECKS:
+            return True
+    return not len(connections)
+
+
+def _num_unary_calls(streams: Iterable[str]) -> int:
+    return sum(task.get_name() == _RPC_TASK for task in asyncio.all_tasks()) - _num_streams(streams)
+
+
+def _num_streams(streams: Iterable[str]) -> int:
+    handlers = {_HANDLER_TASK.format(method) for method in streams}
+    return sum(task.get_name() in handlers for task in asyncio.all_tasks())
+
+
+def _another_thread_runs() -> bool:
+    """Whether a thread of this process besides the caller's runs or waits for a processor: it may bring a call."""
+    own = os.getpid()
+    for folder in Path("/proc/self/task").iterdir():
+        try:
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:  # it has ended
+            continue
+        if state == "R" and int(folder.name) != own:
+            return True
+    return False

@@ -1,0 +1,62 @@
+"""Shutdown under load: no caller loses a call, whether a worker is replaced or the whole server ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.local.ports import free_port
+from tandem.contract.bundle import Bundle
+from tests.support.serving import PATIENCE_SECONDS, serve
+
+pytestmark = pytest.mark.process
+
+NO_STORE = f"redis://127.0.0.1:{free_port()}/0"
+
+
+@asynccontextmanager
+async def callers(grpc_port: int, http_port: int, lost: list[str]) -> AsyncIterator[None]:
+    """Callers during the block; appends to `lost` what ended otherwise than answered or unable to connect."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.callers", str(grpc_port), str(http_port)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            output, _ = await process.communicate(b"")
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    ended = json.loads(output)
+    assert all(ended.get(f"{kind} ok", 0) > 0 for kind in ("raw", "client", "http")), ended
+    lost += [f"{number} {kind}" for kind, number in ended.items() if not kind.endswith((" ok", " nobody"))]
+
+
+async def test_no_call_is_lost_when_workers_are_replaced_and_the_server_ends(tmp_path: Path, bundle: Bundle) -> None:
+    lost: list[str] = []
+    async with serve(
+        tmp_path, bundle_path=bundle.directory, store_url=NO_STORE, workers=2, deadline_ms=10_000
+    ) as server:
+        async with callers(server.grpc_port, server.http_port, lost):
+            await asyncio.sleep(1.0)
+            for worker in (1, 2):
+                pid = await server.worker_pid(worker)
+                os.kill(pid, signal.SIGTERM)
+                await server.log("worker_ended", worker=worker, pid=pid, exit_status=0)
+                await server.log("worker_listening", worker=worker)
+                await asyncio.sleep(0.5)
+            assert await server.stop() == 0
+            await asyncio.sleep(0.2)
+    assert lost == []
