@@ -83,8 +83,12 @@ class _Connection:
             return True
         return True
 
-    def is_same_as(self, client: socket.socket) -> bool:
-        return os.path.sameopenfile(self.client.fileno(), client.fileno())
+    def is_open_at(self, descriptor: int) -> bool:
+        """Whether this process has the connection open under a number."""
+        try:
+            return os.path.sameopenfile(self.client.fileno(), descriptor)
+        except OSError:
+            return False
 
     @property
     def num_unread_bytes(self) -> int:
@@ -106,7 +110,7 @@ class Connections:
         that were accepted meanwhile."""
         known = {connection.descriptor: connection for connection in self._connections}
         for descriptor, client in _sockets_of(self._port, besides=self._duplicates()):
-            if descriptor in known and known[descriptor].is_same_as(client):
+            if descriptor in known and known[descriptor].is_open_at(client.fileno()):
                 client.close()
             else:
                 self._connections.append(_Connection(descriptor, client))
@@ -126,19 +130,21 @@ class Connections:
         with contextlib.ExitStack() as stack:
             polls = [stack.enter_context(contextlib.closing(poll)) for poll in _polls()]
             for connection in self._connections:
+                if not connection.is_open_at(connection.descriptor):  # gRPC has closed it: the client has hung up
+                    continue
                 try:
                     ours, theirs = socket.socketpair()
                 except OSError:  # too many open files: gRPC closes this connection and those after it by itself
                     return
-                ours.setblocking(False)
-                theirs.setblocking(False)
-                for poll in polls:
-                    # gRPC would take events of the connection for events of the socket that has its number from now on.
-                    with contextlib.suppress(OSError):
-                        poll.unregister(connection.descriptor)
-                with theirs:
-                    os.dup2(theirs.fileno(), connection.descriptor, inheritable=False)
                 connection.from_grpc = ours
+                with theirs:
+                    ours.setblocking(False)
+                    theirs.setblocking(False)
+                    for poll in polls:
+                        # gRPC would take the connection's events for events of the socket that gets its number.
+                        with contextlib.suppress(OSError):
+                            poll.unregister(connection.descriptor)
+                    os.dup2(theirs.fileno(), connection.descriptor, inheritable=False)
 
     async def say_goodbye(self, *, patience_seconds: float) -> None:
         """Passes on what gRPC wrote at its stop, then waits up to `patience_seconds` for the clients to hang up."""

@@ -46,17 +46,17 @@ async def callers(grpc_port: int, http_port: int, lost: list[str]) -> AsyncItera
 
 async def test_no_call_is_lost_when_workers_are_replaced_and_the_server_ends(tmp_path: Path, bundle: Bundle) -> None:
     lost: list[str] = []
-    async with serve(
-        tmp_path, bundle_path=bundle.directory, store_url=NO_STORE, workers=2, deadline_ms=10_000
-    ) as server:
-        async with callers(server.grpc_port, server.http_port, lost):
-            await asyncio.sleep(1.0)
-            for worker in (1, 2):
-                pid = await server.worker_pid(worker)
-                os.kill(pid, signal.SIGTERM)
-                await server.log("worker_ended", worker=worker, pid=pid, exit_status=0)
-                await server.log("worker_listening", worker=worker)
-                await asyncio.sleep(0.5)
-            assert await server.stop() == 0
-            await asyncio.sleep(0.2)
+    async with (
+        serve(tmp_path, bundle_path=bundle.directory, store_url=NO_STORE, workers=2, deadline_ms=10_000) as server,
+        callers(server.grpc_port, server.http_port, lost),
+    ):
+        await asyncio.sleep(1.0)
+        for worker in (1, 2):
+            pid = await server.worker_pid(worker)
+            os.kill(pid, signal.SIGTERM)
+            await server.log("worker_ended", worker=worker, pid=pid, exit_status=0)
+            await server.log("worker_listening", worker=worker)
+            await asyncio.sleep(0.5)
+        assert await server.stop() == 0
+        await asyncio.sleep(0.2)
     assert lost == []
