@@ -15,6 +15,7 @@
 | BreakerChanged      | supervisor | one of the supervisor's own breakers changed its state             |
 | StatisticsRequested | supervisor | report the counts                                                  |
 | StatisticsReported  | worker     | the counts since the worker's start                                |
+| Alive               | worker     | its event loop runs; sent several times a second                   |
 | WorkerFailed        | worker     | it is about to end, and why                                        |
 
 The end of the stream is a message too: the worker stops when its supervisor has gone.
@@ -143,6 +144,11 @@ class StatisticsReported:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alive:
+    """The worker's event loop runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkerFailed:
     """Why the worker ends."""
 
@@ -163,6 +169,7 @@ Message = (
     | BreakerChanged
     | StatisticsRequested
     | StatisticsReported
+    | Alive
     | WorkerFailed
 )
 

@@ -176,6 +176,11 @@ class Settings(EnvironmentSettings):
     """Consecutive starts of a worker that may fail before the server ends, if no other worker answers. Raise it where
     something that workers need at their start becomes available late."""
 
+    worker_hang_seconds: float = Field(default=1.5, ge=0, le=600)
+    """Seconds without a sign of life from the event loop of a worker that answers, after which the worker is killed and
+    replaced; the log shows the stacks of its threads. A worker that gets no processor time has ten times as long. Raise
+    it where machines stall; 0 never kills."""
+
     min_swap_overlap: float = Field(default=0.0, ge=0, le=1)
     """Minimum share of recommended items that a new bundle must have in common with the serving bundle, mean over its
     held-out users; below it, the new bundle is refused. 0 refuses nothing: a retrained model may well differ."""

@@ -12,11 +12,17 @@ import sys
 from dataclasses import asdict
 from typing import Final
 
+import structlog
+
 from inference_server.core.errors import WorkerEnded
 from inference_server.telemetry.statistics import WorkerIdentity
 
-_FORK_SECONDS: Final = 60.0
-"""Time for the fork server to start and fork a worker. Its imports take a second or two."""
+_log = structlog.get_logger()
+
+_START_SECONDS: Final = 60.0
+"""Time for the fork server to start and fork its first worker. Its imports take a second or two."""
+_FORK_SECONDS: Final = 5.0
+"""Time for a fork server that has forked before. One that exceeds it hangs, and is killed; its workers live on."""
 _STATUS_SECONDS: Final = 1.0
 _UNKNOWN_STATUS: Final = 1
 _MAX_MESSAGE_BYTES: Final = 1024
@@ -71,28 +77,47 @@ class ForkServerHandle:
         self._turn = asyncio.Lock()
         self._forked: asyncio.Future[ForkedProcess] | None = None
         self._statuses: dict[int, asyncio.Future[int]] = {}
+        self._has_forked = False
+        """Whether the fork server that runs has forked a worker."""
 
     async def fork(self, identity: WorkerIdentity, control: socket.socket) -> ForkedProcess:
         """Forks a worker, which gets a copy of `control`. Raises WorkerEnded when the fork server does not fork one."""
         async with self._turn:
-            if self._socket is None:
-                await self._start()
-            assert self._socket is not None
-            self._forked = asyncio.get_running_loop().create_future()
-            try:
-                socket.send_fds(self._socket, [json.dumps(asdict(identity)).encode()], [control.fileno()])
-                async with asyncio.timeout(_FORK_SECONDS):
-                    return await self._forked
-            except (OSError, TimeoutError) as error:
-                self._drop()
-                raise WorkerEnded(f"the fork server does not fork: {error!r}") from error
+            while True:
+                is_new = not self._has_forked
+                try:
+                    return await self._fork(identity, control)
+                except (OSError, TimeoutError) as error:
+                    process = self._process
+                    self._drop()
+                    if process is not None and process.returncode is None:
+                        process.kill()
+                    if is_new:
+                        raise WorkerEnded(f"the fork server does not fork: {error!r}") from error
+                    _log.warning("fork_server_replaced", reason=repr(error))
+
+    async def _fork(self, identity: WorkerIdentity, control: socket.socket) -> ForkedProcess:
+        if self._socket is None:
+            await self._start()
+        assert self._socket is not None
+        self._forked = asyncio.get_running_loop().create_future()
+        socket.send_fds(self._socket, [json.dumps(asdict(identity)).encode()], [control.fileno()])
+        async with asyncio.timeout(_FORK_SECONDS if self._has_forked else _START_SECONDS):
+            forked = await self._forked
+        self._has_forked = True
+        return forked
 
     async def close(self) -> None:
         """Ends the fork server. Workers live on."""
         process = self._process
         self._drop()
         if process is not None:
-            await process.wait()
+            try:
+                async with asyncio.timeout(_STATUS_SECONDS):
+                    await process.wait()
+            except TimeoutError:  # it hangs
+                process.kill()
+                await process.wait()
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,6 +154,7 @@ class ForkServerHandle:
 
     def _drop(self) -> None:
         """Forgets the fork server; the next worker is forked from a new one."""
+        self._has_forked = False
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()

@@ -61,6 +61,7 @@ class _Supervisor:
             grpc_port=self._grpc_port,
             http_port=self._http_port,
             start_attempts=settings.worker_start_attempts,
+            hang_seconds=settings.worker_hang_seconds,
         )
         loop = asyncio.get_running_loop()
 

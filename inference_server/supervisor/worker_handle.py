@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import time
 from typing import Final, TypeVar
 
 import structlog
@@ -50,6 +51,8 @@ class WorkerHandle:
         """The reason that the worker gave for its end; empty if it gave none."""
         self.last_statistics: Plain = {}
         """Its most recent report."""
+        self.last_sign_at = time.monotonic()
+        """When the worker last sent a message, and so its event loop ran, on the monotonic clock."""
         self._process = process
         self._channel = channel
         self._bundles: set[CheckedBundle] = set()
@@ -178,6 +181,7 @@ class WorkerHandle:
         """Hands every message to the caller that waits for it; at the end of the stream, raises WorkerEnded in every
         caller."""
         while (message := await self._channel.receive()) is not None:
+            self.last_sign_at = time.monotonic()
             if isinstance(message, WorkerFailed):
                 self.failure = message.reason
                 self._end_waiting()

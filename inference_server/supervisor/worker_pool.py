@@ -27,6 +27,7 @@ from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.fork_server_handle import ForkServerHandle
 from inference_server.supervisor.process_usage import usage
 from inference_server.supervisor.server_view import ServerView, WorkerView
+from inference_server.supervisor.watchdog import Watchdog
 from inference_server.supervisor.worker_handle import WorkerHandle
 from inference_server.telemetry.statistics import Statistics, WorkerIdentity
 
@@ -67,8 +68,14 @@ class Slot:
 class WorkerPool:
     """All workers of a server."""
 
-    def __init__(self, *, num_workers: int, grpc_port: int, http_port: int, start_attempts: int) -> None:
-        """The caller holds the ports for the workers; `http_port` 0: no HTTP. No worker starts before `run`."""
+    def __init__(
+        self, *, num_workers: int, grpc_port: int, http_port: int, start_attempts: int, hang_seconds: float
+    ) -> None:
+        """The caller holds the ports for the workers; `http_port` 0: no HTTP. No worker starts before `run`.
+
+        A worker that answers and then shows no sign of life for `hang_seconds` is replaced; 0: never.
+        """
+        self._watchdog = Watchdog(patience_seconds=hang_seconds) if hang_seconds else None
         self._num_workers = num_workers
         self._grpc_port = grpc_port
         self._http_port = http_port
@@ -91,6 +98,8 @@ class WorkerPool:
     async def run(self) -> None:
         """Keeps every slot filled until it is cancelled. Raises WorkersFailed if no worker starts to answer."""
         keepers = [asyncio.create_task(self._keep(slot), name=f"worker-{slot.number}") for slot in self.slots]
+        if self._watchdog is not None:
+            keepers.append(asyncio.create_task(self._watchdog.run(self._answering), name="watchdog"))
         try:
             await asyncio.gather(*keepers)
         finally:
@@ -312,6 +321,9 @@ class WorkerPool:
 
     def _joined(self) -> list[WorkerHandle]:
         return [slot.worker for slot in self.slots if slot.joined and slot.worker is not None]
+
+    def _answering(self) -> list[WorkerHandle]:
+        return [slot.worker for slot in self.slots if slot.answers and slot.worker is not None]
 
     def _workers(self) -> list[WorkerHandle]:
         return [slot.worker for slot in self.slots if slot.worker is not None]

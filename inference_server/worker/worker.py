@@ -60,6 +60,7 @@ from inference_server.telemetry.impressions import ImpressionLog, worker_path
 from inference_server.telemetry.statistics import Statistics, WorkerIdentity
 from inference_server.telemetry.tracing import Tracing
 from inference_server.worker.bundle_opening import open_beside
+from inference_server.worker.heartbeat import beat, show_stacks_on_request
 from tandem.contract.errors import BundleError
 
 _log = structlog.get_logger()
@@ -127,6 +128,7 @@ class Worker:
         """
         # A ready thread waits this long for the interpreter; the default of 5 ms is long compared with a request.
         sys.setswitchinterval(_SWITCH_SECONDS)
+        show_stacks_on_request()
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop_requested.set)
@@ -135,6 +137,8 @@ class Worker:
         await self._store.start()
         await self._recommender.start()
         await self._recorder.start()
+        # Not among the tasks that are cancelled first at shutdown: a worker that drains does not hang.
+        beating = asyncio.create_task(beat(self._channel), name="beat")
         self._start(self._live.run())
         self._start(self._policies.run())
         self._start(self._security.keep_current(self._statistics))
@@ -156,6 +160,7 @@ class Worker:
             await asyncio.to_thread(self._impressions.close, timeout_seconds=_FLUSH_SECONDS)
         await self._store.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        beating.cancel()
         if isinstance(results[0], Exception):
             raise results[0]
 
