@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,10 @@ from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.list_texts import literal_documents
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable
 from trainer.data.report import CATEGORY_IS_MARKUP, PRICE_UNPARSABLE, TEXT_IS_SCRIPT
-from trainer.data.scan import ROW, first_lines, scan_lines
+from trainer.data.scan import ROW, Scan
+from trainer.data.scan_files import scan_lines
 from trainer.data.table import DOCUMENT, document_entries, documents
+from trainer.data.unpacking import unpack
 from trainer.data.values import document_fields, json_string_list
 
 _NUM_LINES_EXAMINED: Final = 1_000
@@ -72,14 +74,15 @@ _META: Final = (
 _META_LITERAL: Final = _MetaFields("asin", "categories", "[*][*]", "brand", "brand", "literal")
 
 
-def read_amazon(engine: DuckDBEngine, files: Mapping[str, Path]) -> RawData:
-    """Reads reviews and, if given, metadata. `files` maps "reviews" and "meta" to local paths.
+def read_amazon(engine: DuckDBEngine, files: Mapping[str, Sequence[Path]]) -> RawData:
+    """Reads reviews and, if given, metadata. `files` maps "reviews" and "meta" to the local paths of their files.
 
     Raises DataError when a file is unreadable or has the fields of no official format.
     """
-    fields = _review_fields(files["reviews"])
+    reviews = _scan(engine, files["reviews"])
+    fields = _review_fields(reviews)
     return RawData(
-        interactions=_read_reviews(engine, files["reviews"], fields),
+        interactions=_read_reviews(reviews, fields),
         rules=InteractionRules(
             has_rating=True,
             timestamp_unit=fields.timestamp_unit,
@@ -87,12 +90,15 @@ def read_amazon(engine: DuckDBEngine, files: Mapping[str, Path]) -> RawData:
             event_types={},
             default_event_type="rating",
         ),
-        items=_read_meta(engine, files["meta"]) if "meta" in files else None,
+        items=_read_meta(_scan(engine, files["meta"])) if "meta" in files else None,
     )
 
 
-def _read_reviews(engine: DuckDBEngine, path: Path, fields: _ReviewFields) -> RawTable:
-    scan = scan_lines(engine, path)
+def _scan(engine: DuckDBEngine, paths: Sequence[Path]) -> Scan:
+    return scan_lines(engine, [unpack(path) for path in paths])
+
+
+def _read_reviews(scan: Scan, fields: _ReviewFields) -> RawTable:
     columns = {
         names.USER_ID: fields.user,
         names.ITEM_ID: fields.item,
@@ -105,9 +111,8 @@ def _read_reviews(engine: DuckDBEngine, path: Path, fields: _ReviewFields) -> Ra
     return RawTable(role="interactions", scan=scan, rows=selected)
 
 
-def _read_meta(engine: DuckDBEngine, path: Path) -> RawTable:
-    scan = scan_lines(engine, path)
-    fields = _meta_fields(path)
+def _read_meta(scan: Scan) -> RawTable:
+    fields = _meta_fields(scan)
     columns = {
         names.ITEM_ID: fields.item,
         names.TITLE: "title",
@@ -150,22 +155,22 @@ def _categories(document: Any, fields: _MetaFields) -> Any:
     return ibis.cases((listed.length() > 0, listed), else_=document_entries(document, fields.categories, "", _NULLS))
 
 
-def _review_fields(path: Path) -> _ReviewFields:
-    for line in islice(first_lines(path, "utf-8"), _NUM_LINES_EXAMINED):
+def _review_fields(scan: Scan) -> _ReviewFields:
+    for line in islice(scan.lines(), _NUM_LINES_EXAMINED):
         for fields in _REVIEWS:
             if fields.required <= _keys(line):
                 return fields
-    raise _unknown(path, "reviews", [fields.required for fields in _REVIEWS])
+    raise _unknown(scan.path, "reviews", [fields.required for fields in _REVIEWS])
 
 
-def _meta_fields(path: Path) -> _MetaFields:
-    for line in islice(first_lines(path, "utf-8"), _NUM_LINES_EXAMINED):
+def _meta_fields(scan: Scan) -> _MetaFields:
+    for line in islice(scan.lines(), _NUM_LINES_EXAMINED):
         for fields in _META:
             if fields.required <= _keys(line):
                 return fields
         if _META_LITERAL.required <= _literal_keys(line):
             return _META_LITERAL
-    raise _unknown(path, "metadata", [fields.required for fields in _META])
+    raise _unknown(scan.path, "metadata", [fields.required for fields in _META])
 
 
 def _keys(line: str) -> frozenset[str]:

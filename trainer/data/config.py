@@ -28,6 +28,7 @@ from pydantic import (
 from tandem.contract.names import DAYS_BEFORE_NEWEST, EVENT_TYPES, NUM_EVENTS, USER_ID
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
+from trainer.data.encodings import UTF_8, encoding_of_mark, known_encoding
 from trainer.data.event_weights import EventWeights
 
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
@@ -81,6 +82,15 @@ def _check_name(name: str) -> None:
         raise ValueError(f"the name {name!r} must have a character that is not blank, and at most 256 bytes")
 
 
+def _check_encoding(raw: str) -> str:
+    known_encoding(raw)
+    return raw
+
+
+_Path = Annotated[str, Field(min_length=1)]
+_Paths = _Path | Annotated[tuple[_Path, ...], Field(min_length=1)]
+
+
 class DataConfig(_Section):
     """Keys of every data set, for all readers."""
 
@@ -120,24 +130,34 @@ class DataConfig(_Section):
 
 
 class FileConfig(_Section):
-    """One file of a plain table."""
+    """One table of a plain data set: a file, or several files that are read as one."""
 
-    path: str = Field(min_length=1)
-    """Path or http(s) URL, gzip or not. A relative path is relative to `folder`."""
+    path: _Paths
+    """Path or http(s) URL of a file; or a folder, a pattern such as "part-*.csv", or a list of any of these. Files of a
+    folder or pattern are read in the order of their names, without those whose name begins with "." or "_"; all must
+    have the same columns. Packed files (gzip, zip, bzip2, xz, Zstandard) are recognised by their content. A relative
+    path is relative to `folder`. A file whose own name contains * ? or [ is read as the file that it is."""
+    member: str = ""
+    """Zip archive: name of the file inside. Needed only if there are several."""
     sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 that the file must have, in hex. Empty: not checked."""
     file_format: FileFormat = "auto"
-    """Absent: taken from the name (.csv .tsv .dat .txt .inter, .json .jsonl .ndjson, .parquet; each also with .gz)."""
+    """Absent: taken from the name (.csv .tsv .dat .txt .inter, .json .jsonl .ndjson, .parquet; each also with .gz,
+    .zip, .bz2, .xz or .zst). JSON: one object per line, an array of objects, or objects of several lines."""
     delimiter: str = Field(default=",", min_length=1, max_length=4)
     """CSV: separator of the fields, one to four characters, for example "\\t" or "::"."""
     quote: str = Field(default='"', max_length=1)
-    """CSV: quote character around fields that contain the delimiter; doubled inside a field. Empty: none."""
+    """CSV: quote character around fields that contain the delimiter or line breaks. Empty: none."""
+    escape: str = Field(default="", max_length=1)
+    """CSV: character before a quote inside a field, for example "\\" in exports of Spark and MySQL. Empty: quotes
+    inside a field are doubled."""
     header: bool = True
     """CSV: whether the first line names the columns."""
     columns: tuple[str, ...] = ()
     """CSV without a header: the names of all columns, in order."""
-    encoding: Literal["utf-8", "latin-1"] = "utf-8"
-    """CSV: character encoding."""
+    encoding: Annotated[str, AfterValidator(_check_encoding)] = "utf-8"
+    """CSV and JSON: character encoding by Python's name, for example "utf-16", "windows-1252", "iso-8859-15", "gb18030"
+    or "shift_jis". "latin-1" is read as windows-1252, of which it is a part. A byte order mark in the file decides."""
     nulls: tuple[str, ...] = ("\\N",)
     """Texts that mean "no value", in every column and as they are written, for example ["\\N", "NULL", "NA"]. The
     default is what MySQL, Hive and PostgreSQL export for NULL. Empty fields and JSON's null always mean it."""
@@ -148,6 +168,10 @@ class FileConfig(_Section):
             raise ValueError("columns is for files without a header; set header = false")
         if not self.header and not self.columns:
             raise ValueError("header = false needs columns, the names of all columns in order")
+        if not (self.quote + self.escape).isascii():
+            raise ValueError("quote and escape must be ASCII characters")
+        if self.escape and not self.quote:
+            raise ValueError("escape needs quote, the character that it precedes")
         return self
 
 
@@ -250,11 +274,11 @@ class AmazonConfig(DataConfig):
 
     format: Literal["amazon"]
     reviews: str = Field(min_length=1)
-    """Reviews file: path or http(s) URL, .json or .jsonl, gzip or not."""
+    """Reviews file: path or http(s) URL of JSON lines, packed or not; or a folder or pattern, as `path` of a table."""
     reviews_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 that the reviews file must have, in hex. Empty: not checked."""
     meta: str = ""
-    """Metadata file: path or http(s) URL. Empty: items have no titles."""
+    """Metadata file, as `reviews`. Empty: items have no titles."""
     meta_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 that the metadata file must have, in hex. Empty: not checked."""
 
@@ -292,7 +316,7 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
     path = Path(source)
     if source in preset_names():
         text, label, base = (_presets() / f"{source}.toml").read_text(), f"preset {source}", Path.cwd()
-    elif path.suffix == ".toml" and path.is_file():
+    elif path.suffix.lower() == ".toml" and path.is_file():
         text, label, base = _read(path), str(path), path.resolve().parent
     else:
         raise ConfigError(
@@ -328,7 +352,8 @@ def _presets() -> Any:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        raw = path.read_bytes()
+        return raw.decode(encoding_of_mark(raw) or UTF_8)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: unreadable: {error}") from error
 

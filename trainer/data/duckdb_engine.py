@@ -52,6 +52,10 @@ class DuckDBEngine:
         self._views += 1
         return f"{stem}_{self._views}"
 
+    def next_path(self, stem: str) -> Path:
+        """The path of a new file in the work folder."""
+        return self.work_dir / self.next_name(stem)
+
     def view(self, name: str, select: str) -> Any:
         """The result of a SELECT as an Ibis table. Raises DataError when it cannot be read."""
         self.query(f"CREATE VIEW {name} AS {select}")
@@ -121,7 +125,7 @@ def file_list(paths: Sequence[Path]) -> str:
 
 def parquet_files(paths: Sequence[Path], options: str = "") -> str:
     """The SQL table of Parquet files: their columns alone, never values from folders named `key=value`."""
-    return f"read_parquet({file_list(paths)}, hive_partitioning = false, union_by_name = false{options})"
+    return f"read_parquet({file_list(paths)}, hive_partitioning = false{options})"
 
 
 def identifier(name: str) -> str:

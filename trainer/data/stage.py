@@ -47,30 +47,34 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
     try:
         staged = reader.write(rows.mutate(excerpt.name(EXCERPT)), path)
     except DataError as error:
-        raise DataError(f"{raw.scan.path}: {error}") from error
+        raise DataError(f"{raw.scan.label}: {error}") from error
     rejects = raw.scan.rejects()
     bad = staged.filter(staged[DEFECT].notnull())
     dropped = {row[DEFECT]: row["rows"] for row in reader.rows(bad.group_by(DEFECT).agg(rows=bad.count()))}
     reject_kind = kinds.BAD_JSON if raw.scan.kind == "jsonl" else kinds.BAD_CSV
-    dropped[reject_kind] = dropped.get(reject_kind, 0) + len(rejects)
+    dropped[reject_kind] = dropped.get(reject_kind, 0) + rejects.num_lines
     first = reader.rows(bad.order_by(ROW).limit(MAX_BAD_LINES_KEPT).select(ROW, DEFECT, EXCERPT))
-    lines = raw.scan.lines_of([row[ROW] for row in first], rejects)
-    bad_lines = [
-        BadLine(line=line, kind=row[DEFECT], text=row[EXCERPT] or "") for line, row in zip(lines, first, strict=True)
-    ] + [
-        BadLine(line=reject.line, kind=reject_kind, text=reject.text[:_MAX_EXCERPT_LENGTH])
-        for reject in rejects[:MAX_BAD_LINES_KEPT]
+    positions = raw.scan.positions_of([row[ROW] for row in first], rejects)
+    found = [(position, row[DEFECT], row[EXCERPT] or "") for position, row in zip(positions, first, strict=True)] + [
+        (position, reject_kind, text) for position, text in rejects.first
     ]
+    order = {part.packed.path.name: number for number, part in enumerate(raw.scan.parts)}
+    found.sort(key=lambda entry: (order.get(entry[0].file, 0), entry[0].line))
+    bad_lines = tuple(
+        BadLine(line=position.line, file=position.file, kind=kind, text=text[:_MAX_EXCERPT_LENGTH])
+        for position, kind, text in found[:MAX_BAD_LINES_KEPT]
+    )
     good = staged.filter(staged[DEFECT].isnull())
     num_good = count_rows(reader, good)
     report = FileReport(
         role=raw.role,
-        path=str(raw.scan.path),
-        rows_read=count_rows(reader, staged) + len(rejects),
+        path=raw.scan.label,
+        rows_read=count_rows(reader, staged) + rejects.num_lines,
         rows_kept=num_good,
         dropped=occurring(dropped),
         noted=occurring({note: count_rows(reader, good.filter(good[note])) for note in raw.notes}),
-        bad_lines=tuple(sorted(bad_lines, key=lambda bad_line: bad_line.line)[:MAX_BAD_LINES_KEPT]),
+        bad_lines=bad_lines,
+        hints=rejects.hints,
     )
     report.check_bad_share(config.max_bad_share)
     return Staged(path=path, num_good=num_good, report=report)

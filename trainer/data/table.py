@@ -15,7 +15,8 @@ from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
 from trainer.data.list_texts import entries_of
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable, feature_columns
 from trainer.data.report import BAD_JSON
-from trainer.data.scan import LINE, ROW, Scan, scan_table
+from trainer.data.scan import LINE, ROW, Scan
+from trainer.data.scan_files import scan_table
 from trainer.data.values import (
     column_of,
     document_fields,
@@ -51,8 +52,8 @@ def documents(scan: Scan, *, as_json: Callable[[Any], Any] | None = None) -> Any
     )
 
 
-def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Path]) -> RawData:
-    """Reads a plain table. `files` maps sections ("interactions", "items", "users") to local paths.
+def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Sequence[Path]]) -> RawData:
+    """Reads a plain table. `files` maps sections ("interactions", "items", "users") to the local paths of their files.
 
     Raises ConfigError when a mapped column does not exist or a file's format is unknown, DataError when a file is
     unreadable.
@@ -76,8 +77,8 @@ def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Pa
     )
 
 
-def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, path: Path) -> RawTable:
-    scan, rows = _open(engine, path, config)
+def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, paths: Sequence[Path]) -> RawTable:
+    scan, rows = _open(engine, paths, config)
     columns = {
         names.USER_ID: config.user,
         names.ITEM_ID: config.item,
@@ -89,8 +90,8 @@ def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, path: P
     return RawTable(role="interactions", scan=scan, rows=_select(scan, rows, "interactions", columns, config))
 
 
-def _read_items(engine: DuckDBEngine, config: ItemsConfig, path: Path) -> RawTable:
-    scan, rows = _open(engine, path, config)
+def _read_items(engine: DuckDBEngine, config: ItemsConfig, paths: Sequence[Path]) -> RawTable:
+    scan, rows = _open(engine, paths, config)
     columns = {names.ITEM_ID: config.id, names.TITLE: config.title, names.DESCRIPTION: config.description}
     attributes = {f"attribute_{index}": column for index, column in enumerate(config.attributes.values())}
     rows = _select(scan, rows, "items", columns | attributes, config)
@@ -104,17 +105,17 @@ def _read_items(engine: DuckDBEngine, config: ItemsConfig, path: Path) -> RawTab
     return RawTable(role="items", scan=scan, rows=rows.drop(*attributes))
 
 
-def _read_users(engine: DuckDBEngine, config: UsersConfig, path: Path) -> RawTable:
-    scan, rows = _open(engine, path, config)
+def _read_users(engine: DuckDBEngine, config: UsersConfig, paths: Sequence[Path]) -> RawTable:
+    scan, rows = _open(engine, paths, config)
     # Features may have any name, also one that is a column here already.
     features = dict(zip(feature_columns(len(config.features)), config.features.values(), strict=True))
     columns = {names.USER_ID: config.id, **features}
     return RawTable(role="users", scan=scan, rows=_select(scan, rows, "users", columns, config))
 
 
-def _open(engine: DuckDBEngine, path: Path, config: FileConfig) -> tuple[Scan, Any]:
+def _open(engine: DuckDBEngine, paths: Sequence[Path], config: FileConfig) -> tuple[Scan, Any]:
     """Returns (scan, its rows): for JSON lines the columns of `documents`, else those of the scan."""
-    scan = scan_table(engine, path, config)
+    scan = scan_table(engine, paths, config)
     return scan, documents(scan) if scan.kind == "jsonl" else scan.rows
 
 

@@ -39,9 +39,14 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
         raise DataError(f"{path}: is no readable Parquet file: {' '.join(str(error).split())}") from error
 
 
-def column_names(path: Path) -> tuple[str, ...]:
-    """Names of the columns of a Parquet file, in order. Raises OSError or ValueError when it is unreadable."""
-    return tuple(pq.read_schema(path).names)
+def column_types(path: Path) -> list[tuple[str, str]]:
+    """(name, type) of the columns of a Parquet file, in order. Raises OSError or ValueError when it is unreadable."""
+    return [(field.name, str(field.type)) for field in pq.read_schema(path)]
+
+
+def zstandard_stream(path: Path) -> Any:
+    """The unpacked content of a file that Zstandard packed, as a binary stream: the standard library cannot read it."""
+    return pa.input_stream(path, compression="zstd")
 
 
 def num_rows(path: Path) -> int:

@@ -216,13 +216,6 @@ def test_the_blank_column_that_pandas_writes(write, tmp_path: Path):
     assert prepare(config, tmp_path / "cache").num_interactions == 2
 
 
-def test_mixed_line_ends_in_a_csv_file_are_an_error_that_names_the_file(write, tmp_path: Path):
-    write("rows.csv", CSV_LINES[0] + "\r\nu1,i1,5,0,x\nu1,i2,5,0,x\r\n")
-    config = load_data_config(str(write("data.toml", CSV_CONFIG % "rows.csv")), {})
-    with pytest.raises(DataError, match=r"rows\.csv: .*"):
-        prepare(config, tmp_path / "cache")
-
-
 def test_line_numbers_stay_right_deep_in_a_large_file(write, tmp_path: Path):
     """The file is large enough for DuckDB to read several blocks in parallel."""
     lines = [f"user-{n % 1000},item-{n},5,{n},{'pad' * 40}" for n in range(2, 400_002)]
