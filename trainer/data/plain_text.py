@@ -22,6 +22,7 @@ MAX_LINE_BYTES: Final = 16 << 20
 MAX_REFUSED_KEPT: Final = 20
 _BOM_BYTES: Final = 3
 _EXCERPT_BYTES: Final = 200
+_EXAMINED_BYTES: Final = 1 << 16
 _READ_IN_PLACE: Final = frozenset({"", "gzip"})
 _DOS_END: Final = b"\x1a"  # Ctrl-Z, which CP/M and DOS programs write after the text
 _NOT_A_CHARACTER: Final = "bytes that are no character of the encoding"
@@ -90,6 +91,10 @@ class Text:
             for line in block.removesuffix(b"\n").split(b"\n"):
                 yield line.decode(UTF_8, "replace")
 
+    def _first_lines(self) -> list[str]:
+        """The lines at the beginning, the last of which may be cut: a whole array may be one line."""
+        return beginning(self.chunks(_Ends()), _EXAMINED_BYTES).decode(UTF_8, "replace").split("\n")
+
     def chunks(self, ends: _Ends) -> Iterator[bytes]:
         """The text as UTF-8; `ends` learns which line ends the source has."""
         source = self.packed.chunks()
@@ -100,7 +105,7 @@ class Text:
 
         Raises DataError when the file is unreadable or damaged.
         """
-        if is_json and is_document(self.lines()):
+        if is_json and is_document(self._first_lines()):
             lines = array("I")
             with copy.open("wb") as sink:
                 sink.writelines(one_per_line(self.chunks(_Ends()), self.packed.path, lines))

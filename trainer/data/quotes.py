@@ -22,6 +22,8 @@ _MAX_BYTES: Final = 1 << 20
 _MIN_DELIMITERS_INSIDE: Final = 12
 _MIN_LINES_INSIDE: Final = 3
 _SHARE_OF_LINES_INSIDE: Final = 0.9
+_MIN_DIGITS_ALIKE: Final = 6
+_NUMBER: Final = re.compile(rb"-?[0-9]+(\.[0-9]+)?")
 _LINE_FEED: Final = 10
 _EXCERPT_BYTES: Final = 200
 
@@ -72,6 +74,9 @@ class RecordsInQuotes:
         self._num_bytes = 0
         self._num_inside = 0
         self._num_like_records = 0
+        self._num_with_numbers_alike = 0
+        self._ends_like_record = False
+        self._are_numbers: list[bool] = []
 
     def feed(self, block: bytes, first_line: int) -> None:
         """Follows whole lines; `first_line` is the number of the first of them."""
@@ -92,7 +97,8 @@ class RecordsInQuotes:
             else:
                 position = bisect.bisect_left(quotes, index)
                 with_quote = quotes[position] if position < len(quotes) else lines.num
-                self._pass_inside(lines, index, with_quote)
+                for inside in range(index, with_quote):
+                    self._pass_inside(lines.line(inside))
                 index = with_quote
                 if index < lines.num:
                     self._go_on(lines.line(index), first_line + index)
@@ -126,18 +132,19 @@ class RecordsInQuotes:
     def _begin(self, line: bytes, number: int) -> None:
         """Reads the line on which a record begins."""
         self._first_line, self._excerpt = number, line[:_EXCERPT_BYTES]
-        self._num_bytes = self._num_inside = self._num_like_records = 0
+        self._num_bytes = self._num_inside = self._num_like_records = self._num_with_numbers_alike = 0
         self._fields(line, 0, number)
 
     def _go_on(self, line: bytes, number: int) -> None:
         """Reads a line that begins inside of quotes."""
         closing = self._closing.match(line)
         if closing is None:
-            self._num_inside += 1
-            self._num_like_records += self._is_like_record(line)
+            self._pass_inside(line)
         else:
+            # The end of the value may be the end of a row as well.
+            self._ends_like_record = self._has_numbers_alike(line[: closing.end() - len(self._dialect.quote)])
+            self._num_bytes += len(line) + 1
             self._fields(line, closing.end(), number, after_quote=True)
-        self._num_bytes += len(line) + 1
 
     def _fields(self, line: bytes, position: int, number: int, *, after_quote: bool = False) -> None:
         """Reads the rest of a line field by field, and judges the record if it ends with the line."""
@@ -145,6 +152,8 @@ class RecordsInQuotes:
             if not after_quote and (opening := self._opening.match(line, position)):
                 closing = self._closing.match(line, opening.end())
                 if closing is None:
+                    if not self._is_open:
+                        self._are_numbers = [_is_number(field) for field in self._split(line[:position])[:-1]]
                     self._is_open = True
                     return
                 position, after_quote = closing.end(), True
@@ -163,15 +172,25 @@ class RecordsInQuotes:
                 position = found + len(self._dialect.delimiter)
         self._judge(number, is_broken=False)
 
-    def _pass_inside(self, lines: _Lines, start: int, stop: int) -> None:
-        for index in range(start, stop):
-            line = lines.line(index)
-            self._num_bytes += len(line) + 1
-            self._num_like_records += self._is_like_record(line)
-        self._num_inside += stop - start
+    def _pass_inside(self, line: bytes) -> None:
+        """Counts a line that is inside of quotes as a whole."""
+        self._num_bytes += len(line) + 1
+        self._num_inside += 1
+        if line.count(self._dialect.delimiter) == self._dialect.num_columns - 1:
+            self._num_like_records += 1
+            self._num_with_numbers_alike += self._has_numbers_alike(line)
 
-    def _is_like_record(self, line: bytes) -> bool:
-        return line.count(self._dialect.delimiter) == self._dialect.num_columns - 1
+    def _has_numbers_alike(self, line: bytes) -> bool:
+        """Whether a line has as many fields as a row, and long numbers in those fields in which the first line has."""
+        fields = self._split(line)
+        are_numbers = [_is_number(field) for field in fields[: len(self._are_numbers)]]
+        if len(fields) != self._dialect.num_columns or are_numbers != self._are_numbers:
+            return False
+        numbers = (field for field, is_number in zip(fields, self._are_numbers, strict=False) if is_number)
+        return sum(map(len, numbers)) >= _MIN_DIGITS_ALIKE
+
+    def _split(self, line: bytes) -> list[bytes]:
+        return line.split(self._dialect.delimiter)
 
     def _judge(self, last: int, *, is_broken: bool) -> None:
         self._is_open = False
@@ -186,7 +205,11 @@ class RecordsInQuotes:
             self.has_records_of_several_lines = True
 
     def _holds_records(self) -> bool:
+        if self._num_inside == 0:
+            return self._ends_like_record
         delimiters = self._dialect.num_columns - 1
+        if self._num_with_numbers_alike >= _SHARE_OF_LINES_INSIDE * self._num_inside:
+            return True
         return (
             delimiters > 0
             and self._num_inside >= max(_MIN_LINES_INSIDE, -(-_MIN_DELIMITERS_INSIDE // delimiters))
@@ -196,6 +219,10 @@ class RecordsInQuotes:
     def _refuse(self, last: int, why: str) -> None:
         self._is_open = False
         self.refused.append(Span(self._first_line, last, why, self._excerpt))
+
+
+def _is_number(field: bytes) -> bool:
+    return _NUMBER.fullmatch(field.strip(b' "')) is not None
 
 
 class _Lines:
