@@ -37,7 +37,8 @@ class Settings:
     serve_timeout_seconds: float = 600.0
     """TANDEM_NIGHTLY_SERVE_TIMEOUT_SECONDS: how long the server may take to serve a new champion."""
     api_key: str = ""
-    """TANDEM_NIGHTLY_API_KEY: an API key, for a server that requires one."""
+    """TANDEM_NIGHTLY_API_KEY: an API key with the right `operate`, for a server that requires
+    one."""
     feature_store: bool = False
     """TANDEM_NIGHTLY_FEATURES: "on" also materialises the served values into the feature store, which must be applied
     already."""

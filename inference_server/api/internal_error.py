@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inference_server.request.flow.limits import new_request_id
-from inference_server.security.api_keys import current_caller
+from inference_server.security.callers import caller_name
 from inference_server.telemetry.logs import log_failed
 
 
@@ -24,5 +24,5 @@ def internal_error(*, user_id: str | None = None, path: str | None = None) -> In
     `user_id` is "" for an anonymous visitor, None where no user is known; `path` is that of an HTTP request.
     """
     request_id = new_request_id()
-    log_failed(request_id=request_id, user_id=user_id, caller=current_caller.get(), path=path)
+    log_failed(request_id=request_id, user_id=user_id, caller=caller_name(), path=path)
     return InternalError(request_id, f"internal error, request_id {request_id}")

@@ -19,15 +19,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", nargs="?", default="default", metavar="NAME", help="name of the caller, for the logs")
     parser.add_argument("--generate", action="store_true", help="make a new key")
+    parser.add_argument(
+        "--rights",
+        metavar="RIGHTS",
+        help="some of read,record,catalogue,operate (default: all, also of later versions)",
+    )
+    parser.add_argument("--users", default="", metavar="PREFIX", help="only for users whose ids begin with PREFIX")
+    parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="calls in flight in each worker")
+    parser.add_argument("--rate", type=float, default=0.0, metavar="N", help="calls a second in each worker")
 
 
 def run(options: argparse.Namespace, _: Settings) -> int:
     """Prints the line; a key that was generated goes to standard error, so that the line alone can be redirected."""
-    from inference_server.security.api_keys import generate_key, key_line
+    from inference_server.security.api_keys import generate_key, key_line, rights_of
 
     key = generate_key() if options.generate else sys.stdin.readline().rstrip("\r\n")
     try:
-        line = key_line(options.name, key)
+        line = key_line(
+            options.name,
+            key,
+            rights=[] if options.rights is None else rights_of(options.rights),
+            user_prefix=options.users,
+            max_concurrent=options.concurrent,
+            max_rate=options.rate,
+        )
     except ValueError as error:
         print(f"inference_server: {error}", file=sys.stderr)
         return 2

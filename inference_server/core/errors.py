@@ -9,6 +9,7 @@ InferenceServerError
 |   +-- NoModel                no bundle has been opened yet
 |   +-- UnknownItem            SimilarItems names an item that the catalogue does not hold
 |   +-- Unauthenticated        credentials are missing or wrong, and authentication is on
+|   +-- PermissionDenied       the key is valid, but not for this
 +-- OperationError             never reaches a caller: logged, counted, or the end of a process
     +-- SettingsError          a setting that cannot be used
     +-- RegistryUnavailable    the registry or its artifacts cannot be read now
@@ -75,6 +76,10 @@ class UnknownItem(RequestError):
 
 class Unauthenticated(RequestError):
     """Missing or wrong credentials. The message never says which part was wrong."""
+
+
+class PermissionDenied(RequestError):
+    """A valid key that does not allow the call. The message says what it lacks."""
 
 
 class OperationError(InferenceServerError):

@@ -95,12 +95,25 @@ class Settings(EnvironmentSettings):
 
     tls_client_ca: Path | None = Field(default=None, validate_default=True)
     """File with the certificates, in PEM, of the authorities that sign clients' certificates; with it every client must
-    present a certificate. Empty: clients need no certificate. Reloaded when it changes."""
+    present a certificate. Empty: clients need no certificate. Reloaded when it changes, for new connections."""
 
     api_keys_file: Path | None = None
-    """File with one line `name:sha256` for each API key, as `python -m inference_server hash-key` prints it; empty:
-    calls need no key. With it callers send `authorization: Bearer KEY` or `x-api-key: KEY`; health checks need no key.
-    Reloaded when it changes; with a file without keys, every call is refused."""
+    """File with one line for each API key, `name:sha256[:rights] [users=PREFIX] [concurrent=N] [rate=N]`, as
+    `python -m inference_server hash-key` prints it; empty: calls need no key. Callers send `authorization: Bearer KEY`
+    or `x-api-key: KEY`; health checks need no key. Rights are `read`, `record`, `catalogue` and `operate`, all of them
+    where the line names none; `users` limits the key to users whose ids begin so, `concurrent` and `rate` (calls a
+    second) limit the caller in each worker. Reloaded when it changes: a key that the file does not name is not valid,
+    and lines that cannot be read are left out and logged. A file that cannot be read leaves its keys valid for 30
+    seconds, then none."""
+
+    caller_max_concurrent: int = Field(default=0, ge=0, le=100_000)
+    """Maximum number of calls in flight of one caller in each worker, where its line of TANDEM_API_KEYS_FILE does not
+    say; further calls are refused with RESOURCE_EXHAUSTED. 0: only TANDEM_MAX_CONCURRENT_REQUESTS holds. Set it where
+    one caller must not take the server from the others."""
+
+    caller_max_calls_per_second: float = Field(default=0.0, ge=0, le=1e6)
+    """Maximum number of calls a second of one caller in each worker, where its line does not say; a bulk entry is a
+    call. 0: no limit."""
 
     bundle_path: Annotated[Path | None, AfterValidator(_existing_directory)] = None
     """Bundle folder to serve without a registry; empty: follow the registry. For debugging and air-gapped hosts."""

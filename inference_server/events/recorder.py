@@ -12,6 +12,7 @@ from typing import Final
 from inference_server.core.errors import DeadlineTooShort
 from inference_server.events.group_commit import GroupCommit
 from inference_server.events.stream import Batch, Entry
+from inference_server.security.callers import require_user, taking_turn
 from inference_server.telemetry.statistics import Statistics
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, Event, ItemChange
 
@@ -34,6 +35,8 @@ class Recorder:
 
     async def record_events(self, events: Sequence[Event], time_remaining_seconds: float | None) -> int:
         """Returns the number of events once all of them are durable. Raises RequestError."""
+        for event in events:
+            require_user(event.user_id)
         entries = [Entry(event.user_id.encode(), event.to_bytes()) for event in events]
         await self._append(EVENTS, entries, time_remaining_seconds)
         self._statistics.events_appended.update(Counter(event.type for event in events))
@@ -60,4 +63,5 @@ class Recorder:
             allowed = min(allowed, time_remaining_seconds - _SECONDS_TO_ANSWER)
         if allowed < _MIN_SECONDS:
             raise DeadlineTooShort("too little time is left to record anything")
-        await self._commit.append(Batch(stream, entries), allowed)
+        with taking_turn():
+            await self._commit.append(Batch(stream, entries), allowed)

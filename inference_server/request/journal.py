@@ -8,7 +8,7 @@ from typing import Final
 
 from inference_server.core.answers import Answer
 from inference_server.request.flow.types import Admitted
-from inference_server.security.api_keys import current_caller
+from inference_server.security.callers import caller_name
 from inference_server.telemetry.impressions import Impression, ImpressionLog
 from inference_server.telemetry.logs import log_answered, logs_answers
 from inference_server.telemetry.tracing import Tracing
@@ -45,7 +45,7 @@ class Journal:
                 source=answer.source,
                 degraded_reasons=answer.degraded_reasons,
                 milliseconds=(time.monotonic() - admitted.admitted_at) * 1e3,
-                caller=current_caller.get(),
+                caller=caller_name(),
             )
         if self._impressions is not None:
             impression = Impression(

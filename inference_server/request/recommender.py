@@ -36,6 +36,7 @@ from inference_server.request.stages.filter_items import (
     look_up_long_list,
     recent_items_warnings,
 )
+from inference_server.security.callers import require_user, take_turn_in_bulk, taking_turn
 from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.tracing import Tracing
@@ -87,18 +88,22 @@ class Recommender:
 
         Raises RequestError. A dependency that fails raises nothing: the answer is degraded.
         """
-        started = time.perf_counter()
-        admitted = self._admission.admit(query, time_remaining_seconds, traced=self._journal.traces)
-        self._statistics.stage_seconds["admit"].observe(time.perf_counter() - started)
-        try:
-            result = await self._in_time(admitted, self._batches.join)
-            self._journal.write(admitted, result, traceparent)
-            return result
-        finally:
-            self._admission.release()
+        require_user(query.user_id)
+        with taking_turn():
+            started = time.perf_counter()
+            admitted = self._admission.admit(query, time_remaining_seconds, traced=self._journal.traces)
+            self._statistics.stage_seconds["admit"].observe(time.perf_counter() - started)
+            try:
+                result = await self._in_time(admitted, self._batches.join)
+                self._journal.write(admitted, result, traceparent)
+                return result
+            finally:
+                self._admission.release()
 
     async def recommend_bulk(self, query: Query) -> Answer:
         """Like `recommend`, for a bulk entry: waits for a permit instead of being refused, and yields to all calls."""
+        require_user(query.user_id)
+        take_turn_in_bulk()
         admitted = await self._admission.admit_bulk(query)
         try:
             result = await self._in_time(admitted, self._batches.join_bulk)
@@ -109,17 +114,18 @@ class Recommender:
 
     async def similar_items(self, query: SimilarQuery, time_remaining_seconds: float | None) -> Answer:
         """The items most similar to the named items. Raises RequestError."""
-        self._admission.take_permit()
-        try:
-            seconds = self._admission.seconds_allowed(time_remaining_seconds)
-            async with asyncio.timeout(seconds):
-                found = await similar_items(query, self._admission.model(), self._threads)
-                self._statistics.count_warnings(found.warnings)
-                return found
-        except TimeoutError as error:
-            raise DeadlineTooShort("no answer was found in time") from error
-        finally:
-            self._admission.release()
+        with taking_turn():
+            self._admission.take_permit()
+            try:
+                seconds = self._admission.seconds_allowed(time_remaining_seconds)
+                async with asyncio.timeout(seconds):
+                    found = await similar_items(query, self._admission.model(), self._threads)
+                    self._statistics.count_warnings(found.warnings)
+                    return found
+            except TimeoutError as error:
+                raise DeadlineTooShort("no answer was found in time") from error
+            finally:
+                self._admission.release()
 
     @property
     def traces(self) -> bool:

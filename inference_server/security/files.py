@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference_server.core.settings import TlsFiles
-from inference_server.security.api_keys import ApiKeys
+from inference_server.security.api_keys import ApiKeys, CallerLimits
 from inference_server.security.tls import Certificates
 from inference_server.security.watched_files import POLL_SECONDS, keep_current
 from inference_server.telemetry.statistics import Statistics
@@ -22,11 +22,18 @@ class Security:
     """None: calls need no key."""
 
     @classmethod
-    def load(cls, *, tls: TlsFiles | None, api_keys_file: Path | None) -> Security:
-        """Reads the files. Raises SettingsError, one line that names the variable."""
+    def load(
+        cls,
+        *,
+        tls: TlsFiles | None,
+        api_keys_file: Path | None,
+        limits: CallerLimits | None = None,
+        strict: bool = True,
+    ) -> Security:
+        """Reads the files. Raises SettingsError, one line that names the variable; for keys only when `strict`."""
         return cls(
             certificates=None if tls is None else Certificates(tls),
-            api_keys=None if api_keys_file is None else ApiKeys.load(api_keys_file),
+            api_keys=None if api_keys_file is None else ApiKeys.load(api_keys_file, limits=limits, strict=strict),
         )
 
     @property

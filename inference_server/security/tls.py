@@ -59,22 +59,40 @@ class Certificates:
         """Raises SettingsError."""
         self.files = files
         self._watched = WatchedFiles(*(path for path in (files.certificate, files.key, files.client_ca) if path))
-        self._contexts: list[ssl.SSLContext] = []
         self.current = read_tls(files)
+        self._context = self._new_context()
 
-    def follow(self, context: ssl.SSLContext) -> None:
-        """Loads every new certificate into this context too: a server on the standard library's ssl uses it for later
-        connections. Clients' certificates are checked against the CA that was loaded at start."""
-        self._contexts.append(context)
+    def following_context(self) -> ssl.SSLContext:
+        """A context for a server on the standard library's ssl, whose every new connection uses the newest files.
+
+        A context only gains authorities and never loses one: so each handshake is handed to a context of its files.
+        """
+        context = self._new_context()
+
+        def hand_over(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+            connection.context = self._context
+
+        context.sni_callback = hand_over  # OpenSSL calls it for clients that name no server too
+        return context
 
     def reload_if_changed(self) -> bool:
         """See `Reloadable`."""
         if not self._watched.changed():
             return False
         self.current = read_tls(self.files)
-        for context in self._contexts:
-            load_into(context, self.files)
+        self._context = self._new_context()
         return True
+
+    def _new_context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_into(context, self.files)
+        if self.current.client_ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=self.current.client_ca.decode("ascii"))
+            # A resumed session would not be checked against the authorities again.
+            context.options |= ssl.OP_NO_TICKET
+            context.num_tickets = 0
+        return context
 
 
 def _bytes(variable: str, path: Path) -> bytes:

@@ -434,6 +434,30 @@ class WorkerMetrics:
             investigate_when="It grows after a change of keys: a caller has the old one.",
         ),
     ]
+    calls_by_caller: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_caller_calls",
+            "Calls and bulk entries by the name of the caller's API key; those of more than 100 callers as `other`.",
+            Kind.COUNTER,
+            labels=("caller",),
+            unit="calls",
+            merge=Merge.SUM,
+            investigate_when="One caller takes most of the server: give it a limit (`TANDEM_API_KEYS_FILE`).",
+        ),
+    ]
+    refused_by_caller: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_caller_refused",
+            "Calls with a valid key that lacks the right, may not name the user, or has reached its limit, by caller.",
+            Kind.COUNTER,
+            labels=("caller",),
+            unit="calls",
+            merge=Merge.SUM,
+            investigate_when="It grows: the caller needs another key, or a higher limit.",
+        ),
+    ]
     files_reloaded: Annotated[
         Counter[str],
         WorkerMetric(
@@ -456,7 +480,8 @@ class WorkerMetrics:
             labels=("what",),
             unit="reloads",
             merge=Merge.SUM,
-            investigate_when="It grows: the old files stay in use; the log has the reason (`files_refused`).",
+            investigate_when="It grows: the log has the reason (`files_refused`). Old certificates stay in use; of API "
+            "keys, those that the file names.",
         ),
     ]
     num_dropped: Annotated[

@@ -54,6 +54,7 @@ from inference_server.request.admission import Admission
 from inference_server.request.journal import Journal
 from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
+from inference_server.security.api_keys import CallerLimits
 from inference_server.security.files import Security
 from inference_server.store.user_store import UserStore
 from inference_server.telemetry.impressions import ImpressionLog, worker_path
@@ -101,7 +102,14 @@ class Worker:
             max_concurrent_requests=settings.max_concurrent_requests,
             max_seconds=settings.deadline_ms * 1e-3,
         )
-        self._security = Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
+        self._security = Security.load(
+            tls=settings.tls,
+            api_keys_file=settings.api_keys_file,
+            limits=CallerLimits(
+                max_concurrent=settings.caller_max_concurrent, max_rate=settings.caller_max_calls_per_second
+            ),
+            strict=False,
+        )
         self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
         self._impressions = _impression_log(settings, identity)
         self._statistics.add_source(self._bring_up_to_date)
@@ -258,6 +266,10 @@ class Worker:
         statistics = self._statistics
         statistics.queue_requests = self._recommender.num_waiting
         statistics.num_unauthenticated = self._security.num_unauthenticated
+        if (api_keys := self._security.api_keys) is not None:
+            for caller, (num_calls, num_refused) in api_keys.usage_by_caller().items():
+                statistics.calls_by_caller[caller] = num_calls
+                statistics.refused_by_caller[caller] = num_refused
         statistics.policies_fingerprint = self._policies.current.fingerprint
         statistics.num_dropped["traces"] = self._tracing.num_dropped
         if self._impressions is not None:

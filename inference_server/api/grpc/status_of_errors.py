@@ -15,6 +15,7 @@ from inference_server.core.errors import (
     InvalidRequest,
     NoModel,
     OverCapacity,
+    PermissionDenied,
     RequestError,
     StreamUnavailable,
     Unauthenticated,
@@ -29,6 +30,7 @@ STATUS_OF: Final[Mapping[type[RequestError], grpc.StatusCode]] = {
     NoModel: grpc.StatusCode.UNAVAILABLE,
     UnknownItem: grpc.StatusCode.NOT_FOUND,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    PermissionDenied: grpc.StatusCode.PERMISSION_DENIED,
 }
 """Every class under RequestError; a test fails when one is missing."""
 

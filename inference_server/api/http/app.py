@@ -41,7 +41,7 @@ from inference_server.core.errors import InvalidRequest, RequestError
 from inference_server.events.recorder import Recorder
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.recommender import Recommender
-from inference_server.security.api_keys import current_caller
+from inference_server.security.callers import Caller, Right, current_caller, right_of
 from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 
@@ -59,9 +59,8 @@ _Request = TypeVar("_Request", bound=Message)
 class ApiKeys(Protocol):
     """Checks the keys of callers."""
 
-    def check(self, presented: str | None) -> str:
-        """Returns the caller's name. Raises Unauthenticated unless the key is known; None: the caller presented
-        none."""
+    def check(self, presented: str | None) -> Caller:
+        """Returns the caller. Raises Unauthenticated unless the key is known; None: the caller presented none."""
 
 
 class _PlainRoute(APIRoute):
@@ -107,12 +106,27 @@ def create_app(
     description = openapi.Description(authenticated=api_keys is not None)
     guarded = api.guarded
     post, put, get = ["POST"], ["PUT"], ["GET"]
-    app.add_api_route("/v1/recommend", guarded(api.recommend), methods=post, **description.recommend)
-    app.add_api_route("/v1/similar-items", guarded(api.similar_items), methods=post, **description.similar_items)
-    app.add_api_route("/v1/events", guarded(api.record_events), methods=post, **description.record_events)
-    app.add_api_route("/v1/items", guarded(api.upsert_items), methods=put, **description.upsert_items)
-    app.add_api_route("/v1/items/delete", guarded(api.delete_items), methods=post, **description.delete_items)
-    app.add_api_route("/v1/status", guarded(api.status), methods=get, **description.status)
+    app.add_api_route(
+        "/v1/recommend", guarded(api.recommend, right_of("Recommend")), methods=post, **description.recommend
+    )
+    app.add_api_route(
+        "/v1/similar-items",
+        guarded(api.similar_items, right_of("SimilarItems")),
+        methods=post,
+        **description.similar_items,
+    )
+    app.add_api_route(
+        "/v1/events", guarded(api.record_events, right_of("RecordEvents")), methods=post, **description.record_events
+    )
+    app.add_api_route(
+        "/v1/items", guarded(api.upsert_items, right_of("UpsertItems")), methods=put, **description.upsert_items
+    )
+    app.add_api_route(
+        "/v1/items/delete", guarded(api.delete_items, right_of("DeleteItems")), methods=post, **description.delete_items
+    )
+    app.add_api_route(
+        "/v1/status", guarded(api.status, right_of("GetServingStatus")), methods=get, **description.status
+    )
     app.add_api_route("/schemas/{name}.json", guarded(api.schema), methods=get, **description.schema)
     app.add_api_route("/openapi.json", guarded(api.openapi), methods=get, **description.openapi)
     app.add_api_route("/healthz", api.healthz, methods=get, **description.healthz)
@@ -245,22 +259,28 @@ class _Api:
         self._statistics.http_requests_by_status[str(response.status_code)] += 1
         return response
 
-    def guarded(self, endpoint: _Endpoint) -> _Endpoint:
-        """The endpoint with its key check; every outcome, exceptions included, becomes a response and is counted."""
+    def guarded(self, endpoint: _Endpoint, right: Right | None = None) -> _Endpoint:
+        """The endpoint with its key check; every outcome, exceptions included, becomes a response and is counted.
+
+        `right` is what the key must allow; None: any key will do.
+        """
 
         async def answered(request: Request) -> Response:
             started = time.perf_counter()
-            response = await self._outcome(endpoint, request)
+            response = await self._outcome(endpoint, right, request)
             self._statistics.http_requests_by_status[str(response.status_code)] += 1
             self._statistics.http_request_seconds.observe(time.perf_counter() - started)
             return response
 
         return answered
 
-    async def _outcome(self, endpoint: _Endpoint, request: Request) -> Response:
+    async def _outcome(self, endpoint: _Endpoint, right: Right | None, request: Request) -> Response:
         try:
             if self._api_keys is not None:
-                current_caller.set(self._api_keys.check(_presented_key(request)))
+                caller = self._api_keys.check(_presented_key(request))
+                if right is not None:
+                    caller.require(right)
+                current_caller.set(caller)
             return await endpoint(request)
         except RequestError as error:
             return error_response(error)

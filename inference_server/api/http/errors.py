@@ -16,6 +16,7 @@ from inference_server.core.errors import (
     InvalidRequest,
     NoModel,
     OverCapacity,
+    PermissionDenied,
     RequestError,
     StreamUnavailable,
     Unauthenticated,
@@ -25,6 +26,7 @@ from inference_server.core.errors import (
 STATUS_OF: Final[Mapping[type[RequestError], tuple[int, str]]] = {
     InvalidRequest: (400, "INVALID_ARGUMENT"),
     Unauthenticated: (401, "UNAUTHENTICATED"),
+    PermissionDenied: (403, "PERMISSION_DENIED"),
     UnknownItem: (404, "NOT_FOUND"),
     OverCapacity: (429, "RESOURCE_EXHAUSTED"),
     StreamUnavailable: (503, "UNAVAILABLE"),

@@ -31,11 +31,12 @@ _DEADLINE: Final = {
 _ERRORS: Final = {
     400: "The request is malformed; `field` says where.",
     401: "Credentials are missing or wrong.",
+    403: "The key lacks the right, or may not name the user.",
     404: "Nothing has this name.",
     408: "The body did not arrive in time.",
     413: "The body is larger than the server takes (TANDEM_MAX_REQUEST_BYTES).",
     415: "The content type is not application/json.",
-    429: "More requests at once than the server takes, or no room in the stream.",
+    429: "More requests than the server takes at once or the caller may send, or no room in the stream.",
     500: "A bug of the server's; its log knows the `request_id`.",
     503: "No model is served yet, the event stream is not available, or the server is stopping.",
     504: "The deadline is too short for any answer.",
@@ -119,7 +120,7 @@ class Description:
         return route
 
     def _get(self, name: str, summary: str, schema: JsonSchema, *, errors: tuple[int, ...] = (500,)) -> dict[str, Any]:
-        route = _route(name, summary, schema, errors=(*errors, 401) if self._authenticated else errors)
+        route = _route(name, summary, schema, errors=(*errors, 401, 403) if self._authenticated else errors)
         if self._authenticated:
             route["openapi_extra"]["security"] = [{name: []} for name in _SECURITY_SCHEMES]
         return route

@@ -64,8 +64,8 @@ class HttpServer:
             **_ssl_options(certificates),
         )
         self._config.load()
-        if certificates is not None and self._config.ssl is not None:
-            certificates.follow(self._config.ssl)
+        if certificates is not None:
+            self._config.ssl = certificates.following_context()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from inference_server.security.api_keys import key_line
+from inference_server.security.callers import Right
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -57,7 +58,7 @@ async def test_tls_and_keys_of_a_server_that_runs(tmp_path: Path, bundle: Bundle
 
         await asyncio.to_thread(keys.write_text, key_line("shop", NEW_KEY))
         await server.log("files_reloaded", what="api_keys")
-        await asyncio.to_thread(keys.write_text, "nonsense")
+        await asyncio.to_thread(keys.write_text, f"nonsense\n{key_line('shop', NEW_KEY, rights=[Right.READ])}")
         refused = await server.log("files_refused", what="api_keys")
         assert "line 1" in refused["reason"]
         async with grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(authority.certificate)) as channel:
@@ -67,10 +68,14 @@ async def test_tls_and_keys_of_a_server_that_runs(tmp_path: Path, bundle: Bundle
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.Recommend(request, metadata=[("x-api-key", KEY)])
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.DeleteItems(pb.DeleteItemsRequest(), metadata=[("x-api-key", NEW_KEY)])
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
         metrics = await server.metrics()
         assert 'tandem_files_refused_total{what="api_keys"} 1.0' in metrics
         assert 'tandem_files_reloaded_total{what="api_keys"} 1.0' in metrics
         assert "tandem_unauthenticated_total 0.0" not in metrics
+        assert 'tandem_caller_refused_total{caller="shop"} 1.0' in metrics
         assert not any(secret in json.dumps(server.logs) for secret in (KEY, NEW_KEY))
 
 

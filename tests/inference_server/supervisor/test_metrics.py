@@ -75,6 +75,8 @@ def busy_worker(number: int) -> Statistics:
     statistics.user_tower_runs = 7 * number
     statistics.dependencies_up = {"store": number == 1, "events": True}
     statistics.num_unauthenticated = number
+    statistics.calls_by_caller["shop"] += 7 * number
+    statistics.refused_by_caller["shop"] += 1
     statistics.files_reloaded["api_keys"] += number
     statistics.files_refused["tls_certificates"] += 1
     statistics.num_dropped["traces"] = number

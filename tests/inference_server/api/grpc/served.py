@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from inference_server.api.grpc.server import GrpcServer
-from inference_server.security.api_keys import current_caller
+from inference_server.security.callers import caller_name
 from inference_server.telemetry.statistics import Statistics
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
@@ -37,7 +37,7 @@ class Servicer(pb_grpc.RecommendationServiceServicer):
     async def Recommend(self, _: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802, ARG002
         self.num_started += 1
         await self.released.wait()
-        return pb.RecommendResponse(request_id=current_caller.get())
+        return pb.RecommendResponse(request_id=caller_name())
 
     async def RecommendBatch(  # noqa: N802
         self,

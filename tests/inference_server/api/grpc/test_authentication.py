@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from inference_server.security.api_keys import ApiKeys, key_line
+from inference_server.security.callers import Right
 from inference_server.security.files import Security
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.api.grpc.served import served, stub_of
@@ -120,3 +121,39 @@ async def test_without_keys_everybody_may_call() -> None:
     async with served() as server, stub_of(server.address) as stub:
         response = await stub.Recommend(pb.RecommendRequest(), metadata=[("x-api-key", "whatever")])
         assert response.request_id == ""
+
+
+RIGHTS_OF_METHODS = {
+    "Recommend": Right.READ,
+    "RecommendBatch": Right.READ,
+    "SimilarItems": Right.READ,
+    "RecordEvents": Right.RECORD,
+    "UpsertItems": Right.CATALOGUE,
+    "DeleteItems": Right.CATALOGUE,
+    "GetServingStatus": Right.OPERATE,
+}
+
+
+async def test_every_method_needs_its_right(tmp_path: Path) -> None:
+    """What the API gains later, and channelz, is for operators until somebody decides otherwise."""
+    keys = {right: f"the-key-for-{right}-alone" for right in Right}
+    lines = [key_line(right, key, rights=[right]) for right, key in keys.items()]
+    (tmp_path / "keys").write_text("\n".join(lines))
+    security = Security(api_keys=ApiKeys.load(tmp_path / "keys"))
+    service = pb.DESCRIPTOR.services_by_name["RecommendationService"]
+    needed = {f"/{service.full_name}/{method}": Right.OPERATE for method in service.methods_by_name}
+    needed |= {f"/{service.full_name}/{method}": right for method, right in RIGHTS_OF_METHODS.items()}
+    needed |= {"/grpc.channelz.v1.Channelz/GetServers": Right.OPERATE, "/no.such.Service/Method": Right.OPERATE}
+    async with served(security=security) as server, grpc.aio.insecure_channel(server.address) as channel:
+        for method, right in needed.items():
+            for held, key in keys.items():
+                call = channel.unary_unary(method)(b"", metadata=[("x-api-key", key)], timeout=PATIENCE_SECONDS)
+                code = await call.code()
+                if held is right:
+                    assert code is not grpc.StatusCode.PERMISSION_DENIED, (method, held)
+                else:
+                    assert code is grpc.StatusCode.PERMISSION_DENIED, (method, held)
+                    assert await call.details() == f"the key of {held} lacks the right {right}"
+    assert security.num_unauthenticated == 0
+    assert security.api_keys is not None
+    assert security.api_keys.usage_by_caller()["read"] == (0, len(needed) - 3)

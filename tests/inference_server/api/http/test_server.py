@@ -4,6 +4,7 @@ no room."""
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from inference_server.api.http.server import HttpServer
 from inference_server.core.errors import PortUnavailable, Unauthenticated
 from inference_server.core.settings import TlsFiles
 from inference_server.model.serving_model import ModelSlot
+from inference_server.security.callers import ALL_RIGHTS, Caller, Right
 from inference_server.security.tls import Certificates
 from tests.inference_server.api.http.in_process import RECOMMEND, served
 from tests.inference_server.request.requests_at_stages import slow_tower
@@ -106,12 +108,24 @@ async def test_a_caller_who_goes_while_sending_is_counted(models: ModelSlot) -> 
 class OneKey:
     """The keys of a server, of which there is one."""
 
-    def check(self, presented: str | None) -> None:
+    def check(self, presented: str | None) -> Caller:
         if presented != "secret":
             raise Unauthenticated("a key that is known must be given")
+        return Caller(name="one", rights=ALL_RIGHTS - {Right.OPERATE})
 
 
 class TestKeys:
+    async def test_a_key_without_the_right_is_forbidden(self, models: ModelSlot) -> None:
+        async with served(models, api_keys=OneKey()) as running:
+            response = await running.client.get("/v1/status", headers={"x-api-key": "secret"})
+            assert response.status_code == 403
+            assert response.json()["error"] == {
+                "code": 403,
+                "status": "PERMISSION_DENIED",
+                "message": "the key of one lacks the right operate",
+            }
+            assert (await running.client.get("/openapi.json", headers={"x-api-key": "secret"})).status_code == 200
+
     @pytest.mark.parametrize(
         "headers",
         [{"authorization": "Bearer secret"}, {"authorization": "bearer secret"}, {"x-api-key": "secret"}],
@@ -217,6 +231,52 @@ class TestTls:
         ):
             response = await client.get(f"https://127.0.0.1:{running.server.port}/healthz")
         assert response.status_code == 200
+
+    async def test_authorities_of_clients_are_replaced_while_the_server_runs(
+        self, models: ModelSlot, tmp_path: Path
+    ) -> None:
+        """Also for a client that keeps a session of the old authority's time."""
+        server, old, new = Authority(), Authority("old"), Authority("new")
+        certificate, key = server.issue().write(tmp_path)
+        (tmp_path / "ca.crt").write_bytes(old.certificate)
+        certificates = Certificates(TlsFiles(certificate=certificate, key=key, client_ca=tmp_path / "ca.crt"))
+        contexts = [client_context(server, authority, tmp_path) for authority in (old, new)]
+        async with served(models, certificates=certificates) as running:
+            assert [await asyncio.to_thread(status, running.server.port, context) for context in contexts] == [200, 0]
+            (tmp_path / "ca.crt").write_bytes(new.certificate)
+            assert certificates.reload_if_changed()
+            assert [await asyncio.to_thread(status, running.server.port, context) for context in contexts] == [0, 200]
+            server.issue("second").write(tmp_path)
+            assert certificates.reload_if_changed()
+            assert [await asyncio.to_thread(status, running.server.port, context) for context in contexts] == [0, 200]
+
+
+_SESSIONS: dict[ssl.SSLContext, ssl.SSLSession | None] = {}
+
+
+def client_context(server: Authority, authority: Authority, folder: Path) -> ssl.SSLContext:
+    """The context of a client whose certificate the authority has signed."""
+    context = ssl.create_default_context(cadata=server.certificate.decode())
+    context.check_hostname = False
+    pair = authority.issue("client")
+    (folder / "client.pem").write_bytes(pair.certificate + pair.key)
+    context.load_cert_chain(folder / "client.pem")
+    return context
+
+
+def status(port: int, context: ssl.SSLContext) -> int:
+    """The status of a request on a new connection, which resumes the last session; 0 if the server refuses it."""
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as raw,
+            context.wrap_socket(raw, session=_SESSIONS.get(context)) as connection,
+        ):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            answer = connection.recv(1 << 16)
+            _SESSIONS[context] = connection.session
+            return int(answer.split()[1]) if answer else 0
+    except (ssl.SSLError, ConnectionError):
+        return 0
 
 
 async def _nothing(scope: object, receive: object, send: object) -> None:
