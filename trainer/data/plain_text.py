@@ -61,6 +61,8 @@ class PlainText:
     path: Path
     packing: str
     """"" or "gzip"."""
+    encoding: str
+    """That of the source."""
     refused: RefusedLines
     has_records_of_several_lines: bool = False
     document_lines: array[int] | None = None
@@ -109,7 +111,9 @@ class Text:
             lines = array("I")
             with copy.open("wb") as sink:
                 sink.writelines(one_per_line(self.chunks(_Ends()), self.packed.path, lines))
-            return PlainText(path=copy, packing="", refused=RefusedLines(), document_lines=lines)
+            return PlainText(
+                path=copy, packing="", encoding=self.encoding, refused=RefusedLines(), document_lines=lines
+            )
         ends, inspection = _Ends(), _Inspection(dialect, is_decoded=self.encoding != UTF_8)
         refused = inspection.run(self.chunks(ends))
         has_records = inspection.records is not None and inspection.records.has_records_of_several_lines
@@ -125,7 +129,13 @@ class Text:
             path, packing = copy, ""
             with copy.open("wb") as sink:
                 sink.writelines(_blanked(_blocks(self.chunks(_Ends()), lambda _line, _text: None), refused.intervals))
-        return PlainText(path=path, packing=packing, refused=refused, has_records_of_several_lines=has_records)
+        return PlainText(
+            path=path,
+            packing=packing,
+            encoding=self.encoding,
+            refused=refused,
+            has_records_of_several_lines=has_records,
+        )
 
 
 class _Ends:

@@ -42,6 +42,8 @@ _BUFFER_BYTES: Final = 32 << 20
 _MAX_REJECT_LENGTH: Final = 2_000
 """Maximum number of characters kept of a refused line: a file of another format may be refused as one line."""
 _OTHER_DELIMITERS: Final = (";", "\t", "|", ",", "::", "~", "^")
+_MAX_NAMES_SHOWN: Final = 100
+_MAX_NAME_SHOWN: Final = 60
 _WRONG_ENCODING: Final = "INVALID ENCODING"
 
 ScanKind = Literal["csv", "jsonl", "parquet"]
@@ -97,7 +99,6 @@ class Scan:
     columns: tuple[str, ...] = ()
     """Columns of the file; empty for JSON lines."""
     delimiter: str = ""
-    encoding: str = UTF_8
 
     @property
     def label(self) -> str:
@@ -151,7 +152,7 @@ class Scan:
             first += [(self._position(index, line), reject.text) for line, reject in zip(lines, refused, strict=True)]
             if wrong_encoding is None and any(reject.is_wrong_encoding for reject in refused):
                 wrong_encoding = part
-        hints = () if wrong_encoding is None else _encoding_hint(wrong_encoding, self.encoding)
+        hints = () if wrong_encoding is None else (_encoding_hint(wrong_encoding),)
         return Rejects(first=first, num_lines=num_lines, by_part=by_part, hints=hints)
 
     def positions_of(self, rows: list[int], rejects: Rejects) -> list[Position]:
@@ -177,7 +178,10 @@ class Scan:
             return rejects.by_part[index]
         plain = self.parts[index].plain
         assert plain is not None
-        return rejects.by_part[index] | set(blank_lines(plain)) | set(range(1, self.num_header_lines + 1))
+        header = set(range(1, self.num_header_lines + 1))
+        # In a file of one column, a blank line is a row without a value to DuckDB, which counts.
+        blank = set(blank_lines(plain)) if len(self.columns) > 1 else set()
+        return rejects.by_part[index] | blank | header
 
     def _source_lines(self, index: int, lines: list[int]) -> list[int]:
         plain = self.parts[index].plain if self.parts else None
@@ -229,7 +233,9 @@ class Scan:
 
         def further_lines(column: Any) -> Any:
             # Line breaks in quotes. Consecutive breaks count once: the blank lines between them are skipped.
-            breaks = column.replace("\r\n", "\n").re_replace("\n+", "\n")
+            breaks = column.replace("\r\n", "\n")
+            if len(self.columns) > 1:
+                breaks = breaks.re_replace("\n+", "\n")
             return (breaks.length() - breaks.replace("\n", "").length()).fill_null(0)
 
         further = reduce(operator.add, (further_lines(self.rows[field]) for field in field_names(self.columns)))
@@ -247,8 +253,10 @@ def field_names(columns: Sequence[str]) -> list[str]:
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Names of columns in an error message, without characters that a terminal would obey."""
-    return ", ".join(column if column.isprintable() else repr(column) for column in columns)
+    """Names of columns in an error message: not all of many, and without characters that a terminal would obey."""
+    shown = [name[:_MAX_NAME_SHOWN] if name.isprintable() else repr(name[:_MAX_NAME_SHOWN]) for name in columns]
+    more = [f"and {len(shown) - _MAX_NAMES_SHOWN} more"] if len(shown) > _MAX_NAMES_SHOWN else []
+    return ", ".join(shown[:_MAX_NAMES_SHOWN] + more)
 
 
 def toml_string(text: str) -> str:
@@ -256,8 +264,11 @@ def toml_string(text: str) -> str:
     return '"' + text.replace("\t", "\\t") + '"'
 
 
-def _encoding_hint(part: Part, encoding: str) -> tuple[str, ...]:
-    if encoding != UTF_8:
-        return (f"{part.packed.name} has bytes that are not {encoding}",)
+def _encoding_hint(part: Part) -> str:
+    assert part.plain is not None
+    if part.plain.encoding != UTF_8:
+        return f"{part.packed.name} has bytes that are not {part.plain.encoding}"
     proposed = proposed_encoding(raw_lines(part.packed))
-    return (f"{part.packed.name} is not UTF-8; encoding = {toml_string(proposed)} probably fits",) if proposed else ()
+    return f"{part.packed.name} is not UTF-8" + (
+        f"; encoding = {toml_string(proposed)} probably fits" if proposed else ""
+    )

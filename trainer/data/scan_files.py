@@ -71,7 +71,6 @@ def scan_lines(engine: DuckDBEngine, files: Sequence[Packed], encoding: str = UT
         rows=engine.view(name, f"SELECT row_number() OVER () AS {ROW}, * FROM {source}"),
         engine=engine,
         rejects_table=f"{name}_rejects",
-        encoding=encoding,
     )
 
 
@@ -101,18 +100,24 @@ def _scan_csv(engine: DuckDBEngine, files: Sequence[Packed], config: FileConfig)
         # In parallel, DuckDB guesses at the middle of a file whether it is inside of quotes.
         "parallel": str(not any(part.plain and part.plain.has_records_of_several_lines for part in parts)).lower(),
     }
-    source = _read_csv(name, parts, options)
+    for part in parts:
+        if part.plain is not None and any(first <= num_header_lines for first, _ in part.plain.refused.intervals[:1]):
+            reason = part.plain.refused.rejects[0].text
+            raise DataError(f"{part.packed.path}: the first line, which names the columns: {reason}")
+    select = f"SELECT row_number() OVER () AS {ROW}, * FROM {_read_csv(name, parts, options)}"
+    if len(columns) == 1:
+        # DuckDB skips blank lines only in files of several columns.
+        select = f"SELECT * FROM ({select}) WHERE {field_names(columns)[0]} IS NOT NULL"
     return Scan(
         path=files[0].path,
         parts=tuple(parts),
         kind="csv",
-        rows=engine.view(name, f"SELECT row_number() OVER () AS {ROW}, * FROM {source}"),
+        rows=engine.view(name, select),
         engine=engine,
         num_header_lines=num_header_lines,
         rejects_table=f"{name}_rejects",
         columns=columns,
         delimiter=config.delimiter,
-        encoding=encoding,
     )
 
 
@@ -189,7 +194,11 @@ def _header(text: Text, config: FileConfig) -> tuple[tuple[str, ...], int]:
     line = next(lines, "")
     if not line:
         raise DataError(f"{path}: the first line is blank, but should name the columns")
-    if "\ufffd" in line or "\0" in line:
+    if line.lower().startswith("sep=") and len(line) <= 5:
+        raise DataError(f"{path}: the first line is {line!r}, which Excel adds; remove it, and set delimiter")
+    if "\0" in line:
+        raise DataError(f"{path}: the first line, which names the columns, has NUL bytes")
+    if "\ufffd" in line:
         proposed = proposed_encoding(itertools.islice(raw_lines(text.packed), 1)) if text.encoding == UTF_8 else None
         raise DataError(
             f"{path}: the first line, which names the columns, has bytes that are not {text.encoding}"
