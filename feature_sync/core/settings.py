@@ -109,6 +109,10 @@ class Settings(EnvironmentSettings):
     again. Each id takes about 16 bytes of the store, for up to twice this time. A change of the setting forgets all
     ids: make it when no client is retrying calls, and use the same value in every process."""
 
+    unknown_item_seconds: int = Field(default=30 * 24 * 3600, ge=60)
+    """Seconds after its last event for which the counts of an item that no live bundle knows are kept. New items are in
+    a bundle long before; ids that are no items would fill the store."""
+
     event_min_rating: float | None = None
     """Ratings below this value are counted, but enter no history. Set it to the `min_rating` of the training data, so
     that both treat events alike. Unset: every rating is an interaction."""

@@ -11,14 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from feature_sync.events.marks import EventMarks, mark_of
 from feature_sync.events.states import by_user, state_after
 from feature_sync.events.trending import Trending, TrendingSchedule
 from feature_sync.store.connection import Command, StoreClock, StoreConnection
 from feature_sync.stream.consumer import Parsed
 from feature_sync.telemetry.metrics import StreamMetrics
+from tandem.contract.bundle import Bundle
 from tandem.contract.store import item_counters_key, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
+from tandem.contract.vocabulary import MISSING_ROW
 
 _TRENDING_AFTER_CHANGE_SECONDS = 1.0
 _TRENDING_AT_LEAST_EVERY_SECONDS = 30.0
@@ -32,6 +36,8 @@ class EventRules:
     """Minimum time for which an event id is remembered."""
     min_rating: float | None
     """Ratings below it count, and are no interactions."""
+    unknown_item_seconds: int = 30 * 24 * 3600
+    """Time after its last event for which the counter of an item that no live bundle knows is kept."""
 
 
 class EventApplier:
@@ -45,8 +51,12 @@ class EventApplier:
         trending: Trending,
         metrics: StreamMetrics,
         on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
+        live_bundles: Callable[[], Sequence[Bundle]] = lambda: (),
     ) -> None:
-        """`on_changed_users` gets the users whose states were written, after each transaction; it must be quick."""
+        """`on_changed_users` gets the users whose states were written, after each transaction; it must be quick.
+
+        `live_bundles` say which items are known; while there is none, no counter expires.
+        """
         self._store = store
         self._clock = StoreClock(store)
         self._rules = rules
@@ -57,6 +67,7 @@ class EventApplier:
         )
         self._metrics = metrics
         self._on_changed_users = on_changed_users
+        self._live_bundles = live_bundles
 
     def parse(self, payload: bytes) -> Event:
         """Reads an event. Raises StreamEntryError."""
@@ -89,6 +100,7 @@ class EventApplier:
                 *self._state_writes(grouped, stored),
                 *marks.additions(new_marks),
                 *_counter_additions(new),
+                *self._counter_expiries({entry.value.item_id for entry in new}),
                 *trending,
                 *(("XADD", applied_key(EVENTS), "*", ENTRY_FIELD, entry.payload) for entry in new),
                 *acknowledgement,
@@ -111,6 +123,19 @@ class EventApplier:
             state = state_after(stored[user_id], events, min_rating=self._rules.min_rating)
             writes += (user_state_key(user_id), state)
         return [tuple(writes)] if grouped else []
+
+    def _counter_expiries(self, item_ids: Collection[str]) -> list[Command]:
+        """Lets the counters of items that no live bundle knows expire: anybody who may record events could make any
+        number of them. An item that becomes known keeps its counter from its next event on."""
+        bundles, ids = self._live_bundles(), list(item_ids)
+        if not bundles or not ids:
+            return []
+        is_known = np.any([bundle.item_vocabulary.rows(ids) != MISSING_ROW for bundle in bundles], axis=0)
+        seconds = self._rules.unknown_item_seconds
+        return [
+            ("PERSIST", item_counters_key(item_id)) if known else ("EXPIRE", item_counters_key(item_id), seconds)
+            for item_id, known in zip(ids, is_known, strict=True)
+        ]
 
     def _count(self, new: Sequence[Parsed[Event]], *, num_duplicates: int) -> None:
         self._metrics.duplicates.inc(num_duplicates)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier import EventApplier, EventRules
 from feature_sync.events.trending import Trending
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import StreamMetrics
+from tandem.contract.bundle import Bundle
 
 
 def event_applier(
@@ -17,11 +18,16 @@ def event_applier(
     metrics: StreamMetrics,
     *,
     on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
+    live_bundles: Callable[[], Sequence[Bundle]] = lambda: (),
 ) -> EventApplier:
     """An applier with the rules of the settings."""
     return EventApplier(
         store,
-        rules=EventRules(mark_seconds=settings.event_id_seconds, min_rating=settings.event_min_rating),
+        rules=EventRules(
+            mark_seconds=settings.event_id_seconds,
+            min_rating=settings.event_min_rating,
+            unknown_item_seconds=settings.unknown_item_seconds,
+        ),
         trending=Trending(
             half_life_seconds=settings.trending_half_life_seconds,
             weights=settings.trending_weights,
@@ -29,4 +35,5 @@ def event_applier(
         ),
         metrics=metrics,
         on_changed_users=on_changed_users,
+        live_bundles=live_bundles,
     )

@@ -76,7 +76,7 @@ def _events(settings: Settings, metrics: Metrics, live_bundles: Callable[[], Seq
     )
     events = Consumer(
         open_source(settings, EVENTS),
-        event_applier(settings, store, stream_metrics, on_changed_users=vectors.add),
+        event_applier(settings, store, stream_metrics, on_changed_users=vectors.add, live_bundles=live_bundles),
         dead_letters=DeadLetters(store, EVENTS, max_entries=settings.dead_letters),
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,

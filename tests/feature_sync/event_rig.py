@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import redis
@@ -17,6 +17,7 @@ from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.redis_source import RedisSource
 from feature_sync.stream.source import Source
 from feature_sync.telemetry.metrics import Metrics
+from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key, stream_key
 from tests.support.waiting import wait_until
@@ -67,7 +68,13 @@ class Rig:
     """A consumer with its parts."""
 
     def __init__(
-        self, url: str, *, source: Source | None = None, min_rating: float | None = None, batch_entries: int = 100
+        self,
+        url: str,
+        *,
+        source: Source | None = None,
+        min_rating: float | None = None,
+        batch_entries: int = 100,
+        live_bundles: Sequence[Bundle] = (),
     ) -> None:
         self.store = StoreConnection(url)
         self.metrics = Metrics()
@@ -79,6 +86,7 @@ class Rig:
             trending=Trending(half_life_seconds=3600, weights={"click": 1.0, "purchase": 5.0}, num_items=10),
             metrics=self.metrics.of_stream(EVENTS),
             on_changed_users=self.changed_users.extend,
+            live_bundles=lambda: live_bundles,
         )
         self.consumer = Consumer(
             self.source,

@@ -36,6 +36,10 @@ MAX_ID_BYTES = 256
 MAX_RECENT_EVENTS = 200
 """Number of events that a state keeps; of older events it keeps only the items, as seen."""
 
+MAX_SEEN_ITEMS: Final = 50_000
+"""Number of seen items that a state keeps, 400 kB: a person never sees as many, and whoever may record events could
+make a state of any size."""
+
 KEY_PREFIX = b"tandem/1/"
 """Prefix of every key; the number is the version of the key schema."""
 _STATE_FORMAT = 2
@@ -99,7 +103,7 @@ class UserState:
     event_times: npt.NDArray[np.int64] = field(default_factory=_NO_TIMES.copy)
     """(n,) int64, microseconds since 1970; 0 if the data give an order but no time."""
     seen_item_keys: Keys = field(default_factory=NO_KEYS.copy)
-    """(m,) uint64, sorted and unique: all items the user ever interacted with."""
+    """(m,) uint64, sorted and unique: all items the user ever interacted with, at most MAX_SEEN_ITEMS after events."""
     features: Mapping[str, str] = field(default_factory=dict)
     """Raw user features by name, for example {"age": "49"}."""
     event_counts: npt.NDArray[np.uint32] = field(default_factory=_NO_COUNTS.copy)
@@ -151,12 +155,14 @@ class UserState:
         times = np.concatenate([self.event_times, event_times[chosen]])
         # Stored events are already in order, including those without a time (0); a stable sort keeps that order.
         order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
+        event_item_keys = np.concatenate([self.event_item_keys, item_keys[chosen]])[order]
+        seen = np.insert(self.seen_item_keys, np.searchsorted(self.seen_item_keys, keys), keys)
         return replace(
             counted,
-            event_item_keys=np.concatenate([self.event_item_keys, item_keys[chosen]])[order],
+            event_item_keys=event_item_keys,
             event_codes=np.concatenate([self.event_codes, event_codes[chosen]])[order],
             event_times=times[order],
-            seen_item_keys=np.insert(self.seen_item_keys, np.searchsorted(self.seen_item_keys, keys), keys),
+            seen_item_keys=seen if len(seen) <= MAX_SEEN_ITEMS else _bounded(seen, event_item_keys),
         )
 
     def to_bytes(self) -> bytes:
@@ -278,6 +284,13 @@ def _counts(event_codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
         np.uint32
     )
     return counts
+
+
+def _bounded(seen: Keys, event_item_keys: Keys) -> Keys:
+    """MAX_SEEN_ITEMS of the seen items: those of the history, and of the others, whose age is not known, any."""
+    others = np.setdiff1d(seen, event_item_keys, assume_unique=False)
+    recent = np.unique(event_item_keys)
+    return np.union1d(others[: MAX_SEEN_ITEMS - len(recent)], recent)
 
 
 def _is_among(keys: Keys, ascending: Keys) -> npt.NDArray[np.bool_]:

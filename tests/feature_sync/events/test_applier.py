@@ -13,6 +13,7 @@ from feature_sync.core.errors import StreamAway
 from feature_sync.stream.kafka_source import KafkaSource
 from feature_sync.stream.source import Entry
 from tandem.contract import names
+from tandem.contract.bundle import Bundle
 from tandem.contract.store import TrendingItems, UserState, item_counters_key, trending_key, user_state_key
 from tandem.contract.streams import (
     DEAD_REASON_FIELD,
@@ -73,6 +74,19 @@ class TestOneEvent:
         assert stream.client.hgetall(item_counters_key("item-1")) == {b"click": b"2", b"impression": b"1"}
         assert [applied.event_id for applied in stream.applied()] == ["event-1", "event-2", "event-3"]
         assert rig.value("tandem_sync_applied_total", type="click") == 2
+
+    def test_the_counts_of_ids_that_no_bundle_knows_expire(self, stream: Stream, bundle: Bundle) -> None:
+        """Anybody who may record events could make any number of them; the bundle's items are item-0 to item-19."""
+        known, unknown = item_counters_key("item-1"), item_counters_key("nothing")
+        stream.append(event(1), event(2, item_id="nothing"))
+        drain(stream, Rig(stream.url))
+        assert (stream.client.ttl(known), stream.client.ttl(unknown)) == (-1, -1), "no bundle is known yet"
+        stream.client.expire(known, 1000)
+        stream.append(event(3, item_id="item-1"), event(4, item_id="nothing"))
+        drain(stream, Rig(stream.url, live_bundles=[bundle]))
+        assert stream.client.ttl(known) == -1
+        assert 29 * 24 * 3600 < stream.client.ttl(unknown) <= 30 * 24 * 3600
+        assert stream.client.hgetall(unknown) == {b"click": b"2"}
 
     def test_leaves_nothing_behind_in_the_stream(self, stream: Stream, rig: Rig) -> None:
         stream.append(*(event(number) for number in range(250)))

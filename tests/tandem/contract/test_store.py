@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as st_numpy
 from tandem.contract.errors import StoreValueError
 from tandem.contract.store import (
     MAX_RECENT_EVENTS,
+    MAX_SEEN_ITEMS,
     UserState,
     UserVector,
     published_key,
@@ -240,6 +241,19 @@ class TestWithEvents:
         state = self._state(*many).with_events(*self._arrays((9_999, self.CLICK, 1)))
         assert state.event_item_keys.tolist() == list(range(11, MAX_RECENT_EVENTS + 11))
         assert state.seen_item_keys.tolist() == [*range(1, MAX_RECENT_EVENTS + 11), 9_999]
+
+    def test_seen_items_are_bounded_and_those_of_the_history_stay(self) -> None:
+        """Whoever may record events must not make a state of any size."""
+        state, step = UserState(), 20_000
+        for start in range(0, 3 * step, step):
+            keys = np.arange(start + 1, start + step + 1, dtype=np.uint64)
+            state = state.with_events(keys, np.full(step, 2, np.uint8), keys.astype(np.int64))
+        assert len(state.seen_item_keys) == MAX_SEEN_ITEMS
+        assert np.array_equal(np.unique(state.seen_item_keys), state.seen_item_keys)
+        assert set(state.event_item_keys.tolist()) == set(range(3 * step - 199, 3 * step + 1))
+        assert np.isin(state.event_item_keys, state.seen_item_keys).all()
+        assert int(state.event_counts.sum()) == 3 * step
+        assert len(state.to_bytes()) < 500_000
 
     def test_events_without_a_time_stay_in_their_order(self) -> None:
         state = self._state((3, self.CLICK, 0), (1, self.CLICK, 0)).with_events(*self._arrays((2, self.CLICK, 50)))
