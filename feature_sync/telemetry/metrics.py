@@ -6,10 +6,8 @@ A store that does not answer is no reason for a restart, so only `tandem_sync_up
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Final
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
 from prometheus_client import (
@@ -25,6 +23,7 @@ from prometheus_client import (
 
 from feature_sync.core.errors import PortUnavailable, Unavailable
 from feature_sync.core.lag import Lag
+from tandem.ops import metrics_server
 from tandem.ops.metrics import Kind, Metric, declared
 
 _BATCH_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -263,16 +262,11 @@ class ArchiveMetrics:
         self._lag_seconds.set(max(0.0, oldest_seconds))
 
 
-class _QuietHandler(WSGIRequestHandler):
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Scrapes are not logged."""
-
-
 class MetricsServer:
-    """Answers on one port in a thread of its own."""
+    """`/metrics` and `/healthz` on one port, in threads of their own."""
 
     def __init__(self, metrics: Metrics, *, host: str, port: int, is_healthy: Callable[[], bool]) -> None:
-        """Listens. Raises PortUnavailable."""
+        """Begins to answer. Raises PortUnavailable."""
         show: Callable[..., Iterable[bytes]] = make_wsgi_app(metrics.registry)
 
         def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -283,13 +277,11 @@ class MetricsServer:
             return [b"ok\n" if healthy else b"a part has ended\n"]
 
         try:
-            self._server = make_server(host, port, answer, handler_class=_QuietHandler)
+            self._server = metrics_server.MetricsServer(answer, host=host, port=port)
         except OSError as error:
             raise PortUnavailable(f"TANDEM_SYNC_METRICS_PORT: cannot listen on {host}:{port}: {error}") from error
-        self.port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+        self.port = self._server.port
 
     def close(self) -> None:
-        """Stops listening."""
-        self._server.shutdown()
-        self._server.server_close()
+        """Stops answering and frees the port."""
+        self._server.close()

@@ -6,13 +6,11 @@ and histograms are sums over the workers; what has no meaning as a sum has a lab
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
@@ -21,6 +19,7 @@ from inference_server.core.errors import PortUnavailable
 from inference_server.supervisor.server_metrics import SERVER_METRICS
 from inference_server.supervisor.server_view import ServerView
 from inference_server.telemetry.worker_metric import WorkerMetric, worker_metrics
+from tandem.ops import metrics_server
 from tandem.ops.metrics import Kind, Metric
 
 _FAMILIES: Final[dict[Kind, type[CounterMetricFamily | GaugeMetricFamily]]] = {
@@ -58,19 +57,15 @@ class MetricsServer:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         registry.register(collector)
-        self._server: WSGIServer
-        self._thread: threading.Thread
         try:
-            self._server, self._thread = start_http_server(port, host, registry)
+            self._server = metrics_server.MetricsServer(make_wsgi_app(registry), host=host, port=port)
         except OSError as error:
             raise PortUnavailable(f"cannot listen on {host}:{port} for metrics: {error}") from error
-        self.port: int = self._server.server_port
+        self.port: int = self._server.port
 
     def close(self) -> None:
         """Stops answering and frees the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
 
 def _samples(metric: WorkerMetric, value: Any) -> Iterable[tuple[tuple[str, ...], Any]]:

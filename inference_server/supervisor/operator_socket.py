@@ -26,6 +26,9 @@ from inference_server.core.errors import CommandFailed
 _log = structlog.get_logger()
 
 _NAME: Final = "control.sock"
+_MAX_LINE_BYTES: Final = 4096
+_LINE_SECONDS: Final = 10.0
+"""Time for a request to arrive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,15 @@ async def listen_to_operators(data_dir: Path, handle: Handler) -> AsyncIterator[
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
-            async for reply in _replies(await reader.readline(), handle):
+            try:
+                async with asyncio.timeout(_LINE_SECONDS):
+                    line = await reader.readline()
+            except ValueError:
+                line = b""  # longer than any command
+            except TimeoutError:
+                writer.close()
+                return
+            async for reply in _replies(line, handle):
                 writer.write(json.dumps(asdict(reply)).encode() + b"\n")
                 await writer.drain()
             writer.close()
@@ -70,7 +81,7 @@ async def listen_to_operators(data_dir: Path, handle: Handler) -> AsyncIterator[
         yield
         return
     bound = (data_dir / _NAME).stat()
-    server = await asyncio.start_unix_server(converse, sock=listener)
+    server = await asyncio.start_unix_server(converse, sock=listener, limit=_MAX_LINE_BYTES)
     try:
         yield
     finally:
@@ -104,8 +115,8 @@ async def ask_server(data_dir: Path, command: Command) -> AsyncIterator[Reply]:
 
 async def _replies(line: bytes, handle: Handler) -> AsyncIterator[Reply]:
     try:
-        command = Command(**json.loads(line))
-    except (ValueError, TypeError) as error:
+        command = _command(line)
+    except (ValueError, TypeError, RecursionError) as error:
         yield Reply(done=False, text=f"not a command: {error}")
         return
     _log.info("operator_command", command=command.name, to=command.to)
@@ -114,6 +125,16 @@ async def _replies(line: bytes, handle: Handler) -> AsyncIterator[Reply]:
             yield Reply(done=True, text=text)
     except CommandFailed as error:
         yield Reply(done=False, text=str(error))
+
+
+def _command(line: bytes) -> Command:
+    """Reads a request. Raises ValueError, TypeError or RecursionError."""
+    if not line.endswith(b"\n"):
+        raise ValueError(f"a command is one line of at most {_MAX_LINE_BYTES} bytes")
+    command = Command(**json.loads(line))
+    if not isinstance(command.name, str) or not isinstance(command.to, str | None):
+        raise TypeError("name and to must be texts")
+    return command
 
 
 def _bind(data_dir: Path) -> socket.socket:

@@ -31,6 +31,10 @@ _STOPPING_EXTRA_SECONDS: Final = 5.0
 """Time beyond its grace period in which a worker may close its connections."""
 
 
+_VIEW_SECONDS: Final = 5.0
+"""Longest time for which a scrape waits for the event loop."""
+
+
 async def supervise(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit status: 0, or 1 if no worker starts or no bundle can serve."""
     stop_requested = asyncio.Event()
@@ -67,7 +71,7 @@ class _Supervisor:
 
         def view() -> ServerView:
             # Scrapes are handled in threads of their own; the pool belongs to the event loop's thread.
-            return asyncio.run_coroutine_threadsafe(self._pool.view(), loop).result()
+            return asyncio.run_coroutine_threadsafe(self._pool.view(), loop).result(_VIEW_SECONDS)
 
         self._metrics = MetricsServer(StatisticsCollector(view), host=settings.host, port=settings.metrics_port)
         # Closing waits for the thread that handles scrapes.

@@ -4,6 +4,7 @@
 | ---------------------- | ---------------------------------------------------------------------------------- |
 | `environment_settings` | settings from environment variables TANDEM_*, and their help                       |
 | `metrics`              | how a Prometheus metric is declared                                                |
+| `metrics_server`       | the HTTP port of metrics and health: threads with limits                           |
 | `mlflow_environment`   | MLflow's environment variables, as the programs set them                           |
 | `model_registry`       | a registered model's versions, their aliases and bundles in MLflow                 |
 | `onnx_session`         | how towers and rankers run in ONNX Runtime                                         |

@@ -1,0 +1,130 @@
+"""The HTTP port on which a program shows its metrics and its health: a WSGI application in threads.
+
+Whoever reaches the port may connect, so connections are bounded: each has a few seconds from its start to its end, and
+the oldest gives way to a new one when there are many. A caller that sends nothing, or one byte now and then, keeps
+nobody waiting and no thread for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+MAX_CONNECTIONS: Final = 16
+CONNECTION_SECONDS: Final = 10.0
+"""Time from the start of a connection to its end, however busy it is."""
+_LOOK_SECONDS: Final = 0.5
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+"""A WSGI application. It is called in several threads at once."""
+
+
+class MetricsServer:
+    """Answers on one port until `close`."""
+
+    def __init__(self, application: Application, *, host: str, port: int) -> None:
+        """Begins to answer. Port 0 takes any free one. Raises OSError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        server_type = type("_FamilyServer", (_Server,), {"address_family": family})
+        self._server: _Server = server_type((host.strip("[]"), port), _Handler)
+        self._server.set_app(application)
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_SECONDS,), name="metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops answering, closes all connections and frees the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CONNECTION_SECONDS
+    server_version, sys_version = "tandem", ""
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Requests are not logged."""
+
+    def get_stderr(self) -> Any:
+        """Where wsgiref writes what goes wrong: a caller that hangs up is not worth a line."""
+        return _NOWHERE
+
+
+class _Nowhere:
+    def write(self, text: str) -> None:
+        """Drops it."""
+
+    def flush(self) -> None:
+        """Does nothing."""
+
+
+_NOWHERE: Final = _Nowhere()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any) -> None:
+        self._lock = threading.Lock()
+        self._started_at: dict[socket.socket, float] = {}
+        """The open connections, the oldest first."""
+        super().__init__(*arguments)
+
+    def server_bind(self) -> None:
+        """Binds the port without looking up the name of the address, which may take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers a connection in a thread of its own. The oldest connection gives way when there are too many."""
+        with self._lock:
+            self._started_at[request] = time.monotonic()
+            while len(self._started_at) > MAX_CONNECTIONS:
+                self._end(next(iter(self._started_at)))
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection."""
+        with self._lock:
+            self._started_at.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Ends connections whose time is over. Called by `serve_forever` twice a second."""
+        ended_before = time.monotonic() - CONNECTION_SECONDS
+        with self._lock:
+            for request in [request for request, at in self._started_at.items() if at < ended_before]:
+                self._end(request)
+
+    def server_close(self) -> None:
+        """Closes the port and all connections."""
+        super().server_close()
+        with self._lock:
+            for request in list(self._started_at):
+                self._end(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Called when a thread ends with an exception: only a caller that hangs up is expected."""
+        if not isinstance(sys.exception(), OSError | ValueError):
+            super().handle_error(request, client_address)
+
+    def _end(self, request: socket.socket) -> None:
+        """Wakes the connection's thread, which then closes it. The caller holds the lock."""
+        self._started_at.pop(request, None)
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
