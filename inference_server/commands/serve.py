@@ -7,6 +7,7 @@ import asyncio
 
 from inference_server.core.settings import Settings
 from tandem.ops.environment_settings import settings_help
+from tandem.ops.process_end import end_process
 
 SUMMARY = "serve, and follow the registry's alias"
 PROCESS = "supervisor"
@@ -41,4 +42,4 @@ def run(_: argparse.Namespace, settings: Settings) -> int:
             await require_usable("TANDEM_EVENTS_URL", settings.events_url)
         return await supervise(settings)
 
-    return asyncio.run(check_and_supervise())
+    end_process(asyncio.run(check_and_supervise()))

@@ -8,6 +8,7 @@
 | `mlflow_environment`   | MLflow's environment variables, as the programs set them                           |
 | `model_registry`       | a registered model's versions, their aliases and bundles in MLflow                 |
 | `onnx_session`         | how towers and rankers run in ONNX Runtime                                         |
+| `process_end`          | what a service does last                                                           |
 | `process_start`        | what every program does first: secrets out of messages, files for their owner      |
 | `secrets`              | how URLs, logs and messages are shown without passwords                            |
 | `settings_types`       | the URLs of the registry, the store and the streams, and their defaults             |
