@@ -57,6 +57,11 @@ class LiveBundles:
         """The live bundles, the champion first; empty before one is known."""
         return tuple(named.bundle for named in self._bundles.values())
 
+    @property
+    def has_looked(self) -> bool:
+        """Whether the first poll is over, however it ended."""
+        return self._has_looked
+
     def merged_sequence(self) -> int | None:
         """The highest sequence of a catalogue change that a live bundle has merged; 0 without bundles, None before the
         first poll."""

@@ -16,8 +16,9 @@ from feature_sync.bundles.checked import open_checked, run_until_stopped
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from tandem.contract import names
-from tandem.contract.bundle import Bundle
+from tandem.contract.bundle import Bundle, read_manifest
 from tandem.contract.errors import BundleError, BundleIncompatible
+from tandem.contract.manifest import Manifest
 from tandem.contract.paths import is_plain_name, path_within
 from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
@@ -99,6 +100,17 @@ def fetch_bundle(
         shutil.rmtree(directory, ignore_errors=True)
         raise
     return bundle
+
+
+def newest_manifest(cache: Path) -> Manifest | None:
+    """The manifest of the bundle in `cache` that was used last; None if there is none, or it cannot be read."""
+    newest = max(cache.glob("[!.]*"), key=_used_at, default=None)
+    if newest is None:
+        return None
+    try:
+        return read_manifest(newest)
+    except BundleError:
+        return None
 
 
 def _drop_old(cache: Path) -> None:

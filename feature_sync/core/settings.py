@@ -114,8 +114,9 @@ class Settings(EnvironmentSettings):
     a bundle long before; ids that are no items would fill the store."""
 
     event_min_rating: float | None = None
-    """Ratings below this value are counted, but enter no history. Set it to the `min_rating` of the training data, so
-    that both treat events alike. Unset: every rating is an interaction."""
+    """Ratings below this value are counted and their items are seen, but they enter no history. Unset: the `min_rating`
+    of the data that the champion was trained on, from its bundle, so that both treat events alike. Set it only where
+    events are rated on another scale than the training data."""
 
     trending_half_life_seconds: float = Field(default=6 * 3600.0, ge=1)
     """Seconds in which an event loses half of its weight for the trending items. A change of the setting starts new

@@ -34,8 +34,8 @@ class EventRules:
 
     mark_seconds: int
     """Minimum time for which an event id is remembered."""
-    min_rating: float | None
-    """Ratings below it count, and are no interactions."""
+    min_rating: Callable[[], float | None]
+    """Returns the rating below which a rating is no choice, see `rating_rule`."""
     unknown_item_seconds: int = 30 * 24 * 3600
     """Time after its last event for which the counter of an item that no live bundle knows is kept."""
 
@@ -119,8 +119,9 @@ class EventApplier:
 
     def _state_writes(self, grouped: dict[str, list[Event]], stored: dict[str, bytes | None]) -> list[Command]:
         writes: list[str | bytes | int | float] = ["MSET"]
+        min_rating = self._rules.min_rating()
         for user_id, events in grouped.items():
-            state = state_after(stored[user_id], events, min_rating=self._rules.min_rating)
+            state = state_after(stored[user_id], events, min_rating=min_rating)
             writes += (user_state_key(user_id), state)
         return [tuple(writes)] if grouped else []
 

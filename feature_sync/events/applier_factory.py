@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier import EventApplier, EventRules
+from feature_sync.events.rating_rule import RatingRule
 from feature_sync.events.trending import Trending
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import StreamMetrics
@@ -17,6 +18,7 @@ def event_applier(
     store: StoreConnection,
     metrics: StreamMetrics,
     *,
+    rating_rule: RatingRule,
     on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
     live_bundles: Callable[[], Sequence[Bundle]] = lambda: (),
 ) -> EventApplier:
@@ -25,7 +27,7 @@ def event_applier(
         store,
         rules=EventRules(
             mark_seconds=settings.event_id_seconds,
-            min_rating=settings.event_min_rating,
+            min_rating=rating_rule.min_rating,
             unknown_item_seconds=settings.unknown_item_seconds,
         ),
         trending=Trending(

@@ -23,15 +23,15 @@ def by_user(events: Iterable[Event]) -> dict[str, list[Event]]:
 def state_after(stored: bytes | None, events: Sequence[Event], *, min_rating: float | None) -> bytes:
     """The state of a user after these events. Raises StoreValueError for an unreadable state.
 
-    A rating below `min_rating` is counted, but enters no history, because the trainer drops it too.
+    The item of a rating below `min_rating` is seen, but enters no history, as in the trainer's cleaning.
     """
     state = UserState() if stored is None else UserState.from_bytes(stored)
-    only_counted = None
+    low_rated = None
     if min_rating is not None:
-        only_counted = np.array([event.type == "rating" and event.value < min_rating for event in events])
+        low_rated = np.array([event.type == "rating" and event.value < min_rating for event in events])
     return state.with_events(
         id_keys(event.item_id for event in events),
         np.array([names.EVENT_CODES[event.type] for event in events], dtype=np.uint8),
         np.array([event.occurred_at for event in events], dtype=np.int64),
-        only_counted=only_counted,
+        low_rated=low_rated,
     ).to_bytes()

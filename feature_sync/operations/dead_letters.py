@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from feature_sync.bundles.live_bundles import LiveBundles
 from feature_sync.core.errors import StoreConflict, Unavailable
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.rating_rule import RatingRule
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.numbering import Numbering
 from feature_sync.store.connection import StoreConnection
@@ -85,7 +87,9 @@ def drop_dead_letters(settings: Settings, stream: str) -> dict[str, object]:
 def _applier(settings: Settings, store: StoreConnection, stream: str) -> Applier[Any]:
     metrics = Metrics().of_stream(stream)
     if stream == EVENTS:
-        return event_applier(settings, store, metrics)
+        bundles = LiveBundles(settings, on_change=lambda: None)
+        bundles.poll()
+        return event_applier(settings, store, metrics, rating_rule=RatingRule(settings, bundles))
     # The bundles are not read: a store that has lost the counter has no dead letters either.
     numbering = Numbering(settings.data_dir / ITEM_CHANGES, lambda: 0)
     return ItemChangeApplier(store, numbering=numbering, metrics=metrics, on_applied=lambda: None)

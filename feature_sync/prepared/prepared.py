@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +26,12 @@ from feature_sync.core.errors import PreparedDataError
 from tandem.contract import names
 from tandem.contract.checksums import DamagedFile, check_files
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import Keys, id_keys
+from tandem.contract.vocabulary import NO_KEYS, Keys, id_keys
 
 _ABOUT: Final = "prepared.json"
 _INTERACTIONS: Final = "interactions.parquet"
 _USERS: Final = "users.parquet"
+_LOW_RATED: Final = "low_rated.parquet"
 _INTERACTION_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.TIMESTAMP, names.EVENT_TYPE)
 _ROWS_AT_A_TIME: Final = 65_536
 
@@ -65,6 +67,9 @@ class _Events:
         return _Events(self.item_keys[start:end], self.codes[start:end], self.times[start:end])
 
 
+_NO_EVENTS: Final = _Events(NO_KEYS, np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64))
+
+
 def open_prepared(directory: Path) -> PreparedData:
     """Opens a folder of prepared data and verifies its files, at the cost of reading them once.
 
@@ -87,7 +92,10 @@ def open_prepared(directory: Path) -> PreparedData:
 
 
 def read_users(prepared: PreparedData, batch_users: int) -> Iterator[list[PreparedUser]]:
-    """All users in the order of their ids, `batch_users` at a time. Raises PreparedDataError."""
+    """All users in the order of their ids, `batch_users` at a time, those who only rated low included.
+
+    Raises PreparedDataError.
+    """
     users = _users(prepared.directory)
     while batch := list(islice(users, batch_users)):
         yield batch
@@ -104,10 +112,10 @@ def sample_user_ids(prepared: PreparedData, count: int) -> list[str]:
 
 
 def _users(directory: Path) -> Iterator[PreparedUser]:
-    """Joins the two files, both of which are sorted by user."""
+    """Joins the files, all of which are sorted by user. Users who only rated low have a state without events."""
     features = _features_by_user(directory)
     feature_user, feature_values = next(features, (None, {}))
-    for user_id, events in _events_by_user(directory):
+    for user_id, events, low_rated_keys in _seen_by_user(directory):
         while feature_user is not None and feature_user < user_id:
             feature_user, feature_values = next(features, (None, {}))
         state = UserState.from_events(
@@ -116,8 +124,43 @@ def _users(directory: Path) -> Iterator[PreparedUser]:
             events.times,
             features=feature_values if feature_user == user_id else {},
             revision=0,
+            low_rated_keys=low_rated_keys,
         )
         yield PreparedUser(user_id, state)
+
+
+def _seen_by_user(directory: Path) -> Iterator[tuple[str, _Events, Keys]]:
+    """Each user's events, and the keys of the items that the user rated too low for a choice."""
+    low_rated = _low_rated_by_user(directory)
+    low_user, low_keys = next(low_rated, (None, NO_KEYS))
+    for user_id, events in _events_by_user(directory):
+        while low_user is not None and low_user < user_id:
+            yield low_user, _NO_EVENTS, low_keys
+            low_user, low_keys = next(low_rated, (None, NO_KEYS))
+        if low_user == user_id:
+            yield user_id, events, low_keys
+            low_user, low_keys = next(low_rated, (None, NO_KEYS))
+        else:
+            yield user_id, events, NO_KEYS
+    if low_user is not None:
+        yield low_user, _NO_EVENTS, low_keys
+        yield from ((user_id, _NO_EVENTS, keys) for user_id, keys in low_rated)
+
+
+def _low_rated_by_user(directory: Path) -> Iterator[tuple[str, Keys]]:
+    """(user, (n,) uint64); nothing where an earlier trainer prepared the data, which dropped low ratings."""
+    if not (directory / _LOW_RATED).is_file():
+        return
+    with _open(directory / _LOW_RATED, (names.USER_ID, names.ITEM_ID)) as low_rated:
+        pairs = (
+            pair
+            for batch in _batches(low_rated, (names.USER_ID, names.ITEM_ID))
+            for pair in zip(
+                batch.column(names.USER_ID).to_pylist(), batch.column(names.ITEM_ID).to_pylist(), strict=True
+            )
+        )
+        for user_id, of_user in groupby(pairs, key=itemgetter(0)):
+            yield user_id, id_keys(item_id for _, item_id in of_user)
 
 
 def _events_by_user(directory: Path) -> Iterator[tuple[str, _Events]]:

@@ -12,8 +12,10 @@ left alone, and only a complete run sets the mark that lets the next run return 
 | other, its newest event not after the file's | the file's, revision = stored one + 1    | written              |
 | it has events after the file's newest        | the file's and these: they arrived since | written, if stale    |
 
-Counts are the higher of the two: the file has no impressions and no repetitions, and the store may have less history. A
-user to whom other writers write often is published in a smaller batch, see `_publish_batch`.
+Counts are the higher of the two: the file has no impressions and no repetitions, and the store may have less history.
+Items that the stored state has as seen, but not in its history, stay seen: they were rated low, or their events are
+older than a state keeps. A user without history, who only rated low, gets a state and no vector. A user to whom other
+writers write often is published in a smaller batch, see `_publish_batch`.
 """
 
 from __future__ import annotations
@@ -186,16 +188,22 @@ def _decide(from_file: UserState, held: StoredUser) -> _Decision:
     stored = _readable_state(held)
     if stored is None:
         # A vector that outlived its state may also have revision 1, but of another state: it is never trusted.
-        return _Decision(state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=True)
+        return _Decision(
+            state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=_has_history(from_file)
+        )
     newer = _arrived_since(stored, from_file)
     state = _merged(from_file, stored, newer)
     is_kept = state.to_bytes() == stored.to_bytes()
     return _Decision(
         state=state if is_kept else dataclasses.replace(state, revision=stored.revision + 1),
         write_state=not is_kept,
-        write_vector=not is_kept or not _is_vector_of(held, stored),
+        write_vector=_has_history(state) and (not is_kept or not _is_vector_of(held, stored)),
         newer_in_store=bool(newer.any()),
     )
+
+
+def _has_history(state: UserState) -> bool:
+    return len(state.event_item_keys) > 0
 
 
 def _arrived_since(stored: UserState, from_file: UserState) -> npt.NDArray[np.bool_]:
@@ -213,6 +221,9 @@ def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_
         from_file,
         revision=stored.revision,
         event_counts=np.maximum(from_file.event_counts, stored.event_counts),
+        seen_item_keys=np.union1d(
+            from_file.seen_item_keys, np.setdiff1d(stored.seen_item_keys, stored.event_item_keys)
+        ),
     )
     if not newer.any():
         return state

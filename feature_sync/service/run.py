@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -18,6 +17,7 @@ from feature_sync.archive.archiver import Archiver
 from feature_sync.bundles.live_bundles import LiveBundles
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.rating_rule import RatingRule
 from feature_sync.events.user_vectors import UserVectorRefresher
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.maker import VectorMaker
@@ -28,7 +28,6 @@ from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.source_factory import is_kafka, open_source
 from feature_sync.telemetry.metrics import Metrics, MetricsServer
-from tandem.contract.bundle import Bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
 
 _GRACE_SECONDS: Final = 20.0
@@ -64,19 +63,26 @@ def run(settings: Settings) -> None:
     threads.raise_failure()
 
 
-def _events(settings: Settings, metrics: Metrics, live_bundles: Callable[[], Sequence[Bundle]]) -> dict[str, Part]:
+def _events(settings: Settings, metrics: Metrics, live_bundles: LiveBundles) -> dict[str, Part]:
     store = StoreConnection(settings.store_url)
     stream_metrics = metrics.of_stream(EVENTS)
     vectors = UserVectorRefresher(
         StoreConnection(settings.store_url),
-        live_bundles=live_bundles,
+        live_bundles=live_bundles.current,
         is_behind=lambda: events.is_behind,
         ttl_seconds=settings.vector_ttl_seconds,
         metrics=metrics,
     )
     events = Consumer(
         open_source(settings, EVENTS),
-        event_applier(settings, store, stream_metrics, on_changed_users=vectors.add, live_bundles=live_bundles),
+        event_applier(
+            settings,
+            store,
+            stream_metrics,
+            rating_rule=RatingRule(settings, live_bundles),
+            on_changed_users=vectors.add,
+            live_bundles=live_bundles.current,
+        ),
         dead_letters=DeadLetters(store, EVENTS, max_entries=settings.dead_letters),
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,
@@ -84,7 +90,7 @@ def _events(settings: Settings, metrics: Metrics, live_bundles: Callable[[], Seq
     return {"events": events, "user_vectors": vectors}
 
 
-def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], Callable[[], Sequence[Bundle]]]:
+def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], LiveBundles]:
     bundles = LiveBundles(settings, on_change=lambda: vectors.wake())
     vectors = VectorMaker(settings, StoreConnection(settings.store_url), live_bundles=bundles.current, metrics=metrics)
     store = StoreConnection(settings.store_url)
@@ -101,7 +107,7 @@ def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], Calla
         metrics=stream_metrics,
         batch_entries=settings.batch_entries,
     )
-    return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}, bundles.current
+    return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}, bundles
 
 
 def _archive(settings: Settings, metrics: Metrics, stream: str) -> Archiver:

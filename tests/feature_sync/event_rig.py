@@ -82,7 +82,7 @@ class Rig:
         self.source = source or RedisSource(url, EVENTS, takeover_seconds=0.2, shares_store=True)
         self.applier = EventApplier(
             self.store,
-            rules=EventRules(mark_seconds=MARK_SECONDS, min_rating=min_rating),
+            rules=EventRules(mark_seconds=MARK_SECONDS, min_rating=lambda: min_rating),
             trending=Trending(half_life_seconds=3600, weights={"click": 1.0, "purchase": 5.0}, num_items=10),
             metrics=self.metrics.of_stream(EVENTS),
             on_changed_users=self.changed_users.extend,

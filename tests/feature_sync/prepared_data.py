@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def write_prepared(
     users: Mapping[str, Mapping[str, str | None]] | None = None,
     row_group_size: int = 1_000,
     sort: bool = True,
+    low_rated: Sequence[tuple[str, str]] = (),
 ) -> Path:
     directory.mkdir(parents=True)
     rows = sorted(interactions, key=lambda row: row.user_id) if sort else interactions
@@ -53,7 +54,12 @@ def write_prepared(
     for name in feature_names:
         columns[name] = pa.array([features.get(user, {}).get(name) for user in user_ids], pa.string())
     pq.write_table(pa.table(columns), directory / "users.parquet", row_group_size=row_group_size)
-    fingerprint = hashlib.sha256(repr((rows, features)).encode()).hexdigest()
+    low_columns = {
+        names.USER_ID: pa.array([user for user, _ in sorted(low_rated)], pa.string()),
+        names.ITEM_ID: pa.array([item for _, item in sorted(low_rated)], pa.string()),
+    }
+    pq.write_table(pa.table(low_columns), directory / "low_rated.parquet", row_group_size=row_group_size)
+    fingerprint = hashlib.sha256(repr((rows, features, low_rated)).encode()).hexdigest()
     checksums = {path.name: file_sha256(path) for path in directory.iterdir()}
     (directory / "prepared.json").write_text(
         json.dumps({"name": "known", "fingerprint": fingerprint, "files": checksums})

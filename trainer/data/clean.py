@@ -1,7 +1,7 @@
 """Cleaning: selects the staged rows to keep and counts the others by reason, in Ibis expressions that any engine runs.
 
 Rows below `min_rating` are dropped before duplicates, so a user who rated an item low first and high later keeps the
-high rating.
+high rating. What a user rated low only is written to a file of its own: it is no choice, but the user has seen it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from trainer.dataset.parquet import ColumnType, rewrite
 INTERACTIONS_FILE: Final = "interactions.parquet"
 ITEMS_FILE: Final = "items.parquet"
 USERS_FILE: Final = "users.parquet"
+LOW_RATED_FILE: Final = "low_rated.parquet"
 
 INTERACTION_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.USER_ID: "string",
@@ -44,6 +45,11 @@ INTERACTION_COLUMNS: Final[Mapping[str, ColumnType]] = {
 }
 """`rating` has the scale of the source; `normalised_rating` is scaled to 0 to 1. Both are null without a rating.
 `timestamp` is in microseconds, 0 if only the order is known. `weight` is that of the event type."""
+_LOW_RATED_COLUMNS: Final[Mapping[str, ColumnType]] = {
+    names.USER_ID: "string",
+    names.ITEM_ID: "string",
+    names.NUM_EVENTS_BEFORE: "int64",
+}
 _ITEM_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.ITEM_ID: "string",
     names.TITLE: "string",
@@ -56,6 +62,7 @@ _SOURCE_ITEM_COLUMNS: Final = tuple(name for name in _ITEM_COLUMNS if name != na
 """Columns of an item that come from a source."""
 _JOINED_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE)
 _POSITION_IN_GROUP: Final = "position_in_group"
+_IS_CHOICE: Final = "is_choice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +90,7 @@ class Cleaned:
 
 
 def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Path) -> Cleaned:
-    """Cleans the staged data, and writes the three files of prepared data into `directory`.
+    """Cleans the staged data, and writes the files of prepared data into `directory`.
 
     Raises DataError when no interaction is left.
     """
@@ -98,7 +105,7 @@ def clean(engine: Engine, staged: StagedData, config: DataConfig, directory: Pat
         num_users=num_users,
         num_items=num_items,
         num_interactions=interactions_report.rows_kept,
-        files=(directory / INTERACTIONS_FILE, directory / ITEMS_FILE, directory / USERS_FILE),
+        files=tuple(directory / name for name in (INTERACTIONS_FILE, ITEMS_FILE, USERS_FILE, LOW_RATED_FILE)),
     )
 
 
@@ -108,9 +115,10 @@ def _write_interactions(
     """Returns (interactions as written, their report)."""
     rows, read = _with_events(engine, staged)
     num_good = read.rows_kept
-    if config.min_rating is not None:
-        # In a source with ratings, every row has a rating; among events, only those of type "rating".
-        rows = rows.filter(rows[names.RATING].isnull() | (rows[names.RATING] >= config.min_rating))
+    # In a source with ratings, every row has a rating; among events, only those of type "rating".
+    is_low = ibis.literal(False) if config.min_rating is None else (rows[names.RATING] < config.min_rating)
+    is_low = is_low.fill_null(False)
+    low, rows = rows.filter(is_low), rows.filter(~is_low)
     num_passing = count_rows(engine, rows)
     order = (names.TIMESTAMP, POSITION, ROW)
     without_repeats = _first_in_group(rows, (names.USER_ID, names.ITEM_ID), order)
@@ -133,9 +141,29 @@ def _write_interactions(
         ((first[names.RATING] - config.rating_scale_min) / scale).name(names.NORMALISED_RATING),
         ibis.cases(*weights).cast("float64").name(names.WEIGHT),
     )
+    _write_low_rated(engine, low, first, directory, order)
     ordered = weighed.order_by(names.USER_ID, *order)
     written, _ = _write(engine, ordered, directory / INTERACTIONS_FILE, INTERACTION_COLUMNS)
     return written, report
+
+
+def _write_low_rated(engine: Engine, low: Any, chosen: Any, directory: Path, order: tuple[str, ...]) -> None:
+    """Writes the first of each user's low ratings of an item that the user did not choose.
+
+    `num_events_before` is the number of the user's choices before it: a user who is cut off after some choices has seen
+    what they rated low before the next one.
+    """
+    columns = (names.USER_ID, names.ITEM_ID, *order)
+    only_low = low.anti_join(chosen, [names.USER_ID, names.ITEM_ID]).select(*columns)
+    first_low = _first_in_group(only_low, (names.USER_ID, names.ITEM_ID), order)
+    together = first_low.mutate(ibis.literal(0).name(_IS_CHOICE)).union(
+        chosen.select(*columns).mutate(ibis.literal(1).name(_IS_CHOICE))
+    )
+    window = ibis.cumulative_window(group_by=names.USER_ID, order_by=order)
+    counted = together.mutate(together[_IS_CHOICE].sum().over(window).cast("int64").name(names.NUM_EVENTS_BEFORE))
+    rows = counted.filter(counted[_IS_CHOICE] == 0)
+    ordered = rows.order_by(names.USER_ID, names.NUM_EVENTS_BEFORE, names.ITEM_ID)
+    _write(engine, ordered, directory / LOW_RATED_FILE, _LOW_RATED_COLUMNS)
 
 
 def _with_events(engine: Engine, staged: StagedData) -> tuple[Any, FileReport]:

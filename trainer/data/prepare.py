@@ -2,7 +2,8 @@
 
     fetch -> read (one reader per format) -> clean -> write
 
-A prepared folder holds `interactions.parquet`, `items.parquet`, `users.parquet` and, written last, `prepared.json`.
+A prepared folder holds `interactions.parquet`, `items.parquet`, `users.parquet`, `low_rated.parquet` and, written
+last, `prepared.json`.
 Whoever opens it reads all of it once, to compare it with the checksums in `prepared.json`: a damaged file is never
 trained from.
 """
@@ -47,7 +48,7 @@ from trainer.data.whole_ids import with_whole_ids
 
 log = structlog.get_logger()
 
-_LAYOUT: Final = 6
+_LAYOUT: Final = 7
 """Part of the hash in every folder's name. Increase it when the same source is cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
@@ -61,11 +62,12 @@ class PreparedData:
 
     directory: Path
     """Holds interactions.parquet (the columns of `clean.INTERACTION_COLUMNS`; by user, then time), items.parquet
-    (item_id, title, description, categories, attributes, available; by id) and users.parquet (user_id and a nullable
-    column for each feature; by id)."""
+    (item_id, title, description, categories, attributes, available; by id), users.parquet (user_id and a nullable
+    column for each feature; by id) and low_rated.parquet (user_id, item_id, num_events_before; by user: what a user
+    rated below `min_rating`, and how many of their interactions came before)."""
     name: str
     fingerprint: str
-    """SHA-256 over the three Parquet files: equal data has an equal fingerprint, whatever its source."""
+    """SHA-256 over the Parquet files: equal data has an equal fingerprint, whatever its source."""
     report: CleaningReport
     num_users: int
     num_items: int
@@ -78,6 +80,8 @@ class PreparedData:
     """The newest selected day of events or catalogue changes, YYYY-MM-DD; empty if there is none."""
     catalogue_sequence: int = 0
     """The last catalogue change that the items include (`streams.AppliedItemChange.sequence`)."""
+    min_rating: float | None = None
+    """The data set's `min_rating`."""
 
     def counts(self) -> dict[str, str | int]:
         """Name, fingerprint and counts, for the next program."""
@@ -146,7 +150,7 @@ def _write(
             staged = _with_archive(reader, _stage(reader, _read(reader, config, files), config), config, archive)
             staged = with_whole_ids(reader, staged)
             cleaned = clean(cleaning_engine, staged, config, staging)
-        _write_description(staging, config.name, cleaned, staged, archive)
+        _write_description(staging, config, cleaned, staged, archive)
         if directory.exists():
             shutil.rmtree(directory)  # it is damaged
         staging.rename(directory)
@@ -272,10 +276,13 @@ def _names(paths: str | list[str]) -> str | list[str]:
     return Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
 
 
-def _write_description(directory: Path, name: str, cleaned: Cleaned, staged: StagedData, archive: Archive) -> None:
+def _write_description(
+    directory: Path, config: DataConfig, cleaned: Cleaned, staged: StagedData, archive: Archive
+) -> None:
     checksums = {path.name: file_sha256(path) for path in cleaned.files}
     description = {
-        "name": name,
+        "name": config.name,
+        "min_rating": config.min_rating,
         "fingerprint": hashlib.sha256("".join(checksums.values()).encode()).hexdigest(),
         "files": checksums,
         "num_users": cleaned.num_users,

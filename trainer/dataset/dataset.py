@@ -7,7 +7,7 @@ events.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.held_out_users import HeldOutUser
 from tandem.contract.store import UserState
-from tandem.contract.vocabulary import Rows, Vocabulary
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Keys, Rows, Vocabulary, id_keys
 from trainer.dataset.parquet import read_table
 
 
@@ -44,6 +44,49 @@ class Catalogue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowRated:
+    """Items that users rated below the data set's least rating: seen, and no part of any history."""
+
+    user_rows: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """(n,) int64, ascending."""
+    item_keys: Keys = field(default_factory=NO_KEYS.copy)
+    """(n,) uint64; the catalogue may lack the item."""
+    num_events_before: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """(n,) int64, number of the user's events that came before."""
+
+    def of_user(self, user: int, num_events: int) -> Keys:
+        """What a user had rated low when they had `num_events` events, until just before the next: (m,) uint64."""
+        rated = slice(*np.searchsorted(self.user_rows, [user, user + 1]))
+        return self.item_keys[rated][self.num_events_before[rated] <= num_events]
+
+    def subset(self, offsets: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]) -> LowRated:
+        """Those of a data set of the events `kept`, (events,) bool, of users at `offsets`, (users + 1,) int64.
+
+        What came after a user's last kept event and another one is left out: it lies in that user's future.
+        """
+        num_kept = np.concatenate([[0], np.cumsum(kept)])
+        last_kept = np.maximum.reduceat(np.append(np.where(kept, np.arange(len(kept)), -1), -1), offsets[:-1])
+        num_until_last = np.where(np.diff(offsets) > 0, last_kept + 1 - offsets[:-1], 0)
+        is_past = self.num_events_before <= np.maximum(num_until_last, 0)[self.user_rows]
+        firsts = offsets[self.user_rows]
+        return LowRated(
+            user_rows=self.user_rows[is_past],
+            item_keys=self.item_keys[is_past],
+            num_events_before=(num_kept[firsts + self.num_events_before] - num_kept[firsts])[is_past],
+        )
+
+    def with_users(self, new_rows: npt.NDArray[np.int64]) -> LowRated:
+        """Those of users in other rows: `new_rows`, (users,) int64."""
+        rows = new_rows[self.user_rows]
+        order = np.argsort(rows, kind="stable")
+        return LowRated(
+            user_rows=rows[order],
+            item_keys=self.item_keys[order],
+            num_events_before=self.num_events_before[order],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Interactions of all users, oldest first within each user."""
 
@@ -64,6 +107,7 @@ class Dataset:
     """(events,) float32 on the scale of the source; NaN without a rating."""
     weights: npt.NDArray[np.float32]
     """(events,) float32, the weight of the event's type in the data set's `event_weights`."""
+    low_rated: LowRated = field(default_factory=LowRated)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -86,6 +130,7 @@ class Dataset:
             event_times=self.event_times[kept],
             ratings=self.ratings[kept],
             weights=self.weights[kept],
+            low_rated=self.low_rated.subset(self.offsets, kept),
         )
 
     def first_events(self, num_events: npt.NDArray[np.int64]) -> Dataset:
@@ -102,7 +147,14 @@ class Dataset:
             self.event_codes[events],
             self.event_times[events],
             features=self.user_features[user],
+            low_rated_keys=self.low_rated.of_user(user, num_events),
         )
+
+    def seen_rows(self, user: int, num_events: int) -> Rows:
+        """(n,) int64: items that the user had seen after their first `num_events` events, which are not recommended."""
+        start = int(self.offsets[user])
+        low_rated = self.catalogue.vocabulary.rows_of_keys(self.low_rated.of_user(user, num_events))
+        return np.concatenate([self.item_rows[start : start + num_events], low_rated[low_rated != MISSING_ROW]])
 
     def popularity(self, num_events: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """(items,) int64, number of interactions with each item in the first `num_events[u]` events of each user."""
@@ -203,6 +255,25 @@ def load_dataset(directory: Path) -> Dataset:
         event_times=interactions.column(names.TIMESTAMP).to_numpy()[order],
         ratings=interactions.column(names.RATING).to_numpy()[order].astype(np.float32),
         weights=interactions.column(names.WEIGHT).to_numpy()[order].astype(np.float32),
+        low_rated=_load_low_rated(directory, user_ids),
+    )
+
+
+def _load_low_rated(directory: Path, user_ids: Sequence[str]) -> LowRated:
+    """The low ratings of users who have events; all others are in no data set."""
+    rows_of_users = {user_id: row for row, user_id in enumerate(user_ids)}
+    table = read_table(directory / "low_rated.parquet")
+    users = table.column(names.USER_ID).combine_chunks().dictionary_encode()
+    rows = np.array([rows_of_users.get(user_id, -1) for user_id in users.dictionary.to_pylist()], dtype=np.int64)
+    user_rows = rows[np.asarray(users.indices)]
+    items = table.column(names.ITEM_ID).combine_chunks().dictionary_encode()
+    item_keys = id_keys(items.dictionary.to_pylist())[np.asarray(items.indices)]
+    known = np.flatnonzero(user_rows >= 0)
+    order = known[np.argsort(user_rows[known], kind="stable")]
+    return LowRated(
+        user_rows=user_rows[order],
+        item_keys=item_keys[order],
+        num_events_before=table.column(names.NUM_EVENTS_BEFORE).to_numpy()[order],
     )
 
 

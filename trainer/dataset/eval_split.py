@@ -16,7 +16,7 @@ from trainer.dataset.dataset import Dataset, HoldOut, leave_last_out
 class EvalSplit:
     """The question of an evaluation: given the interactions in `known`, which items does a user choose next?
 
-    A model may be trained on `known`, and items of a user's history in it may not be recommended to the user again.
+    A model may be trained on `known`, and items that a user has seen in it may not be recommended to the user again.
     Users and items have the rows of the whole data set.
     """
 

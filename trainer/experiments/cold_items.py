@@ -60,7 +60,9 @@ def cold_items(dataset: Dataset, *, seed: int = 0) -> ColdItems:
 
 def random_recall(split: EvalSplit, cutoff: int = COLD_CUTOFF) -> float:
     """Expected mean recall@cutoff of a random order of each user's candidates: min(cutoff / candidates, 1)."""
-    num_candidates = len(split.known.catalogue) - split.known.lengths[split.users]
+    known = split.known
+    num_seen = [len(known.seen_rows(user, int(known.lengths[user]))) for user in split.users.tolist()]
+    num_candidates = len(known.catalogue) - np.array(num_seen)
     return float(np.minimum(cutoff / num_candidates, 1.0).mean())
 
 

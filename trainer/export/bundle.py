@@ -63,6 +63,8 @@ class ExportInputs:
     """Writes the model card from the manifest, which holds the export's measurements."""
     ranker: FittedRanker | None = None
     """Ranks instead of the blend; None leaves the bundle without an ONNX ranker."""
+    min_rating: float | None = None
+    """See `Manifest.min_rating`."""
     catalogue_sequence: int = 0
     """Sequence number of the last change of the live catalogue that the data set's items include."""
 
@@ -111,6 +113,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             ),
             ranker=None if ranker is None else ranker.spec,
             catalogue_sequence=inputs.catalogue_sequence,
+            min_rating=inputs.min_rating,
             blend=_blend(
                 inputs,
                 ScoringModel(

@@ -60,6 +60,8 @@ def with_earlier_users(dataset: Dataset, earlier: Sequence[str]) -> Dataset:
     order = _merged(earlier, dataset.user_ids)
     rows = {user_id: row for row, user_id in enumerate(dataset.user_ids)}
     sources = np.array([rows.get(user_id, -1) for user_id in order], dtype=np.int64)
+    new_rows = np.empty(len(rows), dtype=np.int64)
+    new_rows[sources[sources >= 0]] = np.flatnonzero(sources >= 0)
     lengths = np.where(sources >= 0, dataset.lengths[sources], 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
@@ -74,6 +76,7 @@ def with_earlier_users(dataset: Dataset, earlier: Sequence[str]) -> Dataset:
         event_times=dataset.event_times[events],
         ratings=dataset.ratings[events],
         weights=dataset.weights[events],
+        low_rated=dataset.low_rated.with_users(new_rows),
     )
 
 

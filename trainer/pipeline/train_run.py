@@ -344,6 +344,7 @@ def _export_inputs(training: _Training, fitted: Fitted, result: TestResult, card
         ranker=fitted.ranker,
         model_card=partial(model_card, card),
         catalogue_sequence=prepared.catalogue_sequence,
+        min_rating=prepared.min_rating,
     )
 
 

@@ -72,14 +72,14 @@ def example_users(split: EvalSplit, scorers: Mapping[str, Scorer]) -> tuple[Exam
 
 
 def best_unseen(split: EvalSplit, scorer: Scorer, users: npt.NDArray[np.int64]) -> list[Rows]:
-    """For each user, (n,) int64, at most `LIST_SHOWN` rows of items that the user has not chosen yet, best first.
+    """For each user, (n,) int64, at most `LIST_SHOWN` rows of items that the user has not seen yet, best first.
 
     Items without a finite score, which the scorer does not know, are never listed.
     """
     scores = scorer.scores(users)
     best = []
     for user, user_scores in zip(users.tolist(), scores, strict=True):
-        user_scores[_history(split, user)] = -np.inf
+        user_scores[split.known.seen_rows(user, int(split.known.lengths[user]))] = -np.inf
         rows = np.argsort(-user_scores, kind="stable")[:LIST_SHOWN]
         best.append(rows[np.isfinite(user_scores[rows])])
     return best

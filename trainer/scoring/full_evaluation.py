@@ -82,9 +82,12 @@ def item_popularity(split: EvalSplit) -> npt.NDArray[np.int64]:
 
 
 def question_digest(split: EvalSplit) -> str:
-    """SHA-256 of items, evaluated users, known interactions and targets; hex."""
+    """SHA-256 of items, evaluated users, known interactions, low ratings and targets; hex."""
     digest = hashlib.sha256(split.known.catalogue.vocabulary.content_hash.encode())
     digest.update("\n".join(split.known.user_ids[user] for user in split.users).encode())
     for array in (split.users, split.known.offsets, split.known.item_rows, split.target_offsets, split.target_rows):
         digest.update(np.ascontiguousarray(array, dtype="<i8").data)
+    low_rated = split.known.low_rated
+    for numbers in (low_rated.user_rows, low_rated.num_events_before, low_rated.item_keys.view(np.int64)):
+        digest.update(np.ascontiguousarray(numbers, dtype="<i8").data)
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Full ranking: all targets of each user among all items of the catalogue, and the first items each user would see.
 
-Items of the user's history and unavailable items are not candidates: as a target, such an item ranks after all
-candidates. `trainer.evaluation.ranks` orders equal scores.
+Items that the user has seen (chosen, or rated low) and unavailable items are not candidates: as a target, such an item
+ranks after all candidates. `trainer.evaluation.ranks` orders equal scores.
 """
 
 from __future__ import annotations
@@ -119,6 +119,5 @@ def _keep_candidates(asked: Asked, users: npt.NDArray[np.int64], scores: npt.NDA
         raise ValueError("a scorer gave NaN")
     dataset = asked.dataset
     scores[:, dataset.catalogue.unavailable_rows] = NO_CANDIDATE
-    firsts = dataset.offsets[users]
-    for user_scores, first, end in zip(scores, firsts, firsts + asked.cut.num_history_events[users], strict=True):
-        user_scores[dataset.item_rows[first:end]] = NO_CANDIDATE
+    for user_scores, user in zip(scores, users.tolist(), strict=True):
+        user_scores[dataset.seen_rows(user, int(asked.cut.num_history_events[user]))] = NO_CANDIDATE

@@ -12,10 +12,10 @@ from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.features import FeatureSchema
 from tandem.contract.paths import is_plain_name
 
-FORMAT_VERSION: Final = 4
-READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4})
+FORMAT_VERSION: Final = 5
+READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4, 5})
 """Version 1 has neither `blend` nor `ranker`; both default to None. Before version 4, all items are available and no
-change of the live catalogue is merged."""
+change of the live catalogue is merged. Before version 5, `min_rating` is not recorded."""
 
 MANIFEST: Final = "manifest.json"
 _MAX_CHARACTERS: Final = 1 << 24
@@ -143,6 +143,9 @@ class Manifest:
     """Tensors of the ONNX ranker; None if the bundle has none."""
     catalogue_sequence: int = 0
     """`streams.AppliedItemChange.sequence` of the last live change that is merged into the item table."""
+    min_rating: float | None = None
+    """Ratings below it are no choices: their items count as seen, and enter no history. The model was trained by this
+    rule, and feature_sync applies it to events. None: every rating is a choice."""
     item_vocabulary_hash: str = ""
     user_vocabulary_hash: str = ""
     feature_schema_fingerprint: str = ""
@@ -215,6 +218,8 @@ class Manifest:
         for tower in (self.user_tower, self.item_tower):
             if not tower.outputs or not all(spec.shape for spec in tower.outputs):
                 raise BundleIncompatible(f"{MANIFEST}: a tower has no output, or one without a shape")
+        if not isinstance(self.min_rating, int | float | None) or isinstance(self.min_rating, bool):
+            raise BundleIncompatible(f"{MANIFEST}: min_rating {self.min_rating!r} is not a number")
         if self.blend is not None:
             self.blend.check()
 

@@ -103,7 +103,8 @@ class UserState:
     event_times: npt.NDArray[np.int64] = field(default_factory=_NO_TIMES.copy)
     """(n,) int64, microseconds since 1970; 0 if the data give an order but no time."""
     seen_item_keys: Keys = field(default_factory=NO_KEYS.copy)
-    """(m,) uint64, sorted and unique: all items the user ever interacted with, at most MAX_SEEN_ITEMS after events."""
+    """(m,) uint64, sorted and unique: all items the user ever interacted with, those that they rated low included; at
+    most MAX_SEEN_ITEMS after events."""
     features: Mapping[str, str] = field(default_factory=dict)
     """Raw user features by name, for example {"age": "49"}."""
     event_counts: npt.NDArray[np.uint32] = field(default_factory=_NO_COUNTS.copy)
@@ -118,14 +119,18 @@ class UserState:
         *,
         features: Mapping[str, str],
         revision: int = 1,
+        low_rated_keys: Keys = NO_KEYS,
     ) -> UserState:
-        """The state after a user's whole history: (n,) arrays, oldest event first, dtypes as in the fields."""
+        """The state after a user's whole history: (n,) arrays, oldest event first, dtypes as in the fields.
+
+        `low_rated_keys`, (m,) uint64 in any order, are items that the user rated too low for the history: only seen.
+        """
         return cls(
             revision=revision,
             event_item_keys=item_keys[-MAX_RECENT_EVENTS:],
             event_codes=event_codes[-MAX_RECENT_EVENTS:],
             event_times=event_times[-MAX_RECENT_EVENTS:],
-            seen_item_keys=np.unique(item_keys),
+            seen_item_keys=np.union1d(item_keys, low_rated_keys),
             features=features,
             event_counts=_counts(event_codes),
         )
@@ -136,33 +141,43 @@ class UserState:
         event_codes: npt.NDArray[np.uint8],
         event_times: npt.NDArray[np.int64],
         *,
-        only_counted: npt.NDArray[np.bool_] | None = None,
+        low_rated: npt.NDArray[np.bool_] | None = None,
     ) -> UserState:
         """The state with these events added: (n,) arrays in order of arrival.
 
-        All events are counted. The history gets the first event of each item that is not an impression, as in the
-        trainer's cleaning, ordered by time: a late event is inserted at its time, unless MAX_RECENT_EVENTS newer events
-        are present. `only_counted`, (n,) bool, marks events to keep out of the history. The revision grows by one.
+        All events are counted, and the items of all but impressions are seen. The history gets the first event of each
+        item that is neither an impression nor in `low_rated`, (n,) bool, as in the trainer's cleaning, ordered by time:
+        a late event is inserted at its time, unless MAX_RECENT_EVENTS newer events are present. An item that was only
+        rated low so far enters the history with a later event, unless the history is full: then the state no longer
+        tells such an item from one with an older event. The revision grows by one.
         """
-        counted = replace(self, revision=self.revision + 1, event_counts=self.event_counts + _counts(event_codes))
-        is_new = (event_codes != _IMPRESSION) & ~_is_among(item_keys, self.seen_item_keys)
-        new = np.flatnonzero(is_new if only_counted is None else is_new & ~only_counted)
+        is_choice = event_codes != _IMPRESSION
+        seen = np.union1d(self.seen_item_keys, item_keys[is_choice])
+        counted = replace(
+            self,
+            revision=self.revision + 1,
+            event_counts=self.event_counts + _counts(event_codes),
+            seen_item_keys=_bounded(seen, self.event_item_keys),
+        )
+        is_full = len(self.event_item_keys) >= MAX_RECENT_EVENTS
+        chosen_before = self.seen_item_keys if is_full else np.sort(self.event_item_keys)
+        is_new = is_choice & ~_is_among(item_keys, chosen_before)
+        new = np.flatnonzero(is_new if low_rated is None else is_new & ~low_rated)
         if len(new) == 0:
             return counted
         by_time = new[np.argsort(event_times[new], kind="stable")]
-        keys, firsts = np.unique(item_keys[by_time], return_index=True)
+        _, firsts = np.unique(item_keys[by_time], return_index=True)
         chosen = by_time[np.sort(firsts)]
         times = np.concatenate([self.event_times, event_times[chosen]])
         # Stored events are already in order, including those without a time (0); a stable sort keeps that order.
         order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
         event_item_keys = np.concatenate([self.event_item_keys, item_keys[chosen]])[order]
-        seen = np.insert(self.seen_item_keys, np.searchsorted(self.seen_item_keys, keys), keys)
         return replace(
             counted,
             event_item_keys=event_item_keys,
             event_codes=np.concatenate([self.event_codes, event_codes[chosen]])[order],
             event_times=times[order],
-            seen_item_keys=seen if len(seen) <= MAX_SEEN_ITEMS else _bounded(seen, event_item_keys),
+            seen_item_keys=_bounded(seen, event_item_keys),
         )
 
     def to_bytes(self) -> bytes:
@@ -287,7 +302,9 @@ def _counts(event_codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def _bounded(seen: Keys, event_item_keys: Keys) -> Keys:
-    """MAX_SEEN_ITEMS of the seen items: those of the history, and of the others, whose age is not known, any."""
+    """At most MAX_SEEN_ITEMS of the seen items: those of the history, and of the others, whose age is not known, any."""
+    if len(seen) <= MAX_SEEN_ITEMS:
+        return seen
     others = np.setdiff1d(seen, event_item_keys, assume_unique=False)
     recent = np.unique(event_item_keys)
     return np.union1d(others[: MAX_SEEN_ITEMS - len(recent)], recent)

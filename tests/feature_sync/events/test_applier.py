@@ -130,10 +130,11 @@ class TestHistory:
         assert stream.state("ann").event_item_keys.tolist() == [id_key("item-2")]
         assert counts(stream.state("ann")) == {"impression": 1, "purchase": 1}
 
-    def test_low_ratings_only_count(self, stream: Stream) -> None:
+    def test_low_ratings_are_seen_and_no_history(self, stream: Stream) -> None:
         stream.append(event(1, type="rating", value=2.0), event(2, type="rating", value=3.0), event(3))
         drain(stream, Rig(stream.url, min_rating=3.0))
         assert stream.state("ann").event_item_keys.tolist() == [id_key("item-2"), id_key("item-3")]
+        assert set(stream.state("ann").seen_item_keys.tolist()) == {id_key(f"item-{n}") for n in (1, 2, 3)}
         assert counts(stream.state("ann")) == {"rating": 2, "click": 1}
 
 

@@ -87,6 +87,23 @@ class TestFirstPublish:
         assert report.num_vectors_written == 1_300
         assert_vector(vector_of(client, "u01299"), bundle, [1299 % 20])
 
+    def test_what_was_rated_low_is_seen_and_moves_no_vector(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        low = [("ann", ITEM_IDS[20]), ("abe", ITEM_IDS[3]), ("abe", ITEM_IDS[4]), ("zoe", ITEM_IDS[5])]
+        report = publish(settings, prepare(interactions(), users=GENDERS, low_rated=low), bundle_dir=bundle.directory)
+        assert report.num_states_written == 5
+        ann = state_of(client, "ann")
+        assert len(ann.event_item_keys) == len(CHOSEN["ann"])
+        chosen = [ITEM_IDS[item] for item in CHOSEN["ann"]]
+        assert set(ann.seen_item_keys.tolist()) == set(id_keys([*chosen, ITEM_IDS[20]]).tolist())
+        assert_vector(vector_of(client, "ann"), bundle, CHOSEN["ann"])
+        for user, items in {"abe": (3, 4), "zoe": (5,)}.items():
+            state = state_of(client, user)
+            assert len(state.event_item_keys) == 0
+            assert set(state.seen_item_keys.tolist()) == set(id_keys([ITEM_IDS[item] for item in items]).tolist())
+            assert client.get(user_vector_key("m1", user)) is None
+
     def test_no_users(self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis) -> None:
         assert publish(settings, prepare([]), bundle_dir=bundle.directory).num_users == 0
         assert client.dbsize() == 1
@@ -223,6 +240,19 @@ class TestRevisions:
         assert_vector(vector_of(client, "bob"), bundle, [7, 11])
         again = publish(settings, data, bundle_dir=bundle.directory, force=True)
         assert (again.num_states_written, again.num_vectors_written) == (0, 0)
+
+    def test_a_low_rating_that_arrived_since_stays_seen(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
+    ) -> None:
+        directory = prepare(interactions(), users=GENDERS)
+        publish(settings, directory, bundle_dir=bundle.directory)
+        before, key = state_of(client, "bob"), id_keys([ITEM_IDS[11]])
+        low = before.with_events(key, np.array([6], np.uint8), np.array([9_000_000]), low_rated=np.ones(1, np.bool_))
+        client.set(user_state_key("bob"), low.to_bytes())
+        report = publish(settings, directory, bundle_dir=bundle.directory, force=True)
+        assert (report.num_states_written, report.num_vectors_written) == (0, 1)
+        assert state_of(client, "bob").to_bytes() == low.to_bytes()
+        assert_vector(vector_of(client, "bob"), bundle, CHOSEN["bob"])
 
     def test_counts_that_the_file_does_not_know_are_kept(
         self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis

@@ -205,7 +205,7 @@ class TestUserVector:
 class TestWithEvents:
     """Effects of events on a state, in whichever program they are applied."""
 
-    CLICK, IMPRESSION, PURCHASE = 2, 1, 4
+    CLICK, IMPRESSION, PURCHASE, RATING = 2, 1, 4, 6
 
     def _state(self, *events: tuple[int, int, int]) -> UserState:
         return UserState().with_events(*self._arrays(*events))
@@ -235,6 +235,30 @@ class TestWithEvents:
         assert state.event_item_keys.tolist() == [10]
         assert state.event_times.tolist() == [100]
         assert state.event_counts.tolist() == [0, 2, 0, 1, 0, 0]
+
+    def test_a_low_rated_item_is_seen_counted_and_no_history(self) -> None:
+        arrays = self._arrays((10, self.RATING, 100), (20, self.RATING, 110), (10, self.RATING, 120))
+        state = UserState().with_events(*arrays, low_rated=np.array([True, False, True]))
+        assert (state.event_item_keys.tolist(), state.seen_item_keys.tolist()) == ([20], [10, 20])
+        assert state.event_counts.tolist() == [0, 0, 0, 0, 0, 3]
+        low = self._state((20, self.CLICK, 1)).with_events(
+            *self._arrays((20, self.RATING, 9)), low_rated=np.ones(1, bool)
+        )
+        assert (low.event_item_keys.tolist(), low.seen_item_keys.tolist(), low.revision) == ([20], [20], 2)
+
+    def test_an_item_that_was_rated_low_enters_the_history_with_a_later_choice(self) -> None:
+        low = self._arrays((10, self.RATING, 100))
+        high = self._arrays((10, self.RATING, 200))
+        state = UserState().with_events(*low, low_rated=np.array([True])).with_events(*high)
+        assert (state.event_item_keys.tolist(), state.event_times.tolist()) == ([10], [200])
+        at_once = self._arrays((10, self.RATING, 100), (10, self.RATING, 200))
+        together = UserState().with_events(*at_once, low_rated=np.array([True, False]))
+        assert_equal_states(together, dataclasses.replace(state, revision=1))
+
+    def test_low_rated_items_of_a_whole_history_are_only_seen(self) -> None:
+        arrays = self._arrays((10, self.CLICK, 100), (30, self.CLICK, 300))
+        state = UserState.from_events(*arrays, features={}, low_rated_keys=np.array([40, 20, 10], np.uint64))
+        assert (state.event_item_keys.tolist(), state.seen_item_keys.tolist()) == ([10, 30], [10, 20, 30, 40])
 
     def test_only_the_newest_events_are_kept_and_all_items_are_seen(self) -> None:
         many = [(key, self.CLICK, key) for key in range(1, MAX_RECENT_EVENTS + 11)]

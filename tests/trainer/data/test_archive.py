@@ -107,6 +107,7 @@ def test_events_are_additional_interactions(shop: DataConfig, tmp_path: Path) ->
         ("bob", "pot", "rating", 3.0, 60_000_000, 1.0),
         ("eve", "cup", "add_to_cart", None, 100_000_001, 3.0),
     ]
+    assert table_rows(prepared, "low_rated") == [{"user_id": "bob", "item_id": "cup", "num_events_before": 2}]
     events, interactions = prepared.report.file("events"), prepared.report.file("interactions")
     assert events.rows_read == 8
     assert events.dropped == {"impression": 1, "rating_out_of_range": 1}
