@@ -16,6 +16,8 @@ from feature_sync.events.rating_rule import RatingRule
 from tandem.contract.bundle import read_manifest
 from tandem.contract.manifest import MANIFEST
 
+pytestmark = pytest.mark.process  # a bundle is checked in a process of its own
+
 
 def with_min_rating(source: Path, directory: Path, min_rating: float | None) -> Path:
     shutil.copytree(source, directory)
