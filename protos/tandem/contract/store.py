@@ -302,7 +302,7 @@ def _counts(event_codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
 
 
 def _bounded(seen: Keys, event_item_keys: Keys) -> Keys:
-    """At most MAX_SEEN_ITEMS of the seen items: those of the history, and of the others, whose age is not known, any."""
+    """At most MAX_SEEN_ITEMS of the seen items: those of the history, and any of the others, whose age is not known."""
     if len(seen) <= MAX_SEEN_ITEMS:
         return seen
     others = np.setdiff1d(seen, event_item_keys, assume_unique=False)
