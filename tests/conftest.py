@@ -11,6 +11,7 @@ import pytest
 import structlog
 from hypothesis import settings
 
+from tests.support.secrets import SecretGuard
 from tests.support.tiers import Guard
 
 # Examples have no time limit: a busy machine must not fail a test.
@@ -34,6 +35,7 @@ _TESTS: Final = Path(__file__).parent
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Guard(), "tiers")
+    config.pluginmanager.register(SecretGuard(), "secrets")
 
 
 @pytest.fixture(autouse=True)

