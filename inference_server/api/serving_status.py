@@ -38,6 +38,11 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
     response.live_catalogue.waiting = statistics.live_waiting
     response.live_catalogue.put_off = statistics.live_put_off
     response.live_catalogue.age_seconds = statistics.live_age_seconds
+    for refusal in statistics.refusals:
+        bundle = response.refused_bundles.add(
+            registry_version=refusal.registry_version, model_version=refusal.model_version, reason=refusal.reason
+        )
+        bundle.refused_at.FromNanoseconds(int(refusal.refused_at_seconds * 1e9))
     response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
     model = models.current
     if model is not None:

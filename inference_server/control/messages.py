@@ -110,6 +110,8 @@ class RefusalsCounted:
 
     by_kind: Mapping[str, int]
     last: str
+    bundles: list[dict[str, Any]]
+    """The newest refusals, newest first, each as the fields of `statistics.Refusal`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,8 @@ class DependencyChanged:
 
     dependency: str
     up: bool
+    problem: str = ""
+    """Why it is down, or what is wrong although it is up; empty: nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,9 +30,21 @@ class Registry:
         self._alias = alias
         self._download_seconds = download_seconds
 
+    @property
+    def model_name(self) -> str:
+        """Name of the registered model."""
+        return self._model.model_name
+
     async def aliased_version(self) -> RegisteredVersion | None:
         """The version that the alias names; None while the alias does not exist. Raises RegistryUnavailable."""
         return await _in_thread(lambda: self._model.aliased(self._alias))
+
+    async def why_no_version(self) -> str:
+        """Why `aliased_version` is None, with the names of the model and the alias. Raises RegistryUnavailable."""
+        name = self.model_name
+        if await _in_thread(self._model.has_model):
+            return f"the registered model {name!r} has no alias {self._alias!r}"
+        return f"there is no registered model {name!r}; was it renamed?"
 
     async def move_alias(self, number: str) -> None:
         """Makes the alias name another version. Raises RegistryUnavailable, also when that version does not exist."""

@@ -23,6 +23,7 @@ from inference_server.supervisor.registry import NO_VERSION, Registry
 from inference_server.supervisor.worker_pool import WorkerPool
 from inference_server.telemetry.statistics import REGISTRY
 from tandem.ops.model_registry import RegisteredVersion
+from tandem.ops.secrets import redacted
 
 _log = structlog.get_logger()
 
@@ -73,8 +74,8 @@ class AliasFollower:
         self._pool = pool
         self._alias = alias
         self._check_seconds = check_seconds
-        self._registry_problem: str | None = None
-        self._knows_no_version = False
+        self._registry_is_down = False
+        self._why_no_version = ""
         self._tried_cache = False
         self._tried_previous = False
         self._interrupted: RegisteredVersion | None = None
@@ -114,7 +115,7 @@ class AliasFollower:
             self._registry_is(up=False, problem=str(error))
         else:
             breaker.succeeded()
-            self._registry_is(up=True)
+            self._registry_is(up=True, problem=self._why_no_version)
 
     async def roll_back(self, to: str | None) -> AsyncIterator[str]:
         """Goes back to the version that served before, or to the version numbered `to`: this server first, then the
@@ -181,11 +182,13 @@ class AliasFollower:
         roll_backs = self._roll_backs
         version = await self._registry.aliased_version()
         if version is None:
-            if not self._knows_no_version:
-                _log.warning("alias_has_no_version", alias=self._alias)
-            self._knows_no_version = True
+            why = await self._registry.why_no_version()
+            if why != self._why_no_version:
+                name = self._registry.model_name
+                _log.warning("alias_has_no_version", alias=self._alias, model_name=name, reason=why)
+            self._why_no_version = why
             return
-        self._knows_no_version = False
+        self._why_no_version = ""
         if roll_backs != self._roll_backs or self._must_not_serve(version):
             return
         serving = self._pool.serving
@@ -304,15 +307,15 @@ class AliasFollower:
         version, refusal = self._barred_versions.refused, self._barred_versions.refusal
         if version is not None and refusal is not None:
             _log.warning("bundle_still_refused", registry_version=version.number, reason=refusal.reason)
-            self._pool.count_refusal(refusal)
+            self._pool.count_refusal(refusal, version)
 
-    def _registry_is(self, *, up: bool, problem: str | None = None) -> None:
-        if up and self._registry_problem is not None:
+    def _registry_is(self, *, up: bool, problem: str) -> None:
+        if up and self._registry_is_down:
             _log.info("registry_up")
-        elif not up and self._registry_problem is None:
+        elif not up and not self._registry_is_down:
             _log.warning("registry_unavailable", reason=problem)
-        self._registry_problem = problem
-        self._pool.set_dependency(REGISTRY, up=up)
+        self._registry_is_down = not up
+        self._pool.set_dependency(REGISTRY, up=up, problem=redacted(problem))
 
 
 def _report_refusal(refused: BundleRefused, version: RegisteredVersion, pool: WorkerPool) -> None:
@@ -323,4 +326,4 @@ def _report_refusal(refused: BundleRefused, version: RegisteredVersion, pool: Wo
         reason_kind=refused.reason_kind,
         reason=refused.reason,
     )
-    pool.count_refusal(refused)
+    pool.count_refusal(refused, version)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import structlog
@@ -30,6 +30,8 @@ from inference_server.supervisor.server_view import ServerView, WorkerView
 from inference_server.supervisor.watchdog import Watchdog
 from inference_server.supervisor.worker_handle import WorkerHandle
 from inference_server.telemetry.statistics import Statistics, WorkerIdentity
+from tandem.ops.model_registry import RegisteredVersion
+from tandem.ops.secrets import redacted
 
 _log = structlog.get_logger()
 
@@ -89,7 +91,7 @@ class WorkerPool:
         """Time from the first worker's switch to the last worker's, at the most recent swap."""
         self._fork_server = ForkServerHandle()
         self._own = Statistics()
-        self._dependencies: dict[str, bool] = {}
+        self._dependencies: dict[str, DependencyChanged] = {}
         self._ended = Statistics()
         """Sum of the last reports of workers that have ended."""
         self._some_answers = asyncio.Event()
@@ -170,20 +172,26 @@ class WorkerPool:
             swap_window_ms=round(self.swap_window_seconds * 1e3, 3),
         )
 
-    def set_dependency(self, dependency: str, *, up: bool) -> None:
-        """Tells all workers the state of a dependency, if it has changed."""
-        if self._dependencies.get(dependency) != up:
-            self._dependencies[dependency] = up
-            self._tell_all(DependencyChanged(dependency=dependency, up=up))
+    def set_dependency(self, dependency: str, *, up: bool, problem: str = "") -> None:
+        """Tells all workers the state of a dependency, and what is wrong with it, if either has changed."""
+        state = DependencyChanged(dependency=dependency, up=up, problem=problem)
+        if self._dependencies.get(dependency) != state:
+            self._dependencies[dependency] = state
+            self._tell_all(state)
 
     def show_breaker(self, breaker: Breaker) -> None:
         """Tells all workers the state of one of the supervisor's breakers."""
         self._own.watch(breaker)
         self._tell_all(BreakerChanged(name=breaker.name, state=str(breaker.state)))
 
-    def count_refusal(self, refused: BundleRefused) -> None:
+    def count_refusal(self, refused: BundleRefused, version: RegisteredVersion) -> None:
         """Counts a refused bundle, once for the server, and tells all workers, which show it in their status."""
-        self._own.count_refusal(refused.reason_kind, refused.reason)
+        self._own.count_refusal(
+            refused.reason_kind,
+            redacted(refused.reason),
+            registry_version=version.number,
+            model_version=version.model_version,
+        )
         self._tell_all(self._refusals())
 
     async def view(self) -> ServerView:
@@ -217,8 +225,8 @@ class WorkerPool:
         add(total, to_plain(self._ended))
         for worker in self._workers():
             add(total, worker.last_statistics)
-        for dependency, up in self._dependencies.items():
-            total.dependencies_up[dependency] = up
+        for dependency, state in self._dependencies.items():
+            total.dependencies_up[dependency] = state.up
         total.last_refusal = self._own.last_refusal
         return total
 
@@ -281,8 +289,8 @@ class WorkerPool:
                 break
         # Nothing has suspended since `serving` was read: the next switch includes this worker.
         slot.joined = True
-        for dependency, up in self._dependencies.items():
-            worker.tell(DependencyChanged(dependency=dependency, up=up))
+        for dependency in self._dependencies.values():
+            worker.tell(dependency)
         for name, state in self._own.breakers.items():
             worker.tell(BreakerChanged(name=name, state=state))
         worker.tell(self._refusals())
@@ -333,7 +341,11 @@ class WorkerPool:
             worker.tell(message)
 
     def _refusals(self) -> RefusalsCounted:
-        return RefusalsCounted(by_kind=dict(self._own.refusals_by_kind), last=self._own.last_refusal)
+        return RefusalsCounted(
+            by_kind=dict(self._own.refusals_by_kind),
+            last=self._own.last_refusal,
+            bundles=[asdict(refusal) for refusal in self._own.refusals],
+        )
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work, name="late-worker")

@@ -21,6 +21,23 @@ REGISTRY: Final = "registry"
 EVENTS: Final = "events"
 
 
+MAX_REFUSALS: Final = 10
+"""Refused bundles whose reasons are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A bundle that was refused."""
+
+    registry_version: str
+    """Empty for a bundle folder."""
+    model_version: str
+    reason: str
+    """Kind and text."""
+    refused_at_seconds: float
+    """Seconds since 1970."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerIdentity:
     """Which worker counts."""
@@ -38,6 +55,8 @@ class Statistics(WorkerMetrics):
         self.identity = identity or WorkerIdentity()
         self.started_at_seconds = time.time()
         self.last_refusal = ""
+        self.refusals: tuple[Refusal, ...] = ()
+        """Newest first, at most MAX_REFUSALS."""
         self.dependency_problems: dict[str, str] = {}
         """What is wrong with a dependency, by its name: why it is down, or what endangers it although it is up."""
         self.policies_fingerprint = ""
@@ -67,7 +86,16 @@ class Statistics(WorkerMetrics):
         for warning in warnings:
             self.warnings_by_kind[warning.kind] += 1
 
-    def count_refusal(self, reason_kind: str, reason: str) -> None:
-        """Counts one refused bundle."""
+    def count_refusal(
+        self, reason_kind: str, reason: str, *, registry_version: str = "", model_version: str = ""
+    ) -> None:
+        """Counts one refused bundle, and keeps its reason."""
         self.refusals_by_kind[reason_kind] += 1
         self.last_refusal = f"{reason_kind}: {reason}"
+        refusal = Refusal(
+            registry_version=registry_version,
+            model_version=model_version,
+            reason=self.last_refusal,
+            refused_at_seconds=time.time(),
+        )
+        self.refusals = (refusal, *self.refusals)[:MAX_REFUSALS]

@@ -58,7 +58,7 @@ from inference_server.security.api_keys import CallerLimits
 from inference_server.security.files import Security
 from inference_server.store.user_store import UserStore
 from inference_server.telemetry.impressions import ImpressionLog, worker_path
-from inference_server.telemetry.statistics import Statistics, WorkerIdentity
+from inference_server.telemetry.statistics import Refusal, Statistics, WorkerIdentity
 from inference_server.telemetry.tracing import Tracing
 from inference_server.worker.bundle_opening import open_beside
 from inference_server.worker.heartbeat import beat, show_stacks_on_request
@@ -192,8 +192,12 @@ class Worker:
         elif isinstance(message, RefusalsCounted):
             self._statistics.refusals_by_kind = Counter(message.by_kind)
             self._statistics.last_refusal = message.last
+            self._statistics.refusals = tuple(Refusal(**refusal) for refusal in message.bundles)
         elif isinstance(message, DependencyChanged):
             self._statistics.dependencies_up[message.dependency] = message.up
+            self._statistics.dependency_problems.pop(message.dependency, None)
+            if message.problem:
+                self._statistics.dependency_problems[message.dependency] = message.problem
         elif isinstance(message, BreakerChanged):
             self._statistics.breakers[message.name] = message.state
         elif isinstance(message, StatisticsRequested):

@@ -128,6 +128,18 @@ class LiveCatalogue:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefusedBundle:
+    """A bundle that the server did not serve."""
+
+    registry_version: str
+    """The registry's number for it; empty without a registry."""
+    model_version: str
+    reason: str
+    """What is wrong and where, after the kind."""
+    refused_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingStatus:
     """What one worker of the server serves, and its state. Counts are of this worker since its start."""
 
@@ -160,6 +172,8 @@ class ServingStatus:
     policies_fingerprint: str
     """SHA-256 of the policies in force, hex; empty if only the built-in policy is."""
     live_catalogue: LiveCatalogue
+    refused_bundles: tuple[RefusedBundle, ...]
+    """Refused since the start, newest first, at most 10."""
 
 
 def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
@@ -214,6 +228,15 @@ def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
             waiting=wire.live_catalogue.waiting,
             put_off=wire.live_catalogue.put_off,
             age_seconds=wire.live_catalogue.age_seconds,
+        ),
+        refused_bundles=tuple(
+            RefusedBundle(
+                registry_version=bundle.registry_version,
+                model_version=bundle.model_version,
+                reason=bundle.reason,
+                refused_at=_time(bundle.refused_at),
+            )
+            for bundle in wire.refused_bundles
         ),
     )
 

@@ -102,6 +102,10 @@ class ModelRegistry:
         """The version with a number; None if it does not exist."""
         return self._find(lambda client: _registered(client.get_model_version(self.model_name, number)))
 
+    def has_model(self) -> bool:
+        """Whether the registered model exists."""
+        return self._find(lambda client: client.get_registered_model(self.model_name)) is not None
+
     def aliases(self) -> dict[str, str]:
         """Alias -> number of its version."""
         model = self._find(lambda client: client.get_registered_model(self.model_name))

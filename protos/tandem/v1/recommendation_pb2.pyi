@@ -953,6 +953,7 @@ class GetServingStatusResponse(_message.Message):
     POLICIES_FINGERPRINT_FIELD_NUMBER: _builtins.int
     LIVE_CATALOGUE_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    REFUSED_BUNDLES_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
     variant: _builtins.str
@@ -962,7 +963,7 @@ class GetServingStatusResponse(_message.Message):
     bundles_refused: _builtins.int
     """Bundles refused since the start."""
     last_refusal: _builtins.str
-    """Why the newest refused bundle was refused; empty when none was."""
+    """Why the newest refused bundle was refused; empty when none was. `refused_bundles` has the others."""
     worker: _builtins.int
     """The worker that answers this call, of so many; counts above are this worker's own."""
     num_workers: _builtins.int
@@ -1002,6 +1003,10 @@ class GetServingStatusResponse(_message.Message):
         although it is up. A dependency without an entry has no known problem.
         """
 
+    @_builtins.property
+    def refused_bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedBundle]:
+        """The bundles that were refused since the start, newest first, at most 10."""
+
     def __init__(
         self,
         *,
@@ -1023,14 +1028,48 @@ class GetServingStatusResponse(_message.Message):
         policies_fingerprint: _builtins.str = ...,
         live_catalogue: Global___LiveCatalogue | None = ...,
         problems: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        refused_bundles: _abc.Iterable[Global___RefusedBundle] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServingStatusResponse: _TypeAlias = GetServingStatusResponse  # noqa: Y015
+
+@_typing.final
+class RefusedBundle(_message.Message):
+    """A bundle that must not serve. The one before it serves on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTRY_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUSED_AT_FIELD_NUMBER: _builtins.int
+    registry_version: _builtins.str
+    """The registry's number for it; empty without a registry."""
+    model_version: _builtins.str
+    reason: _builtins.str
+    """What is wrong and where, after the kind: `corrupt`, `incompatible`, `golden_queries`, `overlap` or `check_failed`."""
+    @_builtins.property
+    def refused_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        registry_version: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        refused_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refused_at", b"refused_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_version", b"model_version", "reason", b"reason", "refused_at", b"refused_at", "registry_version", b"registry_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedBundle: _TypeAlias = RefusedBundle  # noqa: Y015
 
 @_typing.final
 class LiveCatalogue(_message.Message):

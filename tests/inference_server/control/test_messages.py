@@ -38,7 +38,7 @@ MESSAGES: list[Message] = [
     ServeBundle(bundle=1),
     BundleServing(bundle=1, switched_at_seconds=12.5),
     CloseBundle(bundle=1),
-    RefusalsCounted(by_kind={"corrupt": 1}, last="corrupt: x"),
+    RefusalsCounted(by_kind={"corrupt": 1}, last="corrupt: x", bundles=[{"reason": "corrupt: x"}]),
     DependencyChanged(dependency="registry", up=False),
     BreakerChanged(name="registry", state="open"),
     StatisticsRequested(request=7),

@@ -70,8 +70,17 @@ async def test_health_follows_the_model(
     async with serve(
         tmp_path, until_serving=False, registry_uri=registry.uri, model_name=model_name, store_url=NO_STORE
     ) as server:
-        await server.log("alias_has_no_version")
+        missing = await server.log("alias_has_no_version", alias="champion", model_name=model_name)
+        assert missing["reason"] == f"there is no registered model {model_name!r}; was it renamed?"
         assert await server.serving_status() == "NOT_SERVING"
+
+        async def problem() -> str:
+            return (await server.status()).problems.get("registry", "")
+
+        assert await wait_until(problem, "the status says so as well") == missing["reason"]
+        number = registry.register(bundle.directory, model_name=model_name, model_version="tiny-1")
+        without_alias = f"the registered model {model_name!r} has no alias 'champion'"
+        await server.log("alias_has_no_version", alias="champion", model_name=model_name, reason=without_alias)
         assert await server.serving_status(SERVICE) == "NOT_SERVING"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await server.recommend()
@@ -80,8 +89,9 @@ async def test_health_follows_the_model(
 
         watch = server.health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        registry.register(bundle.directory, model_name=model_name, model_version="tiny-1", alias="champion")
+        registry.move_alias(model_name, "champion", number)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert await problem() == ""
         response = await server.recommend()
         assert (response.model_version, response.variant) == ("tiny-1", "champion")
         status = await server.status()

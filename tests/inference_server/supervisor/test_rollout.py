@@ -179,6 +179,11 @@ async def test_broken_bundles_are_refused_while_the_old_one_serves(  # noqa: PLR
             status = await server.status()
             assert status.bundles_refused == refusals
             assert words in status.last_refusal
+            kept = list(status.refused_bundles)
+            assert len(kept) == refusals, "the reasons of those before stay"
+            assert kept[0].reason == status.last_refusal
+            assert kept[0].registry_version == number
+            assert kept[0].refused_at.seconds > status.started_at.seconds - 60
             assert status.model_version == "one"
         text = await server.metrics()
         assert 'tandem_bundle_refused_total{reason_kind="corrupt"} 3.0' in text
