@@ -52,6 +52,7 @@ from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
 from inference_server.request.journal import Journal
+from inference_server.request.policy_check import follow_policies
 from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
 from inference_server.security.api_keys import CallerLimits
@@ -149,6 +150,8 @@ class Worker:
         beating = asyncio.create_task(beat(self._channel), name="beat")
         self._start(self._live.run())
         self._start(self._policies.run())
+        if self._statistics.identity.worker == 1:  # one worker speaks for all
+            self._start(follow_policies(self._policies, self._models))
         self._start(self._security.keep_current(self._statistics))
         obeying = asyncio.create_task(self._obey(), name="control")
         stopping = asyncio.create_task(stop_requested.wait(), name="stop")

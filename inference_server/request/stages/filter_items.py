@@ -58,11 +58,13 @@ def check_filter(item_filter: ItemFilter, model: ServingModel) -> None:
 def filter_warnings(item_filter: ItemFilter, rules: Clause, model: ServingModel) -> tuple[RequestWarning, ...]:
     """What is most likely wrong with a filter, beside a policy's rules. A filter that was seen before costs a look-up
     or two."""
-    if item_filter is NO_FILTER:
+    if item_filter is NO_FILTER and rules.demands_nothing:
         return ()
     clause = _clause(item_filter)
     if clause.demands_nothing:
-        return ()
+        if rules.demands_nothing or model.catalogue.mask((rules,)).num_items:
+            return ()
+        return (RequestWarning(WarningKind.MATCHES_NOTHING, "scenario: no item passes the rules of its policy"),)
     return model.catalogue.warnings((clause,) if rules.demands_nothing else (clause, rules), field="filter")
 
 

@@ -109,11 +109,12 @@ def _boost(
         return
     unit = scores[present].std() or np.float32(1.0)
     for boost in boosts:
-        mask = model.catalogue.mask((_clause(boost),))
+        mask = model.catalogue.mask((boost_clause(boost),))
         scores[present[rows_in(mask.bitmap, rows[present])]] += np.float32(boost.add) * unit
 
 
-def _clause(boost: Boost) -> Clause:
+def boost_clause(boost: Boost) -> Clause:
+    """The items that a boost moves."""
     if boost.category:
         return Clause(include_categories=(boost.category,))
     return Clause(

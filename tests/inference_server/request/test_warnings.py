@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import structlog
 
 from inference_server.core.request_warnings import WarningKind
 from inference_server.model.serving_model import ModelSlot, open_model
+from inference_server.policy.policy_file import PolicyFile, load_policies
+from inference_server.request.policy_check import follow_policies, policy_problems
+from inference_server.request.policy_choices import policy_choices
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.inference_server.in_process import Parts, in_process
 from tests.inference_server.live.scenarios import changed_model, random_changes
 from tests.inference_server.wire_errors import refused_field
-from tests.support.serving import PATIENCE_SECONDS
+from tests.support.serving import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.process]
 
-POLICIES = "scenarios: {westerns: {include_categories: [western], exclude_categories: [noir]}}\n"
+POLICIES = """
+default:
+  boosts: [{category: Drama, add: 1}, {category: comedy, add: 1}]
+  category_caps: {rare: 1, opera: 2}
+scenarios:
+  westerns: {include_categories: [western], exclude_categories: [noir]}
+  misspelt: {include_categories: [Western], attributes: [{name: year, min: 1}]}
+"""
 
 
 def attributes_of(row: int) -> dict[str, str]:
@@ -117,6 +130,34 @@ async def test_a_filter_that_a_policy_empties_is_said(parts: Parts) -> None:
     assert not answer.items
     assert list(answer.warnings) == ["filter: no item passes it together with the rules of the scenario's policy"]
     assert not (await parts.stub.Recommend(pb.RecommendRequest(filter=noir))).warnings
+
+
+async def test_a_scenario_whose_rules_no_item_passes_is_said(parts: Parts) -> None:
+    answer = await parts.stub.Recommend(pb.RecommendRequest(scenario="misspelt"))
+    assert (list(answer.items), list(answer.warnings)) == ([], ["scenario: no item passes the rules of its policy"])
+
+
+async def test_the_operator_learns_which_names_of_the_policies_are_not_there(parts: Parts, tmp_path: Path) -> None:
+    (tmp_path / "policies.yaml").write_text(POLICIES)
+    policies = load_policies(tmp_path / "policies.yaml", policy_choices())
+    assert parts.models.current is not None
+    assert policy_problems(policies, parts.models.current.catalogue) == [
+        "default.boosts[0].category: no item has the category 'Drama'; did you mean 'drama'?",
+        "default.boosts[0]: no item passes it",
+        "default.category_caps: no item has the category 'opera'",
+        "scenarios.misspelt.include_categories[0]: no item has the category 'Western'; did you mean 'western'?",
+        "scenarios.misspelt.attributes[0].name: no item has the attribute 'year'",
+        "scenarios.misspelt: no item passes it",
+    ]
+    with structlog.testing.capture_logs() as lines:
+        following = asyncio.create_task(
+            follow_policies(PolicyFile(tmp_path / "policies.yaml", policy_choices()), parts.models, poll_seconds=0.01)
+        )
+        await wait_until(lambda: lines, "it is logged")
+        await asyncio.sleep(0.1)
+        following.cancel()
+    (line,) = [line for line in lines if line["event"] == "policies_name_what_is_not_there"]
+    assert (len(line["problems"]), line["left_out"], line["model_version"]) == (6, 0, "tiny-1")
 
 
 async def test_recent_items_of_which_none_is_known_are_said(parts: Parts) -> None:
