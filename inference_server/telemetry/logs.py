@@ -130,7 +130,6 @@ class LibraryLines:
         if record.exc_info is not None and isinstance(record.exc_info[1], UnicodeDecodeError):
             # gRPC writes the bytes of a call's metadata, which may be a key, and where it could not decode them.
             record.msg, record.args, record.exc_info = "received text that is not UTF-8", (), None
-            record.levelno, record.levelname = logging.WARNING, "WARNING"
         if left_out:
             record.msg, record.args = f"{record.getMessage()} ({left_out} lines like it were left out)", ()
         return True
