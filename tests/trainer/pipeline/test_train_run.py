@@ -6,18 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from structlog.testing import capture_logs
 
 from tandem.contract import names
 from tandem.contract.bundle import read_bundle
 from tandem.contract.features import encode_users
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS
+from tandem.ops.file_lock import file_lock
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.checkerboard import write_checkerboard
+from tests.support.waiting import wait_until
 from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.commands.cli import main
 from trainer.config.train_config import TrainConfig, load_train_config
@@ -58,6 +62,22 @@ def _recent_mean(vectors: np.ndarray) -> np.ndarray:
     """The content profile of the newest items, (events, dim), oldest first."""
     decay = np.exp(-np.arange(len(vectors))[::-1] / PROFILE_DECAY_EVENTS)
     return decay @ vectors / decay.sum()
+
+
+def test_a_second_run_of_the_same_training_waits_for_the_first(first, settings, data_config) -> None:
+    config = load_train_config(None, SMALL)
+    lock = settings.data_dir / "checkpoints" / f"{training_fingerprint(first.prepared, config)}.lock"
+    with ThreadPoolExecutor(1) as threads, capture_logs() as logs:
+        with file_lock(lock):
+            second = threads.submit(train_and_register, data_config, config, settings, RunOptions(if_needed=True))
+            wait_until(
+                lambda: any(entry["event"] == "waiting_for_another_process" for entry in logs), "the second run waits"
+            )
+            assert not second.done()
+        result = second.result()
+    assert result is not None
+    assert (result.trained, result.version) == (False, first.version)
+    assert list((settings.data_dir / "checkpoints").iterdir()) == []
 
 
 def test_every_users_withheld_item_comes_first(first, settings, tmp_path) -> None:
