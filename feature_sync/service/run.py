@@ -40,8 +40,8 @@ def run(settings: Settings) -> None:
     """Keeps the online store up to date until SIGTERM or Ctrl-C. Raises SettingsError for a store that can never be
     used, and FeatureSyncError if a part fails."""
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    taken: list[str] = []
+    _take_signals(stopping, taken)
     require_usable("TANDEM_STORE_URL", settings.store_url)
     if settings.events_url and not is_kafka(settings.events_url):
         require_usable("TANDEM_EVENTS_URL", settings.events_url)
@@ -57,10 +57,25 @@ def run(settings: Settings) -> None:
     _log.info("started", parts=sorted(parts), metrics_port=server.port)
     threads.start()
     stopping.wait()
+    _log.info("stopping", reason=", ".join(taken) or "a part has ended", grace_seconds=_GRACE_SECONDS)
     threads.stop(_GRACE_SECONDS)
     server.close()
     _log.info("stopped")
     threads.raise_failure()
+
+
+def _take_signals(stopping: threading.Event, taken: list[str]) -> None:
+    """Makes SIGTERM and Ctrl-C set `stopping`, and add their names to `taken`. No other signal ends the program."""
+
+    def stop(number: int, _: object) -> None:
+        # Without a log line here: the handler may interrupt another line of this thread.
+        taken.append(signal.Signals(number).name)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: None)
 
 
 def _events(settings: Settings, metrics: Metrics, live_bundles: LiveBundles) -> dict[str, Part]:

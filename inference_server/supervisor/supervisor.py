@@ -31,6 +31,8 @@ _STOPPING_EXTRA_SECONDS: Final = 5.0
 """Time beyond its grace period in which a worker may close its connections."""
 
 
+_READ_AGAIN: Final = "none is needed: changed certificates, keys and policies are in use within a second or two"
+
 _VIEW_SECONDS: Final = 5.0
 """Longest time for which a scrape waits for the event loop."""
 
@@ -39,8 +41,19 @@ async def supervise(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit status: 0, or 1 if no worker starts or no bundle can serve."""
     stop_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop_requested.set)
+
+    def stop(signal_name: str) -> None:
+        _log.info("signal_received", signal=signal_name, effect="the server stops")
+        stop_requested.set()
+
+    def explain(signal_name: str, effect: str) -> None:
+        _log.info("signal_received", signal=signal_name, effect=effect)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number.name)
+    loop.add_signal_handler(signal.SIGHUP, explain, signal.SIGHUP.name, _READ_AGAIN)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(number, explain, number.name, "none")
     try:
         async with AsyncExitStack() as stack:
             return await _Supervisor(settings, stack).run(stop_requested)

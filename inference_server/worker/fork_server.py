@@ -30,7 +30,7 @@ def run_fork_server(control: socket.socket, run_worker: RunWorker) -> None:
     """Forks workers until the supervisor closes its end of `control`."""
     # These signals may reach every process of the server. The supervisor decides what they mean, and needs this process
     # to report how the workers end.
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
+    for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signal_number, signal.SIG_IGN)
     woken, waker = socket.socketpair()
     for end in (woken, waker):

@@ -141,8 +141,9 @@ class Worker:
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop_requested.set)
-        # Ctrl-C reaches the whole process group; the supervisor decides what it means.
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        # Ctrl-C reaches the whole process group, as the end of a terminal does; the supervisor decides what it means.
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, lambda: None)
         await self._store.start()
         await self._recommender.start()
         await self._recorder.start()
@@ -156,7 +157,8 @@ class Worker:
         obeying = asyncio.create_task(self._obey(), name="control")
         stopping = asyncio.create_task(stop_requested.wait(), name="stop")
         await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        _log.info("draining", requests_in_flight=self._admission.in_flight)
+        reason = "SIGTERM" if stopping.done() else "its supervisor stops or has gone"
+        _log.info("draining", reason=reason, requests_in_flight=self._admission.in_flight)
         grace_seconds = self._settings.shutdown_grace_seconds
         servers = [server for server in (self._grpc, self._http) if server is not None]
         await asyncio.gather(*(server.stop(grace_seconds=grace_seconds) for server in servers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -187,6 +188,22 @@ async def test_a_refused_bundle_folder_ends_the_server(tmp_path: Path, bundle: B
     lines = [json.loads(line) for line in errors.splitlines()]
     assert next(line for line in lines if line["event"] == "bundle_refused")["reason_kind"] == "corrupt"
     assert any(line["event"] == "nothing_to_serve" for line in lines)
+
+
+async def test_signals_that_ask_for_nothing_end_no_process(tmp_path: Path, bundle: Bundle) -> None:
+    async with serve(tmp_path, bundle_path=bundle.directory, store_url=NO_STORE) as server:
+        worker = await server.worker_pid(1)
+        fork_server = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            for pid in (server.process.pid, fork_server, worker):
+                os.kill(pid, number)
+            await server.log("signal_received", signal=number.name)
+        assert "certificates" in (await server.log("signal_received", signal="SIGHUP"))["effect"]
+        assert len((await server.recommend()).items) == 10
+        assert await server.worker_pid(1) == worker
+        assert await server.stop() == 0
+        assert (await server.log("draining"))["reason"]
+        await server.log("signal_received", signal="SIGTERM")
 
 
 async def test_a_worker_stops_when_its_supervisor_dies(tmp_path: Path, bundle: Bundle) -> None:
