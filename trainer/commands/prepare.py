@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Prepares the data set, unless it is prepared already; the last line of the output is one JSON object."""
+    from trainer.data.checks import findings_text, findings_to_dicts
     from trainer.data.prepare import prepare
     from trainer.data.profile import profile
 
@@ -42,5 +43,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         for kind in options.split:
             splits = draw_splits(dataset, kind, seed=options.split_seed)
             print(f"split {kind}: {write_split(splits, dataset, prepared)}, fingerprint {splits.fingerprint}")
-    print(finite_json({"prepared": str(prepared.directory), **prepared.counts()}))
+    print(findings_text(prepared.findings))
+    findings = findings_to_dicts(prepared.findings)
+    print(finite_json({"prepared": str(prepared.directory), **prepared.counts(), "findings": findings}))
     return 0

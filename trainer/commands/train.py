@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Trains; the last line of the output is one JSON object for the next program."""
     source, config = data_source(options), train_config(options)
+    from trainer.data.checks import findings_text
     from trainer.pipeline.train_run import RunOptions, train_and_register
 
     run_options = RunOptions(
@@ -72,7 +73,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if result is None:  # process 1 or above of torchrun: process 0 reports the result
         return 0
     if result.trained:
-        print(result.prepared.report.to_text(), result.decision or "not judged", sep="\n", file=sys.stderr)
+        findings = findings_text(result.prepared.findings)
+        print(result.prepared.report.to_text(), findings, result.decision or "not judged", sep="\n", file=sys.stderr)
     from trainer.compute.device import process_peak_memory_bytes
 
     peak_memory_mib = process_peak_memory_bytes() >> 20

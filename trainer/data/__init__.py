@@ -26,6 +26,9 @@
 | `clean`          | selection of the rows to keep, with counts of dropped rows                 |
 | `k_core`         | drops users and items with too few interactions                            |
 | `split_files`    | splits into train, validation and test, on disk                            |
+| `checks`         | what looks wrong in prepared data, in words                                |
+| `check_limits`   | from which share on it looks wrong                                         |
+| `times`          | times in every unit, and in the forms of ISO 8601                          |
 | `profile`        | statistics of a prepared data set: sizes, long tail, lengths of histories  |
 | `text`           | expressions that clean text                                                |
 | `values`         | meaning of a value: text, missing, id; the same for every format           |

@@ -106,7 +106,7 @@ def _read_reviews(scan: Scan, fields: _ReviewFields) -> RawTable:
         names.TIMESTAMP: fields.timestamp,
     }
     rows, values, defect = document_fields(documents(scan), DOCUMENT, columns, _NULLS)
-    absent = {column: ibis.null("string") for column in (POSITION, names.EVENT_TYPE)}
+    absent = {column: ibis.null("string") for column in (POSITION, names.EVENT_TYPE, names.WEIGHT)}
     selected = rows.select(ROW, EXCERPT, ibis.coalesce(rows[DEFECT], defect).name(DEFECT), **values, **absent)
     return RawTable(role="interactions", scan=scan, rows=selected)
 

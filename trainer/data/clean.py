@@ -44,7 +44,8 @@ INTERACTION_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.WEIGHT: "float64",
 }
 """`rating` has the scale of the source; `normalised_rating` is scaled to 0 to 1. Both are null without a rating.
-`timestamp` is in microseconds, 0 if only the order is known. `weight` is that of the event type."""
+`timestamp` is in microseconds, 0 if only the order is known. `weight` is that of the event type, times
+that of the row if the source has weights."""
 _LOW_RATED_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.USER_ID: "string",
     names.ITEM_ID: "string",
@@ -60,7 +61,7 @@ _ITEM_COLUMNS: Final[Mapping[str, ColumnType]] = {
 }
 _SOURCE_ITEM_COLUMNS: Final = tuple(name for name in _ITEM_COLUMNS if name != names.AVAILABLE)
 """Columns of an item that come from a source."""
-_JOINED_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE)
+_JOINED_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE, names.WEIGHT)
 _POSITION_IN_GROUP: Final = "position_in_group"
 _IS_CHOICE: Final = "is_choice"
 
@@ -139,7 +140,7 @@ def _write_interactions(
     weights = [(first[names.EVENT_TYPE] == name, weight) for name, weight in config.event_weights.model_dump().items()]
     weighed = first.mutate(
         ((first[names.RATING] - config.rating_scale_min) / scale).name(names.NORMALISED_RATING),
-        ibis.cases(*weights).cast("float64").name(names.WEIGHT),
+        (ibis.cases(*weights).cast("float64") * first[names.WEIGHT].fill_null(1.0)).name(names.WEIGHT),
     )
     _write_low_rated(engine, low, first, directory, order)
     ordered = weighed.order_by(names.USER_ID, *order)

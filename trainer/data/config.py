@@ -28,11 +28,12 @@ from pydantic import (
 from tandem.contract.names import DAYS_BEFORE_NEWEST, EVENT_TYPES, NUM_EVENTS, USER_ID
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
+from trainer.data.check_limits import CheckLimits
 from trainer.data.encodings import UTF_8, encoding_of_mark, known_encoding
 from trainer.data.event_weights import EventWeights
 
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
-TimestampUnit = Literal["seconds", "milliseconds", "microseconds", "iso"]
+TimestampUnit = Literal["seconds", "milliseconds", "microseconds", "nanoseconds", "iso", "auto"]
 FileFormat = Literal["auto", "csv", "jsonl", "parquet"]
 assert EventType.__args__ == EVENT_TYPES  # type: ignore[attr-defined]  # a Literal cannot be made from the tuple in the contract
 
@@ -109,6 +110,8 @@ class DataConfig(_Section):
     """Lowest possible rating; a line with a lower rating is bad."""
     rating_scale_max: float = 5.0
     """Highest possible rating; a line with a higher rating is bad."""
+    checks: CheckLimits = CheckLimits()
+    """Shares from which prepared data look wrong."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of bad lines in a file, 0 to 1, above which the run fails. Raise it for a source that is known to be
     dirty."""
@@ -186,24 +189,38 @@ class InteractionsConfig(FileConfig):
     rating: str = ""
     """Column of the rating. Empty: no ratings."""
     timestamp: str = ""
-    """Column of the time. Empty: only `position` gives the order of a user's interactions."""
+    """Column of the time. Empty: only `position` or `file_order` gives the order of a user's interactions."""
     timestamp_unit: TimestampUnit = "seconds"
-    """Unit of `timestamp`, counted since 1970, or "iso" for ISO 8601 (UTC if no offset is given)."""
+    """Unit of `timestamp`, counted since 1970, or "iso" for ISO 8601 (UTC if no offset is given). "auto": ISO 8601, or
+    a number in the unit in which it is a time from 1970 to 2100. A Parquet column of times needs no unit."""
     position: str = ""
     """Column of a number that grows along a user's interactions; together with `timestamp`, it orders equal times."""
+    file_order: bool = False
+    """Whether the order of the rows is the order of a user's interactions, for a file with neither times nor positions.
+    Rows of equal time and position have the order of the file in any case."""
+    weight: str = ""
+    """Column of a number above 0 that says how much an interaction counts, a play count for example; it is multiplied
+    by the weight of the event type. Counts that differ by powers of ten should be written as logarithms. Empty: 1."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of ratings, positions and weights: "," for 4,5."""
     event_type: str = ""
     """Column of the event type. Empty: every row has `default_event_type`."""
     event_types: Mapping[str, EventType] = {}
     """Event type for each value of the column, for example {"view" = "click"}. Empty: the values are event types."""
+    ignored_event_types: tuple[str, ...] = ()
+    """Values of the column whose rows are dropped, and counted as `ignored_event_type`, for example
+    ["remove_from_cart"]."""
     default_event_type: EventType = "rating"
     """Event type of all rows if `event_type` names no column."""
 
     @model_validator(mode="after")
     def _check_columns_used(self) -> Self:
-        if not self.timestamp and not self.position:
-            raise ValueError("give timestamp or position: a user's interactions need an order")
-        if self.event_types and not self.event_type:
-            raise ValueError("event_types needs event_type, the column that holds the values")
+        if not self.timestamp and not self.position and not self.file_order:
+            raise ValueError("give timestamp, position or file_order = true: a user's interactions need an order")
+        if (self.event_types or self.ignored_event_types) and not self.event_type:
+            raise ValueError("event_types and ignored_event_types need event_type, the column that holds the values")
+        if both := sorted(set(self.event_types) & set(self.ignored_event_types)):
+            raise ValueError(f"event type {both[0]!r} is in event_types and in ignored_event_types")
         return self
 
 

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 import ibis
 
 from tandem.contract import names
 from trainer.data import report as kinds
-from trainer.data.config import DataConfig, TimestampUnit
+from trainer.data.config import DataConfig
 from trainer.data.duckdb_engine import duckdb_function
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules
 from trainer.data.scan import ROW
+from trainer.data.times import microseconds
 
 _MAX_ID_BYTES: Final = 256
-_END_OF_TIME_SECONDS: Final = 4_102_444_800  # 2100-01-01: a later time has the wrong unit
-_PER_SECOND: Final[Mapping[TimestampUnit, int]] = {"seconds": 1, "milliseconds": 1_000, "microseconds": 1_000_000}
-
-_epoch_us = duckdb_function("epoch_us", ("timestamp('UTC')",), "int64")
 _num_bytes = duckdb_function("strlen", ("string",), "int64")
 
 
 def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> Any:
     """Raw interactions as typed columns; DEFECT is the first reason why a row is bad, or null."""
-    rows = rows.mutate(**{name: _number_text(rows[name]) for name in (names.RATING, POSITION)})
+    rows = rows.mutate(**{name: _number_text(rows[name]) for name in (names.RATING, POSITION, names.WEIGHT)})
     rating = _finite(rows[names.RATING])
-    timestamp = _microseconds(rows[names.TIMESTAMP], rules.timestamp_unit)
+    timestamp = microseconds(rows[names.TIMESTAMP], rules.timestamp_unit or "seconds")
     position = _finite(rows[POSITION])
+    weight = _finite(rows[names.WEIGHT])
     event_type = ibis.literal(rules.default_event_type)
     is_rated = rows[names.EVENT_TYPE] == rules.rated_event_type if rules.rated_event_type else ibis.literal(True)
     reasons = [
         (rows[DEFECT].notnull(), rows[DEFECT]),
+        *((rows[names.EVENT_TYPE] == name, kinds.IGNORED_EVENT_TYPE) for name in rules.ignored_event_types),
         (rows[names.USER_ID].isnull(), kinds.MISSING_USER),
         (rows[names.ITEM_ID].isnull(), kinds.MISSING_ITEM),
         (_too_long(rows[names.USER_ID]) | _too_long(rows[names.ITEM_ID]), kinds.ID_TOO_LONG),
@@ -53,6 +51,11 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
             (rows[POSITION].isnull(), kinds.MISSING_POSITION),
             (position.isnull(), kinds.UNPARSABLE_POSITION),
         ]
+    if rules.has_weight:
+        reasons += [
+            (rows[names.WEIGHT].isnull(), kinds.MISSING_WEIGHT),
+            (weight.isnull() | (weight <= 0.0), kinds.UNPARSABLE_WEIGHT),
+        ]
     if rules.event_types:
         mapping = ibis.map(ibis.array(list(rules.event_types)), ibis.array(list(rules.event_types.values())))
         event_type = mapping.get(rows[names.EVENT_TYPE])
@@ -67,6 +70,7 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
         timestamp.fill_null(0).name(names.TIMESTAMP),
         position.name(POSITION),
         event_type.name(names.EVENT_TYPE),
+        weight.name(names.WEIGHT),
     )
 
 
@@ -94,17 +98,3 @@ def _finite(text: Any) -> Any:
 
 def _too_long(text: Any) -> Any:
     return _num_bytes(text) > _MAX_ID_BYTES
-
-
-def _microseconds(text: Any, unit: TimestampUnit | None) -> Any:
-    """Text -> int64 microseconds since 1970; null unless it is a time from 1970 to 2100.
-
-    float64 is exact here: microseconds stay below 2^53 until the year 2255.
-    """
-    if unit == "iso":
-        time = _epoch_us(text.try_cast("timestamp('UTC')"))
-        return ibis.cases((time.between(0, _END_OF_TIME_SECONDS * 1_000_000), time))
-    per_second = _PER_SECOND[unit or "seconds"]
-    number = text.try_cast("float64")
-    in_range = number.between(0, _END_OF_TIME_SECONDS * per_second)
-    return ibis.cases((in_range, (number * (1_000_000 // per_second)).round().try_cast("int64")))

@@ -8,7 +8,8 @@ from tandem.contract.names import EVENT_TYPES
 
 
 class EventWeights(BaseModel):
-    """Weight of each event type, written with every interaction as `weight`, for methods that learn from weights.
+    """Weight of each event type, written with every interaction as `weight`, for methods that learn from weights;
+    `interactions.weight` multiplies it.
 
     No interaction is dropped because of its weight. Of a repeated (user, item), only the first interaction and its
     weight are kept: a later interaction may belong to the test.

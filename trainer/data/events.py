@@ -73,5 +73,6 @@ def _as_text(rows: Any) -> Any:
         ibis.literal(", ").join([text.fill_null("") for text in texts.values()]).name(EXCERPT),
         ibis.null("string").name(DEFECT),
         ibis.null("string").name(POSITION),
+        ibis.null("string").name(names.WEIGHT),
         **texts,
     )

@@ -30,6 +30,7 @@ from trainer.core.errors import DataError
 from trainer.core.settings import EngineName
 from trainer.data.amazon import read_amazon
 from trainer.data.archive import Archive, find_archive
+from trainer.data.checks import Finding, check, findings_text, findings_to_dicts
 from trainer.data.clean import Cleaned, StagedData, clean
 from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig
 from trainer.data.defects import identified_rows, interaction_rows
@@ -48,7 +49,7 @@ from trainer.data.whole_ids import with_whole_ids
 
 log = structlog.get_logger()
 
-_LAYOUT: Final = 7
+_LAYOUT: Final = 8
 """Part of the hash in every folder's name. Increase it when the same source is cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})
@@ -74,6 +75,8 @@ class PreparedData:
     num_interactions: int
     feature_names: tuple[str, ...]
     """User features: the columns of the users file except the id."""
+    findings: tuple[Finding, ...] = ()
+    """What looks wrong, see `checks`; nothing that fails the run."""
     num_events: int = 0
     """Number of archived events that were cleaned with the interactions, without impressions."""
     newest_day: str = ""
@@ -150,7 +153,15 @@ def _write(
             staged = _with_archive(reader, _stage(reader, _read(reader, config, files), config), config, archive)
             staged = with_whole_ids(reader, staged)
             cleaned = clean(cleaning_engine, staged, config, staging)
-        _write_description(staging, config, cleaned, staged, archive)
+            findings = check(reader, staged, cleaned, config.checks)
+        if any(finding.level == "fail" for finding in findings):
+            raise DataError(
+                f"{config.name}: the data look wrong; a limit is a key, for example checks.{findings[0].check}_fail\n"
+                f"{cleaned.report.to_text()}\n{findings_text(findings)}"
+            )
+        description = _description(config, cleaned, staged, archive)
+        description["findings"] = findings_to_dicts(findings)
+        (staging / _PREPARED_FILE).write_text(finite_json(description, indent=2, ensure_ascii=False))
         if directory.exists():
             shutil.rmtree(directory)  # it is damaged
         staging.rename(directory)
@@ -170,6 +181,7 @@ def load_prepared(directory: Path) -> PreparedData:
             **{
                 **raw,
                 "report": CleaningReport.from_dict(raw["report"]),
+                "findings": tuple(Finding(**finding) for finding in raw["findings"]),
                 "feature_names": tuple(raw["feature_names"]),
             },
         )
@@ -276,11 +288,9 @@ def _names(paths: str | list[str]) -> str | list[str]:
     return Path(paths).name if isinstance(paths, str) else [Path(path).name for path in paths]
 
 
-def _write_description(
-    directory: Path, config: DataConfig, cleaned: Cleaned, staged: StagedData, archive: Archive
-) -> None:
+def _description(config: DataConfig, cleaned: Cleaned, staged: StagedData, archive: Archive) -> dict[str, Any]:
     checksums = {path.name: file_sha256(path) for path in cleaned.files}
-    description = {
+    return {
         "name": config.name,
         "min_rating": config.min_rating,
         "fingerprint": hashlib.sha256("".join(checksums.values()).encode()).hexdigest(),
@@ -294,4 +304,3 @@ def _write_description(
         "catalogue_sequence": 0 if staged.item_changes is None else staged.item_changes.last_sequence,
         "report": cleaned.report.to_dict(),
     }
-    (directory / _PREPARED_FILE).write_text(finite_json(description, indent=2, ensure_ascii=False))

@@ -29,9 +29,12 @@ class InteractionRules:
     timestamp_unit: TimestampUnit | None
     """None without timestamps."""
     has_position: bool
+    has_weight: bool = False
     event_types: Mapping[str, str]
     """Value in the source -> one of names.EVENT_TYPES. Empty: the source has no event types."""
     default_event_type: str
+    ignored_event_types: tuple[str, ...] = ()
+    """Values in the source whose rows are dropped, not bad."""
     rated_event_type: str = ""
     """The only event type with a rating; empty if all event types have one."""
 
@@ -45,7 +48,7 @@ class RawTable:
     rows: Any
     """Ibis table: ROW int64, DEFECT and EXCERPT string, and
 
-    - interactions: USER_ID, ITEM_ID, RATING, TIMESTAMP, POSITION, EVENT_TYPE of `names`, all nullable strings;
+    - interactions: USER_ID, ITEM_ID, RATING, TIMESTAMP, POSITION, EVENT_TYPE, WEIGHT of `names`, all nullable strings;
     - items: ITEM_ID nullable string, TITLE and DESCRIPTION string, CATEGORIES list and ATTRIBUTES map of strings;
     - users: USER_ID and `feature_columns`, nullable strings.
     """

@@ -26,6 +26,9 @@ UNPARSABLE_RATING: Final = "unparsable_rating"
 RATING_OUT_OF_RANGE: Final = "rating_out_of_range"
 UNPARSABLE_TIMESTAMP: Final = "unparsable_timestamp"
 UNPARSABLE_POSITION: Final = "unparsable_position"
+MISSING_WEIGHT: Final = "missing_weight"
+UNPARSABLE_WEIGHT: Final = "unparsable_weight"
+IGNORED_EVENT_TYPE: Final = "ignored_event_type"
 UNKNOWN_EVENT_TYPE: Final = "unknown_event_type"
 BELOW_MIN_RATING: Final = "below_min_rating"
 DUPLICATE: Final = "duplicate"
@@ -49,14 +52,20 @@ BAD_KINDS: Final = {
     REPEATED_KEY: "a JSON object that has a key of the configuration twice",
     UNPARSABLE_RATING: "a rating that is not a number",
     RATING_OUT_OF_RANGE: "a rating outside the scale",
-    UNPARSABLE_TIMESTAMP: "a timestamp that is not a time from 1970 to 2100 in the unit configured",
+    UNPARSABLE_TIMESTAMP: (
+        "a timestamp that is not a time from 1970 to 2100 in the unit configured; "
+        'timestamp_unit = "auto" finds the unit'
+    ),
     UNPARSABLE_POSITION: "a position that is not a number",
+    MISSING_WEIGHT: "no weight",
+    UNPARSABLE_WEIGHT: "a weight that is not a finite number above 0",
     UNKNOWN_EVENT_TYPE: "an event type that the configuration does not map",
 }
 """Kinds of bad lines, with descriptions. The run fails if their share exceeds `max_bad_share`."""
 
 DROP_KINDS: Final = {
     **BAD_KINDS,
+    IGNORED_EVENT_TYPE: "an event type in ignored_event_types",
     BELOW_MIN_RATING: "a rating below min_rating",
     DUPLICATE: "repeats an earlier row: same user and item, or same id; the first is kept",
     USER_BELOW_CORE: "of a user with fewer than k_core interactions with kept items",

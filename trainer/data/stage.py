@@ -53,6 +53,7 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
     dropped = {row[DEFECT]: row["rows"] for row in reader.rows(bad.group_by(DEFECT).agg(rows=bad.count()))}
     reject_kind = kinds.BAD_JSON if raw.scan.kind == "jsonl" else kinds.BAD_CSV
     dropped[reject_kind] = dropped.get(reject_kind, 0) + rejects.num_lines
+    bad = bad.filter(bad[DEFECT].isin(tuple(kinds.BAD_KINDS)))
     first = reader.rows(bad.order_by(ROW).limit(MAX_BAD_LINES_KEPT).select(ROW, DEFECT, EXCERPT))
     positions = raw.scan.positions_of([row[ROW] for row in first], rejects)
     found = [(position, row[DEFECT], row[EXCERPT] or "") for position, row in zip(positions, first, strict=True)] + [

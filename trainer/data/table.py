@@ -10,7 +10,7 @@ import ibis
 
 from tandem.contract import names
 from trainer.data import text
-from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, UsersConfig
+from trainer.data.config import FileConfig, InteractionsConfig, ItemsConfig, TableConfig, TimestampUnit, UsersConfig
 from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
 from trainer.data.list_texts import entries_of
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules, RawData, RawTable, feature_columns
@@ -20,6 +20,7 @@ from trainer.data.scan_files import scan_table
 from trainer.data.values import (
     column_of,
     document_fields,
+    holds_times,
     json_entries,
     json_paths,
     json_strings,
@@ -62,12 +63,15 @@ def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Se
     event_types: Mapping[str, str] = {}
     if interactions.event_type:
         event_types = interactions.event_types or dict(zip(names.EVENT_TYPES, names.EVENT_TYPES, strict=True))
+    rows, timestamp_unit = _read_interactions(engine, interactions, files["interactions"])
     return RawData(
-        interactions=_read_interactions(engine, interactions, files["interactions"]),
+        interactions=rows,
         rules=InteractionRules(
             has_rating=bool(interactions.rating),
-            timestamp_unit=interactions.timestamp_unit if interactions.timestamp else None,
+            timestamp_unit=timestamp_unit,
             has_position=bool(interactions.position),
+            has_weight=bool(interactions.weight),
+            ignored_event_types=interactions.ignored_event_types,
             event_types=event_types,
             default_event_type=interactions.default_event_type,
         ),
@@ -77,7 +81,10 @@ def read_table(engine: DuckDBEngine, config: TableConfig, files: Mapping[str, Se
     )
 
 
-def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, paths: Sequence[Path]) -> RawTable:
+def _read_interactions(
+    engine: DuckDBEngine, config: InteractionsConfig, paths: Sequence[Path]
+) -> tuple[RawTable, TimestampUnit | None]:
+    """Returns (the interactions, the unit of their times; None without times)."""
     scan, rows = _open(engine, paths, config)
     columns = {
         names.USER_ID: config.user,
@@ -86,8 +93,18 @@ def _read_interactions(engine: DuckDBEngine, config: InteractionsConfig, paths: 
         names.TIMESTAMP: config.timestamp,
         POSITION: config.position,
         names.EVENT_TYPE: config.event_type,
+        names.WEIGHT: config.weight,
     }
-    return RawTable(role="interactions", scan=scan, rows=_select(scan, rows, "interactions", columns, config))
+    rows = _select(scan, rows, "interactions", columns, config)
+    if config.decimal == ",":
+        numbers = (names.RATING, POSITION, names.WEIGHT)
+        rows = rows.mutate(**{name: rows[name].replace(",", ".") for name in numbers})
+    raw = RawTable(role="interactions", scan=scan, rows=rows)
+    if not config.timestamp:
+        return raw, None
+    if scan.kind == "parquet" and holds_times(column_of(scan, "interactions", config.timestamp)):
+        return raw, "iso"  # a column of times has a unit of its own, and becomes text in ISO 8601
+    return raw, config.timestamp_unit
 
 
 def _read_items(engine: DuckDBEngine, config: ItemsConfig, paths: Sequence[Path]) -> RawTable:

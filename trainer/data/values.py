@@ -58,6 +58,13 @@ def text_of(column: Any) -> Any:
     return column.cast("string")
 
 
+def holds_times(column: Any) -> bool:
+    """Whether a column has a type of dates or times."""
+    kind = column.type()
+    # Ibis does not know DuckDB's nanoseconds with a time zone.
+    return bool(kind.is_temporal() or (kind.is_unknown() and "TIMESTAMP" in str(kind)))
+
+
 def json_paths(key: str) -> tuple[str, ...]:
     """The JSON paths that a key may mean, the first first: a key of that name, or one below objects ("user.id")."""
     steps = key.split(".")

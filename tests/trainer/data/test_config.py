@@ -69,7 +69,7 @@ def test_overrides_are_typed():
         ('min_rating = "four"\n' + TABLE, r"line 1: min_rating: .*valid number.*, not 'four'"),
         ("max_bad_share = 2\n" + TABLE, r"line 1: max_bad_share: .*less than or equal to 1, not 2"),
         (TABLE.replace('user = "u"\n', ""), r"mine\.toml: interactions\.user: required, and absent"),
-        (TABLE.replace('timestamp = "t"\n', ""), "line 4: interactions: give timestamp or position"),
+        (TABLE.replace('timestamp = "t"\n', ""), "line 4: interactions: give timestamp, position or file_order"),
         (TABLE + 'timestamp_unit = "hours"\n', r"interactions\.timestamp_unit: .*'milliseconds'.*, not 'hours'"),
         (TABLE + 'event_type = "e"\nevent_types = { view = "look" }\n', r"event_types\.view: .*'click'.*, not 'look'"),
         (TABLE.replace('"table"', '"tabel"'), "line 2: format: must be one of 'table', 'amazon', 'movielens-100k'"),

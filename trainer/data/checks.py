@@ -1,0 +1,206 @@
+"""The checks at the end of `prepare`: what looks wrong in data that was read without an error, in words.
+
+A wrong unit of times, ids that do not join, or one user who owns all anonymous rows give a model that trains without an
+error and recommends badly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from tandem.contract import names
+from tandem.contract.numbers import finite_number
+from trainer.data import report as kinds
+from trainer.data.check_limits import CheckLimits
+from trainer.data.clean import Cleaned, StagedData
+from trainer.data.duckdb_engine import DuckDBEngine
+from trainer.data.missing import MISSING_NUMBERS, MISSING_WORDS, is_missing_number
+
+_FEW_ROWS: Final = 20
+_SOME_ROWS: Final = 100
+_TIMES_OF_AN_EQUAL_SHARE: Final = 10
+_NUM_EXAMPLES: Final = 3
+_YEAR_MICROSECONDS: Final = 365 * 86_400_000_000
+
+Level = Literal["warn", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that looks wrong."""
+
+    check: str
+    """Name of the check; its limits are keys of `CheckLimits`."""
+    level: Level
+    share: float
+    """0 to 1, the number that was compared with the limits."""
+    text: str
+    """What is wrong, and which keys to look at."""
+
+    def __str__(self) -> str:
+        return f"{self.level.upper()} {self.check}: {self.text}"
+
+
+def check(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned, limits: CheckLimits) -> tuple[Finding, ...]:
+    """The findings on prepared data, those that fail the run first."""
+    measured = (
+        *_joins(reader, staged, cleaned),
+        *_ids(reader, staged),
+        *_columns(reader, staged, cleaned),
+        *_features(reader, staged, cleaned),
+    )
+    found = [_finding(name, share, text, limits.of(name)) for name, share, text in measured]
+    return tuple(sorted((finding for finding in found if finding is not None), key=lambda finding: finding.level))
+
+
+def findings_text(findings: tuple[Finding, ...]) -> str:
+    """The findings as lines of text."""
+    return "\n".join(f"check: {finding}" for finding in findings) or "check: nothing looks wrong"
+
+
+def findings_to_dicts(findings: tuple[Finding, ...]) -> list[dict[str, Any]]:
+    """The findings as JSON values."""
+    return [asdict(finding) for finding in findings]
+
+
+_Measured = Iterator[tuple[str, float, str]]
+"""(check, share, what to say if the share is too large)."""
+
+
+def _finding(name: str, share: float, text: str, limits: tuple[float, float]) -> Finding | None:
+    warn, fail = limits
+    if share < min(warn, fail):
+        return None
+    level: Level = "fail" if share >= fail else "warn"
+    return Finding(check=name, level=level, share=round(share, 6), text=text)
+
+
+def _joins(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measured:
+    interactions = cleaned.report.file("interactions")
+    unmatched = interactions.noted.get(kinds.ITEM_WITHOUT_METADATA, 0)
+    if unmatched and staged.items is not None:
+        written, known = reader.read(cleaned.files[0]), staged.items.good(reader)
+        missing = written.anti_join(known, names.ITEM_ID)
+        yield (
+            "unmatched_items",
+            unmatched / interactions.rows_kept,
+            f"{unmatched:,} of {interactions.rows_kept:,} interactions are with an item that is not in "
+            f"{staged.items.report.path}: {_examples(reader, missing, names.ITEM_ID)}; its ids are like "
+            f"{_examples(reader, known, names.ITEM_ID)}. Compare interactions.item with items.id",
+        )
+        lower = known.select(known[names.ITEM_ID].lower().name(names.ITEM_ID)).distinct()
+        missing = missing.mutate(missing[names.ITEM_ID].lower().name("lower_id"))
+        joining = missing.semi_join(lower, [("lower_id", names.ITEM_ID)])
+        (row,) = reader.rows(joining.agg(rows=joining.count()))
+        yield (
+            "case_of_ids",
+            row["rows"] / interactions.rows_kept,
+            f"{row['rows']:,} interactions would have an item in the items file if upper and lower case did not count: "
+            f"{_examples(reader, joining, names.ITEM_ID)}",
+        )
+    if staged.users is not None:
+        without = cleaned.report.file("users").noted.get(kinds.USER_WITHOUT_FEATURES, 0)
+        yield (
+            "unmatched_users",
+            without / cleaned.num_users,
+            f"{without:,} of {cleaned.num_users:,} users are not in {staged.users.report.path}, whose ids are like "
+            f"{_examples(reader, staged.users.good(reader), names.USER_ID)}. Compare interactions.user with users.id",
+        )
+
+
+def _ids(reader: DuckDBEngine, staged: StagedData) -> _Measured:
+    rows, num_rows = staged.interactions.good(reader), staged.interactions.num_good
+    for column, name, key in ((names.USER_ID, "user", "one_user"), (names.ITEM_ID, "item", "one_item")):
+        counts = rows.group_by(column).agg(num_rows=rows.count())
+        (total,) = reader.rows(counts.agg(ids=counts.count(), most=counts["num_rows"].max()))
+        if not total["ids"] or num_rows < _FEW_ROWS:
+            continue
+        words = counts.filter(counts[column].lower().isin((*MISSING_WORDS, *MISSING_NUMBERS)))
+        is_absurd = total["most"] / num_rows >= _TIMES_OF_AN_EQUAL_SHARE / total["ids"]
+        for row in reader.rows(words.order_by(words["num_rows"].desc(), words[column])):
+            # Users may be numbered from 0, so a number needs a share that no other one has.
+            if row[column] in MISSING_NUMBERS and not (is_absurd and row["num_rows"] == total["most"]):
+                continue
+            yield (
+                "missing_ids",
+                row["num_rows"] / num_rows,
+                f"{row['num_rows']:,} of {num_rows:,} rows are of the {name} {row[column]!r}, which looks like a "
+                "missing value. If it is one, add it to the list interactions.nulls",
+            )
+        if num_rows >= _SOME_ROWS and is_absurd:
+            top = reader.rows(counts.order_by(counts["num_rows"].desc(), counts[column]).limit(1))[0]
+            yield (
+                key,
+                top["num_rows"] / num_rows,
+                f"{top['num_rows']:,} of {num_rows:,} rows are of the {name} {top[column]!r}",
+            )
+
+
+def _columns(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measured:
+    interactions = cleaned.report.file("interactions")
+    repeated = interactions.dropped.get(kinds.DUPLICATE, 0)
+    yield (
+        "duplicates",
+        repeated / max(1, interactions.rows_kept + repeated),
+        f"{repeated:,} rows repeat a user and an item, of which the first is kept; {interactions.rows_kept:,} rows "
+        "are left",
+    )
+    rows = staged.interactions.good(reader)
+    times, ratings = rows[names.TIMESTAMP], rows[names.RATING]
+    (found,) = reader.rows(
+        rows.agg(
+            rows=rows.count(),
+            first=times.min(),
+            last=times.max(),
+            in_1970=(times < _YEAR_MICROSECONDS).sum(),
+            lowest=ratings.min(),
+            highest=ratings.max(),
+            rated=ratings.count(),
+        )
+    )
+    if found["rows"] and found["last"]:  # else there are no times
+        yield (
+            "times_in_1970",
+            found["in_1970"] / found["rows"],
+            f"{found['in_1970']:,} of {found['rows']:,} times are in 1970; interactions.timestamp_unit is probably "
+            'wrong ("auto" finds it)',
+        )
+        equal = found["rows"] > 1 and found["first"] == found["last"]
+        yield (
+            "equal_times",
+            float(equal),
+            f"all {found['rows']:,} rows have the same time, so only the file orders them",
+        )
+    constant = found["rated"] >= _FEW_ROWS and found["lowest"] == found["highest"]
+    yield "constant_rating", float(constant), f"all {found['rated']:,} ratings are {found['lowest']}"
+
+
+def _features(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measured:
+    if not staged.feature_names:
+        return
+    users = reader.read(cleaned.files[2])
+    for name in staged.feature_names:
+        known = users.filter(users[name].notnull())
+        counts = known.group_by(name).agg(num_users=known.count())
+        values = {row[name]: row["num_users"] for row in reader.rows(counts)}
+        missing = {value: count for value, count in values.items() if is_missing_number(value)}
+        numbers = [value for value in values if value not in missing]
+        if missing and numbers and all(finite_number(value) is not None for value in numbers):
+            count = sum(missing.values())
+            yield (
+                "missing_numbers",
+                count / cleaned.num_users,
+                f"{count:,} of {cleaned.num_users:,} users have no number in the feature {name!r} but "
+                f"{_listed(list(missing))}; they count as users without a value",
+            )
+
+
+def _examples(reader: DuckDBEngine, rows: Any, column: str) -> str:
+    distinct = rows.select(column).distinct()
+    return _listed([row[column] for row in reader.rows(distinct.order_by(column).limit(_NUM_EXAMPLES))])
+
+
+def _listed(values: list[str]) -> str:
+    return ", ".join(repr(value) for value in values[:_NUM_EXAMPLES])
