@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def run(arguments: list[str], variables: dict[str, str]) -> subprocess.Completed
 @contextmanager
 def started(arguments: list[str], variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        command(*arguments), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*arguments), env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, umask=0o022
     )
     try:
         yield process
@@ -213,7 +214,11 @@ class TestStore:
                 assert process.wait(timeout=30) == expected
         with running_store(variables) as (_, client):
             assert client.mget("key-0", "key-1", "key-2") == [b"0", b"1", b"2"]
-        assert (folder / "data" / "valkey").is_dir()
+            client.save()
+        stored = [folder / "data", *(folder / "data").rglob("*")]
+        assert {"valkey", "dump.rdb"} <= {path.name for path in stored}
+        for path in stored:
+            assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
     def test_a_taken_port_is_an_error(self, tmp_path: Path, store_url: str) -> None:
         done = run(["store"], environment(tmp_path, TANDEM_STORE_URL=store_url))

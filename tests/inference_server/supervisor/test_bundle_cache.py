@@ -11,6 +11,8 @@ import pytest
 from inference_server.core.errors import RegistryUnavailable
 from inference_server.supervisor.bundle_cache import BundleCache
 from tandem.ops.model_registry import RegisteredVersion
+from tests.support.scripted_registry import scripted_registry
+from tests.support.serving import serve
 
 
 class OneBundle:
@@ -60,3 +62,20 @@ def test_a_record_that_names_no_version_is_no_record(cache: BundleCache, tmp_pat
     version = {"number": number, "model_version": "m", "source": ""}
     record.write_text(json.dumps({"model_name": "tandem", "alias": "champion", "version": version}))
     assert cache.last_served() is None or cache.find(RegisteredVersion("", "m", "")) is None
+
+
+@pytest.mark.process
+async def test_a_server_takes_no_number_of_a_registry_for_a_path(tmp_path: Path) -> None:
+    """The folder that it names is neither removed nor replaced, and the server waits for a registry that means well."""
+    victim = tmp_path / "victim" / "file"
+    victim.parent.mkdir()
+    victim.write_text("keep me")
+    with scripted_registry() as hostile:
+        hostile.number, hostile.source = "../../victim", tmp_path / "victim"
+        async with serve(
+            tmp_path / "data", until_serving=False, registry_uri=hostile.uri(), store_url="redis://127.0.0.1:1/0"
+        ) as server:
+            refused = await server.log("registry_unavailable")
+            assert "version '../../victim' is not a number" in refused["reason"]
+            assert await server.stop() == 0
+    assert victim.read_text() == "keep me"
