@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import grpc
 import pytest
+from grpc.aio._server import Server
 
 MARKERS: Final = ("process", "slow")
 
@@ -42,7 +43,8 @@ class Guard:
         # An audit hook cannot be removed; between tests it does nothing.
         sys.addaudithook(self._audit)
         # gRPC servers, which listen in C, and processes that multiprocessing spawns raise no audit event.
-        for module, name in ((grpc, "server"), (grpc.aio, "server"), (multiprocessing.util, "spawnv_passfds")):
+        of_grpc = ((grpc, "server"), (grpc.aio, "server"), (Server, "start"))
+        for module, name in (*of_grpc, (multiprocessing.util, "spawnv_passfds")):
             setattr(module, name, self._guarded(getattr(module, name)))
 
     @pytest.hookimpl(wrapper=True)
