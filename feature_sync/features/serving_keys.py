@@ -14,6 +14,7 @@ from tandem.contract.errors import StoreValueError
 from tandem.contract.live_items import LiveItemVector, item_vectors_feed, items_feed
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 from tandem.contract.streams import AppliedItemChange
+from tandem.ops.secrets import user_digest
 
 _STATE_PREFIX: Final = user_state_key("")
 _KEYS_AT_A_TIME: Final = 1_000
@@ -75,7 +76,7 @@ class ServingKeys:
                     )
                 )
             except StoreValueError as error:
-                _log.warning("unreadable_user_left_out", user_id=user_id, error=str(error))
+                _log.warning("unreadable_user_left_out", user=user_digest(user_id), error=str(error))
         return found
 
     def item_changes(self) -> dict[str, AppliedItemChange]:

@@ -11,7 +11,6 @@ content is logged. Passwords are redacted (see `tandem.ops.secrets`), and a trac
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 import traceback
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 import structlog
 
 from inference_server.telemetry.line_limit import LineLimit
-from tandem.ops.secrets import redact_event
+from tandem.ops.secrets import redact_event, user_digest
 
 _log = structlog.get_logger()
 _failures = LineLimit()
@@ -61,11 +60,6 @@ def configure_logging(level: str, *, process: str) -> None:
     handler.addFilter(LibraryLines().admits)
     # Libraries log from warning on: alembic and MLflow log every migration and download at info.
     logging.basicConfig(handlers=[handler], level=max(_LEVELS[level], logging.WARNING), force=True)
-
-
-def user_digest(user_id: str) -> str:
-    """The user's pseudonym in the logs: `printf %s USER_ID | sha256sum | cut -c1-16`. Empty: an anonymous visitor."""
-    return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:16] if user_id else ""
 
 
 def logs_answers() -> bool:

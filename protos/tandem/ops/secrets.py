@@ -8,6 +8,7 @@ users' ids and events are among them.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -83,6 +84,11 @@ def redacted(text: str) -> str:
     if "://" in text:
         text = _URL.sub(_shown_url, text)
     return _ASSIGNMENT.sub(rf"\1{MASK}", text)
+
+
+def user_digest(user_id: str) -> str:
+    """The user's pseudonym in the logs: `printf %s USER_ID | sha256sum | cut -c1-16`. Empty: an anonymous visitor."""
+    return hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:16] if user_id else ""
 
 
 class RedactingFormatter(logging.Formatter):

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from inference_server.telemetry.logs import log_answered, log_failed, user_digest
+from inference_server.telemetry.logs import log_answered, log_failed
+from tandem.ops.secrets import user_digest
 
 PROGRAM = """
 from inference_server.telemetry.logs import configure_logging, log_answered, log_failed

@@ -16,7 +16,7 @@ import structlog
 from inference_server.api.grpc.bulk import IN_FLIGHT, recommend_batch
 from inference_server.api.grpc.decoding import Decoder
 from inference_server.model.serving_model import ModelSlot
-from inference_server.telemetry.logs import user_digest
+from tandem.ops.secrets import user_digest
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import Parts, in_process
 from tests.inference_server.request.requests_at_stages import slow_tower
