@@ -149,6 +149,19 @@ class WorkerMetrics:
             investigate_when="The 99th percentile nears the callers' deadline.",
         ),
     ]
+    http_refused_by_limit: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_http_refused",
+            "HTTP connections closed because of a limit, or because they did not speak HTTP.",
+            Kind.COUNTER,
+            labels=("limit",),
+            unit="connections",
+            merge=Merge.SUM,
+            investigate_when="It grows: `http_refused` in the log has an address for each limit, once a minute. "
+            "`connections`, `held_bytes`: more callers at once than a worker takes, or an attack.",
+        ),
+    ]
     batch_requests: Annotated[
         Histogram,
         WorkerMetric(

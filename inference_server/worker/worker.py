@@ -237,6 +237,7 @@ class Worker:
                 app,
                 host=settings.host,
                 port=message.http_port,
+                statistics=self._statistics,
                 reuse_port=True,
                 certificates=self._security.certificates,
             )

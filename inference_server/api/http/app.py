@@ -285,7 +285,7 @@ class _Api:
         except RequestError as error:
             return error_response(error)
         except HttpRefusal as refusal:
-            return refusal_response(refusal.http_status, str(refusal))
+            return refusal_response(refusal.http_status, str(refusal), headers=refusal.headers)
         except ClientGone:
             return Response(status_code=_CLIENT_GONE)
         except asyncio.CancelledError:

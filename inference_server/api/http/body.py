@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 import math
 import re
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
+from inference_server.api.http.compression import coding_of, unpacked
 from inference_server.api.http.errors import ClientGone, HttpRefusal
 from inference_server.api.http.responses import JSON_MEDIA_TYPE
 from inference_server.api.http.validation import BODY
@@ -21,6 +23,10 @@ MAX_TIMEOUT_MS: Final = 86_400_000
 
 _BODY_SECONDS: Final = 10.0
 """Longest wait for the rest of a body: a caller that stops sending must not hold memory forever."""
+_JSON_MEDIA_TYPES: Final = frozenset({JSON_MEDIA_TYPE, "text/json"})
+_JSON_SUFFIX: Final = re.compile(r"application/[a-z0-9!#$&^_.-]+\+json", re.ASCII)
+"""Media types built on JSON, as application/vnd.shop+json."""
+_CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _POSITIVE_INTEGER: Final = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
@@ -47,34 +53,53 @@ def timeout_seconds(request: Request) -> float | None:
 
 
 async def read_json(request: Request, max_bytes: int) -> Any:
-    """The parsed body.
+    """The parsed body, unpacked if it is compressed.
 
-    Raises HttpRefusal if the content type is not JSON or the body is too large, InvalidRequest if it is not JSON, and
-    ClientGone.
+    Raises HttpRefusal if it is not described as JSON, if its compression is not understood or if it has more than
+    `max_bytes`, compressed or not; InvalidRequest if it is not JSON; and ClientGone.
     """
-    media_type = (header(request, "content-type") or "").partition(";")[0].strip().lower()
-    if media_type != JSON_MEDIA_TYPE:
-        raise HttpRefusal(415, f"the content type must be {JSON_MEDIA_TYPE}")
+    _check_media_type(header(request, "content-type"))
+    coding = coding_of(header(request, "content-encoding"))
     body = await _read(request, max_bytes)
+    if coding is not None:
+        body = unpacked(body, coding, max_bytes)
     try:
-        return _decode(body.decode())
+        return _decode(body.removeprefix(codecs.BOM_UTF8).decode())
     except RecursionError:
         raise InvalidRequest(BODY, "is nested too deeply") from None
-    except ValueError as error:  # includes UnicodeDecodeError, and integers of thousands of digits
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(BODY, f"is not UTF-8 at byte {error.start}") from None
+    except ValueError as error:  # includes integers of thousands of digits
         raise InvalidRequest(BODY, f"is not JSON: {error}") from None
+
+
+def _check_media_type(given: str | None) -> None:
+    """Raises HttpRefusal unless a `content-type` says JSON in UTF-8."""
+    if given == JSON_MEDIA_TYPE:
+        return
+    media_type, _, parameters = (given or "").partition(";")
+    name = media_type.strip().lower()
+    if name not in _JSON_MEDIA_TYPES and _JSON_SUFFIX.fullmatch(name) is None:
+        said = f"not {name:.60}" if name else "and none was given"
+        raise HttpRefusal(415, f"the content type must be {JSON_MEDIA_TYPE}, {said}")
+    for parameter in parameters.split(";"):
+        key, _, value = parameter.partition("=")
+        charset = value.strip().strip('"').lower()
+        if key.strip().lower() == "charset" and charset not in _CHARSETS:
+            raise HttpRefusal(415, f"the charset of the body must be utf-8, not {charset:.60}")
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
     declared = header(request, "content-length")
     if declared is not None and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    body, more = await _next_part(request)
-    if not more:
-        _refuse_too_large(body, max_bytes)
-        return body
-    parts = bytearray(body)
     try:
         async with asyncio.timeout(_BODY_SECONDS):
+            body, more = await _next_part(request)
+            if not more:
+                _refuse_too_large(body, max_bytes)
+                return body
+            parts = bytearray(body)
             while more:
                 _refuse_too_large(parts, max_bytes)
                 body, more = await _next_part(request)

@@ -36,11 +36,15 @@ STATUS_OF: Final[Mapping[type[RequestError], tuple[int, str]]] = {
 """Every class under RequestError, with the name of the corresponding gRPC status."""
 
 _STATUS_NAMES: Final = {
+    400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
     405: "UNIMPLEMENTED",
     408: "DEADLINE_EXCEEDED",
     413: "INVALID_ARGUMENT",
+    414: "INVALID_ARGUMENT",
     415: "INVALID_ARGUMENT",
+    429: "RESOURCE_EXHAUSTED",
+    431: "INVALID_ARGUMENT",
     500: "INTERNAL",
     503: "UNAVAILABLE",
 }
@@ -49,9 +53,11 @@ _STATUS_NAMES: Final = {
 class HttpRefusal(InferenceServerError):
     """A request that HTTP itself, not the API, refuses. Never leaves this folder."""
 
-    def __init__(self, http_status: int, message: str) -> None:
+    def __init__(self, http_status: int, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """`headers` are those of the answer, beside the usual ones."""
         super().__init__(message)
         self.http_status = http_status
+        self.headers = headers
 
 
 class ClientGone(InferenceServerError):

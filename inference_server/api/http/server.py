@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import socket
 import ssl
 import termios
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
 
+from inference_server.api.http.connections import Connections
+from inference_server.api.http.handshake import TlsListener
+from inference_server.api.http.limits import HttpLimits, Refusals
+from inference_server.api.http.protocol import LimitedProtocol
 from inference_server.core.errors import PortUnavailable
 from inference_server.core.listeners import has_waiting_connections
 from inference_server.security.tls import Certificates
+from inference_server.telemetry.statistics import Statistics
 
 _BACKLOG: Final = 2048
-_KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than the 60 s after which load balancers close a connection: if the server closed first, a request that
-crosses the close would be lost."""
+_DEFAULT_LIMITS: Final = HttpLimits()
 _LEAVE_SECONDS: Final = 0.5
 """Time at a shutdown in which the client of an idle connection may send a request, and be told that it is the last."""
 _ACCEPT_SECONDS: Final = 0.05
@@ -39,6 +42,8 @@ class HttpServer:
         *,
         host: str,
         port: int,
+        statistics: Statistics,
+        limits: HttpLimits = _DEFAULT_LIMITS,
         reuse_port: bool = False,
         certificates: Certificates | None = None,
     ) -> None:
@@ -59,7 +64,6 @@ class HttpServer:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             backlog=_BACKLOG,
             **_ssl_options(certificates),
         )
@@ -73,13 +77,24 @@ class HttpServer:
             raise PortUnavailable(f"cannot listen on {host}:{port} for HTTP: {error}") from error
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(self._config)
+        self._connections = Connections(limits, Refusals(statistics))
         self._ticking: asyncio.Task[None] | None = None
+        self._accepting: tuple[asyncio.Task[None], ...] = ()
+        self._helping: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         """Begins to answer."""
-        # The steps of uvicorn.Server.serve, without its signal handlers: the worker has its own.
+        # The steps of uvicorn.Server.serve, without its signal handlers and its listener: the worker has its own.
         self._server.lifespan = self._config.lifespan_class(self._config)
-        await self._server.startup(sockets=[self._socket])
+        protocol = partial(LimitedProtocol, self._config, self._server.server_state, self._connections)
+        self._server.servers = []
+        if self._config.ssl is None:
+            loop = asyncio.get_running_loop()
+            self._server.servers = [await loop.create_server(protocol, sock=self._socket, backlog=_BACKLOG)]
+        else:
+            listener = TlsListener(self._socket, self._config.ssl, protocol, self._connections)
+            self._accepting = (asyncio.create_task(listener.run(), name="http-accepts"),)
+        self._helping = (asyncio.create_task(self._connections.keep_deadlines(), name="http-deadlines"),)
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-ticks")
 
     async def stop(self, *, grace_seconds: float) -> None:
@@ -92,9 +107,7 @@ class HttpServer:
             self._socket.close()
             return
         give_up_at = time.monotonic() + grace_seconds
-        self._ticking.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._ticking
+        await _cancelled(self._ticking)
         await self._leave_port()
         await self._let_go(give_up_at)
         left_seconds = max(0.0, give_up_at - time.monotonic())
@@ -103,8 +116,8 @@ class HttpServer:
         state = self._server.server_state
         if state.tasks:
             await asyncio.wait(set(state.tasks), timeout=_CLOSING_SECONDS)
-        for connection in list(state.connections):
-            connection.transport.abort()
+        self._connections.abort_all()
+        await _cancelled(*self._helping)
 
     async def _leave_port(self) -> None:
         accepted_at = time.monotonic() + _ACCEPT_SECONDS
@@ -114,6 +127,7 @@ class HttpServer:
             await asyncio.sleep(0)
         for server in self._server.servers:
             server.close()
+        await _cancelled(*self._accepting)
         self._socket.close()
 
     async def _let_go(self, give_up_at: float) -> None:
@@ -134,6 +148,12 @@ class HttpServer:
                 for connection in idle:
                     if not _has_unread_bytes(connection):
                         connection.shutdown()
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _is_idle(connection: Any) -> bool:

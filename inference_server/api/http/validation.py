@@ -19,6 +19,10 @@ BODY: Final = "body"
 # Stands for the wrong value in messages: the value itself may be a list of ten thousand ids.
 _VALUE: Final = "the value"
 
+_MAX_DEPTH: Final = 16
+_MAX_NAME_CHARACTERS: Final = 64
+"""A caller's own names are cut off in messages: each may be as long as the payload."""
+
 _Kind = jsonschema_rs.ValidationErrorKind
 
 
@@ -34,6 +38,19 @@ class PayloadCheck:
             self._validator.validate(payload)
         except jsonschema_rs.ValidationError as error:
             raise InvalidRequest(*_explain(error)) from None
+        except ValueError:
+            # The library gives up on a value that is nested too deeply, and does not say where it is. No payload of the
+            # API is nested as deeply as what is left here, so the error that it has is at the right place.
+            self.check(_cut(payload, _MAX_DEPTH))
+
+
+def _cut(value: object, depth: int) -> object:
+    """A copy in which everything below `depth` containers is None."""
+    if isinstance(value, dict):
+        return {name: _cut(entry, depth - 1) for name, entry in value.items()} if depth else None
+    if isinstance(value, list):
+        return [_cut(entry, depth - 1) for entry in value] if depth else None
+    return value
 
 
 def _explain(error: jsonschema_rs.ValidationError) -> tuple[str, str]:
@@ -51,5 +68,9 @@ def _explain(error: jsonschema_rs.ValidationError) -> tuple[str, str]:
 
 
 def _path(parts: Sequence[str | int]) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{_shortened(part)}" for part in parts)
     return text.removeprefix(".") or BODY
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS]}..."

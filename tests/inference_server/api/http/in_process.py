@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from inference_server.api.http.app import ApiKeys, create_app
+from inference_server.api.http.limits import HttpLimits
 from inference_server.api.http.server import HttpServer
 from inference_server.model.serving_model import ModelSlot
 from inference_server.policy.policy_file import PolicyFile
@@ -49,6 +50,8 @@ async def served(
     api_keys: ApiKeys | None = None,
     certificates: Certificates | None = None,
     ladder: Ladder | None = None,
+    limits: HttpLimits = HttpLimits(),  # noqa: B008 - it is frozen
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Served]:
     """The worker's object graph with HTTP alone; without `store_url` the store is down."""
     statistics = Statistics()
@@ -65,7 +68,7 @@ async def served(
         )
         recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
         app = create_app(recommender, recorder, models, statistics, api_keys=api_keys)
-        server = HttpServer(app, host="127.0.0.1", port=0, certificates=certificates)
+        server = HttpServer(app, host=host, port=0, statistics=statistics, limits=limits, certificates=certificates)
         await store.start()
         await recommender.start()
         await recorder.start()

@@ -19,6 +19,7 @@ from inference_server.core.settings import TlsFiles
 from inference_server.model.serving_model import ModelSlot
 from inference_server.security.callers import ALL_RIGHTS, Caller, Right
 from inference_server.security.tls import Certificates
+from inference_server.telemetry.statistics import Statistics
 from tests.inference_server.api.http.in_process import RECOMMEND, served
 from tests.inference_server.request.requests_at_stages import slow_tower
 from tests.support.certificates import Authority
@@ -210,11 +211,11 @@ class TestPorts:
         async with served(models) as running:
             port = running.server.port
             with pytest.raises(PortUnavailable, match=f"127.0.0.1:{port} for HTTP"):
-                HttpServer(_nothing, host="127.0.0.1", port=port)
+                HttpServer(_nothing, host="127.0.0.1", port=port, statistics=Statistics())
 
     async def test_workers_may_share_one(self) -> None:
-        first = HttpServer(_nothing, host="127.0.0.1", port=0, reuse_port=True)
-        second = HttpServer(_nothing, host="127.0.0.1", port=first.port, reuse_port=True)
+        first = HttpServer(_nothing, host="127.0.0.1", port=0, statistics=Statistics(), reuse_port=True)
+        second = HttpServer(_nothing, host="127.0.0.1", port=first.port, statistics=Statistics(), reuse_port=True)
         assert second.port == first.port
         await first.stop(grace_seconds=0)
         await second.stop(grace_seconds=0)
