@@ -5,6 +5,7 @@ Every process of the server (supervisor, worker, check) reads them from the same
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -23,6 +24,9 @@ from tandem.ops.settings_types import (
     default_registry_uri,
 )
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+"""As browsers write it: in lower case, without a path."""
+
 _Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -30,6 +34,16 @@ def _usable_otlp_endpoint(url: str) -> str:
     if url and not url.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     return url
+
+
+def _usable_origins(text: str) -> str:
+    origins = [origin.strip() for origin in text.split(",") if origin.strip()]
+    for origin in origins:
+        if origin == "*" and len(origins) > 1:
+            raise ValueError("* already stands for every origin: name it alone")
+        if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+            raise ValueError(f"{origin:.100} is no origin such as https://shop.example or http://localhost:3000")
+    return ",".join(origins)
 
 
 def _existing_directory(path: Path | None) -> Path | None:
@@ -58,7 +72,8 @@ class Settings(EnvironmentSettings):
     """All settings. The docstring under each says its unit, its effect and when to change it."""
 
     host: str = "127.0.0.1"
-    """Address to listen on, for gRPC, HTTP and metrics. 0.0.0.0 in a container."""
+    """Address to listen on, for gRPC, HTTP and metrics. 0.0.0.0 in a container; `::` listens on all addresses of IPv6
+    and of IPv4, `::1` on this machine's over IPv6."""
 
     grpc_port: _Port = 50051
     """Port of the gRPC API; 0 takes any free port, which the log names."""
@@ -68,6 +83,20 @@ class Settings(EnvironmentSettings):
 
     http_enabled: bool = True
     """Whether the HTTP API is served. Turn it off where all callers use gRPC."""
+
+    http_cors_origins: Annotated[str, AfterValidator(_usable_origins)] = ""
+    """Origins whose pages may call the HTTP API from a browser, as https://shop.example, separated by commas; `*`:
+    every origin. Empty: no page may. Cookies are never asked for, and an API key in a page can be read by everybody who
+    opens it."""
+
+    http_max_connections: int = Field(default=500, ge=1, le=100_000)
+    """Maximum number of HTTP connections of one worker. A new one takes the place of the one that has been without a
+    whole request for longest. Raise it where many clients keep connections open; an open one costs 10 kB, under TLS up
+    to 150 kB. At most half of the file descriptors that the process may open are used."""
+
+    http_max_connections_per_address: int = Field(default=0, ge=0, le=100_000)
+    """Maximum number of HTTP connections of one worker from one IPv4 address, or one IPv6 network of 64 bits; further
+    ones get 429. 0: no limit. Leave it at 0 behind a proxy or load balancer, which has one address for all callers."""
 
     metrics_port: _Port = 9100
     """Port of the Prometheus endpoint /metrics; 0 takes any free port, which the log names."""
@@ -237,6 +266,11 @@ class Settings(EnvironmentSettings):
         if path is None and certificate is not None and info.field_name == "tls_key":
             raise ValueError("is needed with TANDEM_TLS_CERTIFICATE")
         return path
+
+    @property
+    def cors_origins(self) -> tuple[str, ...]:
+        """The origins of `http_cors_origins`; empty: cross-origin requests are not answered for browsers."""
+        return tuple(filter(None, self.http_cors_origins.split(",")))
 
     @property
     def tls(self) -> TlsFiles | None:

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 
 from inference_server.core.errors import PortUnavailable
+from tandem.ops.listening import bind, printed, resolved
 
 
 @contextlib.contextmanager
@@ -23,18 +24,16 @@ def hold_port(host: str, port: int, *, purpose: str) -> Iterator[int]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            family, _, _, _, address = socket.getaddrinfo(
-                host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
+            family, address = resolved(host, port)
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 # Lingering connections of a server that has just ended do not block the port.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+                bind(probe, address)
             # Without SO_REUSEADDR here: with it, the probe of a second server would not see this socket.
             holder = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            holder.bind(address)
+            bind(holder, address)
         except OSError as error:
-            raise PortUnavailable(f"cannot listen on {host}:{port} for {purpose}: {error}") from error
+            raise PortUnavailable(f"cannot listen on {printed(host, port)} for {purpose}: {error}") from error
         number: int = holder.getsockname()[1]
         yield number

@@ -20,6 +20,7 @@ from inference_server.supervisor.server_metrics import SERVER_METRICS
 from inference_server.supervisor.server_view import ServerView
 from inference_server.telemetry.worker_metric import WorkerMetric, worker_metrics
 from tandem.ops import metrics_server
+from tandem.ops.listening import printed
 from tandem.ops.metrics import Kind, Metric
 
 _FAMILIES: Final[dict[Kind, type[CounterMetricFamily | GaugeMetricFamily]]] = {
@@ -60,7 +61,7 @@ class MetricsServer:
         try:
             self._server = metrics_server.MetricsServer(make_wsgi_app(registry), host=host, port=port)
         except OSError as error:
-            raise PortUnavailable(f"cannot listen on {host}:{port} for metrics: {error}") from error
+            raise PortUnavailable(f"cannot listen on {printed(host, port)} for metrics: {error}") from error
         self.port: int = self._server.port
 
     def close(self) -> None:

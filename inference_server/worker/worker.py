@@ -22,6 +22,7 @@ import structlog
 from inference_server.api.grpc.server import GrpcServer, Limits
 from inference_server.api.grpc.servicer import RecommendationServicer
 from inference_server.api.http.app import create_app
+from inference_server.api.http.limits import HttpLimits
 from inference_server.api.http.server import HttpServer
 from inference_server.control.messages import (
     BreakerChanged,
@@ -232,12 +233,14 @@ class Worker:
                 self._statistics,
                 api_keys=self._security.api_keys,
                 max_body_bytes=settings.max_request_bytes,
+                cors_origins=settings.cors_origins,
             )
             self._http = HttpServer(
                 app,
                 host=settings.host,
                 port=message.http_port,
                 statistics=self._statistics,
+                limits=HttpLimits.of(settings),
                 reuse_port=True,
                 certificates=self._security.certificates,
             )

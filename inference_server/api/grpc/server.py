@@ -20,6 +20,7 @@ from inference_server.api.grpc.unknown_methods import robust_server
 from inference_server.core.errors import PortUnavailable
 from inference_server.security.files import Security
 from inference_server.telemetry.statistics import Statistics
+from tandem.ops.listening import numeric, printed
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
@@ -105,7 +106,7 @@ class GrpcServer:
             add_reflection(served, services)
         self.methods = tuple(services.methods)
         self._streams = tuple(f"/{method}" for method in services.streams)
-        self.port = self._listen(f"{host}:{port}", security)
+        self.port = self._listen(host, port, security)
 
     async def start(self) -> None:
         """Begins to answer, NOT_SERVING."""
@@ -124,13 +125,14 @@ class GrpcServer:
         await self._health.end()
         await drain(self._server, self.port, grace_seconds=grace_seconds, streams=self._streams)
 
-    def _listen(self, address: str, security: Security) -> int:
+    def _listen(self, host: str, port: int, security: Security) -> int:
         try:
+            address = printed(numeric(host), port)
             if security.certificates is None:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, server_credentials(security.certificates))
-        except RuntimeError as error:
-            raise PortUnavailable(f"cannot listen on {address} for gRPC: {error}") from error
+        except (OSError, RuntimeError) as error:
+            raise PortUnavailable(f"cannot listen on {printed(host, port)} for gRPC: {error}") from error
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", SERVICE_NAME):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from fastapi import FastAPI
@@ -17,12 +17,13 @@ from fastapi.routing import APIRoute
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.message import Message
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from inference_server.api.http import openapi
-from inference_server.api.http.body import header, read_json, timeout_seconds
+from inference_server.api.http.body import TIMEOUT_HEADER, header, read_json, timeout_seconds
 from inference_server.api.http.errors import (
     ClientGone,
     HttpRefusal,
@@ -50,6 +51,11 @@ _CLIENT_GONE: Final = 499
 
 _PLACE: Final = re.compile(r" at \w+\.(\S+?)\.*$")
 """Where protobuf's reader of JSON says that a value is wrong: "... at RecordEventsRequest.events[0].occurred_at."."""
+
+_CORS_METHODS: Final = ("GET", "HEAD", "POST", "PUT")
+_CORS_HEADERS: Final = ("authorization", "content-encoding", TIMEOUT_HEADER, "traceparent", "tracestate", "x-api-key")
+"""Those that the API reads, beside the ones that browsers may always send."""
+_CORS_EXPOSED: Final = ("allow", "accept-encoding", "retry-after", "www-authenticate")
 
 _Endpoint = Callable[[Request], Coroutine[Any, Any, Response]]
 _Result = TypeVar("_Result")
@@ -87,9 +93,10 @@ def create_app(
     *,
     api_keys: ApiKeys | None,
     max_body_bytes: int = 1 << 20,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application. With `api_keys`, every endpoint except the two probes needs a key; a body may have at most
-    `max_body_bytes`."""
+    `max_body_bytes`; pages of `cors_origins` ("*": all) may call it from a browser."""
     api = _Api(recommender, recorder, models, statistics, api_keys=api_keys, max_body_bytes=max_body_bytes)
     app = FastAPI(
         **openapi.ABOUT,
@@ -132,6 +139,18 @@ def create_app(
     app.add_api_route("/healthz", api.healthz, methods=get, **description.healthz)
     app.add_api_route("/readyz", api.readyz, methods=get, **description.readyz)
     api.openapi_document = openapi.document(app, components(), authenticated=api_keys is not None)
+    for route in app.routes:
+        # Not earlier: the document would describe every such endpoint twice.
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            route.methods.add("HEAD")
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=tuple(cors_origins),
+            allow_methods=_CORS_METHODS,
+            allow_headers=_CORS_HEADERS,
+            expose_headers=_CORS_EXPOSED,
+        )
     return app
 
 
@@ -253,7 +272,9 @@ class _Api:
         """The answer for a path or a method that does not exist."""
         assert isinstance(error, HTTPException)
         if error.status_code == 405:
-            response = refusal_response(405, f"{request.method} is not allowed here", headers=error.headers)
+            # Starlette joins a set, whose order changes from process to process.
+            allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+            response = refusal_response(405, f"{request.method} is not allowed here", headers={"allow": allowed})
         else:
             response = refusal_response(404, "there is nothing at this path")
         self._statistics.http_requests_by_status[str(response.status_code)] += 1

@@ -6,14 +6,17 @@ no memory left, and all of it is kept before a key is checked.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
+from inference_server.core.settings import Settings
+from inference_server.telemetry.line_limit import LineLimit
 from inference_server.telemetry.statistics import Statistics
 
 _log = structlog.get_logger()
@@ -21,7 +24,7 @@ _log = structlog.get_logger()
 _LOG_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class HttpLimits:
     """Limits of one worker's HTTP port. Sizes are exact to 1 kB: a piece of this size is parsed at once."""
 
@@ -53,6 +56,19 @@ class HttpLimits:
     max_connections_per_address: int = 0
     """Connections at once from one IPv4 address or one IPv6 network of 64 bits; 0: no limit."""
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits of a worker with these settings. The other half of its file descriptors is for gRPC, the store and
+        files."""
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = settings.http_max_connections
+        return cls(
+            max_connections=most if descriptors == resource.RLIM_INFINITY else min(most, max(1, descriptors // 2)),
+            max_connections_per_address=settings.http_max_connections_per_address,
+            # Room for at least some of the largest bodies.
+            max_held_bytes=max(cls.max_held_bytes, 4 * settings.max_request_bytes),
+        )
+
 
 class Limit(StrEnum):
     """Which limit was exceeded; the values label the metric."""
@@ -76,20 +92,13 @@ class Refusals:
     def __init__(self, statistics: Statistics, *, clock: Callable[[], float] = monotonic) -> None:
         """`clock` counts seconds."""
         self._statistics = statistics
-        self._clock = clock
-        self._logged_at: dict[Limit, float] = {}
-        self._unlogged: dict[Limit, int] = {}
+        self._lines = LineLimit(seconds=_LOG_SECONDS, clock=clock)
 
     def count(self, limit: Limit, address: str, *, status: int | None = None) -> None:
         """Counts one connection that is closed for this reason. `status` is that of the answer, if there is one."""
         self._statistics.http_refused_by_limit[limit] += 1
         if status is not None:
             self._statistics.http_requests_by_status[str(status)] += 1
-        unlogged = self._unlogged.get(limit, 0) + 1
-        now = self._clock()
-        if now - self._logged_at.get(limit, -_LOG_SECONDS) < _LOG_SECONDS:
-            self._unlogged[limit] = unlogged
-            return
-        self._logged_at[limit] = now
-        self._unlogged[limit] = 0
-        _log.warning("http_refused", limit=str(limit), count=unlogged, last_address=address)
+        left_out = self._lines.admit(limit)
+        if left_out is not None:
+            _log.warning("http_refused", limit=str(limit), count=left_out + 1, last_address=address)

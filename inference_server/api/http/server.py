@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import socket
 import ssl
 import termios
 import time
@@ -22,6 +21,7 @@ from inference_server.core.errors import PortUnavailable
 from inference_server.core.listeners import has_waiting_connections
 from inference_server.security.tls import Certificates
 from inference_server.telemetry.statistics import Statistics
+from tandem.ops.listening import listen, printed
 
 _BACKLOG: Final = 2048
 _DEFAULT_LIMITS: Final = HttpLimits()
@@ -70,11 +70,10 @@ class HttpServer:
         self._config.load()
         if certificates is not None:
             self._config.ssl = certificates.following_context()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+            self._socket = listen(host, port, backlog=_BACKLOG, reuse_port=reuse_port)
         except OSError as error:
-            raise PortUnavailable(f"cannot listen on {host}:{port} for HTTP: {error}") from error
+            raise PortUnavailable(f"cannot listen on {printed(host, port)} for HTTP: {error}") from error
         self.port: int = self._socket.getsockname()[1]
         self._server = uvicorn.Server(self._config)
         self._connections = Connections(limits, Refusals(statistics))

@@ -33,15 +33,23 @@ class PayloadCheck:
         self._validator = jsonschema_rs.Draft202012Validator(schema, mask=_VALUE, validate_formats=True)
 
     def check(self, payload: object) -> None:
-        """Raises InvalidRequest for the first error, with its path: "filter.attributes[0].name"."""
+        """Raises InvalidRequest for the first error, with its path: "filter.attributes[0].name"; UnicodeEncodeError for
+        half of a surrogate pair."""
+        try:
+            self._validate(payload)
+        except UnicodeEncodeError:
+            raise
+        except ValueError:
+            # The library gives up on a value that is nested too deeply, and does not say where it is. No payload of the
+            # API is nested as deeply as what is left here, so the error that it has is at the right place.
+            self._validate(_cut(payload, _MAX_DEPTH))
+            raise InvalidRequest(BODY, "is nested too deeply") from None
+
+    def _validate(self, payload: object) -> None:
         try:
             self._validator.validate(payload)
         except jsonschema_rs.ValidationError as error:
             raise InvalidRequest(*_explain(error)) from None
-        except ValueError:
-            # The library gives up on a value that is nested too deeply, and does not say where it is. No payload of the
-            # API is nested as deeply as what is left here, so the error that it has is at the right place.
-            self.check(_cut(payload, _MAX_DEPTH))
 
 
 def _cut(value: object, depth: int) -> object:

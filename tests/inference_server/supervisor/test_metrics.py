@@ -47,6 +47,7 @@ def busy_worker(number: int) -> Statistics:
         statistics.count_answer(Source.POPULAR, (Degraded.STORE_TIMEOUT, Degraded.DEADLINE))
     statistics.http_requests_by_status["200"] += number
     statistics.http_requests_by_status[f"50{number}"] += 1
+    statistics.http_refused_by_limit["head"] += number
     statistics.http_request_seconds.observe(2.0 * number)
     statistics.batch_requests.observe(8 * number)
     statistics.batch_requests.observe(1000)

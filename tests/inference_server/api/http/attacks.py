@@ -6,16 +6,23 @@ keys and TLS on and off, and prints a table.
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import contextlib
 import math
 import socket
 import ssl
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from tests.support.certificates import Authority
+from tests.support.serving import serve
+from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
 _GIVE_UP_SECONDS: Final = 60.0
 _PIECE: Final = 1 << 16
@@ -257,12 +264,43 @@ def _watch(target: Target, outcome: Outcome, before: float, done: threading.Even
         outcome.grown_mb = max(outcome.grown_mb, target.rss_mb() - before)
 
 
-def table(target: Target, *, megabytes: float, show: Callable[[str], None] = print) -> None:
-    """Runs every attack, and shows one line for each."""
-    for attack in ATTACKS:
-        outcome = run(attack, target, megabytes=megabytes, hold_seconds=1.0)
-        slowest = max(outcome.probe_seconds, default=float("nan"))
-        show(
-            f"{attack.name:55} {outcome.grown_mb:7.1f} {outcome.kept_mb:7.1f} {outcome.sent_mb:8.1f} "
-            f"{len(outcome.probe_seconds):5} {outcome.failed_probes:4} {slowest * 1e3:8.0f}  {sorted(outcome.statuses)}"
-        )
+async def _all_at_full_size(*, protected: bool, megabytes: float) -> None:
+    """Runs every attack on a server of its own, and prints one line for each; `protected`: with TLS and keys."""
+    with tempfile.TemporaryDirectory(prefix="tandem-attacks-") as name:
+        folder = Path(name)
+        settings: dict[str, object] = {"bundle_path": build_tiny_bundle(folder / "bundle", TinySpec()).directory}
+        tls = None
+        if protected:
+            authority = Authority()
+            certificate, key = authority.issue().write(folder)
+            tls = ssl.create_default_context(cadata=authority.certificate.decode())
+            keys = folder / "keys"
+            keys.write_text("somebody:" + "0" * 64 + "\n")
+            settings |= {"tls_certificate": certificate, "tls_key": key, "api_keys_file": keys}
+        print(f"{'TLS and keys' if protected else 'plaintext, no keys'}, {megabytes:g} MB")
+        print("attack, peak MB, kept MB, sent MB, probes answered, probes failed, slowest ms, statuses")
+        async with serve(folder / "data", until_serving=not protected, **settings) as server:
+            target = Target(port=server.http_port, pid=await server.worker_pid(1), tls=tls)
+            await server.log("model_serving")
+            for attack in ATTACKS:
+                outcome = await asyncio.to_thread(run, attack, target, megabytes=megabytes, hold_seconds=1.0)
+                slowest = max(outcome.probe_seconds, default=float("nan"))
+                print(
+                    f"{attack.name:55} {outcome.grown_mb:8.1f} {outcome.kept_mb:8.1f} {outcome.sent_mb:8.1f} "
+                    f"{len(outcome.probe_seconds):7} {outcome.failed_probes:6} {slowest * 1e3:10.0f}  "
+                    f"{sorted(outcome.statuses)}",
+                    flush=True,
+                )
+
+
+def main() -> None:
+    """Runs everything."""
+    parser = argparse.ArgumentParser(description="Attack the HTTP port of a server of its own.")
+    parser.add_argument("--megabytes", type=float, default=64.0)
+    arguments = parser.parse_args()
+    for protected in (False, True):
+        asyncio.run(_all_at_full_size(protected=protected, megabytes=arguments.megabytes))
+
+
+if __name__ == "__main__":
+    main()

@@ -51,7 +51,7 @@ async def served(
     certificates: Certificates | None = None,
     ladder: Ladder | None = None,
     limits: HttpLimits = HttpLimits(),  # noqa: B008 - it is frozen
-    host: str = "127.0.0.1",
+    cors_origins: tuple[str, ...] = (),
 ) -> AsyncIterator[Served]:
     """The worker's object graph with HTTP alone; without `store_url` the store is down."""
     statistics = Statistics()
@@ -67,8 +67,10 @@ async def served(
             admission=admission, store=store, threads=threads, statistics=statistics, ladder=ladder
         )
         recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
-        app = create_app(recommender, recorder, models, statistics, api_keys=api_keys)
-        server = HttpServer(app, host=host, port=0, statistics=statistics, limits=limits, certificates=certificates)
+        app = create_app(recommender, recorder, models, statistics, api_keys=api_keys, cors_origins=cors_origins)
+        server = HttpServer(
+            app, host="127.0.0.1", port=0, statistics=statistics, limits=limits, certificates=certificates
+        )
         await store.start()
         await recommender.start()
         await recorder.start()

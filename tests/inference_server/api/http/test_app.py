@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,11 @@ class TestRefusals:
             (b"null", "body"),
             (b"\xff", "body"),
             (b"[" * 100_000, "body"),
+            (b'{"user_id": ' + b"[" * 900 + b"]" * 900 + b"}", "user_id"),
+            (b'{"context": {"a": ' + b"[" * 900 + b"]" * 900 + b"}}", "context.a"),
+            (b'{"filter": {"attributes": [{"name": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}]}}", None),
+            (b'{"' + b"x" * 100_000 + b'": 1}', "x" * 64 + "..."),
+            (b'{"\\ud800": 1}', "body"),
             (b'{"user_id": "\\ud800"}', "body"),
             (b'{"diversity": NaN}', "body"),
             (b'{"filter": {"attributes": [{"name": "price", "min": 1e999}]}}', "body"),
@@ -175,8 +182,19 @@ class TestRefusals:
         response = await client.post(RECOMMEND, content=body, headers=JSON)
         assert response.status_code == 400
         error = error_of(response, schemas)
-        assert (error["status"], error["field"]) == ("INVALID_ARGUMENT", field)
+        assert (error["status"], error["field"]) == ("INVALID_ARGUMENT", field or "filter.attributes[0].name")
         assert len(error["message"]) < 300
+
+    @pytest.mark.parametrize("opening", [b"[", b'{"a":'], ids=["lists", "objects"])
+    async def test_a_nested_attribute_is_named(self, client: httpx.AsyncClient, opening: bytes) -> None:
+        closing = b"]" if opening == b"[" else b"}"
+        deep = opening * 900 + b"1" + closing * 900
+        item = b'{"items": [{"item_id": "i", "attributes": {"year": ' + deep + b"}}]}"
+        response = await client.put("/v1/items", content=item, headers=JSON)
+        assert (response.status_code, response.json()["error"]["field"]) == (400, "items[0].attributes.year")
+        event = b'{"events": [{"event_id": "e", "user_id": ' + deep + b', "item_id": "i", "type": "EVENT_TYPE_CLICK"}]}'
+        response = await client.post("/v1/events", content=event, headers=JSON)
+        assert (response.status_code, response.json()["error"]["field"]) == (400, "events[0].user_id")
 
     async def test_an_integer_may_be_written_as_a_fraction(self, client: httpx.AsyncClient) -> None:
         response = await client.post(RECOMMEND, content=b'{"num_items": 3.0}', headers=JSON)
@@ -204,15 +222,32 @@ class TestRefusals:
         error_of(response, schemas)
 
     async def test_a_content_type_may_have_parameters(self, client: httpx.AsyncClient) -> None:
-        headers = {"content-type": "Application/JSON; charset=utf-8"}
-        assert (await client.post(RECOMMEND, content=b"{}", headers=headers)).status_code == 200
+        for content_type in ("Application/JSON; charset=utf-8", 'application/json;charset="UTF-8"', "text/json"):
+            response = await client.post(RECOMMEND, content=b"{}", headers={"content-type": content_type})
+            assert response.status_code == 200, content_type
+
+    @pytest.mark.parametrize(
+        ("content_type", "status"),
+        [
+            ("application/vnd.shop+json", 200),
+            ("application/json; charset=utf-16", 415),
+            ("application/json; charset=iso-8859-1", 415),
+            ("application/jsonp", 415),
+            ("application/json, text/plain", 415),
+        ],
+    )
+    async def test_content_types_that_look_like_json(
+        self, client: httpx.AsyncClient, content_type: str, status: int
+    ) -> None:
+        response = await client.post(RECOMMEND, content=b"{}", headers={"content-type": content_type})
+        assert response.status_code == status
 
     @pytest.mark.parametrize(
         ("request_line", "status", "allowed"),
         [
             ("GET /v1/recommend", 405, "POST"),
-            ("POST /v1/status", 405, "GET"),
-            ("DELETE /healthz", 405, "GET"),
+            ("POST /v1/status", 405, "GET, HEAD"),
+            ("DELETE /healthz", 405, "GET, HEAD"),
             ("GET /v1/nothing", 404, None),
             ("POST /v1/recommend/", 404, None),
             ("GET /v1/events", 405, "POST"),
@@ -233,6 +268,60 @@ class TestRefusals:
         assert response.status_code == status
         assert response.headers.get("allow") == allowed
         error_of(response, schemas)
+
+
+class TestCompression:
+    async def test_a_packed_body_is_unpacked(self, client: httpx.AsyncClient) -> None:
+        plain = b'{"num_items": 2}'
+        raw = zlib.compressobj(wbits=-15)
+        for coding, packed in (
+            ("gzip", gzip.compress(plain)),
+            ("GZIP", gzip.compress(plain[:5]) + gzip.compress(plain[5:])),
+            ("x-gzip", gzip.compress(plain) + bytes(8)),
+            ("deflate", zlib.compress(plain)),
+            ("deflate", raw.compress(plain) + raw.flush()),
+            ("identity", plain),
+        ):
+            response = await client.post(RECOMMEND, content=packed, headers={**JSON, "content-encoding": coding})
+            assert len(response.raise_for_status().json()["items"]) == 2, coding
+
+    @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, gzip", "x" * 1000])
+    async def test_another_coding_is_415_and_says_which_are_taken(
+        self, client: httpx.AsyncClient, schemas: dict[str, jsonschema_rs.Validator], coding: str
+    ) -> None:
+        response = await client.post(RECOMMEND, content=b"x", headers={**JSON, "content-encoding": coding})
+        assert (response.status_code, response.headers["accept-encoding"]) == (415, "gzip, deflate")
+        message = error_of(response, schemas)["message"]
+        assert "gzip and deflate" in message
+        assert len(message) < 150
+
+    @pytest.mark.parametrize(
+        ("coding", "packed", "status"),
+        [
+            ("gzip", gzip.compress(b" " * (1 << 20) + b"{}"), 413),
+            ("gzip", gzip.compress(bytes(200 << 20)), 413),
+            ("gzip", gzip.compress(b" " * (1 << 19)) * 3, 413),
+            ("deflate", zlib.compress(bytes(200 << 20)), 413),
+            ("gzip", gzip.compress(b"{}")[:-4], 400),
+            ("gzip", b"{}", 400),
+            ("gzip", b"", 400),
+            ("gzip", gzip.compress(b"{}") + b"{}", 400),
+            ("gzip", gzip.compress(b"") * 10_000, 400),
+            ("deflate", b"{}", 400),
+        ],
+        ids=["one byte", "bomb", "members", "deflate bomb", "cut", "plain", "empty", "tail", "many", "plain deflate"],
+    )
+    async def test_what_is_too_large_or_damaged_is_refused(
+        self, client: httpx.AsyncClient, coding: str, packed: bytes, status: int
+    ) -> None:
+        response = await client.post(RECOMMEND, content=packed, headers={**JSON, "content-encoding": coding})
+        assert response.status_code == status
+        if status == 400:
+            assert response.json()["error"]["field"] == "body"
+
+    async def test_a_byte_order_mark_is_skipped(self, client: httpx.AsyncClient) -> None:
+        response = await client.post(RECOMMEND, content=b'\xef\xbb\xbf{"num_items": 2}', headers=JSON)
+        assert len(response.raise_for_status().json()["items"]) == 2
 
 
 class TestBodyLimit:

@@ -22,4 +22,5 @@ async def test_an_attack_takes_neither_memory_nor_the_event_loop(server: Server,
     assert outcome.grown_mb < _MAX_GROWTH_MB
     assert outcome.probe_seconds
     assert outcome.failed_probes == 0
-    assert outcome.statuses >= attack.statuses if len(attack.statuses) == 1 else outcome.statuses & attack.statuses
+    # Whoever sends on after the answer may be reset before it reads it.
+    assert not attack.statuses or outcome.statuses <= attack.statuses
