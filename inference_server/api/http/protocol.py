@@ -218,7 +218,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is sent: the next request is answered, or waited for."""
-        self.server_state.total_requests += 1
         self._running = None
         if self.is_ending or self.transport.is_lost:
             return

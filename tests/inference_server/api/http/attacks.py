@@ -203,7 +203,7 @@ class _Attacker:
             return
         attack, sent = self._attack, 0
         # A server that holds us back, and one that goes, end the sending alike.
-        self._socket.settimeout(3.0 if attack.connections <= 50 else 0.2)
+        self._socket.settimeout(1.0 if attack.connections <= 50 else 0.2)
         with contextlib.suppress(OSError), self._reading():
             self._socket.sendall(attack.start)
             while attack.piece and sent < min(megabytes, attack.max_megabytes) * 1e6:
