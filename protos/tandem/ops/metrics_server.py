@@ -17,6 +17,8 @@ from socketserver import ThreadingMixIn
 from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from tandem.ops.listening import bind, resolved
+
 MAX_CONNECTIONS: Final = 16
 CONNECTION_SECONDS: Final = 10.0
 """Time from the start of a connection to its end, however busy it is."""
@@ -31,10 +33,10 @@ class MetricsServer:
 
     def __init__(self, application: Application, *, host: str, port: int) -> None:
         """Begins to answer. Port 0 takes any free one. Raises OSError."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        family, address = resolved(host, port)
         server_type = type("_FamilyServer", (_Server,), {"address_family": family})
-        self._server: _Server = server_type((host.strip("[]"), port), _Handler)
-        self._server.set_app(application)
+        self._server: _Server = server_type(address, _Handler)
+        self._server.set_app(_with_head(application))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_LOOK_SECONDS,), name="metrics", daemon=True
@@ -46,6 +48,21 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _with_head(application: Application) -> Application:
+    """Answers HEAD as the application answers GET, without the body."""
+
+    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return application(environ, start_response)
+        started: list[Any] = []
+        body = application({**environ, "REQUEST_METHOD": "GET"}, lambda *arguments: started.extend(arguments))
+        status, headers = started[:2]
+        start_response(status, [*headers, ("content-length", str(sum(map(len, body))))])
+        return ()
+
+    return answered
 
 
 class _Handler(WSGIRequestHandler):
@@ -85,7 +102,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def server_bind(self) -> None:
         """Binds the port without looking up the name of the address, which may take seconds."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
+        bind(self.socket, self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()

@@ -112,6 +112,9 @@ async def test_every_port_listens_on_ipv6(tmp_path: Path, bundle: Bundle, host: 
                 assert response.json() == {"status": "SERVING"}
                 metrics = await client.get(f"http://{address}:{server.metrics_port}/metrics")
                 assert "tandem_requests" in metrics.text
+                head = await client.head(f"http://{address}:{server.metrics_port}/metrics")
+                assert (head.status_code, head.content) == (200, b"")
+                assert int(head.headers["content-length"]) > 1000
             async with grpc.aio.insecure_channel(f"{address}:{server.grpc_port}") as channel:
                 stub = pb_grpc.RecommendationServiceStub(channel)
                 answer = await stub.Recommend(pb.RecommendRequest(num_items=2), timeout=PATIENCE_SECONDS)
