@@ -106,7 +106,8 @@ class HttpServer:
             self._socket.close()
             return
         give_up_at = time.monotonic() + grace_seconds
-        await _cancelled(self._ticking)
+        ticking, self._ticking = self._ticking, None
+        await _cancelled(ticking)
         await self._leave_port()
         await self._let_go(give_up_at)
         left_seconds = max(0.0, give_up_at - time.monotonic())
