@@ -48,7 +48,7 @@ class HttpLimits:
     the caller would lose the answer."""
     max_linger_bytes: int = 16 << 20
     """How much of it is dropped before the connection is reset after all."""
-    max_held_bytes: int = 24 << 20
+    max_held_bytes: int = 12 << 20
     """Bytes of requests that are not answered yet, over all connections."""
     max_connections: int = 500
     """Connections at once. A new one takes the place of the connection that has been without a whole request for
