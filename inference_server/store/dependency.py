@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -15,17 +17,34 @@ _MAX_OPEN_SECONDS: Final = 1.0
 """Longest time without a probe, so that a dependency that has come back is used again within a second."""
 
 
+_UP: Final = "up"
+_LINE_SECONDS: Final = 1.0
+"""Shortest time between two log lines that say the same: a dependency that is slow answers some callers in time and
+others not, dozens of times a second. The next report after this time logs what is true then."""
+_MAX_STATES: Final = 64
+
+
 class Dependency:
     """The state of a dependency, from the outcomes that its callers report. Down until the first success."""
 
-    def __init__(self, name: str, statistics: Statistics, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        statistics: Statistics,
+        breaker: Breaker | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`name` is the dependency's name in status, metrics and the log."""
+        self._clock = clock
+        self._may_log_at: dict[str, float] = {}
         self._name = name
         self._statistics = statistics
         self._statistics.dependencies_up[name] = False
         self._breaker = breaker or Breaker(name, max_open_seconds=_MAX_OPEN_SECONDS, on_change=statistics.watch)
         self._warning = ""
-        self._logged_reason = ""
+        self._logged = ""
+        """The state that the last line said: _UP, or the reason for being down; empty: no line yet."""
         statistics.watch(self._breaker)
 
     @property
@@ -53,8 +72,8 @@ class Dependency:
         if not self.is_up:
             self._statistics.dependencies_up[self._name] = True
             self._show(self._warning)
-            self._logged_reason = ""
-            _log.info(f"{self._name}_up")
+        if self._logged != _UP:
+            self._log_state(_UP, "")
 
     def failed(self, reason: str) -> None:
         """Reports that the dependency did not answer, or not in time. `reason` is for status and log."""
@@ -77,11 +96,23 @@ class Dependency:
             self._show(warning)
 
     def _go_down(self, reason: str) -> None:
-        was_up = self.is_up
         self._statistics.dependencies_up[self._name] = False
         self._show(reason)
-        if was_up or reason != self._logged_reason:
-            self._logged_reason = reason
+        if self._logged != reason:
+            self._log_state(reason, reason)
+
+    def _log_state(self, state: str, reason: str) -> None:
+        """Logs a state that was not logged last, unless a line that says the same is too young."""
+        now = self._clock()
+        if now < self._may_log_at.get(state, 0.0):
+            return
+        if len(self._may_log_at) >= _MAX_STATES:
+            self._may_log_at.clear()
+        self._may_log_at[state] = now + _LINE_SECONDS
+        self._logged = state
+        if state == _UP:
+            _log.info(f"{self._name}_up")
+        else:
             _log.warning(f"{self._name}_down", reason=reason)
 
     def _show(self, problem: str) -> None:
