@@ -49,8 +49,8 @@ class BundleCache:
         """Downloads a version, replacing its folder if there is one. Raises RegistryUnavailable."""
         staging = self._directory / f"{_STAGING}{os.getpid()}"
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
         try:
+            staging.mkdir(parents=True)
             downloaded = await registry.download(version, staging)
             self.discard(version)
             directory = self._folder(version)

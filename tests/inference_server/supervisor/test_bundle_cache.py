@@ -79,3 +79,13 @@ async def test_a_server_takes_no_number_of_a_registry_for_a_path(tmp_path: Path)
             assert "version '../../victim' is not a number" in refused["reason"]
             assert await server.stop() == 0
     assert victim.read_text() == "keep me"
+
+
+async def test_a_data_folder_that_is_a_file_is_a_registry_that_cannot_be_used_now(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_text("")
+    cache, registry = BundleCache(path, model_name="tandem", alias="champion"), OneBundle()
+    with pytest.raises(RegistryUnavailable, match=rf"version 1 cannot be stored: .*Not a directory: '{path}"):
+        await cache.download(RegisteredVersion("1", "m", ""), registry)  # type: ignore[arg-type]
+    path.unlink()
+    assert (await cache.download(RegisteredVersion("1", "m", ""), registry) / "file").read_text() == "1"  # type: ignore[arg-type]
