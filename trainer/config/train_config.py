@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from tandem.contract.features import DEFAULT_TEXT_MAX_TOKENS
 from tandem.contract.manifest import Similarity
 from tandem.contract.store import MAX_RECENT_EVENTS
+from trainer.core.byte_order_marks import marked_text
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
 
@@ -313,7 +314,7 @@ def load_train_config(path: Path | None, overrides: Mapping[str, str]) -> TrainC
     text = ""
     if path is not None:
         try:
-            text = path.read_text()
+            text = marked_text(path)
             raw = tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error

@@ -26,10 +26,11 @@ from pydantic import (
 )
 
 from tandem.contract.names import DAYS_BEFORE_NEWEST, EVENT_TYPES, NUM_EVENTS, USER_ID
+from trainer.core.byte_order_marks import marked_text
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
 from trainer.data.check_limits import CheckLimits
-from trainer.data.encodings import UTF_8, encoding_of_mark, known_encoding
+from trainer.data.encodings import known_encoding
 from trainer.data.event_weights import EventWeights
 
 EventType = Literal["impression", "click", "add_to_cart", "purchase", "rating", "dwell"]
@@ -369,8 +370,7 @@ def _presets() -> Any:
 
 def _read(path: Path) -> str:
     try:
-        raw = path.read_bytes()
-        return raw.decode(encoding_of_mark(raw) or UTF_8)
+        return marked_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: unreadable: {error}") from error
 

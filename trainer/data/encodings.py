@@ -14,14 +14,6 @@ INVALID: Final = b"\xff"
 _LATIN_1: Final = "iso8859-1"
 _ERRORS: Final = "trainer.invalid"
 _ERRORS_OF_LATIN_1: Final = "trainer.latin_1"
-_MARKS: Final = (
-    # The mark of UTF-32 begins with that of UTF-16.
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _NOT_OF_FILES: Final = frozenset({"idna", "punycode", "undefined", "raw-unicode-escape", "unicode-escape"})
 _MIN_CHARACTERS: Final = 3
 """Fewer may be read in many ways: "öß" of Latin-1 is a Chinese character too."""
@@ -54,11 +46,6 @@ def known_encoding(name: str) -> str:
             "windows-1251, gb18030, big5, shift_jis, euc-kr"
         )
     return codec.name
-
-
-def encoding_of_mark(beginning: bytes) -> str | None:
-    """The encoding whose byte order mark the bytes begin with."""
-    return next((encoding for mark, encoding in _MARKS if beginning.startswith(mark)), None)
 
 
 def unmarked_utf_16(beginning: bytes) -> str | None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from trainer.core.byte_order_marks import encoding_of_mark
 from trainer.core.errors import DataError
-from trainer.data.encodings import INVALID, UTF_8, encoding_of_mark, unmarked_utf_16, utf_8_of
+from trainer.data.encodings import INVALID, UTF_8, unmarked_utf_16, utf_8_of
 from trainer.data.json_documents import is_document, one_per_line
 from trainer.data.quotes import Dialect, RecordsInQuotes
 from trainer.data.unpacking import Packed, beginning

@@ -22,6 +22,7 @@ _MAX_BYTES: Final = 1 << 20
 _MIN_DELIMITERS_INSIDE: Final = 12
 _MIN_LINES_INSIDE: Final = 3
 _SHARE_OF_LINES_INSIDE: Final = 0.9
+_SHARE_WITH_NUMBERS_ALIKE: Final = 0.5
 _MIN_DIGITS_ALIKE: Final = 6
 _NUMBER: Final = re.compile(rb"-?[0-9]+(\.[0-9]+)?")
 _LINE_FEED: Final = 10
@@ -58,6 +59,7 @@ class RecordsInQuotes:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._opening = re.compile(b" *" + re.escape(dialect.quote))
+        self._reopening = re.compile(b" +" + re.escape(dialect.quote))
         self._after_quote = re.compile(b" *(?:" + re.escape(dialect.delimiter) + b"|$)")
         quote, escape = re.escape(dialect.quote), re.escape(dialect.escape)
         if dialect.escape == dialect.quote:
@@ -149,7 +151,8 @@ class RecordsInQuotes:
     def _fields(self, line: bytes, position: int, number: int, *, after_quote: bool = False) -> None:
         """Reads the rest of a line field by field, and judges the record if it ends with the line."""
         while True:
-            if not after_quote and (opening := self._opening.match(line, position)):
+            # DuckDB takes a quote for an opening one also after a closing one and a blank.
+            if opening := (self._reopening if after_quote else self._opening).match(line, position):
                 closing = self._closing.match(line, opening.end())
                 if closing is None:
                     if not self._is_open:
@@ -157,7 +160,7 @@ class RecordsInQuotes:
                     self._is_open = True
                     return
                 position, after_quote = closing.end(), True
-            if after_quote:
+            elif after_quote:
                 separator = self._after_quote.match(line, position)
                 if separator is None:  # the parser goes on with the next line
                     self._judge(number, is_broken=True)
@@ -175,7 +178,7 @@ class RecordsInQuotes:
     def _pass_inside(self, line: bytes) -> None:
         """Counts a line that is inside of quotes as a whole."""
         self._num_bytes += len(line) + 1
-        self._num_inside += 1
+        self._num_inside += line != b""
         if line.count(self._dialect.delimiter) == self._dialect.num_columns - 1:
             self._num_like_records += 1
             self._num_with_numbers_alike += self._has_numbers_alike(line)
@@ -208,7 +211,7 @@ class RecordsInQuotes:
         if self._num_inside == 0:
             return self._ends_like_record
         delimiters = self._dialect.num_columns - 1
-        if self._num_with_numbers_alike >= _SHARE_OF_LINES_INSIDE * self._num_inside:
+        if self._num_with_numbers_alike >= _SHARE_WITH_NUMBERS_ALIKE * self._num_inside:
             return True
         return (
             delimiters > 0

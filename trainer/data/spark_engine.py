@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,8 @@ class SparkEngine:
 
     def read(self, path: Path) -> Any:
         """A Parquet file, or a folder of them, as an Ibis table."""
-        return self._connection.read_parquet(path)
+        # Spark takes these characters for a pattern.
+        return self._connection.read_parquet(re.sub(r"[*?{}\[\]\\]", r"\\\g<0>", str(path)))
 
     def rows(self, expression: Any) -> list[dict[str, Any]]:
         """The rows of a small Ibis table. Raises DataError when its source cannot be read."""

@@ -92,3 +92,9 @@ def test_artifacts_are_beside_an_sqlite_registry_and_a_server_decides_for_itself
 def test_settings_have_defaults_below_the_working_folder() -> None:
     settings = load_settings()
     assert settings.registry_uri.startswith("sqlite:////")
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path, codec) -> None:
+    (tmp_path / "train.toml").write_bytes("[fit]\nmax_epochs = 7\n".encode(codec))
+    assert load_train_config(tmp_path / "train.toml", {}).fit.max_epochs == 7

@@ -93,6 +93,15 @@ class TestLinesInsideOfQuotesAreCounted:
         assert found.lines == [*range(2, 50), *range(71, 102)]
         assert "in the middle of another value" in found.texts[0]
 
+    def test_with_blank_and_broken_lines_among_them(self, read: Read):
+        lines = rows(40)
+        lines[9:13] = [opened(lines[9]), "", lines[11], "no row"]
+        lines[13:17] = [lines[13], "", lines[15], closed(lines[16])]
+        lines[29:31] = [f'{lines[29].rpartition(",")[0]},"," "', closed(lines[30])]
+        found = read("\n".join(lines), ["u"])
+        assert (found.refused, found.num_refused) == ([10, 30], 8 + 2)
+        assert found.lines == [n for n in range(2, 42) if not 10 <= n <= 17 and n not in {30, 31}]
+
     def test_in_a_file_whose_values_are_all_in_quotes(self, read: Read):
         lines = [f'"u{n}","a ""b"" c","{n}"' for n in range(200)]
         lines[99] = '"u99","not closed,"7"'
