@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from inference_server.core.errors import SettingsError
 from inference_server.core.settings import TlsFiles
 from inference_server.security.files import Security
-from inference_server.security.tls import Certificates, load_into, read_tls
+from inference_server.security.tls import Certificates, read_tls
 from inference_server.telemetry.statistics import Statistics
 from tests.support.certificates import Authority, common_name
 from tests.support.serving import wait_until
@@ -90,9 +90,7 @@ async def test_a_bad_pair_is_refused_until_it_is_a_pair_again(files: TlsFiles, a
 @pytest.mark.process
 async def test_a_server_on_the_standard_librarys_ssl_can_follow(files: TlsFiles, authority: Authority) -> None:
     certificates = Certificates(files)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    load_into(context, files)
-    certificates.follow(context)
+    context = certificates.following_context()
 
     async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
