@@ -40,8 +40,8 @@ test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run the whole test suite, again
 unit: $(VENV)/.dev ## run the tests that start no process, listen on no port and train no model: under two minutes
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m "not process and not slow"
 
-fuzz: $(VENV)/.dev ## send half a million fuzzed messages to a server of its own; MESSAGES=... SEED=...
-	$(BIN)/python -m tests.fuzz --messages $(or $(MESSAGES),500000) --seed $(or $(SEED),1)
+fuzz: $(VENV)/.dev ## send half a million fuzzed gRPC messages and 50,000 HTTP requests to a server of its own; MESSAGES=... REQUESTS=... SEED=...
+	$(BIN)/python -m tests.fuzz --messages $(or $(MESSAGES),500000) --requests $(or $(REQUESTS),50000) --seed $(or $(SEED),1)
 
 coverage: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run `make test` with coverage, including child processes; takes 1.6 to 1.8 times the processor time
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report=term

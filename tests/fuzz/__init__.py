@@ -1,4 +1,4 @@
 """Requests that no client would send, in numbers, to a real server: none may be answered as a fault of the server.
 
-The tests send a few thousand; `make fuzz` sends half a million. Requests follow from a seed.
+The tests send a hundredth of what `make fuzz` sends over gRPC and HTTP. Requests follow from a seed.
 """

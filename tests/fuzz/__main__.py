@@ -10,11 +10,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.fuzz.grpc_run import Outcome, fuzz
+from tests.fuzz.http_run import HttpOutcome, fuzz_http
 from tests.support.serving import serve, valkey
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
 
-async def _run_grpc(num_messages: int, seed: int) -> Outcome:
+async def _run(num_messages: int, num_requests: int, seed: int) -> tuple[Outcome, HttpOutcome]:
     with tempfile.TemporaryDirectory(prefix="tandem-fuzz-") as name:
         folder = Path(name)
         bundle = build_tiny_bundle(folder / "bundle", TinySpec())
@@ -28,18 +29,22 @@ async def _run_grpc(num_messages: int, seed: int) -> Outcome:
                 seed=seed,
                 server_pid=server.process.pid,
             )
+            http = await fuzz_http(
+                server.http_port, num_requests=num_requests, seed=seed, server_pid=server.process.pid
+            )
             log_bytes = sum(len(str(line)) for line in server.logs) + sum(map(len, server.unparsed))
             print(f"log: {len(server.logs)} lines, {log_bytes} bytes, {len(server.unparsed)} lines not JSON")
-            return outcome
+            return outcome, http
 
 
 def main() -> int:
     """Runs, prints what came, and returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the gRPC server.")
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the gRPC and HTTP servers.")
     parser.add_argument("--messages", type=int, default=500_000)
+    parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    outcome = asyncio.run(_run_grpc(arguments.messages, arguments.seed))
+    outcome, http = asyncio.run(_run(arguments.messages, arguments.requests, arguments.seed))
     by_method: dict[str, dict[str, int]] = defaultdict(dict)
     for (method, code), count in sorted(outcome.codes.items()):
         by_method[method][code] = count
@@ -48,7 +53,10 @@ def main() -> int:
     print(f"{outcome.num_messages} messages in {outcome.seconds:.0f} s")
     print("memory in MiB:", [size >> 20 for size in outcome.resident_bytes])
     print(f"faults: {len(outcome.faults)}", *outcome.faults, sep="\n")
-    return int(bool(outcome.faults))
+    print(f"HTTP: {http.num_requests} requests in {http.seconds:.0f} s: {dict(sorted(http.statuses.items()))}")
+    print("memory in MiB:", [size >> 20 for size in http.resident_bytes])
+    print(f"faults: {len(http.faults)}", *http.faults, sep="\n")
+    return int(bool(outcome.faults or http.faults))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ async def fuzz(
         while outcome.num_messages < num_messages and time.monotonic() - started < max_seconds:
             if outcome.num_messages >= next_sample:
                 next_sample += max(1, num_messages // _SAMPLES)
-                outcome.resident_bytes.append(_resident_bytes(server_pid))
+                outcome.resident_bytes.append(resident_bytes(server_pid))
             method = messages.method()
             payloads = [
                 messages.payload(method) for _ in range(messages.count() if method.requests_are_streamed else 1)
@@ -81,7 +81,7 @@ async def fuzz(
             for _ in range(_CHANNELS)
         ]
         await asyncio.gather(*(call_on(channels[number % _CHANNELS]) for number in range(_CALLS_AT_ONCE)))
-    outcome.resident_bytes.append(_resident_bytes(server_pid))
+    outcome.resident_bytes.append(resident_bytes(server_pid))
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -120,11 +120,11 @@ def _read(name: str, response: bytes, outcome: Outcome, messages: Messages) -> N
             del messages.page_tokens[:-_MAX_TOKENS]
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     """Memory of a process and of all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
         resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-        return resident + sum(_resident_bytes(int(child)) for child in children.read_text().split())
+        return resident + sum(resident_bytes(int(child)) for child in children.read_text().split())
     except (FileNotFoundError, ProcessLookupError):
         return 0  # it has ended in the meantime
