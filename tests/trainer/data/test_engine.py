@@ -30,6 +30,7 @@ rating = "r"
 timestamp = "t"
 position = "p"
 event_type = "e"
+weight = "w"
 [items]
 path = "items.jsonl"
 id = "id"
@@ -61,6 +62,7 @@ def generated(write) -> DataConfig:
                 "t": int(generator.integers(1_000, 1_040)),
                 "p": int(generator.integers(3)),
                 "e": ["click", "purchase", "rating"][number % 3],
+                "w": number % 7 + 0.5,
             }
         )
     write("rows.csv", csv_text(rows))
