@@ -45,6 +45,7 @@ class LiveBundles:
         bundle is live."""
         self._settings = settings
         self._registry = open_registry(settings)
+        self._names_nothing = False
         self._on_change = on_change
         self._grace_seconds = grace_seconds
         self._bundles: dict[str, _Named] = {}
@@ -118,7 +119,12 @@ class LiveBundles:
     def _registered(self, problems: list[str]) -> dict[str, Bundle]:
         """The bundles that the aliases name, except those that are refused or cannot be read now."""
         found: dict[str, Bundle] = {}
-        for version in find_versions(self._registry, [names.CHAMPION, names.CHALLENGER]):
+        aliases = [names.CHAMPION, names.CHALLENGER]
+        versions = find_versions(self._registry, aliases)
+        if not versions and not self._names_nothing:
+            _log.warning("alias_has_no_version", model_name=self._settings.model_name, aliases=aliases)
+        self._names_nothing = not versions
+        for version in versions:
             try:
                 bundle = self._open(version)
             except (RegistryError, OSError) as error:

@@ -176,3 +176,20 @@ def test_an_alias_that_names_nothing_is_no_error(registry: MlflowRegistry, setti
     client = MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
     client.create_registered_model(settings.model_name)
     assert find_versions(open_registry(settings), [names.CHAMPION]) == []
+
+
+def test_a_model_without_an_alias_is_named_in_the_log_once(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path
+) -> None:
+    live = LiveBundles(settings, on_change=lambda: None)
+    name = settings.model_name
+    registry.register(bundle_dir, model_name=name, model_version="m1", alias=names.CHAMPION)
+    with structlog.testing.capture_logs() as logs:
+        live.poll()
+        client = MlflowClient(tracking_uri=registry.uri, registry_uri=registry.uri)
+        client.rename_registered_model(name, f"{name}-renamed")
+        live.poll()
+        live.poll()
+    missing = [line for line in logs if line["event"] == "alias_has_no_version"]
+    assert [(line["model_name"], line["aliases"]) for line in missing] == [(name, ["champion", "challenger"])]
+    assert versions(live) == ["m1"], "it stays for a while"
