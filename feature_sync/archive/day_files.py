@@ -109,7 +109,7 @@ class DayFiles:
 
     def _newest(self) -> LogId | None:
         files = newest_day(self._folder)
-        return LogId.parse(files[-1].stem.partition("-")[2], "_") if files else None
+        return last_of(files[-1]) if files else None
 
 
 def newest_day(folder: Path) -> list[Path]:
@@ -118,6 +118,21 @@ def newest_day(folder: Path) -> list[Path]:
         if files := sorted(day.glob(f"[0-9]*{_SUFFIX}")):
             return files
     return []
+
+
+def all_files(folder: Path) -> list[Path]:
+    """All files of an archive, oldest first."""
+    return sorted(folder.glob(f"{names.DAY_PARTITION}*/[0-9]*{_SUFFIX}"))
+
+
+def last_of(path: Path) -> LogId:
+    """The id of the last entry in a file."""
+    return LogId.parse(path.stem.partition("-")[2], "_")
+
+
+def day_of(path: Path) -> str:
+    """The day of a file, YYYY-MM-DD."""
+    return path.parent.name.removeprefix(names.DAY_PARTITION)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_sync.archive.day_files import newest_day
+from feature_sync.archive.day_files import day_of, newest_day
 from feature_sync.core.errors import ArchiveUnreadable
 from tandem.contract import names
 from tandem.contract.streams import EVENTS, ITEM_CHANGES, AppliedItemChange, Event
@@ -108,3 +110,79 @@ def _last_sequence(path: Path) -> int:
         return int(max(group.column(column).statistics.max for group in groups))
     except (pa.ArrowException, ValueError, AttributeError) as error:
         raise ArchiveUnreadable(f"{path}: {error}") from error
+
+
+class EventTable:
+    """Archived events, sorted by user, in the order in which they were applied."""
+
+    def __init__(self, rows: Any) -> None:
+        """`rows` has the columns of EVENT_SCHEMA and the day of each row, in the order of application."""
+        self._rows = rows.take(pc.sort_indices(rows, [(names.USER_ID, "ascending")]))  # a stable sort
+        runs = pc.run_end_encode(self._rows.column(names.USER_ID).combine_chunks())
+        ends = runs.run_ends.to_pylist()
+        self.users: Mapping[str, tuple[int, int]] = dict(
+            zip(runs.values.to_pylist(), zip([0, *ends], ends, strict=False), strict=True)
+        )
+        """First row and end of each user."""
+
+    def __len__(self) -> int:
+        return int(self._rows.num_rows)
+
+    def __iter__(self) -> Iterator[Event]:
+        return (event for event, _ in _events(self._rows))
+
+    def of_user(self, user_id: str) -> list[tuple[Event, str]]:
+        """A user's events and their days."""
+        start, end = self.users.get(user_id, (0, 0))
+        return list(_events(self._rows.slice(start, end - start)))
+
+    def since(self, occurred_at: int) -> Iterator[Event]:
+        """Events that occurred at this time or later."""
+        return (event for event, _ in _events(self._rows.filter(pc.field(names.TIMESTAMP) >= occurred_at)))
+
+    def ids_received_since(self, received_at: int) -> Iterator[str]:
+        """Ids of events that were accepted at this time or later."""
+        found = self._rows.filter(pc.field(names.RECEIVED_AT) >= received_at).column(names.EVENT_ID)
+        return (chunk_id for chunk in found.chunks for chunk_id in chunk.to_pylist())
+
+    def item_counts(self) -> Counter[tuple[str, str]]:
+        """Number of events by item and type."""
+        grouped = self._rows.group_by([names.ITEM_ID, names.EVENT_TYPE]).aggregate([([], "count_all")]).to_pylist()
+        return Counter({(row[names.ITEM_ID], row[names.EVENT_TYPE]): row["count_all"] for row in grouped})
+
+
+_DAY: Final = "day"
+
+
+def read_event_files(files: Sequence[Path]) -> EventTable:
+    """The events of these files of an archive. Raises ArchiveUnreadable."""
+    tables = [pa.Table.from_arrays([pa.array([], field.type) for field in EVENT_SCHEMA], schema=EVENT_SCHEMA)]
+    tables[0] = tables[0].append_column(_DAY, pa.array([], pa.string()))
+    for path in files:
+        try:
+            rows = pq.ParquetFile(path).read(columns=EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise ArchiveUnreadable(f"{path}: {error}") from error
+        tables.append(rows.append_column(_DAY, pa.array([day_of(path)] * rows.num_rows, pa.string())))
+    return EventTable(pa.concat_tables(tables))
+
+
+def _events(rows: Any) -> Iterator[tuple[Event, str]]:
+    columns = [rows.column(name).to_pylist() for name in (*EVENT_SCHEMA.names, _DAY)]
+    for event_id, user_id, item_id, event_type, value, occurred_at, received_at, request_id, position, day in zip(
+        *columns, strict=True
+    ):
+        yield (
+            Event(
+                event_id=event_id,
+                user_id=user_id,
+                item_id=item_id,
+                type=event_type,
+                value=value,
+                occurred_at=occurred_at,
+                received_at=received_at,
+                request_id=request_id,
+                position=position,
+            ),
+            day,
+        )

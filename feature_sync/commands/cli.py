@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from feature_sync.commands import check_bundle, dead_letters, features, publish, run, show, show_item, store
+from feature_sync.commands import check_bundle, dead_letters, features, publish, rebuild, run, show, show_item, store
 from feature_sync.core.errors import FeatureSyncError, SettingsError, StorageError
 from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
@@ -39,6 +39,7 @@ class Command(Protocol):
 
 _COMMANDS: Mapping[str, Command] = {
     "publish": publish,
+    "rebuild": rebuild,
     "show": show,
     "show-item": show_item,
     "features": features,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier import EventApplier, EventRules
 from feature_sync.events.rating_rule import RatingRule
-from feature_sync.events.trending import Trending
+from feature_sync.events.trending import trending_of
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import StreamMetrics
 from tandem.contract.bundle import Bundle
@@ -30,11 +30,7 @@ def event_applier(
             min_rating=rating_rule.min_rating,
             unknown_item_seconds=settings.unknown_item_seconds,
         ),
-        trending=Trending(
-            half_life_seconds=settings.trending_half_life_seconds,
-            weights=settings.trending_weights,
-            num_items=settings.trending_items,
-        ),
+        trending=trending_of(settings),
         metrics=metrics,
         on_changed_users=on_changed_users,
         live_bundles=live_bundles,

@@ -25,7 +25,13 @@ def state_after(stored: bytes | None, events: Sequence[Event], *, min_rating: fl
 
     The item of a rating below `min_rating` is seen, but enters no history, as in the trainer's cleaning.
     """
-    state = UserState() if stored is None else UserState.from_bytes(stored)
+    return with_events(
+        UserState() if stored is None else UserState.from_bytes(stored), events, min_rating=min_rating
+    ).to_bytes()
+
+
+def with_events(state: UserState, events: Sequence[Event], *, min_rating: float | None) -> UserState:
+    """`state_after`, unpacked."""
     low_rated = None
     if min_rating is not None:
         low_rated = np.array([event.type == "rating" and event.value < min_rating for event in events])
@@ -34,4 +40,4 @@ def state_after(stored: bytes | None, events: Sequence[Event], *, min_rating: fl
         np.array([names.EVENT_CODES[event.type] for event in events], dtype=np.uint8),
         np.array([event.occurred_at for event in events], dtype=np.int64),
         low_rated=low_rated,
-    ).to_bytes()
+    )

@@ -18,6 +18,7 @@ from typing import Final
 
 import numpy as np
 
+from feature_sync.core.settings import Settings
 from feature_sync.store.connection import Command, StoreConnection
 from tandem.contract.store import KEY_PREFIX, TrendingItems, trending_key
 from tandem.contract.streams import Event
@@ -64,10 +65,18 @@ class Trending:
             ("EXPIREAT", key, landmark + 3 * self._epoch_seconds),
         ]
 
+    def score_keys(self, now: float) -> list[bytes]:
+        """Keys of the sets whose scores are listed at the time `now`, that of the newest landmark first."""
+        return [self._key(self._landmark(now)), self._key(self._landmark(now) - self._epoch_seconds)]
+
+    def oldest_that_weighs(self, now: float) -> int:
+        """Microseconds since 1970 before which an event adds nothing to the scores at the time `now`."""
+        return int(1e6 * (now + self._tau * math.log(_MIN_SHARE)))
+
     def publish(self, store: StoreConnection, now: float) -> None:
         """Writes the list at the time `now`, and drops the scores of items far below it. Raises StoreAway."""
         landmarks = [self._landmark(now), self._landmark(now) - self._epoch_seconds]
-        keys = [self._key(landmark) for landmark in landmarks]
+        keys = self.score_keys(now)
         num_read = 2 * self._num_items
         newest = store.run([("ZRANGE", key, 0, num_read - 1, "REV") for key in keys])
         items = list(dict.fromkeys(item for landmark_items in newest for item in landmark_items))
@@ -92,6 +101,15 @@ class Trending:
 
     def _key(self, landmark: int) -> bytes:
         return self._prefix + b"%d" % landmark
+
+
+def trending_of(settings: Settings) -> Trending:
+    """The trending items that the settings describe."""
+    return Trending(
+        half_life_seconds=settings.trending_half_life_seconds,
+        weights=settings.trending_weights,
+        num_items=settings.trending_items,
+    )
 
 
 class TrendingSchedule:

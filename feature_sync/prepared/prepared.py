@@ -45,6 +45,8 @@ class PreparedData:
     fingerprint: str
     """SHA-256 over the data, hex."""
     num_users: int
+    newest_day: str = ""
+    """The last day of the archive that the data contain, YYYY-MM-DD; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def open_prepared(directory: Path) -> PreparedData:
     try:
         about = json.loads((directory / _ABOUT).read_text())
         name, fingerprint = str(about["name"]), str(about["fingerprint"])
+        newest_day = str(about.get("newest_day", ""))
         checksums = {str(file): str(checksum) for file, checksum in about.get("files", {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreparedDataError(f"{directory} is not prepared data ({_ABOUT}: {error!r})") from error
@@ -88,7 +91,13 @@ def open_prepared(directory: Path) -> PreparedData:
     except DamagedFile as error:
         raise PreparedDataError(f"{error}; have the trainer prepare the data again") from error
     with _open(directory / _USERS, (names.USER_ID,)) as users:
-        return PreparedData(directory=directory, name=name, fingerprint=fingerprint, num_users=users.metadata.num_rows)
+        return PreparedData(
+            directory=directory,
+            name=name,
+            fingerprint=fingerprint,
+            num_users=users.metadata.num_rows,
+            newest_day=newest_day,
+        )
 
 
 def read_users(prepared: PreparedData, batch_users: int) -> Iterator[list[PreparedUser]]:

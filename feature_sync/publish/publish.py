@@ -23,10 +23,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +43,13 @@ from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.towers.user_tower import UserTower
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import StoreValueError
+from tandem.contract.manifest import Manifest
 from tandem.contract.store import MAX_RECENT_EVENTS, UserState, UserVector
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
+
+_Merge = Callable[[UserState, UserState, npt.NDArray[np.bool_]], UserState]
 
 _log = structlog.get_logger(__name__)
 
@@ -87,13 +90,35 @@ class _Decision:
     newer_in_store: bool = False
 
 
+class History(Protocol):
+    """What is known of users beside the prepared data."""
+
+    def follow(self, manifest: Manifest) -> None:
+        """Takes over the rules by which the model was trained; called first."""
+        ...
+
+    def further_users(self, prepared_ids: Iterable[str]) -> Sequence[PreparedUser]:
+        """The users that the prepared data lack."""
+        ...
+
+    def states(self, users: Sequence[PreparedUser]) -> Sequence[UserState]:
+        """The users' states with all that is known now, which includes every event that the store holds already."""
+        ...
+
+
 def publish(
-    settings: Settings, prepared_dir: Path, *, bundle_dir: Path | None = None, force: bool = False
+    settings: Settings,
+    prepared_dir: Path,
+    *,
+    bundle_dir: Path | None = None,
+    force: bool = False,
+    history: History | None = None,
 ) -> PublishReport:
     """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names.
 
     Returns at once if the same data were published for the same version and the store still holds them; `force` checks
-    every user nevertheless. Raises FeatureSyncError or BundleError.
+    every user nevertheless. With `history` each user's state is made of the prepared data and the history, and what the
+    store holds beyond them is kept. Raises FeatureSyncError or BundleError.
     """
     prepared = open_prepared(prepared_dir)
     source = _folder_source(bundle_dir, settings) if bundle_dir else _registry_source(settings)
@@ -106,11 +131,14 @@ def publish(
         vector_ttl_seconds=settings.vector_ttl_seconds,
     ) as store:
         sampled = sample_user_ids(prepared, _SAMPLED_USERS)
-        if not force and store.is_published(report.model_version, report.fingerprint, sampled):
+        if not force and history is None and store.is_published(report.model_version, report.fingerprint, sampled):
             _log.info("already_published", model_version=report.model_version, fingerprint=report.fingerprint)
             return _with_items(settings, source, dataclasses.replace(report, already_published=True))
         started = time.monotonic()
-        tower = UserTower(source.open_bundle())
+        bundle = source.open_bundle()
+        if history is not None:
+            history.follow(bundle.manifest)
+        tower = UserTower(bundle)
         with tqdm(
             total=prepared.num_users,
             desc="publish",
@@ -118,8 +146,8 @@ def publish(
             # A terminal gets a progress bar; a log file gets an occasional line.
             mininterval=0.1 if sys.stderr.isatty() else 5.0,
         ) as progress:
-            for users in read_users(prepared, _BATCH_USERS):
-                report = _publish_batch(users, store=store, tower=tower, report=report)
+            for users in _with_history(read_users(prepared, _BATCH_USERS), history):
+                report = _publish_batch(users, store=store, tower=tower, report=report, history=history)
                 progress.update(len(users))
         report = _with_items(settings, source, report)
         store.mark_published(report.model_version, report.fingerprint)
@@ -147,13 +175,32 @@ def _with_items(settings: Settings, source: _Source, report: PublishReport) -> P
     return dataclasses.replace(report, num_item_vectors_written=num_vectors)
 
 
+def _with_history(batches: Iterator[list[PreparedUser]], history: History | None) -> Iterator[Sequence[PreparedUser]]:
+    prepared_ids: set[str] = set()
+    for users in batches:
+        if history is not None:
+            prepared_ids.update(user.user_id for user in users)
+        yield users
+    if history is not None:
+        further = history.further_users(prepared_ids)
+        yield from (further[start : start + _BATCH_USERS] for start in range(0, len(further), _BATCH_USERS))
+
+
 def _publish_batch(
-    users: Sequence[PreparedUser], *, store: OnlineStore, tower: UserTower, report: PublishReport
+    users: Sequence[PreparedUser],
+    *,
+    store: OnlineStore,
+    tower: UserTower,
+    report: PublishReport,
+    history: History | None = None,
 ) -> PublishReport:
     decisions: list[_Decision] = []
 
     def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
-        decisions[:] = [_decide(user.state, held) for user, held in zip(users, stored, strict=True)]
+        # Called while the states are watched: the history is read after them, so it lacks no event that they hold.
+        states = [user.state for user in users] if history is None else history.states(users)
+        merge = _merged if history is None else _united
+        decisions[:] = [_decide(state, held, merge) for state, held in zip(states, stored, strict=True)]
         stale = [number for number, decision in enumerate(decisions) if decision.write_vector]
         vectors = tower.vectors([users[n].user_id for n in stale], [decisions[n].state for n in stale])
         new_vectors = {
@@ -173,7 +220,7 @@ def _publish_batch(
         # Events keep arriving for some of the users: a smaller batch takes less time and conflicts less often.
         middle = len(users) // 2
         for part in (users[:middle], users[middle:]):
-            report = _publish_batch(part, store=store, tower=tower, report=report)
+            report = _publish_batch(part, store=store, tower=tower, report=report, history=history)
         return report
     return dataclasses.replace(
         report,
@@ -184,7 +231,7 @@ def _publish_batch(
     )
 
 
-def _decide(from_file: UserState, held: StoredUser) -> _Decision:
+def _decide(from_file: UserState, held: StoredUser, merge: _Merge) -> _Decision:
     stored = _readable_state(held)
     if stored is None:
         # A vector that outlived its state may also have revision 1, but of another state: it is never trusted.
@@ -192,7 +239,7 @@ def _decide(from_file: UserState, held: StoredUser) -> _Decision:
             state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=_has_history(from_file)
         )
     newer = _arrived_since(stored, from_file)
-    state = _merged(from_file, stored, newer)
+    state = merge(from_file, stored, newer)
     is_kept = state.to_bytes() == stored.to_bytes()
     return _Decision(
         state=state if is_kept else dataclasses.replace(state, revision=stored.revision + 1),
@@ -234,6 +281,23 @@ def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_
         event_codes=np.concatenate([from_file.event_codes, stored.event_codes[added]])[-MAX_RECENT_EVENTS:],
         event_times=np.concatenate([from_file.event_times, stored.event_times[added]])[-MAX_RECENT_EVENTS:],
         seen_item_keys=np.union1d(from_file.seen_item_keys, stored.seen_item_keys),
+    )
+
+
+def _united(rebuilt: UserState, stored: UserState, _: npt.NDArray[np.bool_]) -> UserState:
+    """The rebuilt state with everything else that the stored one holds, under the stored revision."""
+    added = ~np.isin(stored.event_item_keys, rebuilt.seen_item_keys)
+    times = np.concatenate([rebuilt.event_times, stored.event_times[added]])
+    order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
+    return dataclasses.replace(
+        rebuilt,
+        revision=stored.revision,
+        event_item_keys=np.concatenate([rebuilt.event_item_keys, stored.event_item_keys[added]])[order],
+        event_codes=np.concatenate([rebuilt.event_codes, stored.event_codes[added]])[order],
+        event_times=times[order],
+        seen_item_keys=np.union1d(rebuilt.seen_item_keys, stored.seen_item_keys),
+        features=rebuilt.features or stored.features,
+        event_counts=np.maximum(rebuilt.event_counts, stored.event_counts),
     )
 
 

@@ -23,6 +23,7 @@ from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.maker import VectorMaker
 from feature_sync.items.numbering import Numbering
 from feature_sync.prepared.parts import Part, Threads
+from feature_sync.service.store_watch import StoreWatch
 from feature_sync.store.connection import StoreConnection, require_usable
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
@@ -48,6 +49,7 @@ def run(settings: Settings) -> None:
     metrics = Metrics()
     items, live_bundles = _items(settings, metrics)
     parts = {**_events(settings, metrics, live_bundles), **items}
+    parts["store_watch"] = StoreWatch(StoreConnection(settings.store_url), metrics)
     if settings.archive:
         parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
     threads = Threads(parts, on_end=stopping.set)

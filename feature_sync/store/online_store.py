@@ -22,7 +22,7 @@ from redis.retry import Retry
 
 from feature_sync.core.errors import StoreConflict, StoreError
 from feature_sync.store.connection import StoreConnection, unreachable
-from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
+from tandem.contract.store import UserState, UserVector, populated_key, published_key, user_state_key, user_vector_key
 
 _TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -106,7 +106,7 @@ class OnlineStore:
         mark = published_key(model_version)
         keys = [user_state_key(user_id) for user_id in user_ids]
         keys += [user_vector_key(model_version, user_id) for user_id in user_ids]
-        keys.append(mark)
+        keys += [mark, populated_key()]
 
         def read() -> tuple[bytes | None, int, int]:
             with self._client.pipeline(transaction=False) as pipe:
@@ -121,9 +121,15 @@ class OnlineStore:
         return value == fingerprint.encode() and lives_on and num_existing == len(keys)
 
     def mark_published(self, model_version: str, fingerprint: str) -> None:
-        """Records that these data were completely published for this version."""
-        key = published_key(model_version)
-        self._persist(lambda: self._client.set(key, fingerprint.encode(), ex=self._vector_ttl_seconds or None))
+        """Records that these data were completely published for this version, and that the store holds states."""
+
+        def write() -> None:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.set(published_key(model_version), fingerprint.encode(), ex=self._vector_ttl_seconds or None)
+                pipe.set(populated_key(), fingerprint.encode())
+                pipe.execute()
+
+        self._persist(write)
 
     def vector_seconds_left(self, user_id: str, model_version: str) -> int | None:
         """Seconds until a stored vector expires; None when it does not."""

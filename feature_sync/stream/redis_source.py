@@ -54,6 +54,7 @@ class RedisSource:
         self._shares_store = shares_store
         self._next_takeover_at = 0.0
         self._has_group = False
+        self._had_group = False
         self._rereads_pending = False
 
     def read(self, max_entries: int, wait_seconds: float) -> Sequence[Entry]:
@@ -105,11 +106,13 @@ class RedisSource:
         groups = self._connection.call("EXISTS", self._key) and self._connection.call("XINFO", "GROUPS", self._key)
         if not any(CONSUMER_GROUP.encode() in group for group in groups or ()):
             try:
+                # From the beginning: what was applied has left the stream, so no entry is applied twice.
                 self._connection.call("XGROUP", "CREATE", self._key, CONSUMER_GROUP, "0", "MKSTREAM")
+                _log.info("consumer_group_made", stream=self._key.decode(), again=self._had_group)
             except StoreAway as error:
                 if "BUSYGROUP" not in str(error):
                     raise
-        self._has_group = True
+        self._has_group = self._had_group = True
 
     def _read_group(self, max_entries: int, after: str, *options: str | int) -> list[Entry]:
         reply = self._connection.call(

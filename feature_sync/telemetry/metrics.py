@@ -124,6 +124,17 @@ class Metrics:
             investigate_when="It is 0: entries wait in the stream.",
         ),
     ]
+    store_problem: Annotated[
+        Gauge,
+        Metric(
+            "tandem_sync_store_problem",
+            "1 while the store has this problem: `empty`, `evicts` or `replica`.",
+            Kind.GAUGE,
+            labels=("kind",),
+            unit="0 or 1",
+            investigate_when="It is 1: the log says what to do. After `empty`, `python -m feature_sync rebuild`.",
+        ),
+    ]
     archived: Annotated[
         Counter,
         Metric(

@@ -7,7 +7,7 @@ as the rest of a request, so the requests of a batch share it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from inference_server.core.breaker import Breaker
@@ -16,7 +16,7 @@ from inference_server.store.dependency import Dependency
 from inference_server.store.explanation import Explanation
 from inference_server.store.redis_connections import AbstractConnection, Connections, ResponseError
 from inference_server.telemetry.statistics import STORE, Statistics
-from tandem.contract.store import populated_key
+from tandem.contract.store import populated_key, published_key
 from tandem.ops.store_health import StoreHealth, health_of
 
 _MIN_PATIENCE_SECONDS: Final = 0.25
@@ -84,8 +84,19 @@ class ReadsFeeds(ReadsStore, Protocol):
 class UserStore:
     """Reads the values of many keys at once, behind a breaker."""
 
-    def __init__(self, url: str, statistics: Statistics, breaker: Breaker | None = None) -> None:
-        """Does not connect before `start`. `url` is in redis-py's format. Raises ValueError for any other."""
+    def __init__(
+        self,
+        url: str,
+        statistics: Statistics,
+        breaker: Breaker | None = None,
+        *,
+        model_version: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Does not connect before `start`. `url` is in redis-py's format. Raises ValueError for any other.
+
+        `model_version` returns the version that serves; a store in which it was published is not empty.
+        """
+        self._model_version = model_version
         self._connections = Connections(url)
         self._dependency = Dependency(STORE, statistics, breaker)
         self._statistics = statistics
@@ -184,7 +195,8 @@ class UserStore:
         try:
             async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
                 # MGET, because it is the one command that a restricted user of the store surely may use.
-                self._is_empty = await _reply(connection, "MGET", populated_key()) == [None]
+                marks = await _reply(connection, "MGET", populated_key(), published_key(self._model_version()))
+                self._is_empty = marks == [None, None]
                 self._health = await _health(connection)
         except Exception as error:  # whatever the store or the client raises, the store is not up
             await connection.disconnect(nowait=True)

@@ -94,7 +94,11 @@ class Worker:
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._statistics = Statistics(identity)
-        self._store = UserStore(settings.store_url, self._statistics)
+        self._store = UserStore(
+            settings.store_url,
+            self._statistics,
+            model_version=lambda: "" if self._models.current is None else self._models.current.version,
+        )
         self._live = LiveFollower(self._store, self._models, self._statistics, max_items=settings.max_live_items)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._policies = PolicyFile(settings.policies_file, policy_choices())

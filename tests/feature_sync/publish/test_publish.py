@@ -79,7 +79,7 @@ class TestFirstPublish:
             assert vector.state_revision == 1
             assert_vector(vector, bundle, items)
         assert client.get(published_key("m1")) == report.fingerprint.encode()
-        assert client.dbsize() == 7
+        assert client.dbsize() == 8
 
     def test_several_batches(self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis) -> None:
         data = [Interaction(f"u{user:05}", ITEM_IDS[user % 20], timestamp=1) for user in range(1_300)]
@@ -106,7 +106,7 @@ class TestFirstPublish:
 
     def test_no_users(self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis) -> None:
         assert publish(settings, prepare([]), bundle_dir=bundle.directory).num_users == 0
-        assert client.dbsize() == 1
+        assert client.dbsize() == 2
 
     def test_vectors_expire_and_states_do_not(
         self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis

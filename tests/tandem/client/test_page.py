@@ -58,7 +58,11 @@ async def test_an_example_runs(block: str, printed: str, server: Server) -> None
 
 async def test_the_table_of_errors_is_complete() -> None:
     named = set(re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE))
-    assert named == {kind.__name__ for kind in EXCEPTION_OF.values()} | {"PageExpired"}
+    assert named == {kind.__name__ for kind in EXCEPTION_OF.values()} | {
+        "PageExpired",
+        "InvalidArgument",
+        "ClientClosed",
+    }
 
 
 async def test_numbers_in_the_text_are_the_defaults() -> None:
