@@ -8,7 +8,7 @@ ours, of which the caller learns an id.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias
 
@@ -26,11 +26,18 @@ _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 class Services:
     """Takes the place of a server in the generated functions that add a servicer, and adds guarded handlers to it."""
 
-    def __init__(self, server: grpc.aio.Server, decoder: Decoder, *, raw: frozenset[str]) -> None:
-        """`raw` names the methods with streamed requests that take them as bytes, and decode them by themselves."""
+    def __init__(
+        self, server: grpc.aio.Server, decoder: Decoder, *, raw: frozenset[str], hot: frozenset[str] = frozenset()
+    ) -> None:
+        """`raw` names the methods with streamed requests that take them as bytes, and decode them by themselves.
+
+        `hot` names the unary methods whose cost per call matters more than an answer to a call without a message, which
+        grpcio leaves waiting until its deadline.
+        """
         self._server = server
         self._decoder = decoder
         self._raw = raw
+        self._hot = hot
         self.methods: list[str] = []
         """Names of all methods, "package.Service/Method"."""
         self.streams: list[str] = []
@@ -49,22 +56,29 @@ class Services:
     def _guarded(self, method: str, handler: _Handler) -> _Handler:
         if not handler.response_streaming:
             assert not handler.request_streaming, "no service has a method with streamed requests alone"
+            unary = self._unary(method, handler)
+            if method in self._hot:
+                return grpc.unary_unary_rpc_method_handler(unary)
+
+            async def reads_its_message(_: object, context: _Context) -> bytes:
+                return await unary(await context.read(), context)
+
             # As if requests were streamed: grpcio leaves a call that has none unanswered until its deadline.
-            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler))
+            return grpc.stream_unary_rpc_method_handler(reads_its_message)
         return grpc.stream_stream_rpc_method_handler(
             self._streaming(method, handler), response_serializer=handler.response_serializer
         )
 
-    def _unary(self, method: str, handler: _Handler) -> Callable[[Any, _Context], Any]:
+    def _unary(self, method: str, handler: _Handler) -> Callable[[Any, _Context], Coroutine[Any, Any, bytes]]:
         answer: Any = handler.unary_unary  # grpcio's types know only handlers that are not coroutines
         from_bytes, to_bytes = handler.request_deserializer, handler.response_serializer
         assert from_bytes is not None
         assert to_bytes is not None
         decode = self._decoder.decode
 
-        async def guarded(_: object, context: _Context) -> bytes:
+        async def guarded(message: Any, context: _Context) -> bytes:
             try:
-                request = decode(method, from_bytes, await context.read())
+                request = decode(method, from_bytes, message)
                 response = await answer(request, context)
                 if response is None:  # channelz does so where it sets another status
                     await context.abort(context.code(), context.details())

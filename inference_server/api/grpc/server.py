@@ -25,6 +25,8 @@ from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 
 SERVICE_NAME: Final = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
+HOT_METHODS: Final = frozenset(f"{SERVICE_NAME}/{name}" for name in ("Recommend", "SimilarItems", "RecordEvents"))
+"""Methods that are called thousands of times a second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,7 @@ class GrpcServer:
                 *limits.options(),
             ),
         )
-        services = Services(self._server, Decoder(statistics), raw=frozenset({bulk.METHOD}))
+        services = Services(self._server, Decoder(statistics), raw=frozenset({bulk.METHOD}), hot=HOT_METHODS)
         pb_grpc.add_RecommendationServiceServicer_to_server(servicer, services)  # type: ignore[arg-type]  # see `Services`
         self._health = Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, services)

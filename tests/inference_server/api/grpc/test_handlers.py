@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from inference_server.api.grpc.health import Health
-from inference_server.api.grpc.server import SERVICE_NAME
+from inference_server.api.grpc.server import HOT_METHODS, SERVICE_NAME
 from inference_server.model.serving_model import ModelSlot
 from inference_server.security.api_keys import ApiKeys, key_line
 from inference_server.security.files import Security
@@ -115,7 +115,8 @@ async def test_a_call_that_needs_a_message_and_has_none_is_not_left_waiting(
     parts: Parts, channel: grpc.aio.Channel
 ) -> None:
     streamed = {BATCH, *(method for method in parts.server.methods if "ServerReflection" in method)}
-    for method in parts.server.methods:
+    assert set(parts.server.methods) > HOT_METHODS
+    for method in set(parts.server.methods) - HOT_METHODS:
         status, details, responses = await outcome(channel, method, [])
         if method in streamed:
             assert (status, responses) == ("OK", [])
