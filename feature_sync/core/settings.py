@@ -12,9 +12,11 @@ from pydantic import AfterValidator, DirectoryPath, Field
 from feature_sync.core.errors import SettingsError
 from tandem.contract import names
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings
+from tandem.ops.metrics_access import AccessFiles
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
+    PrivateKeyFile,
     RegistryUri,
     StoreUrl,
     default_data_dir,
@@ -151,11 +153,30 @@ class Settings(EnvironmentSettings):
     sync_metrics_port: int = Field(default=9101, ge=0, le=65535)
     """Port of `feature_sync run` for Prometheus (`/metrics`) and for health checks (`/healthz`); 0 picks a free one."""
 
+    metrics_tls_certificate: Path | None = None
+    """File with the certificate of this port and its chain, in PEM; empty: plaintext. Reloaded when it changes."""
+
+    metrics_tls_key: PrivateKeyFile = None
+    """File with the certificate's private key, in PEM, unencrypted. Reloaded when it changes."""
+
+    metrics_key_file: Path | None = None
+    """File with the key that scrapers send as `authorization: Bearer KEY` (Prometheus: `credentials_file`); `/healthz`
+    needs no key. Empty: no key. Read for every request; without a readable key, every scrape is refused."""
+
     host: str = "127.0.0.1"
     """Address on which this port listens. Set it to `0.0.0.0` in a container."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log event that is written."""
+
+    @property
+    def metrics_access(self) -> AccessFiles:
+        """The files of the port of metrics. Their content is checked where they are read."""
+        return AccessFiles(
+            certificate=self.metrics_tls_certificate,
+            private_key=self.metrics_tls_key,
+            bearer=self.metrics_key_file,
+        )
 
 
 def load_settings() -> Settings:

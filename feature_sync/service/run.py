@@ -54,7 +54,11 @@ def run(settings: Settings) -> None:
         parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
     threads = Threads(parts, on_end=stopping.set)
     server = MetricsServer(
-        metrics, host=settings.host, port=settings.sync_metrics_port, is_healthy=threads.are_all_at_work
+        metrics,
+        host=settings.host,
+        port=settings.sync_metrics_port,
+        files=settings.metrics_access,
+        is_healthy=threads.are_all_at_work,
     )
     _log.info("started", parts=sorted(parts), metrics_port=server.port)
     threads.start()

@@ -25,6 +25,7 @@ from feature_sync.core.errors import PortUnavailable, Unavailable
 from feature_sync.core.lag import Lag
 from tandem.ops import metrics_server
 from tandem.ops.metrics import Kind, Metric, declared
+from tandem.ops.metrics_access import AccessFiles
 
 _BATCH_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -276,7 +277,9 @@ class ArchiveMetrics:
 class MetricsServer:
     """`/metrics` and `/healthz` on one port, in threads of their own."""
 
-    def __init__(self, metrics: Metrics, *, host: str, port: int, is_healthy: Callable[[], bool]) -> None:
+    def __init__(
+        self, metrics: Metrics, *, host: str, port: int, files: AccessFiles, is_healthy: Callable[[], bool]
+    ) -> None:
         """Begins to answer. Raises PortUnavailable."""
         show: Callable[..., Iterable[bytes]] = make_wsgi_app(metrics.registry)
 
@@ -288,7 +291,7 @@ class MetricsServer:
             return [b"ok\n" if healthy else b"a part has ended\n"]
 
         try:
-            self._server = metrics_server.MetricsServer(answer, host=host, port=port)
+            self._server = metrics_server.MetricsServer(answer, host=host, port=port, files=files)
         except OSError as error:
             raise PortUnavailable(f"TANDEM_SYNC_METRICS_PORT: cannot listen on {host}:{port}: {error}") from error
         self.port = self._server.port

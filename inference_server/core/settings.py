@@ -15,9 +15,11 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from inference_server.core.errors import SettingsError
 from tandem.contract import names
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings
+from tandem.ops.metrics_access import AccessFiles
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
+    PrivateKeyFile,
     RegistryUri,
     StoreUrl,
     default_data_dir,
@@ -100,6 +102,17 @@ class Settings(EnvironmentSettings):
 
     metrics_port: _Port = 9100
     """Port of the Prometheus endpoint /metrics; 0 takes any free port, which the log names."""
+
+    metrics_tls_certificate: Path | None = None
+    """File with the certificate of the port of metrics and its chain, in PEM; empty: plaintext. Reloaded when it
+    changes."""
+
+    metrics_tls_key: PrivateKeyFile = None
+    """File with the certificate's private key, in PEM, unencrypted. Reloaded when it changes."""
+
+    metrics_key_file: Path | None = None
+    """File with the key that scrapers send as `authorization: Bearer KEY` (Prometheus: `credentials_file`); empty: no
+    key. Read for every request; without a readable key, every scrape is refused."""
 
     reflection: bool = True
     """Whether gRPC reflection is served, which grpcurl needs. Turn it off where the API should not be discoverable."""
@@ -266,6 +279,15 @@ class Settings(EnvironmentSettings):
         if path is None and certificate is not None and info.field_name == "tls_key":
             raise ValueError("is needed with TANDEM_TLS_CERTIFICATE")
         return path
+
+    @property
+    def metrics_access(self) -> AccessFiles:
+        """The files of the port of metrics. Their content is checked where they are read."""
+        return AccessFiles(
+            certificate=self.metrics_tls_certificate,
+            private_key=self.metrics_tls_key,
+            bearer=self.metrics_key_file,
+        )
 
     @property
     def cors_origins(self) -> tuple[str, ...]:

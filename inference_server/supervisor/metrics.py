@@ -22,6 +22,7 @@ from inference_server.telemetry.worker_metric import WorkerMetric, worker_metric
 from tandem.ops import metrics_server
 from tandem.ops.listening import printed
 from tandem.ops.metrics import Kind, Metric
+from tandem.ops.metrics_access import AccessFiles
 
 _FAMILIES: Final[dict[Kind, type[CounterMetricFamily | GaugeMetricFamily]]] = {
     Kind.COUNTER: CounterMetricFamily,
@@ -51,7 +52,7 @@ class StatisticsCollector(Collector):
 class MetricsServer:
     """The endpoint /metrics, in threads of its own."""
 
-    def __init__(self, collector: Collector, *, host: str, port: int) -> None:
+    def __init__(self, collector: Collector, *, host: str, port: int, files: AccessFiles) -> None:
         """Begins to answer. Port 0 takes any free one. Raises PortUnavailable."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -59,7 +60,7 @@ class MetricsServer:
         GCCollector(registry=registry)
         registry.register(collector)
         try:
-            self._server = metrics_server.MetricsServer(make_wsgi_app(registry), host=host, port=port)
+            self._server = metrics_server.MetricsServer(make_wsgi_app(registry), host=host, port=port, files=files)
         except OSError as error:
             raise PortUnavailable(f"cannot listen on {printed(host, port)} for metrics: {error}") from error
         self.port: int = self._server.port

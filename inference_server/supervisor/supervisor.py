@@ -86,7 +86,12 @@ class _Supervisor:
             # Scrapes are handled in threads of their own; the pool belongs to the event loop's thread.
             return asyncio.run_coroutine_threadsafe(self._pool.view(), loop).result(_VIEW_SECONDS)
 
-        self._metrics = MetricsServer(StatisticsCollector(view), host=settings.host, port=settings.metrics_port)
+        self._metrics = MetricsServer(
+            StatisticsCollector(view),
+            host=settings.host,
+            port=settings.metrics_port,
+            files=settings.metrics_access,
+        )
         # Closing waits for the thread that handles scrapes.
         stack.push_async_callback(asyncio.to_thread, self._metrics.close)
         self._follower = None if settings.bundle_path is not None else self._make_follower()

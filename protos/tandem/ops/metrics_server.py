@@ -18,6 +18,7 @@ from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from tandem.ops.listening import bind, resolved
+from tandem.ops.metrics_access import Access, AccessFiles
 
 MAX_CONNECTIONS: Final = 16
 CONNECTION_SECONDS: Final = 10.0
@@ -28,15 +29,19 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 """A WSGI application. It is called in several threads at once."""
 
 
+_NO_FILES: Final = AccessFiles()
+
+
 class MetricsServer:
     """Answers on one port until `close`."""
 
-    def __init__(self, application: Application, *, host: str, port: int) -> None:
-        """Begins to answer. Port 0 takes any free one. Raises OSError."""
+    def __init__(self, application: Application, *, host: str, port: int, files: AccessFiles = _NO_FILES) -> None:
+        """Begins to answer. Port 0 takes any free one. Raises OSError, for `files` AccessFilesError."""
+        access = Access(files)
         family, address = resolved(host, port)
         server_type = type("_FamilyServer", (_Server,), {"address_family": family})
-        self._server: _Server = server_type(address, _Handler)
-        self._server.set_app(_with_head(application))
+        self._server: _Server = server_type(access, address, _Handler)
+        self._server.set_app(_with_key(_with_head(application), access))
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_LOOK_SECONDS,), name="metrics", daemon=True
@@ -48,6 +53,18 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _with_key(application: Application, access: Access) -> Application:
+    """Refuses requests without the port's key."""
+
+    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if access.allows(environ["PATH_INFO"], environ.get("HTTP_AUTHORIZATION", "")):
+            return application(environ, start_response)
+        start_response("401 Unauthorized", [("Content-Type", "text/plain"), ("WWW-Authenticate", "Bearer")])
+        return [b"missing or wrong key\n"]
+
+    return answered
 
 
 def _with_head(application: Application) -> Application:
@@ -93,7 +110,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, access: Access, *arguments: Any) -> None:
+        self._access = access
         self._lock = threading.Lock()
         self._started_at: dict[socket.socket, float] = {}
         """The open connections, the oldest first."""
@@ -106,6 +124,14 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Accepts a connection. Its TLS handshake is made by its own thread, with its first read."""
+        connection, address = super().get_request()
+        context = self._access.context()
+        if context is None:
+            return connection, address
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answers a connection in a thread of its own. The oldest connection gives way when there are too many."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, ValidationInfo
 
 DEFAULT_STORE_URL: Final = "redis://127.0.0.1:6379/0"
 _SQLITE: Final = "sqlite:///"
@@ -77,3 +77,15 @@ StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 
 EventsUrl = Annotated[str, AfterValidator(_check_events_url)]
 """The streams of events: a Redis or Valkey, or Kafka, `kafka://host:port,host:port`. Empty: the online store."""
+
+
+def _with_certificate(key: Path | None, info: ValidationInfo) -> Path | None:
+    certificate = str(info.field_name).removesuffix("key") + "certificate"
+    variable = f"TANDEM_{certificate.upper()}"
+    if (key is None) != (info.data.get(certificate) is None):
+        raise ValueError(f"is needed with {variable}" if key is None else f"needs {variable} too")
+    return key
+
+
+PrivateKeyFile = Annotated[Path | None, Field(validate_default=True), AfterValidator(_with_certificate)]
+"""Setting `<name>tls_key`, the private key of the certificate that `<name>tls_certificate` names."""

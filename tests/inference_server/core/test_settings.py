@@ -39,6 +39,7 @@ BAD = [
     ("TANDEM_MAX_REQUEST_BYTES", "100"),
     ("TANDEM_MAX_STREAMS_PER_CONNECTION", "0"),
     ("TANDEM_TLS_KEY", "/key/without/certificate"),
+    ("TANDEM_METRICS_TLS_KEY", "/key/without/certificate"),
     ("TANDEM_TLS_CLIENT_CA", "/ca/without/certificate"),
     ("TANDEM_OTLP_ENDPOINT", "collector:4317"),
     ("TANDEM_TRACE_SAMPLE_RATIO", "1.5"),
@@ -58,6 +59,10 @@ def test_a_certificate_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_TLS_CERTIFICATE", "/tls.crt")
     with pytest.raises(SettingsError, match=r"^TANDEM_TLS_KEY: is needed with TANDEM_TLS_CERTIFICATE"):
         Settings.load()
+    monkeypatch.setenv("TANDEM_METRICS_TLS_CERTIFICATE", "/metrics.crt")
+    with pytest.raises(SettingsError, match=r"^TANDEM_METRICS_TLS_KEY: is needed with TANDEM_METRICS_TLS_CERTIFICATE"):
+        Settings.load()
+    monkeypatch.setenv("TANDEM_METRICS_TLS_KEY", "/metrics.key")
     monkeypatch.setenv("TANDEM_TLS_KEY", "/tls.key")
     assert Settings.load().tls == TlsFiles(certificate=Path("/tls.crt"), key=Path("/tls.key"))
 

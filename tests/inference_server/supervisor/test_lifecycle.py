@@ -6,7 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import ssl
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -17,6 +20,7 @@ from deploy.local.ports import free_port
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.defects import copy_of, truncated_index
+from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, serve, server_environment, valkey, wait_until
 from tests.support.tiny_bundle import state_of
 
@@ -63,6 +67,41 @@ async def test_reflection_can_be_switched_off(tmp_path: Path, bundle: Bundle) ->
         assert status != 0
         assert "reflection" in errors
         assert len((await server.recommend()).items) == 10
+
+
+async def test_metrics_over_tls_with_a_key(tmp_path: Path, bundle: Bundle) -> None:
+    authority = Authority()
+    certificate, private_key = authority.issue().write(tmp_path)
+    key = tmp_path / "key"
+    key.write_text("a-key-of-prometheus")
+    settings = {
+        "metrics_tls_certificate": certificate,
+        "metrics_tls_key": private_key,
+        "metrics_key_file": key,
+        "bundle_path": bundle.directory,
+        "store_url": NO_STORE,
+    }
+    async with serve(tmp_path, **settings) as server:
+        context = ssl.create_default_context(cadata=authority.certificate.decode())
+        page = urllib.request.Request(f"https://127.0.0.1:{server.metrics_port}/metrics")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            await asyncio.to_thread(urllib.request.urlopen, page, context=context)
+        page.add_header("authorization", "Bearer a-key-of-prometheus")
+        answer = await asyncio.to_thread(urllib.request.urlopen, page, context=context)
+        assert b"tandem_requests_total" in answer.read()
+
+
+async def test_files_of_the_metrics_port_that_cannot_be_used_are_named(tmp_path: Path, bundle: Bundle) -> None:
+    certificate, _ = Authority().issue().write(tmp_path)
+    _, other_key = Authority().issue().write(tmp_path / "other")
+    environment = server_environment(
+        tmp_path, bundle_path=bundle.directory, metrics_tls_certificate=certificate, metrics_tls_key=other_key
+    )
+    status, _, errors = await run(sys.executable, "-m", "inference_server", "serve", environment=environment)
+    assert status == 1
+    line = json.loads(errors.splitlines()[0])
+    assert line["event"] == "port_unavailable"
+    assert f"{certificate} and {other_key} are not a certificate in PEM and its unencrypted key" in line["reason"]
 
 
 async def test_health_follows_the_model(

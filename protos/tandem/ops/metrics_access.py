@@ -1,0 +1,94 @@
+"""Who may read the port of metrics: its TLS files and its key, which take effect as soon as their files change."""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+OPEN_PATH: Final = "/healthz"
+"""Answered without a key: probes of an orchestrator have none."""
+_BEARER: Final = "Bearer "
+
+
+class AccessFilesError(OSError):
+    """A file cannot be used. The message names the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccessFiles:
+    """Files of one port."""
+
+    certificate: Path | None = None
+    """Certificate and its chain, in PEM; None: plaintext."""
+    private_key: Path | None = None
+    """The certificate's private key, in PEM, unencrypted; needed with a certificate."""
+    bearer: Path | None = None
+    """File that holds the key of the scrapers; None: no key is needed."""
+
+
+class Access:
+    """Access to one port. Used by several threads at once."""
+
+    def __init__(self, files: AccessFiles) -> None:
+        """Raises AccessFilesError."""
+        self._files = files
+        self._lock = threading.Lock()
+        self._seen: tuple[float, ...] = ()
+        self._context = self._loaded()
+        if files.bearer is not None and not _content(files.bearer):
+            raise AccessFilesError(f"{files.bearer} holds no key")
+
+    def context(self) -> ssl.SSLContext | None:
+        """The context of new connections, with the newest certificate; None: plaintext.
+
+        Files that cannot be used, as in the middle of a renewal, leave the certificate before in use.
+        """
+        with self._lock:
+            if self._context is not None and self._times() != self._seen:
+                try:
+                    self._context = self._loaded()
+                except AccessFilesError:
+                    return self._context
+            return self._context
+
+    def allows(self, path: str, authorization: str) -> bool:
+        """Whether a request for a path may be answered, by its header `authorization`. Without a readable key nothing
+        but `OPEN_PATH` is."""
+        if self._files.bearer is None or path == OPEN_PATH:
+            return True
+        try:
+            key = _content(self._files.bearer)
+        except AccessFilesError:
+            return False
+        presented = authorization.removeprefix(_BEARER).encode("latin-1", "replace")
+        return bool(key) and authorization.startswith(_BEARER) and hmac.compare_digest(presented, key)
+
+    def _loaded(self) -> ssl.SSLContext | None:
+        certificate, private_key = self._files.certificate, self._files.private_key
+        if certificate is None:
+            return None
+        self._seen = self._times()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # Without this password OpenSSL would prompt for one at the terminal.
+            context.load_cert_chain(certificate, private_key, password="")
+        except OSError as error:
+            raise AccessFilesError(
+                f"{certificate} and {private_key} are not a certificate in PEM and its unencrypted key"
+            ) from error
+        return context
+
+    def _times(self) -> tuple[float, ...]:
+        files = (self._files.certificate, self._files.private_key)
+        return tuple(path.stat().st_mtime if path is not None and path.exists() else 0.0 for path in files)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes().strip()
+    except OSError as error:
+        raise AccessFilesError(f"{path}: {error.strerror}") from error
