@@ -82,7 +82,7 @@ def many_users(prepare: Prepare) -> Path:
 
 
 def assert_complete(client: redis.Redis) -> None:
-    assert client.dbsize() == 2 * NUM_USERS + 1
+    assert client.dbsize() == 2 * NUM_USERS + 2  # two marks: of the version, and of the store
     for start in range(0, NUM_USERS, 1_000):
         users = [f"u{user:06}" for user in range(start, start + 1_000)]
         states = client.mget([user_state_key(user) for user in users])
