@@ -159,7 +159,7 @@ async def test_a_wrong_field_refuses_the_whole_call(
         ({"events": [{**EVENT, "type": "CLICK"}]}, "events[0].type"),
         ({"events": [{**EVENT, "type": 2}]}, "events[0].type"),
         ({"events": [{**EVENT, "occurred_at": "yesterday"}]}, "events[0].occurred_at"),
-        ({"events": [{**EVENT, "occurred_at": "2023-02-30T00:00:00Z"}]}, "body"),
+        ({"events": [{**EVENT, "occurred_at": "2023-02-30T00:00:00Z"}]}, "events[0].occurred_at"),
         ({"events": [{key: value for key, value in EVENT.items() if key != "user_id"}]}, "events[0].user_id"),
         ({"events": [{**EVENT, "userId": "u"}]}, "events[0].userId"),
         ({"evnets": []}, "evnets"),

@@ -53,7 +53,7 @@ class TestExample:
             category_caps={"Documentary": 1},
             boosts=(
                 Boost(category="Comedy", add=0.5),
-                Boost(attribute="year", min=1995, add=0.25),
+                Boost(attribute="release_year", min=1995, add=0.25),
             ),
         )
         assert policies.policy("children").attributes == (

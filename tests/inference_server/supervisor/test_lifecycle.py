@@ -131,7 +131,11 @@ async def test_health_follows_the_model(
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         registry.move_alias(model_name, "champion", number)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        assert await problem() == ""
+
+        async def no_problem() -> bool:
+            return not await problem()
+
+        await wait_until(no_problem, "the status names no problem any more")
         response = await server.recommend()
         assert (response.model_version, response.variant) == ("tiny-1", "champion")
         status = await server.status()

@@ -201,9 +201,11 @@ def listenings(server: Server, worker: int) -> list[dict[str, object]]:
 
 
 async def test_workers_that_never_come_up_end_the_server(tmp_path: Path, first: Bundle) -> None:
-    # A store URL that the settings let through and the client does not: every worker ends at its start.
+    # Only workers read the policies: every worker ends at its start.
+    policies = tmp_path / "policies.yaml"
+    policies.write_text("default: {diversity: 7}")
     environment = server_environment(
-        tmp_path, bundle_path=first.directory, store_url="redis://127.0.0.1:port/0", worker_start_attempts=2
+        tmp_path, bundle_path=first.directory, policies_file=policies, worker_start_attempts=2
     )
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "inference_server", "serve"), env=environment, stderr=asyncio.subprocess.PIPE
@@ -213,7 +215,7 @@ async def test_workers_that_never_come_up_end_the_server(tmp_path: Path, first: 
     assert process.returncode == 1
     lines = [json.loads(line) for line in errors.splitlines()]
     assert sum(line["event"] == "worker_ended" for line in lines) == 2
-    assert all("port" in line["reason"] for line in lines if line["event"] == "worker_ended")
+    assert all("diversity" in line["reason"] for line in lines if line["event"] == "worker_ended")
     assert "worker 1 ended 2 times before it answered" in next(
         line["reason"] for line in lines if line["event"] == "workers_failed"
     )
