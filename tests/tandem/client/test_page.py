@@ -20,7 +20,14 @@ from tests.support.tiny_bundle import TinySpec, build_tiny_bundle, state_of
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "localhost:50051"
-OUTPUT = (r"RETRIEVED tiny-1 \(\) \(.*did you mean 'western'\?", r"^\('", r"^244 |^22 ", r"^1 event", r"^tiny-1$", r"^num_items .+")
+OUTPUT = (
+    r"RETRIEVED tiny-1 \(\) \(.*did you mean 'western'\?",
+    r"^\('",
+    r"^244 |^22 ",
+    r"^1 event",
+    r"^tiny-1$",
+    r"^num_items .+",
+)
 """Pattern of a line that each block prints."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
