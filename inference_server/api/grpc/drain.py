@@ -19,10 +19,8 @@ Measured in docs/decisions/0063-drain.md.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 import grpc
@@ -33,9 +31,11 @@ _HANDSHAKE_SECONDS: Final = 0.05
 """Time in which connections that were just accepted become usable."""
 _CHECK_SECONDS: Final = 0.002
 _CALM_CHECKS: Final = 6
-"""Consecutive checks that find no call, before no call is believed to be on its way to Python."""
-_MANY_CALM_CHECKS: Final = 50
-"""The same where a thread of the process runs all the time, so that it cannot be told whether gRPC's threads do."""
+_CALM_SECONDS: Final = 0.1
+"""Consecutive checks that find no call, and the time that they span, before no call is believed to be on its way
+to Python. The states of gRPC's threads would tell sooner. But reading them leaves entries of /proc behind, which the
+kernel drops when the worker ends: on a busy machine the fork server was then seconds late to learn its exit status.
+"""
 _FROZEN_SECONDS: Final = 0.5
 """Longest time for which callers wait in the kernel. Then gRPC may read again for as long, and callers are answered."""
 _GOAWAY_SECONDS: Final = 0.02
@@ -94,16 +94,17 @@ async def _come_to_rest(connections: Connections, give_up_at: float, streams: It
 async def _freeze(connections: Connections, thaw_at: float, streams: Iterable[str]) -> bool:
     """Freezes the connections and waits until all that gRPC has read is answered. Returns False at `thaw_at`."""
     connections.freeze()
-    num_calm = num_calm_threads = 0
-    num_unread_bytes = 0
+    num_calm = num_unread_bytes = 0
+    calm_since = time.monotonic()
     while len(connections) and time.monotonic() < thaw_at:
         await asyncio.sleep(_CHECK_SECONDS)
         connections.freeze()
         before, num_unread_bytes = num_unread_bytes, connections.num_unread_bytes
-        calm = not _num_unary_calls(streams) and num_unread_bytes >= before
-        num_calm = num_calm + 1 if calm else 0
-        num_calm_threads = num_calm_threads + 1 if calm and not _another_thread_runs() else 0
-        if num_calm_threads >= _CALM_CHECKS or num_calm >= _MANY_CALM_CHECKS:
+        if _num_unary_calls(streams) or num_unread_bytes < before:
+            num_calm, calm_since = 0, time.monotonic()
+            continue
+        num_calm += 1
+        if num_calm >= _CALM_CHECKS and time.monotonic() - calm_since >= _CALM_SECONDS:
             return True
     return not len(connections)
 
@@ -115,16 +116,3 @@ def _num_unary_calls(streams: Iterable[str]) -> int:
 def _num_streams(streams: Iterable[str]) -> int:
     handlers = {_HANDLER_TASK.format(method) for method in streams}
     return sum(task.get_name() in handlers for task in asyncio.all_tasks())
-
-
-def _another_thread_runs() -> bool:
-    """Whether a thread of this process besides the caller's runs or waits for a processor: it may bring a call."""
-    own = os.getpid()
-    for folder in Path("/proc/self/task").iterdir():
-        try:
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:  # it has ended
-            continue
-        if state == "R" and int(folder.name) != own:
-            return True
-    return False

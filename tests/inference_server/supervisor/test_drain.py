@@ -54,10 +54,9 @@ async def test_no_call_is_lost_when_workers_are_replaced_and_the_server_ends(tmp
         for worker in (1, 2):
             pid = await server.worker_pid(worker)
             os.kill(pid, signal.SIGTERM)
-            await server.log("worker_ended", worker=worker, pid=pid)
+            await server.log("worker_ended", worker=worker, pid=pid, exit_status=0)
             await server.log("worker_listening", worker=worker)
             await asyncio.sleep(0.5)
-        # On a busy machine a worker that has drained, and ended its work with 0, now and then exits with 1.
-        assert await server.stop() in {0, 1}
+        assert await server.stop() == 0
         await asyncio.sleep(0.2)
     assert lost == []
