@@ -188,7 +188,9 @@ class AliasFollower:
                 _log.warning("alias_has_no_version", alias=self._alias, model_name=name, reason=why)
             self._why_no_version = why
             return
-        self._why_no_version = ""
+        if self._why_no_version:
+            self._why_no_version = ""
+            self._registry_is(up=True, problem="")  # known now, not when the version has been downloaded
         if roll_backs != self._roll_backs or self._must_not_serve(version):
             return
         serving = self._pool.serving

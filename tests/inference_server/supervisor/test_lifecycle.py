@@ -131,11 +131,7 @@ async def test_health_follows_the_model(
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         registry.move_alias(model_name, "champion", number)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-
-        async def no_problem() -> bool:
-            return not await problem()
-
-        await wait_until(no_problem, "the status names no problem any more")
+        assert await problem() == ""
         response = await server.recommend()
         assert (response.model_version, response.variant) == ("tiny-1", "champion")
         status = await server.status()
@@ -169,8 +165,7 @@ async def test_a_request_in_flight_is_finished_at_shutdown(
         response = await call
         assert response.source == pb.RECOMMENDATION_SOURCE_RETRIEVED
         assert list(response.degraded_reasons) == []
-        # On a busy machine a worker that has drained, and ended its work with 0, now and then exits with 1.
-        assert await stopping in {0, 1}
+        assert await stopping == 0
         await server.log("stopped", worker_exit_statuses=[0])
 
 
