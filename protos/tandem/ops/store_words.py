@@ -10,6 +10,7 @@ No text that this module makes contains a user name or a password of an address.
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from typing import Final
@@ -25,6 +26,8 @@ _PING: Final = b"*1\r\n$4\r\nPING\r\n"
 _MAX_CHARACTERS: Final = 240
 _TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
 """An alert and a handshake: how a TLS server answers what is no TLS."""
+_PIPELINED: Final = re.compile(r"\ACommand # \d+ \(.*?\) of pipeline caused error: ", re.DOTALL)
+"""What redis-py puts before the words of the server: the command of ours that failed, with its keys."""
 _CONNECTION_ERRORS: Final = frozenset({"ConnectionError", "TimeoutError", "OSError", "InvalidResponse"})
 """Names of the exceptions that may hide a refusal; redis-py's and Python's own share them."""
 
@@ -42,11 +45,12 @@ def explained(url: str, error: BaseException) -> str:
 
 def own_words(error: BaseException) -> str | None:
     """The server's reply that the client library turned into `error`; None if there was none."""
+    text = _PIPELINED.sub("", str(error))
     code = getattr(error, "status_code", None)
     if isinstance(code, str) and code:
-        return _one_line(f"{code} {error}")
+        return _one_line(f"{code} {text}")
     if _CONNECTION_ERRORS.isdisjoint(kind.__name__ for kind in type(error).__mro__):
-        return _one_line(str(error)) or type(error).__name__
+        return _one_line(text) or type(error).__name__
     return None
 
 
