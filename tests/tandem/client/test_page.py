@@ -21,7 +21,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ADDRESS = "localhost:50051"
 OUTPUT = (
-    r"RETRIEVED tiny-1 \(\) \(.*did you mean 'western'\?",
+    r"RETRIEVED tiny-1 \(\) \(\"filter\.exclude_categories\[0\]: .* 'Western'; did you mean 'western'\?\",\)$",
     r"^\('",
     r"^244 |^22 ",
     r"^1 event",
