@@ -3,6 +3,9 @@
 Read `Archiver.run` downwards. Entries leave the store only once they are on disk. A kill at any point repeats nothing:
 the next start continues after the newest file, and removes entries from the store that were written already. If the
 store was emptied and its clock is behind the newest file, its log is first made to continue after that file.
+
+The events of a user who is deleted meanwhile enter no file: the register of deleted users is read while nobody rewrites
+files (see `day_files.writing`), so a deletion either finds the file or is known to whoever writes it.
 """
 
 from __future__ import annotations
@@ -20,8 +23,11 @@ from feature_sync.archive.day_files import DayFiles, LogId
 from feature_sync.archive.tables import write_entries
 from feature_sync.core.errors import Unavailable
 from feature_sync.store.connection import StoreConnection
+from feature_sync.store.deleted_users import deletions_among, lookup
 from feature_sync.telemetry.metrics import ArchiveMetrics
-from tandem.contract.streams import ENTRY_FIELD, applied_key
+from tandem.contract.deleted_users import is_left_out
+from tandem.contract.store import deleted_users_key
+from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
 
 _TICK_SECONDS: Final = 0.5
 _PAGE_ENTRIES: Final = 2_000
@@ -167,6 +173,19 @@ class Archiver:
         """Writes the file of one day's entries."""
         payloads = [payload for _, payload in entries]
         first, last = entries[0][0], entries[-1][0]
-        self._files.add(first, last, lambda path: write_entries(self._stream, payloads, path))
+        self._files.add(first, last, lambda path: write_entries(self._stream, self._kept(payloads), path))
         self._metrics.archived.inc(len(entries))
         _log.debug("archived", stream=self._stream, num_entries=len(entries), last=str(last))
+
+    def _kept(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
+        """The entries without those of deleted users. Raises StoreAway and StreamEntryError."""
+        if self._stream != EVENTS or not self._store.call("EXISTS", deleted_users_key()):
+            return payloads
+        events = [Event.from_bytes(payload) for payload in payloads]
+        users = list({event.user_id for event in events})
+        deleted_at = deletions_among(users, self._store.call(*lookup(users)))
+        return [
+            payload
+            for event, payload in zip(events, payloads, strict=True)
+            if not is_left_out(deleted_at.get(event.user_id), event.occurred_at, event.received_at)
+        ]

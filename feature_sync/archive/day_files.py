@@ -2,23 +2,29 @@
 
 The newest name is the archive's position, so that data and position become visible in one rename. A reader that lists
 the folder sees complete files only. The day, in UTC, is the day on which the entries were applied: a past day that is
-archived never changes again.
+archived never changes again, except that the rows of a deleted user leave it. Names stay then, because they are the
+position; a file whose rows all left stays too, empty.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
 from tandem.contract import names
+from tandem.ops.file_lock import file_lock
 
 _LOCK: Final = ".lock"
 _UNFINISHED: Final = ".unfinished"
+_REPLACEMENT: Final = ".replacement"
+_WRITING: Final = ".writing.lock"
+"""Held while a file is added. The other lock lasts as long as an archiver runs."""
 _SUFFIX: Final = ".parquet"
 
 
@@ -97,19 +103,37 @@ class DayFiles:
         OSError.
         """
         unfinished = self._folder / _UNFINISHED
-        write(unfinished)
-        _flush_to_disk(unfinished)
-        day = self._folder / f"{names.DAY_PARTITION}{first.day}"
-        if not day.is_dir():
-            day.mkdir()
-            _flush_to_disk(self._folder)
-        unfinished.rename(day / f"{first.in_name}-{last.in_name}{_SUFFIX}")
-        _flush_to_disk(day)
+        with writing(self._folder):
+            write(unfinished)
+            _flush_to_disk(unfinished)
+            day = self._folder / f"{names.DAY_PARTITION}{first.day}"
+            if not day.is_dir():
+                day.mkdir()
+                _flush_to_disk(self._folder)
+            unfinished.rename(day / f"{first.in_name}-{last.in_name}{_SUFFIX}")
+            _flush_to_disk(day)
         self._position = last
 
     def _newest(self) -> LogId | None:
         files = newest_day(self._folder)
         return last_of(files[-1]) if files else None
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Nobody else adds a file to this archive during the block, however long an archiver runs. Raises OSError."""
+    with file_lock(folder / _WRITING):
+        yield
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Replaces a file of an archive by what `write` writes to a given path. Only one process may do this at a time, and
+    an archiver may run. Raises OSError."""
+    replacement = path.parent.parent / _REPLACEMENT
+    write(replacement)
+    _flush_to_disk(replacement)
+    replacement.rename(path)
+    _flush_to_disk(path.parent)
 
 
 def newest_day(folder: Path) -> list[Path]:

@@ -88,9 +88,38 @@ _FORMATS: Final[Mapping[str, tuple[Any, Callable[[bytes], tuple[Any, ...]]]]] = 
 def write_entries(stream: str, payloads: Sequence[bytes], path: Path) -> None:
     """Writes applied entries of EVENTS or ITEM_CHANGES, one row for each, in order. Raises StreamEntryError."""
     schema, row = _FORMATS[stream]
-    columns = zip(*map(row, payloads), strict=True)
+    columns = zip(*map(row, payloads), strict=True) if payloads else [[] for _ in schema]
     arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+
+
+def rows_of_user(path: Path, user_id: str, *, until: int | None = None) -> list[dict[str, Any]]:
+    """A user's events in one file, by column; with `until` only those that occurred or were received up to this moment,
+    microseconds since 1970. Raises ArchiveUnreadable."""
+    rows = _read_events(path)
+    found: list[dict[str, Any]] = rows.filter(_is_of_user(rows, user_id, until)).to_pylist()
+    return found
+
+
+def write_without_user(path: Path, target: Path, user_id: str, *, until: int) -> None:
+    """Copies a file of events without the rows that `rows_of_user` returns. Raises ArchiveUnreadable and OSError."""
+    rows = _read_events(path)
+    pq.write_table(rows.filter(pc.invert(_is_of_user(rows, user_id, until))), target, compression="zstd")
+
+
+def _is_of_user(rows: Any, user_id: str, until: int | None) -> Any:
+    is_of_user = pc.equal(rows.column(names.USER_ID), user_id)
+    if until is None:
+        return is_of_user
+    earlier = pc.min_element_wise(rows.column(names.TIMESTAMP), rows.column(names.RECEIVED_AT))
+    return pc.and_(is_of_user, pc.less_equal(earlier, until))
+
+
+def _read_events(path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path).read(columns=EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise ArchiveUnreadable(f"{path}: {error}") from error
 
 
 def last_archived_sequence(folder: Path) -> int:
@@ -159,10 +188,7 @@ def read_event_files(files: Sequence[Path]) -> EventTable:
     tables = [pa.Table.from_arrays([pa.array([], field.type) for field in EVENT_SCHEMA], schema=EVENT_SCHEMA)]
     tables[0] = tables[0].append_column(_DAY, pa.array([], pa.string()))
     for path in files:
-        try:
-            rows = pq.ParquetFile(path).read(columns=EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise ArchiveUnreadable(f"{path}: {error}") from error
+        rows = _read_events(path)
         tables.append(rows.append_column(_DAY, pa.array([day_of(path)] * rows.num_rows, pa.string())))
     return EventTable(pa.concat_tables(tables))
 

@@ -58,7 +58,7 @@ def find_versions(registry: ModelRegistry, aliases: Sequence[str]) -> list[Regis
         raise RegistryError(
             f"there is no registry at {sqlite_file(registry.uri)}; train a model first: python -m trainer train"
         )
-    with _one_line_errors(registry):
+    with one_line_errors(registry):
         return [version for alias in aliases if (version := registry.aliased(alias)) is not None]
 
 
@@ -141,7 +141,7 @@ def _download(
     """Downloads into a neighbouring folder and renames it, so that a killed download leaves no partial bundle."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=_DOWNLOAD, dir=directory.parent) as staging:
-        with _one_line_errors(registry):
+        with one_line_errors(registry):
             work = download_in_child(registry, version, Path(staging), seconds=seconds)
             downloaded = run_until_stopped(work, stop)
         try:
@@ -152,7 +152,8 @@ def _download(
 
 
 @contextmanager
-def _one_line_errors(registry: ModelRegistry) -> Iterator[None]:
+def one_line_errors(registry: ModelRegistry) -> Iterator[None]:
+    """Turns the exception of a registry that cannot be read into RegistryError, whose message is one line."""
     try:
         yield
     except RegistryUnreadable as error:

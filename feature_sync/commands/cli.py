@@ -10,7 +10,19 @@ from typing import Protocol
 
 import structlog
 
-from feature_sync.commands import check_bundle, dead_letters, features, publish, rebuild, run, show, show_item, store
+from feature_sync.commands import (
+    check_bundle,
+    dead_letters,
+    delete_user,
+    export_user,
+    features,
+    publish,
+    rebuild,
+    run,
+    show,
+    show_item,
+    store,
+)
 from feature_sync.core.errors import FeatureSyncError, SettingsError, StorageError
 from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
@@ -42,6 +54,8 @@ _COMMANDS: Mapping[str, Command] = {
     "rebuild": rebuild,
     "show": show,
     "show-item": show_item,
+    "export-user": export_user,
+    "delete-user": delete_user,
     "features": features,
     "run": run,
     "dead-letters": dead_letters,

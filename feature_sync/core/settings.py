@@ -163,6 +163,10 @@ class Settings(EnvironmentSettings):
     """File with the key that scrapers send as `authorization: Bearer KEY` (Prometheus: `credentials_file`); `/healthz`
     needs no key. Empty: no key. Read for every request; without a readable key, every scrape is refused."""
 
+    impression_log: Path | None = None
+    """The server's impression log, if it has one on this machine: `export-user` and `delete-user` look there too. Set
+    it to the server's own value."""
+
     host: str = "127.0.0.1"
     """Address on which this port listens. Set it to `0.0.0.0` in a container."""
 

@@ -2,13 +2,14 @@
 
 The transaction holds every effect of an event, its mark and its acknowledgement included. So an event is applied
 completely or not at all, and a repeated event finds its mark. States are watched: if another consumer or a publish
-writes one meanwhile, the batch is retried. Counters and scores are only added to, which needs no watching.
+writes one meanwhile, the batch is retried. So is the register of deleted users: a user who is deleted between the read
+and the transaction gets no state of events from before. Counters and scores are only added to, which needs no watching.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +18,12 @@ from feature_sync.events.marks import EventMarks, mark_of
 from feature_sync.events.states import by_user, state_after
 from feature_sync.events.trending import Trending, TrendingSchedule
 from feature_sync.store.connection import Command, StoreClock, StoreConnection
+from feature_sync.store.deleted_users import deletions_among, lookup
 from feature_sync.stream.consumer import Parsed
 from feature_sync.telemetry.metrics import StreamMetrics
 from tandem.contract.bundle import Bundle
-from tandem.contract.store import item_counters_key, user_state_key
+from tandem.contract.deleted_users import is_left_out
+from tandem.contract.store import deleted_users_key, item_counters_key, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
 from tandem.contract.vocabulary import MISSING_ROW
 
@@ -74,8 +77,8 @@ class EventApplier:
         return Event.from_bytes(payload)
 
     def apply(self, entries: Sequence[Parsed[Event]], acknowledgement: Sequence[Command]) -> None:
-        """Applies events whose ids are new. Raises StoreAway, StoreConflict, and StoreValueError for an unreadable
-        state."""
+        """Applies events whose ids are new, but none from before their user's deletion. Raises StoreAway,
+        StoreConflict, and StoreValueError for an unreadable state."""
         now = self._clock.now()
         first_of_id = {entry.value.event_id: entry for entry in reversed(entries)}
         candidates = [entry for entry in entries if first_of_id[entry.value.event_id] is entry]
@@ -85,12 +88,20 @@ class EventApplier:
         state_keys = [user_state_key(user_id) for user_id in users]
 
         # A batch that ended in an exception may have left keys watched.
-        _, _, states, *replies = self._store.run(
-            [("UNWATCH",), ("WATCH", *state_keys), ("MGET", *state_keys), *marks.lookups(mark_of_candidate)]
+        _, _, states, deletions, *replies = self._store.run(
+            [
+                ("UNWATCH",),
+                ("WATCH", *state_keys, deleted_users_key()),
+                ("MGET", *state_keys),
+                lookup(users),
+                *marks.lookups(mark_of_candidate),
+            ]
         )
-        is_known = marks.found(replies)
-        new = [entry for entry, known in zip(candidates, is_known, strict=True) if not known]
-        new_marks = [mark for mark, known in zip(mark_of_candidate, is_known, strict=True) if not known]
+        deleted_at = deletions_among(users, deletions)
+        is_left = [_is_left_out(entry.value, deleted_at) for entry in candidates]
+        is_new = [not (known or left) for known, left in zip(marks.found(replies), is_left, strict=True)]
+        new = [entry for entry, is_one in zip(candidates, is_new, strict=True) if is_one]
+        new_marks = [mark for mark, is_one in zip(mark_of_candidate, is_new, strict=True) if is_one]
         grouped = by_user(entry.value for entry in new)
         stored = dict(zip(users, states, strict=True))
         trending = self._trending.additions((entry.value for entry in new), now)
@@ -108,7 +119,7 @@ class EventApplier:
         )
         if trending:
             self._schedule.changed()
-        self._count(new, num_duplicates=len(entries) - len(new))
+        self._count(new, num_duplicates=len(entries) - len(new) - sum(is_left), num_left_out=sum(is_left))
         self._on_changed_users(grouped.keys())
 
     def rest(self) -> None:
@@ -138,10 +149,15 @@ class EventApplier:
             for item_id, known in zip(ids, is_known, strict=True)
         ]
 
-    def _count(self, new: Sequence[Parsed[Event]], *, num_duplicates: int) -> None:
+    def _count(self, new: Sequence[Parsed[Event]], *, num_duplicates: int, num_left_out: int) -> None:
         self._metrics.duplicates.inc(num_duplicates)
+        self._metrics.left_out.inc(num_left_out)
         for event_type, number in Counter(entry.value.type for entry in new).items():
             self._metrics.count_applied(event_type, number)
+
+
+def _is_left_out(event: Event, deleted_at: Mapping[str, int]) -> bool:
+    return is_left_out(deleted_at.get(event.user_id), event.occurred_at, event.received_at)
 
 
 def _counter_additions(entries: Sequence[Parsed[Event]]) -> list[Command]:

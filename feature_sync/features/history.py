@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from tandem.contract import names
+from tandem.contract.deleted_users import NOBODY, DeletedUsers
 
 EVENTS: Final = "events"
 """The name under which `events_sql` is registered; the other queries read it."""
@@ -31,9 +32,9 @@ EVENTS: Final = "events"
 _EVENT: Final = (names.USER_ID, names.ITEM_ID, names.EVENT_TYPE, names.TIMESTAMP)
 
 
-def events_sql(interactions: Path, archive: Path) -> str:
+def events_sql(interactions: Path, archive: Path, *, deleted: DeletedUsers = NOBODY) -> str:
     """Every event of the data and of the archive, each once, with its `known_at`; events without a time are left
-    out."""
+    out, and what `deleted` users did up to their deletion."""
     columns = ", ".join(_EVENT)
     return f"""
         WITH archived AS (
@@ -46,9 +47,9 @@ def events_sql(interactions: Path, archive: Path) -> str:
         )
         SELECT {columns}, {names.TIMESTAMP} AS {names.KNOWN_AT}
         FROM {parquet_files(interactions)} AS prepared ANTI JOIN archived USING ({columns})
-        WHERE {names.TIMESTAMP} > 0
+        WHERE {names.TIMESTAMP} > 0 AND {_not_left_out(deleted, names.TIMESTAMP)}
         UNION ALL BY NAME
-        SELECT * FROM archived
+        SELECT * FROM archived WHERE {_not_left_out(deleted, names.TIMESTAMP)}
     """
 
 
@@ -66,9 +67,12 @@ def counts_sql(entity: str) -> str:
     """
 
 
-def user_profile_sql(users: Path) -> str:
-    """Demographics of the data."""
-    return f"SELECT users.*, {_before_first_event(names.USER_ID)} FROM {parquet_files(users)} AS users"
+def user_profile_sql(users: Path, *, deleted: DeletedUsers = NOBODY) -> str:
+    """Demographics of the data; those of `deleted` users, which have no time, are left out."""
+    return (
+        f"SELECT users.*, {_before_first_event(names.USER_ID)} FROM {parquet_files(users)} AS users "
+        f"WHERE {_not_left_out(deleted)}"
+    )
 
 
 def item_profile_sql(items: Path, changes: Path) -> str:
@@ -125,6 +129,15 @@ def empty_sql(columns: dict[str, str]) -> str:
     """An empty table with these columns; types are by name."""
     nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
     return f"SELECT {nulls} WHERE false"
+
+
+def _not_left_out(deleted: DeletedUsers, time: str = "0") -> str:
+    """The SQL condition that a row was not of a deleted user at its time, microseconds; see `deleted_users`."""
+    if not deleted:
+        return "true"
+    times = ", ".join(f"('{digest}', {moment}::BIGINT)" for digest, moment in deleted.times.items())
+    found = f"SELECT moment FROM (VALUES {times}) AS deleted(digest, moment) WHERE digest = sha256({names.USER_ID})"
+    return f"{time} > coalesce(({found}), -1)"
 
 
 def _before_first_event(entity: str) -> str:

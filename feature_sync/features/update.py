@@ -32,6 +32,7 @@ from feature_sync.prepared.prepared import open_prepared
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
+from tandem.ops.deleted_users_file import read_deleted_users
 
 BATCH: Final = 500
 """Entities in one read of the serving keys."""
@@ -100,10 +101,13 @@ def write_history(sources: Sources, settings: Settings, prepared_dir: Path) -> N
 
 
 def define_events(sources: Sources, settings: Settings, prepared_dir: Path) -> None:
-    """Opens prepared data: later queries read its events and those of the archive. Raises PreparedDataError."""
+    """Opens prepared data: later queries read its events and those of the archive.
+
+    Raises PreparedDataError, DeletedUsersUnreadable and OSError.
+    """
     open_prepared(prepared_dir)
-    interactions = prepared_dir / "interactions.parquet"
-    sources.define(history.EVENTS, history.events_sql(interactions, settings.data_dir / EVENTS))
+    interactions, deleted = prepared_dir / "interactions.parquet", read_deleted_users(settings.data_dir)
+    sources.define(history.EVENTS, history.events_sql(interactions, settings.data_dir / EVENTS, deleted=deleted))
 
 
 def served_bundle(settings: Settings, bundle_dir: Path | None) -> Bundle:
@@ -158,7 +162,9 @@ def _observe(sources: Sources, rows_of_entities: Iterable[Rows]) -> None:
 def _write(sources: Sources, settings: Settings, prepared_dir: Path, now: int) -> dict[str, int]:
     items = history.item_profile_sql(prepared_dir / "items.parquet", settings.data_dir / ITEM_CHANGES)
     past_rows = {
-        names.USER_PROFILE_VIEW: history.user_profile_sql(prepared_dir / "users.parquet"),
+        names.USER_PROFILE_VIEW: history.user_profile_sql(
+            prepared_dir / "users.parquet", deleted=read_deleted_users(settings.data_dir)
+        ),
         names.USER_COUNTS_VIEW: history.counts_sql(names.USER_ID),
         names.ITEM_PROFILE_VIEW: items,
         names.ITEM_COUNTS_VIEW: history.counts_sql(names.ITEM_ID),

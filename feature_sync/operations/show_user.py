@@ -31,7 +31,7 @@ def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = Non
     Items are shown by id if the bundle has them, otherwise, or without a bundle, by the hexadecimal of their keys.
     Raises StoreError, StoreValueError, and BundleError if `bundle_dir` is not a bundle.
     """
-    bundle = open_checked(bundle_dir, settings) if bundle_dir else _champion(settings)
+    bundle = open_checked(bundle_dir, settings) if bundle_dir else served_bundle(settings)
     model_version = bundle.manifest.model_version if bundle else ""
     with OnlineStore(
         settings.store_url,
@@ -45,7 +45,7 @@ def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = Non
     return {
         "user_id": user_id,
         "model_version": model_version or None,
-        "state": _state_summary(state, bundle) if state else None,
+        "state": state_summary(state, bundle) if state else None,
         "vector": None
         if vector is None
         else {
@@ -59,7 +59,8 @@ def show_user(settings: Settings, user_id: str, *, bundle_dir: Path | None = Non
     }
 
 
-def _champion(settings: Settings) -> Bundle | None:
+def served_bundle(settings: Settings) -> Bundle | None:
+    """The bundle that the registry's alias names; None, with a line in the log, if it cannot be opened."""
     try:
         registry = open_registry(settings)
         version = find_version(registry, settings.model_alias)
@@ -69,8 +70,9 @@ def _champion(settings: Settings) -> Bundle | None:
         return None
 
 
-def _state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]:
-    item_names = _item_names(state.event_item_keys, bundle)
+def state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]:
+    """A state as plain values; items by their ids if the bundle has them, else by the hexadecimal of their keys."""
+    items = item_names(state.event_item_keys, bundle)
     return {
         "revision": state.revision,
         "features": dict(state.features),
@@ -81,16 +83,17 @@ def _state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]
         "num_recent_events": len(state.event_item_keys),
         "recent_events_newest_first": [
             {
-                "item": item_names[index],
+                "item": items[index],
                 "type": _EVENT_TYPES.get(int(state.event_codes[index]), f"code {state.event_codes[index]}"),
                 "time": _iso_time(int(state.event_times[index])),
             }
-            for index in reversed(range(len(item_names)))
+            for index in reversed(range(len(items)))
         ],
     }
 
 
-def _item_names(keys: Keys, bundle: Bundle | None) -> list[str]:
+def item_names(keys: Keys, bundle: Bundle | None) -> list[str]:
+    """Ids of items, or the hexadecimal of the keys of those that the bundle does not have."""
     if bundle is None:
         return [f"{int(key):016x}" for key in keys]
     rows = bundle.item_vocabulary.rows_of_keys(keys)

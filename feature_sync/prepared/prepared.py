@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from feature_sync.core.errors import PreparedDataError
 from tandem.contract import names
 from tandem.contract.checksums import DamagedFile, check_files
+from tandem.contract.deleted_users import NOBODY, DeletedUsers
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import NO_KEYS, Keys, id_keys
 
@@ -55,6 +56,13 @@ class PreparedUser:
 
     user_id: str
     state: UserState
+    deleted_at: int | None = None
+    """The deletion of the user, microseconds since 1970, from before which the state holds nothing; None: never."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of the user is known: all that the data hold is from before the deletion."""
+        return not (len(self.state.seen_item_keys) or self.state.event_counts.any())
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class _Events:
 
     def slice(self, start: int, end: int) -> _Events:
         return _Events(self.item_keys[start:end], self.codes[start:end], self.times[start:end])
+
+    def after(self, moment: int) -> _Events:
+        """The events of known times after a moment, in microseconds."""
+        kept = self.times > moment
+        return _Events(self.item_keys[kept], self.codes[kept], self.times[kept])
 
 
 _NO_EVENTS: Final = _Events(NO_KEYS, np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64))
@@ -100,42 +113,53 @@ def open_prepared(directory: Path) -> PreparedData:
         )
 
 
-def read_users(prepared: PreparedData, batch_users: int) -> Iterator[list[PreparedUser]]:
+def read_users(
+    prepared: PreparedData, batch_users: int, *, deleted: DeletedUsers = NOBODY
+) -> Iterator[list[PreparedUser]]:
     """All users in the order of their ids, `batch_users` at a time, those who only rated low included.
 
-    Raises PreparedDataError.
+    Of `deleted` users only the events after the deletion are read: low ratings and features have no times. Raises
+    PreparedDataError.
     """
-    users = _users(prepared.directory)
+    users = _users(prepared.directory, deleted)
     while batch := list(islice(users, batch_users)):
         yield batch
 
 
-def sample_user_ids(prepared: PreparedData, count: int) -> list[str]:
-    """At most `count` user ids from the beginning, the middle and the end of the users. Raises PreparedDataError."""
+def sample_user_ids(prepared: PreparedData, count: int, *, deleted: DeletedUsers = NOBODY) -> list[str]:
+    """At most `count` user ids from the beginning, the middle and the end of the users, without `deleted` users.
+
+    Raises PreparedDataError.
+    """
     with _open(prepared.directory / _USERS, (names.USER_ID,)) as users:
         groups = users.num_row_groups
         chosen = sorted({0, groups // 2, groups - 1}) if groups else []
         ids = users.read_row_groups(chosen, columns=[names.USER_ID]).column(names.USER_ID)
         step = max(1, len(ids) // count)
-        return [ids[row].as_py() for row in range(0, len(ids), step)][:count]
+        sampled = [ids[row].as_py() for row in range(0, len(ids), step)][:count]
+    left_out = deleted.among(sampled)
+    return [user_id for user_id in sampled if user_id not in left_out]
 
 
-def _users(directory: Path) -> Iterator[PreparedUser]:
+def _users(directory: Path, deleted: DeletedUsers) -> Iterator[PreparedUser]:
     """Joins the files, all of which are sorted by user. Users who only rated low have a state without events."""
     features = _features_by_user(directory)
     feature_user, feature_values = next(features, (None, {}))
     for user_id, events, low_rated_keys in _seen_by_user(directory):
         while feature_user is not None and feature_user < user_id:
             feature_user, feature_values = next(features, (None, {}))
+        deleted_at = deleted.deleted_at(user_id)
+        if deleted_at is not None:
+            events, low_rated_keys = events.after(deleted_at), NO_KEYS
         state = UserState.from_events(
             events.item_keys,
             events.codes,
             events.times,
-            features=feature_values if feature_user == user_id else {},
+            features=feature_values if feature_user == user_id and deleted_at is None else {},
             revision=0,
             low_rated_keys=low_rated_keys,
         )
-        yield PreparedUser(user_id, state)
+        yield PreparedUser(user_id, state, deleted_at)
 
 
 def _seen_by_user(directory: Path) -> Iterator[tuple[str, _Events, Keys]]:

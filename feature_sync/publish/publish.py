@@ -15,7 +15,8 @@ left alone, and only a complete run sets the mark that lets the next run return 
 Counts are the higher of the two: the file has no impressions and no repetitions, and the store may have less history.
 Items that the stored state has as seen, but not in its history, stay seen: they were rated low, or their events are
 older than a state keeps. A user without history, who only rated low, gets a state and no vector. A user to whom other
-writers write often is published in a smaller batch, see `_publish_batch`.
+writers write often is published in a smaller batch, see `_publish_batch`. Of a deleted user only what came after the
+deletion is published, also if the user is deleted meanwhile.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from feature_sync.core.errors import StoreConflict
 from feature_sync.core.settings import Settings
 from feature_sync.items.publish import publish_item_vectors
 from feature_sync.prepared.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
+from feature_sync.store.connection import StoreConnection
+from feature_sync.store.deleted_users import agree
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.towers.user_tower import UserTower
 from tandem.contract.bundle import Bundle
@@ -64,6 +67,8 @@ class PublishReport:
     fingerprint: str
     already_published: bool = False
     num_users: int = 0
+    num_users_deleted: int = 0
+    """Users of whom nothing is published, because the data hold nothing from after their deletion."""
     num_states_written: int = 0
     num_states_newer_in_store: int = 0
     num_vectors_written: int = 0
@@ -88,6 +93,8 @@ class _Decision:
     write_state: bool
     write_vector: bool
     newer_in_store: bool = False
+    is_deleted: bool = False
+    """Nothing is left to publish, see `PublishReport.num_users_deleted`."""
 
 
 class History(Protocol):
@@ -130,7 +137,9 @@ def publish(
         retry_seconds=settings.store_retry_seconds,
         vector_ttl_seconds=settings.vector_ttl_seconds,
     ) as store:
-        sampled = sample_user_ids(prepared, _SAMPLED_USERS)
+        with StoreConnection(settings.store_url) as connection:
+            deleted = agree(connection, settings.data_dir)
+        sampled = sample_user_ids(prepared, _SAMPLED_USERS, deleted=deleted)
         if not force and history is None and store.is_published(report.model_version, report.fingerprint, sampled):
             _log.info("already_published", model_version=report.model_version, fingerprint=report.fingerprint)
             return _with_items(settings, source, dataclasses.replace(report, already_published=True))
@@ -146,7 +155,7 @@ def publish(
             # A terminal gets a progress bar; a log file gets an occasional line.
             mininterval=0.1 if sys.stderr.isatty() else 5.0,
         ) as progress:
-            for users in _with_history(read_users(prepared, _BATCH_USERS), history):
+            for users in _with_history(read_users(prepared, _BATCH_USERS, deleted=deleted), history):
                 report = _publish_batch(users, store=store, tower=tower, report=report, history=history)
                 progress.update(len(users))
         report = _with_items(settings, source, report)
@@ -198,9 +207,13 @@ def _publish_batch(
 
     def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
         # Called while the states are watched: the history is read after them, so it lacks no event that they hold.
-        states = [user.state for user in users] if history is None else history.states(users)
+        known = [_known_after_deletion(user, held) for user, held in zip(users, stored, strict=True)]
+        states = [user.state for user in known] if history is None else history.states(known)
         merge = _merged if history is None else _united
-        decisions[:] = [_decide(state, held, merge) for state, held in zip(states, stored, strict=True)]
+        decisions[:] = [
+            _decide_deleted(held) if _is_deleted(user, state) else _decide(state, held, merge)
+            for user, state, held in zip(known, states, stored, strict=True)
+        ]
         stale = [number for number, decision in enumerate(decisions) if decision.write_vector]
         vectors = tower.vectors([users[n].user_id for n in stale], [decisions[n].state for n in stale])
         new_vectors = {
@@ -225,10 +238,27 @@ def _publish_batch(
     return dataclasses.replace(
         report,
         num_users=report.num_users + len(users),
+        num_users_deleted=report.num_users_deleted + sum(d.is_deleted for d in decisions),
         num_states_written=report.num_states_written + sum(d.write_state for d in decisions),
         num_states_newer_in_store=report.num_states_newer_in_store + sum(d.newer_in_store for d in decisions),
         num_vectors_written=report.num_vectors_written + sum(d.write_vector for d in decisions),
     )
+
+
+def _known_after_deletion(user: PreparedUser, held: StoredUser) -> PreparedUser:
+    """What is known of a user; nothing where the user was deleted after the data were read."""
+    if held.deleted_at is None or held.deleted_at == user.deleted_at:
+        return user
+    return PreparedUser(user.user_id, UserState(), held.deleted_at)
+
+
+def _is_deleted(user: PreparedUser, state: UserState) -> bool:
+    return user.deleted_at is not None and dataclasses.replace(user, state=state).is_empty
+
+
+def _decide_deleted(held: StoredUser) -> _Decision:
+    """What the store holds of a deleted user arrived after the deletion, and stays."""
+    return _Decision(state=_readable_state(held) or UserState(), write_state=False, write_vector=False, is_deleted=True)
 
 
 def _decide(from_file: UserState, held: StoredUser, merge: _Merge) -> _Decision:

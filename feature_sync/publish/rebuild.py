@@ -32,6 +32,8 @@ from feature_sync.events.trending import trending_of
 from feature_sync.prepared.prepared import PreparedUser, open_prepared
 from feature_sync.publish.publish import PublishReport, publish
 from feature_sync.store.connection import Command, StoreClock, StoreConnection
+from feature_sync.store.deleted_users import agree
+from tandem.contract.deleted_users import NOBODY, DeletedUsers, is_left_out
 from tandem.contract.manifest import Manifest
 from tandem.contract.store import UserState, item_counters_key
 from tandem.contract.streams import EVENTS, Event
@@ -72,7 +74,10 @@ def rebuild(settings: Settings, prepared_dir: Path | None, *, bundle_dir: Path |
         events = AppliedEvents(store, settings.data_dir / EVENTS)
         _log.info("rebuilding", prepared=str(folder), num_events=events.num_events)
         history = ArchivedHistory(
-            events, newest_day=open_prepared(folder).newest_day, min_rating=settings.event_min_rating
+            events,
+            newest_day=open_prepared(folder).newest_day,
+            min_rating=settings.event_min_rating,
+            deleted=agree(store, settings.data_dir),
         )
         published = publish(settings, folder, bundle_dir=bundle_dir, history=history)
         states_seconds = time.monotonic() - started
@@ -94,9 +99,12 @@ def rebuild(settings: Settings, prepared_dir: Path | None, *, bundle_dir: Path |
 class ArchivedHistory:
     """The users' events in archive and log, see `publish.History`."""
 
-    def __init__(self, events: AppliedEvents, *, newest_day: str, min_rating: float | None) -> None:
+    def __init__(
+        self, events: AppliedEvents, *, newest_day: str, min_rating: float | None, deleted: DeletedUsers = NOBODY
+    ) -> None:
         """`newest_day` is the last day of the archive that the prepared data contain; empty: none."""
         self._events = events
+        self._deleted = deleted
         self._newest_day = newest_day
         self._min_rating = min_rating
 
@@ -108,7 +116,11 @@ class ArchivedHistory:
     def further_users(self, prepared_ids: Iterable[str]) -> Sequence[PreparedUser]:
         """The users of the archive that the prepared data lack."""
         known = set(prepared_ids)
-        return [PreparedUser(user_id, UserState()) for user_id in self._events.user_ids() if user_id not in known]
+        return [
+            PreparedUser(user_id, UserState(), self._deleted.deleted_at(user_id))
+            for user_id in self._events.user_ids()
+            if user_id not in known
+        ]
 
     def states(self, users: Sequence[PreparedUser]) -> Sequence[UserState]:
         """The states after all events that were applied until now. Raises StoreAway."""
@@ -116,7 +128,11 @@ class ArchivedHistory:
         return [self._state(user) for user in users]
 
     def _state(self, user: PreparedUser) -> UserState:
-        dated = self._events.of_user(user.user_id)
+        dated = [
+            (event, day)
+            for event, day in self._events.of_user(user.user_id)
+            if not is_left_out(user.deleted_at, event.occurred_at, event.received_at)
+        ]
         if not dated:
             return user.state
         events = [event for event, _ in dated]

@@ -7,6 +7,7 @@ failure: the parts wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from typing import Final
@@ -15,6 +16,7 @@ import structlog
 
 from feature_sync.archive.archiver import Archiver
 from feature_sync.bundles.live_bundles import LiveBundles
+from feature_sync.core.errors import StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
 from feature_sync.events.rating_rule import RatingRule
@@ -49,7 +51,10 @@ def run(settings: Settings) -> None:
     metrics = Metrics()
     items, live_bundles = _items(settings, metrics)
     parts = {**_events(settings, metrics, live_bundles), **items}
-    parts["store_watch"] = StoreWatch(StoreConnection(settings.store_url), metrics)
+    store_watch = StoreWatch(StoreConnection(settings.store_url), metrics, settings.data_dir)
+    with contextlib.suppress(StoreError):  # before any event is applied
+        store_watch.keep_register()
+    parts["store_watch"] = store_watch
     if settings.archive:
         parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
     threads = Threads(parts, on_end=stopping.set)

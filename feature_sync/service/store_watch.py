@@ -1,20 +1,25 @@
 """Watches the online store itself: whether it lost its states, evicts keys, or is no master any more.
 
-Events go on being applied to a store that was emptied, so nothing else of `feature_sync run` would notice it.
+Events go on being applied to a store that was emptied, so nothing else of `feature_sync run` would notice it. What must
+not wait for an operator then is the register of deleted users: it is restored from the data folder at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from feature_sync.core.errors import StoreError
 from feature_sync.store.connection import StoreConnection
+from feature_sync.store.deleted_users import agree
 from feature_sync.telemetry.metrics import Metrics
-from tandem.contract.store import populated_key, published_key
+from tandem.contract.errors import DeletedUsersUnreadable
+from tandem.contract.store import deleted_users_key, populated_key, published_key
+from tandem.ops.deleted_users_file import read_deleted_users
 from tandem.ops.store_health import health_of
 
 _EVERY_SECONDS: Final = 2.0
@@ -28,8 +33,11 @@ _log = structlog.get_logger(__name__)
 class StoreWatch:
     """A part that looks at the store every two seconds, and logs what changes."""
 
-    def __init__(self, store: StoreConnection, metrics: Metrics) -> None:
+    def __init__(self, store: StoreConnection, metrics: Metrics, data_dir: Path) -> None:
+        """`data_dir` holds the other copy of the register of deleted users."""
         self._store = store
+        self._data_dir = data_dir
+        self._register_problem = ""
         self._metrics = metrics
         self._stop = threading.Event()
         self._problems: dict[str, str] = {}
@@ -70,7 +78,21 @@ class StoreWatch:
         if self._store.health.refusal:
             problems[_REPLICA] = self._store.health.refusal
             self._store.close()  # the address may lead to another server next time
+        else:
+            self.keep_register()
         self._report(problems)
+
+    def keep_register(self) -> None:
+        """Makes the two registers of deleted users agree if they differ in length. Raises StoreError."""
+        problem = ""
+        try:
+            if self._store.call("HLEN", deleted_users_key()) != len(read_deleted_users(self._data_dir)):
+                agree(self._store, self._data_dir)
+        except (DeletedUsersUnreadable, OSError) as error:
+            problem = str(error)
+        if problem and problem != self._register_problem:
+            _log.error("deleted_users_unreadable", reason=problem, effect="deleted users may come back")
+        self._register_problem = problem
 
     def _was_published_before(self) -> bool:
         """Whether a release that set no lasting mark has published here; sets the mark then. Looks once."""

@@ -49,7 +49,8 @@ class StoreConnection:
         self._connection: Any = pool.make_connection()  # redis-py does not type its methods
         self._is_open = False
         self._url = url
-        self._name = without_password(url)
+        self.name = without_password(url)
+        """The URL, as messages show it."""
 
     def __enter__(self) -> Self:
         return self
@@ -94,7 +95,7 @@ class StoreConnection:
                 self.close()
                 raise self._refusal(reply)
         if replies is None:
-            raise StoreConflict(f"the online store {self._name}: a watched key was changed by another writer")
+            raise StoreConflict(f"the online store {self.name}: a watched key was changed by another writer")
         return list(replies)
 
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -117,7 +118,7 @@ class StoreConnection:
         self.health = StoreHealth() if isinstance(info, redis.ResponseError) else health_of(info)
         if self.health.refusal:
             self.close()
-            raise StoreAway(f"the online store {self._name} cannot be used: {self.health.refusal}")
+            raise StoreAway(f"the online store {self.name} cannot be used: {self.health.refusal}")
         self._is_open = True
 
     def _read(self) -> Any:
@@ -132,7 +133,7 @@ class StoreConnection:
     def _refusal(self, error: redis.ResponseError) -> StoreError:
         words = own_words(error) or ""
         lasting = words.startswith(("WRONGTYPE", "wrong type", "ERR unknown command", "ERR wrong number"))
-        return (StoreError if lasting else StoreAway)(f"the online store {self._name} refused: {words}")
+        return (StoreError if lasting else StoreAway)(f"the online store {self.name} refused: {words}")
 
 
 class StoreClock:

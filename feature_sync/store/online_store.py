@@ -3,7 +3,8 @@ nothing.
 
 A batch is one optimistic transaction: its state keys are watched, read with one MGET, and written in one MULTI/EXEC
 with its vectors. So the store never holds a state with a vector of another revision, even after a kill, and an event
-that another writer adds meanwhile is not lost: the batch is read and decided again.
+that another writer adds meanwhile is not lost: the batch is read and decided again. The register of deleted users is
+watched and read too: no user is written who is deleted meanwhile.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from redis.retry import Retry
 
 from feature_sync.core.errors import StoreConflict, StoreError
 from feature_sync.store.connection import StoreConnection, unreachable
-from tandem.contract.store import UserState, UserVector, populated_key, published_key, user_state_key, user_vector_key
+from feature_sync.store.deleted_users import deletions_among, register_fields
+from tandem.contract.store import (
+    UserState,
+    UserVector,
+    deleted_users_key,
+    populated_key,
+    published_key,
+    user_state_key,
+    user_vector_key,
+)
 
 _TIMEOUT_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
@@ -40,6 +50,8 @@ class StoredUser:
 
     state: bytes | None
     vector: bytes | None
+    deleted_at: int | None = None
+    """When the user was deleted, microseconds since 1970; None: never."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +107,7 @@ class OnlineStore:
         state_keys = [user_state_key(user_id) for user_id in user_ids]
         vector_keys = [user_vector_key(model_version, user_id) for user_id in user_ids]
         max_conflicts = _MAX_CONFLICTS_OF_ONE if len(user_ids) == 1 else _MAX_CONFLICTS
-        self._persist(lambda: self._update(state_keys, vector_keys, decide), max_conflicts)
+        self._persist(lambda: self._update(user_ids, state_keys, vector_keys, decide), max_conflicts)
 
     def is_published(self, model_version: str, fingerprint: str, user_ids: Sequence[str]) -> bool:
         """Whether these data were completely published for this version, and the store still holds it.
@@ -136,13 +148,20 @@ class OnlineStore:
         seconds = self._persist(lambda: _now(self._client.ttl(user_vector_key(model_version, user_id))))
         return None if seconds == -1 else int(seconds)
 
-    def _update(self, state_keys: Sequence[bytes], vector_keys: Sequence[bytes], decide: Decide) -> None:
+    def _update(
+        self, user_ids: Sequence[str], state_keys: Sequence[bytes], vector_keys: Sequence[bytes], decide: Decide
+    ) -> None:
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.watch(*state_keys)  # type: ignore[no-untyped-call]  # so in redis-py
+            pipe.watch(*state_keys, deleted_users_key())  # type: ignore[no-untyped-call]  # so in redis-py
             values = _now(pipe.mget([*state_keys, *vector_keys]))
+            deleted_at = deletions_among(
+                user_ids, _now(pipe.hmget(deleted_users_key().decode(), register_fields(user_ids)))
+            )
             stored = [
-                StoredUser(state=state, vector=vector)
-                for state, vector in zip(values[: len(state_keys)], values[len(state_keys) :], strict=True)
+                StoredUser(state=state, vector=vector, deleted_at=deleted_at.get(user_id))
+                for user_id, state, vector in zip(
+                    user_ids, values[: len(state_keys)], values[len(state_keys) :], strict=True
+                )
             ]
             writes = decide(stored)
             pipe.multi()

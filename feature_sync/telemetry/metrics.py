@@ -57,6 +57,17 @@ class Metrics:
             investigate_when="It grows as fast as `tandem_sync_applied_total`: a sender repeats what it sent before.",
         ),
     ]
+    left_out: Annotated[
+        Counter,
+        Metric(
+            "tandem_sync_left_out",
+            "Entries left out because their user was deleted.",
+            Kind.COUNTER,
+            labels=("stream",),
+            unit="entries",
+            investigate_when="It keeps growing: a sender still holds events of before a deletion.",
+        ),
+    ]
     dead: Annotated[
         Counter,
         Metric(
@@ -234,6 +245,7 @@ class StreamMetrics:
         self._lag_entries = metrics.lag_entries.labels(stream)
         self._lag_seconds = metrics.lag_seconds.labels(stream)
         self.duplicates = metrics.duplicates.labels(stream)
+        self.left_out = metrics.left_out.labels(stream)
         self.dead = metrics.dead.labels(stream)
         self.conflicts = metrics.conflicts.labels(stream)
         self.batch_seconds = metrics.batch_seconds.labels(stream)

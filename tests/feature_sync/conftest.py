@@ -55,10 +55,10 @@ def registry_uri(tmp_path_factory: pytest.TempPathFactory, bundle_dir: Path) -> 
     folder = tmp_path_factory.mktemp("registry")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow uses an option that SQLAlchemy deprecates
-        return _make_registry(MlflowClient, folder, bundle_dir)
+        return make_registry(MlflowClient, folder, bundle_dir)
 
 
-def _make_registry(client_type: type[MlflowClient], folder: Path, bundle_dir: Path) -> str:
+def make_registry(client_type: type[MlflowClient], folder: Path, bundle_dir: Path) -> str:
     uri = f"sqlite:///{folder}/mlflow.db"
     client = client_type(tracking_uri=uri, registry_uri=uri)
     experiment = client.create_experiment("tandem", artifact_location=f"file://{folder}/artifacts")

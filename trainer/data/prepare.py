@@ -1,6 +1,6 @@
 """The data stage: source files -> a folder of clean Parquet, written once per content and configuration.
 
-    fetch -> read (one reader per format) -> clean -> write
+    fetch -> read (one reader per format) -> leave out deleted users -> clean -> write
 
 A prepared folder holds `interactions.parquet`, `items.parquet`, `users.parquet`, `low_rated.parquet` and, written
 last, `prepared.json`.
@@ -24,7 +24,9 @@ import structlog
 
 from tandem.contract import names
 from tandem.contract.checksums import DamagedFile, check_files, file_sha256
+from tandem.contract.deleted_users import DeletedUsers
 from tandem.contract.numbers import finite_json
+from tandem.ops.deleted_users_file import deleted_users_settled, read_deleted_users
 from tandem.ops.file_lock import file_lock
 from trainer.core.errors import DataError
 from trainer.core.settings import EngineName
@@ -34,6 +36,7 @@ from trainer.data.checks import Finding, check, findings_text, findings_to_dicts
 from trainer.data.clean import Cleaned, StagedData, clean
 from trainer.data.config import AmazonConfig, DataConfig, FileConfig, MovieLens100KConfig, TableConfig
 from trainer.data.defects import identified_rows, interaction_rows
+from trainer.data.deleted_users import refuse_deleted_users, without_deleted_users
 from trainer.data.duckdb_engine import DuckDBEngine
 from trainer.data.engine import Engine
 from trainer.data.events import stage_events
@@ -107,15 +110,28 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
     every other engine. A damaged folder is prepared again. Of processes that prepare the same data at once, one does
     it, and the others wait for it.
 
+    What the register of deleted users of `data_dir` says is left out. Prepared data that were given and hold such a
+    user are refused.
+
     Raises OSError (a full disk), ConfigError (a wrong column or path in the configuration, an engine that is not
-    installed), DataError (unreadable files, too many bad lines, nothing left) and DownloadError.
+    installed), DataError (unreadable files, too many bad lines, nothing left, a deleted user), DownloadError and
+    DeletedUsersUnreadable.
     """
     if isinstance(source, PreparedData):
+        refuse_deleted_users(source.directory, read_deleted_users(data_dir))
         return source
     config = source
     files = _fetch(config, data_dir / "downloads")
-    archive = find_archive(config)
-    directory = data_dir / "prepared" / f"{config.name}-{_key(config, files, archive)}"
+    while True:
+        sources = _Sources(files, find_archive(config), read_deleted_users(data_dir))
+        if (prepared := _prepared(config, sources, data_dir, engine)) is not None:
+            return prepared
+        log.info("prepared_again", reason="a user was deleted meanwhile")
+
+
+def _prepared(config: DataConfig, sources: _Sources, data_dir: Path, engine: EngineName) -> PreparedData | None:
+    """The data of these sources, found or prepared now; None if a user was deleted meanwhile."""
+    directory = data_dir / "prepared" / f"{config.name}-{_key(config, sources)}"
     if (found := _found(directory)) is not None:
         return found
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +139,8 @@ def prepare(source: DataConfig | PreparedData, data_dir: Path, *, engine: Engine
         directory.with_name(f".{directory.name}.lock"),
         on_wait=lambda: log.info("waiting_for_another_process", prepares=str(directory)),
     ):
-        if (found := _found(directory)) is None:
-            _write(config, files, archive, directory, engine)
+        if (found := _found(directory)) is None and not _write(config, sources, directory, engine, data_dir):
+            return None
     return found or load_prepared(directory)
 
 
@@ -139,10 +155,21 @@ def _found(directory: Path) -> PreparedData | None:
         return None
 
 
-def _write(
-    config: DataConfig, files: Mapping[str, tuple[Path, ...]], archive: Archive, directory: Path, engine: EngineName
-) -> None:
-    """Prepares the data, which appear in `directory` complete or not at all. The caller holds the folder's lock."""
+@dataclass(frozen=True)
+class _Sources:
+    """All that decides what prepared data hold, beside the configuration."""
+
+    files: Mapping[str, tuple[Path, ...]]
+    """Local paths by role."""
+    archive: Archive
+    deleted: DeletedUsers
+
+
+def _write(config: DataConfig, sources: _Sources, directory: Path, engine: EngineName, data_dir: Path) -> bool:
+    """Prepares the data, which appear in `directory` complete or not at all. The caller holds the folder's lock.
+
+    Returns False, and leaves nothing, if a user was deleted meanwhile.
+    """
     for left in directory.parent.glob(f".{directory.name}-*"):  # by a process that was killed
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as scratch:
@@ -150,8 +177,9 @@ def _write(
         work_dir.mkdir()
         staging.mkdir()
         with DuckDBEngine(work_dir) as reader, _cleaning_engine(engine, reader) as cleaning_engine:
-            staged = _with_archive(reader, _stage(reader, _read(reader, config, files), config), config, archive)
-            staged = with_whole_ids(reader, staged)
+            staged = _stage(reader, _read(reader, config, sources.files), config)
+            staged = with_whole_ids(reader, _with_archive(reader, staged, config, sources.archive))
+            staged = without_deleted_users(reader, staged, sources.deleted)
             cleaned = clean(cleaning_engine, staged, config, staging)
             findings = check(reader, staged, cleaned, config.checks)
         if any(finding.level == "fail" for finding in findings):
@@ -159,12 +187,17 @@ def _write(
                 f"{config.name}: the data look wrong; a limit is a key, for example checks.{findings[0].check}_fail\n"
                 f"{cleaned.report.to_text()}\n{findings_text(findings)}"
             )
-        description = _description(config, cleaned, staged, archive)
+        description = _description(config, cleaned, staged, sources.archive)
         description["findings"] = findings_to_dicts(findings)
         (staging / _PREPARED_FILE).write_text(finite_json(description, indent=2, ensure_ascii=False))
-        if directory.exists():
-            shutil.rmtree(directory)  # it is damaged
-        staging.rename(directory)
+        # Whoever deletes a user writes the register first, and then looks for folders: it finds this one, or is seen.
+        with deleted_users_settled(data_dir):
+            if read_deleted_users(data_dir) != sources.deleted:
+                return False
+            if directory.exists():
+                shutil.rmtree(directory)  # it is damaged
+            staging.rename(directory)
+        return True
 
 
 def load_prepared(directory: Path) -> PreparedData:
@@ -264,14 +297,16 @@ def _cleaning_engine(name: EngineName, reader: DuckDBEngine) -> AbstractContextM
     return SparkEngine(reader.work_dir) if name == "spark" else nullcontext(reader)
 
 
-def _key(config: DataConfig, files: Mapping[str, tuple[Path, ...]], archive: Archive) -> str:
-    """Hash of the configuration and the content of the files, without their locations."""
+def _key(config: DataConfig, sources: _Sources) -> str:
+    """Hash of the configuration, the content of the files, without their locations, and who was deleted."""
     described = {
         "layout": _LAYOUT,
         "config": _without_locations(config.model_dump(mode="json", exclude=set(_LOCATION_KEYS))),
-        "files": {name: [file_sha256(path) for path in paths] for name, paths in files.items()}
-        | {name: file_sha256(path) for name, path in archive.files().items()},
+        "files": {name: [file_sha256(path) for path in paths] for name, paths in sources.files.items()}
+        | {name: file_sha256(path) for name, path in sources.archive.files().items()},
     }
+    if sources.deleted:
+        described["deleted_users"] = hashlib.sha256(sources.deleted.to_bytes()).hexdigest()
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -37,6 +37,7 @@ ITEM_BELOW_CORE: Final = "item_below_k_core"
 USER_WITHOUT_INTERACTIONS: Final = "user_without_interactions"
 IMPRESSION: Final = "impression"
 SUPERSEDED: Final = "superseded"
+DELETED_USER: Final = "deleted_user"
 
 BAD_KINDS: Final = {
     BAD_JSON: "not one JSON object in UTF-8, or a line of more than 16 MiB",
@@ -73,6 +74,7 @@ DROP_KINDS: Final = {
     USER_WITHOUT_INTERACTIONS: "a user without a kept interaction",
     IMPRESSION: "an impression: a user who was shown an item has not chosen it",
     SUPERSEDED: "a change of an item that changed again later",
+    DELETED_USER: "of a user who was deleted (`feature_sync delete-user`), from before the deletion or without a time",
 }
 """All reasons to drop a row. Good data may have rows of the kinds that are not in `BAD_KINDS`."""
 

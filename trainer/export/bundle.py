@@ -14,6 +14,7 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, write_bundle
 from tandem.contract.bundle_contents import BundleParts, GoldenQueries
+from tandem.contract.deleted_users import NOBODY, DeletedUsers
 from tandem.contract.features import FeatureSchema, Tensors, encode_index, encode_users
 from tandem.contract.items import Item, ItemTable
 from tandem.contract.manifest import BlendSpec, Manifest, TrainingData
@@ -67,6 +68,8 @@ class ExportInputs:
     """See `Manifest.min_rating`."""
     catalogue_sequence: int = 0
     """Sequence number of the last change of the live catalogue that the data set's items include."""
+    deleted: DeletedUsers = NOBODY
+    """Users who are not among the held-out ones."""
 
 
 def new_model_version(fingerprint: str) -> str:
@@ -90,7 +93,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
         item_vectors = run_item_tower(OnnxSession(item_tower.path), inputs.item_tensors)
         user_vocabulary = Vocabulary.from_ids(inputs.dataset.user_ids) if inputs.schema.user_ids else None
         served_user_tower = OnnxSession(user_tower.path)
-        held_out = sample_positions(inputs.hold_out, HELD_OUT_USERS)
+        held_out = _held_out_positions(inputs)
         tensors = _user_tensors(inputs, held_out, item_vectors)
         user_vectors = served_user_tower(tensors)
         index = build_index(item_vectors, user_vectors, config.index, Path(scratch, "index.faiss"))
@@ -187,6 +190,14 @@ def _blend(inputs: ExportInputs, model: ScoringModel) -> BlendSpec | None:
     if inputs.shares is None:
         return None
     return calibrate(inputs.dataset, inputs.hold_out, model, inputs.shares)
+
+
+def _held_out_positions(inputs: ExportInputs) -> npt.NDArray[np.int64]:
+    """Positions in `hold_out.users` of the users whom the bundle holds, (n,) int64, without those deleted meanwhile."""
+    positions = sample_positions(inputs.hold_out, HELD_OUT_USERS)
+    users = inputs.hold_out.users[positions]
+    kept = [inputs.deleted.deleted_at(inputs.dataset.user_ids[user]) is None for user in users]
+    return positions[np.array(kept, dtype=np.bool_)]
 
 
 def _user_tensors(

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 import structlog
 
 from tandem.contract.bundle import Bundle
+from tandem.contract.deleted_users import DeletedUsers
 from tandem.contract.manifest import TrainingData
+from tandem.ops.deleted_users_file import read_deleted_users
 from tandem.ops.file_lock import file_lock
 from tandem.ops.model_registry import RegisteredVersion
 from trainer.compute import distributed
@@ -152,7 +154,8 @@ def _run_alone(
         return _nothing_to_train(prepared, champion)
     distributed.broadcast(True)
     dataset = load_dataset(prepared.directory)
-    start = distributed.broadcast(start_of(registry, options.warm_start, dataset, config))
+    deleted = read_deleted_users(settings.data_dir)
+    start = distributed.broadcast(start_of(registry, options.warm_start, dataset, config, deleted=deleted))
     training = _Training(
         prepared=prepared,
         encoded=encode_warm(dataset, start, config, settings),
@@ -163,7 +166,7 @@ def _run_alone(
         model_version=new_model_version(fingerprint),
         checkpoints=settings.data_dir / "checkpoints" / start.checkpoint_name(fingerprint),
     )
-    version, fitted, bundle = _train_and_export(training, registry)
+    version, fitted, bundle = _train_and_export(training, registry, settings)
     decision = None
     if options.promote:
         decision = _judge_and_promote(registry, version, training.encoded, config, settings, name=prepared.name)
@@ -203,8 +206,13 @@ def _nothing_to_train(prepared: PreparedData, champion: RegisteredVersion) -> Ru
     )
 
 
-def _train_and_export(training: _Training, registry: Registry) -> tuple[RegisteredVersion, Fitted, Bundle]:
-    """Fits, tests, exports, records and registers. The files of the returned bundle are gone when this returns."""
+def _train_and_export(
+    training: _Training, registry: Registry, settings: Settings
+) -> tuple[RegisteredVersion, Fitted, Bundle]:
+    """Fits, tests, exports, records and registers. The files of the returned bundle are gone when this returns.
+
+    Users who were deleted while the model was fitted enter no file.
+    """
     # The registry keeps the bundle. A copy here would add a folder every night.
     with (
         registry.start_run(training.model_version) as run,
@@ -216,10 +224,13 @@ def _train_and_export(training: _Training, registry: Registry) -> tuple[Register
         fitted = fit_plan(plan, training.config, on_epoch=_log_epoch(run, epochs), checkpoints=training.checkpoints)
         result = measure(fitted, plan, baselines_for(training.encoded, training.options.baselines))
         card = _card(training, result.comparison)
-        bundle = export_bundle(_export_inputs(training, fitted, result, card), training.config, Path(scratch, "bundle"))
-        _log_report(run, training, report_html(build_report(card, result, bundle, epochs, fitted.best_epoch)))
+        deleted = read_deleted_users(settings.data_dir)
+        inputs = replace(_export_inputs(training, fitted, result, card), deleted=deleted)
+        bundle = export_bundle(inputs, training.config, Path(scratch, "bundle"))
+        report = build_report(card, result, bundle, epochs, fitted.best_epoch, deleted=deleted)
+        _log_report(run, training, report_html(report))
         _log_evaluations(run, result.comparison, Path(scratch, EVALUATIONS))
-        _log_weights(run, fitted, plan, training.config, Path(scratch, WEIGHTS))
+        _log_weights(run, fitted, plan, training.config, Path(scratch, WEIGHTS), deleted=deleted)
         run.log_params({**_blend_params(bundle), "ranker": fitted.ranker_kind})
         run.log_metrics(_run_metrics(fitted, bundle))
         location = run.log_bundle(bundle.directory)
@@ -392,10 +403,13 @@ def _log_evaluations(run: Run, comparison: Comparison, directory: Path) -> None:
     run.log_text(comparison_text(comparison), "test_metrics.md")
 
 
-def _log_weights(run: Run, fitted: Fitted, plan: TrainingPlan, config: TrainConfig, directory: Path) -> None:
+def _log_weights(
+    run: Run, fitted: Fitted, plan: TrainingPlan, config: TrainConfig, directory: Path, *, deleted: DeletedUsers
+) -> None:
     """Logs the state that the next training can continue."""
     cut = plan.cut if config.fit.refit else plan.validation
-    PreviousModel.of(fitted.model, plan.final, config, cut.num_history_events).save(directory)
+    model = PreviousModel.of(fitted.model, plan.final, config, cut.num_history_events)
+    model.forgetting(deleted).save(directory)
     run.log_directory(directory, WEIGHTS)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.bundle import Bundle
+from tandem.contract.deleted_users import DeletedUsers
 from tandem.ops.onnx_session import OnnxSession
 from trainer.experiments.test_set_metrics import TestResult
 from trainer.report.contents import RunReport
@@ -22,9 +23,16 @@ MAX_LATENCY_USERS = 300
 
 
 def build_report(
-    card: CardContents, result: TestResult, bundle: Bundle, epochs: Sequence[EpochReport], best_epoch: int
+    card: CardContents,
+    result: TestResult,
+    bundle: Bundle,
+    epochs: Sequence[EpochReport],
+    best_epoch: int,
+    *,
+    deleted: DeletedUsers,
 ) -> RunReport:
-    """The report of a run whose model is `bundle`. `best_epoch` is the epoch that validation chose."""
+    """The report of a run whose model is `bundle`. `best_epoch` is the epoch that validation chose; no `deleted` user
+    is shown."""
     manifest = bundle.manifest
     shown = list(dict.fromkeys([next(iter(result.scorers)), result.comparison.baseline]))
     return RunReport(
@@ -37,7 +45,11 @@ def build_report(
         index_points=recall_and_latency(bundle.index, _held_out_vectors(bundle), np.asarray(bundle.item_vectors)),
         nprobe=manifest.index.nprobe,
         map_points=map_points(result.split.known.catalogue, np.asarray(bundle.item_vectors)),
-        users=example_users(result.split, {name: result.scorers[name] for name in shown}),
+        users=tuple(
+            user
+            for user in example_users(result.split, {name: result.scorers[name] for name in shown})
+            if deleted.deleted_at(user.user_id) is None
+        ),
         config_toml=card.config_toml,
         command=card.command,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from tandem.contract import names
-from tandem.contract.features import FeatureSchema
+from tandem.contract.deleted_users import DeletedUsers
+from tandem.contract.features import FeatureSchema, encode_index
 from tandem.contract.vocabulary import Vocabulary
 from trainer.config.train_config import TextConfig, TowersConfig, TrainConfig
 from trainer.core.errors import DataError
@@ -32,6 +33,8 @@ _ITEMS_FILE: Final = "items.parquet"
 _USERS_FILE: Final = "users.parquet"
 _ABOUT_FILE: Final = "about.json"
 _NUM_LEARNED: Final = "num_learned_events"
+_USER_IDS: Final = "user_tower.user_embedding.weight"
+_NOBODY: Final = "deleted user of row "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,21 @@ class PreviousModel:
             num_learned_events=num_learned_events,
             weights={name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
         )
+
+    def forgetting(self, deleted: DeletedUsers) -> PreviousModel:
+        """The model without deleted users: their rows stay, because no row may move, but are nobody's, and are zero."""
+        rows = [row for row, user_id in enumerate(self.user_ids) if deleted.deleted_at(user_id) is not None]
+        if not rows:
+            return self
+        user_ids, num_learned_events = list(self.user_ids), self.num_learned_events.copy()
+        num_learned_events[rows] = 0
+        for row in rows:
+            user_ids[row] = f"{_NOBODY}{row}"
+        weights = dict(self.weights)
+        if _USER_IDS in weights:
+            weights[_USER_IDS] = weights[_USER_IDS].clone()
+            weights[_USER_IDS][encode_index(np.array(rows))] = 0
+        return replace(self, user_ids=user_ids, num_learned_events=num_learned_events, weights=weights)
 
     def save(self, directory: Path) -> None:
         """Writes all fields into a folder."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from tandem.contract.deleted_users import NOBODY, DeletedUsers
 from tandem.ops.model_registry import RegisteredVersion
 from trainer.config.train_config import TrainConfig
 from trainer.core.errors import DataError, RegistryError
@@ -65,18 +66,22 @@ class WarmStart:
         return f"{fingerprint}-from-{self.version_number}" if self.version_number else fingerprint
 
 
-def start_of(registry: Registry, name: str, dataset: Dataset, config: TrainConfig) -> WarmStart:
+def start_of(
+    registry: Registry, name: str, dataset: Dataset, config: TrainConfig, *, deleted: DeletedUsers
+) -> WarmStart:
     """See `find_warm_start`; an empty name means a full training. Logs a warning if a warm start is impossible."""
     if not name:
         return WarmStart()
-    start = find_warm_start(registry, name, dataset, config)
+    start = find_warm_start(registry, name, dataset, config, deleted=deleted)
     if start.previous is None:
         log.warning("full_training", reason=start.why_not)
     return start
 
 
-def find_warm_start(registry: Registry, name: str, dataset: Dataset, config: TrainConfig) -> WarmStart:
-    """The registered version of this number or alias, or the reason for a full training.
+def find_warm_start(
+    registry: Registry, name: str, dataset: Dataset, config: TrainConfig, *, deleted: DeletedUsers = NOBODY
+) -> WarmStart:
+    """The registered version of this number or alias, without `deleted` users, or the reason for a full training.
 
     Raises RegistryError if there is a champion but no such version.
     """
@@ -85,7 +90,8 @@ def find_warm_start(registry: Registry, name: str, dataset: Dataset, config: Tra
     version = registry.find(name)
     try:
         with tempfile.TemporaryDirectory(prefix="tandem-weights-") as scratch:
-            previous = PreviousModel.load(registry.download_artifacts(version, WEIGHTS, Path(scratch)))
+            loaded = PreviousModel.load(registry.download_artifacts(version, WEIGHTS, Path(scratch)))
+            previous = loaded.forgetting(deleted)
     except (RegistryError, DataError) as error:
         return WarmStart(why_not=str(error))
     why_not = why_incompatible(previous, config) or why_nothing_new(previous, dataset, config)

@@ -9,6 +9,7 @@
 | `item_features`   | inputs of the item tower                                           |
 | `store`           | online-store keys and value bytes                                  |
 | `streams`         | entries of the event and change streams                            |
+| `deleted_users`   | who was deleted when, and what is left out therefore               |
 | `items`           | the item table (Arrow)                                             |
 | `live_items`      | items of the live catalogue in the online store                    |
 | `item_item`       | scores of the item-item source                                     |

@@ -7,6 +7,7 @@ ContractError
 +-- StoreValueError        bytes in the online store that this version cannot read
 +-- StreamEntryError       bytes of a stream entry that this version cannot read
 +-- TextEncoderError       the text encoder cannot be loaded
++-- DeletedUsersUnreadable a register of deleted users that this version cannot read
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ class StreamEntryError(ContractError):
 
 class TextEncoderError(ContractError):
     """The text encoder cannot be loaded."""
+
+
+class DeletedUsersUnreadable(ContractError):
+    """A register of deleted users is not what Tandem writes. Nothing may take it for an empty one."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ number. Values are little-endian and 8-byte aligned, so that a reader gets array
 | `tandem/1/populated`                       | a fingerprint | feature_sync, when it is done; never expires |
 | `tandem/1/trending`                        | `TrendingItems` | feature_sync                |
 | `tandem/1/item-counters/{item_id}`         | hash: event type -> events ever applied | feature_sync |
+| `tandem/1/deleted-users`                   | hash: SHA-256 of a user id -> when it was deleted | feature_sync |
 
 The keys of streams are in `streams`, those of the live catalogue in `live_items`.
 """
@@ -83,6 +84,17 @@ def populated_key() -> bytes:
 def trending_key() -> bytes:
     """Key of the currently trending items, the same for all users."""
     return KEY_PREFIX + b"trending"
+
+
+def deleted_users_key() -> bytes:
+    """Key of the register of deleted users, see `deleted_users`. Whoever writes a state watches it: a deletion makes
+    the transaction begin anew."""
+    return KEY_PREFIX + b"deleted-users"
+
+
+def user_id_of_vector_key(key: bytes) -> bytes:
+    """The user id in a key that `user_vector_key` made. A model version holds no slash, a user id may."""
+    return key.removeprefix(user_vector_key("", "")[:-1]).partition(b"/")[2]
 
 
 def item_counters_key(item_id: str) -> bytes:

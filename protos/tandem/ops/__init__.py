@@ -2,6 +2,7 @@
 
 | module                 | the one definition of                                                              |
 | ---------------------- | ---------------------------------------------------------------------------------- |
+| `deleted_users_file`   | the register of deleted users in the data folder                                   |
 | `environment_settings` | settings from environment variables TANDEM_*, and their help                       |
 | `metrics`              | how a Prometheus metric is declared                                                |
 | `metrics_server`       | the HTTP port of metrics and health: threads with limits                           |

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -142,6 +143,32 @@ class ModelRegistry:
                 if path.is_symlink() or not (path.is_file() or path.is_dir()):
                     raise ValueError(f"{path.relative_to(copy)} is neither a file nor a folder")
             return copy
+
+    def artifact_folder(self, version: RegisteredVersion) -> str | None:
+        """URI of the artifacts of the run that registered a version; None if the registry does not have the run."""
+        run = self._find(lambda client: client.get_run(version.run_id)) if version.run_id else None
+        return None if run is None else str(run.info.artifact_uri)
+
+    def read_artifact(self, uri: str) -> bytes | None:
+        """The content of one artifact; None if it does not exist."""
+        folder, _, name = uri.rpartition("/")
+        with self._asked(uri), tempfile.TemporaryDirectory(prefix="tandem-artifact-") as scratch:
+            from mlflow.artifacts import download_artifacts, list_artifacts
+
+            listed = list_artifacts(artifact_uri=folder, tracking_uri=self.uri)
+            if not any(file.path.rpartition("/")[2] == name and not file.is_dir for file in listed):
+                return None
+            return Path(download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=self.uri)).read_bytes()
+
+    def replace_artifact(self, version: RegisteredVersion, path: str, content: bytes) -> None:
+        """Replaces an artifact of the run that registered a version; `path` is relative to `artifact_folder`."""
+        folder, _, name = path.rpartition("/")
+        with (
+            self._asked(f"version {version.number}: {path}") as client,
+            tempfile.TemporaryDirectory(prefix="tandem-artifact-") as scratch,
+        ):
+            (Path(scratch) / name).write_bytes(content)
+            client.log_artifact(version.run_id, str(Path(scratch) / name), folder or None)
 
     def problem(self, message: str) -> Exception:
         """The exception of this registry's methods with this message."""

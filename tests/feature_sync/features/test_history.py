@@ -12,6 +12,7 @@ from feature_sync.core.errors import FeatureStoreError
 from feature_sync.features import history
 from feature_sync.features.sources import Sources
 from tandem.contract import names
+from tandem.contract.deleted_users import DeletedUsers, user_sha256
 from tandem.contract.streams import AppliedItemChange, Event, ItemChange
 from tests.feature_sync.features.small_catalogue import SECOND, START, write_events, write_item_changes, write_items
 from tests.feature_sync.prepared_data import Interaction
@@ -90,6 +91,17 @@ def test_an_archived_event_counts_once_and_from_its_receipt(sources: Sources, pr
         ("bob", 5 * SECOND, 0, 1, 0),
         ("bob", 9 * hour, 0, 2, 0),
     ]
+
+
+def test_what_deleted_users_did_before_has_no_history(sources: Sources, prepared: Path, tmp_path: Path) -> None:
+    write_events(tmp_path, [late("1", "bob", "film", "click", occurred=START + 9 * SECOND, received=START)])
+    deleted = DeletedUsers({user_sha256("ann"): START, user_sha256("bob"): START + 8 * SECOND})
+    interactions = prepared / "interactions.parquet"
+    sources.define(history.EVENTS, history.events_sql(interactions, tmp_path / "events", deleted=deleted))
+    found = [(row[names.USER_ID], row["known_at"] - START) for row in rows(sources, f"SELECT * FROM {history.EVENTS}")]
+    assert found == [("ann", 5 * SECOND), ("bob", 9 * SECOND)]
+    users = history.user_profile_sql(prepared / "users.parquet", deleted=DeletedUsers({user_sha256("ann"): START}))
+    assert [row[names.USER_ID] for row in rows(sources, users)] == ["bob"]
 
 
 def test_events_without_a_time_have_no_history(sources: Sources, prepare: Prepare, tmp_path: Path) -> None:

