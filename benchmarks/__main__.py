@@ -14,6 +14,7 @@ from typing import Any, Final
 import uvloop
 
 from benchmarks.environment.bench import Bench, say
+from benchmarks.environment.chosen_names import names_among
 from benchmarks.environment.machine import describe_machine, load_cores
 from benchmarks.load.h2load import H2loadMissing, require_h2load
 from benchmarks.reporting.report import write_report
@@ -68,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The load benchmark.")
     parser.add_argument(
         "--scenarios",
+        type=names_among(SCENARIOS, what="scenarios"),
         default=",".join(SCENARIOS),
         help="names of scenarios, separated by commas (default: %(default)s)",
     )
@@ -82,16 +84,13 @@ def main() -> int:
         help=f"path of the report without suffix (default: {_OUTPUT}; --quick: none)",
     )
     options = parser.parse_args()
-    names = options.scenarios.split(",")
-    if unknown := sorted(set(names) - set(SCENARIOS)):
-        parser.error(f"unknown scenarios {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
     try:
         require_h2load()
     except H2loadMissing as missing:
         print(missing, file=sys.stderr)
         return 1
     catalogue_dir = Path(os.environ.get(CATALOGUE_DIR_VARIABLE, _CATALOGUE_DIR)).resolve()
-    report = uvloop.run(run(names, quick=options.quick, catalogue_dir=catalogue_dir))
+    report = uvloop.run(run(options.scenarios, quick=options.quick, catalogue_dir=catalogue_dir))
     output = options.output or (None if options.quick else _OUTPUT)
     if output is not None:
         write_report(report, output)

@@ -2,9 +2,10 @@
 
 import sys
 
-from feature_sync.commands.cli import main
 from tandem.ops.process_start import start_process
 
 if __name__ == "__main__":
     start_process()
+    from feature_sync.commands.cli import main  # after the start, so that Ctrl-C ends this import without a word too
+
     sys.exit(main(sys.argv[1:]))

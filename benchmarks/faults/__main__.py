@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.environment.bench import say
+from benchmarks.environment.chosen_names import names_among
 from benchmarks.environment.machine import describe_machine
 from benchmarks.faults.load import Load
 from benchmarks.faults.measure import Row, measure
@@ -85,7 +86,12 @@ def main() -> int:
     """Runs the faults named, prints a line for each, and writes the table; returns 1 if a row does not hold."""
     names = [fault.name for fault in FAULTS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description="Faults of the stack under load.")
-    parser.add_argument("--faults", default=",".join(names), help="names separated by commas (default: %(default)s)")
+    parser.add_argument(
+        "--faults",
+        type=names_among(names, what="faults"),
+        default=",".join(names),
+        help="names separated by commas (default: %(default)s)",
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -94,10 +100,7 @@ def main() -> int:
         help=f"path without suffix (default: {_OUTPUT} for all faults)",
     )
     options = parser.parse_args()
-    wanted = options.faults.split(",")
-    if unknown := sorted(set(wanted) - set(names)):
-        parser.error(f"unknown faults {', '.join(unknown)}; there are {', '.join(names)}")
-    rows = asyncio.run(run([fault for fault in FAULTS if fault.name in wanted]))
+    rows = asyncio.run(run([fault for fault in FAULTS if fault.name in options.faults]))
     output = options.output or (_OUTPUT if len(rows) == len(FAULTS) else None)
     if output is not None:
         output.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -9,12 +9,18 @@ from collections.abc import Sequence
 from deploy.local.errors import SettingsError, StackError
 from deploy.local.settings import Settings, load_settings
 from deploy.local.stack import run, smoke
+from tandem.ops.command_line import Errors, exit_status
 from tandem.ops.process_start import start_process
-from tandem.ops.secrets import redacted
+
+_ERRORS = Errors(prefix="tandem", usage=(SettingsError,), failed=(StackError,))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 failed, 2 a wrong setting, 130 an interrupted smoke."""
+    """Runs one command; returns the exit status, see `tandem.ops.command_line`."""
+    return exit_status(lambda: _run(arguments), _ERRORS)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     train_arguments = ["--dataset", options.dataset]
     for name in ("reviews", "meta"):
@@ -23,14 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for setting in options.set:
         train_arguments += ["--set", setting]
     command = run if options.command == "run" else smoke
-    try:
-        return command(load_settings(), tuple(train_arguments))
-    except SettingsError as error:
-        print(f"tandem: {redacted(str(error))}", file=sys.stderr)
-        return 2
-    except StackError as error:
-        print(f"tandem: {redacted(str(error))}", file=sys.stderr)
-        return 1
+    return command(load_settings(), tuple(train_arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from deploy.local.errors import NotReady, PortTaken
+from tandem.ops.secrets import without_password
 
 HOST: Final = "127.0.0.1"
 _POLL_SECONDS: Final = 0.05
@@ -58,5 +59,5 @@ async def wait_for_store(url: str) -> None:
     give_up_at = time.monotonic() + _STORE_SECONDS
     while not await store_answers(url):
         if time.monotonic() > give_up_at:
-            raise NotReady(f"no online store answers at {url} after {_STORE_SECONDS:g} s")
+            raise NotReady(f"no online store answers at {without_password(url)} after {_STORE_SECONDS:g} s")
         await asyncio.sleep(_POLL_SECONDS)

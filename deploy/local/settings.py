@@ -8,16 +8,16 @@ from pydantic import Field
 
 from deploy.local.errors import SettingsError
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings
-from tandem.ops.settings_types import DEFAULT_STORE_URL, default_data_dir, default_registry_uri
+from tandem.ops.settings_types import DEFAULT_STORE_URL, RegistryUri, StoreUrl, default_data_dir, default_registry_uri
 
 
 class Settings(EnvironmentSettings):
     """Read from the same variables as the programs' settings."""
 
-    registry_uri: str = Field(default_factory=default_registry_uri)
+    registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
     """MLflow registry. Change it to train into, and serve from, a shared registry."""
 
-    store_url: str = DEFAULT_STORE_URL
+    store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store. If a store answers here, it is used; otherwise the embedded store is started here."""
 
     data_dir: Path = Field(default_factory=default_data_dir)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import os
 import shlex
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from deploy.nightly.errors import SettingsError
+from tandem.ops.arguments import number
 
 _PREFIX: Final = "TANDEM_NIGHTLY_"
+_MAX_SECONDS: Final = 7 * 24 * 3600
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -54,20 +58,44 @@ def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     features = given.get("FEATURES", "off").lower()
     if features not in ("on", "off"):
         raise SettingsError(f"{_PREFIX}FEATURES: {features!r} is neither on nor off")
+    return Settings(
+        data_dir=defaults.data_dir,
+        data_arguments=_words(given, "DATA", defaults.data_arguments),
+        config_arguments=_words(given, "CONFIG", defaults.config_arguments),
+        full_weekday=_DAYS.index(day),
+        server_url=_server(given.get("SERVER", defaults.server_url)),
+        serve_timeout_seconds=_seconds(given, "SERVE_TIMEOUT_SECONDS", defaults.serve_timeout_seconds),
+        api_key=_key(given.get("API_KEY", defaults.api_key)),
+        feature_store=features == "on",
+    )
+
+
+def _server(url: str) -> str:
     try:
-        return Settings(
-            data_dir=defaults.data_dir,
-            data_arguments=_words(given, "DATA", defaults.data_arguments),
-            config_arguments=_words(given, "CONFIG", defaults.config_arguments),
-            full_weekday=_DAYS.index(day),
-            server_url=given.get("SERVER", defaults.server_url).rstrip("/"),
-            serve_timeout_seconds=float(given.get("SERVE_TIMEOUT_SECONDS", defaults.serve_timeout_seconds)),
-            api_key=given.get("API_KEY", defaults.api_key),
-            feature_store=features == "on",
-        )
-    except ValueError as error:
-        raise SettingsError(f"{_PREFIX}*: {error}") from error
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or not url.isascii() or " " in url:
+        raise SettingsError(f"{_PREFIX}SERVER: must be an address such as http://127.0.0.1:8080")
+    return url.rstrip("/")
+
+
+def _seconds(given: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        return number(0, _MAX_SECONDS)(given[name]) if name in given else default
+    except ArgumentTypeError as error:
+        raise SettingsError(f"{_PREFIX}{name}: {error}") from error
+
+
+def _key(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise SettingsError(f"{_PREFIX}API_KEY: must be printable ASCII, as a header can carry it")
+    return text
 
 
 def _words(given: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(shlex.split(given[name])) if name in given else default
+    try:
+        return tuple(shlex.split(given[name])) if name in given else default
+    except ValueError as error:
+        raise SettingsError(f"{_PREFIX}{name}: {error} in {given[name]!r}") from error

@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import structlog
 
@@ -23,33 +22,14 @@ from feature_sync.commands import (
     show_item,
     store,
 )
-from feature_sync.core.errors import FeatureSyncError, SettingsError, StorageError
+from feature_sync.core.errors import FeatureSyncError, SettingsError
 from feature_sync.core.settings import Settings, load_settings
 from tandem.contract.errors import ContractError
+from tandem.ops.command_line import Command, Errors, Program
 from tandem.ops.environment_settings import settings_help
-from tandem.ops.secrets import RedactingFormatter, redact_event, redacted
-from tandem.ops.storage_errors import storage_error_line
+from tandem.ops.secrets import RedactingFormatter, redact_event
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
-
-
-class Command(Protocol):
-    """A module of `feature_sync.commands`."""
-
-    SUMMARY: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds what the command takes, and a description where SUMMARY does not say enough."""
-        ...
-
-    def run(self, options: argparse.Namespace, settings: Settings) -> int:
-        """Runs the command; returns the exit status."""
-        ...
-
-
-_COMMANDS: Mapping[str, Command] = {
+_COMMANDS: Mapping[str, Command[Settings]] = {
     "publish": publish,
     "rebuild": rebuild,
     "show": show,
@@ -65,47 +45,26 @@ _COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 failed, 2 a wrong argument or setting, 130 Ctrl-C.
-
-    4: `features reconcile` found differences.
-    """
-    options = build_parser().parse_args(arguments)
-    try:
-        settings = load_settings()
-        _configure_logs(settings.log_level)
-        return _run(options, settings)
-    except SettingsError as error:
-        print(f"feature_sync: {redacted(str(error))}", file=sys.stderr)
-        return EXIT_USAGE
-    except (FeatureSyncError, ContractError) as error:
-        print(f"feature_sync: {redacted(str(error))}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-
-
-def _run(options: argparse.Namespace, settings: Settings) -> int:
-    """Runs the command. A disk that is full, read-only or gone can end any of its steps: raises StorageError."""
-    try:
-        return _COMMANDS[options.command].run(options, settings)
-    except OSError as error:
-        structlog.get_logger().debug("storage_failed", exc_info=True)
-        raise StorageError(storage_error_line(error, settings.data_dir)) from error
+    """Runs one command; returns the exit status, see `tandem.ops.command_line`; 4 is that of `features reconcile` when
+    it found differences."""
+    return _program().main(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m feature_sync",
+    return _program().parser()
+
+
+def _program() -> Program[Settings]:
+    return Program(
+        name="feature_sync",
         description="Brings user state and user vectors into the online store.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"Settings (environment variables):\n{settings_help(Settings)}",
+        commands=_COMMANDS,
+        load_settings=load_settings,
+        configure_logs=lambda settings, _: _configure_logs(settings.log_level),
+        errors=Errors(prefix="feature_sync", usage=(SettingsError,), failed=(FeatureSyncError, ContractError)),
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in _COMMANDS.items():
-        described = f"{command.SUMMARY[0].upper()}{command.SUMMARY[1:]}."
-        command.add_arguments(commands.add_parser(name, help=command.SUMMARY, description=described))
-    return parser
 
 
 def _configure_logs(level: str) -> None:

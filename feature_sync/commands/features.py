@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from feature_sync.commands.report import print_line
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import moment, whole_number
 
 SUMMARY = "the feature store: apply, materialize, training-set, reconcile, env"
 EXIT_DIFFERENT: Final = 4
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prepared(training_set)
     training_set.add_argument("--output", type=Path, required=True, metavar="FILE", help="Parquet file to write")
     training_set.add_argument("--service", default="training", help="feature service (default: %(default)s)")
-    training_set.add_argument("--since", type=_time, metavar="TIME", help="interactions from this time on (ISO 8601)")
-    training_set.add_argument("--until", type=_time, metavar="TIME", help="interactions before this time (ISO 8601)")
+    training_set.add_argument("--since", type=moment, metavar="TIME", help="interactions from this time on (ISO 8601)")
+    training_set.add_argument("--until", type=moment, metavar="TIME", help="interactions before this time (ISO 8601)")
 
     reconcile = actions.add_parser(
         "reconcile",
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "since the last materialisation.",
     )
     _add_bundle(reconcile)
-    reconcile.add_argument("--sample", type=int, metavar="N", help="compare N users and N items, chosen at random")
+    reconcile.add_argument(
+        "--sample", type=whole_number(1), metavar="N", help="compare N users and N items, chosen at random"
+    )
     reconcile.add_argument("--repair", action="store_true", help="write serving's values into Feast's online store")
 
     actions.add_parser("env", help="print the variables that Feast's own command line needs, for eval")
@@ -104,11 +106,3 @@ def _add_prepared(parser: argparse.ArgumentParser) -> None:
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
-
-
-def _time(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not an ISO 8601 time: {text!r}") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

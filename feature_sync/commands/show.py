@@ -7,13 +7,14 @@ from pathlib import Path
 
 from feature_sync.commands.report import print_indented
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import identifier
 
 SUMMARY = "print one user's state and vector as JSON"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument("user_id", metavar="USER_ID")
+    parser.add_argument("user_id", type=identifier, metavar="USER_ID")
     parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
 
 

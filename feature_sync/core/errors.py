@@ -3,7 +3,6 @@
 FeatureSyncError
 +-- SettingsError        a setting that cannot be used: the caller's mistake, exit code 2
 +-- PreparedDataError    the folder is not prepared data, or is damaged
-+-- StorageError         a file cannot be written or read: the disk is full, read-only or gone, a right is missing
 +-- RegistryError        the registry cannot be read, or nothing is registered under the alias
 +-- StoreError           the online store cannot be reached, stayed away for too long, or refuses a command
 |   +-- StoreAway        it does not answer now (also an Unavailable)
@@ -33,10 +32,6 @@ class SettingsError(FeatureSyncError):
 
 class PreparedDataError(FeatureSyncError):
     """The folder does not hold prepared data as the trainer writes them."""
-
-
-class StorageError(FeatureSyncError):
-    """A file cannot be written or read, for a reason that lies in the disk or in rights. The message names the file."""
 
 
 class RegistryError(FeatureSyncError):

@@ -12,10 +12,11 @@ from pydantic import AfterValidator, DirectoryPath, Field
 from feature_sync.core.errors import SettingsError
 from tandem.contract import names
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings
-from tandem.ops.metrics_access import AccessFiles
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
+    ModelAlias,
+    ModelName,
     PrivateKeyFile,
     RegistryUri,
     StoreUrl,
@@ -40,10 +41,10 @@ class Settings(EnvironmentSettings):
     """MLflow registry that names the model to publish for: `sqlite:////absolute/path` or `http(s)://host:port`. Set it
     if the registry is not in the working directory."""
 
-    model_name: str = Field(default=names.REGISTERED_MODEL, min_length=1)
+    model_name: ModelName = names.REGISTERED_MODEL
     """Registered model. Change it to keep several recommenders in one registry."""
 
-    model_alias: str = Field(default=names.CHAMPION, min_length=1)
+    model_alias: ModelAlias = names.CHAMPION
     """Alias of the version whose vectors are published. Set it to `challenger` to prepare a version before it
     serves."""
 
@@ -172,15 +173,6 @@ class Settings(EnvironmentSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log event that is written."""
-
-    @property
-    def metrics_access(self) -> AccessFiles:
-        """The files of the port of metrics. Their content is checked where they are read."""
-        return AccessFiles(
-            certificate=self.metrics_tls_certificate,
-            private_key=self.metrics_tls_key,
-            bearer=self.metrics_key_file,
-        )
 
 
 def load_settings() -> Settings:

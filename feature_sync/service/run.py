@@ -32,6 +32,7 @@ from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.source_factory import is_kafka, open_source
 from feature_sync.telemetry.metrics import Metrics, MetricsServer
 from tandem.contract.streams import EVENTS, ITEM_CHANGES
+from tandem.ops.metrics_access import AccessFiles
 
 _GRACE_SECONDS: Final = 20.0
 """Time in which all parts may finish their current work."""
@@ -62,7 +63,7 @@ def run(settings: Settings) -> None:
         metrics,
         host=settings.host,
         port=settings.sync_metrics_port,
-        files=settings.metrics_access,
+        files=AccessFiles.of(settings),
         is_healthy=threads.are_all_at_work,
     )
     _log.info("started", parts=sorted(parts), metrics_port=server.port)

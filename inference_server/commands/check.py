@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inference_server.core.process_environment import limit_blas_threads
 from inference_server.core.settings import Settings
+from tandem.ops.arguments import whole_number
 from tandem.ops.child_process import limit_memory, memory_for
 
 SUMMARY = "check a bundle folder as it is checked before it serves"
@@ -70,7 +71,4 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 def _num_items(text: str) -> int:
     from inference_server.request.flow.limits import MAX_NUM_ITEMS
 
-    number = int(text)
-    if not 1 <= number <= MAX_NUM_ITEMS:
-        raise argparse.ArgumentTypeError(f"must be in 1..{MAX_NUM_ITEMS}, is {number}")
-    return number
+    return whole_number(1, MAX_NUM_ITEMS)(text)

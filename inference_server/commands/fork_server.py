@@ -11,6 +11,7 @@ import structlog
 from inference_server.core.errors import OperationError
 from inference_server.core.process_environment import limit_blas_threads, set_grpc_defaults
 from inference_server.core.settings import Settings
+from tandem.ops.arguments import whole_number
 
 if TYPE_CHECKING:
     from inference_server.telemetry.statistics import WorkerIdentity
@@ -22,7 +23,9 @@ PROCESS = "worker"  # of the lines that workers write; the fork server itself wr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.description = "Forks workers for a supervisor. Not to be started by hand: use `serve`."
-    parser.add_argument("--control-fd", type=int, required=True, metavar="FD", help="socket to the supervisor")
+    parser.add_argument(
+        "--control-fd", type=whole_number(0), required=True, metavar="FD", help="socket to the supervisor"
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

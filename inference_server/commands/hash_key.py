@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from inference_server.core.settings import Settings
+from tandem.ops.arguments import number, whole_number
 
 SUMMARY = "the line of TANDEM_API_KEYS_FILE for an API key"
 PROCESS = "hash-key"
@@ -25,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="some of read,record,catalogue,operate (default: all, also of later versions)",
     )
     parser.add_argument("--users", default="", metavar="PREFIX", help="only for users whose ids begin with PREFIX")
-    parser.add_argument("--concurrent", type=int, default=0, metavar="N", help="calls in flight in each worker")
-    parser.add_argument("--rate", type=float, default=0.0, metavar="N", help="calls a second in each worker")
+    parser.add_argument(
+        "--concurrent", type=whole_number(0, 100_000), default=0, metavar="N", help="calls in flight in each worker"
+    )
+    parser.add_argument("--rate", type=number(0, 1e6), default=0.0, metavar="N", help="calls a second in each worker")
 
 
 def run(options: argparse.Namespace, _: Settings) -> int:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 
 from inference_server.core.settings import Settings
+from tandem.ops.arguments import word
 
 SUMMARY = "go back to the version that served before, at once"
 PROCESS = "rollback"
@@ -19,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "first. Without a running server the alias alone is moved. Exit status 1: not everything could be done; what "
         "could not is said on stderr."
     )
-    parser.add_argument("--to", metavar="VERSION", help="registry version to go to (default: the one before)")
+    parser.add_argument(
+        "--to", type=word, metavar="VERSION", help="registry version to go to (default: the one before)"
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

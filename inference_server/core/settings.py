@@ -15,10 +15,11 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from inference_server.core.errors import SettingsError
 from tandem.contract import names
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings
-from tandem.ops.metrics_access import AccessFiles
 from tandem.ops.settings_types import (
     DEFAULT_STORE_URL,
     EventsUrl,
+    ModelAlias,
+    ModelName,
     PrivateKeyFile,
     RegistryUri,
     StoreUrl,
@@ -132,10 +133,10 @@ class Settings(EnvironmentSettings):
     tls_certificate: Path | None = None
     """File with the server's certificate and its chain, in PEM; empty: plaintext. Reloaded when it changes."""
 
-    tls_key: Path | None = Field(default=None, validate_default=True)
+    tls_key: PrivateKeyFile = None
     """File with the certificate's private key, in PEM, unencrypted. Reloaded when it changes."""
 
-    tls_client_ca: Path | None = Field(default=None, validate_default=True)
+    tls_client_ca: Path | None = None
     """File with the certificates, in PEM, of the authorities that sign clients' certificates; with it every client must
     present a certificate. Empty: clients need no certificate. Reloaded when it changes, for new connections."""
 
@@ -163,10 +164,10 @@ class Settings(EnvironmentSettings):
     registry_uri: RegistryUri = Field(default_factory=default_registry_uri)
     """MLflow registry. Only the supervisor reads it."""
 
-    model_name: str = Field(default=names.REGISTERED_MODEL, min_length=1)
+    model_name: ModelName = names.REGISTERED_MODEL
     """Registered model to serve."""
 
-    model_alias: str = Field(default=names.CHAMPION, min_length=1)
+    model_alias: ModelAlias = names.CHAMPION
     """Registry alias to serve; reported as `variant`."""
 
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
@@ -270,24 +271,12 @@ class Settings(EnvironmentSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged; debug logs every request, with a digest in place of the user's id."""
 
-    @field_validator("tls_key", "tls_client_ca")
+    @field_validator("tls_client_ca")
     @classmethod
-    def _go_with_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
-        certificate = info.data.get("tls_certificate")
-        if path is not None and certificate is None:
+    def _goes_with_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_certificate") is None:
             raise ValueError("needs TANDEM_TLS_CERTIFICATE too")
-        if path is None and certificate is not None and info.field_name == "tls_key":
-            raise ValueError("is needed with TANDEM_TLS_CERTIFICATE")
         return path
-
-    @property
-    def metrics_access(self) -> AccessFiles:
-        """The files of the port of metrics. Their content is checked where they are read."""
-        return AccessFiles(
-            certificate=self.metrics_tls_certificate,
-            private_key=self.metrics_tls_key,
-            bearer=self.metrics_key_file,
-        )
 
     @property
     def cors_origins(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from typing import Final
 
 from inference_server.core.errors import SettingsError, Unauthenticated
 from inference_server.security.callers import ALL_RIGHTS, Caller, Right, Usage
-from inference_server.security.watched_files import WatchedFiles
+from tandem.ops.watched_files import WatchedFiles
 
 MIN_KEY_CHARACTERS: Final = 16
 """Shorter keys could be guessed from their digests."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from inference_server.core.settings import TlsFiles
 from inference_server.security.api_keys import ApiKeys, CallerLimits
+from inference_server.security.reloading import POLL_SECONDS, keep_current
 from inference_server.security.tls import Certificates
-from inference_server.security.watched_files import POLL_SECONDS, keep_current
 from inference_server.telemetry.statistics import Statistics
 
 

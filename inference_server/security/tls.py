@@ -12,7 +12,8 @@ from pathlib import Path
 
 from inference_server.core.errors import SettingsError
 from inference_server.core.settings import TlsFiles
-from inference_server.security.watched_files import WatchedFiles
+from tandem.ops.server_certificate import load_certificate
+from tandem.ops.watched_files import WatchedFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
     _require_certificates("TANDEM_TLS_CERTIFICATE", files.certificate, certificate)
     key = _bytes("TANDEM_TLS_KEY", files.key)
     try:
-        load_into(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files)
+        load_certificate(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), files.certificate, files.key)
     except ssl.SSLError as error:
         mismatch = error.reason == "KEY_VALUES_MISMATCH"
         reason = f"does not belong to {files.certificate}" if mismatch else "is not an unencrypted private key in PEM"
@@ -42,12 +43,6 @@ def read_tls(files: TlsFiles) -> TlsMaterial:
         client_ca = _bytes("TANDEM_TLS_CLIENT_CA", files.client_ca)
         _require_certificates("TANDEM_TLS_CLIENT_CA", files.client_ca, client_ca)
     return TlsMaterial(certificate=certificate, key=key, client_ca=client_ca)
-
-
-def load_into(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Loads the certificate and its key into a context. Raises ssl.SSLError."""
-    # Without this password OpenSSL would prompt for one at the terminal.
-    context.load_cert_chain(files.certificate, files.key, password="")
 
 
 class Certificates:
@@ -85,7 +80,7 @@ class Certificates:
 
     def _new_context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_into(context, self.files)
+        load_certificate(context, self.files.certificate, self.files.key)
         if self.current.client_ca is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(cadata=self.current.client_ca.decode("ascii"))

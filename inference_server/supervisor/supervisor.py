@@ -24,6 +24,7 @@ from inference_server.supervisor.registry import Registry
 from inference_server.supervisor.rollout import AliasFollower, serve_folder
 from inference_server.supervisor.server_view import ServerView
 from inference_server.supervisor.worker_pool import WorkerPool
+from tandem.ops.metrics_access import AccessFiles
 
 _log = structlog.get_logger()
 
@@ -90,7 +91,7 @@ class _Supervisor:
             StatisticsCollector(view),
             host=settings.host,
             port=settings.metrics_port,
-            files=settings.metrics_access,
+            files=AccessFiles.of(settings),
         )
         # Closing waits for the thread that handles scrapes.
         stack.push_async_callback(asyncio.to_thread, self._metrics.close)

@@ -11,18 +11,12 @@ from pathlib import Path
 
 from tests.fuzz.grpc_run import Outcome, fuzz
 from tests.fuzz.http_run import HttpOutcome, fuzz_http
-from tests.support.serving import serve, valkey
-from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
+from tests.fuzz.outcome import fuzzed_server
 
 
 async def _run(num_messages: int, num_requests: int, seed: int) -> tuple[Outcome, HttpOutcome]:
     with tempfile.TemporaryDirectory(prefix="tandem-fuzz-") as name:
-        folder = Path(name)
-        bundle = build_tiny_bundle(folder / "bundle", TinySpec())
-        async with (
-            valkey(folder / "store") as store,
-            serve(folder / "data", bundle_path=bundle.directory, store_url=store.url, deadline_ms=20_000) as server,
-        ):
+        async with fuzzed_server(Path(name)) as server:
             outcome = await fuzz(
                 f"127.0.0.1:{server.grpc_port}",
                 num_messages=num_messages,

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import grpc
 
 from tandem.v1 import recommendation_pb2 as pb
 from tests.fuzz.grpc_messages import Messages, Method
+from tests.fuzz.outcome import FuzzOutcome, resident_bytes
 
 FAULTS: Final = frozenset({"INTERNAL", "UNKNOWN", "DATA_LOSS", "ABORTED"})
 """Statuses that say that the server failed."""
@@ -29,23 +29,12 @@ _SAMPLES: Final = 20
 
 
 @dataclass(kw_only=True)
-class Outcome:
+class Outcome(FuzzOutcome):
     """How all calls of a run ended."""
 
     num_messages: int = 0
-    seconds: float = 0.0
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Calls by method and status; entries of a batch by "RecommendBatch entry" and the number of their code."""
-    faults: list[str] = field(default_factory=list)
-    """Method, status, details and bytes of calls that the server answered as its own fault; at most 20."""
-    resident_bytes: list[int] = field(default_factory=list)
-    """Memory of the server's processes, at equal distances of the run."""
-
-    @property
-    def growth_bytes(self) -> int:
-        """How much memory grew in the second half of the run: the first fills caches."""
-        second = self.resident_bytes[len(self.resident_bytes) // 2 :]
-        return second[-1] - second[0] if second else 0
 
 
 async def fuzz(
@@ -103,28 +92,18 @@ async def _call(
         if details == _ENDED_WHILE_SENDING:
             code = "ended while the client was sending"
     outcome.codes[name, code] += 1
-    if code in FAULTS and len(outcome.faults) < 20:
-        outcome.faults.append(f"{method.path} {code} {details} {b''.join(payloads)[:300].hex()}")
+    if code in FAULTS:
+        outcome.add_fault(f"{method.path} {code} {details} {b''.join(payloads)[:300].hex()}")
 
 
 def _read(name: str, response: bytes, outcome: Outcome, messages: Messages) -> None:
     if name == "RecommendBatch":
         error = pb.RecommendBatchResponse.FromString(response).error
         outcome.codes["RecommendBatch entry", str(error.code)] += 1
-        if error.code in _FAULT_NUMBERS and len(outcome.faults) < 20:
-            outcome.faults.append(f"RecommendBatch entry {error.code} {error.message}")
+        if error.code in _FAULT_NUMBERS:
+            outcome.add_fault(f"RecommendBatch entry {error.code} {error.message}")
     elif name == "Recommend":
         token = pb.RecommendResponse.FromString(response).next_page_token
         if token:
             messages.page_tokens.append(token)
             del messages.page_tokens[:-_MAX_TOKENS]
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process and of all its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-        return resident + sum(resident_bytes(int(child)) for child in children.read_text().split())
-    except (FileNotFoundError, ProcessLookupError):
-        return 0  # it has ended in the meantime

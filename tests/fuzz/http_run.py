@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.fuzz.grpc_run import resident_bytes
 from tests.fuzz.http_requests import Requests
+from tests.fuzz.outcome import FuzzOutcome, resident_bytes
 
 _CONNECTIONS: Final = 32
 _ANSWER_SECONDS: Final = 30.0
@@ -22,23 +22,12 @@ _NO_FAULTS: Final = frozenset({503, 504})
 
 
 @dataclass(kw_only=True)
-class HttpOutcome:
+class HttpOutcome(FuzzOutcome):
     """How all requests of a run were answered."""
 
     num_requests: int = 0
-    seconds: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     """Answers by status; 0: none."""
-    faults: list[str] = field(default_factory=list)
-    """Status and beginning of requests that the server answered as its own fault; at most 20."""
-    resident_bytes: list[int] = field(default_factory=list)
-    """Memory of the server's processes, at equal distances of the run."""
-
-    @property
-    def growth_bytes(self) -> int:
-        """How much memory grew in the second half of the run: the first fills caches."""
-        second = self.resident_bytes[len(self.resident_bytes) // 2 :]
-        return second[-1] - second[0] if second else 0
 
 
 async def fuzz_http(
@@ -56,8 +45,8 @@ async def fuzz_http(
             request = requests.request()
             status = await _status(port, request)
             outcome.statuses[status] += 1
-            if status >= 500 and status not in _NO_FAULTS and len(outcome.faults) < 20:
-                outcome.faults.append(f"{status} {request[:300]!r}")
+            if status >= 500 and status not in _NO_FAULTS:
+                outcome.add_fault(f"{status} {request[:300]!r}")
 
     await asyncio.gather(*(send_all() for _ in range(_CONNECTIONS)))
     outcome.resident_bytes.append(resident_bytes(server_pid))

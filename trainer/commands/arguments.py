@@ -147,14 +147,6 @@ def _dataset_name(options: argparse.Namespace) -> str:
     return prepared_name(options.prepared)
 
 
-def positive_int(text: str) -> int:
-    """Parses a count of at least 1, for `type=`."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
-
-
 def _is_data_key(key: str) -> bool:
     return key.startswith(_DATA_PREFIX)
 

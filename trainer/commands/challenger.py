@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from tandem.ops.arguments import word
 from trainer.core.errors import ConfigError
 from trainer.core.settings import Settings
 
@@ -14,7 +15,7 @@ SUMMARY = "point the alias challenger at a version that the gate has passed, or 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
-        "version", nargs="?", metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
+        "version", nargs="?", type=word, metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
     )
     parser.add_argument("--clear", action="store_true", help="take the alias away")
     parser.add_argument("--force", action="store_true", help="also without a pass of the gate")

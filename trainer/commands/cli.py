@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import structlog
 
 from tandem.contract.errors import ContractError
-from tandem.ops.secrets import RedactingFormatter, redact_event, redacted
-from tandem.ops.storage_errors import storage_error_line
+from tandem.ops.command_line import Command, Errors, Program
+from tandem.ops.secrets import RedactingFormatter, redact_event
 from trainer.commands import (
     challenger,
     compare,
@@ -31,30 +29,10 @@ from trainer.commands import (
     validate,
     versions,
 )
-from trainer.core.errors import ConfigError, StorageError, TrainerError
+from trainer.core.errors import ConfigError, TrainerError
 from trainer.core.settings import Settings, load_settings
 
-log = structlog.get_logger()
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-
-
-class Command(Protocol):
-    """A module of `trainer.commands`."""
-
-    SUMMARY: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the arguments of the command."""
-        ...
-
-    def run(self, options: argparse.Namespace, settings: Settings) -> int:
-        """Runs the command; returns the exit status."""
-        ...
-
-
-_COMMANDS: Mapping[str, Command] = {
+_COMMANDS: Mapping[str, Command[Settings]] = {
     "prepare": prepare,
     "features": features,
     "train": train,
@@ -73,45 +51,28 @@ _COMMANDS: Mapping[str, Command] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one command; returns the exit status: 0, 1 for a run that failed, 2 for a wrong argument or setting, 3 from
-    `validate` for a version that the gate refused."""
-    options = build_parser().parse_args(arguments)
-    options.command_line = shlex.join(["python", "-m", "trainer", *arguments])
-    try:
-        settings = load_settings()
-        _configure_logs(settings)
-        return _run(options, settings)
-    except ConfigError as error:
-        print(f"error: {redacted(str(error))}", file=sys.stderr)
-        return EXIT_USAGE
-    except (TrainerError, ContractError) as error:
-        print(f"error: {redacted(str(error))}", file=sys.stderr)
-        return EXIT_FAILED
-
-
-def _run(options: argparse.Namespace, settings: Settings) -> int:
-    """Runs the command. A disk that is full, read-only or gone can end any of its steps: raises StorageError."""
-    try:
-        return _COMMANDS[options.command].run(options, settings)
-    except OSError as error:
-        log.debug("storage_failed", exc_info=True)
-        raise StorageError(storage_error_line(error, settings.data_dir)) from error
+    """Runs one command; returns the exit status, see `tandem.ops.command_line`; 3 is that of `validate` for a version
+    that the gate refused."""
+    return _program().main(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="python -m trainer",
+    return _program().parser()
+
+
+def _program() -> Program[Settings]:
+    return Program(
+        name="trainer",
         description="From a file of interactions to a registered model. Environment: TANDEM_* (see docs/settings.md).",
+        commands=_COMMANDS,
+        load_settings=load_settings,
+        configure_logs=_configure_logs,
+        errors=Errors(prefix="error", usage=(ConfigError,), failed=(TrainerError, ContractError)),
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in _COMMANDS.items():
-        described = f"{command.SUMMARY[0].upper()}{command.SUMMARY[1:]}."
-        command.add_arguments(commands.add_parser(name, help=command.SUMMARY, description=described))
-    return parser
 
 
-def _configure_logs(settings: Settings) -> None:
+def _configure_logs(settings: Settings, _: str) -> None:
     level = getattr(logging, settings.log_level.upper())
     structlog.configure(
         processors=[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tandem.ops.arguments import word
 from trainer.commands.arguments import add_output_argument, write_comparison
 from trainer.core.settings import Settings
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--against",
-        default="",
+        type=word,
         metavar="NAME",
         help="model or baseline to test all others against (default: the best that is not the first run's model)",
     )
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from trainer.registry.registry import Registry
     from trainer.results.markdown import comparison_text
 
-    comparison = compare_earlier(options.runs, Registry(settings), against=options.against)
+    comparison = compare_earlier(options.runs, Registry(settings), against=options.against or "")
     print(comparison_text(comparison))
     if options.output:
         write_comparison(comparison, options.output)

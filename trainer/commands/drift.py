@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.contract.numbers import finite_json
+from tandem.ops.arguments import word
 from trainer.commands.arguments import add_data_arguments, add_prepared_argument, data_source
 from trainer.core.settings import Settings
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        default="",
+        type=word,
         metavar="VERSION|ALIAS",
         help="version whose scores, lists and vectors are compared (default: the alias of TANDEM_MODEL_ALIAS)",
     )
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from trainer.drift.run import measure_drift
 
     windows = _windows(options, settings)
-    print(finite_json(measure_drift(windows, options.model, settings).to_dict()))
+    print(finite_json(measure_drift(windows, options.model or "", settings).to_dict()))
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tandem.ops.arguments import whole_number, word
 from trainer.commands.arguments import (
     add_baselines_argument,
     add_config_arguments,
@@ -12,7 +13,6 @@ from trainer.commands.arguments import (
     add_output_argument,
     add_prepared_argument,
     data_source,
-    positive_int,
     train_config,
     write_comparison,
 )
@@ -31,12 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument(
         "--seeds",
-        type=positive_int,
+        type=whole_number(1),
         default=3,
         help="number of models to train; they are not registered; prints mean and spread (default: %(default)s)",
     )
     measured.add_argument(
-        "--model", metavar="VERSION|ALIAS", help="measure this registered version on the data set; train nothing"
+        "--model",
+        type=word,
+        metavar="VERSION|ALIAS",
+        help="measure this registered version on the data set; train nothing",
     )
     parser.add_argument(
         "--protocol",

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tandem.ops.arguments import word
 from trainer.core.settings import Settings
 
 SUMMARY = "write the bundle of a registered version into a folder, and verify it there"
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
         "--model",
-        default="",
+        type=word,
         metavar="VERSION|ALIAS",
         help="number of a registered version, or an alias (default: the alias of TANDEM_MODEL_ALIAS)",
     )

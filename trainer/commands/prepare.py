@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tandem.contract.numbers import finite_json
+from tandem.ops.arguments import whole_number
 from trainer.commands.arguments import add_data_arguments, data_config
 from trainer.core.settings import Settings
 
@@ -22,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the part of each interaction (train, validation or test) to a file beside the prepared data; "
         "repeatable (default: none)",
     )
-    parser.add_argument("--split-seed", type=int, default=0, help="seed of the random split (default: %(default)s)")
+    parser.add_argument(
+        "--split-seed", type=whole_number(0), default=0, help="seed of the random split (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

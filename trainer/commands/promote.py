@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from tandem.ops.arguments import word
 from trainer.core.settings import Settings
 
 SUMMARY = "make a version that the gate has passed the champion; servers that follow the alias open it"
@@ -12,7 +13,9 @@ SUMMARY = "make a version that the gate has passed the champion; servers that fo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
+    parser.add_argument(
+        "version", type=word, metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
+    )
     parser.add_argument(
         "--force",
         action="store_true",

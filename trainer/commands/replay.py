@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tandem.ops.arguments import whole_number
 from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
     add_output_argument,
     add_prepared_argument,
     data_source,
-    positive_int,
     train_config,
 )
 from trainer.core.settings import Settings
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--days",
-        type=positive_int,
+        type=whole_number(1),
         default=5,
         help="number of updates to replay, each with the same number of interactions (default: %(default)s)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from tandem.ops.arguments import word
 from trainer.core.settings import Settings
 
 SUMMARY = "make the previous champion the champion again; a second call undoes the first"
@@ -13,7 +14,7 @@ SUMMARY = "make the previous champion the champion again; a second call undoes t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
-        "--to", metavar="VERSION|ALIAS", help="go back to this version (default: the previous champion)"
+        "--to", type=word, metavar="VERSION|ALIAS", help="go back to this version (default: the previous champion)"
     )
     parser.epilog = (
         "It moves the alias in the registry, and every server follows at its next poll. `python -m inference_server "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from tandem.ops.arguments import whole_number, word
 from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
     data_config,
-    positive_int,
     train_config,
 )
 from trainer.core.settings import Settings
@@ -22,18 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--study",
-        default="",
+        type=word,
         metavar="NAME",
         help="name of the study; the same name resumes it (default: the data set's name)",
     )
     parser.add_argument(
         "--trials",
-        type=positive_int,
+        type=whole_number(1),
         default=30,
         help="trials of the study, pruned ones and those of earlier calls included (default: %(default)s)",
     )
     parser.add_argument(
-        "--workers", type=positive_int, default=1, help="processes that run trials at once (default: %(default)s)"
+        "--workers", type=whole_number(1), default=1, help="processes that run trials at once (default: %(default)s)"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.contract.numbers import finite_json
+from tandem.ops.arguments import word
 from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
@@ -29,7 +30,9 @@ EXIT_REFUSED = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("version", metavar="VERSION|ALIAS", help="number of a registered version, or an alias")
+    parser.add_argument(
+        "version", type=word, metavar="VERSION|ALIAS", help="number of a registered version, or an alias"
+    )
     parser.description = (
         "The serving engine answers held-out users with the version and with the champion. The gate judges the answers "
         "by the limits in the section gate of the training configuration (--help-config). The targets are the users' "

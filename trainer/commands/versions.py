@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import asdict, dataclass
 
+from tandem.ops.arguments import whole_number
 from trainer.core.settings import Settings
 
 SUMMARY = "list the registered versions with their aliases, the gate's verdicts and their metrics"
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument(
         "--limit",
-        type=int,
+        type=whole_number(0),
         default=20,
         metavar="N",
         help="number of versions to show, newest first; 0: all (default: %(default)s)",

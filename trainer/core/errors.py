@@ -7,7 +7,6 @@ TrainerError
 +-- ExportError      a trained model cannot be exported faithfully
 +-- TuningError      no trial of a study finished, or a worker process died
 +-- GaugesError      the Pushgateway refuses the gauges or cannot be reached
-+-- StorageError     a file cannot be written or read: the disk is full, read-only or gone, a right is missing
 +-- RegistryError    the MLflow registry cannot be reached, or lacks an expected entry
 |   +-- AliasMoved   an alias moved to another version after the decision was made
 +-- GateError        the serving engine, which the gate runs, cannot be run here
@@ -41,10 +40,6 @@ class TuningError(TrainerError):
 
 class GaugesError(TrainerError):
     """The Pushgateway cannot be reached, or refuses the gauges."""
-
-
-class StorageError(TrainerError):
-    """A file cannot be written or read, for a reason that lies in the disk or in rights. The message names the file."""
 
 
 class RegistryError(TrainerError):

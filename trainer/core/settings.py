@@ -9,7 +9,14 @@ from pydantic import Field
 
 from tandem.contract.names import CHAMPION, REGISTERED_MODEL
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings
-from tandem.ops.settings_types import RegistryUri, default_data_dir, default_registry_uri, sqlite_file
+from tandem.ops.settings_types import (
+    ModelAlias,
+    ModelName,
+    RegistryUri,
+    default_data_dir,
+    default_registry_uri,
+    sqlite_file,
+)
 from trainer.core.errors import ConfigError
 
 EngineName = Literal["duckdb", "spark"]
@@ -31,9 +38,9 @@ class Settings(EnvironmentSettings):
     artifact_root: str = ""
     """Where MLflow stores the artifacts of an experiment that this program creates. Empty: the folder mlflow-artifacts
     beside an SQLite registry; an MLflow server at http(s) decides for itself."""
-    model_name: str = Field(default=REGISTERED_MODEL, min_length=1)
+    model_name: ModelName = REGISTERED_MODEL
     """Name of the registered model and of the experiment. Use a separate name for each data set that is served."""
-    model_alias: str = Field(default=CHAMPION, min_length=1)
+    model_alias: ModelAlias = CHAMPION
     """Alias that moves to a model that passes the gate."""
     drift_reference_days: int = Field(default=28, ge=1)
     """Number of days in the reference window. More days give a steadier reference that follows the seasons less."""

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from tandem.contract.names import DAYS_BEFORE_NEWEST, EVENT_TYPES, NUM_EVENTS, USER_ID
+from tandem.ops.arguments import utc_moment
 from trainer.core.byte_order_marks import marked_text
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
@@ -72,10 +73,12 @@ def parse_until(text: str) -> datetime:
     Raises ValueError unless the text is ISO 8601.
     """
     try:
-        return datetime.combine(date.fromisoformat(text) + timedelta(days=1), time(), UTC)
+        day = date.fromisoformat(text)
     except ValueError:
-        moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        return utc_moment(text)
+    if day == date.max:
+        raise ValueError("must be before 9999-12-31")
+    return datetime.combine(day + timedelta(days=1), time(), UTC)
 
 
 def _check_name(name: str) -> None:
@@ -147,7 +150,8 @@ class FileConfig(_Section):
     """SHA-256 that the file must have, in hex. Empty: not checked."""
     file_format: FileFormat = "auto"
     """Absent: taken from the name (.csv .tsv .dat .txt .inter, .json .jsonl .ndjson, .parquet; each also with .gz,
-    .zip, .bz2, .xz or .zst). JSON: one object per line, an array of objects, or objects of several lines."""
+    .zip, .bz2, .xz or .zst). JSON: one object per line, objects of several lines, an array of objects, or one object
+    around an array of them, as {"data": [{...}]}."""
     delimiter: str = Field(default=",", min_length=1, max_length=4)
     """CSV: separator of the fields, one to four characters, for example "\\t" or "::"."""
     quote: str = Field(default='"', max_length=1)
@@ -165,6 +169,11 @@ class FileConfig(_Section):
     nulls: tuple[str, ...] = ("\\N",)
     """Texts that mean "no value", in every column and as they are written, for example ["\\N", "NULL", "NA"]. The
     default is what MySQL, Hive and PostgreSQL export for NULL. Empty fields and JSON's null always mean it."""
+
+    @property
+    def id_keys(self) -> tuple[str, ...]:
+        """The columns of a row's ids."""
+        return ()
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
@@ -214,6 +223,11 @@ class InteractionsConfig(FileConfig):
     default_event_type: EventType = "rating"
     """Event type of all rows if `event_type` names no column."""
 
+    @property
+    def id_keys(self) -> tuple[str, ...]:
+        """See `FileConfig.id_keys`."""
+        return self.user, self.item
+
     @model_validator(mode="after")
     def _check_columns_used(self) -> Self:
         if not self.timestamp and not self.position and not self.file_order:
@@ -241,6 +255,11 @@ class ItemsConfig(FileConfig):
     attributes: Mapping[str, str] = {}
     """Attribute name -> column."""
 
+    @property
+    def id_keys(self) -> tuple[str, ...]:
+        """See `FileConfig.id_keys`."""
+        return (self.id,)
+
     @field_validator("attributes")
     @classmethod
     def _check_attributes(cls, attributes: Mapping[str, str]) -> Mapping[str, str]:
@@ -257,6 +276,11 @@ class UsersConfig(FileConfig):
     features: Mapping[str, str] = {}
     """Feature name -> column. A feature of numbers is cut into ranges; among numbers, "nan", "inf" and words for
     "missing" ("NA", "null") are missing values."""
+
+    @property
+    def id_keys(self) -> tuple[str, ...]:
+        """See `FileConfig.id_keys`."""
+        return (self.id,)
 
     @field_validator("features")
     @classmethod

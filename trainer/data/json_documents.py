@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from trainer.core.errors import DataError
+from trainer.data.json_envelopes import Envelope
 
 _MAX_DOCUMENT_CHARACTERS: Final = 16 << 20
 _BETWEEN: Final = re.compile(r"[\s,]*")
@@ -26,16 +27,24 @@ def is_document(lines: Iterable[str]) -> bool:
     return first == "{"
 
 
-def one_per_line(chunks: Iterable[bytes], path: Path, lines: array[int]) -> Iterator[bytes]:
+def one_per_line(
+    chunks: Iterable[bytes], path: Path, lines: array[int], envelope: Envelope | None = None
+) -> Iterator[bytes]:
     """The objects, each on a line of its own; the number of its line in the source is added to `lines`.
 
-    Memory holds one object. Raises DataError, which names the line, for what is not JSON.
+    With `envelope`, they are those of its list. Memory holds one object. Raises DataError, which names the line, for
+    what is not JSON.
     """
     decoder, source = json.JSONDecoder(), iter(chunks)
     text, position, number, is_last = "", 0, 1, False
+    num_skipped = envelope.start if envelope else 0
     pending, inside_array, num_bytes_examined = b"", False, 0
-    begun = False
+    begun = is_behind = False
     while True:
+        if num_skipped:
+            skipped = text[position : position + num_skipped]
+            number += skipped.count("\n")
+            position, num_skipped = position + len(skipped), num_skipped - len(skipped)
         between = (_BETWEEN if inside_array else _SPACE).match(text, position)
         assert between is not None
         number += between.group().count("\n")
@@ -45,9 +54,15 @@ def one_per_line(chunks: Iterable[bytes], path: Path, lines: array[int]) -> Iter
             continue
         if position < len(text) and inside_array and text[position] == "]":
             inside_array, position = False, position + 1
+            is_behind = envelope is not None
             continue
+        if is_behind and is_last:
+            if envelope is not None and (problem := envelope.problem_after(text[position:])):
+                raise DataError(f"{path}: line {number}: not JSON after the list {envelope.key!r}: {problem}")
+            return
         found = None
-        if position < len(text) and (is_last or len(text) - position > num_bytes_examined):
+        is_at_object = position < len(text) and not is_behind and not num_skipped
+        if is_at_object and (is_last or len(text) - position > num_bytes_examined):
             begun = True
             try:
                 found = decoder.raw_decode(text, position)

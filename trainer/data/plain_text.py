@@ -7,7 +7,7 @@ into the work folder, where each line keeps its number: a line that cannot be re
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from trainer.core.byte_order_marks import encoding_of_mark
 from trainer.core.errors import DataError
 from trainer.data.encodings import INVALID, UTF_8, unmarked_utf_16, utf_8_of
 from trainer.data.json_documents import is_document, one_per_line
+from trainer.data.json_envelopes import EXAMINED_BYTES, envelope_of
 from trainer.data.quotes import Dialect, RecordsInQuotes
 from trainer.data.unpacking import Packed, beginning
 
@@ -23,7 +24,6 @@ MAX_LINE_BYTES: Final = 16 << 20
 MAX_REFUSED_KEPT: Final = 20
 _BOM_BYTES: Final = 3
 _EXCERPT_BYTES: Final = 200
-_EXAMINED_BYTES: Final = 1 << 16
 _READ_IN_PLACE: Final = frozenset({"", "gzip"})
 _DOS_END: Final = b"\x1a"  # Ctrl-Z, which CP/M and DOS programs write after the text
 _NOT_A_CHARACTER: Final = "bytes that are no character of the encoding"
@@ -94,27 +94,37 @@ class Text:
             for line in block.removesuffix(b"\n").split(b"\n"):
                 yield line.decode(UTF_8, "replace")
 
-    def _first_lines(self) -> list[str]:
-        """The lines at the beginning, the last of which may be cut: a whole array may be one line."""
-        return beginning(self.chunks(_Ends()), _EXAMINED_BYTES).decode(UTF_8, "replace").split("\n")
-
     def chunks(self, ends: _Ends) -> Iterator[bytes]:
         """The text as UTF-8; `ends` learns which line ends the source has."""
         source = self.packed.chunks()
         return ends.as_line_feeds(utf_8_of(_without(_BOM_BYTES if self._has_bom else 0, source), self.encoding))
 
-    def plain(self, copy: Path, dialect: Dialect | None, *, is_json: bool = False) -> PlainText:
+    def plain_json(self, copy: Path, id_keys: Sequence[str]) -> PlainText:
+        """Reads a file of JSON through, as `plain` does; a document is copied with an object of its rows on each line.
+
+        `id_keys` are the keys of a row's ids. Raises DataError when the file is unreadable, damaged, or one object in
+        which the rows are not found.
+        """
+        examined = beginning(self.chunks(_Ends()), EXAMINED_BYTES)
+        try:
+            envelope = envelope_of(
+                examined.decode(UTF_8, "surrogateescape"), id_keys, is_whole=len(examined) < EXAMINED_BYTES
+            )
+        except ValueError as error:
+            raise DataError(f"{self.packed.path}: {error}") from error
+        # The last line may be cut: a whole array may be one line.
+        if envelope is None and not is_document(examined.decode(UTF_8, "replace").split("\n")):
+            return self.plain(copy, None)
+        lines = array("I")
+        with copy.open("wb") as sink:
+            sink.writelines(one_per_line(self.chunks(_Ends()), self.packed.path, lines, envelope))
+        return PlainText(path=copy, packing="", encoding=self.encoding, refused=RefusedLines(), document_lines=lines)
+
+    def plain(self, copy: Path, dialect: Dialect | None) -> PlainText:
         """Reads the file through, and writes `copy` if it is needed; without `dialect`, quotes mean nothing.
 
         Raises DataError when the file is unreadable or damaged.
         """
-        if is_json and is_document(self._first_lines()):
-            lines = array("I")
-            with copy.open("wb") as sink:
-                sink.writelines(one_per_line(self.chunks(_Ends()), self.packed.path, lines))
-            return PlainText(
-                path=copy, packing="", encoding=self.encoding, refused=RefusedLines(), document_lines=lines
-            )
         ends, inspection = _Ends(), _Inspection(dialect, is_decoded=self.encoding != UTF_8)
         refused = inspection.run(self.chunks(ends))
         has_records = inspection.records is not None and inspection.records.has_records_of_several_lines

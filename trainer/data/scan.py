@@ -29,16 +29,8 @@ ROW: Final = "source_row"
 LINE: Final = "source_line"
 """Column of a scan of JSON lines: the unparsed line."""
 
-_SUFFIXES: Final = {
-    **dict.fromkeys((".csv", ".tsv", ".dat", ".txt", ".inter", ".item", ".user"), "csv"),
-    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "jsonl"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-}
 FILE: Final = "source_file"
 """Column of every scan of files: the path of the file that was read."""
-_NO_DELIMITER: Final = "\x01\x02\x1e\x1f"
-"""Makes each line a single field: JSON has no unescaped control characters, and no file has these four in a row."""
-_BUFFER_BYTES: Final = 32 << 20
 _MAX_REJECT_LENGTH: Final = 2_000
 """Maximum number of characters kept of a refused line: a file of another format may be refused as one line."""
 _OTHER_DELIMITERS: Final = (";", "\t", "|", ",", "::", "~", "^")

@@ -42,17 +42,18 @@ def scan_table(engine: DuckDBEngine, paths: Sequence[Path], config: FileConfig) 
     if wrong := next((file for file in files if file.is_parquet()), None):
         raise ConfigError(f'{wrong.path}: its content is Parquet; set file_format = "parquet"')
     if kinds[0] == "jsonl":
-        return scan_lines(engine, files, known_encoding(config.encoding))
+        return scan_lines(engine, files, known_encoding(config.encoding), id_keys=config.id_keys)
     return _scan_csv(engine, files, config)
 
 
-def scan_lines(engine: DuckDBEngine, files: Sequence[Packed], encoding: str = UTF_8) -> Scan:
-    """Opens files of JSON lines. Blank lines have a null LINE. Raises DataError when one is unreadable."""
+def scan_lines(
+    engine: DuckDBEngine, files: Sequence[Packed], encoding: str = UTF_8, *, id_keys: Sequence[str] = ()
+) -> Scan:
+    """Opens files of JSON lines. Blank lines have a null LINE. `id_keys` are the keys of a row's ids. Raises DataError
+    when a file is unreadable."""
     name = engine.next_name("scan")
     texts = [Text(file, encoding) for file in files]
-    parts = _alike(
-        engine, [Part(text.packed, text.plain(engine.next_path(name), None, is_json=True)) for text in texts]
-    )
+    parts = _alike(engine, [Part(text.packed, text.plain_json(engine.next_path(name), id_keys)) for text in texts])
     options = {
         "columns": f"{{{quoted(LINE)}: 'VARCHAR'}}",
         "delim": quoted(_NO_DELIMITER),

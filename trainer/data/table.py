@@ -20,6 +20,7 @@ from trainer.data.scan_files import scan_table
 from trainer.data.values import (
     column_of,
     document_fields,
+    entries_present,
     holds_times,
     json_entries,
     json_paths,
@@ -159,8 +160,8 @@ def _categories(scan: Scan, rows: Any, config: ItemsConfig) -> Any:
     if scan.kind != "jsonl":
         column = column_of(scan, "items", key)
         if column.type().is_array():
-            return column.map(text_of)
-        return entries_of(present(text_of(column), config.nulls), separator)
+            return entries_present(column.map(text_of), config.nulls)
+        return entries_present(entries_of(present(text_of(column), config.nulls), separator), config.nulls)
     return document_entries(rows[DOCUMENT], key, separator, config.nulls)
 
 
@@ -172,4 +173,5 @@ def document_entries(document: Any, key: str, separator: str, nulls: Sequence[st
     is_list = ibis.or_(*((types[index] == "ARRAY").fill_null(False) for index in range(len(paths))))
     # A list of plain texts, as most are, is read without Python: no entry is an object, a list, or the text of a list.
     is_plain = is_list & ~value.re_search(r'\[.*([\[{]|"\s*\()')
-    return ibis.cases((is_plain, json_entries(document, paths)), else_=entries_of(value, separator))
+    entries = ibis.cases((is_plain, json_entries(document, paths)), else_=entries_of(value, separator))
+    return entries_present(entries, nulls)

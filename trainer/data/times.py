@@ -30,9 +30,18 @@ _REWRITTEN: Final = (
     (r"(:[0-9]{2}),([0-9])", r"\1.\2"),
     (r"(\.[0-9]{9})[0-9]+", r"\1"),
     (r"z$", "Z"),
+    (r"\x{2212}", "-"),
+    (r" ?([+-][0-9:]+)(\[[^\]]*\])?$", r"\1"),
     (r" $", ""),
 )
+_WEEK_DATE: Final = r"^([0-9]{4})-?W([0-9]{2})(?:-?([0-9]))?($|[TtZz ].*)"
+"""2024-W05-3 is the third day of the fifth week; without the last number, the week's first day is meant."""
+_ORDINAL_DATE: Final = r"^([0-9]{4})-?([0-9]{3})($|[TtZz ].*)"
+"""2024-035 is the 35th day of the year."""
+_LEAP_SECOND: Final = r"^(.{11}[0-9]{2}:59:)60"
 
+_strptime = duckdb_function("try_strptime", ("string", "string"), "timestamp")
+_strftime = duckdb_function("strftime", ("timestamp", "string"), "string")
 _epoch_us = duckdb_function("epoch_us", ("timestamp('UTC')",), "int64")
 
 
@@ -66,15 +75,39 @@ def _of_number(text: Any, unit: str) -> Any:
 
 
 def _of_iso(text: Any) -> Any:
-    rewritten = text
+    rewritten = dated = _with_month_and_day(text)
     for pattern, replacement in _REWRITTEN:
         rewritten = rewritten.re_replace(pattern, replacement)
+    # As in Unix time, a leap second is the first second of the next day.
+    added = rewritten.re_search(_LEAP_SECOND).cast("int64") * 1_000_000
+    rewritten = rewritten.re_replace(_LEAP_SECOND, r"\159")
     # DuckDB alone would also read "epoch", and days whose order depends on the country.
     times = (
         ibis.cases((text.re_search(r"^[0-9]{4}[-/]"), _epoch_us(text.try_cast("timestamp('UTC')")))),
         ibis.cases(
-            (text.re_search(r"^[0-9]{4}-?[0-9]{2}-?[0-9]{2}"), _epoch_us(rewritten.try_cast("timestamp('UTC')")))
+            (
+                dated.re_search(r"^[0-9]{4}-?[0-9]{2}-?[0-9]{2}"),
+                _epoch_us(rewritten.try_cast("timestamp('UTC')")) + added,
+            )
         ),
     )
     time = ibis.coalesce(*times)
     return ibis.cases((time.between(0, END_OF_TIME_SECONDS * 1_000_000), time))
+
+
+def _with_month_and_day(text: Any) -> Any:
+    """Text whose date is a week date or an ordinal date, with year, month and day instead; other text as it is."""
+    day = ibis.coalesce(text.re_extract(_WEEK_DATE, 3).nullif(""), "1")
+    week = text.re_extract(_WEEK_DATE, 1) + "-" + text.re_extract(_WEEK_DATE, 2) + "-" + day
+    ordinal = text.re_extract(_ORDINAL_DATE, 1) + "-" + text.re_extract(_ORDINAL_DATE, 2)
+    return ibis.cases(
+        (text.re_search(_WEEK_DATE), _date(week, "%G-%V-%u") + text.re_extract(_WEEK_DATE, 4)),
+        (text.re_search(_ORDINAL_DATE), _date(ordinal, "%Y-%j") + text.re_extract(_ORDINAL_DATE, 3)),
+        else_=text,
+    )
+
+
+def _date(text: Any, form: str) -> Any:
+    """YYYY-MM-DD of a date in DuckDB's notation `form`; null if there is none, as of week 53 in most years."""
+    time = _strptime(text, ibis.literal(form))
+    return ibis.cases((_strftime(time, ibis.literal(form)) == text, time.date().cast("string")))

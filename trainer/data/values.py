@@ -42,9 +42,14 @@ def present(text: Any, nulls: Sequence[str]) -> Any:
     return ibis.cases((~(missing | stripped.isin(nulls) if nulls else missing), stripped))
 
 
-def text_of(column: Any) -> Any:
+def entries_present(entries: Any, nulls: Sequence[str]) -> Any:
+    """The entries of a list of texts that are neither null nor one of `nulls`."""
+    return entries.filter(lambda entry: entry.notnull() & ~entry.strip().isin(nulls) if nulls else entry.notnull())
+
+
+def text_of(column: Any, nulls: Sequence[str] = ()) -> Any:
     """A column of any type as text. NaN is null; a whole number that pandas stored as a float because of missing values
-    (5.0) is "5"; bytes are UTF-8; the entries of a list are joined by blanks."""
+    (5.0) is "5"; bytes are UTF-8; the entries of a list that are present are joined by blanks."""
     kind = column.type()
     if kind.is_floating():
         whole, written = column.try_cast("int64"), column.cast("string")
@@ -54,7 +59,7 @@ def text_of(column: Any) -> Any:
     if kind.is_binary():
         return _try(_decode(column))
     if kind.is_array():
-        return column.map(text_of).join(" ")
+        return entries_present(column.map(text_of), nulls).join(" ")
     return column.cast("string")
 
 
@@ -97,7 +102,8 @@ def document_fields(
         if name in typed:
             kind = ibis.coalesce(*(ibis.cases((text.notnull(), rows[_TYPES][next(kinds)])) for text in found))
             if name in _TEXT_COLUMNS:
-                value = ibis.cases((kind == "ARRAY", _joined(rows[document], paths[name])), else_=value)
+                joined = entries_present(json_entries(rows[document], paths[name]), nulls).join(" ")
+                value = ibis.cases((kind == "ARRAY", joined), else_=value)
             else:
                 imprecise = value.try_cast("float64").abs() > _EXACT_INTEGERS["float64"]
                 defects += [
@@ -131,7 +137,7 @@ def table_fields(
                 defects.append((text_of(column).notnull() & (column.abs() > limit), ID_IMPRECISE))
             elif kind.is_binary():
                 defects.append((column.notnull() & text_of(column).isnull(), BAD_ID))
-        fields[name] = present(text_of(column), nulls)
+        fields[name] = present(text_of(column, nulls), nulls)
     return fields, ibis.cases(*defects) if defects else ibis.null("string")
 
 
@@ -155,10 +161,6 @@ def json_entries(document: Any, paths: Sequence[str]) -> Any:
     """The entries of the lists at the paths as text; [] where there is no list."""
     first, *others = (json_string_list(document, f"{path}[*]") for path in paths)
     return first.concat(*others) if others else first
-
-
-def _joined(document: Any, paths: Sequence[str]) -> Any:
-    return json_entries(document, paths).filter(lambda entry: entry.notnull()).join(" ")
 
 
 def _path(steps: Sequence[str]) -> str:

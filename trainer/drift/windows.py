@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from tandem.ops.arguments import utc_moment
 from trainer.core.errors import ConfigError
 from trainer.dataset.dataset import Dataset
 
@@ -102,9 +103,7 @@ def draw_sample(window: Window, *, max_users: int, seed: int) -> Sample:
 
 
 def _microseconds(text: str) -> int:
-    moment = datetime.fromisoformat(text)
-    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1_000_000)
+    return round(utc_moment(text).timestamp() * 1_000_000)
 
 
 def _iso(microseconds: int) -> str:

@@ -78,7 +78,8 @@ class Registry(ModelRegistry):
 
     def find(self, name: str) -> RegisteredVersion:
         """The version with this number or alias. Raises RegistryError if there is none."""
-        kind, found = ("version", self.numbered(name)) if name.isdecimal() else ("alias", self.aliased(name))
+        is_number = name.isascii() and name.isdigit()
+        kind, found = ("version", self.numbered(name)) if is_number else ("alias", self.aliased(name))
         if found is None:
             raise RegistryError(f"{self.shown_uri}: {self.model_name} has no {kind} {name!r}")
         return found

@@ -9,40 +9,34 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.query import AttributePredicate, Clause
-from inference_server.core.request_warnings import RequestWarning
 from inference_server.model.catalogue.bitmap import Bitmap, bitmap_of_mask
-from inference_server.model.catalogue.catalogue import known_rows
 from inference_server.model.catalogue.clause_filter import ClauseFilter
 from inference_server.model.catalogue.filter_cache import FilterCache
-from inference_server.model.catalogue.filter_warnings import filter_warnings
+from inference_server.model.catalogue.filtered_catalogue import FilteredCatalogue
 from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.bundle import Bundle
 from tandem.contract.features import KeyRows, RowVectors
 from tandem.contract.names import CATEGORY_SEGMENT, SEGMENT_ALL
-from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
+from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _ROWS_PER_CHUNK: Final = 4096
 
 
-class BundleCatalogue:
+class BundleCatalogue(FilteredCatalogue):
     """The items of one bundle, see `Catalogue`: all may be recommended, and their rows are stable."""
 
     def __init__(self, bundle: Bundle, filters: FilterCache) -> None:
         """`filters` is this catalogue's alone."""
+        super().__init__(filters)
         self.num_items = len(bundle.items)
         self.vocabulary: KeyRows = bundle.item_vocabulary
         self.vectors: RowVectors = np.asarray(bundle.item_vectors)
         self.alive: Bitmap | None = None
         self._bundle = bundle
-        self._filters = filters
         self._popularity = bundle.items.popularity
         self._clause_filter = ClauseFilter(bundle.items, bundle.rows_by_category)
         self.clause_filters: tuple[ClauseFilter, ...] = (self._clause_filter,)
         self._top_items = {segment: _without_repeats(rows) for segment, rows in bundle.top_items.items()}
-
-    def known_rows(self, keys: Keys) -> Rows:
-        """See `Catalogue.known_rows`."""
-        return known_rows(self.vocabulary, keys)
 
     def item_ids(self, rows: Rows) -> list[str]:
         """See `Catalogue.item_ids`."""
@@ -72,35 +66,6 @@ class BundleCatalogue:
     def rows_of_stable(self, stable: Rows) -> Rows:
         """See `Catalogue.rows_of_stable`. Other workers may know appended items already, which have higher numbers."""
         return np.where(stable < self.num_items, stable, MISSING_ROW)
-
-    def mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
-        """See `Catalogue.mask`."""
-        mask = self._filters.masks.get(clauses)
-        return self._filters.masks.add(clauses, self._make_mask(clauses)) if mask is None else mask
-
-    def mask_without(self, clauses: tuple[Clause, ...], digest: bytes) -> ItemMask:
-        """See `Catalogue.mask_without`."""
-        mask = self._filters.masks_without_list.get((clauses, digest))
-        return self._filters.add_mask_without_list(clauses, digest, self) if mask is None else mask
-
-    def warnings(self, clauses: tuple[Clause, ...], *, field: str) -> tuple[RequestWarning, ...]:
-        """See `Catalogue.warnings`."""
-        warnings = self._filters.warnings.get(clauses)
-        if warnings is None:
-            num_items = self.mask(clauses).num_items
-            warnings = filter_warnings(
-                clauses[0], self.clause_filters, field=field, num_items=num_items, has_rules=len(clauses) > 1
-            )
-            self._filters.warnings.add(clauses, warnings)
-        return warnings
-
-    def knows_list(self, digest: bytes) -> bool:
-        """See `Catalogue.knows_list`."""
-        return digest in self._filters.lists
-
-    def remember_list(self, digest: bytes, keys: Keys) -> None:
-        """See `Catalogue.remember_list`."""
-        self._filters.lists.add(digest, keys)
 
     def popular_rows(self, include_categories: tuple[str, ...]) -> Iterator[Rows]:
         """See `Catalogue.popular_rows`."""

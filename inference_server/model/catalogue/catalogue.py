@@ -18,7 +18,7 @@ from inference_server.model.catalogue.bitmap import Bitmap
 from inference_server.model.catalogue.clause_filter import ClauseFilter
 from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.features import KeyRows, RowVectors
-from tandem.contract.vocabulary import MISSING_ROW, Keys, Rows
+from tandem.contract.vocabulary import Keys, Rows
 
 
 class Catalogue(Protocol):
@@ -122,10 +122,3 @@ class Catalogue(Protocol):
         """Raises InvalidRequest, which names the entry of `field`, for a bound on an attribute of the bundle that is
         not numeric."""
         ...
-
-
-def known_rows(vocabulary: KeyRows, keys: Keys) -> Rows:
-    """See `Catalogue.known_rows`."""
-    rows = vocabulary.rows_of_keys(keys)
-    known: Rows = rows[rows != MISSING_ROW]
-    return known

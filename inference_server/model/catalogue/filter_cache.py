@@ -12,8 +12,6 @@ from typing import Final, TypeVar
 
 from inference_server.core.query import Clause
 from inference_server.core.request_warnings import RequestWarning
-from inference_server.model.catalogue.bitmap import without_rows
-from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.catalogue.item_mask import ItemMask
 from tandem.contract.vocabulary import Keys
 
@@ -61,10 +59,3 @@ class FilterCache:
     def with_same_lists(self) -> FilterCache:
         """A cache for another catalogue of the same model: no masks yet, and the same lists."""
         return FilterCache(self.lists)
-
-    def add_mask_without_list(self, clauses: tuple[Clause, ...], digest: bytes, catalogue: Catalogue) -> ItemMask:
-        """Makes and keeps the mask of clauses and a list that is in `lists`. `catalogue` is the cache's own."""
-        rows = catalogue.known_rows(self.lists[digest])
-        bitmap = without_rows(catalogue.mask(clauses).bitmap, rows)
-        mask = ItemMask.from_bitmap(bitmap, catalogue.num_items)
-        return self.masks_without_list.add((clauses, digest), mask)

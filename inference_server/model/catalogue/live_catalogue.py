@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.query import AttributePredicate, Clause
-from inference_server.core.request_warnings import RequestWarning
 from inference_server.model.catalogue.bitmap import Bitmap, add_rows, rows_in, without_rows
-from inference_server.model.catalogue.catalogue import Catalogue, known_rows
+from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.model.catalogue.clause_filter import ClauseFilter
 from inference_server.model.catalogue.filter_cache import FilterCache
-from inference_server.model.catalogue.filter_warnings import filter_warnings
+from inference_server.model.catalogue.filtered_catalogue import FilteredCatalogue
 from inference_server.model.catalogue.item_mask import ItemMask
 from inference_server.model.catalogue.live_items import LiveItems
 from tandem.contract.features import KeyRows, RowVectors
@@ -56,14 +55,14 @@ class LiveVectors:
         return vectors
 
 
-class LiveCatalogue:
+class LiveCatalogue(FilteredCatalogue):
     """The items of a bundle and those that changed since, see `Catalogue`."""
 
     def __init__(self, bundle_catalogue: Catalogue, live: LiveItems, filters: FilterCache) -> None:
         """`bundle_catalogue` is of the bundle that `live` changes; `filters` is this catalogue's alone."""
+        super().__init__(filters)
         self._bundle_catalogue = bundle_catalogue
         self._live = live
-        self._filters = filters
         self._live_filter = ClauseFilter(live.table, live.table.rows_by_category())
         self.clause_filters: tuple[ClauseFilter, ...] = (*bundle_catalogue.clause_filters, self._live_filter)
         self._ids = live.table.item_ids(range(len(live.rows)))
@@ -78,10 +77,6 @@ class LiveCatalogue:
             self.vectors = LiveVectors(bundle_catalogue.vectors, live)
         self.alive: Bitmap | None = self.mask(()).bitmap if len(live.dead) else None
         self._top_rows = self.recommendable(bundle_catalogue.top_rows(bundle_catalogue.num_items))
-
-    def known_rows(self, keys: Keys) -> Rows:
-        """See `Catalogue.known_rows`."""
-        return known_rows(self.vocabulary, keys)
 
     def item_ids(self, rows: Rows) -> list[str]:
         """See `Catalogue.item_ids`."""
@@ -142,35 +137,6 @@ class LiveCatalogue:
             is_held = is_appended & (self._live.slots[positions] == slots)
             rows[is_held] = positions[is_held] + self._live.num_bundle_items
         return rows
-
-    def mask(self, clauses: tuple[Clause, ...]) -> ItemMask:
-        """See `Catalogue.mask`."""
-        mask = self._filters.masks.get(clauses)
-        return self._filters.masks.add(clauses, self._make_mask(clauses)) if mask is None else mask
-
-    def mask_without(self, clauses: tuple[Clause, ...], digest: bytes) -> ItemMask:
-        """See `Catalogue.mask_without`."""
-        mask = self._filters.masks_without_list.get((clauses, digest))
-        return self._filters.add_mask_without_list(clauses, digest, self) if mask is None else mask
-
-    def warnings(self, clauses: tuple[Clause, ...], *, field: str) -> tuple[RequestWarning, ...]:
-        """See `Catalogue.warnings`."""
-        warnings = self._filters.warnings.get(clauses)
-        if warnings is None:
-            num_items = self.mask(clauses).num_items
-            warnings = filter_warnings(
-                clauses[0], self.clause_filters, field=field, num_items=num_items, has_rules=len(clauses) > 1
-            )
-            self._filters.warnings.add(clauses, warnings)
-        return warnings
-
-    def knows_list(self, digest: bytes) -> bool:
-        """See `Catalogue.knows_list`."""
-        return digest in self._filters.lists
-
-    def remember_list(self, digest: bytes, keys: Keys) -> None:
-        """See `Catalogue.remember_list`."""
-        self._filters.lists.add(digest, keys)
 
     def popular_rows(self, include_categories: tuple[str, ...]) -> Iterator[Rows]:
         """See `Catalogue.popular_rows`; appended items come last."""

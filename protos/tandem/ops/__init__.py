@@ -2,6 +2,8 @@
 
 | module                 | the one definition of                                                              |
 | ---------------------- | ---------------------------------------------------------------------------------- |
+| `arguments`            | values on a command line: numbers within bounds, times, ids                        |
+| `command_line`         | the commands of a program, and how each of them ends                               |
 | `deleted_users_file`   | the register of deleted users in the data folder                                   |
 | `environment_settings` | settings from environment variables TANDEM_*, and their help                       |
 | `metrics`              | how a Prometheus metric is declared                                                |
@@ -12,9 +14,11 @@
 | `process_end`          | what a service does last                                                           |
 | `process_start`        | what every program does first: secrets out of messages, files for their owner      |
 | `secrets`              | how URLs, logs and messages are shown without passwords                            |
+| `server_certificate`   | how a certificate and its key are loaded                                           |
 | `settings_types`       | the URLs of the registry, the store and the streams, and their defaults             |
 | `store_health`         | what a Redis or Valkey says about itself, and whether it may be the online store   |
 | `store_words`          | why a Redis or Valkey cannot be used, in its own words                             |
+| `watched_files`        | whether files have changed that may be replaced while a program runs               |
 
 Importing the package imports none of its modules, and a module imports at most one heavy library: a program loads
 what it uses, and its image contains nothing else.

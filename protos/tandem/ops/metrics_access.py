@@ -7,7 +7,10 @@ import ssl
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, Self
+
+from tandem.ops.server_certificate import load_certificate
+from tandem.ops.watched_files import WatchedFiles
 
 OPEN_PATH: Final = "/healthz"
 """Answered without a key: probes of an orchestrator have none."""
@@ -16,6 +19,25 @@ _BEARER: Final = "Bearer "
 
 class AccessFilesError(OSError):
     """A file cannot be used. The message names the file."""
+
+
+class MetricsSettings(Protocol):
+    """The settings of a program that name the files of its port of metrics."""
+
+    @property
+    def metrics_tls_certificate(self) -> Path | None:
+        """See `AccessFiles.certificate`."""
+        ...
+
+    @property
+    def metrics_tls_key(self) -> Path | None:
+        """See `AccessFiles.private_key`."""
+        ...
+
+    @property
+    def metrics_key_file(self) -> Path | None:
+        """See `AccessFiles.bearer`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +51,15 @@ class AccessFiles:
     bearer: Path | None = None
     """File that holds the key of the scrapers; None: no key is needed."""
 
+    @classmethod
+    def of(cls, settings: MetricsSettings) -> Self:
+        """The files that the settings name. Their content is checked where they are read."""
+        return cls(
+            certificate=settings.metrics_tls_certificate,
+            private_key=settings.metrics_tls_key,
+            bearer=settings.metrics_key_file,
+        )
+
 
 class Access:
     """Access to one port. Used by several threads at once."""
@@ -37,7 +68,7 @@ class Access:
         """Raises AccessFilesError."""
         self._files = files
         self._lock = threading.Lock()
-        self._seen: tuple[float, ...] = ()
+        self._watched = WatchedFiles(*(path for path in (files.certificate, files.private_key) if path is not None))
         self._context = self._loaded()
         if files.bearer is not None and not _content(files.bearer):
             raise AccessFilesError(f"{files.bearer} holds no key")
@@ -48,7 +79,7 @@ class Access:
         Files that cannot be used, as in the middle of a renewal, leave the certificate before in use.
         """
         with self._lock:
-            if self._context is not None and self._times() != self._seen:
+            if self._context is not None and self._watched.changed():
                 try:
                     self._context = self._loaded()
                 except AccessFilesError:
@@ -71,20 +102,14 @@ class Access:
         certificate, private_key = self._files.certificate, self._files.private_key
         if certificate is None:
             return None
-        self._seen = self._times()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # Without this password OpenSSL would prompt for one at the terminal.
-            context.load_cert_chain(certificate, private_key, password="")
+            load_certificate(context, certificate, private_key)
         except OSError as error:
             raise AccessFilesError(
                 f"{certificate} and {private_key} are not a certificate in PEM and its unencrypted key"
             ) from error
         return context
-
-    def _times(self) -> tuple[float, ...]:
-        files = (self._files.certificate, self._files.private_key)
-        return tuple(path.stat().st_mtime if path is not None and path.exists() else 0.0 for path in files)
 
 
 def _content(path: Path) -> bytes:

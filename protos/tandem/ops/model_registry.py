@@ -101,6 +101,8 @@ class ModelRegistry:
 
     def numbered(self, number: str) -> RegisteredVersion | None:
         """The version with a number; None if it does not exist."""
+        if not _NUMBER.fullmatch(number):
+            return None
         return self._find(lambda client: _registered(client.get_model_version(self.model_name, number)))
 
     def has_model(self) -> bool:

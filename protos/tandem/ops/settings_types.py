@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -10,6 +11,9 @@ from pydantic import AfterValidator, Field, ValidationInfo
 
 DEFAULT_STORE_URL: Final = "redis://127.0.0.1:6379/0"
 _SQLITE: Final = "sqlite:///"
+_MAX_NAME: Final = 255
+_ALIAS: Final = re.compile(rf"[\w-]{{1,{_MAX_NAME}}}")
+_VERSION_ALIAS: Final = re.compile(r"[vV]\d+")
 
 
 def default_data_dir() -> Path:
@@ -60,14 +64,40 @@ def _check_events_url(url: str) -> str:
 
 def _with_port(url: str) -> str:
     """The URL, whose port is a number. Libraries would quote what they take for the port, which may be the password."""
+    if not url.isprintable() or (" " in url and sqlite_file(url) is None):
+        raise ValueError("holds a blank or a control character; write it as %20, %0A and so on")
     try:
-        _ = urlsplit(url).port
+        parts = urlsplit(url)
+        _ = parts.port
+        (parts.hostname or "").encode("idna")
     except ValueError:
         raise ValueError(
             "has a port that is not a number; in a password, write / ? # [ ] @ as %2F %3F %23 %5B %5D %40"
         ) from None
     return url
 
+
+def _check_model_name(name: str) -> str:
+    if not name.strip() or name != name.strip() or len(name) > _MAX_NAME:
+        raise ValueError(f"must have 1 to {_MAX_NAME} characters, and no blanks around them")
+    if not name.isprintable() or name in {".", ".."} or set(name) & set("/\\:'\""):
+        raise ValueError("must be printable, and hold none of / \\ : ' \"")
+    return name
+
+
+def _check_alias(alias: str) -> str:
+    if not _ALIAS.fullmatch(alias):
+        raise ValueError(f"must be 1 to {_MAX_NAME} letters, digits, _ and -")
+    if alias.lower() == "latest" or _VERSION_ALIAS.fullmatch(alias):
+        raise ValueError("is kept by MLflow for itself; choose another alias")
+    return alias
+
+
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+"""A registered model that MLflow can hold, and filters of its search can name."""
+
+ModelAlias = Annotated[str, AfterValidator(_check_alias)]
+"""An alias that MLflow can hold."""
 
 RegistryUri = Annotated[str, AfterValidator(_check_registry_uri)]
 """An MLflow registry: `sqlite:////absolute/path.db`, or the address of an MLflow server."""

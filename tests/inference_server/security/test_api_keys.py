@@ -17,7 +17,7 @@ from inference_server.core.errors import SettingsError, Unauthenticated
 from inference_server.security.api_keys import ApiKeys, CallerLimits, key_line
 from inference_server.security.callers import ALL_RIGHTS, Caller, Right
 from inference_server.security.files import Security
-from inference_server.security.watched_files import keep_current
+from inference_server.security.reloading import keep_current
 from inference_server.telemetry.statistics import Statistics
 from tests.support.serving import wait_until
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.trainer.data.conftest import csv_text, table_rows
+from tests.trainer.data.conftest import csv_text, parquet_bytes, table_rows
 from tests.trainer.data.plain_table import prepare_table
 from trainer.data.list_texts import list_in_text, literal_json
 
@@ -91,6 +91,27 @@ class TestInAFile:
         prepared = prepare_table(tmp_path, 'path = "r.csv"\ntimestamp = "t"', sections=ITEMS.format("it.jsonl"))
         (item,) = table_rows(prepared, "items")
         assert (item["title"], item["description"]) == ("[PC] Game", "[x] y z")
+
+    @pytest.mark.parametrize("name", ["it.jsonl", "it.csv", "it.parquet"])
+    def test_words_for_missing_are_no_entries(self, write, tmp_path: Path, name: str):
+        lists = [["A", "NULL", " \\N ", "nullable"], ["NULL"], ["A", None, "B"]]
+        rows: list[dict[str, object]] = [{"id": f"i{n}", "d": value, "c": value} for n, value in enumerate(lists)]
+        expected_texts = ["A nullable", "", "A B"]
+        if name == "it.csv":
+            rows = [{**row, "d": "", "c": f'"{row["c"]}"'} for row in rows]
+            expected_texts = [""] * 3
+        content = {
+            "it.csv": csv_text,
+            "it.jsonl": lambda rows: "\n".join(map(json.dumps, rows)),
+            "it.parquet": parquet_bytes,
+        }[name](rows)
+        write(name, content)
+        write("r.csv", "u,i,t\na,i0,1\n")
+        sections = ITEMS.format(name).replace('title = "title"\n', "") + 'nulls = ["NULL", "\\\\N"]\n'
+        prepared = prepare_table(tmp_path, 'path = "r.csv"\ntimestamp = "t"', sections=sections)
+        items = table_rows(prepared, "items")
+        assert [row["categories"] for row in items] == [["A", "nullable"], [], ["A", "B"]]
+        assert [row["description"] for row in items] == expected_texts
 
     def test_a_separator_splits_what_is_no_list(self, write, tmp_path: Path):
         rows = [{"id": "i0", "c": "[PC] Action|RPG"}, {"id": "i1", "c": ["A|B"]}, {"id": "i2", "c": "['A', 'B|C']"}]

@@ -86,6 +86,27 @@ def test_forms_of_iso_8601(write, tmp_path: Path):
         "2019-11-01T12:00:00.123456789Z": NOON + 123_456,
         "2019-11-01T12:00:00.1234567891Z": NOON + 123_456,
         "20191101T120000,5Z": NOON + 500_000,
+        "2019-11-01T24:00:00": NOON + 43_200_000_000,
+        "2019-11-01 12:00:00 +0100": NOON - 3_600_000_000,
+        "2019-11-01T12:00:00\N{MINUS SIGN}05:30": NOON + 19_800_000_000,
+        "2019-11-01T12:00:00.5+01:00[Europe/Berlin]": NOON - 3_600_000_000 + 500_000,
+        "2019-W44-5": NOON - 43_200_000_000,
+        "2019W445T12Z": NOON,
+        "2019-W44-5T12:00+01": NOON - 3_600_000_000,
+        "2019-W44": NOON - 43_200_000_000 - 4 * 86_400_000_000,
+        "2020-W53-7": NOON + (429 * 24 - 12) * 3_600_000_000,  # 2021-01-03
+        "2021-W53-1": None,
+        "2019-W00-1": None,
+        "2019-W44-8": None,
+        "2019-305": NOON - 43_200_000_000,
+        "2019-305T12:00:00Z": NOON,
+        "2020-366": NOON + (426 * 24 - 12) * 3_600_000_000,  # 2020-12-31
+        "2019-366": None,
+        "2019-000": None,
+        "2016-12-31T23:59:60Z": 1_483_228_800_000_000,
+        "2017-01-01 00:59:60.25+01:00": 1_483_228_800_250_000,
+        "20161231T235960Z": 1_483_228_800_000_000,
+        "2016-12-31T23:58:60Z": None,
         "epoch": None,
         "infinity": None,
         "2019-13-01": None,
@@ -171,3 +192,11 @@ def test_ignored_event_types_are_not_bad(write, tmp_path: Path):
     assert [(line.line, line.kind) for line in report.bad_lines] == [(5, "unknown_event_type")]
     with pytest.raises(ConfigError, match="'view' is in event_types and in ignored_event_types"):
         prepare_table(tmp_path, keys + 'ignored_event_types = ["view"]\n')
+
+
+def test_seven_digits_are_an_ordinal_date_only_in_iso(write, tmp_path: Path):
+    write("r.csv", "u,i,t\nu,a,2019305\n")
+    keys = ('path = "r.csv"', 'timestamp = "t"')
+    for unit, expected in (("iso", NOON - 43_200_000_000), ("auto", 2_019_305_000_000)):
+        prepared = prepare_table(tmp_path, "\n".join((*keys, f'timestamp_unit = "{unit}"')))
+        assert [row["timestamp"] for row in table_rows(prepared, "interactions")] == [expected]

@@ -113,6 +113,8 @@ class TestWholeNumbers:
         ("interactions", "items", "expected"),
         [
             (["1.0", "2.0"], ["1.0", "1.1", "2.0"], ["1.0", "2.0"]),  # versions: not every id is whole
+            (["1.0", "2.0"], ["1.0", "2.0", "beta"], ["1.0", "2.0"]),
+            (["1.0", "2.0", "nightly"], ["1.0", "2.0"], ["1.0", "2.0", "nightly"]),
             (["1.0", "1.5"], ["1.0", "2"], ["1.0", "1.5"]),
             (["12e45", "1e5"], ["12e45"], ["12e45", "1e5"]),  # hexadecimal
             (["007", "8.0"], ["007"], ["007", "8"]),  # leading zeros are digits like others

@@ -1,14 +1,9 @@
-"""Files that may be replaced while the server runs: certificates and keys.
-
-Their metadata is polled: inotify misses changes on network file systems, and the symbolic links that Kubernetes swaps
-to replace a mounted secret.
-"""
+"""Reloads certificates and keys whose files change while the server runs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
@@ -19,23 +14,6 @@ from inference_server.telemetry.statistics import Statistics
 _log = structlog.get_logger()
 
 POLL_SECONDS: Final = 1.0
-
-
-class WatchedFiles:
-    """Detects whether files have changed since the last call."""
-
-    def __init__(self, *paths: Path) -> None:
-        self._paths = paths
-        self._seen = self._look()
-
-    def changed(self) -> bool:
-        """Whether any file has been written, replaced or removed since the last call."""
-        # Stored before the files are read: a write during the read is a change for the next call.
-        seen, self._seen = self._seen, self._look()
-        return seen != self._seen
-
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_identity(path) for path in self._paths)
 
 
 class Reloadable(Protocol):
@@ -66,11 +44,3 @@ async def keep_current(
             except SettingsError as error:
                 statistics.files_refused[source.what] += 1
                 _log.error("files_refused", what=source.what, reason=str(error))
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

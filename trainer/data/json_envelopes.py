@@ -1,0 +1,129 @@
+"""One JSON object around the list of rows, as web services answer: {"next": null, "data": [{...}, {...}]}.
+
+Only the beginning of a file is examined, so that a file of any size is read as a stream.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+EXAMINED_BYTES: Final = 1 << 20
+_TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]:]', re.DOTALL)
+_MAX_KEYS_SHOWN: Final = 20
+_VALUE: Final = "a value"
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The list of rows in a document."""
+
+    key: str
+    """Where it is; with dots if it is in an object inside."""
+    start: int
+    """Number of characters before its bracket."""
+    keys: frozenset[str] = frozenset()
+    """Those of its first object."""
+
+    def problem_after(self, rest: str) -> str:
+        """Why the text after the list is not the end of the document; empty if it is."""
+        opened = "".join('{"":' for _ in self.key.split("."))
+        try:
+            json.loads(f"{opened}[]{rest}")
+        except json.JSONDecodeError as error:
+            return error.msg
+        return ""
+
+
+def envelope_of(text: str, id_keys: Collection[str], *, is_whole: bool) -> Envelope | None:
+    """The list of rows in the one object that a document is; None if the objects of the document are the rows.
+
+    `text` is the beginning of the document, or all of it. `id_keys` are the keys of a row's ids, by which rows are
+    known. Raises ValueError, which says what was found, for one object that is neither a row nor around one list.
+    """
+    outline = _outline(text)
+    if not id_keys or not outline.is_object:
+        return None
+    if outline.end is not None and (not is_whole or text[outline.end :].strip()):
+        return None
+
+    def num_ids(keys: Collection[str]) -> int:
+        return sum(key in keys or key.split(".")[0] in keys for key in id_keys)
+
+    lists = [found for found in outline.lists if num_ids(found.keys) == len(id_keys)]
+    wanted = " and ".join(map(repr, id_keys))
+    if num_ids(outline.kinds) == len(id_keys) and lists:
+        raise ValueError(f"{wanted} are in the one object and in its list {lists[0].key!r}: write the rows alone")
+    if num_ids(outline.kinds) and not lists:
+        return None  # a row, perhaps without one of its ids
+    if outline.end is None and is_whole and not lists:
+        return None  # damaged; reading it as lines says so
+    lists = lists or outline.lists
+    if len(lists) == 1:
+        return lists[0]
+    if lists:
+        names = ", ".join(repr(found.key) for found in lists)
+        raise ValueError(f"one object has several lists of objects, {names}: write the rows with {wanted} alone")
+    if outline.end is None or set(outline.kinds.values()) <= {_VALUE}:
+        return None  # an object larger than what was examined, or a row without its ids
+    found = ", ".join(f"{key!r}: {kind}" for key, kind in list(outline.kinds.items())[:_MAX_KEYS_SHOWN])
+    raise ValueError(f"one object without {wanted} and without a list of objects has {found}")
+
+
+@dataclass
+class _Outline:
+    """The first object of a text, as far as the text goes."""
+
+    kinds: dict[str, str] = field(default_factory=dict)
+    """What each of its keys holds."""
+    lists: list[Envelope] = field(default_factory=list)
+    """The lists of objects that are in no other list."""
+    end: int | None = None
+    """Number of characters up to its end; None if the text ends before."""
+    is_object: bool = False
+
+
+def _outline(text: str) -> _Outline:
+    outline = _Outline(is_object=text.lstrip().startswith("{"))
+    if not outline.is_object:
+        return outline
+    brackets, steps, word = "", [""], ""  # open brackets; the keys that lead to this place; the last string
+    list_depth, list_start, first_keys = 0, 0, set[str]()  # of the outermost list that is open; 0: none
+    is_in_first = False
+    for found in _TOKEN.finditer(text):
+        token, depth = found[0], len(brackets)
+        if token == '"':
+            break  # a string that the end of the text cuts
+        if token[0] == '"':
+            word = token
+        elif token == ":" and not list_depth:
+            steps[depth - 1 :] = [str(json.loads(word, strict=False))]
+            if depth == 1:
+                outline.kinds[steps[0]] = _VALUE
+        elif token == ":":
+            if is_in_first and depth == list_depth + 1:
+                first_keys.add(str(json.loads(word, strict=False)))
+        elif token in "{[":
+            if depth == 1 and not list_depth:
+                outline.kinds[steps[0]] = "an object" if token == "{" else "a list"
+            if token == "[" and not list_depth:
+                list_depth, list_start, first_keys = depth + 1, found.start(), set()
+            elif token == "{" and 0 < depth == list_depth and not text[list_start + 1 : found.start()].strip():
+                is_in_first = True
+            brackets += token
+        else:
+            if brackets[-1:] + token not in {"{}", "[]"}:
+                break
+            brackets = brackets[:-1]
+            if is_in_first and len(brackets) == list_depth:
+                outline.lists.append(Envelope(".".join(steps[: depth - 2]), list_start, frozenset(first_keys)))
+                is_in_first = False
+            if len(brackets) < list_depth:
+                list_depth = 0
+            if not brackets:
+                outline.end = found.end()
+                break
+    return outline
