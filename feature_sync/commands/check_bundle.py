@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import path
 
 SUMMARY = "internal: what checks a bundle before it is opened"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument("directory", type=Path, metavar="DIR", help="the bundle folder")
+    parser.add_argument("directory", type=path, metavar="DIR", help="the bundle folder")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

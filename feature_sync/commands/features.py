@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import Final
 
 from feature_sync.commands.report import print_line
 from feature_sync.core.settings import Settings
-from tandem.ops.arguments import moment, whole_number
+from tandem.ops.arguments import moment, path, whole_number
 
 SUMMARY = "the feature store: apply, materialize, training-set, reconcile, env"
 EXIT_DIFFERENT: Final = 4
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "training-set", help="write interactions with their features as of just before them, as Parquet"
     )
     _add_prepared(training_set)
-    training_set.add_argument("--output", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    training_set.add_argument("--output", type=path, required=True, metavar="FILE", help="Parquet file to write")
     training_set.add_argument("--service", default="training", help="feature service (default: %(default)s)")
     training_set.add_argument("--since", type=moment, metavar="TIME", help="interactions from this time on (ISO 8601)")
     training_set.add_argument("--until", type=moment, metavar="TIME", help="interactions before this time (ISO 8601)")
@@ -101,8 +100,8 @@ def _reconcile(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _add_prepared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prepared", type=Path, required=True, metavar="DIR", help="folder of prepared data")
+    parser.add_argument("--prepared", type=path, required=True, metavar="DIR", help="folder of prepared data")
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    parser.add_argument("--bundle", type=path, metavar="DIR", help="a bundle folder, instead of the registry's alias")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from feature_sync.commands.report import print_line
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import path
 
 SUMMARY = "write state and vectors of all users of prepared data; idempotent, resumable"
 
@@ -15,8 +15,8 @@ SUMMARY = "write state and vectors of all users of prepared data; idempotent, re
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.description = "Writes every user's state and vector. Prints a report as one JSON line."
-    parser.add_argument("--prepared", type=Path, required=True, metavar="DIR", help="folder of prepared data")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    parser.add_argument("--prepared", type=path, required=True, metavar="DIR", help="folder of prepared data")
+    parser.add_argument("--bundle", type=path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
     parser.add_argument("--force", action="store_true", help="look at every user even if published already")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from feature_sync.commands.report import print_line
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import path
 
 SUMMARY = "make users, counters and trending items again from prepared data and archive; idempotent"
 
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ids of the newest events. May run beside `feature_sync run`. Prints a report as one JSON line."
     )
     parser.add_argument(
-        "--prepared", type=Path, metavar="DIR", help="folder of prepared data (default: the newest in the data folder)"
+        "--prepared", type=path, metavar="DIR", help="folder of prepared data (default: the newest in the data folder)"
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    parser.add_argument("--bundle", type=path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from feature_sync.commands.report import print_indented
 from feature_sync.core.settings import Settings
-from tandem.ops.arguments import identifier
+from tandem.ops.arguments import identifier, path
 
 SUMMARY = "print one user's state and vector as JSON"
 
@@ -15,7 +14,7 @@ SUMMARY = "print one user's state and vector as JSON"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("user_id", type=identifier, metavar="USER_ID")
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
+    parser.add_argument("--bundle", type=path, metavar="DIR", help="a bundle folder, instead of the registry's alias")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

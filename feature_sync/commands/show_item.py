@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from feature_sync.commands.report import print_indented
 from feature_sync.core.settings import Settings
-from tandem.ops.arguments import identifier
+from tandem.ops.arguments import identifier, path
 
 SUMMARY = "print one item of the live catalogue and its vectors as JSON"
 
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.add_argument("item_id", type=identifier, metavar="ITEM_ID")
     parser.add_argument(
-        "--bundle", type=Path, metavar="DIR", help="a bundle folder, instead of champion and challenger"
+        "--bundle", type=path, metavar="DIR", help="a bundle folder, instead of champion and challenger"
     )
 
 

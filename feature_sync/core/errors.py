@@ -3,6 +3,7 @@
 FeatureSyncError
 +-- SettingsError        a setting that cannot be used: the caller's mistake, exit code 2
 +-- PreparedDataError    the folder is not prepared data, or is damaged
++-- StorageError         a file cannot be written or read: it is damaged, or the disk is full, read-only or gone
 +-- RegistryError        the registry cannot be read, or nothing is registered under the alias
 +-- StoreError           the online store cannot be reached, stayed away for too long, or refuses a command
 |   +-- StoreAway        it does not answer now (also an Unavailable)
@@ -32,6 +33,11 @@ class SettingsError(FeatureSyncError):
 
 class PreparedDataError(FeatureSyncError):
     """The folder does not hold prepared data as the trainer writes them."""
+
+
+class StorageError(FeatureSyncError):
+    """A file cannot be written or read, for a reason that lies in the file, the disk or in rights. The message names
+    it."""
 
 
 class RegistryError(FeatureSyncError):

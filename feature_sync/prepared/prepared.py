@@ -28,6 +28,7 @@ from tandem.contract.checksums import DamagedFile, check_files
 from tandem.contract.deleted_users import NOBODY, DeletedUsers
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import NO_KEYS, Keys, id_keys
+from tandem.contract.whole_files import read_whole
 
 _ABOUT: Final = "prepared.json"
 _INTERACTIONS: Final = "interactions.parquet"
@@ -93,11 +94,13 @@ def open_prepared(directory: Path) -> PreparedData:
     Raises PreparedDataError.
     """
     try:
-        about = json.loads((directory / _ABOUT).read_text())
+        about = json.loads(read_whole(directory / _ABOUT))
         name, fingerprint = str(about["name"]), str(about["fingerprint"])
         newest_day = str(about.get("newest_day", ""))
         checksums = {str(file): str(checksum) for file, checksum in about.get("files", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise PreparedDataError(f"{directory} is not prepared data ({_ABOUT}: {error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PreparedDataError(f"{directory} is not prepared data ({_ABOUT}: {error!r})") from error
     try:
         check_files(directory, checksums)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from inference_server.core.process_environment import limit_blas_threads
 from inference_server.core.settings import Settings
-from tandem.ops.arguments import whole_number
+from tandem.ops.arguments import path, whole_number
 from tandem.ops.child_process import limit_memory, memory_for
 
 SUMMARY = "check a bundle folder as it is checked before it serves"
@@ -23,26 +22,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output says why; 2: wrong arguments. What held-out users were answered refuses nothing here: "
         "`python -m trainer validate` judges it."
     )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="the bundle folder")
-    parser.add_argument("--previous", type=Path, metavar="DIR", help="compare with the bundle in this folder")
+    parser.add_argument("directory", type=path, metavar="DIR", help="the bundle folder")
+    parser.add_argument("--previous", type=path, metavar="DIR", help="compare with the bundle in this folder")
     parser.add_argument(
         "--held-out",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="answer these users: JSON lines as in a bundle's held_out_users.jsonl (default with --against: the users "
         "that the bundle itself holds)",
     )
     parser.add_argument(
-        "--against", type=Path, metavar="DIR", help="answer the same users with the bundle in this folder"
+        "--against", type=path, metavar="DIR", help="answer the same users with the bundle in this folder"
     )
     parser.add_argument(
         "-k", type=_num_items, default=10, metavar="ITEMS", help="items to ask for (default: %(default)s)"
     )
     parser.add_argument(
-        "--policies", type=Path, metavar="FILE", help="policies to answer by (default: TANDEM_POLICIES_FILE, or none)"
+        "--policies", type=path, metavar="FILE", help="policies to answer by (default: TANDEM_POLICIES_FILE, or none)"
     )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to this file too")
+    parser.add_argument("--output", type=path, metavar="FILE", help="write the JSON to this file too")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from inference_server.core.errors import PoliciesInvalid
 from inference_server.core.settings import Settings
+from tandem.ops.arguments import path
 
 SUMMARY = "check a file of policies as it is checked before it is in force"
 PROCESS = "check"
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Reads a file of policies as the server reads it. Exit status 0: it would be in force, and its policies are "
         "shown in full; 1: it would be refused, and each line of the output says file, line, key and why."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the YAML file")
+    parser.add_argument("file", type=path, metavar="FILE", help="the YAML file")
 
 
 def run(options: argparse.Namespace, _: Settings) -> int:

@@ -29,6 +29,7 @@ from inference_server.core.errors import PoliciesInvalid, UnknownScenario
 from inference_server.policy.choices import Choices
 from inference_server.policy.policy import Policy, StrictConfig
 from inference_server.policy.yaml_lines import Document, YamlInvalid, read_yaml
+from tandem.contract.whole_files import read_whole
 
 _log = structlog.get_logger()
 
@@ -87,8 +88,7 @@ def load_policies(path: Path, choices: Choices) -> Policies:
     Raises PoliciesInvalid, which names the line, the key and the error of every problem.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
+        content = read_whole(path)
     except OSError as error:
         raise PoliciesInvalid((f"{path}: cannot be read: {error.strerror}",)) from error
     if len(content) > _MAX_FILE_BYTES:

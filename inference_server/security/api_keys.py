@@ -27,6 +27,7 @@ from typing import Final
 
 from inference_server.core.errors import SettingsError, Unauthenticated
 from inference_server.security.callers import ALL_RIGHTS, Caller, Right, Usage
+from tandem.contract.whole_files import read_whole
 from tandem.ops.watched_files import WatchedFiles
 
 MIN_KEY_CHARACTERS: Final = 16
@@ -227,7 +228,7 @@ def _with_usage(caller: Caller, usage: Usage) -> Caller:
 def _read(path: Path, limits: CallerLimits, *, strict: bool) -> _File:
     """Raises _Unusable if the file cannot be read; `strict`, also if a line cannot."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_whole(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise _Unusable(f"{_VARIABLE}: {path}: {reason}") from error

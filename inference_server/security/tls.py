@@ -12,6 +12,7 @@ from pathlib import Path
 
 from inference_server.core.errors import SettingsError
 from inference_server.core.settings import TlsFiles
+from tandem.contract.whole_files import read_whole
 from tandem.ops.server_certificate import load_certificate
 from tandem.ops.watched_files import WatchedFiles
 
@@ -92,7 +93,7 @@ class Certificates:
 
 def _bytes(variable: str, path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except OSError as error:
         raise SettingsError(f"{variable}: {path}: {error.strerror}") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.contract.numbers import finite_json
+from tandem.ops.arguments import given, path
 from trainer.config.help import config_toml, keys_text
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.errors import ConfigError
@@ -27,21 +28,29 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data set")
     group.add_argument(
         "--dataset",
+        type=given,
         metavar="NAME|TOML",
         help=f"name of a preset, or path of a TOML file (default: {_DEFAULT_DATASET})",
     )
-    group.add_argument("--reviews", metavar="PATH", help="short for --set data.reviews=PATH (data set amazon)")
-    group.add_argument("--meta", metavar="PATH", help="short for --set data.meta=PATH (data set amazon)")
     group.add_argument(
-        "--events", metavar="DIR", help="short for --set data.events=DIR: adds the events that feature_sync archives"
+        "--reviews", type=given, metavar="PATH", help="short for --set data.reviews=PATH (data set amazon)"
+    )
+    group.add_argument("--meta", type=given, metavar="PATH", help="short for --set data.meta=PATH (data set amazon)")
+    group.add_argument(
+        "--events",
+        type=given,
+        metavar="DIR",
+        help="short for --set data.events=DIR: adds the events that feature_sync archives",
     )
     group.add_argument(
         "--item-changes",
+        type=given,
         metavar="DIR",
         help="short for --set data.item_changes=DIR: applies the catalogue changes that feature_sync archives",
     )
     group.add_argument(
         "--until",
+        type=given,
         metavar="TIME",
         help="short for --set data.until=TIME: events and item changes count for days that began before TIME",
     )
@@ -61,7 +70,7 @@ def add_prepared_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --prepared: a folder of prepared data instead of a data set."""
     parser.add_argument(
         "--prepared",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="a folder that `prepare` printed, instead of --dataset and the other arguments of a data set",
     )
@@ -72,7 +81,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training configuration")
     group.add_argument(
         "--config",
-        type=Path,
+        type=path,
         metavar="TOML",
         help="training configuration (default: the preset's own, or the defaults)",
     )
@@ -97,7 +106,7 @@ def add_baselines_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_output_argument(parser: argparse.ArgumentParser) -> None:
     """Adds --output, the files to which figures are written as well."""
-    parser.add_argument("--output", type=Path, metavar="PATH", help="write PATH.json and PATH.md too")
+    parser.add_argument("--output", type=path, metavar="PATH", help="write PATH.json and PATH.md too")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from tandem.ops.arguments import word
+from tandem.ops.arguments import path, word
 from trainer.core.settings import Settings
 
 SUMMARY = "write the bundle of a registered version into a folder, and verify it there"
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VERSION|ALIAS",
         help="number of a registered version, or an alias (default: the alias of TANDEM_MODEL_ALIAS)",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="a folder that does not exist yet")
+    parser.add_argument("--output", type=path, required=True, metavar="FOLDER", help="a folder that does not exist yet")
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from tandem.contract.numbers import finite_json
+from tandem.ops.arguments import path
 from trainer.commands.arguments import (
     add_baselines_argument,
     add_config_arguments,
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_baselines_argument(parser)
     parser.add_argument(
-        "--report", type=Path, metavar="PATH", help="write the HTML report to PATH too; it is logged to MLflow anyway"
+        "--report", type=path, metavar="PATH", help="write the HTML report to PATH too; it is logged to MLflow anyway"
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.contract.numbers import finite_json
-from tandem.ops.arguments import word
+from tandem.ops.arguments import path, word
 from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--promote", action="store_true", help="make the version the champion if the gate passes it")
     parser.add_argument(
         "--report",
-        type=Path,
+        type=path,
         metavar="PATH",
         help="write the report to PATH too, as HTML if PATH ends in .html, else as Markdown; MLflow gets both anyway, "
         "in the folder `gate` of the run that registered the version",

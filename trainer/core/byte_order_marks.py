@@ -6,6 +6,8 @@ import codecs
 from pathlib import Path
 from typing import Final
 
+from tandem.contract.whole_files import read_whole
+
 _MARKS: Final = (
     # The mark of UTF-32 begins with that of UTF-16.
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -23,5 +25,5 @@ def encoding_of_mark(beginning: bytes) -> str | None:
 
 def marked_text(path: Path) -> str:
     """The text of a small file: UTF-8, or what its byte order mark says. Raises OSError or UnicodeDecodeError."""
-    raw = path.read_bytes()
+    raw = read_whole(path)
     return raw.decode(encoding_of_mark(raw) or "utf-8")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -359,7 +360,7 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
     if source in preset_names():
         text, label, base = (_presets() / f"{source}.toml").read_text(), f"preset {source}", Path.cwd()
     elif path.suffix.lower() == ".toml" and path.is_file():
-        text, label, base = _read(path), str(path), path.resolve().parent
+        text, label, base = _read(path), str(path), _absolute(path).parent
     else:
         raise ConfigError(
             f"data set {source!r}: neither a TOML file that exists nor a preset ({', '.join(preset_names())})"
@@ -395,7 +396,9 @@ def _presets() -> Any:
 def _read(path: Path) -> str:
     try:
         return marked_text(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: unreadable: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: unreadable: {error}") from error
 
 
@@ -403,11 +406,16 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
     """Makes paths absolute. Paths inside the sections of a table stay relative to its `folder`."""
     keys = _FILE_KEYS
     if raw.get("format") == "table":
-        raw["folder"] = str((base / str(raw.get("folder", ""))).resolve())
+        raw["folder"] = str(_absolute(base / str(raw.get("folder", ""))))
         keys = _ARCHIVE_KEYS
     for key in keys & raw.keys():
         if isinstance(raw[key], str) and raw[key] and not is_url(raw[key]):
-            raw[key] = str((base / raw[key]).resolve())
+            raw[key] = str(_absolute(base / raw[key]))
+
+
+def _absolute(path: Path) -> Path:
+    """The path without links; also if its links lead nowhere or in a circle, which reading it says."""
+    return Path(os.path.realpath(path))
 
 
 def _override(raw: dict[str, Any], key: str, value: str) -> None:
@@ -418,4 +426,4 @@ def _override(raw: dict[str, Any], key: str, value: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"override {key}: {section} is not a section")
         table = inner
-    table[last] = str(Path(value).resolve()) if last in _FILE_KEYS and value and not is_url(value) else value
+    table[last] = str(_absolute(Path(value))) if last in _FILE_KEYS and value and not is_url(value) else value

@@ -44,9 +44,9 @@ def envelope_of(text: str, id_keys: Collection[str], *, is_whole: bool) -> Envel
     `text` is the beginning of the document, or all of it. `id_keys` are the keys of a row's ids, by which rows are
     known. Raises ValueError, which says what was found, for one object that is neither a row nor around one list.
     """
-    outline = _outline(text)
-    if not id_keys or not outline.is_object:
+    if not id_keys or not text.lstrip().startswith("{"):
         return None
+    outline = _outline(text)
     if outline.end is not None and (not is_whole or text[outline.end :].strip()):
         return None
 
@@ -83,13 +83,10 @@ class _Outline:
     """The lists of objects that are in no other list."""
     end: int | None = None
     """Number of characters up to its end; None if the text ends before."""
-    is_object: bool = False
 
 
 def _outline(text: str) -> _Outline:
-    outline = _Outline(is_object=text.lstrip().startswith("{"))
-    if not outline.is_object:
-        return outline
+    outline = _Outline()
     brackets, steps, word = "", [""], ""  # open brackets; the keys that lead to this place; the last string
     list_depth, list_start, first_keys = 0, 0, set[str]()  # of the outermost list that is open; 0: none
     is_in_first = False
@@ -100,12 +97,12 @@ def _outline(text: str) -> _Outline:
         if token[0] == '"':
             word = token
         elif token == ":" and not list_depth:
-            steps[depth - 1 :] = [str(json.loads(word, strict=False))]
+            steps[depth - 1 :] = [_unquoted(word)]
             if depth == 1:
                 outline.kinds[steps[0]] = _VALUE
         elif token == ":":
             if is_in_first and depth == list_depth + 1:
-                first_keys.add(str(json.loads(word, strict=False)))
+                first_keys.add(_unquoted(word))
         elif token in "{[":
             if depth == 1 and not list_depth:
                 outline.kinds[steps[0]] = "an object" if token == "{" else "a list"
@@ -127,3 +124,10 @@ def _outline(text: str) -> _Outline:
                 outline.end = found.end()
                 break
     return outline
+
+
+def _unquoted(word: str) -> str:
+    try:
+        return str(json.loads(word, strict=False))
+    except ValueError:  # not JSON: reading names the line
+        return word

@@ -26,6 +26,7 @@ from tandem.contract import names
 from tandem.contract.checksums import DamagedFile, check_files, file_sha256
 from tandem.contract.deleted_users import DeletedUsers
 from tandem.contract.numbers import finite_json
+from tandem.contract.whole_files import read_whole
 from tandem.ops.deleted_users_file import deleted_users_settled, read_deleted_users
 from tandem.ops.file_lock import file_lock
 from trainer.core.errors import DataError
@@ -205,9 +206,8 @@ def load_prepared(directory: Path) -> PreparedData:
 
     Raises DataError if it is not a prepared folder, has the layout of other code, or a file is missing or damaged.
     """
-    path = directory / _PREPARED_FILE
+    raw = _read_description(directory)
     try:
-        raw: dict[str, Any] = json.loads(path.read_text())
         checksums = dict(raw.pop("files"))
         prepared = PreparedData(
             directory=directory,
@@ -218,10 +218,8 @@ def load_prepared(directory: Path) -> PreparedData:
                 "feature_names": tuple(raw["feature_names"]),
             },
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: not a description of prepared data: {error}; delete {directory} to prepare it again"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_description(directory, error) from error
     try:
         check_files(directory, checksums)
     except DamagedFile as error:
@@ -232,9 +230,30 @@ def load_prepared(directory: Path) -> PreparedData:
 def prepared_name(directory: Path) -> str:
     """Name of prepared data, without opening them. Raises DataError if the folder has no description."""
     try:
-        return str(json.loads((directory / _PREPARED_FILE).read_text())["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{directory / _PREPARED_FILE}: not a description of prepared data: {error}") from error
+        return str(_read_description(directory)["name"])
+    except KeyError as error:
+        raise _no_description(directory, error) from error
+
+
+def _read_description(directory: Path) -> dict[str, Any]:
+    """What `prepare` wrote about the folder. Raises DataError."""
+    try:
+        raw: dict[str, Any] = json.loads(read_whole(directory / _PREPARED_FILE))
+        raw["name"]
+    except OSError as error:
+        raise DataError(
+            f"{directory / _PREPARED_FILE}: not a description of prepared data: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _no_description(directory, error) from error
+    return raw
+
+
+def _no_description(directory: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{directory / _PREPARED_FILE}: not a description of prepared data: {error}; delete {directory} to prepare it "
+        "again"
+    )
 
 
 def _fetch(config: DataConfig, downloads: Path) -> dict[str, tuple[Path, ...]]:

@@ -16,6 +16,7 @@
 | `candidates`      | how many candidates each source proposes by default                |
 | `ranking`         | the hybrid blend of collaborative and content scores               |
 | `recall`          | recall of an index against exact search                            |
+| `whole_files`     | small files that a person names                                    |
 | `held_out_users`  | held-out users and the file that holds them                        |
 | `served`          | what the serving engine answered held-out users                    |
 | `manifest`        | what a bundle says about itself                                    |

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from tandem.contract.errors import BundleCorrupt, StoreValueError
 from tandem.contract.store import UserState
+from tandem.contract.whole_files import read_whole
+
+_MAX_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ def write_held_out_users(path: Path, users: Sequence[HeldOutUser]) -> None:
 
 
 def read_held_out_users(path: Path) -> tuple[HeldOutUser, ...]:
-    """Reads a file that `write_held_out_users` wrote. Raises BundleCorrupt, naming the line that is unreadable."""
+    """Reads a file that `write_held_out_users` wrote. Raises BundleCorrupt, naming the line that is unreadable, and
+    OSError."""
     users = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_whole(path, max_bytes=_MAX_BYTES).splitlines(), start=1):
         try:
             raw = json.loads(line)
             state = UserState.from_bytes(base64.b64decode(raw["state"]))

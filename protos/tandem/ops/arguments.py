@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
@@ -74,6 +75,18 @@ def word(text: str) -> str:
     if not identifier(text).strip() or not text.isprintable():
         raise argparse.ArgumentTypeError(f"must be printable text that is not blank, not {shown(text)}")
     return text
+
+
+def given(text: str) -> str:
+    """Parses a text that must not be blank: a path, a URL, a name that a file has too."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be blank")
+    return text
+
+
+def path(text: str) -> Path:
+    """Parses a path, which must not be blank."""
+    return Path(given(text))
 
 
 def shown(text: str) -> str:

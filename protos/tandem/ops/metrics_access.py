@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
+from tandem.contract.whole_files import read_whole
 from tandem.ops.server_certificate import load_certificate
 from tandem.ops.watched_files import WatchedFiles
 
@@ -103,6 +104,8 @@ class Access:
         if certificate is None:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for path in filter(None, (certificate, private_key)):
+            _content(path)  # names the file, and does not wait for a pipe as OpenSSL would
         try:
             load_certificate(context, certificate, private_key)
         except OSError as error:
@@ -114,6 +117,6 @@ class Access:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes().strip()
+        return read_whole(path).strip()
     except OSError as error:
         raise AccessFilesError(f"{path}: {error.strerror}") from error
