@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from feature_sync.commands.report import print_indented
-from feature_sync.commands.user_id import checked_user_id
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import identifier
 
 SUMMARY = "erase what is stored of a user, everywhere, and print an account as JSON"
 EXIT_INCOMPLETE = 1
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "user in every place, beside running programs. Prints per place what was removed, and what remains where and "
         "until when. Exit status 1: a place could not be erased; run it again. Repeating it is no error."
     )
-    parser.add_argument("user_id", metavar="USER_ID", type=checked_user_id)
+    parser.add_argument("user_id", metavar="USER_ID", type=identifier)
     parser.add_argument("--dry-run", action="store_true", help="only count what would be erased")
 
 

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from feature_sync.commands.report import print_indented
-from feature_sync.commands.user_id import checked_user_id
 from feature_sync.core.settings import Settings
+from tandem.ops.arguments import identifier
 
 SUMMARY = "print everything that is stored of a user as one JSON document"
 EXIT_INCOMPLETE = 1
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Prints everything that is stored of a user, place by place, as JSON. Exit status 1: a place could not be "
         "read, and says why."
     )
-    parser.add_argument("user_id", metavar="USER_ID", type=checked_user_id)
+    parser.add_argument("user_id", metavar="USER_ID", type=identifier)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
