@@ -19,7 +19,7 @@ from feature_sync.bundles.registry import BUNDLE_CACHE, one_line_errors, open_re
 from feature_sync.core.errors import RegistryError, StorageError
 from feature_sync.core.settings import Settings
 from feature_sync.personal_data import parquet_rows
-from feature_sync.personal_data.place import Record, Subject, word_pattern
+from feature_sync.personal_data.place import PartlyDone, Record, Subject, erased_from, word_pattern
 from feature_sync.personal_data.replaced_files import replace_list, settle, staged_path
 from tandem.contract import names
 from tandem.contract.bundle_files import HELD_OUT_USERS
@@ -27,6 +27,8 @@ from tandem.contract.manifest import MANIFEST
 from tandem.ops.model_registry import RegisteredVersion
 
 _HELD_OUT: Final = HELD_OUT_USERS.name
+_HELD_OUT_PATH: Final = f"{names.BUNDLE_ARTIFACT_PATH}/{_HELD_OUT}"
+_MANIFEST_PATH: Final = f"{names.BUNDLE_ARTIFACT_PATH}/{MANIFEST}"
 _WEIGHTS_USERS: Final = "weights/users.parquet"
 _REPORT: Final = "report.html"
 _CLEANING: Final = "cleaning_report.txt"
@@ -53,25 +55,27 @@ class BundleFolders:
 
     def erase(self, user: Subject) -> int:
         """See `Place`."""
-        num_removed = 0
-        for folder in self._folders():
-            manifest = _manifest((folder / MANIFEST).read_bytes(), str(folder))
-            settle(folder, {name: entry["sha256"] for name, entry in manifest["files"].items()})
-            held_out = (folder / _HELD_OUT).read_bytes()
-            if num_lines := len(list(_lines_of(held_out, user.user_id))):
-                kept = _without(held_out, user.user_id)
-                staged_path(folder / _HELD_OUT).write_bytes(kept)
-                manifest["files"][_HELD_OUT] = _entry(kept)
-                replace_list(folder / MANIFEST, manifest)
-                settle(folder, {_HELD_OUT: manifest["files"][_HELD_OUT]["sha256"]})
-                num_removed += num_lines
-        return num_removed
+        return erased_from(self._folders(), lambda folder: _erase_from_folder(folder, user.user_id))
 
     def _folders(self) -> list[Path]:
         found = {folder for parent in self._parents for folder in parent.glob("[!.]*") if folder.is_dir()}
         if self._served is not None:
             found.add(self._served)
         return sorted(folder for folder in found if (folder / MANIFEST).is_file() and (folder / _HELD_OUT).is_file())
+
+
+def _erase_from_folder(folder: Path, user_id: str) -> int:
+    manifest = _manifest((folder / MANIFEST).read_bytes(), str(folder))
+    settle(folder, {name: entry["sha256"] for name, entry in manifest["files"].items()})
+    held_out = (folder / _HELD_OUT).read_bytes()
+    num_lines = len(list(_lines_of(held_out, user_id)))
+    if num_lines:
+        kept = _without(held_out, user_id)
+        staged_path(folder / _HELD_OUT).write_bytes(kept)
+        manifest["files"][_HELD_OUT] = _entry(kept)
+        replace_list(folder / MANIFEST, manifest)
+        settle(folder, {_HELD_OUT: manifest["files"][_HELD_OUT]["sha256"]})
+    return num_lines
 
 
 class RegistryVersions:
@@ -101,23 +105,31 @@ class RegistryVersions:
         return found
 
     def erase(self, user: Subject) -> int:
-        """See `Place`. A version whose bundle is no artifact of its run cannot be changed: raises RegistryError."""
-        num_removed = 0
+        """See `Place`. A version whose bundle is no artifact of its run cannot be changed: raises PartlyDone."""
         with one_line_errors(self._registry):
-            for version in self._versions():
-                contents = dict(self._contents(version))
-                changed = {
-                    path: content
-                    for path, content in contents.items()
-                    if any(True for _ in _parts_of(path, content, user.user_id))
-                }
-                num_removed += sum(
-                    len(list(_parts_of(path, content, user.user_id))) for path, content in changed.items()
+            versions = self._versions()
+        return erased_from(versions, lambda version: self._erase_from(version, user.user_id))
+
+    def _erase_from(self, version: RegisteredVersion, user_id: str) -> int:
+        with one_line_errors(self._registry):
+            contents = dict(self._contents(version))
+            found = {path: len(list(_parts_of(path, content, user_id))) for path, content in contents.items()}
+            is_of_run = self._is_of_run(version)
+            for path in (path for path, number in found.items() if number and (is_of_run or path != _HELD_OUT_PATH)):
+                self._registry.replace_artifact(version, path, _erased(path, contents[path], user_id))
+            if is_of_run:
+                self._renew_manifest(version, contents.get(_HELD_OUT_PATH), user_id)
+            elif found.get(_HELD_OUT_PATH):
+                error = RegistryError(
+                    f"version {version.number} holds the user, and its bundle {version.source} is no artifact of the "
+                    "run that registered it: delete the version"
                 )
-                for path, content in changed.items():
-                    self._registry.replace_artifact(version, path, _erased(path, content, user.user_id))
-                self._renew_manifest(version, contents.get(_bundle_path(_HELD_OUT)), user.user_id)
-        return num_removed
+                raise PartlyDone([error], sum(found.values()) - found[_HELD_OUT_PATH])
+        return sum(found.values())
+
+    def _is_of_run(self, version: RegisteredVersion) -> bool:
+        folder = self._registry.artifact_folder(version)
+        return folder is not None and version.source.rstrip("/") == f"{folder}/{names.BUNDLE_ARTIFACT_PATH}"
 
     def _renew_manifest(self, version: RegisteredVersion, held_out: bytes | None, user_id: str) -> None:
         """Writes the checksum of the held-out users, also where an earlier run was killed before it did."""
@@ -129,27 +141,21 @@ class RegistryVersions:
         if manifest["files"].get(_HELD_OUT) != entry:
             manifest["files"][_HELD_OUT] = entry
             content = json.dumps(manifest, indent=2, sort_keys=True).encode()
-            self._registry.replace_artifact(version, _bundle_path(MANIFEST), content)
+            self._registry.replace_artifact(version, _MANIFEST_PATH, content)
 
     def _versions(self) -> list[RegisteredVersion]:
         return self._registry.versions() if self._registry.exists() and self._registry.has_model() else []
 
     def _contents(self, version: RegisteredVersion) -> Iterator[tuple[str, bytes]]:
-        """(path, content) of the run's files that may hold a user. Raises RegistryError."""
+        """(path, content) of the files of the version and of its run that may hold a user."""
         folder = self._registry.artifact_folder(version)
-        if folder is None or version.source.rstrip("/") != f"{folder}/{names.BUNDLE_ARTIFACT_PATH}":
-            raise RegistryError(
-                f"version {version.number}: its bundle {version.source} is no artifact of the run that registered it; "
-                f"look for the user in its {_HELD_OUT}, or delete the version"
-            )
-        for path in (_bundle_path(_HELD_OUT), _WEIGHTS_USERS, _REPORT, _CLEANING):
-            content = self._registry.read_artifact(f"{folder}/{path}")
+        places = {_HELD_OUT_PATH: f"{version.source}/{_HELD_OUT}"}
+        if folder is not None:
+            places |= {path: f"{folder}/{path}" for path in (_WEIGHTS_USERS, _REPORT, _CLEANING)}
+        for path, uri in places.items():
+            content = self._registry.read_artifact(uri)
             if content is not None:
                 yield path, content
-
-
-def _bundle_path(name: str) -> str:
-    return f"{names.BUNDLE_ARTIFACT_PATH}/{name}"
 
 
 def _parts_of(path: str, content: bytes, user_id: str) -> Iterator[Record]:

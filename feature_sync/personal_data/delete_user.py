@@ -14,14 +14,12 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from feature_sync.core.errors import FeatureSyncError
 from feature_sync.core.settings import Settings
 from feature_sync.personal_data.all_places import Remains, all_places, remains
-from feature_sync.personal_data.place import Place, Subject, problem_line
+from feature_sync.personal_data.place import UNREACHABLE, PartlyDone, Place, Subject, problem_line
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import agree, store_deleted_users
 from tandem.contract.deleted_users import DeletedUsers, user_sha256
-from tandem.contract.errors import ContractError
 from tandem.ops.deleted_users_file import add_deleted_users
 from tandem.ops.file_lock import file_lock
 
@@ -102,8 +100,9 @@ def _place_account(settings: Settings, place: Place, user: Subject, *, dry_run: 
     found, problem = 0, ""
     try:
         found = len(place.find(user)) if dry_run else place.erase(user)
-    except (FeatureSyncError, ContractError, OSError) as error:
-        problem = problem_line(error, settings)
+    except UNREACHABLE as error:
+        problem = problem_line(error, settings.data_dir)
+        found = error.num_removed if isinstance(error, PartlyDone) else 0
     return PlaceAccount(
         place=place.name, where=place.where, found=found, removed=0 if dry_run else found, problem=problem
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from feature_sync.core.errors import FeatureSyncError
 from feature_sync.core.settings import Settings
 from feature_sync.personal_data.all_places import all_places, remains
-from feature_sync.personal_data.place import Subject, problem_line
+from feature_sync.personal_data.place import UNREACHABLE, Subject, problem_line
 from feature_sync.store.connection import StoreConnection
-from tandem.contract.errors import ContractError
 
 _FOREVER: Final = (1 << 63) - 1
 
@@ -22,8 +20,8 @@ def export_user(settings: Settings, user_id: str) -> tuple[dict[str, object], bo
         for place in found:
             try:
                 places[place.name] = {"where": place.where, "records": list(place.find(user))}
-            except (FeatureSyncError, ContractError, OSError) as error:
-                places[place.name] = {"where": place.where, "problem": problem_line(error, settings)}
+            except UNREACHABLE as error:
+                places[place.name] = {"where": place.where, "problem": problem_line(error, settings.data_dir)}
                 is_complete = False
     document: dict[str, object] = {
         "user_id": user_id,

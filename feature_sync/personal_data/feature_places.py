@@ -11,7 +11,7 @@ from typing import Final
 
 from feature_sync.core.settings import Settings
 from feature_sync.personal_data import parquet_rows
-from feature_sync.personal_data.place import Record, Subject
+from feature_sync.personal_data.place import Record, Subject, erased_from
 from feature_sync.personal_data.replaced_files import staged_path
 from feature_sync.store.connection import StoreConnection
 from tandem.contract import names
@@ -42,18 +42,20 @@ class FeatureSources:
             return 0
         from feature_sync.features.sources import Sources
 
-        num_removed = 0
         with Sources(self._folder) as sources, sources.locked():
-            for path in self._files():
-                if rows := parquet_rows.rows_of_user(path, user.user_id):
-                    parquet_rows.write_without_user(path, staged_path(path), user.user_id)
-                    staged_path(path).replace(path)
-                    num_removed += len(rows)
-        return num_removed
+            return erased_from(self._files(), lambda path: _erase_from(path, user.user_id))
 
     def _files(self) -> list[Path]:
         paths = [*self._folder.glob("[!.]*.parquet"), *self._folder.glob("observed/[!.]*.parquet")]
         return [path for path in sorted(paths) if parquet_rows.has_users(path)]
+
+
+def _erase_from(path: Path, user_id: str) -> int:
+    rows = parquet_rows.rows_of_user(path, user_id)
+    if rows:
+        parquet_rows.write_without_user(path, staged_path(path), user_id)
+        staged_path(path).replace(path)
+    return len(rows)
 
 
 class FeatureKeys:

@@ -17,7 +17,7 @@ from feature_sync.archive.tables import rows_of_user as archived_rows
 from feature_sync.archive.tables import write_without_user as write_archived
 from feature_sync.core.errors import PreparedDataError
 from feature_sync.personal_data import parquet_rows
-from feature_sync.personal_data.place import Record, Subject, word_pattern
+from feature_sync.personal_data.place import Record, Subject, erased_from, word_pattern
 from feature_sync.personal_data.replaced_files import replace_list, settle, staged_path
 from tandem.contract import names
 from tandem.contract.checksums import file_sha256
@@ -49,17 +49,19 @@ class Archive:
 
     def erase(self, user: Subject) -> int:
         """See `Place`. A file is replaced at once; its name, which is the archive's position, stays."""
-        num_removed = 0
         if not self._folder.is_dir():
-            return num_removed
+            return 0
         # A file that is being written does not know of the deletion yet; all later ones do.
         with writing(self._folder):
             files = all_files(self._folder)
-        for path in files:
-            if rows := archived_rows(path, user.user_id, until=user.until):
-                replace_file(path, partial(write_archived, path, user_id=user.user_id, until=user.until))
-                num_removed += len(rows)
-        return num_removed
+        return erased_from(files, lambda path: _erase_from_archived(path, user))
+
+
+def _erase_from_archived(path: Path, user: Subject) -> int:
+    rows = archived_rows(path, user.user_id, until=user.until)
+    if rows:
+        replace_file(path, partial(write_archived, path, user_id=user.user_id, until=user.until))
+    return len(rows)
 
 
 class PreparedFolders:
@@ -77,13 +79,7 @@ class PreparedFolders:
 
     def erase(self, user: Subject) -> int:
         """See `Place`. A folder keeps its name, and gets new checksums and a new fingerprint."""
-        num_removed = 0
-        for folder in self._folders():
-            # The trainer, which would take a folder in between for a damaged one, waits.
-            with file_lock(folder.with_name(f".{folder.name}.lock")):
-                settle(folder, _checksums(_about(folder)))
-                num_removed += _erase_from(folder, user.user_id)
-        return num_removed
+        return erased_from(self._folders(), lambda folder: _erase_from_prepared(folder, user.user_id))
 
     def _folders(self) -> list[Path]:
         return sorted(path.parent for path in self._folder.glob(f"[!.]*/{_ABOUT}"))
@@ -97,7 +93,14 @@ def _rows_in(folder: Path, user_id: str) -> Iterator[Record]:
         yield {"file": f"{folder.name}/{_ABOUT}", "quoted": quote["text"]}
 
 
-def _erase_from(folder: Path, user_id: str) -> int:
+def _erase_from_prepared(folder: Path, user_id: str) -> int:
+    # The trainer, which would take a folder in between for a damaged one, waits.
+    with file_lock(folder.with_name(f".{folder.name}.lock")):
+        settle(folder, _checksums(_about(folder)))
+        return _rewrite(folder, user_id)
+
+
+def _rewrite(folder: Path, user_id: str) -> int:
     about = _about(folder)
     rows = {path: parquet_rows.rows_of_user(path, user_id) for path in _files_of_users(folder)}
     quotes = _quotes(about, user_id)
@@ -175,24 +178,25 @@ class ImpressionLogs:
 
     def erase(self, user: Subject) -> int:
         """See `Place`. Opens the files of the server that runs, which must be on this machine."""
-        num_removed = 0
-        for path in self._files():
-            found = list(_lines_of_user(path, user.user_id))
-            if found:
-                handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    for offset, line in found:
-                        os.pwrite(handle, b"{}".ljust(len(line)), offset)
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-            num_removed += len(found)
-        return num_removed
+        return erased_from(self._files(), lambda path: _overwrite(path, user.user_id))
 
     def _files(self) -> list[Path]:
         name = re.compile(rf"{re.escape(self._path.name)}(\.worker-\d+)?(\.\d+)?")
         folder = self._path.parent
         return sorted(path for path in folder.iterdir() if name.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def _overwrite(path: Path, user_id: str) -> int:
+    found = list(_lines_of_user(path, user_id))
+    if found:
+        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for offset, line in found:
+                os.pwrite(handle, b"{}".ljust(len(line)), offset)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    return len(found)
 
 
 def _lines_of_user(path: Path, user_id: str) -> Iterator[tuple[int, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import redis
 import structlog
+from mlflow import MlflowClient
 
 from feature_sync.archive.applied_events import AppliedEvents
 from feature_sync.archive.day_files import all_files
@@ -28,12 +31,13 @@ from feature_sync.publish.rebuild import rebuild
 from feature_sync.store.connection import StoreConnection
 from tandem.contract.bundle import read_bundle
 from tandem.contract.deleted_users import user_sha256
+from tandem.contract.errors import BundleCorrupt
 from tandem.contract.store import deleted_users_key, item_counters_key, user_state_key, user_vector_key
-from tandem.contract.streams import CONSUMER_GROUP, EVENTS, applied_key, dead_letters_key, stream_key
+from tandem.contract.streams import CONSUMER_GROUP, ENTRY_FIELD, EVENTS, applied_key, dead_letters_key, stream_key
 from tandem.ops.deleted_users_file import DELETED_USERS_FILE, read_deleted_users
 from tests.feature_sync.conftest import ITEM_IDS
 from tests.feature_sync.event_rig import drain, running
-from tests.feature_sync.personal_data.conftest import NAMESAKE, OTHER, START, USER, World
+from tests.feature_sync.personal_data.conftest import NAMESAKE, OTHER, START, USER, RegistryOfUsers, World
 from tests.feature_sync.prepared_data import Interaction, write_prepared
 from tests.support.waiting import wait_until
 
@@ -277,18 +281,61 @@ def test_a_stranger_is_no_error_and_a_dry_run_changes_nothing(world: World) -> N
     assert world.holds() == held
 
 
-def test_a_place_that_fails_is_named_and_the_others_are_erased(world: World) -> None:
-    broken = all_files(world.settings.data_dir / EVENTS)[0]
+def test_a_part_that_fails_is_named_and_the_others_are_erased(world: World) -> None:
+    broken = all_files(world.settings.data_dir / EVENTS)[1]
     content = broken.read_bytes()
     broken.write_bytes(b"no Parquet")
+    damaged = world.settings.data_dir / "bundles" / "1" / "manifest.json"
+    manifest = damaged.read_bytes()
+    damaged.write_bytes(b"{")
     account = delete_user(world.settings, USER)
     problems = {place.place: place.problem for place in account.places if place.problem}
-    assert (account.complete, list(problems)) == (False, ["archive"])
+    assert (account.complete, list(problems)) == (False, ["archive", "bundle_folders"])
+    assert found_in(account) == {**FOUND, "bundle_folders": 1}
     assert problems["archive"].startswith(str(broken))
-    assert "\n" not in problems["archive"]
+    assert problems["bundle_folders"].startswith(str(damaged.parent))
+    assert "\n" not in "".join(problems.values())
     broken.write_bytes(content)
-    assert delete_user(world.settings, USER).complete
+    damaged.write_bytes(manifest)
+    assert found_in(delete_user(world.settings, USER))["bundle_folders"] == 1
     assert world.holds() == []
+
+
+def test_a_version_that_cannot_be_changed_is_named_if_it_holds_the_user(world: World, tmp_path: Path) -> None:
+    client = MlflowClient(world.settings.registry_uri, world.settings.registry_uri)
+    version = client.get_model_version("tandem", "1")
+    elsewhere = Path(shutil.copytree(world.bundle_dir, tmp_path / "exported"))
+    added = client.create_model_version("tandem", source=str(elsewhere), run_id=version.run_id)
+    try:
+        account = delete_user(world.settings, USER)
+        (problem,) = [place.problem for place in account.places if place.problem]
+        assert problem.startswith(f"version {added.version} holds the user, and its bundle")
+        assert found_in(account)["model_registry"] == FOUND["model_registry"]  # of the other version
+        held_out = elsewhere / "held_out_users.jsonl"
+        lines = held_out.read_text().splitlines(keepends=True)
+        held_out.write_text("".join(line for line in lines if USER not in line))
+        assert delete_user(world.settings, USER).complete
+    finally:
+        client.delete_model_version("tandem", added.version)
+
+
+def test_a_registry_that_was_left_half_changed_is_completed(world: World, registry_of_users: RegistryOfUsers) -> None:
+    held_out = registry_of_users.run / "bundle" / "held_out_users.jsonl"
+    lines = held_out.read_text().splitlines(keepends=True)
+    held_out.write_text("".join(line for line in lines if f'"{USER}"' not in line))
+    with pytest.raises(BundleCorrupt):
+        read_bundle(held_out.parent)
+    assert delete_user(world.settings, USER).complete
+    assert len(read_bundle(held_out.parent).held_out_users) == 2
+
+
+def test_events_may_wait_in_a_store_of_their_own(world: World) -> None:
+    settings = world.settings.model_copy(update={"events_url": world.stream.url.removesuffix("0") + "1"})
+    with redis.Redis.from_url(settings.events_url, protocol=2) as events:
+        for user in (USER, OTHER):
+            events.xadd(stream_key(EVENTS), {ENTRY_FIELD: world.event(40, user).to_bytes()})
+        assert found_in(delete_user(settings, USER))["event_stream"] == 1
+        assert events.xlen(stream_key(EVENTS)) == 1
 
 
 def test_without_a_store_or_a_folder_nothing_is_begun(world: World) -> None:
