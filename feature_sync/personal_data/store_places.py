@@ -54,13 +54,17 @@ class UserKeys:
         ]
 
     def erase(self, user: Subject) -> int:
-        """See `Place`. The register is written before, so whoever wrote one of the keys meanwhile begins anew."""
-        return sum(self._store.transaction([("DEL", key) for key in self._keys(user.user_id)]))
+        """See `Place`. The state is first: whoever is about to write a vector of it begins anew, and finds none."""
+        num_removed = int(self._store.call("DEL", user_state_key(user.user_id)))
+        vectors = self._vector_keys(user.user_id)
+        return num_removed + (int(self._store.call("DEL", *vectors)) if vectors else 0)
 
     def _keys(self, user_id: str) -> list[bytes]:
-        escaped = _PATTERN_CHARACTERS.sub(rb"\\\g<0>", user_id.encode())
-        pattern = user_vector_key("*", "") + escaped
-        keys, cursor = {user_state_key(user_id)}, b"0"
+        return [user_state_key(user_id), *self._vector_keys(user_id)]
+
+    def _vector_keys(self, user_id: str) -> list[bytes]:
+        pattern = user_vector_key("*", "") + _PATTERN_CHARACTERS.sub(rb"\\\g<0>", user_id.encode())
+        keys, cursor = set[bytes](), b"0"
         while True:
             cursor, found = self._store.call("SCAN", cursor, "MATCH", pattern, "COUNT", _KEYS_AT_ONCE)
             # The pattern's asterisk also matches slashes: vectors of the user "x/USER_ID" are found too.

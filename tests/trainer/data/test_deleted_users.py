@@ -85,6 +85,15 @@ def test_archived_events_are_left_out_by_their_time(folder: Path) -> None:
     assert prepared.report.file("events").dropped["deleted_user"] == 1
 
 
+def test_an_archive_of_files_that_were_emptied_is_read(folder: Path) -> None:
+    write_events(folder / "events", {"2026-01-01": [], "2026-01-02": []})
+    events = f'events = "{folder / "events"}"\n'
+    rows = table_rows(prepared_of(folder, head=events), "interactions")
+    assert rows == table_rows(prepared_of(folder, head=""), "interactions")
+    write_events(folder / "events", {"2026-01-02": [event("e1", "eve", "tea", 150)]})
+    assert prepared_of(folder, head=events).num_events == 1
+
+
 def test_without_anybody_left_the_error_says_why(folder: Path) -> None:
     for user in ("ann", "bob", "ann;x"):
         delete(folder, user, 1)
