@@ -19,6 +19,7 @@ from typing import Final, Self
 
 from tandem.contract import names
 from tandem.ops.file_lock import file_lock
+from tandem.ops.file_replacement import put_in_place
 
 _LOCK: Final = ".lock"
 _UNFINISHED: Final = ".unfinished"
@@ -132,7 +133,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     replacement = path.parent.parent / _REPLACEMENT
     write(replacement)
     _flush_to_disk(replacement)
-    replacement.rename(path)
+    put_in_place(replacement, path)
     _flush_to_disk(path.parent)
 
 

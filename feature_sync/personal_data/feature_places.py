@@ -15,6 +15,7 @@ from feature_sync.personal_data.place import Record, Subject, erased_from
 from feature_sync.personal_data.replaced_files import staged_path
 from feature_sync.store.connection import StoreConnection
 from tandem.contract import names
+from tandem.ops.file_replacement import put_in_place
 
 _FOLDER: Final = "features"
 
@@ -54,7 +55,7 @@ def _erase_from(path: Path, user_id: str) -> int:
     rows = parquet_rows.rows_of_user(path, user_id)
     if rows:
         parquet_rows.write_without_user(path, staged_path(path), user_id)
-        staged_path(path).replace(path)
+        put_in_place(staged_path(path), path)
     return len(rows)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tandem.contract.checksums import file_sha256
+from tandem.ops.file_replacement import put_in_place
 
 _STAGED: Final = ".erased"
 
@@ -29,7 +30,7 @@ def settle(directory: Path, checksums: Mapping[str, str]) -> None:
     for staged in directory.glob(f".*{_STAGED}"):
         name = staged.name[1 : -len(_STAGED)]
         if checksums.get(name) == file_sha256(staged):
-            staged.replace(directory / name)
+            put_in_place(staged, directory / name)
         else:
             staged.unlink()
 
@@ -42,6 +43,5 @@ def replace_list(path: Path, content: Mapping[str, Any]) -> None:
         sink.write(json.dumps(content, indent=2, ensure_ascii=False))
         sink.flush()
         os.fsync(sink.fileno())
-    staged.chmod(before.st_mode & 0o777)
     os.utime(staged, ns=(before.st_atime_ns, before.st_mtime_ns))
-    staged.replace(path)
+    put_in_place(staged, path)

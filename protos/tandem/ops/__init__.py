@@ -6,6 +6,7 @@
 | `command_line`         | the commands of a program, and how each of them ends                               |
 | `deleted_users_file`   | the register of deleted users in the data folder                                   |
 | `environment_settings` | settings from environment variables TANDEM_*, and their help                       |
+| `file_replacement`     | a new file in the place of another, with its mode and owner                        |
 | `metrics`              | how a Prometheus metric is declared                                                |
 | `metrics_server`       | the HTTP port of metrics and health: threads with limits                           |
 | `mlflow_environment`   | MLflow's environment variables, as the programs set them                           |

@@ -11,6 +11,7 @@ from typing import Final
 from tandem.contract.deleted_users import DeletedUsers
 from tandem.contract.errors import DeletedUsersUnreadable
 from tandem.ops.file_lock import file_lock
+from tandem.ops.file_replacement import take_owner
 
 DELETED_USERS_FILE: Final = "deleted-users.json"
 """Name of the register in the data folder."""
@@ -65,6 +66,7 @@ def _write(path: Path, content: bytes) -> None:
         sink.write(content)
         sink.flush()
         os.fsync(sink.fileno())
+    take_owner(staging, path.parent)
     staging.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

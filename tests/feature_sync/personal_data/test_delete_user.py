@@ -395,3 +395,20 @@ def test_the_program_runs_alone(world: World) -> None:
     ended = subprocess.run(command, env={**others, **variables}, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads(ended.stdout)["complete"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_files_stay_those_of_the_programs_that_share_the_folder(world: World) -> None:
+    folder = world.settings.data_dir
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 12345, 54321)
+        path.chmod(0o755 if path.is_dir() else 0o640)
+    before = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    assert delete_user(world.settings, USER).complete
+    after = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    register = after.pop(folder / DELETED_USERS_FILE)
+    assert (register.st_uid, register.st_gid, register.st_mode & 0o777) == (12345, 54321, 0o600)
+    assert after.keys() == before.keys()
+    for path, found in after.items():
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (12345, 54321, 0o640), path
+    assert sum(before[path].st_ino != found.st_ino for path, found in after.items()) >= 6
