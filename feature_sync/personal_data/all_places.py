@@ -14,7 +14,13 @@ from feature_sync.personal_data.bundle_places import BundleFolders, RegistryVers
 from feature_sync.personal_data.feature_places import FeatureKeys, FeatureSources
 from feature_sync.personal_data.file_places import PREPARED, Archive, ImpressionLogs, PreparedFolders
 from feature_sync.personal_data.place import Place
-from feature_sync.personal_data.store_places import AppliedEvents, DeadLetterEntries, UserKeys, WaitingEvents
+from feature_sync.personal_data.store_places import (
+    MIN_SEARCHED_BYTES,
+    AppliedEvents,
+    DeadLetterEntries,
+    UserKeys,
+    WaitingEvents,
+)
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.source_factory import is_kafka
 from tandem.contract.bundle import Bundle
@@ -60,8 +66,8 @@ def _bundle(settings: Settings) -> Bundle | None:
     return open_checked(settings.bundle_path, settings) if settings.bundle_path else served_bundle(settings)
 
 
-def remains(settings: Settings) -> Sequence[Remains]:
-    """What is left after every place was erased, whoever the user is."""
+def remains(settings: Settings, user_id: str) -> Sequence[Remains]:
+    """What is left of a user after every place was erased."""
     kafka = [
         Remains(
             what=f"messages of the Kafka topic {kafka_topic(EVENTS)}: single ones cannot be deleted; none of before "
@@ -69,8 +75,16 @@ def remains(settings: Settings) -> Sequence[Remains]:
             until="the topic's retention (retention.ms) is over",
         )
     ]
+    unreadable = [
+        Remains(
+            what=f"dead letters that cannot be read: an id of fewer than {MIN_SEARCHED_BYTES} bytes is not looked for "
+            "in their bytes, most of which hold it by chance",
+            until="python -m feature_sync dead-letters drop",
+        )
+    ]
     return [
         *(kafka if is_kafka(settings.events_url) else []),
+        *(unreadable if len(user_id.encode()) < MIN_SEARCHED_BYTES else []),
         Remains(
             what="the SHA-256 of the id with the time of the deletion, in the register of deleted users: without it "
             "the user would come back with a copy",

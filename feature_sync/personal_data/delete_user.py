@@ -92,7 +92,7 @@ def _account(settings: Settings, store: StoreConnection, user: Subject, *, dry_r
         dry_run=dry_run,
         complete=not any(place.problem for place in places),
         places=places,
-        remains=remains(settings),
+        remains=remains(settings, user.user_id),
     )
 
 

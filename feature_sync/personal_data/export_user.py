@@ -28,6 +28,6 @@ def export_user(settings: Settings, user_id: str) -> tuple[dict[str, object], bo
         "exported_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": is_complete,
         "places": places,
-        "not_included": [entry.what for entry in remains(settings)],
+        "not_included": [entry.what for entry in remains(settings, user_id)],
     }
     return document, is_complete

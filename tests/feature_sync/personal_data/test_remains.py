@@ -9,9 +9,9 @@ from feature_sync.store.connection import StoreConnection
 
 def test_a_topic_of_kafka_keeps_its_messages_until_its_retention_is_over() -> None:
     on_kafka, in_the_store = Settings(events_url="kafka://127.0.0.1:1"), Settings()
-    (topic,) = [entry for entry in remains(on_kafka) if "tandem.events" in entry.what]
+    (topic,) = [entry for entry in remains(on_kafka, "ann") if "tandem.events" in entry.what]
     assert "retention" in topic.until
-    assert not [entry for entry in remains(in_the_store) if "Kafka" in entry.what]
+    assert not [entry for entry in remains(in_the_store, "ann") if "Kafka" in entry.what]
     with StoreConnection(on_kafka.store_url) as store:
         for settings, has_stream in ((on_kafka, False), (in_the_store, True)):
             with all_places(settings, store, names_items=False) as places:
@@ -19,4 +19,13 @@ def test_a_topic_of_kafka_keeps_its_messages_until_its_retention_is_over() -> No
 
 
 def test_every_remainder_says_until_when() -> None:
-    assert all(entry.what and entry.until for entry in remains(Settings(events_url="kafka://127.0.0.1:1")))
+    assert all(entry.what and entry.until for entry in remains(Settings(events_url="kafka://127.0.0.1:1"), "ann"))
+
+
+def test_a_short_id_is_not_looked_for_in_what_cannot_be_read() -> None:
+    assert [
+        bool([entry for entry in remains(Settings(), user) if "dead letters" in entry.what]) for user in ("196", "ann1")
+    ] == [
+        True,
+        False,
+    ]
