@@ -111,11 +111,15 @@ class StoreConnection:
 
     def _open(self) -> None:
         """Connects, and leaves a server to which nothing must be written: the address may lead elsewhere later."""
-        self._connection.connect()
-        self._connection.send_command("INFO", check_health=False)
-        info = self._read()
-        # A managed server may not allow the question.
-        self.health = StoreHealth() if isinstance(info, redis.ResponseError) else health_of(info)
+        connection = self._connection
+        connection.connect()
+        connection.send_packed_command(connection.pack_commands([("PING",), ("INFO",)]), check_health=False)
+        pong, info = self._read(), self._read()
+        # A managed server may not allow the questions.
+        if pong != b"PONG" and not isinstance(pong, redis.ResponseError):
+            self.close()
+            raise StoreAway(f"the online store {self.name} is not a Redis or Valkey: it answers PING with {pong!r:.60}")
+        self.health = health_of(info) if isinstance(info, bytes) else StoreHealth()
         if self.health.refusal:
             self.close()
             raise StoreAway(f"the online store {self.name} cannot be used: {self.health.refusal}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -136,3 +137,25 @@ def busy(port: int) -> None:
         return False
 
     wait_until(refuses, "the store is busy")
+
+
+@contextmanager
+def server_that_replies(reply: bytes) -> Iterator[int]:
+    """Runs a server during the block that answers every command of Redis's protocol with `reply`; yields its port."""
+
+    class Replying(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                while said := self.request.recv(65_536):
+                    self.request.sendall(reply * said.count(b"*"))
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Replying)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

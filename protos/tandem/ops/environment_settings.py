@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -67,10 +68,13 @@ def read_settings(settings: type[_Settings], *, raises: type[Exception]) -> _Set
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         name = str(problem["loc"][0])
-        text = redacted(problem["msg"].removeprefix("Value error, "))
+        text = redacted(problem["msg"].removeprefix("Value error, ")).replace("\n", "\\n")
         field = settings.model_fields.get(name)
         shown = "" if field is None or field.annotation is str else f" (got {redacted(repr(problem['input']))})"
         raise raises(f"{variable_of(name)}: {text}{shown}") from None
+    except UnicodeEncodeError:  # in a message of a check, which quotes the value
+        name = next((name for name in settings.model_fields if _is_no_text(os.environ.get(variable_of(name), ""))), "")
+        raise raises(f"{variable_of(name)}: is not text in UTF-8") from None
     except UnreadableValue as error:
         name = next((name for name in settings.model_fields if f'"{name}"' in str(error)), "")
         raise raises(f"{variable_of(name)}: is not JSON: {error.__cause__}") from None
@@ -82,3 +86,7 @@ def settings_help(settings: type[EnvironmentSettings]) -> str:
         f"  {setting.variable} (default: {setting.default})\n      {setting.description}"
         for setting in described_settings(settings)
     )
+
+
+def _is_no_text(value: str) -> bool:
+    return any(0xD800 <= ord(character) < 0xE000 for character in value)

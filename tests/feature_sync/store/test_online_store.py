@@ -16,6 +16,7 @@ from feature_sync.store.deleted_users import store_deleted_users, stored_deleted
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from tandem.contract.deleted_users import DeletedUsers, user_sha256
 from tandem.contract.store import UserState, UserVector, user_state_key, user_vector_key
+from tests.support.stores import server_that_replies
 
 pytestmark = pytest.mark.process
 
@@ -86,3 +87,11 @@ def test_a_store_that_refuses_writes_is_named() -> None:
             writer.config_set("maxmemory", "1")
             with pytest.raises(StoreError, match=r"refused.*maxmemory"):
                 store.update_users(["ann"], "m1", lambda _: [UserWrite(state=UserState(), vector=VECTOR)])
+
+
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b":7\r\n", b"$-1\r\n", b"*2\r\n:1\r\n$1\r\nx\r\n"])
+def test_a_server_that_is_no_store_is_named(reply: bytes) -> None:
+    with server_that_replies(reply) as port:
+        url = f"redis://127.0.0.1:{port}/0"
+        with pytest.raises(StoreError, match=f"{url} is not a Redis or Valkey: it answers PING with"):
+            OnlineStore(url, retry_seconds=1, vector_ttl_seconds=60)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from tandem.ops.environment_settings import EnvironmentSettings, read_settings, settings_help, variable_of
 from tandem.ops.settings_types import StoreUrl
@@ -74,3 +75,25 @@ def test_what_is_wrong_is_one_line_without_a_value_that_may_be_secret(
     with pytest.raises(LookupError) as raised:
         read_settings(SecretSettings, raises=LookupError)
     assert raised.value.args == (f"{variable}: {problem}",)
+
+
+def _quoted(text: str) -> str:
+    if text != "usual":
+        raise ValueError(f"{text} is not usual")
+    return text
+
+
+class QuotingSettings(EnvironmentSettings):
+    kind: Annotated[str, AfterValidator(_quoted)] = "usual"
+    """Kind."""
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("a\nb", "TANDEM_KIND: a\\nb is not usual"), ("\udcff", "TANDEM_KIND: is not text in UTF-8")],
+)
+def test_a_value_that_a_line_cannot_hold_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str, problem: str) -> None:
+    monkeypatch.setenv("TANDEM_KIND", value)
+    with pytest.raises(LookupError) as raised:
+        read_settings(QuotingSettings, raises=LookupError)
+    assert str(raised.value).startswith(problem)

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tandem.ops.settings_types import EventsUrl, RegistryUri, StoreUrl, default_registry_uri, sqlite_file
+from tandem.ops.settings_types import (
+    EventsUrl,
+    ModelAlias,
+    ModelName,
+    RegistryUri,
+    StoreUrl,
+    default_registry_uri,
+    sqlite_file,
+)
 
 A_URI = r"must be a URI such as sqlite:////absolute/path\.db or http://host:5000"
 ABSOLUTE = "must name an absolute path: sqlite:////absolute/path.db"
@@ -18,6 +26,9 @@ REDIS_OR_KAFKA = "must begin with redis://, rediss://, unix:// or kafka://"
     [
         (RegistryUri, "sqlite:////data/mlflow.db"),
         (RegistryUri, "https://mlflow.example.org"),
+        (RegistryUri, "sqlite:////data/my folder/mlflow.db"),
+        (ModelName, "Shop, 2. attempt (EU)"),
+        (ModelAlias, "champion-2"),
         (StoreUrl, "redis://127.0.0.1:6379/0"),
         (StoreUrl, "rediss://store"),
         (StoreUrl, "unix:///run/valkey.sock"),
@@ -38,6 +49,19 @@ def test_a_usable_value_is_taken_as_it_is(kind: object, value: str) -> None:
         (RegistryUri, "file:/data/mlruns", A_URI),
         (RegistryUri, "file:///data/mlruns", A_URI),
         (RegistryUri, "sqlite:///relative.db", ABSOLUTE),
+        (RegistryUri, "http://host:5000\n", "control character"),
+        (RegistryUri, "http://ho st:5000", "a blank"),
+        (RegistryUri, "http://[::1:5000", "a port that is not a number"),
+        (StoreUrl, "redis://h:99999/0", "a port that is not a number"),
+        (ModelName, " ", "must have 1 to 255 characters"),
+        (ModelName, "x" * 256, "must have 1 to 255 characters"),
+        (ModelName, "o'brien", "must be printable, and hold none of"),
+        (ModelName, "../shop", "must be printable, and hold none of"),
+        (ModelName, "a\nb", "must be printable, and hold none of"),
+        (ModelAlias, "", "must be 1 to 255 letters, digits, _ and -"),
+        (ModelAlias, "a b", "must be 1 to 255 letters, digits, _ and -"),
+        (ModelAlias, "latest", "is kept by MLflow for itself"),
+        (ModelAlias, "v7", "is kept by MLflow for itself"),
         (StoreUrl, "", REDIS),
         (StoreUrl, "http://localhost", REDIS),
         (StoreUrl, "kafka://a:9092", REDIS),
