@@ -43,6 +43,8 @@ class Breaker:
         "_failures_to_open",
         "_first_open_seconds",
         "_max_open_seconds",
+        "_may_open_at",
+        "_min_closed_seconds",
         "_on_change",
         "_open_seconds",
         "_probe_seconds",
@@ -58,6 +60,7 @@ class Breaker:
         failures_to_open: int = 3,
         open_seconds: float = 0.5,
         max_open_seconds: float = 5.0,
+        min_closed_seconds: float = 1.0,
         probe_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
         on_change: Callable[[Breaker], None] | None = None,
@@ -66,8 +69,10 @@ class Breaker:
 
         `failures_to_open` failures in a row open it: for `open_seconds` at first, and for twice as long after every
         probe that fails, up to `max_open_seconds`. So once the dependency is back, a call gets through after at most
-        that time. A probe that has reported nothing after `probe_seconds` counts as lost, and the next caller becomes
-        the probe. `on_change` is called after every change of state. Raises ValueError for options out of range.
+        that time. Once it has closed, it stays closed for at least `min_closed_seconds`: a dependency that is slow, and
+        answers only some calls in time, opens it no more often. A probe that has reported nothing after `probe_seconds`
+        counts as lost, and the next caller becomes the probe. `on_change` is called after every change of state. Raises
+        ValueError for options out of range.
         """
         if failures_to_open < 1 or not 0.0 < open_seconds <= max_open_seconds or probe_seconds <= 0.0:
             raise ValueError(
@@ -77,12 +82,15 @@ class Breaker:
         self._failures_to_open = failures_to_open
         self._first_open_seconds = open_seconds
         self._max_open_seconds = max_open_seconds
+        self._min_closed_seconds = min_closed_seconds
         self._probe_seconds = probe_seconds
         self._clock = clock
         self._on_change = on_change
         self._state = _CLOSED
         self._failures = 0
         self._open_seconds = open_seconds
+        self._may_open_at = 0.0
+        """While closed: the time before which no failures open it."""
         self._wait_until = 0.0
         """While open: the time of the next probe. While half-open: the time at which the probe counts as lost."""
 
@@ -111,6 +119,7 @@ class Breaker:
         self._failures = 0
         if self._state is not _CLOSED:
             self._open_seconds = self._first_open_seconds
+            self._may_open_at = self._clock() + self._min_closed_seconds
             self._change_to(_CLOSED)
 
     def failed(self) -> None:
@@ -121,7 +130,7 @@ class Breaker:
             self._open_seconds = min(self._open_seconds * 2.0, self._max_open_seconds)
         else:
             self._failures += 1
-            if self._failures < self._failures_to_open:
+            if self._failures < self._failures_to_open or self._clock() < self._may_open_at:
                 return
         self._failures = 0
         self._wait_until = self._clock() + self._open_seconds

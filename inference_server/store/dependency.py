@@ -17,11 +17,11 @@ _MAX_OPEN_SECONDS: Final = 1.0
 """Longest time without a probe, so that a dependency that has come back is used again within a second."""
 
 
-_UP: Final = "up"
-_LINE_SECONDS: Final = 1.0
-"""Shortest time between two log lines that say the same: a dependency that is slow answers some callers in time and
-others not, dozens of times a second. The next report after this time logs what is true then."""
-_MAX_STATES: Final = 64
+_STATE_SECONDS: Final = 1.0
+"""Shortest time between two changes from up to down or back, and between two log lines with one reason: a dependency
+that is slow answers some callers in time and others not, dozens of times a second. The next report after this time says
+what is true then."""
+_MAX_REASONS: Final = 64
 
 
 class Dependency:
@@ -37,6 +37,7 @@ class Dependency:
     ) -> None:
         """`name` is the dependency's name in status, metrics and the log."""
         self._clock = clock
+        self._may_turn_at = 0.0
         self._may_log_at: dict[str, float] = {}
         self._name = name
         self._statistics = statistics
@@ -44,12 +45,12 @@ class Dependency:
         self._breaker = breaker or Breaker(name, max_open_seconds=_MAX_OPEN_SECONDS, on_change=statistics.watch)
         self._warning = ""
         self._logged = ""
-        """The state that the last line said: _UP, or the reason for being down; empty: no line yet."""
+        """The reason that the last line gave for being down; empty: that line said up, or there is none yet."""
         statistics.watch(self._breaker)
 
     @property
     def is_up(self) -> bool:
-        """Whether it answered last time."""
+        """Whether it answered last time; what is reported within a second of a change waits for the next report."""
         return self._statistics.dependencies_up[self._name]
 
     @property
@@ -69,11 +70,10 @@ class Dependency:
     def succeeded(self) -> None:
         """Reports that the dependency answered."""
         self._breaker.succeeded()
-        if not self.is_up:
-            self._statistics.dependencies_up[self._name] = True
+        if not self.is_up and self._turn(up=True):
             self._show(self._warning)
-        if self._logged != _UP:
-            self._log_state(_UP, "")
+            self._logged = ""
+            _log.info(f"{self._name}_up")
 
     def failed(self, reason: str) -> None:
         """Reports that the dependency did not answer, or not in time. `reason` is for status and log."""
@@ -96,24 +96,26 @@ class Dependency:
             self._show(warning)
 
     def _go_down(self, reason: str) -> None:
-        self._statistics.dependencies_up[self._name] = False
-        self._show(reason)
-        if self._logged != reason:
-            self._log_state(reason, reason)
-
-    def _log_state(self, state: str, reason: str) -> None:
-        """Logs a state that was not logged last, unless a line that says the same is too young."""
-        now = self._clock()
-        if now < self._may_log_at.get(state, 0.0):
+        if self.is_up and not self._turn(up=False):
             return
-        if len(self._may_log_at) >= _MAX_STATES:
+        self._show(reason)
+        now = self._clock()
+        if reason == self._logged or now < self._may_log_at.get(reason, 0.0):
+            return
+        if len(self._may_log_at) >= _MAX_REASONS:
             self._may_log_at.clear()
-        self._may_log_at[state] = now + _LINE_SECONDS
-        self._logged = state
-        if state == _UP:
-            _log.info(f"{self._name}_up")
-        else:
-            _log.warning(f"{self._name}_down", reason=reason)
+        self._may_log_at[reason] = now + _STATE_SECONDS
+        self._logged = reason
+        _log.warning(f"{self._name}_down", reason=reason)
+
+    def _turn(self, *, up: bool) -> bool:
+        """Changes the state, unless it has changed within the last second. Returns whether it did."""
+        now = self._clock()
+        if now < self._may_turn_at:
+            return False
+        self._may_turn_at = now + _STATE_SECONDS
+        self._statistics.dependencies_up[self._name] = up
+        return True
 
     def _show(self, problem: str) -> None:
         if problem:

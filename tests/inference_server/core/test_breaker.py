@@ -81,10 +81,50 @@ def test_the_time_starts_anew_after_a_success() -> None:
     clock.now += 1.0
     assert breaker.allows()
     breaker.succeeded()
+    clock.now += 1.0
     for _ in range(3):
         breaker.failed()
+    assert breaker.state is BreakerState.OPEN
     clock.now += 0.5
     assert breaker.allows()
+
+
+@pytest.mark.parametrize("answered_in_time", [0, 1, 5, 9])
+def test_a_slow_dependency_opens_it_once_a_second(answered_in_time: int) -> None:
+    """Of ten calls, some are answered in time, every 5 ms for a minute."""
+    clock, opened_at = Clock(), list[float]()
+    breaker = Breaker("store", clock=clock, max_open_seconds=1.0, on_change=lambda it: told(it.state))
+
+    def told(state: BreakerState) -> None:
+        if state is BreakerState.OPEN and before[0] is BreakerState.CLOSED:
+            opened_at.append(clock.now)
+        before[0] = state
+
+    before = [BreakerState.CLOSED]
+    for call in range(12_000):
+        clock.now += 0.005
+        if breaker.allows():
+            if call % 10 < answered_in_time:
+                breaker.succeeded()
+            else:
+                breaker.failed()
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(opened_at))
+    assert bool(opened_at) == (answered_in_time < 8)
+
+
+def test_failures_soon_after_an_outage_open_it_when_the_second_is_over() -> None:
+    clock = Clock()
+    breaker = opened(clock, open_seconds=0.5)
+    clock.now += 0.5
+    assert breaker.allows()
+    breaker.succeeded()
+    for _ in range(9):
+        clock.now += 0.1
+        breaker.failed()
+    assert breaker.state is BreakerState.CLOSED
+    clock.now += 0.2
+    breaker.failed()
+    assert breaker.state is BreakerState.OPEN
 
 
 def test_a_probe_that_never_reports_is_taken_for_lost() -> None:
@@ -172,6 +212,7 @@ class BreakerMachine(RuleBasedStateMachine):
     FAILURES_TO_OPEN = 2
     MAX_OPEN_SECONDS = 4.0
     PROBE_SECONDS = 1.5
+    MIN_CLOSED_SECONDS = 0.5
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,12 +223,14 @@ class BreakerMachine(RuleBasedStateMachine):
             failures_to_open=self.FAILURES_TO_OPEN,
             open_seconds=1.0,
             max_open_seconds=self.MAX_OPEN_SECONDS,
+            min_closed_seconds=self.MIN_CLOSED_SECONDS,
             probe_seconds=self.PROBE_SECONDS,
             clock=self.clock,
             on_change=lambda breaker: self.told.append(breaker.state),
         )
         self.failures_in_a_row = 0
         self.times_opened = 0
+        self.closed_since: float | None = None
         self.probe_since: float | None = None
         self.refused_since: float | None = None
 
@@ -212,6 +255,8 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def succeed(self) -> None:
+        if self.breaker.state is not BreakerState.CLOSED:
+            self.closed_since = self.clock.now
         self.breaker.succeeded()
         self.failures_in_a_row = 0
         self.probe_since = None
@@ -223,7 +268,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.breaker.failed()
         if state is BreakerState.CLOSED:
             self.failures_in_a_row += 1
-            opens = self.failures_in_a_row == self.FAILURES_TO_OPEN
+            may_open = self.closed_since is None or self.clock.now - self.closed_since >= self.MIN_CLOSED_SECONDS
+            opens = self.failures_in_a_row >= self.FAILURES_TO_OPEN and may_open
             assert self.breaker.state is (BreakerState.OPEN if opens else BreakerState.CLOSED)
             if opens:
                 self.failures_in_a_row = 0
