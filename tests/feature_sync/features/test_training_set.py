@@ -10,8 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.types import Int64
 
 from feature_sync.core.errors import FeatureStoreError, LeakError
 from feature_sync.features.feast_store import feast_config
@@ -96,6 +94,10 @@ class TestPlantedLeaks:
 
     @pytest.fixture
     def source(self, world: World, tmp_path: Path) -> Iterator[Path]:
+        # Feast takes five seconds to import, which test processes without these tests are spared.
+        from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
+        from feast.types import Int64
+
         path = tmp_path / "next_day.parquet"
         # Feast reads the file when the view is applied.
         write_source(path, [row(known=START)])

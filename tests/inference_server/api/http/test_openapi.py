@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemathesis
-from schemathesis import Case, GenerationMode, HookContext
-from schemathesis.engine import Status, events, from_schema
 
 from tests.support.serving import Server
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes a second, which test processes without this test are spared.
+    from schemathesis import Case, HookContext
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.process]
 
@@ -32,6 +33,8 @@ _CONFIG = {
 
 @pytest.fixture(autouse=True)
 def sensible_requests() -> Iterator[None]:
+    import schemathesis
+
     schemathesis.hook("before_call")(_leave_out_what_no_schema_can_say)
     yield
     schemathesis.hooks.unregister(_leave_out_what_no_schema_can_say)
@@ -40,6 +43,8 @@ def sensible_requests() -> Iterator[None]:
 def _leave_out_what_no_schema_can_say(context: HookContext, case: Case, kwargs: dict[str, Any]) -> None:
     """Removes the names that the server must know (tokens, policies, attributes) from good requests, and from events
     the fields that depend on other fields or on the time."""
+    from schemathesis import GenerationMode
+
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE or not isinstance(case.body, dict):
         return
     case.body = {name: value for name, value in case.body.items() if name not in {"page_token", "scenario"}}
@@ -62,6 +67,9 @@ async def test_the_document_is_true(server: Server) -> None:
 
 def _try(address: str) -> tuple[list[str], set[str]]:
     """The errors that Schemathesis finds, and the operations that it tried."""
+    import schemathesis
+    from schemathesis.engine import Status, events, from_schema
+
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json", config=schemathesis.Config.from_dict(_CONFIG))
     findings: list[str] = []
     tried: set[str] = set()
