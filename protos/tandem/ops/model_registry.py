@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from tandem.contract.names import MODEL_VERSION_TAG
 from tandem.ops import sqlite_registry
@@ -134,11 +137,10 @@ class ModelRegistry:
     def download(self, version: RegisteredVersion, into: Path) -> Path:
         """Copies a version's bundle into the folder `into` and returns the folder of the copy, which lies in `into` and
         holds nothing but files and folders."""
-        with self._asked(f"version {version.number} from {version.source}"):
-            from mlflow.artifacts import download_artifacts
-
+        with self._raising(f"version {version.number} from {version.source}"):
             into.mkdir(parents=True, exist_ok=True)
-            copy = Path(download_artifacts(artifact_uri=version.source, dst_path=str(into), tracking_uri=self.uri))
+            local = _local_folder(version.source)
+            copy = self._fetched(version.source, into) if local is None else _copied(local, into)
             if not copy.is_dir() or not copy.resolve().is_relative_to(into.resolve()):
                 raise ValueError(f"{copy} is not a folder in {into}")
             for path in copy.rglob("*"):
@@ -172,6 +174,11 @@ class ModelRegistry:
             (Path(scratch) / name).write_bytes(content)
             client.log_artifact(version.run_id, str(Path(scratch) / name), folder or None)
 
+    def _fetched(self, source: str, into: Path) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        return Path(download_artifacts(artifact_uri=source, dst_path=str(into), tracking_uri=self.uri))
+
     def problem(self, message: str) -> Exception:
         """The exception of this registry's methods with this message."""
         return self._raises(message)
@@ -191,18 +198,23 @@ class ModelRegistry:
     @contextmanager
     def _asked(self, subject: str = "") -> Iterator[MlflowClient]:
         """Yields the client and turns exceptions into `raises`, whose message begins with `subject` or the URI."""
-        subject = redacted(subject) or self.shown_uri
-        if not self._creates and not self.exists():
-            raise self._raises(f"{self.shown_uri}: there is no such file")
-        try:
+        with self._raising(subject or self.shown_uri):
             if self._client is None:
                 self._client = self._opened()
             yield self._client
+
+    @contextmanager
+    def _raising(self, subject: str) -> Iterator[None]:
+        """Turns exceptions into `raises`, whose message begins with `subject`."""
+        if not self._creates and not self.exists():
+            raise self._raises(f"{self.shown_uri}: there is no such file")
+        try:
+            yield
         except RegistryFileError as error:
             raise self._raises(f"{self.shown_uri}: {error}") from error
         # Exceptions of MLflow, SQLAlchemy, requests and the operating system all mean the same here.
         except Exception as error:
-            raise self._raises(f"{subject}: {redacted(one_line(error))}") from error
+            raise self._raises(f"{redacted(subject)}: {redacted(one_line(error))}") from error
 
     def _opened(self) -> MlflowClient:
         from mlflow import MlflowClient
@@ -221,6 +233,20 @@ def one_line(error: Exception) -> str:
     """The line of an exception's message that says why: SQLAlchemy's begin with advice at times, and end in the SQL."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
     return lines[0] if lines else repr(error)
+
+
+def _local_folder(source: str) -> Path | None:
+    """The folder that a URI or path names on this machine, read as MLflow reads it; None if it is elsewhere."""
+    if source.startswith("file:"):
+        return Path(url2pathname(urlsplit(source).path))
+    return Path(url2pathname(source)) if source.startswith("/") else None
+
+
+def _copied(folder: Path, into: Path) -> Path:
+    """A copy of a folder, below `into`. MLflow would copy it as well, but takes seconds to be imported."""
+    if into.resolve().is_relative_to(folder.resolve()):
+        raise ValueError("the folder contains the one that it would be copied to")
+    return Path(shutil.copytree(folder, into / folder.name, dirs_exist_ok=True))
 
 
 def _create_tables(database: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +80,33 @@ def test_a_download_is_a_copy(uri: str, registry: ModelRegistry, tmp_path: Path)
     assert directory.is_relative_to(tmp_path / "into")
     (directory / "manifest.json").write_text("changed")
     assert (source / "manifest.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://", "file:"])
+def test_a_bundle_on_this_machine_is_copied_without_mlflow(scheme: str, tmp_path: Path) -> None:
+    """A process that downloads for a server would otherwise spend seconds on the import."""
+    source = tmp_path / "a folder" / "bundle"
+    (source / "below").mkdir(parents=True)
+    (source / "below" / "file").write_text("x")
+    (tmp_path / "mlflow.db").touch()
+    named = f"{scheme}{str(source).replace(' ', '%20')}"
+    code = (
+        "import sys; from pathlib import Path; from tandem.ops.model_registry import *;"
+        f"registry = ModelRegistry('sqlite:///{tmp_path}/mlflow.db', model_name='m');"
+        f"print(registry.download(RegisteredVersion('1', 'm1', {named!r}), Path({str(tmp_path / 'into')!r})));"
+        "print('mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [str(tmp_path / "into" / "bundle"), "False"]
+    assert (tmp_path / "into" / "bundle" / "below" / "file").read_text() == "x"
+
+
+def test_a_folder_is_not_copied_into_itself(tmp_path: Path) -> None:
+    registry = ModelRegistry("http://127.0.0.1:1", model_name=NAME)
+    for source in (tmp_path, tmp_path / "cache", Path("/")):
+        with pytest.raises(RegistryUnreadable, match=r"^version 1 from /.*: the folder contains the one"):
+            registry.download(RegisteredVersion("1", "m1", str(source)), tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_bundle_that_is_gone_is_unreadable(registry: ModelRegistry, tmp_path: Path) -> None:
