@@ -71,7 +71,11 @@ def export_network(
     example = sample(2)
     present = [name for name in arguments if name in example]
     dims = {name: ("batch", "events") if name in shorter else ("batch",) for name in present}
-    dynamic = {dim: torch.export.Dim(dim, min=1) for dim in ("batch", "events")}
+    dynamic = {"batch": torch.export.Dim("batch", min=1)}
+    if shorter:
+        # The maximum is that of a table of positions; the exporter would find it in a second run.
+        longest = max(example[name].shape[1] for name in shorter)
+        dynamic["events"] = torch.export.Dim("events", min=1, max=longest)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they concern internals of the exporter
         torch.onnx.export(

@@ -1,5 +1,7 @@
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tandem.contract import names
 from tandem.contract.features import HISTORY_FEATURES, FeatureSchema, UserFeature, encode_users, tower_inputs
 from tandem.ops.onnx_session import OnnxSession
 from tests.trainer.small_dataset import dataset_of
+from trainer.compute.onnx_export import ExportedNetwork
 from trainer.config.train_config import TowersConfig
 from trainer.core.errors import ExportError
 from trainer.export.onnx import export_item_tower, export_user_tower
@@ -31,31 +34,64 @@ FULL = FeatureSchema(
 BARE = FeatureSchema(history_length=6)
 
 
-def _model(schema: FeatureSchema, similarity: str, user_tower: str = "transformer") -> TwoTowerModel:
+def _model(
+    schema: FeatureSchema, similarity: str, user_tower: str = "transformer", *, num_layers: int = 2
+) -> TwoTowerModel:
     torch.manual_seed(0)
-    config = TowersConfig(embedding_dim=8, history_length=6, similarity=similarity, user_tower=user_tower)
+    config = TowersConfig(
+        embedding_dim=8, history_length=6, similarity=similarity, user_tower=user_tower, num_layers=num_layers
+    )
     model = TwoTowerModel(config, schema, num_items=9, num_users=4).eval()
     for parameter in model.parameters():  # zero-initialised tables would hide an input that was lost
         torch.nn.init.normal_(parameter, std=0.5)
     return model
 
 
+class Exported(NamedTuple):
+    """A model, and its user tower as exported."""
+
+    model: TwoTowerModel
+    user_tower: ExportedNetwork
+
+    @property
+    def session(self) -> OnnxSession:
+        return OnnxSession(self.user_tower.path)
+
+
+Export = Callable[[FeatureSchema, str, str], Exported]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Export:
+    """Exports the user tower of a schema, similarity and kind, each once: an export takes seconds."""
+    folder = tmp_path_factory.mktemp("towers")
+
+    @functools.cache
+    def export(schema: FeatureSchema, similarity: str, kind: str) -> Exported:
+        # A layer takes seconds: half of the towers have one, the others two.
+        num_layers = 1 if (schema, similarity) in ((FULL, "dot"), (BARE, "cosine")) else 2
+        model = _model(schema, similarity, kind, num_layers=num_layers)
+        path = folder / f"{similarity}-{kind}-{len(schema.user_features)}.onnx"
+        return Exported(model, export_user_tower(model, schema, path, dim=8))
+
+    return export
+
+
 @pytest.mark.parametrize(
     ("similarity", "user_tower"), [("dot", "transformer"), ("cosine", "transformer"), ("cosine", "mean")]
 )
 @pytest.mark.parametrize("schema", [FULL, BARE], ids=["full", "bare"])
-def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_tower) -> None:
+def test_towers_equal_torch_at_any_batch(tmp_path, exported, schema, similarity, user_tower) -> None:
     dataset = dataset_of([[0, 1, 2, 3, 4, 5, 6, 7], [8], [3, 1]], num_items=9)
     text = np.random.default_rng(0).normal(size=(9, schema.text_dim)).astype(np.float32)
-    model = _model(schema, similarity, user_tower)
+    model, user_export = exported(schema, similarity, user_tower)
     tensors = item_inputs(dataset.catalogue, schema, text_embeddings=text, popularity=np.ones(9, np.int64))
-    item_tower = export_item_tower(model, tensors, tmp_path / "item.onnx", dim=8)
-    user_tower = export_user_tower(model, schema, tmp_path / "user.onnx", dim=8)
-    assert item_tower.max_abs_difference < 1e-4
-    assert user_tower.max_abs_difference < 1e-4
-    assert [spec.name for spec in item_tower.spec.inputs] == list(tensors)
+    item_export = export_item_tower(model, tensors, tmp_path / "item.onnx", dim=8)
+    assert item_export.max_abs_difference < 1e-4
+    assert user_export.max_abs_difference < 1e-4
+    assert [spec.name for spec in item_export.spec.inputs] == list(tensors)
 
-    item_vectors = OnnxSession(item_tower.path)(tensors)
+    item_vectors = OnnxSession(item_export.path)(tensors)
     states = [dataset.user_state(user, int(count)) for user, count in enumerate(dataset.lengths)]
     inputs = encode_users(
         states,
@@ -66,24 +102,14 @@ def test_towers_equal_torch_at_any_batch(tmp_path, schema, similarity, user_towe
     )
     with torch.inference_mode():
         expected = model.user_tower(**{name: torch.from_numpy(array) for name, array in inputs.items()}).numpy()
-    assert OnnxSession(user_tower.path)(inputs) == pytest.approx(expected, abs=1e-4)
+    assert OnnxSession(user_export.path)(inputs) == pytest.approx(expected, abs=1e-4)
     if similarity == "cosine":
         assert np.linalg.norm(item_vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.fixture(scope="module")
-def bare_towers(tmp_path_factory) -> Mapping[str, OnnxSession]:
-    """Exported user towers of the bare schema by kind: an export takes seconds."""
-    folder = tmp_path_factory.mktemp("towers")
-    return {
-        kind: OnnxSession(export_user_tower(_model(BARE, "dot", kind), BARE, folder / f"{kind}.onnx", dim=8).path)
-        for kind in ("transformer", "mean")
-    }
-
-
-@pytest.mark.parametrize("user_tower", ["transformer", "mean"])
-def test_a_history_without_events_gives_a_finite_vector(bare_towers, user_tower) -> None:
-    tower = bare_towers[user_tower]
+@pytest.mark.parametrize(("similarity", "user_tower"), [("dot", "transformer"), ("cosine", "mean")])
+def test_a_history_without_events_gives_a_finite_vector(exported, similarity, user_tower) -> None:
+    tower = exported(BARE, similarity, user_tower).session
     empty = {
         names.HISTORY_VECTORS: np.zeros((1, 6, 8), np.float32),
         names.HISTORY_EVENT_CODES: np.zeros((1, 6), np.int64),
@@ -93,7 +119,7 @@ def test_a_history_without_events_gives_a_finite_vector(bare_towers, user_tower)
 
 
 def test_an_export_that_differs_is_refused(tmp_path) -> None:
-    model = _model(BARE, "dot")
+    model = _model(BARE, "dot", "mean")
     with torch.no_grad():
         model.user_tower.encoder.norm.weight.fill_(float("nan"))
     with pytest.raises(ExportError, match="differs from PyTorch"):
@@ -132,8 +158,8 @@ def test_serving_computes_only_the_newest_vector(schema, user_tower) -> None:
     torch.testing.assert_close(newest, every[:, -1], atol=1e-5, rtol=0)
 
 
-def test_short_histories_are_read_without_their_empty_columns(bare_towers) -> None:
-    tower = bare_towers["transformer"]
+def test_short_histories_are_read_without_their_empty_columns(exported) -> None:
+    tower = exported(BARE, "dot", "transformer").session
     generator = np.random.default_rng(3)
     present = np.arange(6) >= np.array([[4], [5], [6]])  # two events, one event, no event
     full = {
