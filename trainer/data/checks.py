@@ -112,11 +112,11 @@ def _joins(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measu
 
 def _ids(reader: DuckDBEngine, staged: StagedData) -> _Measured:
     rows, num_rows = staged.interactions.good(reader), staged.interactions.num_good
+    if num_rows < _FEW_ROWS:
+        return
     for column, name, key in ((names.USER_ID, "user", "one_user"), (names.ITEM_ID, "item", "one_item")):
         counts = rows.group_by(column).agg(num_rows=rows.count())
         (total,) = reader.rows(counts.agg(ids=counts.count(), most=counts["num_rows"].max()))
-        if not total["ids"] or num_rows < _FEW_ROWS:
-            continue
         words = counts.filter(counts[column].lower().isin((*MISSING_WORDS, *MISSING_NUMBERS)))
         is_absurd = total["most"] / num_rows >= _TIMES_OF_AN_EQUAL_SHARE / total["ids"]
         for row in reader.rows(words.order_by(words["num_rows"].desc(), words[column])):

@@ -116,11 +116,12 @@ def _write_interactions(
     """Returns (interactions as written, their report)."""
     rows, read = _with_events(engine, staged)
     num_good = read.rows_kept
-    # In a source with ratings, every row has a rating; among events, only those of type "rating".
-    is_low = ibis.literal(False) if config.min_rating is None else (rows[names.RATING] < config.min_rating)
-    is_low = is_low.fill_null(False)
-    low, rows = rows.filter(is_low), rows.filter(~is_low)
-    num_passing = count_rows(engine, rows)
+    low, num_passing = None, num_good
+    if config.min_rating is not None:
+        # In a source with ratings, every row has a rating; among events, only those of type "rating".
+        is_low = (rows[names.RATING] < config.min_rating).fill_null(False)
+        low, rows = rows.filter(is_low), rows.filter(~is_low)
+        num_passing = count_rows(engine, rows)
     order = (names.TIMESTAMP, POSITION, ROW)
     without_repeats = _first_in_group(rows, (names.USER_ID, names.ITEM_ID), order)
     first, num_pairs = write_counted(engine, without_repeats, engine.work_dir / "without_repeats.parquet")
@@ -148,12 +149,17 @@ def _write_interactions(
     return written, report
 
 
-def _write_low_rated(engine: Engine, low: Any, chosen: Any, directory: Path, order: tuple[str, ...]) -> None:
-    """Writes the first of each user's low ratings of an item that the user did not choose.
+def _write_low_rated(engine: Engine, low: Any | None, chosen: Any, directory: Path, order: tuple[str, ...]) -> None:
+    """Writes the first of each user's low ratings of an item that the user did not choose; `low` is None if there is no
+    least rating.
 
     `num_events_before` is the number of the user's choices before it: a user who is cut off after some choices has seen
     what they rated low before the next one.
     """
+    if low is None:
+        none = chosen.filter(ibis.literal(False)).mutate(ibis.literal(0, "int64").name(names.NUM_EVENTS_BEFORE))
+        _write(engine, none, directory / LOW_RATED_FILE, _LOW_RATED_COLUMNS)
+        return
     columns = (names.USER_ID, names.ITEM_ID, *order)
     only_low = low.anti_join(chosen, [names.USER_ID, names.ITEM_ID]).select(*columns)
     first_low = _first_in_group(only_low, (names.USER_ID, names.ITEM_ID), order)

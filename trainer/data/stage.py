@@ -5,7 +5,7 @@ Later steps, which may run on another engine, read only the staged columns, a sm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from trainer.core.errors import DataError
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
 from trainer.data.duckdb_engine import DuckDBEngine
-from trainer.data.engine import Engine, count_rows
+from trainer.data.engine import Engine
 from trainer.data.raw import DEFECT, EXCERPT, RawTable
 from trainer.data.report import MAX_BAD_LINES_KEPT, BadLine, FileReport
 from trainer.data.scan import ROW
@@ -49,12 +49,16 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
     except DataError as error:
         raise DataError(f"{raw.scan.label}: {error}") from error
     rejects = raw.scan.rejects()
-    bad = staged.filter(staged[DEFECT].notnull())
-    dropped = {row[DEFECT]: row["rows"] for row in reader.rows(bad.group_by(DEFECT).agg(rows=bad.count()))}
+    counts = _counts(reader, staged, raw.notes)
+    good = counts.pop(None, {})
+    dropped = {defect: row["rows"] for defect, row in counts.items()}
+    bad_kinds = [defect for defect in dropped if defect in kinds.BAD_KINDS]
     reject_kind = kinds.BAD_JSON if raw.scan.kind == "jsonl" else kinds.BAD_CSV
     dropped[reject_kind] = dropped.get(reject_kind, 0) + rejects.num_lines
-    bad = bad.filter(bad[DEFECT].isin(tuple(kinds.BAD_KINDS)))
-    first = reader.rows(bad.order_by(ROW).limit(MAX_BAD_LINES_KEPT).select(ROW, DEFECT, EXCERPT))
+    first = []
+    if bad_kinds:
+        bad = staged.filter(staged[DEFECT].isin(bad_kinds))
+        first = reader.rows(bad.order_by(ROW).limit(MAX_BAD_LINES_KEPT).select(ROW, DEFECT, EXCERPT))
     positions = raw.scan.positions_of([row[ROW] for row in first], rejects)
     found = [(position, row[DEFECT], row[EXCERPT] or "") for position, row in zip(positions, first, strict=True)] + [
         (position, reject_kind, text) for position, text in rejects.first
@@ -65,20 +69,26 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
         BadLine(line=position.line, file=position.file, kind=kind, text=text[:_MAX_EXCERPT_LENGTH])
         for position, kind, text in found[:MAX_BAD_LINES_KEPT]
     )
-    good = staged.filter(staged[DEFECT].isnull())
-    num_good = count_rows(reader, good)
+    num_good = good.get("rows", 0)
     report = FileReport(
         role=raw.role,
         path=raw.scan.label,
-        rows_read=count_rows(reader, staged) + rejects.num_lines,
+        rows_read=num_good + sum(dropped.values()),
         rows_kept=num_good,
         dropped=occurring(dropped),
-        noted=occurring({note: count_rows(reader, good.filter(good[note])) for note in raw.notes}),
+        noted=occurring({note: good.get(note) or 0 for note in raw.notes}),
         bad_lines=bad_lines,
         hints=rejects.hints,
     )
     report.check_bad_share(config.max_bad_share)
     return Staged(path=path, num_good=num_good, report=report)
+
+
+def _counts(reader: DuckDBEngine, staged: Any, notes: Sequence[str]) -> dict[str | None, dict[str, Any]]:
+    """By defect, or None for the good rows: the number of "rows", and of those with each note."""
+    numbers = {note: staged[note].sum() for note in notes}
+    counted = reader.rows(staged.group_by(DEFECT).agg(staged.count().name("rows"), **numbers))
+    return {row[DEFECT]: row for row in counted}
 
 
 def occurring(counts: Mapping[str, int]) -> dict[str, int]:

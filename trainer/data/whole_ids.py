@@ -6,7 +6,7 @@ numbers is read in this way; "1.0" beside "1.1" is the name of a version, and st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -23,8 +23,12 @@ _WITH_ZEROS: Final = r"^-?[0-9]+\.0+$"
 _WITH_EXPONENT: Final = r"^-?[0-9](\.[0-9]+)?[eE]\+[0-9]{1,2}$"
 """With a sign, as every program writes it: "12e45" is a hexadecimal id."""
 _LARGEST_EXACT: Final = 1 << 53
-_FILES: Final = {names.USER_ID: ("interactions", "users"), names.ITEM_ID: ("interactions", "items")}
-"""Column -> the staged files with such ids."""
+_COLUMNS: Final = {
+    "interactions": (names.USER_ID, names.ITEM_ID),
+    "users": (names.USER_ID,),
+    "items": (names.ITEM_ID,),
+}
+"""Staged file -> its columns of ids."""
 
 
 def with_whole_ids(reader: DuckDBEngine, staged: StagedData) -> StagedData:
@@ -33,15 +37,20 @@ def with_whole_ids(reader: DuckDBEngine, staged: StagedData) -> StagedData:
     Where an id with a fraction has to stay, in a column whose ids are not all numbers, or because it came through the
     API, no file changes: the ids would not join.
     """
-    for column, files in _FILES.items():
-        tables: dict[str, Any] = {name: file for name in files if (file := getattr(staged, name)) is not None}
-        counts = {name: _counts(reader, file.good(reader), column) for name, file in tables.items()}
+    found = {
+        name: _counts(reader, file.good(reader), columns)
+        for name, columns in _COLUMNS.items()
+        if (file := getattr(staged, name)) is not None
+    }
+    for column in (names.USER_ID, names.ITEM_ID):
+        tables: dict[str, Any] = {name: getattr(staged, name) for name in found if column in _COLUMNS[name]}
+        counts = {name: found[name][column] for name in tables}
         changed = [name for name, (num_others, num_fractions) in counts.items() if num_fractions and not num_others]
         kept = any(num_fractions for name, (_, num_fractions) in counts.items() if name not in changed)
         if (
             changed
             and not kept
-            and not any(_counts(reader, rows, column)[1] for rows in _of_api(reader, staged, column))
+            and not any(_counts(reader, rows, (column,))[column][1] for rows in _of_api(reader, staged, column))
         ):
             rewritten: dict[str, Any] = {name: _rewritten(reader, tables[name], column) for name in changed}
             staged = replace(staged, **rewritten)
@@ -56,13 +65,16 @@ def _of_api(reader: DuckDBEngine, staged: StagedData, column: str) -> Iterator[A
         yield reader.read(staged.item_changes.path)
 
 
-def _counts(reader: DuckDBEngine, rows: Any, column: str) -> tuple[int, int]:
-    """Returns (number of ids that are neither whole numbers nor words for "missing", number of ids with a fraction)."""
-    ids = rows[column]
-    fraction = _has_fraction(ids)
-    other = ~(fraction | ids.re_search(r"^-?[0-9]+$") | ids.lower().isin(MISSING_WORDS))
-    (found,) = reader.rows(rows.agg(others=other.sum(), fractions=fraction.sum()))
-    return int(found["others"] or 0), int(found["fractions"] or 0)
+def _counts(reader: DuckDBEngine, rows: Any, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """By column: (number of ids that are neither whole numbers nor words for "missing", of those with a fraction)."""
+    numbers = {}
+    for column in columns:
+        ids = rows[column]
+        fraction = _has_fraction(ids)
+        other = ~(fraction | ids.re_search(r"^-?[0-9]+$") | ids.lower().isin(MISSING_WORDS))
+        numbers |= {f"{column}_others": other.sum(), f"{column}_fractions": fraction.sum()}
+    (row,) = reader.rows(rows.agg(**numbers))
+    return {column: (int(row[f"{column}_others"] or 0), int(row[f"{column}_fractions"] or 0)) for column in columns}
 
 
 def _has_fraction(ids: Any) -> Any:
@@ -82,7 +94,7 @@ def _rewritten(reader: DuckDBEngine, file: Staged, column: str) -> Staged:
     )
     path = file.path.with_name(f"{file.path.stem}_whole_{column}.parquet")
     reader.write(rows.mutate(whole.name(column)), path)
-    _, num_changed = _counts(reader, file.good(reader), column)
+    _, num_changed = _counts(reader, file.good(reader), (column,))[column]
     num_noted = file.report.noted.get(kinds.WHOLE_NUMBER_ID, 0) + num_changed
     noted = {**file.report.noted, kinds.WHOLE_NUMBER_ID: num_noted}
     return replace(file, path=path, report=replace(file.report, noted=noted))
