@@ -37,6 +37,7 @@ class Dependency:
     ) -> None:
         """`name` is the dependency's name in status, metrics and the log."""
         self._clock = clock
+        self._was_up = False
         self._may_turn_at = 0.0
         self._may_log_at: dict[str, float] = {}
         self._name = name
@@ -109,11 +110,14 @@ class Dependency:
         _log.warning(f"{self._name}_down", reason=reason)
 
     def _turn(self, *, up: bool) -> bool:
-        """Changes the state, unless it has changed within the last second. Returns whether it did."""
+        """Changes the state, unless it has changed within the last second; the first success is no change. Returns
+        whether it did."""
         now = self._clock()
         if now < self._may_turn_at:
             return False
-        self._may_turn_at = now + _STATE_SECONDS
+        if self._was_up:
+            self._may_turn_at = now + _STATE_SECONDS
+        self._was_up = True
         self._statistics.dependencies_up[self._name] = up
         return True
 

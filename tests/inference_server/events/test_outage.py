@@ -66,7 +66,11 @@ async def test_a_killed_stream_is_unavailable_in_time_and_keeps_what_it_acknowle
         await stream.start()
         assert [event.event_id for event in await recorded_events(stream)] == [f"event-{n}" for n in range(500)]
         await until_recorded(server)
-        assert (await server.status()).dependencies["events"] == "up"
+
+        async def is_up() -> bool:
+            return (await server.status()).dependencies["events"] == "up"
+
+        await wait_until(is_up, "a second after it went down, the stream is seen to be up")
 
 
 async def test_a_stream_that_hangs_is_unavailable_before_the_callers_deadline(tmp_path: Path, bundle: Bundle) -> None:

@@ -66,7 +66,11 @@ async def test_a_killed_store_degrades_and_its_return_is_noticed_without_a_resta
 
         await store.start()
         await until_personal(server)
-        assert (await server.status()).dependencies["store"] == "up"
+
+        async def is_up() -> bool:
+            return (await server.status()).dependencies["store"] == "up"
+
+        await wait_until(is_up, "a second after it went down, the store is seen to be up")
         await server.log("store_down")
 
 

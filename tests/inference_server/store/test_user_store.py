@@ -121,7 +121,7 @@ async def test_a_store_that_hangs_is_waited_for_no_longer_than_allowed(tmp_path:
         await wait_until(lambda: not statistics.dependencies_up["store"], "the store is seen to be down")
         server.resume()
         await until_answered(store, "1")
-        assert statistics.dependencies_up["store"]
+        await wait_until(lambda: statistics.dependencies_up["store"], "a second later, the store is seen to be up")
 
 
 async def test_replies_never_reach_the_wrong_caller_after_a_timeout(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_a_killed_store_is_a_reply_and_its_return_is_noticed(tmp_path: Pat
             return (await fetch(store, "1")).vector == b"vector 1"
 
         await wait_until(answers, "the store answers again")
-        assert statistics.dependencies_up["store"]
+        await wait_until(lambda: statistics.dependencies_up["store"], "a second later, the store is seen to be up")
 
 
 async def test_a_store_that_was_never_there_is_a_reply() -> None:
