@@ -25,6 +25,7 @@ from typing import Final
 
 import grpc
 
+from inference_server.api.grpc.accepting import RPC_TASK
 from inference_server.api.grpc.connections import Connections, leave_port
 
 _HANDSHAKE_SECONDS: Final = 0.05
@@ -43,9 +44,8 @@ _GOAWAY_SECONDS: Final = 0.02
 connection again, in a loop that holds a thread of its gRPC; with two such connections it hung for a second."""
 _GOODBYE_SECONDS: Final = 1.0
 """Time in which clients may close their connections."""
-_RPC_TASK: Final = "rpc_task"
 _HANDLER_TASK: Final = "HandleExceptions[{}]"
-"""Names of grpc.aio's tasks: one from a call's arrival to its last byte, one around its handler."""
+"""Name of grpc.aio's task around a handler."""
 
 
 async def drain(server: grpc.aio.Server, port: int, *, grace_seconds: float, streams: Iterable[str]) -> None:
@@ -110,7 +110,7 @@ async def _freeze(connections: Connections, thaw_at: float, streams: Iterable[st
 
 
 def _num_unary_calls(streams: Iterable[str]) -> int:
-    return sum(task.get_name() == _RPC_TASK for task in asyncio.all_tasks()) - _num_streams(streams)
+    return sum(task.get_name() == RPC_TASK for task in asyncio.all_tasks()) - _num_streams(streams)
 
 
 def _num_streams(streams: Iterable[str]) -> int:

@@ -9,6 +9,7 @@ from grpc_channelz.v1 import channelz_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from inference_server.api.grpc import bulk, channelz
+from inference_server.api.grpc.accepting import robust_server
 from inference_server.api.grpc.authentication import KeyRequired
 from inference_server.api.grpc.credentials import server_credentials
 from inference_server.api.grpc.decoding import Decoder
@@ -16,7 +17,6 @@ from inference_server.api.grpc.drain import drain
 from inference_server.api.grpc.handlers import Services
 from inference_server.api.grpc.health import Health
 from inference_server.api.grpc.reflection import add_reflection
-from inference_server.api.grpc.unknown_methods import robust_server
 from inference_server.core.errors import PortUnavailable
 from inference_server.security.files import Security
 from inference_server.telemetry.statistics import Statistics
@@ -95,6 +95,7 @@ class GrpcServer:
                 ("grpc.enable_channelz", int(channelz_enabled)),
                 *limits.options(),
             ),
+            hot=HOT_METHODS,
         )
         services = Services(self._server, Decoder(statistics), raw=frozenset({bulk.METHOD}), hot=HOT_METHODS)
         pb_grpc.add_RecommendationServiceServicer_to_server(servicer, services)  # type: ignore[arg-type]  # see `Services`

@@ -1,7 +1,10 @@
-"""Calls of methods that the server does not have, with names that grpcio cannot decode among them."""
+"""Calls that wait when the event loop comes to them, and calls of methods that the server does not have, with names
+that grpcio cannot decode among them."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 import grpc
@@ -10,6 +13,7 @@ import pytest
 from inference_server.security.api_keys import ApiKeys, key_line
 from inference_server.security.files import Security
 from tandem.v1 import recommendation_pb2 as pb
+from tandem.v1 import recommendation_pb2_grpc as pb_grpc
 from tests.inference_server.api.grpc.served import raw_call, served, stub_of
 
 pytestmark = pytest.mark.process
@@ -47,3 +51,27 @@ async def test_the_server_stops_while_it_refuses() -> None:
         await server.server.stop(grace_seconds=5)
         with pytest.raises(OSError, match=r"111|104"):
             await raw_call(server.port)
+
+
+async def test_calls_that_wait_are_taken_together() -> None:
+    """Turns of the event loop take 50 ms, as on a machine that is short of processor time: 48 calls take few turns."""
+    num_calls, started_by_turn, turn = 48, list[int](), 0
+
+    def slow_turn() -> None:
+        nonlocal turn
+        turn += 1
+        time.sleep(0.05)
+        started_by_turn.append(served_now.servicer.num_started)
+        if served_now.servicer.num_started < num_calls:
+            asyncio.get_running_loop().call_soon(slow_turn)
+
+    async with served() as served_now:
+        with grpc.insecure_channel(served_now.address) as channel:
+            stub = pb_grpc.RecommendationServiceStub(channel)
+            await asyncio.to_thread(stub.Recommend, pb.RecommendRequest())  # connects
+            served_now.servicer.num_started = 0
+            answers = [stub.Recommend.future(pb.RecommendRequest()) for _ in range(num_calls)]
+            slow_turn()
+            for answer in answers:
+                await asyncio.to_thread(answer.result)
+    assert turn <= 12, started_by_turn
