@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,15 +46,11 @@ _COMMANDS: Mapping[str, Command[Settings]] = {
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit status, see `tandem.ops.command_line`; 4 is that of `features reconcile` when
     it found differences."""
-    return _program().main(arguments)
+    return program().main(arguments)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    return _program().parser()
-
-
-def _program() -> Program[Settings]:
+def program() -> Program[Settings]:
+    """All commands, and what they have in common."""
     return Program(
         name="feature_sync",
         description="Brings user state and user vectors into the online store.",

@@ -6,7 +6,6 @@ port that is taken, a command that could not be done in full.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -46,15 +45,11 @@ _COMMANDS: Mapping[str, ServerCommand] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit status."""
-    return _program().main(arguments)
+    return program().main(arguments)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    return _program().parser()
-
-
-def _program() -> Program[Settings]:
+def program() -> Program[Settings]:
+    """All commands, and what they have in common."""
     return Program(
         name="inference_server",
         description="Answers tandem.v1.RecommendationService from a bundle and the online store.",

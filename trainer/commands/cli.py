@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -53,15 +52,11 @@ _COMMANDS: Mapping[str, Command[Settings]] = {
 def main(arguments: Sequence[str]) -> int:
     """Runs one command; returns the exit status, see `tandem.ops.command_line`; 3 is that of `validate` for a version
     that the gate refused."""
-    return _program().main(arguments)
+    return program().main(arguments)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    return _program().parser()
-
-
-def _program() -> Program[Settings]:
+def program() -> Program[Settings]:
+    """All commands, and what they have in common."""
     return Program(
         name="trainer",
         description="From a file of interactions to a registered model. Environment: TANDEM_* (see docs/settings.md).",

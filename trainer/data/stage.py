@@ -49,9 +49,7 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
     except DataError as error:
         raise DataError(f"{raw.scan.label}: {error}") from error
     rejects = raw.scan.rejects()
-    counts = _counts(reader, staged, raw.notes)
-    good = counts.pop(None, {})
-    dropped = {defect: row["rows"] for defect, row in counts.items()}
+    good, dropped = _counts(reader, staged, raw.notes)
     bad_kinds = [defect for defect in dropped if defect in kinds.BAD_KINDS]
     reject_kind = kinds.BAD_JSON if raw.scan.kind == "jsonl" else kinds.BAD_CSV
     dropped[reject_kind] = dropped.get(reject_kind, 0) + rejects.num_lines
@@ -69,14 +67,14 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
         BadLine(line=position.line, file=position.file, kind=kind, text=text[:_MAX_EXCERPT_LENGTH])
         for position, kind, text in found[:MAX_BAD_LINES_KEPT]
     )
-    num_good = good.get("rows", 0)
+    num_good = good["rows"]
     report = FileReport(
         role=raw.role,
         path=raw.scan.label,
         rows_read=num_good + sum(dropped.values()),
         rows_kept=num_good,
         dropped=occurring(dropped),
-        noted=occurring({note: good.get(note) or 0 for note in raw.notes}),
+        noted=occurring({note: good[note] for note in raw.notes}),
         bad_lines=bad_lines,
         hints=rejects.hints,
     )
@@ -84,11 +82,15 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
     return Staged(path=path, num_good=num_good, report=report)
 
 
-def _counts(reader: DuckDBEngine, staged: Any, notes: Sequence[str]) -> dict[str | None, dict[str, Any]]:
-    """By defect, or None for the good rows: the number of "rows", and of those with each note."""
+def _counts(reader: DuckDBEngine, staged: Any, notes: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the good rows, the number of "rows" and of those with each note; and the numbers of the others by defect."""
     numbers = {note: staged[note].sum() for note in notes}
     counted = reader.rows(staged.group_by(DEFECT).agg(staged.count().name("rows"), **numbers))
-    return {row[DEFECT]: row for row in counted}
+    good = next((row for row in counted if row[DEFECT] is None), {})
+    return (
+        {name: good.get(name) or 0 for name in ("rows", *notes)},
+        {row[DEFECT]: row["rows"] for row in counted if row[DEFECT] is not None},
+    )
 
 
 def occurring(counts: Mapping[str, int]) -> dict[str, int]:

@@ -67,7 +67,7 @@ def _of_api(reader: DuckDBEngine, staged: StagedData, column: str) -> Iterator[A
 
 def _counts(reader: DuckDBEngine, rows: Any, columns: Sequence[str]) -> dict[str, tuple[int, int]]:
     """By column: (number of ids that are neither whole numbers nor words for "missing", of those with a fraction)."""
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for column in columns:
         ids = rows[column]
         fraction = _has_fraction(ids)

@@ -25,8 +25,8 @@ HEAVY_LIBRARIES = [
 def test_the_parser_of_all_commands_imports_no_engine_and_no_client() -> None:
     script = (
         "import sys\n"
-        "from feature_sync.commands.cli import build_parser\n"
-        "build_parser().format_help()\n"
+        "from feature_sync.commands.cli import program\n"
+        "program().parser().format_help()\n"
         f"print([name for name in {HEAVY_LIBRARIES} if name in sys.modules])\n"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkerboard import write_checkerboard
-from trainer.commands.cli import build_parser, main
+from trainer.commands.cli import main, program
 from trainer.config.help import config_toml
 from trainer.config.train_config import TrainConfig, load_train_config
 
@@ -27,7 +27,7 @@ def environment(tmp_path, monkeypatch) -> Path:
 
 
 def _commands() -> dict[str, argparse.ArgumentParser]:
-    (commands,) = [action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    (commands,) = [action for action in program().parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return dict(commands.choices)
 
 
@@ -43,7 +43,7 @@ def test_every_option_of_every_command_has_help_with_its_default() -> None:
 @pytest.mark.process
 def test_help_needs_no_heavy_library() -> None:
     code = (
-        "import sys; from trainer.commands.cli import build_parser; build_parser().format_help(); "
+        "import sys; from trainer.commands.cli import program; program().parser().format_help(); "
         "print([n for n in ('torch', 'mlflow', 'pandas', 'faiss', 'optuna', 'plotly') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
