@@ -32,6 +32,7 @@ from tandem.contract.served import (
     refused_to_dict,
     served_to_dict,
 )
+from tandem.contract.whole_files import write_whole
 
 _LABEL_WIDTH: Final = 32
 _COLUMN_WIDTH: Final = 34
@@ -76,7 +77,7 @@ def run_check(options: CheckOptions) -> int:
         status, text = 0, describe(report) + ("" if served is None else f"\n{served_text(served)}")
         result = asdict(report) | ({} if served is None else served_to_dict(served))
     if options.output is not None:
-        options.output.write_text(finite_json(result) + "\n")
+        write_whole(options.output, finite_json(result) + "\n")
     print(finite_json(result) if options.json_output else text)
     return status
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tandem.contract.whole_files import write_whole
 from tandem.ops.model_registry import RegisteredVersion
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Replaces the content of a file, atomically. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f"{path.name}.{os.getpid()}")
-    staging.write_text(json.dumps(record))
-    staging.replace(path)
+    write_whole(path, json.dumps(record))
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

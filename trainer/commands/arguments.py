@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tandem.contract.numbers import finite_json
+from tandem.contract.whole_files import write_whole
 from tandem.ops.arguments import given, path
 from trainer.config.help import config_toml, keys_text
 from trainer.config.train_config import TrainConfig, load_train_config
@@ -113,9 +114,13 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     """Writes a comparison to PATH.json and PATH.md, for `--output`."""
     from trainer.results.markdown import comparison_text
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{path}.json").write_text(finite_json(comparison.to_dict(), indent=2) + "\n")
-    Path(f"{path}.md").write_text(f"{comparison_text(comparison)}\n")
+    write_figures(path, finite_json(comparison.to_dict(), indent=2), comparison_text(comparison))
+
+
+def write_figures(path: Path, as_json: str, as_markdown: str) -> None:
+    """Writes PATH.json and PATH.md, for `--output`. Raises OSError."""
+    write_whole(Path(f"{path}.json"), f"{as_json}\n")
+    write_whole(Path(f"{path}.md"), f"{as_markdown}\n")
 
 
 def data_config(options: argparse.Namespace) -> DataConfig:

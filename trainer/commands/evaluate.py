@@ -15,6 +15,7 @@ from trainer.commands.arguments import (
     data_source,
     train_config,
     write_comparison,
+    write_figures,
 )
 from trainer.core.errors import ConfigError
 from trainer.core.settings import Settings
@@ -79,9 +80,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     )
     print(result.to_text())
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{options.output}.json").write_text(result.to_json() + "\n")
-        Path(f"{options.output}.md").write_text(f"# Quality\n\n{result.to_text()}\n")
+        write_figures(options.output, result.to_json(), f"# Quality\n\n{result.to_text()}")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from tandem.ops.arguments import whole_number
 from trainer.commands.arguments import (
@@ -13,6 +12,7 @@ from trainer.commands.arguments import (
     add_prepared_argument,
     data_source,
     train_config,
+    write_figures,
 )
 from trainer.core.settings import Settings
 
@@ -54,9 +54,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     report = ReplayReport(data=prepared.name, command=options.command_line, steps=steps)
     print(report.to_text())
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{options.output}.json").write_text(report.to_json() + "\n")
-        Path(f"{options.output}.md").write_text(f"# Incremental training\n\n{report.to_text()}\n")
+        write_figures(options.output, report.to_json(), f"# Incremental training\n\n{report.to_text()}")
     return 0
 
 

@@ -18,7 +18,7 @@ import ibis
 
 from trainer.data.duckdb_engine import duckdb_function, python_function
 
-_NAME_KEYS: Final = ("name", "title", "label")
+_NAME_KEYS: Final = ("name", "title", "label", "value")
 """Keys under which an object has the name of a category: {"id": 18, "name": "Drama"}."""
 _NOT_A_LITERAL: Final = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 _warning_filters: Final = threading.Lock()
@@ -36,11 +36,11 @@ def entries_of(value: Any, separator: str) -> Any:
 def list_in_text(text: str) -> list[str] | None:
     """The entries, as text, of the list that a text holds in JSON or as a Python literal; None if it holds no list.
 
-    Lists inside the list are flattened. An object counts by its name, see `_NAME_KEYS`, or is kept as JSON; a
-    named object alone is a list of one.
+    Lists inside the list are flattened. An object counts by its names, see `_names_in`, or is kept as JSON; an
+    object with names alone is a list of them.
     """
     value = _parsed(text)
-    if isinstance(value, dict) and _name_in(value):
+    if isinstance(value, dict) and _names_in(value) is not None:
         value = [value]
     return list(_entries(value)) if isinstance(value, list | tuple) else None
 
@@ -113,11 +113,18 @@ def _entries(values: list[object] | tuple[object, ...]) -> Iterator[str]:
             yield from [value] if inner is None else inner
         elif isinstance(value, list | tuple):
             yield from _entries(value)
-        elif isinstance(value, Mapping) and (name := _name_in(value)):
-            yield name
+        elif isinstance(value, Mapping) and (names := _names_in(value)) is not None:
+            yield from names
         elif value is not None:
             yield json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _name_in(value: Mapping[object, object]) -> str:
-    return next((str(value[key]) for key in _NAME_KEYS if isinstance(value.get(key), str)), "")
+def _names_in(value: Mapping[object, object]) -> list[str] | None:
+    """The categories that an object stands for: its name, see `_NAME_KEYS`; the keys that are true, if all of its
+    values are truth values; the names of the one object in it. None if it is of no such form."""
+    if name := next((str(value[key]) for key in _NAME_KEYS if isinstance(value.get(key), str)), ""):
+        return [name]
+    if value and all(isinstance(inner, bool) for inner in value.values()):
+        return [str(key) for key, inner in value.items() if inner]
+    (only,) = value.values() if len(value) == 1 else (None,)
+    return _names_in(only) if isinstance(only, Mapping) else None

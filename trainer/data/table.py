@@ -34,6 +34,9 @@ from trainer.data.values import (
 DOCUMENT: Final = "document"
 """Column of parsed JSON lines: the JSON object; null if the line is not an object."""
 
+_HOLDS_LISTS: Final = r'\[.*([\[{]|"\s*\()'
+"""A list in JSON of which an entry is an object, a list, or perhaps the text of a list."""
+
 _json_type = duckdb_function("json_type", ("json",), "string")
 
 
@@ -159,9 +162,14 @@ def _categories(scan: Scan, rows: Any, config: ItemsConfig) -> Any:
         return text.no_strings()
     if scan.kind != "jsonl":
         column = column_of(scan, "items", key)
-        if column.type().is_array():
+        kind = column.type()
+        if kind.is_array() and not (kind.value_type.is_nested() or kind.value_type.is_string()):
             return entries_present(column.map(text_of), config.nulls)
-        return entries_present(entries_of(present(text_of(column), config.nulls), separator), config.nulls)
+        as_json = column.cast("json").cast("string") if kind.is_nested() else text_of(column)
+        entries = entries_of(present(as_json, config.nulls), separator)
+        if kind.is_array() and kind.value_type.is_string():
+            entries = ibis.cases((~as_json.re_search(_HOLDS_LISTS), column), else_=entries)
+        return entries_present(entries, config.nulls)
     return document_entries(rows[DOCUMENT], key, separator, config.nulls)
 
 
@@ -172,6 +180,6 @@ def document_entries(document: Any, key: str, separator: str, nulls: Sequence[st
     value = present(ibis.coalesce(*(values[index] for index in range(len(paths)))), nulls)
     is_list = ibis.or_(*((types[index] == "ARRAY").fill_null(False) for index in range(len(paths))))
     # A list of plain texts, as most are, is read without Python: no entry is an object, a list, or the text of a list.
-    is_plain = is_list & ~value.re_search(r'\[.*([\[{]|"\s*\()')
+    is_plain = is_list & ~value.re_search(_HOLDS_LISTS)
     entries = ibis.cases((is_plain, json_entries(document, paths)), else_=entries_of(value, separator))
     return entries_present(entries, nulls)

@@ -18,6 +18,8 @@ _BLANKS: Final = r"[\s\pZ\x{0}-\x{1F}\x{7F}-\x{9F}\x{200B}-\x{200F}\x{2060}\x{FE
 _OUTER_BLANKS: Final = f"^{_BLANKS}|{_BLANKS}$"
 _ID_COLUMNS: Final = frozenset({names.USER_ID, names.ITEM_ID})
 _TEXT_COLUMNS: Final = frozenset({names.TITLE, names.DESCRIPTION})
+_SHORTENED: Final = r"^-?[0-9]\.[0-9]{5}E\+[0-9]{2}$"
+"""How Excel writes numbers of twelve and more digits into a file: the last of them are lost."""
 _VALUES: Final = "field_values"
 _TYPES: Final = "field_types"
 _KEYS: Final = "field_keys"
@@ -107,6 +109,7 @@ def document_fields(
             else:
                 imprecise = value.try_cast("float64").abs() > _EXACT_INTEGERS["float64"]
                 defects += [
+                    (value.re_search(_SHORTENED), ID_IMPRECISE),
                     (kind.isin(("OBJECT", "ARRAY")), BAD_ID),
                     ((kind == "DOUBLE") & value.contains(".") & imprecise, ID_IMPRECISE),
                 ]
@@ -135,6 +138,8 @@ def table_fields(
             if kind.is_floating():
                 limit = _EXACT_INTEGERS[str(kind).removeprefix("!")]
                 defects.append((text_of(column).notnull() & (column.abs() > limit), ID_IMPRECISE))
+            elif kind.is_string():
+                defects.append((column.strip().re_search(_SHORTENED), ID_IMPRECISE))
             elif kind.is_binary():
                 defects.append((column.notnull() & text_of(column).isnull(), BAD_ID))
         fields[name] = present(text_of(column, nulls), nulls)

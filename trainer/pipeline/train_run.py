@@ -17,6 +17,7 @@ import structlog
 from tandem.contract.bundle import Bundle
 from tandem.contract.deleted_users import DeletedUsers
 from tandem.contract.manifest import TrainingData
+from tandem.contract.whole_files import write_whole
 from tandem.ops.deleted_users_file import read_deleted_users
 from tandem.ops.file_lock import file_lock
 from tandem.ops.model_registry import RegisteredVersion
@@ -263,8 +264,7 @@ def _log_report(run: Run, training: _Training, report: str) -> None:
     run.log_text(report, REPORT_FILE)
     path = training.options.report_path
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(report)
+        write_whole(path, report)
 
 
 def _log_registered(result: RunResult, bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.served import Refused, Served, ServedBundle, ndcg, recall, reciprocal_rank
+from tandem.contract.whole_files import write_whole
 from tandem.ops.model_registry import RegisteredVersion
 from trainer.config.train_config import GateConfig
 from trainer.evaluation.metrics import bootstrap_mean
@@ -73,8 +74,7 @@ def write_report(report: GateReport, path: Path) -> None:
     """Writes the report: as one HTML page, which loads no other file, if the suffix is .html or .htm, else as
     Markdown."""
     template = "gate.html.j2" if path.suffix.lower() in {".html", ".htm"} else "gate.md.j2"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(template, report=report))
+    write_whole(path, render(template, report=report))
 
 
 def _interval(per_user: npt.NDArray[np.float64]) -> str:

@@ -21,6 +21,11 @@ TEXTS = [
     ("{'Indie', 'Action'}", ["Indie", "Action"]),
     ("[{'id': 18, 'name': 'Drama'}, {'id': 35, 'name': 'Comedy'}]", ["Drama", "Comedy"]),
     ("""["Sid Meier's", 'caf\\xe9']""", ["Sid Meier's", "café"]),
+    ('[{"id": 3, "value": "Drama"}]', ["Drama"]),
+    ("{'Action': True, 'Drama': False, 'Indie': True}", ["Action", "Indie"]),
+    ('[{"genre": {"id": 18, "name": "Drama"}}, {"Action": false}]', ["Drama"]),
+    ('[{"id": 1, "rank": 2}]', ['{"id": 1, "rank": 2}']),
+    ('[{"a": {}}]', ['{"a": {}}']),
     ("[]", []),
     ("[1990, None, ['x', ['y']]]", ["1990", "x", "y"]),
     ("(2001)", ["(2001)"]),
@@ -91,6 +96,24 @@ class TestInAFile:
         prepared = prepare_table(tmp_path, 'path = "r.csv"\ntimestamp = "t"', sections=ITEMS.format("it.jsonl"))
         (item,) = table_rows(prepared, "items")
         assert (item["title"], item["description"]) == ("[PC] Game", "[x] y z")
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ([[{"id": 1, "name": "Drama"}, {"id": 2, "name": "Comedy"}], []], [["Drama", "Comedy"], []]),
+            ([[["X", "Y"], ["X", "Z"]], None], [["X", "Y", "Z"], []]),
+            ([["['X', 'Y']", "Z"], ["[PC] A", None]], [["X", "Y", "Z"], ["[PC] A"]]),
+            ([{"name": "Drama"}, None], [["Drama"], []]),
+            ([{"Action": True, "Drama": False}, {"Action": False, "Drama": True}], [["Action"], ["Drama"]]),
+            ([[5.0, 2.5], [1.0]], [["5", "2.5"], ["1"]]),
+        ],
+    )
+    def test_nested_columns_of_parquet(self, write, tmp_path: Path, values: list[object], expected: list[object]):
+        rows: list[dict[str, object]] = [
+            {"id": f"i{n}", "title": "t", "d": "d", "c": value} for n, value in enumerate(values)
+        ]
+        write("it.parquet", parquet_bytes(rows))
+        assert self.categories(tmp_path, "it.parquet") == expected
 
     @pytest.mark.parametrize("name", ["it.jsonl", "it.csv", "it.parquet"])
     def test_words_for_missing_are_no_entries(self, write, tmp_path: Path, name: str):

@@ -131,6 +131,18 @@ class TestWholeNumbers:
         assert ids_of(prepared, "item_id") == sorted(expected)
 
 
+class TestShortenedByExcel:
+    @pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+    def test_a_large_number_without_its_last_digits_is_bad(self, write, tmp_path: Path, name: str):
+        rows: list[dict[str, object]] = [
+            {"u": user, "i": "a", "t": 1} for user in ("1.23457E+11", "1.5E+11", "1.23457e+11", "7")
+        ]
+        write(name, {"r.csv": csv_text, "r.jsonl": jsonl_text}[name](rows))
+        prepared = prepare_table(tmp_path, f'path = "{name}"\n{BY_TIME}')
+        assert ids_of(prepared) == ["123457000000", "150000000000", "7"]
+        assert prepared.report.file("interactions").dropped == {"id_imprecise": 1}
+
+
 class TestNulls:
     ROWS = "u,i,t\n\\N,i0,1\nNULL,i1,2\nnan,i2,3\nu1,i3,4\n"
 
