@@ -230,9 +230,14 @@ class ModelRegistry:
 
 
 def one_line(error: Exception) -> str:
-    """The line of an exception's message that says why: SQLAlchemy's begin with advice at times, and end in the SQL."""
-    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
-    return lines[0] if lines else repr(error)
+    """The line of an exception's message that says why: SQLAlchemy's begin with advice at times, and end in the SQL.
+
+    Where the line only announces the reason, as for a list of files, the first reason follows it.
+    """
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith(("(raised as a result", "#####"))]
+    if not lines:
+        return repr(error)
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _local_folder(source: str) -> Path | None:

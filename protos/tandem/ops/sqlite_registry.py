@@ -176,7 +176,10 @@ def _holds_rows(connection: sqlite3.Connection, table: str) -> bool:
 def _opened(database: Path) -> Iterator[sqlite3.Connection]:
     """A connection to an existing file. Turns errors into RegistryFileError."""
     try:
-        database.open("rb").close()  # SQLite's own message does not say why it cannot open a file
+        # SQLite's own message does not say why it cannot open a file, and a pipe would keep it waiting.
+        os.close(os.open(database, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        if not database.is_file():
+            raise RegistryFileError("Is a directory" if database.is_dir() else "is no file")
         # Read and write, so that SQLite can undo a transaction that was cut off; a read-only file is opened too.
         with closing(
             sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=_LOCKED_SECONDS, isolation_level=None)

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from deploy.local.ports import free_port
 from tandem.contract.names import MODEL_VERSION_TAG
-from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
+from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable, one_line
 from tests.support.scripted_registry import scripted_registry
 
 pytestmark = pytest.mark.process
@@ -189,3 +189,20 @@ def test_a_download_holds_nothing_but_files_and_lies_where_it_should(tmp_path: P
     assert (copy / "below" / "file").read_text() == "x"
     with pytest.raises(RegistryUnreadable):
         registry.download(RegisteredVersion("1", "m1", str(tmp_path / "bundle" / "below" / "file")), tmp_path / "into")
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("no such table: x\n[SQL: SELECT 1]", "no such table: x"),
+        ("(raised as a result of Query-invoked autoflush)\ndisk is full", "disk is full"),
+        (
+            "These files failed:\n##### File a #####\nNo space left: 'a'\n##### File b #####\nNo space left: 'b'",
+            "These files failed: No space left: 'a'",
+        ),
+        ("nothing follows:", "nothing follows:"),
+        ("", "ValueError('')"),
+    ],
+)
+def test_the_line_that_says_why(message: str, line: str) -> None:
+    assert one_line(ValueError(message)) == line
