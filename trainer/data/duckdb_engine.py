@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -22,6 +22,8 @@ _MEMORY_LIMIT_BYTES: Final = 2 << 30
 
 
 _python_functions: Final[dict[str, Callable[[str], str]]] = {}
+_maps: Final[dict[str, Mapping[str, str]]] = {}
+"""Variables of every connection."""
 
 
 class DuckDBEngine:
@@ -37,6 +39,8 @@ class DuckDBEngine:
         )
         for name, function in _python_functions.items():
             self._connection.con.create_function(name, function, ["VARCHAR"], "VARCHAR")
+        for name, entries in _maps.items():
+            self._connection.con.execute(f"SET VARIABLE {name} = map(?, ?)", [list(entries), list(entries.values())])
         self._views = 0
 
     def __enter__(self) -> Self:
@@ -111,6 +115,16 @@ def python_function(name: str, function: Callable[[str], str]) -> Callable[..., 
     """
     _python_functions[name] = function
     return duckdb_function(name, ("string",), "string")
+
+
+def set_on_connections(name: str, entries: Mapping[str, str]) -> None:
+    """Gives every engine opened later a map as a variable. As a literal it would be parsed at every use."""
+    _maps[name] = entries
+
+
+def connection_value(name: str, kind: str) -> Any:
+    """The value of a variable of the connection; `kind` is an Ibis type name."""
+    return duckdb_function("getvariable", ("string",), kind)(name)
 
 
 def quoted(text: str) -> str:

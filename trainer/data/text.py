@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import ibis
 
-from trainer.data.duckdb_engine import duckdb_function
+from trainer.data.duckdb_engine import connection_value, duckdb_function, set_on_connections
 
 _TOKENS: Final = r"&[A-Za-z0-9#]{1,32};|[^&]+|&"
 _TAG: Final = r"<[^<>]*>"
@@ -16,13 +16,15 @@ _SCRIPT: Final = r"var aPageStart\b|\(new Date\(\)\)\.getTime\(\)|<script\b|\bam
 _MAX_CATEGORY_LENGTH: Final = 60
 """Characters. The 2018 metadata holds sentences and scraped HTML among the categories; real ones are shorter."""
 
+_ENTITIES: Final = "tandem_entities"
+set_on_connections(_ENTITIES, {name: chr(code) for name, code in name2codepoint.items()})
 _regexp_extract_all = duckdb_function("regexp_extract_all", ("string", "string"), "array<string>")
 _chr = duckdb_function("chr", ("int32",), "string")
 
 
 def unescape(text: Any) -> Any:
     """Replaces HTML entities by characters, once: "&amp;amp;" becomes "&amp;". Unknown entities stay."""
-    named = ibis.map(ibis.array(list(name2codepoint)), ibis.array([chr(code) for code in name2codepoint.values()]))
+    named = connection_value(_ENTITIES, "map<string, string>")
 
     def character(token: Any) -> Any:
         body = token.substr(1, token.length() - 2)

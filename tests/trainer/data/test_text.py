@@ -1,17 +1,20 @@
 """Text cleaning in DuckDB against Python's own html.unescape."""
 
 import html
+import tempfile
+from pathlib import Path
 
 import ibis
 import pytest
 
 from trainer.data import text
+from trainer.data.duckdb_engine import DuckDBEngine
 
 
 def evaluate(expression_of, values: list[object], kind: str = "string") -> list[object]:
     table = ibis.memtable({"value": values}, schema={"value": kind})
-    selected = table.select(result=expression_of(table["value"]))
-    return ibis.duckdb.connect().to_pyarrow(selected).column("result").to_pylist()
+    with tempfile.TemporaryDirectory() as folder, DuckDBEngine(Path(folder)) as engine:
+        return [row["result"] for row in engine.rows(table.select(result=expression_of(table["value"])))]
 
 
 @pytest.mark.parametrize(
