@@ -26,8 +26,8 @@ MAX_BATCH: Final = 64
 MAX_IN_FLIGHT: Final = 2
 """Maximum number of batches in progress: one waits for the store while the other is computed."""
 PACE_SECONDS: Final = 0.002
-"""Least time from the end of one batch to the start of the next: gRPC needs it to hand over, one by one, the requests
-that arrived meanwhile. Without it most batches have one or two requests
+"""Least time from the end of one batch to the start of the next: gRPC's threads need it to read and hand over the
+requests that arrived meanwhile. Without it most batches had one or two requests
 (docs/decisions/0007-store-batches-are-paced.md)."""
 _STEP_SECONDS: Final = 0.001
 """How long a growing batch waits for more requests before it is looked at again."""
