@@ -25,7 +25,7 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 
 PROJECT = Path(os.environ.get("TANDEM_NIGHTLY_PROJECT") or Path(__file__).resolve().parents[3])
 PYTHON = os.environ.get("TANDEM_NIGHTLY_PYTHON") or str(PROJECT / ".venv" / "bin" / "python")
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "protos")]
 
 from deploy.nightly import steps  # noqa: E402
 from deploy.nightly.settings import load_settings  # noqa: E402

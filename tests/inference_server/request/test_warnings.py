@@ -182,7 +182,6 @@ async def test_a_minimum_above_the_maximum_is_an_error(parts: Parts) -> None:
 async def test_a_known_filter_is_explained_once(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = pb.RecommendFilter(include_categories=["Noir"])
     first = await parts.stub.Recommend(pb.RecommendRequest(filter=wrong))
-    for module in ("bundle_catalogue", "live_catalogue"):
-        monkeypatch.delattr(f"inference_server.model.catalogue.{module}.filter_warnings")
+    monkeypatch.delattr("inference_server.model.catalogue.filtered_catalogue.filter_warnings")
     again = await parts.stub.Recommend(pb.RecommendRequest(filter=wrong))
     assert list(again.warnings) == list(first.warnings) != []
