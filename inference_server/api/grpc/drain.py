@@ -42,6 +42,9 @@ _FROZEN_SECONDS: Final = 0.5
 _GOAWAY_SECONDS: Final = 0.02
 """Time between the two GOAWAYs. A client that gets both at once tries the calls that the second one refuses on the same
 connection again, in a loop that holds a thread of its gRPC; with two such connections it hung for a second."""
+_UNTIL_ALL_HAVE_ENDED_SECONDS: Final = 3600.0
+"""Grace period of the first stop, which the second stop ends. If it ran out just while the second one frees the server,
+grpcio would end the calls of a server that is no more, and the process would die."""
 _GOODBYE_SECONDS: Final = 1.0
 """Time in which clients may close their connections."""
 _HANDLER_TASK: Final = "HandleExceptions[{}]"
@@ -63,7 +66,7 @@ async def drain(server: grpc.aio.Server, port: int, *, grace_seconds: float, str
         await asyncio.sleep(_HANDSHAKE_SECONDS)
     try:
         is_calm = await _come_to_rest(connections, give_up_at, streams)
-        stopping = asyncio.create_task(server.stop(max(0.0, give_up_at - time.monotonic()) + _GOAWAY_SECONDS))
+        stopping = asyncio.create_task(server.stop(_UNTIL_ALL_HAVE_ENDED_SECONDS))
         if len(connections):
             await asyncio.sleep(_GOAWAY_SECONDS)
         if is_calm:
