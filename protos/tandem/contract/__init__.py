@@ -9,6 +9,8 @@
 | `item_features`   | inputs of the item tower                                           |
 | `store`           | online-store keys and value bytes                                  |
 | `streams`         | entries of the event and change streams                            |
+| `impressions`     | what was shown to whom, and the bytes of its stream entry          |
+| `impression_table` | the columns of impressions in Parquet files (Arrow)               |
 | `deleted_users`   | who was deleted when, and what is left out therefore               |
 | `items`           | the item table (Arrow)                                             |
 | `live_items`      | items of the live catalogue in the online store                    |

@@ -1,6 +1,6 @@
 """The item table: what serving knows about the catalogue, in one Arrow file that workers map and share.
 
-This is the only module of the contract that imports pyarrow.
+Only this module and `impression_table` import pyarrow in the contract.
 """
 
 from __future__ import annotations

@@ -31,8 +31,27 @@ SLOT: Final = "slot"
 DELETED: Final = "deleted"
 CHANGED_AT: Final = "changed_at"
 
+# Further columns of impressions.
+SCENARIO: Final = "scenario"
+PLACEMENT: Final = "placement"
+CONTEXT: Final = "context"
+VARIANT: Final = "variant"
+POLICY_FINGERPRINT: Final = "policy_fingerprint"
+ANSWER_SOURCE: Final = "answer_source"
+DEGRADED_REASONS: Final = "degraded_reasons"
+ASSIGNMENTS: Final = "assignments"
+EXPERIMENT: Final = "experiment"
+ARM: Final = "arm"
+EXPOSED: Final = "exposed"
+FIRST_POSITION: Final = "first_position"
+ITEM_IDS: Final = "item_ids"
+SOURCES: Final = "sources"
+SCORES: Final = "scores"
+PROPENSITIES: Final = "propensities"
+
 DAY_PARTITION: Final = "day="
-"""Prefix of the folders of raw events and changes, followed by the day they were applied, YYYY-MM-DD in UTC."""
+"""Prefix of the folders of raw events, changes and impressions, followed by the day they were applied, YYYY-MM-DD in
+UTC."""
 
 # Event types in the order of the API; an event's code is its index here plus one, because code 0 is padding.
 EVENT_TYPES: Final = ("impression", "click", "add_to_cart", "purchase", "rating", "dwell")

@@ -7,9 +7,11 @@ user or item id as its key, so that the events of a user and the changes of an i
 | -------------------------- | --------------------- | ----------------------------- | ------------------------ |
 | `tandem/1/events`          | `tandem.events`       | `Event`                       | server: RecordEvents     |
 | `tandem/1/item-changes`    | `tandem.item-changes` | `ItemChange`                  | server: Upsert-, DeleteItems |
+| `tandem/1/impressions`     | `tandem.impressions`  | `impressions.Impression`      | server, after each answer |
 | `.../events/applied`       |                       | `Event`, each exactly once    | feature_sync             |
 | `.../item-changes/applied` |                       | `AppliedItemChange`, likewise | feature_sync             |
-| `.../dead` of either       |                       | the original bytes, the reason | feature_sync             |
+| `.../impressions/applied`  |                       | `Impression`, each exactly once | feature_sync           |
+| `.../dead` of each         |                       | the original bytes, the reason | feature_sync             |
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ CONSUMER_GROUP: Final = "feature_sync"
 
 EVENTS: Final = "events"
 ITEM_CHANGES: Final = "item-changes"
+IMPRESSIONS: Final = "impressions"
 
 _EVENT_FORMAT: Final = 1
 # format, event code, byte lengths of event, user, item and request id, position, occurred, received, value
@@ -42,7 +45,7 @@ NO_POSITION: Final = -1
 
 
 def stream_key(name: str) -> bytes:
-    """Redis key of a stream; `name` is EVENTS or ITEM_CHANGES."""
+    """Redis key of a stream; `name` is EVENTS, ITEM_CHANGES or IMPRESSIONS."""
     return KEY_PREFIX + name.encode()
 
 
@@ -57,7 +60,7 @@ def dead_letters_key(name: str) -> bytes:
 
 
 def kafka_topic(name: str) -> str:
-    """Kafka topic of a stream; `name` is EVENTS or ITEM_CHANGES."""
+    """Kafka topic of a stream; `name` is EVENTS, ITEM_CHANGES or IMPRESSIONS."""
     return f"tandem.{name}"
 
 

@@ -1,0 +1,174 @@
+"""Impressions: what was shown to whom, by which arm, model and policy; one for each answer.
+
+The server packs impressions into the stream IMPRESSIONS, feature_sync keeps them as Parquet files (`impression_table`),
+and the trainer and the reports read those. An impression is identified by its request id, which the server makes.
+
+They are packed by hand, like all that programs of different releases read: numbers as arrays, texts as one JSON list,
+because the server packs an impression for every answer and JSON takes five times as long for numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from tandem.contract.errors import StreamEntryError
+
+_FORMAT: Final = 1
+# format, items, first position, timestamp; then float32 scores, float32 propensities, the texts as JSON
+_HEADER: Final = struct.Struct("<BxxxIixxxxq")
+_ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+class ShownArm(NamedTuple):
+    """The arm of one experiment that a user was in when the answer was made."""
+
+    experiment: str
+    arm: str
+    exposed: bool
+    """Whether the arm itself answered: False when control stood in for it, which is no exposure."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Impression:
+    """One answer as it was sent. The four sequences at the end are parallel, in the order of the answer."""
+
+    request_id: str
+    """Names the answer, and identifies the impression: one that is recorded twice counts once."""
+    timestamp: int
+    """When the answer was sent, microseconds since 1970."""
+    user_id: str
+    """Empty: an anonymous visitor."""
+    scenario: str
+    placement: str = ""
+    """Where the items were shown: `placement` of the request's context; empty if it names none."""
+    context: Mapping[str, str] = field(default_factory=dict)
+    """The request's context as a whole."""
+    model_version: str
+    variant: str
+    """Registry alias under which the model was served; empty without a registry."""
+    policy_fingerprint: str = ""
+    """Fingerprint of the policy file that chose the items; empty without one."""
+    answer_source: str
+    """How the answer was made: `ranked`, `retrieved`, `cached` or `popular`."""
+    degraded_reasons: Sequence[str] = ()
+    """Why the answer is degraded; empty if it is not."""
+    assignments: Sequence[ShownArm] = ()
+    """The experiments that the user was in; empty if in none."""
+    first_position: int = 0
+    """Position of the first item: 0, or more on a later page."""
+    item_ids: Sequence[str]
+    sources: Sequence[str]
+    """Candidate source of each item."""
+    scores: Sequence[float]
+    """float32 once packed."""
+    propensities: Sequence[float]
+    """Probability with which the policy showed each item at its position, 0 to 1; float32 once packed."""
+
+    def to_bytes(self) -> bytes:
+        """Packs the impression. Raises ValueError if the parallel sequences differ in length."""
+        num_items = len(self.item_ids)
+        if not len(self.sources) == len(self.scores) == len(self.propensities) == num_items:
+            raise ValueError(
+                f"{num_items} items have {len(self.sources)} sources, {len(self.scores)} scores and "
+                f"{len(self.propensities)} propensities"
+            )
+        # In the order of _TEXTS.
+        texts = (
+            *(self.request_id, self.user_id, self.scenario, self.placement, dict(self.context)),
+            *(self.model_version, self.variant, self.policy_fingerprint, self.answer_source),
+            *(tuple(self.degraded_reasons), tuple(self.assignments), tuple(self.item_ids), tuple(self.sources)),
+        )
+        return b"".join(
+            (
+                _HEADER.pack(_FORMAT, num_items, self.first_position, self.timestamp),
+                struct.pack(f"<{2 * num_items}f", *self.scores, *self.propensities),
+                _ENCODE(texts).encode(),
+            )
+        )
+
+    @classmethod
+    def from_bytes(cls, entry: bytes) -> Impression:
+        """Reads a packed impression. Raises StreamEntryError."""
+        if len(entry) < _HEADER.size or entry[0] != _FORMAT:
+            found = f"format {entry[0]}" if entry else "an empty entry"
+            raise StreamEntryError(f"impression: {found} is not format {_FORMAT}")
+        _, num_items, first_position, timestamp = _HEADER.unpack_from(entry)
+        ends_at = _HEADER.size + 8 * num_items
+        if len(entry) < ends_at:
+            raise StreamEntryError(f"impression: {len(entry)} bytes, {num_items} items take {ends_at}")
+        numbers = struct.unpack_from(f"<{2 * num_items}f", entry, _HEADER.size)
+        try:
+            texts = json.loads(entry[ends_at:])
+        except ValueError as error:
+            raise StreamEntryError(f"impression: its texts are no JSON: {error}") from error
+        impression = cls(
+            timestamp=timestamp,
+            first_position=first_position,
+            scores=numbers[:num_items],
+            propensities=numbers[num_items:],
+            **_parsed(texts),
+        )
+        if not len(impression.item_ids) == len(impression.sources) == num_items:
+            raise StreamEntryError(f"impression: {num_items} items, its texts name another number")
+        return impression
+
+    def to_dict(self) -> dict[str, object]:
+        """The impression for JSON: the fields by name, and each item with its position, source, score and
+        propensity."""
+        columns = zip(self.item_ids, self.sources, self.scores, self.propensities, strict=True)
+        return {
+            "request_id": self.request_id,
+            "timestamp": self.timestamp,
+            "user_id": self.user_id,
+            "scenario": self.scenario,
+            "placement": self.placement,
+            "context": dict(self.context),
+            "model_version": self.model_version,
+            "variant": self.variant,
+            "policy_fingerprint": self.policy_fingerprint,
+            "answer_source": self.answer_source,
+            "degraded_reasons": list(self.degraded_reasons),
+            "assignments": [arm._asdict() for arm in self.assignments],
+            "items": [
+                {"item_id": item_id, "position": position, "source": source, "score": score, "propensity": propensity}
+                for position, (item_id, source, score, propensity) in enumerate(columns, start=self.first_position)
+            ],
+        }
+
+
+_TEXTS: Final = (
+    *("request_id", "user_id", "scenario", "placement", "context", "model_version", "variant"),
+    *("policy_fingerprint", "answer_source", "degraded_reasons", "assignments", "item_ids", "sources"),
+)
+"""The fields that are packed as JSON, in their order."""
+
+
+def _parsed(texts: list[Any]) -> dict[str, Any]:
+    """The fields that are packed as JSON, by name. Raises StreamEntryError."""
+    try:
+        fields = dict(zip(_TEXTS, texts, strict=True))
+        lists = {name: tuple(map(_text, fields.pop(name))) for name in ("degraded_reasons", "item_ids", "sources")}
+        context = {_text(key): _text(value) for key, value in fields.pop("context").items()}
+        arms = tuple(
+            ShownArm(_text(name), _text(arm), _flag(exposed)) for name, arm, exposed in fields.pop("assignments")
+        )
+        ids = {name: _text(value) for name, value in fields.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise StreamEntryError(f"impression: a field has the wrong type: {error}") from error
+    return {**ids, **lists, "context": context, "assignments": arms}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is no flag")
+    return value
