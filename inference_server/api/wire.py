@@ -56,6 +56,8 @@ def to_response(answer: Answer) -> pb.RecommendResponse:
         next_page_token=answer.next_page_token,
         warnings=[warning.message for warning in answer.warnings],
     )
+    for assignment in answer.assignments:
+        response.assignments.add(experiment=assignment.experiment, arm=assignment.arm, exposed=assignment.exposed)
     _add_items(response, answer)
     return response
 

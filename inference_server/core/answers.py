@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import RequestWarning
+from tandem.contract.experiments import Assignment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,8 @@ class Answer:
     variant: str
     source: Source
     degraded_reasons: tuple[Degraded, ...]
+    assignments: tuple[Assignment, ...] = ()
+    """The arms of experiments that the request is in."""
     warnings: tuple[RequestWarning, ...] = ()
     """What is most likely wrong with the request."""
     next_page_token: str = ""

@@ -31,6 +31,8 @@ class Degraded(StrEnum):
     """The policy uses trending items, and their list could not be read."""
     DEADLINE = "deadline"
     """Too little time was left to retrieve: a list from memory answers."""
+    ARM_UNAVAILABLE = "arm_unavailable"
+    """The model or scenario of the request's arm cannot answer: the answer is as outside of the experiment."""
     USER_VECTOR_NOT_FINITE = "user_vector_not_finite"
     """The user tower returned NaN or infinity for this user."""
 

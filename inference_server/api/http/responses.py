@@ -43,6 +43,10 @@ def recommend_payload(answer: Answer) -> dict[str, Any]:
         "degraded_reasons": list(answer.degraded_reasons),
         "next_page_token": answer.next_page_token,
         "warnings": [warning.message for warning in answer.warnings],
+        "assignments": [
+            {"experiment": assignment.experiment, "arm": assignment.arm, "exposed": assignment.exposed}
+            for assignment in answer.assignments
+        ],
     }
 
 

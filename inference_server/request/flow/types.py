@@ -21,6 +21,7 @@ from inference_server.core.query import Query
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Policy
 from inference_server.request.flow.ladder import Rung
+from tandem.contract.experiments import Assignment
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import NO_ROWS, Rows
 
@@ -75,6 +76,8 @@ class Admitted:
     """Digest of the request that a page token is bound to."""
     shown_rows: Rows = field(default_factory=NO_ROWS.copy)
     """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers them."""
+    assignments: tuple[Assignment, ...] = ()
+    """The arms of experiments that the request is in."""
     laps: list[Lap] | None = None
     """The stages that the request went through, in order; None: it is not traced."""
 

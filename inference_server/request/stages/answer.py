@@ -47,6 +47,7 @@ def _answers(selection: Selection, *, with_sources: bool) -> list[Answered]:
             variant=model.variant,
             source=ranked.source,
             degraded_reasons=chosen.user.degraded_reasons,
+            assignments=admitted.assignments,
             next_page_token=_next_page(chosen, stable_rows[start:stop]),
             propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
             sources=_sources(selection, chosen) if with_sources else [],

@@ -27,6 +27,7 @@ from tandem.client.errors import (
 )
 from tandem.client.query import AttributePredicate, Filter, Query
 from tandem.client.results import (
+    Assignment,
     LiveCatalogue,
     Reason,
     Recommendations,
@@ -40,6 +41,7 @@ from tandem.client.sync_client import TandemClient
 from tandem.client.writes import Event, EventType, Item
 
 __all__ = [
+    "Assignment",
     "AsyncTandemClient",
     "AttributePredicate",
     "Cancelled",

@@ -65,6 +65,16 @@ class RecommendedItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """The arm of an experiment that a query is in."""
+
+    experiment: str
+    arm: str
+    exposed: bool
+    """Whether the arm made the answer; if not, the answer must count for no arm."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recommendations:
     """The answer to one query, or one page of it."""
 
@@ -84,6 +94,8 @@ class Recommendations:
     """Token of the next page; empty if there is none."""
     warnings: tuple[str, ...] = ()
     """What is most likely wrong with the query, for example a category that no item has; empty if nothing is."""
+    assignments: tuple[Assignment, ...] = ()
+    """The arms of experiments that the query is in; empty outside of any."""
 
     @property
     def item_ids(self) -> tuple[str, ...]:
@@ -187,6 +199,10 @@ def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
         degraded_reasons=tuple(wire.degraded_reasons),
         next_page_token=wire.next_page_token,
         warnings=tuple(wire.warnings),
+        assignments=tuple(
+            Assignment(experiment=assignment.experiment, arm=assignment.arm, exposed=assignment.exposed)
+            for assignment in wire.assignments
+        ),
     )
 
 

@@ -20,6 +20,7 @@
 | `recall`          | recall of an index against exact search                            |
 | `whole_files`     | small files that a person names                                    |
 | `held_out_users`  | held-out users and the file that holds them                        |
+| `experiments`     | which arm of an experiment answers a request                       |
 | `served`          | what the serving engine answered held-out users                    |
 | `manifest`        | what a bundle says about itself                                    |
 | `bundle_contents` | the contents of a bundle in memory                                 |

@@ -273,6 +273,7 @@ class RecommendResponse(_message.Message):
     DEGRADED_REASONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    ASSIGNMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names this answer in logs and, later, in events."""
     model_version: _builtins.str
@@ -300,6 +301,10 @@ class RecommendResponse(_message.Message):
         Each begins with the path of the field. At most 11.
         """
 
+    @_builtins.property
+    def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]:
+        """The arms of experiments that the request is in, one for each layer; empty outside of any."""
+
     def __init__(
         self,
         *,
@@ -311,14 +316,45 @@ class RecommendResponse(_message.Message):
         degraded_reasons: _abc.Iterable[_builtins.str] | None = ...,
         next_page_token: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        assignments: _abc.Iterable[Global___Assignment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_reasons", b"degraded_reasons", "items", b"items", "model_version", b"model_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "source", b"source", "variant", b"variant", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "degraded_reasons", b"degraded_reasons", "items", b"items", "model_version", b"model_version", "next_page_token", b"next_page_token", "request_id", b"request_id", "source", b"source", "variant", b"variant", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendResponse: _TypeAlias = RecommendResponse  # noqa: Y015
+
+@_typing.final
+class Assignment(_message.Message):
+    """The arm of one experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    ARM_FIELD_NUMBER: _builtins.int
+    EXPOSED_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    arm: _builtins.str
+    exposed: _builtins.bool
+    """Whether the arm made the answer. False: it could not (`arm_unavailable` in `degraded_reasons`), so the answer is as
+    outside of the experiment, and must count for no arm.
+    """
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        arm: _builtins.str = ...,
+        exposed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "experiment", b"experiment", "exposed", b"exposed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
 @_typing.final
 class RecommendedItem(_message.Message):

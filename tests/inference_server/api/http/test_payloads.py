@@ -21,6 +21,7 @@ from inference_server.api.wire import to_response, to_similar_response
 from inference_server.core.answers import Answer, Reason
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import RequestWarning, WarningKind
+from tandem.contract.experiments import Assignment
 from tandem.v1 import recommendation_pb2 as pb
 
 # protobuf's JSON reader takes the digits of the very largest float32 for a larger number.
@@ -50,6 +51,9 @@ def answers(draw: st.DrawFn) -> Answer:
         source=draw(st.sampled_from(Source)),
         degraded_reasons=draw(st.lists(st.sampled_from(Degraded), unique=True).map(tuple)),
         next_page_token=draw(texts),
+        assignments=draw(
+            st.lists(st.builds(Assignment, experiment=texts, arm=texts, exposed=st.booleans())).map(tuple)
+        ),
         warnings=draw(st.lists(st.builds(RequestWarning, st.sampled_from(WarningKind), texts), max_size=2).map(tuple)),
     )
 
