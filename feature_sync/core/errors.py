@@ -15,6 +15,7 @@ FeatureSyncError
 +-- PartEnded            a part of `feature_sync run` ended by itself
 +-- TowerError           a tower of the bundle cannot be run, or its output is wrong
 +-- EmbeddedStoreError   the embedded store cannot be started
++-- ExperimentError      the plan or the table of an experiment cannot be analysed
 +-- FeatureStoreError    the feature store refuses, or is not applied yet
 |   +-- LeakError        a feature that was not known yet at the time of a label
 
@@ -82,6 +83,10 @@ class TowerError(FeatureSyncError):
 
 class EmbeddedStoreError(FeatureSyncError):
     """The embedded store cannot be started."""
+
+
+class ExperimentError(FeatureSyncError):
+    """The plan or the table of an experiment cannot be analysed. The message names the field, column or user."""
 
 
 class FeatureStoreError(FeatureSyncError):
