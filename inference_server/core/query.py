@@ -56,6 +56,9 @@ class Query:
     """Empty: the first page."""
     scenario: str = ""
     """Empty: the default policy."""
+    model: str = ""
+    """Alias or version number of the model that is to answer; an experiment sets it, no caller. Empty: the server's
+    own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

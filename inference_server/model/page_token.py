@@ -50,6 +50,7 @@ class PageTokens:
         if len(bundle_identity) != _IDENTITY_BYTES:
             raise ValueError(f"bundle_identity has {len(bundle_identity)} bytes, not {_IDENTITY_BYTES}")
         self._head = _FORMAT + bundle_identity
+        self._begins = urlsafe_b64encode(self._head).decode()  # 9 bytes are 12 characters, whatever follows
         # Copied for every token: hashing key and head takes longer than hashing a page.
         self._mac = hashlib.blake2b(self._head, key=key, digest_size=_MAC_BYTES)
 
@@ -63,6 +64,10 @@ class PageTokens:
             return ""
         rows = shown_rows.astype(_ROW).tobytes()
         return urlsafe_b64encode(self._head + rows + self._mac_over(rows, request_fingerprint)).rstrip(b"=").decode()
+
+    def issued(self, token: str) -> bool:
+        """Whether a token says that it is of this bundle; `open` finds out whether that is true."""
+        return token.startswith(self._begins)
 
     def open(self, token: str, request_fingerprint: bytes) -> Rows:
         """The rows shown so far, (n,) int64 in the order given to `issue`. Raises InvalidRequest."""

@@ -193,8 +193,27 @@ def _warm_up(model: ServingModel) -> None:
 
 
 class ModelSlot:
-    """The one reference that a swap changes."""
+    """The models in force: one reference for each, which a swap changes."""
 
     def __init__(self) -> None:
         self.current: ServingModel | None = None
-        """The model for requests that are admitted now; None before the first model is loaded."""
+        """The server's own model, for requests that are admitted now; None before the first model is loaded."""
+        self.further: dict[str, ServingModel] = {}
+        """The models that answer beside it, by the alias or version number that names them."""
+
+    def named(self, name: str) -> ServingModel | None:
+        """The model in force under an alias or version number; None where none is."""
+        found = self.further.get(name)
+        current = self.current
+        if found is None and current is not None and name in {current.variant, current.registry_version}:
+            return current
+        return found
+
+    def that_issued(self, page_token: str, likely: ServingModel) -> ServingModel:
+        """The model whose list a page token continues, whatever model the user's requests go to by now; `likely` where
+        it is that model, or none."""
+        if self.further and not likely.page_tokens.issued(page_token):
+            for model in (self.current, *self.further.values()):
+                if model is not None and model.page_tokens.issued(page_token):
+                    return model
+        return likely

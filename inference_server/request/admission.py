@@ -37,7 +37,7 @@ class Admission:
         self, models: ModelSlot, policies: PolicyFile, *, max_concurrent_requests: int, max_seconds: float
     ) -> None:
         """`max_seconds` caps every deadline."""
-        self._models = models
+        self.models: Final = models
         self._policies = policies
         self._free_permits = max_concurrent_requests
         self._max_concurrent_requests = max_concurrent_requests
@@ -54,7 +54,7 @@ class Admission:
 
     def model(self) -> ServingModel:
         """The model for requests that are admitted now. Raises NoModel."""
-        model = self._models.current
+        model = self.models.current
         if model is None:
             raise NoModel("no model has been loaded yet")
         return model
@@ -133,13 +133,18 @@ class Admission:
 
     def _admitted(self, query: Query, seconds: float, *, traced: bool) -> Admitted:
         validate_query(query)
-        model = self.model()
+        named = self.models.named(query.model) if query.model else None
+        model = meant = named or self.model()
         try:
             policy = self._policies.current.policy(query.scenario)
         except UnknownScenario as error:
             raise InvalidRequest("scenario", str(error)) from error
+        arm_unavailable = bool(query.model) and named is None
         fingerprint = request_fingerprint(query)
-        shown_rows = model.page_tokens.open(query.page_token, fingerprint) if query.page_token else NO_ROWS
+        shown_rows = NO_ROWS
+        if query.page_token:
+            model = self.models.that_issued(query.page_token, model)
+            shown_rows = model.page_tokens.open(query.page_token, fingerprint)
         now = time.monotonic()
         return Admitted(
             request_id=new_request_id(),
@@ -152,5 +157,7 @@ class Admission:
             deadline=now + seconds,
             fingerprint=fingerprint,
             shown_rows=shown_rows,
+            arm_unavailable=arm_unavailable,
+            stands_in=arm_unavailable or model is not meant,
             laps=[] if traced else None,
         )

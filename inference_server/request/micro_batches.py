@@ -40,18 +40,31 @@ _MAX_WAIT_SECONDS: Final = 0.008
 """So does a batch whose oldest request has waited this long."""
 
 
+class Pace:
+    """When the event loop was last busy with a batch, of whatever model."""
+
+    __slots__ = ("busy_at",)
+
+    def __init__(self) -> None:
+        self.busy_at = 0.0
+        """time.monotonic seconds."""
+
+
 class MicroBatches:
     """Collects admitted requests into batches of one model each, and has each batch answered."""
 
-    def __init__(self, answer: Callable[[list[Admitted]], Awaitable[None]], statistics: Statistics) -> None:
-        """`answer` answers a batch: it delivers to every caller that is not gone."""
+    def __init__(
+        self, answer: Callable[[list[Admitted]], Awaitable[None]], statistics: Statistics, pace: Pace | None = None
+    ) -> None:
+        """`answer` answers a batch: it delivers to every caller that is not gone. `pace` is shared by those who collect
+        for one event loop."""
         self._answer = answer
+        self._pace = pace or Pace()
         self._statistics = statistics
         self._waiting: deque[Admitted] = deque()
         self._bulk: deque[Admitted] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Handle | None = None
-        self._last_busy_at = 0.0
         self._last_num_waiting = 0
 
     def join(self, admitted: Admitted) -> None:
@@ -81,7 +94,7 @@ class MicroBatches:
             return
         loop = asyncio.get_running_loop()
         self._last_num_waiting = 0
-        too_early_seconds = self._last_busy_at + PACE_SECONDS - time.monotonic()
+        too_early_seconds = self._pace.busy_at + PACE_SECONDS - time.monotonic()
         if too_early_seconds > 0.0:
             self._starting = loop.call_later(too_early_seconds, self._start_or_wait)
         else:
@@ -99,7 +112,7 @@ class MicroBatches:
 
     def _start(self) -> None:
         self._starting = None
-        self._last_busy_at = now = time.monotonic()
+        self._pace.busy_at = now = time.monotonic()
         batch = self._take(self._waiting) or self._take(self._bulk)
         if not batch:
             return
@@ -115,7 +128,7 @@ class MicroBatches:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        self._last_busy_at = time.monotonic()
+        self._pace.busy_at = time.monotonic()
         if self.num_waiting:
             self._start_soon()
 

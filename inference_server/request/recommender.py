@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 
 import structlog
 
 from inference_server.core.answers import Answer
-from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Source as AnswerSource
 from inference_server.core.errors import DeadlineTooShort
 from inference_server.core.query import Query, SimilarQuery
 from inference_server.request.admission import Admission
-from inference_server.request.flow.engine_calls import EngineCalls
+from inference_server.request.arms import Arm, Arms
 from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder
-from inference_server.request.flow.recent_lists import RecentLists
-from inference_server.request.flow.stage_clock import StageClock
 from inference_server.request.flow.types import Admitted
 from inference_server.request.journal import Journal
-from inference_server.request.micro_batches import MicroBatches
-from inference_server.request.pipeline import Pipeline
 from inference_server.request.similar_items import similar_items
 from inference_server.request.sources.registry import SOURCES
 from inference_server.request.sources.source import Source
@@ -64,20 +59,15 @@ class Recommender:
         self._statistics = statistics
         self._journal = journal or Journal(Tracing("", sample_ratio=0.0), None)
         self._sources = [source(store) for source in SOURCES]
-        self._recent_lists = RecentLists()
-        self._ladder = ladder or Ladder()
-        ranker_breaker = Breaker("ranker", on_change=statistics.watch)
-        statistics.watch(ranker_breaker)
-        self._pipeline = Pipeline(
+        self._arms = Arms(
+            admission.models,
             store=store,
             sources=self._sources,
-            engines=EngineCalls(threads, self._ladder),
-            ranker_breaker=ranker_breaker,
-            recent_lists=self._recent_lists,
+            threads=threads,
             statistics=statistics,
             with_sources=self._journal.keeps_impressions,
+            ladder=ladder or Ladder(),
         )
-        self._batches = MicroBatches(self._answer_batch, statistics)
 
     async def recommend(
         self, query: Query, time_remaining_seconds: float | None, *, traceparent: str | None = None
@@ -94,19 +84,22 @@ class Recommender:
             admitted = self._admission.admit(query, time_remaining_seconds, traced=self._journal.traces)
             self._statistics.stage_seconds["admit"].observe(time.perf_counter() - started)
             try:
-                result = await self._in_time(admitted, self._batches.join)
+                arm = self._arms.of(admitted.model)
+                result = await self._in_time(admitted, arm, arm.batches.join)
                 self._journal.write(admitted, result, traceparent)
                 return result
             finally:
                 self._admission.release()
 
     async def recommend_bulk(self, query: Query) -> Answer:
-        """Like `recommend`, for a bulk entry: waits for a permit instead of being refused, and yields to all calls."""
+        """Like `recommend`, for a bulk entry: waits for a permit instead of being refused, and yields to all calls that
+        the same model answers."""
         require_user(query.user_id)
         take_turn_in_bulk()
         admitted = await self._admission.admit_bulk(query)
         try:
-            result = await self._in_time(admitted, self._batches.join_bulk)
+            arm = self._arms.of(admitted.model)
+            result = await self._in_time(admitted, arm, arm.batches.join_bulk)
             self._journal.write(admitted, result, None)
             return result
         finally:
@@ -135,7 +128,11 @@ class Recommender:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a batch."""
-        return self._batches.num_waiting
+        return self._arms.num_waiting
+
+    def forget_arm(self, name: str) -> None:
+        """Lets go of what was kept for a model that is no longer in force under this name."""
+        self._arms.forget(name)
 
     async def start(self) -> None:
         """Starts the background tasks of the sources."""
@@ -146,18 +143,9 @@ class Recommender:
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
-        await self._batches.close()
+        await self._arms.close()
 
-    async def _answer_batch(self, batch: Sequence[Admitted]) -> None:
-        """Sends a batch through the pipeline, and its answers back to the callers."""
-        traced = [admitted.laps for admitted in batch if admitted.laps is not None]
-        StageClock(self._statistics, self._ladder, len(batch), traced).start()
-        async for answers in self._pipeline.answers(batch):
-            for answered in answers:
-                self._recent_lists.remember(answered)
-                answered.chosen.user.admitted.caller.deliver(answered.answer)
-
-    async def _in_time(self, admitted: Admitted, join: Callable[[Admitted], None]) -> Answer:
+    async def _in_time(self, admitted: Admitted, arm: Arm, join: Callable[[Admitted], None]) -> Answer:
         """Answers a request with its batch, or from memory when its time is nearly over."""
         await look_up_long_list(admitted.query.filter, admitted.model)
         check_filter(admitted.query.filter, admitted.model)
@@ -171,8 +159,9 @@ class Recommender:
         finally:
             timer.cancel()
         if result is None:
-            result = self._pipeline.answer_from_memory(admitted).answer
+            result = arm.pipeline.answer_from_memory(admitted).answer
         self._statistics.count_answer(result.source, result.degraded_reasons)
+        self._arms.count(admitted, result)
         if result.source is AnswerSource.POPULAR and admitted.query.recent_item_ids:
             warnings += recent_items_warnings(admitted.query.recent_item_ids, admitted.model)
         if not warnings:

@@ -27,6 +27,11 @@ _BREAKER_SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.OPEN: 2, Breake
 """In the order of the page. A breaker that lets its probe through is on its way back."""
 
 
+def new_seconds() -> Histogram:
+    """An empty histogram of times of requests, for a label value that turns up while the worker runs."""
+    return Histogram(_SECONDS)
+
+
 class WorkerMetrics:
     """The numbers of one worker, or of all workers once they are merged."""
 
@@ -94,6 +99,45 @@ class WorkerMetrics:
             unit="answers",
             merge=Merge.SUM,
             investigate_when="Any reason grows. An answer with two reasons counts for both.",
+        ),
+    ]
+    answers_by_model: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_model_answers",
+            "Answers by the alias or version number of the model that made them, while further models serve.",
+            Kind.COUNTER,
+            labels=("model",),
+            unit="answers",
+            merge=Merge.SUM,
+            investigate_when="The share of a model is not that of its arms in the experiments.",
+        ),
+    ]
+    seconds_by_model: Annotated[
+        dict[str, Histogram],
+        WorkerMetric(
+            "tandem_model_seconds",
+            "Time from admission to answer by model, while further models serve.",
+            Kind.HISTOGRAM,
+            labels=("model",),
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            investigate_when="A further model is slower than the server's own.",
+        ),
+    ]
+    degraded_by_model: Annotated[
+        Counter[tuple[str, str]],
+        WorkerMetric(
+            "tandem_model_degraded",
+            "Degraded answers by model and reason, while further models serve; `arm_unavailable` by the model that is "
+            "missing.",
+            Kind.COUNTER,
+            labels=("model", "reason"),
+            unit="answers",
+            merge=Merge.SUM,
+            investigate_when="`arm_unavailable` grows: the model is not in force, and `tandem_further_model_up` or "
+            "GetServingStatus says why.",
         ),
     ]
     warnings_by_kind: Annotated[

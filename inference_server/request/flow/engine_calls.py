@@ -16,6 +16,10 @@ from inference_server.request.flow.ladder import Ladder
 
 LONG_SECONDS: Final = 0.02
 """A call that is expected to take longer than this runs in a thread."""
+_UNKNOWN_SECONDS: Final = 2 * LONG_SECONDS
+_FADING: Final = 0.9
+"""Factor on the longest call with each call after it: after seven short calls in threads, a stage is taken to be
+short."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -29,6 +33,9 @@ class EngineCalls:
         self._threads = threads
         self.ladder = ladder
 
+    def _is_short(self, stage: str) -> bool:
+        return self.ladder.seconds[stage] <= LONG_SECONDS
+
     async def call(self, stage: str, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, float]:
         """Makes a stage's call, which releases the interpreter's lock, here or in one of the threads.
 
@@ -41,6 +48,28 @@ class EngineCalls:
             result = call(*args, **kwargs)
             return result, time.thread_time() - started
 
-        if self.ladder.seconds[stage] <= LONG_SECONDS:
+        if self._is_short(stage):
             return timed()
         return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+
+
+class CarefulEngineCalls(EngineCalls):
+    """The calls of a model beside the server's own, whose requests must not wait for them.
+
+    A stage's calls run on the event loop only once they have been short several times running. The mean that decides
+    for the server's own model begins low, and fades while a stage is skipped: a slow call would follow on the loop.
+    """
+
+    def __init__(self, threads: Executor, ladder: Ladder) -> None:
+        super().__init__(threads, ladder)
+        self._longest_seconds: dict[str, float] = {}
+
+    async def call(self, stage: str, call: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, float]:
+        """See `EngineCalls.call`."""
+        result, seconds = await super().call(stage, call, *args, **kwargs)
+        longest_seconds = self._longest_seconds.get(stage, _UNKNOWN_SECONDS)
+        self._longest_seconds[stage] = max(seconds, _FADING * longest_seconds)
+        return result, seconds
+
+    def _is_short(self, stage: str) -> bool:
+        return self._longest_seconds.get(stage, _UNKNOWN_SECONDS) <= LONG_SECONDS

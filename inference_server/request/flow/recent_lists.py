@@ -15,8 +15,8 @@ import numpy.typing as npt
 from inference_server.core.query import NO_FILTER
 from inference_server.request.flow.types import Answered
 
-MAX_USERS: Final = 10_000
-"""Users whose list is kept, the last that were answered; with 100 items each, the lists take 14 MB."""
+MAX_LISTS: Final = 10_000
+"""Lists that are kept, those of the users who were answered last; with 100 items each, they take 14 MB."""
 MAX_ITEMS: Final = 100
 
 
@@ -24,7 +24,6 @@ MAX_ITEMS: Final = 100
 class RecentList:
     """One user's best candidates, in the order that the page was chosen from."""
 
-    model_version: str
     rows: npt.NDArray[np.int64]
     """(n,) int64, best first, as `Catalogue.stable_rows` numbers them: the catalogue may change under a list."""
     scores: npt.NDArray[np.float32]
@@ -32,10 +31,10 @@ class RecentList:
 
 
 class RecentLists:
-    """Lists by user. The oldest list is dropped first."""
+    """Lists by user and model: rows of another model name other items. The oldest list is dropped first."""
 
     def __init__(self) -> None:
-        self._lists: OrderedDict[str, RecentList] = OrderedDict()
+        self._lists: OrderedDict[tuple[str, str], RecentList] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._lists)
@@ -66,12 +65,12 @@ class RecentLists:
         self, user_id: str, model_version: str, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]
     ) -> None:
         """Keeps a user's list, best first: (n,) int64 and (n,) float32, n <= MAX_ITEMS."""
-        self._lists[user_id] = RecentList(model_version, rows, scores.copy())
-        self._lists.move_to_end(user_id)
-        if len(self._lists) > MAX_USERS:
+        key = (user_id, model_version)
+        self._lists[key] = RecentList(rows, scores.copy())
+        self._lists.move_to_end(key)
+        if len(self._lists) > MAX_LISTS:
             self._lists.popitem(last=False)
 
     def get(self, user_id: str, model_version: str) -> RecentList | None:
-        """A user's list; None where this model made none: rows of another model name other items."""
-        found = self._lists.get(user_id)
-        return found if found is not None and found.model_version == model_version else None
+        """A user's list; None where this model made none."""
+        return self._lists.get((user_id, model_version))

@@ -78,6 +78,11 @@ class Admitted:
     """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers them."""
     assignments: tuple[Assignment, ...] = ()
     """The arms of experiments that the request is in."""
+    arm_unavailable: bool = False
+    """Whether the request's arm names a model that is not in force: the server's own model answers."""
+    stands_in: bool = False
+    """Whether another model answers than the one that the request is for: because that one is not in force, or because
+    another one made the earlier pages."""
     laps: list[Lap] | None = None
     """The stages that the request went through, in order; None: it is not traced."""
 

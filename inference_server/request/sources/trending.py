@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import ClassVar, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -35,7 +36,8 @@ class TrendingSource(Source):
         super().__init__(store)
         self._keys: Keys | None = None
         self._read_at = 0.0
-        self._rows: tuple[Catalogue, Keys, Rows] | None = None
+        self._rows: WeakKeyDictionary[Catalogue, tuple[Keys, Rows]] = WeakKeyDictionary()
+        """By catalogue, of which each model in force has one; a model that left takes its rows along."""
 
     def propose(self, encoded: Encoded, num_candidates: int) -> Rows | Degraded:
         """See `Source.propose`. TRENDING_UNAVAILABLE where there is no list."""
@@ -51,9 +53,10 @@ class TrendingSource(Source):
         if keys is None or time.monotonic() - self._read_at > _MAX_AGE_SECONDS:
             return None
         catalogue = model.catalogue
-        if self._rows is None or self._rows[0] is not catalogue or self._rows[1] is not keys:
-            self._rows = (catalogue, keys, catalogue.recommendable(catalogue.known_rows(keys)))
-        return self._rows[2]
+        found = self._rows.get(catalogue)
+        if found is None or found[0] is not keys:
+            found = self._rows[catalogue] = (keys, catalogue.recommendable(catalogue.known_rows(keys)))
+        return found[1]
 
     async def follow(self) -> None:
         """Reads the list every two seconds until it is cancelled."""

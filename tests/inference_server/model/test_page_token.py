@@ -151,7 +151,7 @@ queries = st.builds(
 
 
 BOUND_TO_A_PAGE = {"user_id", "filter", "exclude_seen", "diversity", "scenario"}
-FREE_FROM_PAGE_TO_PAGE = {"num_items", "recent_item_ids", "context", "explain", "page_token"}
+FREE_FROM_PAGE_TO_PAGE = {"model", "num_items", "recent_item_ids", "context", "explain", "page_token"}
 
 
 class TestRequestFingerprint:
@@ -192,6 +192,7 @@ class TestRequestFingerprint:
             "context": {"device": "tv"},
             "explain": True,
             "page_token": "t",
+            "model": "challenger",
         }
         assert set(changes) == FREE_FROM_PAGE_TO_PAGE
         next_page = dataclasses.replace(query, **changes)
