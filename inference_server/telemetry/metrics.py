@@ -136,8 +136,7 @@ class WorkerMetrics:
             labels=("model", "reason"),
             unit="answers",
             merge=Merge.SUM,
-            investigate_when="`arm_unavailable` grows: the model is not in force, and `tandem_further_model_up` or "
-            "GetServingStatus says why.",
+            investigate_when="`arm_unavailable` grows: the model is not in force; GetServingStatus says why.",
         ),
     ]
     warnings_by_kind: Annotated[
