@@ -23,7 +23,7 @@ from inference_server.request.flow.recent_lists import MAX_ITEMS
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Chosen, Ranked, Selection, User
 from inference_server.request.selection.caps import apply_caps, category_codes
-from inference_server.request.selection.exploration import explore, rng_for
+from tandem.contract.exploration import explore, rng_for
 from inference_server.request.selection.mmr import diversify
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.request.selection.exploration import explore, rng_for
+from tandem.contract.exploration import explore, position_probabilities, rng_for
 
 Shown = tuple[int, ...]
 
@@ -83,6 +83,30 @@ def test_answers_come_as_often_as_their_propensities_say(num: int, num_items: in
     degrees = len(expected) - 1
     # Four standard deviations above the mean of the chi-square distribution.
     assert chi_square < degrees + 4.0 * math.sqrt(2.0 * degrees)
+
+
+@given(
+    num_candidates=st.integers(1, 6),
+    num_positions=st.integers(1, 4),
+    exploration=st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+)
+def test_probabilities_over_all_draws_are_those_of_all_answers(
+    num_candidates: int, num_positions: int, exploration: float
+) -> None:
+    expected = np.zeros((max(num_positions + 1, num_candidates), min(num_positions, num_candidates)))
+    for answer, probability in answer_probabilities(tuple(range(num_candidates)), num_positions, exploration).items():
+        for position, rank in enumerate(answer):
+            expected[rank, position] += probability
+    probabilities = position_probabilities(num_candidates, num_positions, exploration)
+    assert probabilities.shape == (num_positions + 1, min(num_positions, num_candidates))
+    np.testing.assert_allclose(probabilities, expected[: num_positions + 1], atol=1e-12)
+    for worse in expected[num_positions + 1 :]:
+        np.testing.assert_allclose(worse, probabilities[-1], atol=1e-12)
+
+
+def test_some_candidate_is_at_every_position() -> None:
+    probabilities = position_probabilities(150, 20, 0.1)
+    np.testing.assert_allclose(probabilities[:-1].sum(axis=0) + (150 - 20) * probabilities[-1], 1.0)
 
 
 @given(order=st.permutations(range(8)), num_items=st.integers(0, 10), seed=st.integers(0, 2**32))
