@@ -43,5 +43,9 @@ class Answer:
     """Empty: there is no further page."""
     propensities: list[float] | None = None
     """For the impression log, parallel to `item_ids`; None: 1 for every item."""
+    num_candidates: int = 0
+    """For the impression log: number of candidates that exploration drew from; 0: the policy did not explore."""
+    ranks: Sequence[int] = ()
+    """For the impression log: the place of each item among those candidates; empty if the policy did not explore."""
     sources: Sequence[str] = ()
     """For the impression log: the candidate source of each item; empty when there is no log."""

@@ -1,10 +1,8 @@
 """What the judged policy earns per answer, by three estimators, and what the log itself earned, each with an interval.
 
-| estimator | per answer | right if |
-| --- | --- | --- |
-| `ips` | the sum over slots of weight * reward | the log could have shown whatever the judged policy shows |
-| `snips` | the weighted mean of the rewards, times what is shown | the same, and the log is long |
-| `dr` | what the reward model predicts, plus the sum of weight * (reward - predicted) | the same, or the reward model is right |
+- `ips`: the sum over slots of weight * reward. Right if the log could have shown whatever the judged policy shows.
+- `snips`: the weighted mean of the rewards, times what is shown. The same, for a long log.
+- `dr`: what the reward model predicts, plus the sum of weight * (reward - predicted). Right also if the model is.
 
 The unit is the user: answers to one user are not independent. Every estimate is a mean or a ratio of means over
 answers, so the interval comes from the influence of each user on it (the delta method) and the normal distribution.
@@ -17,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from trainer.off_policy.judged import Floats, JudgedLog
+from trainer.off_policy.judged import Floats, JudgedLog, sums
 
 CONFIDENCE: Final = 0.95
 _NORMAL_QUANTILE: Final = 1.959963984540054
@@ -85,7 +83,7 @@ def estimate(log: JudgedLog, *, max_weight: float) -> Estimates:
     clipped = _clipped(log, max_weight)
     num_answers = log.num_answers
     answers_of_user = np.bincount(log.answer_users, minlength=log.num_users).astype(np.float64)
-    predicted_of_user: Floats = np.bincount(log.answer_users, log.predicted, log.num_users)
+    predicted_of_user = sums(log.answer_users, log.predicted, log.num_users)
 
     def mean_per_answer(sums_of_users: Floats, gradient: Floats) -> tuple[float, Floats]:
         value = float(sums_of_users.sum() / num_answers)

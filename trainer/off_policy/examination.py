@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from trainer.off_policy.judged import Floats, Ints
+from trainer.off_policy.judged import Floats, Ints, sums
 
 _ROUNDS: Final = 500
 _TOLERANCE: Final = 1e-10
@@ -30,7 +30,7 @@ def estimate_examination(
     num_ranks = num_positions + 1
     cells = np.minimum(ranks, num_positions) * num_positions + positions
     shown = np.bincount(cells, minlength=num_ranks * num_positions).reshape(num_ranks, num_positions)
-    earned = np.bincount(cells, rewards, num_ranks * num_positions).reshape(num_ranks, num_positions)
+    earned = sums(cells, rewards, num_ranks * num_positions).reshape(num_ranks, num_positions)
     if not earned.any():
         return np.ones(num_positions), np.zeros((num_users, num_positions))
     shares = np.ones(num_positions)
@@ -48,6 +48,6 @@ def estimate_examination(
     # Singular: the scale of the shares is free. The pseudo-inverse picks one, and no estimate depends on it.
     to_shares = np.linalg.pinv(information, rcond=1e-12)[:num_positions]
     surprise = rewards - (rates[:, None] * shares).ravel()[cells]
-    slot_influence = surprise[:, None] * (to_shares[:, positions] + to_shares[:, num_positions + cells // num_positions]).T
-    influence = np.stack([np.bincount(users, column, num_users) for column in slot_influence.T], axis=1)
-    return shares, influence
+    rank_rows = num_positions + cells // num_positions
+    columns = [sums(users, surprise * (row[positions] + row[rank_rows]), num_users) for row in to_shares]
+    return shares, np.stack(columns, axis=1)

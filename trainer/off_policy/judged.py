@@ -1,15 +1,16 @@
 """Logged answers beside the probabilities of the policy that is judged: the arrays that the estimators read.
 
 A slot is one position of one logged answer. Two click models say what a slot tells about another policy. In both, what
-an item earns does not depend on the other items of the answer, so what a policy earns is a sum over its slots:
+an item earns does not depend on the other items of the answer, so what a policy earns is a sum over its slots.
 
-| click model | what an item earns at a position | weight of a logged slot |
-| --- | --- | --- |
-| `position-based` | its appeal to the user, times how far the position is looked at | exposure of the item by the judged policy over that by the logged policy; exposure: the sum over positions of probability times how far they are looked at |
-| `item-position` | whatever that item earns there | probability of the item at this position by the judged policy over that by the logged policy |
+- `position-based`: an item earns its appeal to the user, times how far the position is looked at. A slot's weight is
+  the exposure of its item by the judged policy over that by the logged policy, where exposure is the sum over positions
+  of the probability of the item there times how far they are looked at.
+- `item-position`: an item earns whatever it earns at a position. A slot's weight is the probability of its item at its
+  position by the judged policy over that by the logged policy.
 
-The second assumes less, and its weights are larger by about the number of positions (Li et al., KDD 2018, "Offline
-evaluation of ranking policies with click models").
+The second assumes less, and most of its weights are larger by about the number of positions (Li et al., KDD 2018,
+"Offline evaluation of ranking policies with click models").
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ Ints = npt.NDArray[np.int64]
 ClickModel = Literal["position-based", "item-position"]
 POSITION_BASED: Final[ClickModel] = "position-based"
 ITEM_POSITION: Final[ClickModel] = "item-position"
+
+
+def sums(groups: Ints, values: Floats, num_groups: int) -> Floats:
+    """Sums of the values of each group, 0 to num_groups - 1: two (n,) arrays -> (num_groups,) float64."""
+    return np.asarray(np.bincount(groups, values, num_groups), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +83,19 @@ class JudgedLog:
 
     def by_user(self, values: Floats) -> Floats:
         """Sums (slots,) values over each user's slots: (users,) float64."""
-        return np.bincount(self.slot_users, values, self.num_users)
+        return sums(self.slot_users, values, self.num_users)
 
     def by_user_and_position(self, values: Floats) -> Floats:
         """Sums (slots,) values: (users, positions) float64."""
         num_positions = len(self.shares)
         cells = self.slot_users * num_positions + self.slot_positions
-        sums: Floats = np.bincount(cells, values, self.num_users * num_positions)
-        return sums.reshape(self.num_users, num_positions)
+        return sums(cells, values, self.num_users * num_positions).reshape(self.num_users, num_positions)
 
     def exposures(self) -> Floats:
         """Exposure by the judged policy, summed over each user's answers: (users, positions) float64."""
-        sums = np.zeros((self.num_users, len(self.shares)))
-        np.add.at(sums, self.answer_users, self.target_mass * self.shares)
-        return sums
+        exposures = np.zeros((self.num_users, len(self.shares)))
+        np.add.at(exposures, self.answer_users, self.target_mass * self.shares)
+        return exposures
 
     def weight_gradient(self, values: Floats) -> Floats:
         """Derivative of sum(weights * values), (slots,), by the logarithm of each share: (positions,) float64."""

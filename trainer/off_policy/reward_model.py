@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from trainer.off_policy.judged import Floats, Ints
+from trainer.off_policy.judged import Floats, Ints, sums
 
 NUM_FOLDS: Final = 2
 _PRIOR_REWARDS: Final = 1.0
@@ -37,8 +37,8 @@ class RewardModel:
 def fit(items: Ints, positions: Ints, rewards: Floats, *, num_items: int, shares: Floats) -> RewardModel:
     """Fits the model to slots, (slots,) each, with rates in proportion to `shares`, (positions,) float64."""
     rates = shares * (rewards.sum() / max(float(shares[positions].sum()), 1e-300))
-    expected = np.bincount(items, rates[positions], num_items)
-    earned = np.bincount(items, rewards, num_items)
+    expected = sums(items, rates[positions], num_items)
+    earned = sums(items, rewards, num_items)
     # In units of the mean reward of a rewarded slot, so that the prior does not depend on what rewards are counted in.
     num_rewarded = int(np.count_nonzero(rewards))
     unit = _PRIOR_REWARDS * (float(rewards.sum()) / num_rewarded if num_rewarded else 1.0)
@@ -48,5 +48,4 @@ def fit(items: Ints, positions: Ints, rewards: Floats, *, num_items: int, shares
 def mean_rewards(positions: Ints, rewards: Floats, num_positions: int) -> Floats:
     """Mean reward of the slots at each position, (positions,) float64; 0 for a position without slots."""
     shown = np.bincount(positions, minlength=num_positions)
-    means: Floats = np.bincount(positions, rewards, num_positions) / np.maximum(shown, 1)
-    return means
+    return sums(positions, rewards, num_positions) / np.maximum(shown, 1)

@@ -146,7 +146,9 @@ def _judged_rows(answers: Answers, orders: Orders, num_positions: int) -> tuple[
     ranks = np.minimum(found[slots] - orders.offsets[answers.slot_answers[slots]], num_positions)
     rows = np.empty((len(slots), num_positions))
     distinct, size_of = np.unique(sizes, return_inverse=True)
-    for group, size in zip(_groups(size_of[answers.slot_answers[slots]], len(distinct)), distinct.tolist(), strict=True):
+    for group, size in zip(
+        _groups(size_of[answers.slot_answers[slots]], len(distinct)), distinct.tolist(), strict=True
+    ):
         rows[group] = _table(size, num_positions, orders.exploration)[ranks[group]]
     # No judged policy without exploration shows the lower ranks.
     shown = rows.any(axis=1)

@@ -58,8 +58,8 @@ class RecentLists:
             or not query.exclude_seen
         ):
             return
-        rows = admitted.model.catalogue.stable_rows(chosen.list_rows)
-        self.put(query.user_id, admitted.model.version, rows, chosen.list_scores)
+        rows = admitted.model.catalogue.stable_rows(chosen.pool_rows[:MAX_ITEMS])
+        self.put(query.user_id, admitted.model.version, rows, chosen.pool_scores[:MAX_ITEMS])
 
     def put(
         self, user_id: str, model_version: str, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]

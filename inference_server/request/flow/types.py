@@ -180,7 +180,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chosen:
-    """The items that one user is shown. The first four arrays are parallel, best first; so are the last two."""
+    """The items that one user is shown. The arrays up to `ranks` are parallel, best first; so are the last two."""
 
     user: User
     rows: npt.NDArray[np.int64]
@@ -191,9 +191,11 @@ class Chosen:
     """(n,) int64: the column of each item in the table of candidates."""
     propensities: npt.NDArray[np.float32] | None
     """(n,) float32, the probability with which each item is shown at its position; None: 1 everywhere."""
-    list_rows: npt.NDArray[np.int64]
-    """(m,) int64: the best candidates in their order without exploration, at most recent_lists.MAX_ITEMS."""
-    list_scores: npt.NDArray[np.float32]
+    ranks: npt.NDArray[np.int64] | None
+    """(n,) int64, the place of each item in the pool before exploration; None: 0, 1, 2 and so on."""
+    pool_rows: npt.NDArray[np.int64]
+    """(m,) int64: the candidates that the items were taken from, in their order without exploration."""
+    pool_scores: npt.NDArray[np.float32]
     """(m,) float32."""
 
 

@@ -53,6 +53,8 @@ def _answers(selection: Selection, *, with_sources: bool) -> list[Answered]:
             assignments=_unexposed(admitted.assignments) if admitted.stands_in else admitted.assignments,
             next_page_token=_next_page(chosen, stable_rows[start:stop]),
             propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
+            num_candidates=0 if chosen.ranks is None else len(chosen.pool_rows),
+            ranks=() if chosen.ranks is None else chosen.ranks.tolist(),
             sources=_sources(selection, chosen) if with_sources else [],
         )
         answered.append(Answered(ranked=ranked, chosen=chosen, answer=result))

@@ -19,12 +19,11 @@ from inference_server.model.catalogue.bitmap import rows_in
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Boost, Policy
 from inference_server.request.flow.ladder import SELECT
-from inference_server.request.flow.recent_lists import MAX_ITEMS
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Chosen, Ranked, Selection, User
 from inference_server.request.selection.caps import apply_caps, category_codes
-from tandem.contract.exploration import explore, rng_for
 from inference_server.request.selection.mmr import diversify
+from tandem.contract.exploration import explore, rng_for
 
 
 @stage(SELECT, budgeted=lambda ranked: not ranked[0].is_ordered)
@@ -70,7 +69,7 @@ def _choose(
     admitted = user.admitted
     policy, num_items = admitted.policy, admitted.num_items
     diversity = policy.diversity if admitted.query.diversity is None else admitted.query.diversity
-    propensities = None
+    propensities = ranks = None
     shown: slice | npt.NDArray[np.int64] = slice(num_items)
     if diversity > 0.0 or not policy.is_plain:
         order = np.arange(len(rows))
@@ -83,20 +82,22 @@ def _choose(
             order = _cap(order, rows, policy, admitted.model)
         rows, scores, columns = rows[order], scores[order], columns[order]
         if policy.exploration > 0.0:
-            shown, propensities = explore(
+            ranks, propensities = explore(
                 np.arange(len(rows)),
                 num_items=num_items,
                 exploration=policy.exploration,
                 rng=rng_for(admitted.request_id),
             )
+            shown = ranks
     return Chosen(
         user=user,
         rows=rows[shown],
         scores=scores[shown],
         columns=columns[shown],
         propensities=propensities,
-        list_rows=rows[:MAX_ITEMS],
-        list_scores=scores[:MAX_ITEMS],
+        ranks=ranks,
+        pool_rows=rows,
+        pool_scores=scores,
     )
 
 

@@ -16,6 +16,7 @@
 | `live_items`      | items of the live catalogue in the online store                    |
 | `item_item`       | scores of the item-item source                                     |
 | `candidates`      | how many candidates each source proposes by default                |
+| `exploration`     | what exploration shows, and with which probability                 |
 | `ranking`         | the hybrid blend of collaborative and content scores               |
 | `recall`          | recall of an index against exact search                            |
 | `whole_files`     | small files that a person names                                    |

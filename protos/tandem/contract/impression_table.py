@@ -37,6 +37,8 @@ SCHEMA: Final = pa.schema(
         (names.SOURCES, pa.list_(pa.string())),
         (names.SCORES, pa.list_(pa.float32())),
         (names.PROPENSITIES, pa.list_(pa.float32())),
+        (names.NUM_CANDIDATES, pa.int32()),  # 0: the policy did not explore
+        (names.RANKS, pa.list_(pa.int32())),
     ]
 )
 """The columns, named as the fields of `Impression`."""

@@ -19,7 +19,7 @@ from tandem.contract.errors import StreamEntryError
 
 _FORMAT: Final = 1
 # format, items, first position, timestamp; then float32 scores, float32 propensities, the texts as JSON
-_HEADER: Final = struct.Struct("<BxxxIixxxxq")
+_HEADER: Final = struct.Struct("<BxxxIiiq")
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
@@ -66,7 +66,14 @@ class Impression:
     scores: Sequence[float]
     """float32 once packed."""
     propensities: Sequence[float]
-    """Probability with which the policy showed each item at its position, 0 to 1; float32 once packed."""
+    """Probability with which the policy showed each item at its position, given the items before it, 0 to 1; float32
+    once packed."""
+    num_candidates: int = 0
+    """Number of candidates that exploration drew from; 0 if the policy did not explore."""
+    ranks: Sequence[int] = ()
+    """Place of each item among those candidates before exploration, 0 for the best; empty if the policy did not
+    explore. From both follows how likely the policy shows an item at a position whatever it shows before
+    (`exploration.position_probabilities`), which the judgement of another policy needs."""
 
     def to_bytes(self) -> bytes:
         """Packs the impression. Raises ValueError if the parallel sequences differ in length."""
@@ -76,6 +83,9 @@ class Impression:
                 f"{num_items} items have {len(self.sources)} sources, {len(self.scores)} scores and "
                 f"{len(self.propensities)} propensities"
             )
+        num_ranks = num_items if self.num_candidates else 0
+        if len(self.ranks) != num_ranks:
+            raise ValueError(f"{num_items} items from {self.num_candidates} candidates have {len(self.ranks)} ranks")
         # In the order of _TEXTS.
         texts = (
             *(self.request_id, self.user_id, self.scenario, self.placement, dict(self.context)),
@@ -84,8 +94,8 @@ class Impression:
         )
         return b"".join(
             (
-                _HEADER.pack(_FORMAT, num_items, self.first_position, self.timestamp),
-                struct.pack(f"<{2 * num_items}f", *self.scores, *self.propensities),
+                _HEADER.pack(_FORMAT, num_items, self.first_position, self.num_candidates, self.timestamp),
+                struct.pack(f"<{2 * num_items}f{num_ranks}i", *self.scores, *self.propensities, *self.ranks),
                 _ENCODE(texts).encode(),
             )
         )
@@ -96,11 +106,12 @@ class Impression:
         if len(entry) < _HEADER.size or entry[0] != _FORMAT:
             found = f"format {entry[0]}" if entry else "an empty entry"
             raise StreamEntryError(f"impression: {found} is not format {_FORMAT}")
-        _, num_items, first_position, timestamp = _HEADER.unpack_from(entry)
-        ends_at = _HEADER.size + 8 * num_items
+        _, num_items, first_position, num_candidates, timestamp = _HEADER.unpack_from(entry)
+        num_ranks = num_items if num_candidates else 0
+        ends_at = _HEADER.size + 8 * num_items + 4 * num_ranks
         if len(entry) < ends_at:
             raise StreamEntryError(f"impression: {len(entry)} bytes, {num_items} items take {ends_at}")
-        numbers = struct.unpack_from(f"<{2 * num_items}f", entry, _HEADER.size)
+        numbers = struct.unpack_from(f"<{2 * num_items}f{num_ranks}i", entry, _HEADER.size)
         try:
             texts = json.loads(entry[ends_at:])
         except ValueError as error:
@@ -109,7 +120,9 @@ class Impression:
             timestamp=timestamp,
             first_position=first_position,
             scores=numbers[:num_items],
-            propensities=numbers[num_items:],
+            propensities=numbers[num_items : 2 * num_items],
+            num_candidates=num_candidates,
+            ranks=numbers[2 * num_items :],
             **_parsed(texts),
         )
         if not len(impression.item_ids) == len(impression.sources) == num_items:
@@ -117,9 +130,10 @@ class Impression:
         return impression
 
     def to_dict(self) -> dict[str, object]:
-        """The impression for JSON: the fields by name, and each item with its position, source, score and
-        propensity."""
+        """The impression for JSON: the fields by name, and each item with its position, source, score and propensity;
+        the candidates and ranks only if the policy explored."""
         columns = zip(self.item_ids, self.sources, self.scores, self.propensities, strict=True)
+        explored = {"num_candidates": self.num_candidates, "ranks": list(self.ranks)} if self.num_candidates else {}
         return {
             "request_id": self.request_id,
             "timestamp": self.timestamp,
@@ -133,6 +147,7 @@ class Impression:
             "answer_source": self.answer_source,
             "degraded_reasons": list(self.degraded_reasons),
             "assignments": [arm._asdict() for arm in self.assignments],
+            **explored,
             "items": [
                 {"item_id": item_id, "position": position, "source": source, "score": score, "propensity": propensity}
                 for position, (item_id, source, score, propensity) in enumerate(columns, start=self.first_position)

@@ -48,6 +48,8 @@ ITEM_IDS: Final = "item_ids"
 SOURCES: Final = "sources"
 SCORES: Final = "scores"
 PROPENSITIES: Final = "propensities"
+NUM_CANDIDATES: Final = "num_candidates"
+RANKS: Final = "ranks"
 
 DAY_PARTITION: Final = "day="
 """Prefix of the folders of raw events, changes and impressions, followed by the day they were applied, YYYY-MM-DD in

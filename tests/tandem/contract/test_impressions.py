@@ -31,11 +31,13 @@ IMPRESSION = Impression(
     sources=("two_tower", "popular"),
     scores=(1.5, -0.25),
     propensities=(1.0, 0.125),
+    num_candidates=40,
+    ranks=(0, 7),
 )
 IMPRESSION_BYTES = (
     bytes.fromhex(
-        "01 000000 02000000 0a000000 00000000 40420f0000000000"  # format, items, first position, timestamp
-        "0000c03f 000080be 0000803f 0000003e"  # scores, propensities
+        "01 000000 02000000 0a000000 28000000 40420f0000000000"  # format, items, first position, candidates, timestamp
+        "0000c03f 000080be 0000803f 0000003e 00000000 07000000"  # scores, propensities, ranks
     )
     + (
         '["r1","ü","home","top",{"placement":"top","device":"phone"},"m1","champion","f1","ranked",["ranker_skipped"],'
@@ -54,7 +56,7 @@ def test_golden_bytes() -> None:
 
 def test_a_table_has_a_row_for_each_impression_and_gives_them_back() -> None:
     bare = dataclasses.replace(IMPRESSION, context={}, degraded_reasons=(), assignments=(), item_ids=(), sources=())
-    bare = dataclasses.replace(bare, scores=(), propensities=())
+    bare = dataclasses.replace(bare, scores=(), propensities=(), num_candidates=0, ranks=())
     table = impression_table.to_table([IMPRESSION, bare])
     assert table.schema.equals(impression_table.SCHEMA)
     for given_one, read in zip((IMPRESSION, bare), impression_table.from_table(table), strict=True):
@@ -70,9 +72,11 @@ def test_a_table_has_a_row_for_each_impression_and_gives_them_back() -> None:
             sources=[row[1] for row in rows],
             scores=[row[2] for row in rows],
             propensities=[row[3] for row in rows],
+            num_candidates=40 if rows and rows[0][4] else 0,
+            ranks=[row[4] for row in rows] if rows and rows[0][4] else [],
             **fields,
         ),
-        st.lists(st.tuples(_texts, _texts, _floats, _floats), max_size=5),
+        st.lists(st.tuples(_texts, _texts, _floats, _floats, st.integers(0, 2**31 - 1)), max_size=5),
         context=st.dictionaries(_texts, _texts, max_size=3),
         assignments=st.lists(st.builds(ShownArm, _texts, _texts, st.booleans()), max_size=3),
         degraded_reasons=st.lists(_texts, max_size=3),
@@ -95,7 +99,7 @@ def test_any_bytes_are_an_impression_or_an_error(entry: bytes) -> None:
     [
         (b"", "an empty entry"),
         (b"\x02" + IMPRESSION_BYTES[1:], "format 2"),
-        (IMPRESSION_BYTES[:30], "2 items take 40"),
+        (IMPRESSION_BYTES[:30], "2 items take 48"),
         (IMPRESSION_BYTES[:-1], "no JSON"),
         (IMPRESSION_BYTES.replace(b'"51"', b"51"), "51 is no text"),
         (IMPRESSION_BYTES.replace(b"true", b"1"), "1 is no flag"),
@@ -110,3 +114,5 @@ def test_a_wrong_impression_says_what_is_wrong(entry: bytes, message: str) -> No
 def test_sequences_of_different_lengths_are_not_packed() -> None:
     with pytest.raises(ValueError, match="2 items have 2 sources, 1 scores and 2 propensities"):
         dataclasses.replace(IMPRESSION, scores=(1.0,)).to_bytes()
+    with pytest.raises(ValueError, match="2 items from 40 candidates have 1 ranks"):
+        dataclasses.replace(IMPRESSION, ranks=(1,)).to_bytes()

@@ -172,7 +172,17 @@ class TestExploration:
 
     async def test_the_kept_list_is_the_order_before_exploration(self, model: ServingModel) -> None:
         chosen = selection_for(model, self.ROWS, self.SCORES, policy=Policy(exploration=0.5)).chosen[0]
-        assert chosen.list_rows.tolist() == list(self.ROWS)
+        assert chosen.pool_rows.tolist() == list(self.ROWS)
+
+    async def test_an_answer_tells_where_its_items_stood_before_exploration(self, model: ServingModel) -> None:
+        policy = Policy(exploration=0.5, diversity=0.4, max_per_category=2)
+        selection = selection_for(model, self.ROWS, self.SCORES, policy=policy)
+        (answered,) = answers_of(selection)
+        pool = selection.chosen[0].pool_rows
+        assert answered.num_candidates == len(pool) == 8, "two of each of four categories"
+        assert [f"item-{pool[rank]}" for rank in answered.ranks] == answered.item_ids
+        plain = answers_of(selection_for(model, self.ROWS, self.SCORES))[0]
+        assert (plain.num_candidates, plain.ranks) == (0, ())
 
 
 class TestAnswer:
