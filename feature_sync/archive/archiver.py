@@ -4,8 +4,8 @@ Read `Archiver.run` downwards. Entries leave the store only once they are on dis
 the next start continues after the newest file, and removes entries from the store that were written already. If the
 store was emptied and its clock is behind the newest file, its log is first made to continue after that file.
 
-The events of a user who is deleted meanwhile enter no file: the register of deleted users is read while nobody rewrites
-files (see `day_files.writing`), so a deletion either finds the file or is known to whoever writes it.
+What belongs to a user who is deleted meanwhile enters no file: the register of deleted users is read while nobody
+rewrites files (see `day_files.writing`), so a deletion either finds the file or is known to whoever writes it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from feature_sync.archive.tables import write_entries
 from feature_sync.core.errors import Unavailable
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import deletions_among, lookup
+from feature_sync.store.owned_entries import has_users, owned_entry
 from feature_sync.telemetry.metrics import ArchiveMetrics
-from tandem.contract.deleted_users import is_left_out
 from tandem.contract.store import deleted_users_key
-from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
+from tandem.contract.streams import ENTRY_FIELD, applied_key
 
 _TICK_SECONDS: Final = 0.5
 _PAGE_ENTRIES: Final = 2_000
@@ -179,13 +179,13 @@ class Archiver:
 
     def _kept(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
         """The entries without those of deleted users. Raises StoreAway and StreamEntryError."""
-        if self._stream != EVENTS or not self._store.call("EXISTS", deleted_users_key()):
+        if not has_users(self._stream) or not self._store.call("EXISTS", deleted_users_key()):
             return payloads
-        events = [Event.from_bytes(payload) for payload in payloads]
-        users = list({event.user_id for event in events})
+        entries = [owned_entry(self._stream, payload) for payload in payloads]
+        users = list({entry.user_id for entry in entries})
         deleted_at = deletions_among(users, self._store.call(*lookup(users)))
         return [
             payload
-            for event, payload in zip(events, payloads, strict=True)
-            if not is_left_out(deleted_at.get(event.user_id), event.occurred_at, event.received_at)
+            for entry, payload in zip(entries, payloads, strict=True)
+            if not entry.is_left_out(deleted_at.get(entry.user_id))
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,9 @@ import pyarrow.parquet as pq
 
 from feature_sync.archive.day_files import day_of, newest_day
 from feature_sync.core.errors import ArchiveUnreadable
-from tandem.contract import names
-from tandem.contract.streams import EVENTS, ITEM_CHANGES, AppliedItemChange, Event
+from tandem.contract import impression_table, names
+from tandem.contract.impressions import Impression
+from tandem.contract.streams import EVENTS, IMPRESSIONS, ITEM_CHANGES, AppliedItemChange, Event
 
 EVENT_SCHEMA: Final = pa.schema(
     [
@@ -79,31 +81,41 @@ def item_change_row(payload: bytes) -> tuple[Any, ...]:
     )
 
 
-_FORMATS: Final[Mapping[str, tuple[Any, Callable[[bytes], tuple[Any, ...]]]]] = {
-    EVENTS: (EVENT_SCHEMA, event_row),
-    ITEM_CHANGES: (ITEM_CHANGE_SCHEMA, item_change_row),
+def _from_rows(schema: Any, row: Callable[[bytes], tuple[Any, ...]], payloads: Sequence[bytes]) -> Any:
+    columns = zip(*map(row, payloads), strict=True) if payloads else [[] for _ in schema]
+    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+_SCHEMAS: Final[Mapping[str, Any]] = {
+    EVENTS: EVENT_SCHEMA,
+    ITEM_CHANGES: ITEM_CHANGE_SCHEMA,
+    IMPRESSIONS: impression_table.SCHEMA,
 }
+_TABLES: Final[Mapping[str, Callable[[Sequence[bytes]], Any]]] = {
+    EVENTS: partial(_from_rows, EVENT_SCHEMA, event_row),
+    ITEM_CHANGES: partial(_from_rows, ITEM_CHANGE_SCHEMA, item_change_row),
+    IMPRESSIONS: lambda payloads: impression_table.to_table(map(Impression.from_bytes, payloads)),
+}
+_TIMES: Final = (names.TIMESTAMP, names.RECEIVED_AT)
 
 
 def write_entries(stream: str, payloads: Sequence[bytes], path: Path) -> None:
-    """Writes applied entries of EVENTS or ITEM_CHANGES, one row for each, in order. Raises StreamEntryError."""
-    schema, row = _FORMATS[stream]
-    columns = zip(*map(row, payloads), strict=True) if payloads else [[] for _ in schema]
-    arrays = [pa.array(values, type=field.type) for values, field in zip(columns, schema, strict=True)]
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+    """Writes applied entries of a stream, one row for each, in order. Raises StreamEntryError."""
+    pq.write_table(_TABLES[stream](payloads), path, compression="zstd")
 
 
-def rows_of_user(path: Path, user_id: str, *, until: int | None = None) -> list[dict[str, Any]]:
-    """A user's events in one file, by column; with `until` only those that occurred or were received up to this moment,
-    microseconds since 1970. Raises ArchiveUnreadable."""
-    rows = _read_events(path)
-    found: list[dict[str, Any]] = rows.filter(_is_of_user(rows, user_id, until)).to_pylist()
+def rows_of_user(path: Path, user_id: str, *, until: int | None = None, stream: str = EVENTS) -> list[dict[str, Any]]:
+    """A user's rows in one file of EVENTS or IMPRESSIONS, by column; with `until` only those that occurred or were
+    received up to this moment, microseconds since 1970. Raises ArchiveUnreadable."""
+    rows = _read(path, stream)
+    found: list[dict[str, Any]] = rows.filter(_is_of_user(rows, user_id, until)).to_pylist(maps_as_pydicts="lossy")
     return found
 
 
-def write_without_user(path: Path, target: Path, user_id: str, *, until: int) -> None:
-    """Copies a file of events without the rows that `rows_of_user` returns. Raises ArchiveUnreadable and OSError."""
-    rows = _read_events(path)
+def write_without_user(path: Path, target: Path, user_id: str, *, until: int, stream: str = EVENTS) -> None:
+    """Copies a file without the rows that `rows_of_user` returns. Raises ArchiveUnreadable and OSError."""
+    rows = _read(path, stream)
     pq.write_table(rows.filter(pc.invert(_is_of_user(rows, user_id, until))), target, compression="zstd")
 
 
@@ -111,13 +123,14 @@ def _is_of_user(rows: Any, user_id: str, until: int | None) -> Any:
     is_of_user = pc.equal(rows.column(names.USER_ID), user_id)
     if until is None:
         return is_of_user
-    earlier = pc.min_element_wise(rows.column(names.TIMESTAMP), rows.column(names.RECEIVED_AT))
-    return pc.and_(is_of_user, pc.less_equal(earlier, until))
+    times = [rows.column(name) for name in _TIMES if name in rows.schema.names]
+    return pc.and_(is_of_user, pc.less_equal(pc.min_element_wise(*times), until))
 
 
-def _read_events(path: Path) -> Any:
+def _read(path: Path, stream: str) -> Any:
+    schema = _SCHEMAS[stream]
     try:
-        return pq.ParquetFile(path).read(columns=EVENT_SCHEMA.names).cast(EVENT_SCHEMA)
+        return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArchiveUnreadable(f"{path}: {error}") from error
 
@@ -188,7 +201,7 @@ def read_event_files(files: Sequence[Path]) -> EventTable:
     tables = [pa.Table.from_arrays([pa.array([], field.type) for field in EVENT_SCHEMA], schema=EVENT_SCHEMA)]
     tables[0] = tables[0].append_column(_DAY, pa.array([], pa.string()))
     for path in files:
-        rows = _read_events(path)
+        rows = _read(path, EVENTS)
         tables.append(rows.append_column(_DAY, pa.array([day_of(path)] * rows.num_rows, pa.string())))
     return EventTable(pa.concat_tables(tables))
 

@@ -6,7 +6,7 @@ import argparse
 
 from feature_sync.commands.report import print_indented
 from feature_sync.core.settings import Settings
-from tandem.contract.streams import EVENTS, ITEM_CHANGES
+from tandem.contract.streams import ALL_STREAMS, EVENTS
 from tandem.ops.arguments import whole_number
 
 SUMMARY = "entries that could not be applied: list, replay, drop"
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     parser.description = "Prints a report as JSON. Replaying applies each entry here and now; what fails again stays."
     parser.add_argument("action", choices=("list", "replay", "drop"))
-    parser.add_argument("--stream", choices=(EVENTS, ITEM_CHANGES), default=EVENTS, help="default: %(default)s")
+    parser.add_argument("--stream", choices=ALL_STREAMS, default=EVENTS, help="default: %(default)s")
     parser.add_argument("--limit", type=whole_number(1), default=20, metavar="N", help="entries to list (%(default)s)")
 
 

@@ -34,9 +34,9 @@ class Mark:
     """64 bits, signed like the store's integers."""
 
 
-def mark_of(event_id: str) -> Mark:
-    """The mark of an event id."""
-    digest = hashlib.blake2b(event_id.encode(), digest_size=_DIGEST_BYTES).digest()
+def mark_of(entry_id: str, *, kind: bytes = b"") -> Mark:
+    """The mark of an event id, or of an id of another `kind`, at most 16 bytes, which is none of an event."""
+    digest = hashlib.blake2b(entry_id.encode(), digest_size=_DIGEST_BYTES, person=kind).digest()
     return Mark(digest[:_SHARD_BYTES].hex().encode(), int.from_bytes(digest[_SHARD_BYTES:], "little", signed=True))
 
 
@@ -47,7 +47,12 @@ class EventMarks:
         """`now` is the store's time, in seconds since 1970."""
         period = int(now) // period_seconds
         self._sets = [b"%b%d/" % (_PREFIX, period - age) for age in (0, 1)]
-        self._expires_at = (period + 2) * period_seconds
+        self.expires_at = (period + 2) * period_seconds
+        """When marks that are set now may be forgotten, seconds since 1970."""
+
+    def sets_of(self, mark: Mark) -> list[bytes]:
+        """Keys of the sets that may hold a mark: that of now, to which it is added, and the one before."""
+        return [prefix + mark.shard for prefix in self._sets]
 
     def lookups(self, marks: Sequence[Mark]) -> list[Command]:
         """Commands that look up marks; `found` reads their replies."""
@@ -63,5 +68,5 @@ class EventMarks:
         commands: list[Command] = []
         for mark in marks:
             key = self._sets[0] + mark.shard
-            commands += [("SADD", key, mark.member), ("EXPIREAT", key, self._expires_at)]
+            commands += [("SADD", key, mark.member), ("EXPIREAT", key, self.expires_at)]
         return commands

@@ -15,13 +15,14 @@ from feature_sync.bundles.live_bundles import LiveBundles
 from feature_sync.core.errors import StoreConflict, Unavailable
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.impression_applier import ImpressionApplier
 from feature_sync.events.rating_rule import RatingRule
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.numbering import Numbering
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.consumer import Applier, Parsed
 from feature_sync.telemetry.metrics import Metrics
-from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, ITEM_CHANGES, dead_letters_key
+from tandem.contract.streams import DEAD_REASON_FIELD, ENTRY_FIELD, EVENTS, IMPRESSIONS, ITEM_CHANGES, dead_letters_key
 
 _PAGE_ENTRIES: Final = 500
 
@@ -90,6 +91,8 @@ def _applier(settings: Settings, store: StoreConnection, stream: str) -> Applier
         bundles = LiveBundles(settings, on_change=lambda: None)
         bundles.poll()
         return event_applier(settings, store, metrics, rating_rule=RatingRule(settings, bundles))
+    if stream == IMPRESSIONS:
+        return ImpressionApplier(store, metrics=metrics)
     # The bundles are not read: a store that has lost the counter has no dead letters either.
     numbering = Numbering(settings.data_dir / ITEM_CHANGES, lambda: 0)
     return ItemChangeApplier(store, numbering=numbering, metrics=metrics, on_applied=lambda: None)

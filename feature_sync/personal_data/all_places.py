@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from feature_sync.bundles.checked import open_checked
 from feature_sync.core.settings import Settings
@@ -16,15 +17,18 @@ from feature_sync.personal_data.file_places import PREPARED, Archive, Impression
 from feature_sync.personal_data.place import Place
 from feature_sync.personal_data.store_places import (
     MIN_SEARCHED_BYTES,
-    AppliedEvents,
+    AppliedEntries,
     DeadLetterEntries,
     UserKeys,
-    WaitingEvents,
+    WaitingEntries,
 )
 from feature_sync.store.connection import StoreConnection
 from feature_sync.stream.source_factory import is_kafka
 from tandem.contract.bundle import Bundle
-from tandem.contract.streams import EVENTS, kafka_topic
+from tandem.contract.streams import EVENTS, IMPRESSIONS, kafka_topic
+
+_STREAMS: Final = (EVENTS, IMPRESSIONS)
+"""Streams whose entries belong to users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +49,20 @@ def all_places(settings: Settings, store: StoreConnection, *, names_items: bool)
     bundle = functools.cache(lambda: _bundle(settings) if names_items else None)
     on_kafka = is_kafka(settings.events_url)
     with StoreConnection(settings.store_url if on_kafka else settings.events_url or settings.store_url) as events:
-        stream: list[Place] = [] if on_kafka else [WaitingEvents(events)]
-        impressions: list[Place] = [ImpressionLogs(settings.impression_log)] if settings.impression_log else []
+        streams: list[Place] = [] if on_kafka else [WaitingEntries(events, stream) for stream in _STREAMS]
+        impression_logs: list[Place] = [ImpressionLogs(settings.impression_log)] if settings.impression_log else []
         yield [
             UserKeys(store, bundle),
-            *stream,
-            DeadLetterEntries(store),
-            AppliedEvents(store),
-            Archive(settings.data_dir / EVENTS),
+            *streams,
+            *(DeadLetterEntries(store, stream) for stream in _STREAMS),
+            *(AppliedEntries(store, stream) for stream in _STREAMS),
+            *(Archive(settings.data_dir / stream, stream) for stream in _STREAMS),
             PreparedFolders(settings.data_dir / PREPARED),
             FeatureSources(settings.data_dir),
             FeatureKeys(settings, store),
             BundleFolders(settings),
             RegistryVersions(settings),
-            *impressions,
+            *impression_logs,
         ]
 
 
@@ -70,9 +74,9 @@ def remains(settings: Settings, user_id: str) -> Sequence[Remains]:
     """What is left of a user after every place was erased."""
     kafka = [
         Remains(
-            what=f"messages of the Kafka topic {kafka_topic(EVENTS)}: single ones cannot be deleted; none of before "
-            "the deletion is applied any more",
-            until="the topic's retention (retention.ms) is over",
+            what=f"messages of the Kafka topics {' and '.join(map(kafka_topic, _STREAMS))}: single ones cannot be "
+            "deleted; none of before the deletion is applied any more",
+            until="the topics' retention (retention.ms) is over",
         )
     ]
     unreadable = [

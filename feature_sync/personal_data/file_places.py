@@ -21,6 +21,7 @@ from feature_sync.personal_data.place import Record, Subject, erased_from, word_
 from feature_sync.personal_data.replaced_files import replace_list, settle, staged_path
 from tandem.contract import names
 from tandem.contract.checksums import file_sha256
+from tandem.contract.streams import EVENTS
 from tandem.ops.file_lock import file_lock
 
 PREPARED: Final = "prepared"
@@ -31,20 +32,21 @@ _USERS: Final = "users.parquet"
 
 
 class Archive:
-    """Archived events. A running archiver adds files meanwhile, and does not add the user's events any more."""
+    """Archived entries of EVENTS or IMPRESSIONS. A running archiver adds files meanwhile, and does not add the user's
+    entries any more."""
 
-    name = "archive"
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stream: str) -> None:
+        self.name = "archive" if stream == EVENTS else "impression_archive"
         self.where = str(folder)
         self._folder = folder
+        self._stream = stream
 
     def find(self, user: Subject) -> Sequence[Record]:
         """See `Place`."""
         return [
             {"file": f"{path.parent.name}/{path.name}", **row}
             for path in all_files(self._folder)
-            for row in archived_rows(path, user.user_id, until=user.until)
+            for row in archived_rows(path, user.user_id, until=user.until, stream=self._stream)
         ]
 
     def erase(self, user: Subject) -> int:
@@ -54,13 +56,14 @@ class Archive:
         # A file that is being written does not know of the deletion yet; all later ones do.
         with writing(self._folder):
             files = all_files(self._folder)
-        return erased_from(files, lambda path: _erase_from_archived(path, user))
+        return erased_from(files, lambda path: _erase_from_archived(path, user, self._stream))
 
 
-def _erase_from_archived(path: Path, user: Subject) -> int:
-    rows = archived_rows(path, user.user_id, until=user.until)
+def _erase_from_archived(path: Path, user: Subject, stream: str) -> int:
+    rows = archived_rows(path, user.user_id, until=user.until, stream=stream)
     if rows:
-        replace_file(path, partial(write_archived, path, user_id=user.user_id, until=user.until))
+        write = partial(write_archived, path, user_id=user.user_id, until=user.until, stream=stream)
+        replace_file(path, write)
     return len(rows)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from feature_sync.operations.show_user import item_names, state_summary
 from feature_sync.personal_data.place import Record, Subject
 from feature_sync.store.connection import StoreConnection
+from feature_sync.store.owned_entries import owned_entry
 from tandem.contract.bundle import Bundle
-from tandem.contract.deleted_users import is_left_out
 from tandem.contract.errors import StoreValueError, StreamEntryError
 from tandem.contract.store import UserState, UserVector, user_id_of_vector_key, user_state_key, user_vector_key
 from tandem.contract.streams import (
@@ -20,7 +20,6 @@ from tandem.contract.streams import (
     DEAD_REASON_FIELD,
     ENTRY_FIELD,
     EVENTS,
-    Event,
     applied_key,
     dead_letters_key,
     stream_key,
@@ -91,13 +90,14 @@ class _Entry:
 
 
 class StreamEntries:
-    """Entries of one Redis stream of events; a subclass says which entries are a user's, and how they are removed."""
+    """Entries of one Redis stream of EVENTS or IMPRESSIONS; a subclass says which are a user's, and how they are
+    removed."""
 
-    name: str
-    key: bytes
-
-    def __init__(self, store: StoreConnection) -> None:
-        self.where = f"{store.name}: {self.key.decode()}"
+    def __init__(self, store: StoreConnection, stream: str, key: bytes, name: str) -> None:
+        self.name = name
+        self.where = f"{store.name}: {key.decode()}"
+        self.key = key
+        self.stream = stream
         self._store = store
 
     def find(self, user: Subject) -> Sequence[Record]:
@@ -128,16 +128,22 @@ class StreamEntries:
     def _record(self, payload: bytes, values: dict[bytes, bytes], user: Subject) -> Record | None:  # noqa: ARG002
         """The entry as a record; None if it is not the user's."""
         try:
-            return _event_of(payload, user)
+            return self._meant(payload, user)
         except StreamEntryError:
             return None
 
+    def _meant(self, payload: bytes, user: Subject) -> Record | None:
+        """The entry, if it is the user's and meant. Raises StreamEntryError."""
+        entry = owned_entry(self.stream, payload)
+        is_meant = entry.user_id == user.user_id and entry.is_left_out(user.until)
+        return entry.to_dict() if is_meant else None
 
-class WaitingEvents(StreamEntries):
-    """Events that were recorded and are not applied yet, pending ones included."""
 
-    name = "event_stream"
-    key = stream_key(EVENTS)
+class WaitingEntries(StreamEntries):
+    """Entries that were recorded and are not applied yet, pending ones included."""
+
+    def __init__(self, store: StoreConnection, stream: str) -> None:
+        super().__init__(store, stream, stream_key(stream), {EVENTS: "event_stream"}.get(stream, "impression_stream"))
 
     def _remove(self, positions: Sequence[bytes]) -> int:
         # What a consumer has read already, it applies no more: the register names the user.
@@ -149,34 +155,28 @@ class WaitingEvents(StreamEntries):
         return int(self._store.transaction(commands)[0])
 
 
-class AppliedEvents(StreamEntries):
-    """Events that were applied and are in no file of the archive yet."""
+class AppliedEntries(StreamEntries):
+    """Entries that were applied and are in no file of the archive yet."""
 
-    name = "applied_log"
-    key = applied_key(EVENTS)
+    def __init__(self, store: StoreConnection, stream: str) -> None:
+        super().__init__(store, stream, applied_key(stream), {EVENTS: "applied_log"}.get(stream, "applied_impressions"))
 
 
 class DeadLetterEntries(StreamEntries):
     """Entries that could not be applied. One that cannot be read is the user's if its bytes hold the id, unless the id
     is too short for that to mean anything."""
 
-    name = "dead_letters"
-    key = dead_letters_key(EVENTS)
+    def __init__(self, store: StoreConnection, stream: str) -> None:
+        name = {EVENTS: "dead_letters"}.get(stream, "dead_impressions")
+        super().__init__(store, stream, dead_letters_key(stream), name)
 
     def _record(self, payload: bytes, values: dict[bytes, bytes], user: Subject) -> Record | None:
         reason = values.get(DEAD_REASON_FIELD, b"").decode(errors="replace")
         try:
-            event = _event_of(payload, user)
+            entry = self._meant(payload, user)
         except StreamEntryError:
             searched = user.user_id.encode()
             if len(searched) < MIN_SEARCHED_BYTES or searched not in payload:
                 return None
             return {"reason": reason, "unreadable_bytes": payload.hex()}
-        return None if event is None else {"reason": reason, **event}
-
-
-def _event_of(payload: bytes, user: Subject) -> Record | None:
-    """The event, if it is the user's and meant. Raises StreamEntryError."""
-    event = Event.from_bytes(payload)
-    is_meant = event.user_id == user.user_id and is_left_out(user.until, event.occurred_at, event.received_at)
-    return asdict(event) if is_meant else None
+        return None if entry is None else {"reason": reason, **entry}

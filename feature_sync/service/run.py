@@ -19,6 +19,7 @@ from feature_sync.bundles.live_bundles import LiveBundles
 from feature_sync.core.errors import StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.impression_applier import ImpressionApplier
 from feature_sync.events.rating_rule import RatingRule
 from feature_sync.events.user_vectors import UserVectorRefresher
 from feature_sync.items.applier import ItemChangeApplier
@@ -31,7 +32,7 @@ from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.source_factory import is_kafka, open_source
 from feature_sync.telemetry.metrics import Metrics, MetricsServer
-from tandem.contract.streams import EVENTS, ITEM_CHANGES
+from tandem.contract.streams import ALL_STREAMS, EVENTS, IMPRESSIONS, ITEM_CHANGES
 from tandem.ops.metrics_access import AccessFiles
 
 _GRACE_SECONDS: Final = 20.0
@@ -51,13 +52,13 @@ def run(settings: Settings) -> None:
         require_usable("TANDEM_EVENTS_URL", settings.events_url)
     metrics = Metrics()
     items, live_bundles = _items(settings, metrics)
-    parts = {**_events(settings, metrics, live_bundles), **items}
+    parts = {**_events(settings, metrics, live_bundles), **items, "impressions": _impressions(settings, metrics)}
     store_watch = StoreWatch(StoreConnection(settings.store_url), metrics, settings.data_dir)
     with contextlib.suppress(StoreError):  # before any event is applied
         store_watch.keep_register()
     parts["store_watch"] = store_watch
     if settings.archive:
-        parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in (EVENTS, ITEM_CHANGES)}
+        parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in ALL_STREAMS}
     threads = Threads(parts, on_end=stopping.set)
     server = MetricsServer(
         metrics,
@@ -135,6 +136,18 @@ def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], LiveB
         batch_entries=settings.batch_entries,
     )
     return {"item_changes": changes, "live_bundles": bundles, "item_vectors": vectors}, bundles
+
+
+def _impressions(settings: Settings, metrics: Metrics) -> Part:
+    store = StoreConnection(settings.store_url)
+    stream_metrics = metrics.of_stream(IMPRESSIONS)
+    return Consumer(
+        open_source(settings, IMPRESSIONS),
+        ImpressionApplier(store, metrics=stream_metrics),
+        dead_letters=DeadLetters(store, IMPRESSIONS, max_entries=settings.dead_letters),
+        metrics=stream_metrics,
+        batch_entries=settings.batch_entries,
+    )
 
 
 def _archive(settings: Settings, metrics: Metrics, stream: str) -> Archiver:

@@ -261,6 +261,19 @@ class Settings(EnvironmentSettings):
     trace_sample_ratio: float = Field(default=0.01, ge=0, le=1)
     """Share of the requests that are traced. For a request with a W3C traceparent, the caller decides."""
 
+    impressions: Literal["off", "stream"] = "off"
+    """`stream` appends what every answer showed to a stream beside the events, with their durability, after the answer
+    was sent; feature_sync keeps it as Parquet files for reports and training (docs/experiments.md). It holds user ids
+    and the items they were shown: personal data."""
+
+    impressions_share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the answers whose impressions are recorded, chosen by request id. Lower it where the stream or the disk
+    is too small for all of them; what a report counts shrinks alike."""
+
+    impressions_max_backlog: int = Field(default=1_000_000, ge=1)
+    """Maximum number of impressions in the stream; while feature_sync is down, further ones are dropped and counted in
+    `tandem_dropped_total`. A million impressions of 20 items take 1 GB of the store. Kafka has limits of its own."""
+
     impression_log: Path | None = None
     """File to which every answer is appended as one line of JSON, written after the answer was sent; each worker adds
     .worker-N to the name. Empty: no log. It holds user ids and the items they were shown: personal data."""

@@ -41,8 +41,11 @@ _METADATA_SECONDS: Final = 0.9
 class KafkaStream:
     """Appends with one producer, whose delivery reports a thread polls."""
 
-    def __init__(self, url: str, *, wait_ms: int) -> None:
-        """`url` is in the format of `streams.kafka_options`. A message that is not delivered within `wait_ms` fails."""
+    def __init__(self, url: str, *, wait_ms: int, streams: Sequence[str] = (EVENTS, ITEM_CHANGES)) -> None:
+        """Appends to the topics of `streams`. `url` is in the format of `kafka_options`.
+
+        A message that is not delivered within `wait_ms` fails.
+        """
         self._configuration: dict[str, str | int | bool] = {
             "acks": "all",
             "enable.idempotence": True,
@@ -53,6 +56,7 @@ class KafkaStream:
             "log_level": 0,
             **kafka_options(url),
         }
+        self._streams = tuple(streams)
         self._producer: Producer | None = None
         self._stopping = threading.Event()
         self._reporting: threading.Thread | None = None
@@ -85,7 +89,7 @@ class KafkaStream:
     async def probe(self) -> None:
         """Asks for the topics' metadata, which creates the topics where the broker does so automatically."""
         producer = self._connected()
-        for name in (EVENTS, ITEM_CHANGES):
+        for name in self._streams:
             topic = kafka_topic(name)
             try:
                 found = await asyncio.to_thread(producer.list_topics, topic, timeout=_METADATA_SECONDS)

@@ -23,18 +23,8 @@ from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, stream_ke
 from tandem.ops.store_health import StoreHealth, health_of
 from tandem.ops.store_words import own_words
 
-_STREAMS: Final = (EVENTS, ITEM_CHANGES)
 _MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
-_LENGTHS: Final = b"".join(
-    b"*2\r\n$4\r\nXLEN\r\n$%d\r\n%b\r\n" % (len(stream_key(name)), stream_key(name)) for name in _STREAMS
-)
-_ADD: Final = {
-    name: b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$%d\r\n%b\r\n"
-    % (len(stream_key(name)), stream_key(name), len(ENTRY_FIELD), ENTRY_FIELD)
-    for name in _STREAMS
-}
-"""An XADD in RESP, up to the value: redis-py takes six times as long to pack one."""
 _PROBED: Final = (stream_key(EVENTS) + b"/probe", "NOMKSTREAM", "*", ENTRY_FIELD, b"")
 """Arguments of an XADD to a stream that does not exist, and is not made: it writes nothing, and the server refuses it
 for every reason for which it would refuse an entry (a full memory, a read-only replica, a failed snapshot)."""
@@ -48,14 +38,26 @@ class RedisStream:
     """Appends over a connection of its own, so that reads of the store never wait for appends."""
 
     def __init__(
-        self, url: str, *, fsync: bool, wait_ms: int, num_replicas: int = 0, replicas_wait_ms: int = 500
+        self,
+        url: str,
+        *,
+        fsync: bool,
+        wait_ms: int,
+        num_replicas: int = 0,
+        replicas_wait_ms: int = 500,
+        streams: Sequence[str] = (EVENTS, ITEM_CHANGES),
     ) -> None:
-        """`url` is in redis-py's format; raises ValueError for any other.
+        """Appends to `streams`. `url` is in redis-py's format; raises ValueError for any other.
 
         With `fsync` an entry is durable once it is on disk, without it once Redis has it, and in both cases once
         `num_replicas` replicas have received it. `wait_ms` is the longest wait for the disk where the server's
         configuration is not readable, `replicas_wait_ms` for the replicas.
         """
+        self._streams = tuple(streams)
+        self._lengths = b"".join(
+            b"*2\r\n$4\r\nXLEN\r\n$%d\r\n%b\r\n" % (len(stream_key(name)), stream_key(name)) for name in streams
+        )
+        self._additions = {name: _addition(name) for name in streams}
         self._connections = Connections(url)
         self._explanation = Explanation(url)
         self._num_replicas = num_replicas
@@ -75,10 +77,10 @@ class RedisStream:
         """Appends all batches in one transaction."""
         commands = [_MULTI]
         for batch in batches:
-            add = _ADD[batch.stream]
+            add = self._additions[batch.stream]
             commands += [b"%b$%d\r\n%b\r\n" % (add, len(entry.value), entry.value) for entry in batch.entries]
-        num_queued = len(commands) + len(_STREAMS)
-        commands += [_LENGTHS, _EXEC]
+        num_queued = len(commands) + len(self._streams)
+        commands += [self._lengths, _EXEC]
         async with self._connected() as connection:
             await connection.send_packed_command(commands, check_health=False)
             await _read_queued(connection, num_queued)
@@ -86,7 +88,7 @@ class RedisStream:
             for reply in replies:
                 if isinstance(reply, ResponseError):
                     raise reply
-            self._note(replies[-len(_STREAMS) :])
+            self._note(replies[-len(self._streams) :])
             if self._asks_for_disk:
                 await self._wait_for_disk(connection)
             if self._num_replicas:
@@ -108,8 +110,8 @@ class RedisStream:
                 await connection.read_response(disable_decoding=True)
             except OutOfMemoryError as error:
                 raise _full(error) from error
-            await connection.send_packed_command([_LENGTHS], check_health=False)
-            self._note([await connection.read_response() for _ in _STREAMS])
+            await connection.send_packed_command([self._lengths], check_health=False)
+            self._note([await connection.read_response() for _ in self._streams])
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -191,7 +193,14 @@ class RedisStream:
             )
 
     def _note(self, lengths: Sequence[int]) -> None:
-        self._backlog.update(zip(_STREAMS, lengths, strict=True))
+        self._backlog.update(zip(self._streams, lengths, strict=True))
+
+
+def _addition(name: str) -> bytes:
+    """An XADD in RESP, up to the value: redis-py takes six times as long to pack one."""
+    key = stream_key(name)
+    head = b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n" % (len(key), key)
+    return head + b"$%d\r\n%b\r\n" % (len(ENTRY_FIELD), ENTRY_FIELD)
 
 
 async def _read_queued(connection: AbstractConnection, num_replies: int) -> None:

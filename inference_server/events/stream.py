@@ -17,7 +17,7 @@ class Entry:
     key: bytes
     """Id of the user or the item. Entries with the same key keep their order."""
     value: bytes
-    """An `Event` or an `ItemChange`, packed as the contract defines it."""
+    """An `Event`, an `ItemChange` or an `Impression`, packed as the contract defines it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Batch:
     """The entries of one call."""
 
     stream: str
-    """streams.EVENTS or streams.ITEM_CHANGES."""
+    """streams.EVENTS, streams.ITEM_CHANGES or streams.IMPRESSIONS."""
     entries: Sequence[Entry]
 
 

@@ -135,8 +135,9 @@ class Admission:
         validate_query(query)
         named = self.models.named(query.model) if query.model else None
         model = meant = named or self.model()
+        policies = self._policies.current
         try:
-            policy = self._policies.current.policy(query.scenario)
+            policy = policies.policy(query.scenario)
         except UnknownScenario as error:
             raise InvalidRequest("scenario", str(error)) from error
         arm_unavailable = bool(query.model) and named is None
@@ -156,6 +157,7 @@ class Admission:
             admitted_at=now,
             deadline=now + seconds,
             fingerprint=fingerprint,
+            policies_fingerprint=policies.fingerprint,
             shown_rows=shown_rows,
             arm_unavailable=arm_unavailable,
             stands_in=arm_unavailable or model is not meant,

@@ -4,25 +4,33 @@ then."""
 from __future__ import annotations
 
 import time
+import zlib
+from collections.abc import Sequence
 from typing import Final
 
 from inference_server.core.answers import Answer
 from inference_server.request.flow.types import Admitted
 from inference_server.security.callers import caller_name
-from inference_server.telemetry.impressions import Impression, ImpressionLog
+from inference_server.telemetry.impressions import ImpressionSink
 from inference_server.telemetry.logs import log_answered, logs_answers
 from inference_server.telemetry.tracing import Tracing
+from tandem.contract.impressions import Impression, ShownArm
 
 _SPAN: Final = "Recommend"
+_PLACEMENT: Final = "placement"
+"""Key of a request's context that names where the items are shown."""
 
 
 class Journal:
     """Records answers."""
 
-    def __init__(self, tracing: Tracing, impressions: ImpressionLog | None) -> None:
-        """`impressions` None: none are written."""
+    def __init__(
+        self, tracing: Tracing, impressions: Sequence[ImpressionSink] = (), *, impressions_share: float = 1.0
+    ) -> None:
+        """`impressions` take this share of the answers, 0 to 1, chosen by request id; empty: none are recorded."""
         self._tracing = tracing
-        self._impressions = impressions
+        self._impressions = tuple(impressions)
+        self._num_kept_checksums = round(impressions_share * (1 << 32))
         self._logs_answers = logs_answers()
 
     @property
@@ -33,7 +41,7 @@ class Journal:
     @property
     def keeps_impressions(self) -> bool:
         """Whether `write` needs the sources of the items."""
-        return self._impressions is not None
+        return bool(self._impressions)
 
     def write(self, admitted: Admitted, answer: Answer, traceparent: str | None) -> None:
         """Records one answer. Never blocks and raises nothing."""
@@ -47,22 +55,11 @@ class Journal:
                 milliseconds=(time.monotonic() - admitted.admitted_at) * 1e3,
                 caller=caller_name(),
             )
-        if self._impressions is not None:
-            impression = Impression(
-                request_id=answer.request_id,
-                user_id=query.user_id,
-                scenario=query.scenario,
-                variant=answer.variant,
-                model_version=answer.model_version,
-                at_seconds=time.time(),
-                context=query.context,
-                item_ids=answer.item_ids,
-                sources=answer.sources,
-                scores=answer.scores,
-                propensities=answer.propensities or [1.0] * len(answer.item_ids),
-                first_position=len(admitted.shown_rows),
-            )
-            self._impressions.write([impression])
+        # The checksum of a random id is uniform, and a report can tell from the id whether an answer was recorded.
+        if self._impressions and zlib.crc32(answer.request_id.encode()) < self._num_kept_checksums:
+            impressions = [_impression(admitted, answer)]
+            for sink in self._impressions:
+                sink.write(impressions)
         if admitted.laps is not None:
             ended_at_ns = time.time_ns()
             self._tracing.record(
@@ -79,3 +76,26 @@ class Journal:
                 },
                 traceparent=traceparent,
             )
+
+
+def _impression(admitted: Admitted, answer: Answer) -> Impression:
+    query = admitted.query
+    return Impression(
+        request_id=answer.request_id,
+        timestamp=time.time_ns() // 1000,
+        user_id=query.user_id,
+        scenario=query.scenario,
+        placement=query.context.get(_PLACEMENT, ""),
+        context=query.context,
+        model_version=answer.model_version,
+        variant=answer.variant,
+        policy_fingerprint=admitted.policies_fingerprint,
+        answer_source=answer.source.lower(),
+        degraded_reasons=answer.degraded_reasons,
+        assignments=[ShownArm(arm.experiment, arm.arm, arm.exposed) for arm in answer.assignments],
+        first_position=len(admitted.shown_rows),
+        item_ids=answer.item_ids,
+        sources=answer.sources,
+        scores=answer.scores,
+        propensities=answer.propensities or [1.0] * len(answer.item_ids),
+    )

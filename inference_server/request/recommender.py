@@ -57,7 +57,7 @@ class Recommender:
         self._admission = admission
         self._threads = threads
         self._statistics = statistics
-        self._journal = journal or Journal(Tracing("", sample_ratio=0.0), None)
+        self._journal = journal or Journal(Tracing("", sample_ratio=0.0))
         self._sources = [source(store) for source in SOURCES]
         self._arms = Arms(
             admission.models,

@@ -1,5 +1,7 @@
-"""The impression log: the items shown to each user, one line of JSON for each answer, for training and for measuring
-policies.
+"""Where impressions go from a worker, and the impression log: one line of JSON for each answer, in a file.
+
+The stream of impressions (`events/impression_stream`) is the way to reports and training; the log needs neither a store
+nor feature_sync.
 
 A separate thread writes the lines after the answer was sent. A slow or full disk loses lines, which are counted, and
 never delays or fails a request. Lines are not synced to disk one by one: a crash of the machine, but not of the
@@ -17,14 +19,14 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
+
+from tandem.contract.impressions import Impression
 
 _log = structlog.get_logger()
 
@@ -35,43 +37,17 @@ _MAX_WAITING: Final = 1024
 """Impressions that may wait for the disk."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Impression:
-    """One answer as it was sent. The sequences are parallel, in the order of the answer."""
+class ImpressionSink(Protocol):
+    """Takes impressions after their answers were made."""
 
-    request_id: str
-    user_id: str
-    """Empty: an anonymous visitor."""
-    scenario: str
-    variant: str
-    model_version: str
-    at_seconds: float
-    """Time of the answer, in seconds since 1970."""
-    context: Mapping[str, str]
-    item_ids: Sequence[str]
-    sources: Sequence[str]
-    scores: Sequence[float]
-    propensities: Sequence[float]
-    first_position: int = 0
-    """Position of the first item: 0, or more on a later page."""
+    def write(self, impressions: Sequence[Impression], /) -> None:
+        """Takes impressions. Never blocks and raises nothing."""
+        ...
 
-    def to_line(self) -> bytes:
-        """One line of JSON with its newline; `at` is ISO 8601 in UTC."""
-        columns = zip(self.item_ids, self.sources, self.scores, self.propensities, strict=True)
-        line = {
-            "request_id": self.request_id,
-            "user_id": self.user_id,
-            "scenario": self.scenario,
-            "variant": self.variant,
-            "model_version": self.model_version,
-            "at": datetime.fromtimestamp(self.at_seconds, UTC).isoformat(timespec="milliseconds"),
-            "context": dict(self.context),
-            "items": [
-                {"item_id": item_id, "position": position, "source": source, "score": score, "propensity": propensity}
-                for position, (item_id, source, score, propensity) in enumerate(columns, start=self.first_position)
-            ],
-        }
-        return json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+
+def to_line(impression: Impression) -> bytes:
+    """One line of JSON with its newline. Raises ValueError for what JSON cannot hold."""
+    return json.dumps(impression.to_dict(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 class ImpressionLog:
@@ -112,7 +88,7 @@ class ImpressionLog:
     def _run(self) -> None:
         while not self._given_up and (impressions := self._queue.get()) is not None:
             try:
-                self._file.append(b"".join(impression.to_line() for impression in impressions))
+                self._file.append(b"".join(to_line(impression) for impression in impressions))
             except Exception as error:  # a full disk, or a value that JSON cannot hold: the thread must go on
                 self._num_not_written += len(impressions)
                 if not self._failing:

@@ -549,8 +549,8 @@ class WorkerMetrics:
             labels=("what",),
             unit="traces or impressions",
             merge=Merge.SUM,
-            investigate_when="`traces` grows: the collector is slow or away. `impressions` grows: the disk is slow or "
-            "full.",
+            investigate_when="`traces` grows: the collector is slow or away. `impressions` grows: the stream is away, "
+            "or feature_sync takes nothing off. `impression_log` grows: the disk is slow or full.",
         ),
     ]
 

@@ -46,6 +46,7 @@ from inference_server.control.snapshot import to_plain
 from inference_server.core.errors import OperationError, RefusalKind
 from inference_server.core.settings import Settings
 from inference_server.events.group_commit import GroupCommit
+from inference_server.events.impression_stream import ImpressionStream
 from inference_server.events.recorder import Recorder
 from inference_server.events.stream_factory import open_stream
 from inference_server.live.follower import LiveFollower
@@ -65,6 +66,7 @@ from inference_server.telemetry.tracing import Tracing
 from inference_server.worker.bundle_opening import open_beside
 from inference_server.worker.heartbeat import beat, show_stacks_on_request
 from tandem.contract.errors import BundleError
+from tandem.contract.streams import IMPRESSIONS
 
 _log = structlog.get_logger()
 
@@ -117,7 +119,8 @@ class Worker:
             strict=False,
         )
         self._tracing = Tracing(settings.otlp_endpoint, sample_ratio=settings.trace_sample_ratio)
-        self._impressions = _impression_log(settings, identity)
+        self._impression_log = _impression_log(settings, identity)
+        self._impression_stream = _impression_stream(settings, self._statistics)
         self._statistics.add_source(self._bring_up_to_date)
         self._statistics.add_source(self._live.bring_up_to_date)
         self._recommender = Recommender(
@@ -125,7 +128,11 @@ class Worker:
             store=self._store,
             threads=self._threads,
             statistics=self._statistics,
-            journal=Journal(self._tracing, self._impressions),
+            journal=Journal(
+                self._tracing,
+                [sink for sink in (self._impression_stream, self._impression_log) if sink is not None],
+                impressions_share=settings.impressions_share,
+            ),
         )
         self._recorder = Recorder(
             GroupCommit(open_stream(settings), self._statistics, max_backlog=settings.events_max_backlog),
@@ -152,6 +159,8 @@ class Worker:
         await self._store.start()
         await self._recommender.start()
         await self._recorder.start()
+        if self._impression_stream is not None:
+            await self._impression_stream.start()
         # Not among the tasks that are cancelled first at shutdown: a worker that drains does not hang.
         beating = asyncio.create_task(beat(self._channel), name="beat")
         self._start(self._live.run())
@@ -174,8 +183,10 @@ class Worker:
         await self._recommender.close()
         await self._recorder.close()
         await asyncio.to_thread(self._tracing.close, timeout_seconds=_FLUSH_SECONDS)
-        if self._impressions is not None:
-            await asyncio.to_thread(self._impressions.close, timeout_seconds=_FLUSH_SECONDS)
+        if self._impression_stream is not None:
+            await self._impression_stream.close(timeout_seconds=_FLUSH_SECONDS)
+        if self._impression_log is not None:
+            await asyncio.to_thread(self._impression_log.close, timeout_seconds=_FLUSH_SECONDS)
         await self._store.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         beating.cancel()
@@ -289,8 +300,10 @@ class Worker:
                 statistics.refused_by_caller[caller] = num_refused
         statistics.policies_fingerprint = self._policies.current.fingerprint
         statistics.num_dropped["traces"] = self._tracing.num_dropped
-        if self._impressions is not None:
-            statistics.num_dropped["impressions"] = self._impressions.num_dropped
+        if self._impression_log is not None:
+            statistics.num_dropped["impression_log"] = self._impression_log.num_dropped
+        if self._impression_stream is not None:
+            statistics.num_dropped["impressions"] = self._impression_stream.num_dropped
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -303,6 +316,13 @@ def _impression_log(settings: Settings, identity: WorkerIdentity) -> ImpressionL
         return None
     path = worker_path(settings.impression_log, identity.worker)
     return ImpressionLog(path, max_bytes=settings.impression_log_max_bytes)
+
+
+def _impression_stream(settings: Settings, statistics: Statistics) -> ImpressionStream | None:
+    if settings.impressions == "off":
+        return None
+    stream = open_stream(settings, [IMPRESSIONS])
+    return ImpressionStream(stream, statistics, max_backlog=settings.impressions_max_backlog)
 
 
 async def run_worker(settings: Settings, identity: WorkerIdentity, control: socket.socket) -> None:

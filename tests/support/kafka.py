@@ -19,7 +19,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deploy.local.ports import free_port
-from tandem.contract.streams import EVENTS, ITEM_CHANGES, kafka_topic
+from tandem.contract.streams import ALL_STREAMS, kafka_topic
 from tests.support.waiting import wait_until
 
 BROKERS: Final = ("tansu", "mock")
@@ -78,7 +78,7 @@ def _answers(address: str) -> bool:
 def _make_topics(address: str) -> None:
     """Makes the contract's topics anew, without messages of an earlier test."""
     admin = AdminClient({"bootstrap.servers": address, **_QUIET})
-    topics = {kafka_topic(name) for name in (EVENTS, ITEM_CHANGES)}
+    topics = {kafka_topic(name) for name in ALL_STREAMS}
     existing = topics & set(admin.list_topics(timeout=_SECONDS).topics)
     if existing:
         for deleted in admin.delete_topics(list(existing)).values():

@@ -74,6 +74,8 @@ class Admitted:
     """time.monotonic seconds."""
     fingerprint: bytes
     """Digest of the request that a page token is bound to."""
+    policies_fingerprint: str = ""
+    """Fingerprint of the file that `policy` is from; empty: the built-in policy."""
     shown_rows: Rows = field(default_factory=NO_ROWS.copy)
     """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers them."""
     assignments: tuple[Assignment, ...] = ()

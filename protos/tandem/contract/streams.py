@@ -36,6 +36,7 @@ CONSUMER_GROUP: Final = "feature_sync"
 EVENTS: Final = "events"
 ITEM_CHANGES: Final = "item-changes"
 IMPRESSIONS: Final = "impressions"
+ALL_STREAMS: Final = (EVENTS, ITEM_CHANGES, IMPRESSIONS)
 
 _EVENT_FORMAT: Final = 1
 # format, event code, byte lengths of event, user, item and request id, position, occurred, received, value

@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ from feature_sync.archive.archiver import Archiver
 from feature_sync.core.settings import Settings
 from feature_sync.publish.publish import publish
 from feature_sync.store.connection import StoreConnection
+from feature_sync.store.owned_entries import owned_entry
 from feature_sync.telemetry.metrics import Metrics
 from tandem.contract import names
 from tandem.contract.errors import StreamEntryError
+from tandem.contract.impressions import Impression
 from tandem.contract.store import user_id_of_vector_key, user_state_key
 from tandem.contract.streams import (
     CONSUMER_GROUP,
     DEAD_REASON_FIELD,
     ENTRY_FIELD,
     EVENTS,
+    IMPRESSIONS,
     Event,
     applied_key,
     dead_letters_key,
@@ -38,6 +41,7 @@ from tandem.contract.streams import (
 from tests.feature_sync.conftest import ITEM_IDS, make_registry
 from tests.feature_sync.event_rig import MARK_SECONDS, Rig, Stream, drain, event
 from tests.feature_sync.prepared_data import Interaction, write_prepared
+from tests.tandem.contract.test_impressions import IMPRESSION
 
 USER, OTHER, NAMESAKE = "held-out-1", "held-out-2", "x*[1]?/held-out-1"
 """Two users of the tiny bundle's held-out ones, and one whose id ends in the first one's."""
@@ -73,21 +77,25 @@ class World:
         self.stream.append(*events)
         drain(self.stream, self.rig())
 
-    def archiver(self) -> Archiver:
+    def impression(self, number: int, user_id: str = USER) -> Impression:
+        return replace(IMPRESSION, user_id=user_id, request_id=f"{user_id}-{number}", timestamp=self.now())
+
+    def archiver(self, stream: str = EVENTS) -> Archiver:
         return Archiver(
             StoreConnection(self.stream.url),
-            EVENTS,
-            self.settings.data_dir / EVENTS,
+            stream,
+            self.settings.data_dir / stream,
             flush_rows=2,
             flush_seconds=0,
-            metrics=Metrics().of_archive(EVENTS),
+            metrics=Metrics().of_archive(stream),
         )
 
     def archive(self) -> None:
         """Moves what is applied into files."""
-        archiver = self.archiver()
-        archiver.stop()
-        archiver.run()
+        for stream in (EVENTS, IMPRESSIONS):
+            archiver = self.archiver(stream)
+            archiver.stop()
+            archiver.run()
 
     def publish(self) -> None:
         publish(self.settings, self.prepared, bundle_dir=self.bundle_dir, force=True)
@@ -98,16 +106,18 @@ class World:
         keys = [key for key in self.client.keys("*") if key == user_state_key(user_id)]
         keys += [key for key in self.client.keys("tandem/1/vector/*") if user_id_of_vector_key(key) == wanted]
         found = [key.decode() for key in keys]
-        for key in (stream_key(EVENTS), applied_key(EVENTS), dead_letters_key(EVENTS)):
-            found += [key.decode() for _, fields in self.client.xrange(key) if _is_of(fields[ENTRY_FIELD], user_id)]
+        for stream in (EVENTS, IMPRESSIONS):
+            for key in (stream_key(stream), applied_key(stream), dead_letters_key(stream)):
+                entries = [fields[ENTRY_FIELD] for _, fields in self.client.xrange(key)]
+                found += [key.decode() for entry in entries if _is_of(stream, entry, user_id)]
         roots = [self.settings.data_dir, Path(self.settings.registry_uri.removeprefix("sqlite:///")).parent]
         paths = {path for root in roots for path in root.rglob("*") if path.is_file()}
         return found + sorted(str(path) for path in paths if _names(path, wanted))
 
 
-def _is_of(payload: bytes, user_id: str) -> bool:
+def _is_of(stream: str, payload: bytes, user_id: str) -> bool:
     try:
-        return Event.from_bytes(payload).user_id == user_id
+        return owned_entry(stream, payload).user_id == user_id
     except StreamEntryError:
         return user_id.encode() in payload
 
@@ -221,18 +231,28 @@ def _fill(world: World, other_bundle_dir: Path) -> None:
     for folder in (data_dir / "bundles" / "1", data_dir / "feature_sync" / "bundles" / "m1"):
         shutil.copytree(world.bundle_dir, folder)
     world.apply(*(world.event(number, user) for user in users for number in range(2)))
+    _add(world, applied_key(IMPRESSIONS), *(world.impression(number, user) for user in users for number in range(2)))
     world.archive()
     world.apply(*(world.event(number, user) for user in users for number in (2, 3)))
+    _add(world, applied_key(IMPRESSIONS), *(world.impression(number, user) for user in users for number in (2, 3)))
+    _add(world, stream_key(IMPRESSIONS), *(world.impression(4, user) for user in (*users, "")))
     for user in users:
         world.client.xadd(dead_letters_key(EVENTS), _dead(world.event(4, user).to_bytes()))
+        world.client.xadd(dead_letters_key(IMPRESSIONS), _dead(world.impression(5, user).to_bytes()))
     for user in (USER, OTHER):
-        world.client.xadd(dead_letters_key(EVENTS), _dead(b"\xffunreadable " + user.encode() + b" entry"))
+        for stream in (EVENTS, IMPRESSIONS):
+            world.client.xadd(dead_letters_key(stream), _dead(b"\xffunreadable " + user.encode() + b" entry"))
     lines = [json.dumps({"user_id": user, "items": []}) for user in users]
     for name in ("impressions.jsonl.worker-0", "impressions.jsonl.worker-0.1"):
         (data_dir / name).write_text("\n".join([*lines, '{"user_id": ""}', ""]))
     world.stream.append(*(world.event(5, user) for user in users))
     world.client.xreadgroup(CONSUMER_GROUP, "a consumer that died", {stream_key(EVENTS): ">"}, count=2)
     world.stream.append(*(world.event(6, user) for user in users))
+
+
+def _add(world: World, key: bytes, *impressions: Impression) -> None:
+    for impression in impressions:
+        world.client.xadd(key, {ENTRY_FIELD: impression.to_bytes()})
 
 
 def _dead(payload: bytes) -> dict[bytes, bytes]:

@@ -46,9 +46,13 @@ pytestmark = pytest.mark.process
 FOUND = {
     "online_store": 3,  # the state, and vectors under two versions
     "event_stream": 2,  # one of them pending with a consumer that died
+    "impression_stream": 1,
     "dead_letters": 2,  # one of them unreadable
+    "dead_impressions": 2,  # likewise
     "applied_log": 2,
+    "applied_impressions": 2,
     "archive": 2,
+    "impression_archive": 2,
     "prepared_data": 4,  # two interactions, the features, a low rating
     "feature_sources": 0,
     "feature_store_online": 0,

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import structlog
 
-from inference_server.telemetry.impressions import NUM_KEPT, Impression, ImpressionLog, worker_path
+from inference_server.telemetry.impressions import NUM_KEPT, ImpressionLog, to_line, worker_path
+from tandem.contract.impressions import Impression, ShownArm
 from tests.support.serving import wait_until
 
 
@@ -23,8 +24,13 @@ def impression(number: int = 0, **changes: Any) -> Impression:
         "scenario": "home",
         "variant": "champion",
         "model_version": "tiny-1",
-        "at_seconds": 1_790_000_000.25,
+        "timestamp": 1_790_000_000_250_000,
+        "placement": "top",
         "context": {"device": "phone"},
+        "policy_fingerprint": "f1",
+        "answer_source": "ranked",
+        "degraded_reasons": ("ranker_skipped",),
+        "assignments": (ShownArm("exp", "b", True),),
         "item_ids": ["a", "b"],
         "sources": ["two_tower", "popularity"],
         "scores": [0.5, 0.25],
@@ -52,12 +58,17 @@ def test_an_answer_is_one_line(path: Path) -> None:
     assert path.name == "impressions.jsonl.worker-3"
     assert first == {
         "request_id": "r0",
+        "timestamp": 1_790_000_000_250_000,
         "user_id": "u1",
         "scenario": "home",
-        "variant": "champion",
-        "model_version": "tiny-1",
-        "at": "2026-09-21T14:13:20.250+00:00",
+        "placement": "top",
         "context": {"device": "phone"},
+        "model_version": "tiny-1",
+        "variant": "champion",
+        "policy_fingerprint": "f1",
+        "answer_source": "ranked",
+        "degraded_reasons": ["ranker_skipped"],
+        "assignments": [{"experiment": "exp", "arm": "b", "exposed": True}],
         "items": [
             {"item_id": "a", "position": 0, "source": "two_tower", "score": 0.5, "propensity": 1.0},
             {"item_id": "b", "position": 1, "source": "popularity", "score": 0.25, "propensity": 0.1},
@@ -69,7 +80,7 @@ def test_an_answer_is_one_line(path: Path) -> None:
 
 
 def test_a_restart_appends_and_a_torn_line_spoils_no_other(path: Path) -> None:
-    path.write_bytes(impression().to_line() + b'{"request_id": "torn')
+    path.write_bytes(to_line(impression()) + b'{"request_id": "torn')
     log = ImpressionLog(path, max_bytes=1 << 20)
     log.write([impression(1)])
     log.close(timeout_seconds=30)
@@ -79,7 +90,7 @@ def test_a_restart_appends_and_a_torn_line_spoils_no_other(path: Path) -> None:
 
 
 def test_files_are_set_aside_at_their_size_and_the_newest_kept(path: Path) -> None:
-    size = len(impression(100).to_line())
+    size = len(to_line(impression(100)))
     log = ImpressionLog(path, max_bytes=2 * size)
     for number in range(100, 120):
         log.write([impression(number)])
