@@ -118,6 +118,8 @@ class ExperimentPlan:
     one that is wrong by a factor of 10 widens the interval by about a tenth."""
     min_days: float = 7.0
     """No arm ships before, so that every day of the week has counted."""
+    max_days: float = 90.0
+    """A goal that cannot be decided by then, at the rate of new users, is not waited for."""
     min_users: int = 100
     """Users of each arm below which nothing is said: intervals rest on the central limit theorem."""
     min_users_with_value: int = 10
@@ -152,6 +154,7 @@ class ExperimentPlan:
         if self.sample_ratio_invalid > self.sample_ratio_warn:
             raise ExperimentError(f"{where}: sample_ratio_invalid must not exceed sample_ratio_warn")
         _check(f"{where}: power", self.power, above=0.05, below=1)
+        _check(f"{where}: max_days", self.max_days, above=self.min_days, below=math.inf)
         _check(f"{where}: planned_users", self.planned_users, above=3, below=math.inf)
         _check(f"{where}: min_users", self.min_users, above=1, below=math.inf)
 

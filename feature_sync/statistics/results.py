@@ -45,10 +45,10 @@ class RatioStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Limits of a difference; None: unbounded."""
+    """Limits of a difference."""
 
-    lower: float | None
-    upper: float | None
+    lower: float
+    upper: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,8 @@ class MetricResult:
     """Users without a usable number, by arm."""
     required_users: int | None
     """Users of control and arm together that find `minimum_lift` (goals) or rule out the margin (guardrails) with the
-    planned power, by the anytime-valid interval; None: cannot be computed, or the metric is only watched."""
+    planned power, by the anytime-valid interval, at the variance seen so far; None: cannot be computed, or the metric
+    is only watched."""
     required_users_fixed: int | None
     """The same for one look at the end."""
 
