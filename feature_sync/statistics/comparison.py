@@ -10,7 +10,7 @@ import numpy as np
 
 from feature_sync.statistics.anytime import best_rho, effective_users
 from feature_sync.statistics.lift import Comparison, compare
-from feature_sync.statistics.metric_values import DENOMINATOR, ArmValues
+from feature_sync.statistics.metric_values import ArmValues
 from feature_sync.statistics.plan import ExperimentPlan, Metric, Role
 from feature_sync.statistics.results import Lift
 from feature_sync.statistics.sample_size import RequiredUsers, required_users
@@ -99,7 +99,7 @@ def _without_mean(compared: Compared, control: str, arm: str) -> Compared:
     empty = [
         name
         for name, values in ((control, compared.control), (arm, compared.arm))
-        if values is not None and values.mean is None and not values.columns[DENOMINATOR].any()
+        if values is not None and values.mean is None and not values.has_denominator
     ]
     if not empty:
         return replace(compared, trouble=_TOO_LARGE)

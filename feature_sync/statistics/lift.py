@@ -15,7 +15,6 @@ import numpy as np
 from scipy.stats import norm
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import RatioOfMeans
-from tea_tasting.metrics.mean import MeanResult
 
 from feature_sync.statistics.anytime import boundary, effective_users, p_value
 from feature_sync.statistics.metric_values import (
@@ -29,10 +28,10 @@ from feature_sync.statistics.results import Interval, Lift
 
 _UNBALANCED_P: Final = 0.001
 """P-value of the covariate's difference between the arms below which it does not adjust."""
+_LARGEST: Final = 1e100
+"""Numbers beyond it cannot be squared twice."""
 _MIN_VARIANCE_KEPT: Final = 1e-6
 """A covariate that leaves less of the variance is the metric itself."""
-_MIN_CONTROL_Z: Final = 2.0
-"""Standard errors that control's mean must lie above 0, for a lift as a share of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +46,28 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class _Difference:
-    """Two means, the standard error of their difference, and of the logarithm of their ratio."""
+    """Two means with the variances of both, and the library's intervals for one look."""
 
     control: float
     arm: float
-    error: float
-    log_error: float
-    control_error: float
+    control_variance: float
+    """Of the mean."""
+    arm_variance: float
     fixed: Interval
     fixed_p: float
-    fixed_relative: tuple[float, float]
+    fixed_relative: Interval | None
+
+    @property
+    def error(self) -> float:
+        """Standard error of the difference."""
+        return math.sqrt(self.control_variance + self.arm_variance)
+
+    @property
+    def computable(self) -> bool:
+        """Whether users vary and no number is too large."""
+        numbers = (self.control, self.arm, self.control_variance, self.arm_variance)
+        # A comparison with NaN is false.
+        return all(abs(number) < _LARGEST for number in numbers) and self.error > 0 and math.isfinite(self.fixed_p)
 
 
 def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> Comparison:
@@ -65,12 +76,12 @@ def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> 
     users = effective_users(control.users, arm.users)
     constant = np.ptp(control.per_user) == 0 and np.ptp(arm.per_user) == 0
     plain = _between_constants(before, after, alpha) if constant else _difference(before, after, alpha, covariate=False)
-    if plain is None:
+    if not plain.computable:
         return Comparison(unadjusted=None, adjusted=None, not_adjusted="", variance_kept=None)
     reason = "both arms are constant" if constant else _why_not_adjusted(before, after)
     adjusted = None if reason else _difference(before, after, alpha, covariate=True)
-    kept = None if adjusted is None else (adjusted.error / plain.error) ** 2
-    if not reason and (adjusted is None or kept is None or kept < _MIN_VARIANCE_KEPT):
+    kept = (adjusted.error / plain.error) ** 2 if adjusted and adjusted.computable else None
+    if not reason and (kept is None or kept < _MIN_VARIANCE_KEPT):
         adjusted, kept, reason = None, None, "the covariate is the metric itself, or is too large"
     return Comparison(
         unadjusted=_lift(plain, users, rho, alpha),
@@ -80,7 +91,7 @@ def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> 
     )
 
 
-def ratio_metric(aggregates: Aggregates, *, covariate: bool, **options: object) -> RatioOfMeans:
+def _ratio_metric(aggregates: Aggregates, *, covariate: bool, **options: object) -> RatioOfMeans:
     """tea-tasting's metric over the columns that the aggregates have."""
     names = aggregates.mean_
 
@@ -113,27 +124,24 @@ def _why_not_adjusted(control: Aggregates, arm: Aggregates) -> str:
     return ""
 
 
-def _difference(control: Aggregates, arm: Aggregates, alpha: float, *, covariate: bool) -> _Difference | None:
-    """None: the numbers are too large."""
+def _difference(control: Aggregates, arm: Aggregates, alpha: float, *, covariate: bool) -> _Difference:
     with np.errstate(all="ignore"):
-        fixed = ratio_metric(
+        fixed = _ratio_metric(
             control, covariate=covariate, confidence_level=1 - alpha, equal_var=False, use_t=True
         ).analyze_aggregates(control, arm)
         variances = _variances(control, arm, covariate=covariate)
-    counts, means = (control.count(), arm.count()), (float(fixed.control), float(fixed.treatment))
-    error = _standard_error(variances, counts)
-    if not (math.isfinite(error) and error > 0 and math.isfinite(fixed.pvalue)):
-        return None
-    logarithmic = (variances[0] / means[0] ** 2, variances[1] / means[1] ** 2) if min(means) > 0 else (math.inf,) * 2
+    of_means = _variances_of_means(variances, (control.count(), arm.count()))
+    relative = (float(fixed.rel_effect_size_ci_lower), float(fixed.rel_effect_size_ci_upper))
     return _Difference(
-        control=means[0],
-        arm=means[1],
-        error=error,
-        log_error=_standard_error(logarithmic, counts),
-        control_error=math.sqrt(variances[0] / counts[0]),
+        control=float(fixed.control),
+        arm=float(fixed.treatment),
+        control_variance=of_means[0],
+        arm_variance=of_means[1],
         fixed=Interval(lower=float(fixed.effect_size_ci_lower), upper=float(fixed.effect_size_ci_upper)),
         fixed_p=float(fixed.pvalue),
-        fixed_relative=(float(fixed.rel_effect_size_ci_lower), float(fixed.rel_effect_size_ci_upper)),
+        fixed_relative=Interval(lower=relative[0], upper=relative[1])
+        if min(fixed.control, fixed.treatment) > 0 and all(map(math.isfinite, relative))
+        else None,
     )
 
 
@@ -141,7 +149,8 @@ def _variances(control: Aggregates, arm: Aggregates, *, covariate: bool) -> tupl
     """Variance of one user's value in each arm, as tea-tasting's CUPED leaves it."""
     value = (NUMERATOR, _denominator(control))
     if not covariate:
-        return float(control.ratio_var(*value)), float(arm.ratio_var(*value))
+        # Not below 0: rounding may leave a little of a ratio that is the same for all users.
+        return max(float(control.ratio_var(*value)), 0.0), max(float(arm.ratio_var(*value)), 0.0)
     before = (COVARIATE, COVARIATE_DENOMINATOR if COVARIATE_DENOMINATOR in control.mean_ else None)
     total = control + arm
     slope = total.ratio_cov(*value, *before) / total.ratio_var(*before)
@@ -153,31 +162,28 @@ def _variances(control: Aggregates, arm: Aggregates, *, covariate: bool) -> tupl
     return max(variance(control), 0.0), max(variance(arm), 0.0)
 
 
-def _standard_error(variances: tuple[float, ...], counts: tuple[int, int]) -> float:
-    """The larger of that with each arm's variance and that with the common one."""
-    own = sum(variance / count for variance, count in zip(variances, counts, strict=True))
+def _variances_of_means(variances: tuple[float, float], counts: tuple[int, int]) -> tuple[float, float]:
+    """With each arm's variance or with the common one, whichever gives the larger error of the difference."""
     common = sum(variance * (count - 1) for variance, count in zip(variances, counts, strict=True)) / (sum(counts) - 2)
-    return math.sqrt(max(own, common * sum(1 / count for count in counts)))
+    own = (variances[0] / counts[0], variances[1] / counts[1])
+    return max(own, (common / counts[0], common / counts[1]), key=sum)
 
 
-def _between_constants(control: Aggregates, arm: Aggregates, alpha: float) -> _Difference | None:
+def _between_constants(control: Aggregates, arm: Aggregates, alpha: float) -> _Difference:
     """Two arms, each of users who are all alike: the variance is that of all users together, as if arms did nothing."""
-    variance = (control + arm).ratio_var(NUMERATOR, _denominator(control))
-    error = math.sqrt(variance * (1 / control.count() + 1 / arm.count())) if variance > 0 else math.nan
-    means = [group.mean(NUMERATOR) / group.mean(_denominator(group)) for group in (control, arm)]
-    if not math.isfinite(error):
-        return None
+    variance = float((control + arm).ratio_var(NUMERATOR, _denominator(control)))
+    of_means = (variance / control.count(), variance / arm.count())
+    means = [float(group.mean(NUMERATOR) / group.mean(_denominator(group))) for group in (control, arm)]
+    effect, error = means[1] - means[0], math.sqrt(sum(of_means))
     half = float(norm.isf(alpha / 2)) * error
-    effect = means[1] - means[0]
     return _Difference(
         control=means[0],
         arm=means[1],
-        error=error,
-        log_error=math.inf,
-        control_error=0.0,
+        control_variance=of_means[0],
+        arm_variance=of_means[1],
         fixed=Interval(lower=effect - half, upper=effect + half),
-        fixed_p=float(2 * norm.sf(abs(effect) / error)),
-        fixed_relative=(math.nan, math.nan),
+        fixed_p=float(2 * norm.sf(abs(effect) / error)) if error > 0 else math.nan,
+        fixed_relative=None,
     )
 
 
@@ -186,29 +192,27 @@ def _denominator(aggregates: Aggregates) -> str | None:
 
 
 def _lift(found: _Difference, users: float, rho: float, alpha: float) -> Lift:
-    effect = found.arm - found.control
-    width = boundary(users, rho, alpha)
-    anytime = Interval(lower=effect - width * found.error, upper=effect + width * found.error)
-    relative, anytime_relative, fixed_relative = None, None, None
-    if found.control > _MIN_CONTROL_Z * found.control_error:
-        relative = effect / found.control
-        if found.arm > 0 and math.isfinite(found.log_error) and width * found.log_error < 100:
-            ratio, factor = found.arm / found.control, math.exp(width * found.log_error)
-            anytime_relative = Interval(lower=ratio / factor - 1, upper=ratio * factor - 1)
-            fixed_relative = Interval(lower=found.fixed_relative[0], upper=found.fixed_relative[1])
-        else:
-            # An arm's mean of 0 or below has no logarithm: control's mean is taken as known.
-            anytime_relative, fixed_relative = (
-                Interval(lower=interval.lower / found.control, upper=interval.upper / found.control)
-                for interval in (anytime, found.fixed)
-            )
+    effect, width = found.arm - found.control, boundary(users, rho, alpha)
+    relative = _relative(found, width)
     return Lift(
         absolute=effect,
-        anytime=anytime,
+        anytime=Interval(lower=effect - width * found.error, upper=effect + width * found.error),
         anytime_p=p_value(effect / found.error, users, rho),
         fixed=found.fixed,
         fixed_p=found.fixed_p,
-        relative=relative,
-        anytime_relative=anytime_relative,
-        fixed_relative=fixed_relative,
+        relative=effect / found.control if relative else None,
+        anytime_relative=relative,
+        fixed_relative=found.fixed_relative if relative else None,
     )
+
+
+def _relative(found: _Difference, width: float) -> Interval | None:
+    """By Fieller's theorem: every relative lift that the two means, with their errors, do not exclude. It holds 0 when
+    the absolute interval does, unlike an interval of the logarithm, and an arm's mean may be 0 or negative. None:
+    control's mean may be 0, so that any share of it is possible."""
+    lead = found.control**2 - width**2 * found.control_variance
+    if found.control <= 0 or lead <= 0:
+        return None
+    middle = found.arm * found.control
+    root = math.sqrt(max(middle**2 - lead * (found.arm**2 - width**2 * found.arm_variance), 0.0))
+    return Interval(lower=(middle - root) / lead - 1, upper=(middle + root) / lead - 1)

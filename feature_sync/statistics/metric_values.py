@@ -40,6 +40,11 @@ class ArmValues:
         return len(self.columns[NUMERATOR])
 
     @property
+    def has_denominator(self) -> bool:
+        """Whether there is anything to divide by."""
+        return DENOMINATOR not in self.columns or bool(self.columns[DENOMINATOR].any())
+
+    @property
     def per_user(self) -> _Values:
         """Each user's own value, (users,)."""
         return _per_user(self.columns[NUMERATOR], self.columns.get(DENOMINATOR))

@@ -79,6 +79,8 @@ class Metric:
             raise ExperimentError(f"metric {self.name!r}: name and numerator must not be empty")
         if self.covariate_denominator and not self.covariate:
             raise ExperimentError(f"metric {self.name}: covariate_denominator is given without covariate")
+        if self.covariate and self.covariate in {self.numerator, self.denominator}:
+            raise ExperimentError(f"metric {self.name}: covariate {self.covariate!r} is the metric's own column")
         if self.covariate and bool(self.denominator) != bool(self.covariate_denominator):
             raise ExperimentError(
                 f"metric {self.name}: denominator and covariate_denominator must be given together, or neither"

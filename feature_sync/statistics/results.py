@@ -63,9 +63,10 @@ class Lift:
     """Contains it with probability 1 - alpha at one look chosen in advance; narrower, and wrong for those who peek."""
     fixed_p: float
     relative: float | None
-    """None where a mean is not positive: a share of it has no meaning."""
+    """None where control's mean may be 0 or less: a share of it has no meaning."""
     anytime_relative: Interval | None
     fixed_relative: Interval | None
+    """None also where the arm's mean is not positive: it is an interval of the ratio's logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ def read_user_table(table: Any, plan: ExperimentPlan) -> UserTable:
     the column, or the row."""
     frame: pd.DataFrame = table.to_pandas() if hasattr(table, "to_pandas") else table
     _check_columns(frame, plan)
+    # Arrow's dictionaries become categories, which count the ones that have no rows too.
+    frame = frame.assign(**{column: frame[column].astype(object) for column in (USER_ID, ARM)})
     for column in (USER_ID, ARM):
         _check_names(frame[column])
     if (twice := frame.duplicated([USER_ID, ARM])).any():
