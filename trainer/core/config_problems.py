@@ -41,15 +41,21 @@ KeysAt = Callable[[Sequence[str]], Collection[str]]
 
 
 def describe_problems(
-    error: ValidationError, source: ConfigText, keys_at: KeysAt, *, skipped_steps: int = 0, tag_key: str = ""
+    error: ValidationError,
+    source: ConfigText,
+    keys_at: KeysAt,
+    *,
+    skipped_steps: int = 0,
+    tag_key: str = "",
+    tags: Collection[str] = (),
 ) -> str:
     """A short description of every problem of a validation, joined by "; ".
 
     pydantic puts the name of a union's member before the location; `skipped_steps` is the number of leading steps to
-    drop. `tag_key` is the key that selects the member.
+    drop. `tag_key` is the key that selects the member, `tags` are its values.
     """
     return "; ".join(
-        _describe(problem, source, keys_at, [str(step) for step in problem["loc"]][skipped_steps:], tag_key)
+        _describe(problem, source, keys_at, [str(step) for step in problem["loc"]][skipped_steps:], (tag_key, tags))
         for problem in error.errors(include_url=False)
     )
 
@@ -95,10 +101,12 @@ def line_of(text: str, steps: Sequence[str]) -> int:
     return 0
 
 
-def _describe(problem: ErrorDetails, source: ConfigText, keys_at: KeysAt, steps: list[str], tag_key: str) -> str:
+def _describe(
+    problem: ErrorDetails, source: ConfigText, keys_at: KeysAt, steps: list[str], tag: tuple[str, Collection[str]]
+) -> str:
     is_tag = problem["type"].startswith("union_tag")
     if is_tag:
-        steps = [tag_key]
+        steps = [tag[0]]
     location = source.location_of(steps)
     key = ".".join(steps)
     if location.startswith(f"override {key}"):
@@ -111,7 +119,10 @@ def _describe(problem: ErrorDetails, source: ConfigText, keys_at: KeysAt, steps:
         hint = nearest_key(steps[-1], keys_at(steps[:-1]))
         return f"{before}: unknown key{f'; {hint}' if hint else ''}"
     if is_tag:
-        allowed = problem.get("ctx", {}).get("expected_tags", "")
-        return f"{before}: must be one of {allowed}" if allowed else f"{before}: required, and absent"
+        allowed = ", ".join(map(repr, tag[1]))
+        is_absent = problem["type"] == "union_tag_not_found"
+        return (
+            f"{before}: required, and absent; one of {allowed}" if is_absent else f"{before}: must be one of {allowed}"
+        )
     message = problem["msg"].removeprefix("Value error, ")
     return f"{before}: {message}{found}" if before else f"{message}{found}"

@@ -20,8 +20,8 @@ class CheckLimits(BaseModel):
     unmatched_users_fail: float = Field(default=1.0, gt=0.0)
     """The share from which the run fails."""
     case_of_ids_warn: float = Field(default=0.01, gt=0.0)
-    """Share of interactions whose item is in the items file if upper and lower case do not count, from which `prepare`
-    warns."""
+    """Share of interactions whose item is in the items file if upper and lower case, zeros at the beginning and how
+    characters are written do not count, from which `prepare` warns."""
     case_of_ids_fail: float = Field(default=2.0, gt=0.0)
     """The share from which the run fails."""
     missing_ids_warn: float = Field(default=0.01, gt=0.0)
@@ -43,8 +43,18 @@ class CheckLimits(BaseModel):
     """Share of rows that repeat a user and an item, from which `prepare` warns."""
     duplicates_fail: float = Field(default=2.0, gt=0.0)
     """The share from which the run fails."""
-    times_in_1970_warn: float = Field(default=0.5, gt=0.0)
-    """Share of rows with a time in 1970, as most have if `timestamp_unit` is too small, from which `prepare` warns."""
+    similar_ids_warn: float = Field(default=0.01, gt=0.0)
+    """Share of rows of users or items whose ids differ only in case, zeros at the beginning, or how their characters
+    are written, from which `prepare` warns."""
+    similar_ids_fail: float = Field(default=2.0, gt=0.0)
+    """The share from which the run fails."""
+    quoted_ids_warn: float = Field(default=0.01, gt=0.0)
+    """Share of rows with an id in quotes, as "'a'" or Excel's ="01", from which `prepare` warns."""
+    quoted_ids_fail: float = Field(default=2.0, gt=0.0)
+    """The share from which the run fails."""
+    times_in_1970_warn: float = Field(default=0.001, gt=0.0)
+    """Share of rows with a time in 1970, as most have if `timestamp_unit` is too small, and those whose time is
+    missing, from which `prepare` warns."""
     times_in_1970_fail: float = Field(default=2.0, gt=0.0)
     """The share from which the run fails."""
     equal_times_warn: float = Field(default=1.0, gt=0.0)

@@ -6,7 +6,7 @@ error and recommends badly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
@@ -15,7 +15,7 @@ from tandem.contract.numbers import finite_number
 from trainer.data import report as kinds
 from trainer.data.check_limits import CheckLimits
 from trainer.data.clean import Cleaned, StagedData
-from trainer.data.duckdb_engine import DuckDBEngine
+from trainer.data.duckdb_engine import DuckDBEngine, duckdb_function
 from trainer.data.missing import MISSING_NUMBERS, MISSING_WORDS, is_missing_number
 
 _FEW_ROWS: Final = 20
@@ -23,6 +23,14 @@ _SOME_ROWS: Final = 100
 _TIMES_OF_AN_EQUAL_SHARE: Final = 10
 _NUM_EXAMPLES: Final = 3
 _YEAR_MICROSECONDS: Final = 365 * 86_400_000_000
+_EXCEL_DAYS: Final = (25_569 * 1_000_000, 73_050 * 1_000_000)
+"""Excel's numbers of the days from 1970 to 2099, read as seconds."""
+_MOST: Final = 0.5
+_SIMILAR: Final = "case, zeros at the beginning, or how a character is written (see docs/data.md)"
+_IN_QUOTES: Final = r"""^(=".*"|'.*'|".*"|“.*”|'[0-9]+)$"""
+_PLAINEST: Final = "plainest_id"
+
+_nfc = duckdb_function("nfc_normalize", ("string",), "string")
 
 Level = Literal["warn", "fail"]
 
@@ -90,15 +98,15 @@ def _joins(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measu
             f"{staged.items.report.path}: {_examples(reader, missing, names.ITEM_ID)}; its ids are like "
             f"{_examples(reader, known, names.ITEM_ID)}. Compare interactions.item with items.id",
         )
-        lower = known.select(known[names.ITEM_ID].lower().name(names.ITEM_ID)).distinct()
-        missing = missing.mutate(missing[names.ITEM_ID].lower().name("lower_id"))
-        joining = missing.semi_join(lower, [("lower_id", names.ITEM_ID)])
+        alike = known.select(_plainest(known[names.ITEM_ID]).name(names.ITEM_ID)).distinct()
+        missing = missing.mutate(_plainest(missing[names.ITEM_ID]).name(_PLAINEST))
+        joining = missing.semi_join(alike, [(_PLAINEST, names.ITEM_ID)])
         (row,) = reader.rows(joining.agg(rows=joining.count()))
         yield (
             "case_of_ids",
             row["rows"] / interactions.rows_kept,
-            f"{row['rows']:,} interactions would have an item in the items file if upper and lower case did not count: "
-            f"{_examples(reader, joining, names.ITEM_ID)}",
+            f"{row['rows']:,} interactions would have an item in the items file if {_SIMILAR} did not count: "
+            f"{_examples(reader, joining, names.ITEM_ID, ascii)}",
         )
     if staged.users is not None:
         without = cleaned.report.file("users").noted.get(kinds.USER_WITHOUT_FEATURES, 0)
@@ -129,6 +137,7 @@ def _ids(reader: DuckDBEngine, staged: StagedData) -> _Measured:
                 f"{row['num_rows']:,} of {num_rows:,} rows are of the {name} {row[column]!r}, which looks like a "
                 "missing value. If it is one, add it to the list interactions.nulls",
             )
+        yield from _spellings(reader, counts, column, name, num_rows)
         if num_rows >= _SOME_ROWS and is_absurd:
             top = reader.rows(counts.order_by(counts["num_rows"].desc(), counts[column]).limit(1))[0]
             yield (
@@ -136,6 +145,37 @@ def _ids(reader: DuckDBEngine, staged: StagedData) -> _Measured:
                 top["num_rows"] / num_rows,
                 f"{top['num_rows']:,} of {num_rows:,} rows are of the {name} {top[column]!r}",
             )
+
+
+def _spellings(reader: DuckDBEngine, counts: Any, column: str, name: str, num_rows: int) -> _Measured:
+    """Of the ids in `counts`, those in quotes, and those that are probably several spellings of one."""
+    quoted = counts.filter(counts[column].re_search(_IN_QUOTES))
+    plainest = counts.mutate(_plainest(counts[column]).name(_PLAINEST))
+    spellings = plainest.group_by(_PLAINEST).agg(
+        ids=plainest.count(),
+        num_rows=plainest["num_rows"].sum(),
+        first=plainest[column].min(),
+        last=plainest[column].max(),
+    )
+    several = spellings.filter(spellings["ids"] > 1)
+    for found, key, text in (
+        (quoted, "quoted_ids", f"{name} ids in quotes, which are part of the id: {_examples(reader, quoted, column)}"),
+        (several, "similar_ids", f"{name}s whose ids differ only in {_SIMILAR}"),
+    ):
+        (total,) = reader.rows(found.agg(num_rows=found["num_rows"].sum()))
+        if not total["num_rows"]:
+            continue
+        if key == "similar_ids":
+            (pair,) = reader.rows(several.order_by(several["num_rows"].desc(), several["first"]).limit(1))
+            text += f": {pair['first']!a} and {pair['last']!a}"
+        share = int(total["num_rows"]) / num_rows
+        yield key, share, f"{int(total['num_rows']):,} of {num_rows:,} rows are of {text}"
+
+
+def _plainest(ids: Any) -> Any:
+    """Ids without what people and programs often write differently."""
+    visible = _nfc(ids.re_replace(r"[\x{200B}-\x{200F}\x{2060}\x{FEFF}\x{AD}]", ""))
+    return visible.lower().re_replace(r"^0+([0-9])", r"\1")
 
 
 def _columns(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measured:
@@ -164,8 +204,8 @@ def _columns(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Mea
         yield (
             "times_in_1970",
             found["in_1970"] / found["rows"],
-            f"{found['in_1970']:,} of {found['rows']:,} times are in 1970; interactions.timestamp_unit is probably "
-            'wrong ("auto" finds it)',
+            f"{found['in_1970']:,} of {found['rows']:,} times are in 1970; "
+            + _why_in_1970(found["in_1970"] / found["rows"], found["first"], found["last"]),
         )
         equal = found["rows"] > 1 and found["first"] == found["last"]
         yield (
@@ -175,6 +215,14 @@ def _columns(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Mea
         )
     constant = found["rated"] >= _FEW_ROWS and found["lowest"] == found["highest"]
     yield "constant_rating", float(constant), f"all {found['rated']:,} ratings are {found['lowest']}"
+
+
+def _why_in_1970(share: float, first: int, last: int) -> str:
+    if share < _MOST:
+        return "they are probably missing, cut, or in another unit than the others"
+    if _EXCEL_DAYS[0] <= first and last <= _EXCEL_DAYS[1]:
+        return "they are probably days as Excel counts them: write dates"
+    return 'interactions.timestamp_unit is probably wrong ("auto" finds most units)'
 
 
 def _features(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Measured:
@@ -197,10 +245,10 @@ def _features(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Me
             )
 
 
-def _examples(reader: DuckDBEngine, rows: Any, column: str) -> str:
+def _examples(reader: DuckDBEngine, rows: Any, column: str, shown: Callable[[str], str] = repr) -> str:
     distinct = rows.select(column).distinct()
-    return _listed([row[column] for row in reader.rows(distinct.order_by(column).limit(_NUM_EXAMPLES))])
+    return _listed([row[column] for row in reader.rows(distinct.order_by(column).limit(_NUM_EXAMPLES))], shown)
 
 
-def _listed(values: list[str]) -> str:
-    return ", ".join(repr(value) for value in values[:_NUM_EXAMPLES])
+def _listed(values: list[str], shown: Callable[[str], str] = repr) -> str:
+    return ", ".join(shown(value) for value in values[:_NUM_EXAMPLES])

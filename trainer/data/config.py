@@ -378,7 +378,12 @@ def load_data_config(source: str, overrides: Mapping[str, str]) -> DataConfig:
         written = ConfigText(label=label, text=text, overrides=overrides.keys())
         model = DATA_FORMATS.get(str(raw.get("format")), DataConfig)
         problems = describe_problems(
-            error, written, lambda steps: keys_of(model, steps), skipped_steps=1, tag_key="format"
+            error,
+            written,
+            lambda steps: keys_of(model, steps),
+            skipped_steps=1,
+            tag_key="format",
+            tags=DATA_FORMATS,
         )
         raise ConfigError(problems) from error
 

@@ -13,6 +13,7 @@ from trainer.data.duckdb_engine import duckdb_function
 from trainer.data.raw import DEFECT, EXCERPT, POSITION, InteractionRules
 from trainer.data.scan import ROW
 from trainer.data.times import microseconds
+from trainer.data.values import SHORTENED
 
 _MAX_ID_BYTES: Final = 256
 _num_bytes = duckdb_function("strlen", ("string",), "int64")
@@ -44,6 +45,7 @@ def interaction_rows(rows: Any, rules: InteractionRules, config: DataConfig) -> 
     if rules.timestamp_unit is not None:
         reasons += [
             (rows[names.TIMESTAMP].isnull(), kinds.MISSING_TIMESTAMP),
+            (rows[names.TIMESTAMP].re_search(SHORTENED), kinds.TIME_IMPRECISE),
             (timestamp.isnull(), kinds.UNPARSABLE_TIMESTAMP),
         ]
     if rules.has_position:

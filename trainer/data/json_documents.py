@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from trainer.core.errors import DataError
-from trainer.data.json_envelopes import Envelope
+from trainer.data.json_envelopes import Envelope, Pages
 
 _MAX_DOCUMENT_CHARACTERS: Final = 16 << 20
 _BETWEEN: Final = re.compile(r"[\s,]*")
@@ -28,18 +28,22 @@ def is_document(lines: Iterable[str]) -> bool:
 
 
 def one_per_line(
-    chunks: Iterable[bytes], path: Path, lines: array[int], envelope: Envelope | None = None
+    chunks: Iterable[bytes],
+    path: Path,
+    lines: array[int],
+    envelope: Envelope | None = None,
+    pages: Pages | None = None,
 ) -> Iterator[bytes]:
     """The objects, each on a line of its own; the number of its line in the source is added to `lines`.
 
-    With `envelope`, they are those of its list. Memory holds one object. Raises DataError, which names the line, for
-    what is not JSON.
+    With `envelope`, they are those of its list; with `pages`, those of the list in each object. Memory holds one
+    object of the file. Raises DataError, which names the line, for what is not JSON.
     """
     decoder, source = json.JSONDecoder(), iter(chunks)
     text, position, number, is_last = "", 0, 1, False
     num_skipped = envelope.start if envelope else 0
     pending, inside_array, num_bytes_examined = b"", False, 0
-    begun = is_behind = False
+    is_behind = False
     while True:
         if num_skipped:
             skipped = text[position : position + num_skipped]
@@ -49,8 +53,8 @@ def one_per_line(
         assert between is not None
         number += between.group().count("\n")
         position = between.end()
-        if position < len(text) and not begun and text[position] == "[":
-            inside_array, begun, position = True, True, position + 1
+        if position < len(text) and not inside_array and not is_behind and text[position] == "[":
+            inside_array, position = True, position + 1
             continue
         if position < len(text) and inside_array and text[position] == "]":
             inside_array, position = False, position + 1
@@ -63,7 +67,6 @@ def one_per_line(
         found = None
         is_at_object = position < len(text) and not is_behind and not num_skipped
         if is_at_object and (is_last or len(text) - position > num_bytes_examined):
-            begun = True
             try:
                 found = decoder.raw_decode(text, position)
             except json.JSONDecodeError as error:
@@ -74,8 +77,9 @@ def one_per_line(
                 num_bytes_examined = 2 * (len(text) - position)
         if found is not None and (is_last or found[1] < len(text)):
             document = text[position : found[1]]
-            lines.append(number)
-            yield document.replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
+            for offset, row in pages.rows_in(document) if pages else [(0, document)]:
+                lines.append(number + document.count("\n", 0, offset))
+                yield row.replace("\n", " ").encode("utf-8", "surrogateescape") + b"\n"
             number += document.count("\n")
             position, num_bytes_examined = found[1], 0
             continue

@@ -1,4 +1,4 @@
-"""One JSON object around the list of rows, as web services answer: {"next": null, "data": [{...}, {...}]}.
+"""JSON objects around lists of rows, as web services answer: {"next": null, "data": [{...}, {...}]}.
 
 Only the beginning of a file is examined, so that a file of any size is read as a stream.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 EXAMINED_BYTES: Final = 1 << 20
 _TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\]:]', re.DOTALL)
+_OPENING: Final = re.compile(r"\[\s*")
+_BETWEEN: Final = re.compile(r"[\s,]*")
 _MAX_KEYS_SHOWN: Final = 20
 _VALUE: Final = "a value"
 
@@ -50,14 +52,12 @@ def envelope_of(text: str, id_keys: Collection[str], *, is_whole: bool) -> Envel
     if outline.end is not None and (not is_whole or text[outline.end :].strip()):
         return None
 
-    def num_ids(keys: Collection[str]) -> int:
-        return sum(key in keys or key.split(".")[0] in keys for key in id_keys)
-
-    lists = [found for found in outline.lists if num_ids(found.keys) == len(id_keys)]
+    lists = [found for found in outline.lists if _num_ids(id_keys, found.keys) == len(id_keys)]
     wanted = " and ".join(map(repr, id_keys))
-    if num_ids(outline.kinds) == len(id_keys) and lists:
+    num_own = _num_ids(id_keys, outline.kinds)
+    if num_own == len(id_keys) and lists:
         raise ValueError(f"{wanted} are in the one object and in its list {lists[0].key!r}: write the rows alone")
-    if num_ids(outline.kinds) and not lists:
+    if num_own and not lists:
         return None  # a row, perhaps without one of its ids
     if outline.end is None and is_whole and not lists:
         return None  # damaged; reading it as lines says so
@@ -71,6 +71,61 @@ def envelope_of(text: str, id_keys: Collection[str], *, is_whole: bool) -> Envel
         return None  # an object larger than what was examined, or a row without its ids
     found = ", ".join(f"{key!r}: {kind}" for key, kind in list(outline.kinds.items())[:_MAX_KEYS_SHOWN])
     raise ValueError(f"one object without {wanted} and without a list of objects has {found}")
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Objects, one after the other, each around a list of rows: the pages of a web service in one file."""
+
+    key: str
+    """Where the list of the first page is."""
+    id_keys: tuple[str, ...]
+
+    def rows_in(self, page: str) -> Iterator[tuple[int, str]]:
+        """(number of characters before it, its text) of each row of a page. An object that is no page is a row."""
+        rows = _list_of_page(_outline(page), self.id_keys)
+        if rows is None:
+            if self._list_in(page) != []:
+                yield 0, page
+            return
+        decoder, position = json.JSONDecoder(), _after(_OPENING, page, rows.start)
+        while page[position] != "]":
+            _, end = decoder.raw_decode(page, position)
+            yield position, page[position:end]
+            position = _after(_BETWEEN, page, end)
+
+    def _list_in(self, page: str) -> object:
+        value = json.loads(page)
+        for step in self.key.split("."):
+            value = value.get(step) if isinstance(value, dict) else None
+        return value
+
+
+def pages_of(text: str, id_keys: Sequence[str]) -> Pages | None:
+    """The pages of which a text is the beginning; None unless its first object is a page, and something follows."""
+    if not id_keys or not text.lstrip().startswith("{"):
+        return None
+    outline = _outline(text)
+    if outline.end is None or not text[outline.end :].strip():
+        return None
+    rows = _list_of_page(outline, id_keys)
+    return Pages(rows.key, tuple(id_keys)) if rows else None
+
+
+def _list_of_page(outline: _Outline, id_keys: Collection[str]) -> Envelope | None:
+    """The only list of rows in an object that is no row itself."""
+    lists = [found for found in outline.lists if _num_ids(id_keys, found.keys) == len(id_keys)]
+    return lists[0] if len(lists) == 1 and not _num_ids(id_keys, outline.kinds) else None
+
+
+def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
+    found = pattern.match(text, position)
+    assert found is not None
+    return found.end()
+
+
+def _num_ids(id_keys: Collection[str], keys: Collection[str]) -> int:
+    return sum(key in keys or key.split(".")[0] in keys for key in id_keys)
 
 
 @dataclass

@@ -16,13 +16,13 @@ from trainer.core.byte_order_marks import encoding_of_mark
 from trainer.core.errors import DataError
 from trainer.data.encodings import INVALID, UTF_8, unmarked_utf_16, utf_8_of
 from trainer.data.json_documents import is_document, one_per_line
-from trainer.data.json_envelopes import EXAMINED_BYTES, envelope_of
+from trainer.data.json_envelopes import EXAMINED_BYTES, envelope_of, pages_of
 from trainer.data.quotes import Dialect, RecordsInQuotes
 from trainer.data.unpacking import Packed, beginning
 
 MAX_LINE_BYTES: Final = 16 << 20
 MAX_REFUSED_KEPT: Final = 20
-_BOM_BYTES: Final = 3
+_BOM: Final = b"\xef\xbb\xbf"
 _EXCERPT_BYTES: Final = 200
 _READ_IN_PLACE: Final = frozenset({"", "gzip"})
 _DOS_END: Final = b"\x1a"  # Ctrl-Z, which CP/M and DOS programs write after the text
@@ -97,7 +97,7 @@ class Text:
     def chunks(self, ends: _Ends) -> Iterator[bytes]:
         """The text as UTF-8; `ends` learns which line ends the source has."""
         source = self.packed.chunks()
-        return ends.as_line_feeds(utf_8_of(_without(_BOM_BYTES if self._has_bom else 0, source), self.encoding))
+        return ends.as_line_feeds(utf_8_of(_without(len(_BOM) if self._has_bom else 0, source), self.encoding))
 
     def plain_json(self, copy: Path, id_keys: Sequence[str]) -> PlainText:
         """Reads a file of JSON through, as `plain` does; a document is copied with an object of its rows on each line.
@@ -112,12 +112,13 @@ class Text:
             )
         except ValueError as error:
             raise DataError(f"{self.packed.path}: {error}") from error
+        pages = None if envelope else pages_of(examined.decode(UTF_8, "surrogateescape"), id_keys)
         # The last line may be cut: a whole array may be one line.
-        if envelope is None and not is_document(examined.decode(UTF_8, "replace").split("\n")):
+        if not envelope and not pages and not is_document(examined.decode(UTF_8, "replace").split("\n")):
             return self.plain(copy, None)
         lines = array("I")
         with copy.open("wb") as sink:
-            sink.writelines(one_per_line(self.chunks(_Ends()), self.packed.path, lines, envelope))
+            sink.writelines(one_per_line(self.chunks(_Ends()), self.packed.path, lines, envelope, pages))
         return PlainText(path=copy, packing="", encoding=self.encoding, refused=RefusedLines(), document_lines=lines)
 
     def plain(self, copy: Path, dialect: Dialect | None) -> PlainText:
@@ -132,6 +133,7 @@ class Text:
             self.encoding == UTF_8
             and ends.are_alike
             and not refused.intervals
+            and not inspection.has_marks
             and self.packed.packing in _READ_IN_PLACE
             and not self.packed.has_padding()
         ):
@@ -139,7 +141,8 @@ class Text:
         else:
             path, packing = copy, ""
             with copy.open("wb") as sink:
-                sink.writelines(_blanked(_blocks(self.chunks(_Ends()), lambda _line, _text: None), refused.intervals))
+                blocks = map(_without_marks, _blocks(self.chunks(_Ends()), lambda _line, _text: None))
+                sink.writelines(_blanked(blocks, refused.intervals))
         return PlainText(
             path=path,
             packing=packing,
@@ -187,6 +190,8 @@ class _Inspection:
 
     def __init__(self, dialect: Dialect | None, *, is_decoded: bool) -> None:
         self.records = RecordsInQuotes(dialect) if dialect else None
+        self.has_marks = False
+        """Whether a line inside of the text begins with a byte order mark."""
         # Undecodable bytes of UTF-8 are left to DuckDB, which refuses the line if it needs the column.
         self._marks = ((b"\0", "NUL bytes", False), *((((INVALID, _NOT_A_CHARACTER, True)),) if is_decoded else ()))
         self._numbers = array("Q")
@@ -195,7 +200,9 @@ class _Inspection:
     def run(self, chunks: Iterable[bytes]) -> RefusedLines:
         """Reads the text through."""
         number, last = 1, 0
-        for block in _blocks(chunks, self._too_long):
+        for source in _blocks(chunks, self._too_long):
+            block = _without_marks(source)
+            self.has_marks |= block is not source
             for mark, why, is_wrong_encoding in self._marks:
                 if mark in block:
                     self._find(block, number, mark, why, is_wrong_encoding=is_wrong_encoding)
@@ -256,6 +263,13 @@ def _blocks(chunks: Iterable[bytes], too_long: Callable[[int, bytes], None]) -> 
             rest, num_rest, is_skipping = [], 0, True
     if last := b"".join(rest):
         yield last
+
+
+def _without_marks(block: bytes) -> bytes:
+    """The block without byte order marks at the beginning of its lines, which joined files have."""
+    if _BOM not in block:
+        return block
+    return b"\n".join(line.removeprefix(_BOM) for line in block.split(b"\n"))
 
 
 def _blanked(blocks: Iterable[bytes], intervals: list[tuple[int, int]]) -> Iterator[bytes]:

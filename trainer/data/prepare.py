@@ -53,7 +53,7 @@ from trainer.data.whole_ids import with_whole_ids
 
 log = structlog.get_logger()
 
-_LAYOUT: Final = 8
+_LAYOUT: Final = 9
 """Part of the hash in every folder's name. Increase it when the same source is cleaned or written differently."""
 _PREPARED_FILE: Final = "prepared.json"
 _PATH_KEYS: Final = frozenset({"path", "reviews", "meta"})

@@ -22,9 +22,11 @@ ID_TOO_LONG: Final = "id_too_long"
 BAD_ID: Final = "bad_id"
 ID_IMPRECISE: Final = "id_imprecise"
 REPEATED_KEY: Final = "repeated_key"
+REPEATED_HEADER: Final = "repeated_header"
 UNPARSABLE_RATING: Final = "unparsable_rating"
 RATING_OUT_OF_RANGE: Final = "rating_out_of_range"
 UNPARSABLE_TIMESTAMP: Final = "unparsable_timestamp"
+TIME_IMPRECISE: Final = "time_imprecise"
 UNPARSABLE_POSITION: Final = "unparsable_position"
 MISSING_WEIGHT: Final = "missing_weight"
 UNPARSABLE_WEIGHT: Final = "unparsable_weight"
@@ -48,24 +50,26 @@ BAD_KINDS: Final = {
     MISSING_TIMESTAMP: "no timestamp",
     MISSING_POSITION: "no position",
     ID_TOO_LONG: "an id of more than 256 bytes",
-    BAD_ID: "an id that is an object, a list, or bytes that are not UTF-8",
+    BAD_ID: "an id that is an object, a list or in a list, or bytes that are not UTF-8",
     ID_IMPRECISE: "an id that is a floating-point number too large to hold all of its digits: write ids as texts",
     REPEATED_KEY: "a JSON object that has a key of the configuration twice",
-    UNPARSABLE_RATING: "a rating that is not a number",
+    UNPARSABLE_RATING: 'a rating that is not a number; decimal = "," reads 4,5',
     RATING_OUT_OF_RANGE: "a rating outside the scale",
     UNPARSABLE_TIMESTAMP: (
         "a timestamp that is not a time from 1970 to 2100 in the unit configured; "
         'timestamp_unit = "auto" finds the unit'
     ),
+    TIME_IMPRECISE: "a time that has lost its last digits, as 1.70001E+12 has in Excel: write all digits",
     UNPARSABLE_POSITION: "a position that is not a number",
     MISSING_WEIGHT: "no weight",
-    UNPARSABLE_WEIGHT: "a weight that is not a finite number above 0",
+    UNPARSABLE_WEIGHT: "a weight that is not a finite number above 0, without separators of thousands",
     UNKNOWN_EVENT_TYPE: "an event type that the configuration does not map",
 }
 """Kinds of bad lines, with descriptions. The run fails if their share exceeds `max_bad_share`."""
 
 DROP_KINDS: Final = {
     **BAD_KINDS,
+    REPEATED_HEADER: "the names of the columns again, as in joined files, or a line of dashes below them",
     IGNORED_EVENT_TYPE: "an event type in ignored_event_types",
     BELOW_MIN_RATING: "a rating below min_rating",
     DUPLICATE: "repeats an earlier row: same user and item, or same id; the first is kept",

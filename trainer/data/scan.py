@@ -36,6 +36,8 @@ _MAX_REJECT_LENGTH: Final = 2_000
 _OTHER_DELIMITERS: Final = (";", "\t", "|", ",", "::", "~", "^")
 _MAX_NAMES_SHOWN: Final = 100
 _MAX_NAME_SHOWN: Final = 60
+_MAX_LINES_ABOVE: Final = 100
+"""Lines among which the header is looked for if the first one does not have the columns."""
 _WRONG_ENCODING: Final = "INVALID ENCODING"
 
 ScanKind = Literal["csv", "jsonl", "parquet"]
@@ -125,8 +127,14 @@ class Scan:
         for other in _OTHER_DELIMITERS:
             if other != self.delimiter and column in (name.strip(' "') for name in line.split(other)):
                 return f"; did you mean delimiter = {toml_string(other)}?"
-        alike = [name for name in self.columns if name.strip().lower() == column.lower()]
-        return f"; did you mean {alike[0]!r}?" if alike else ""
+        if any(name.strip() == f"'{column}'" for name in self.columns):
+            return f"; did you mean quote = {toml_string(chr(39))}?"
+        if alike := [name for name in self.columns if _letters(name) == _letters(column)]:
+            return f"; did you mean {alike[0]!r}?"
+        for number, below in enumerate(itertools.islice(self.lines(), _MAX_LINES_ABOVE), start=1):
+            if number > 1 and column in (name.strip(' "') for name in below.split(self.delimiter)):
+                return f"; line {number} has it: remove the lines above"
+        return ""
 
     def rejects(self) -> Rejects:
         """The lines that could not be parsed in the last run over `rows`."""
@@ -249,6 +257,11 @@ def listed(columns: Sequence[str]) -> str:
     shown = [name[:_MAX_NAME_SHOWN] if name.isprintable() else repr(name[:_MAX_NAME_SHOWN]) for name in columns]
     more = [f"and {len(shown) - _MAX_NAMES_SHOWN} more"] if len(shown) > _MAX_NAMES_SHOWN else []
     return ", ".join(shown[:_MAX_NAMES_SHOWN] + more)
+
+
+def _letters(name: str) -> str:
+    """A name in lower case, without blanks and signs."""
+    return "".join(sign for sign in name.lower() if sign.isalnum())
 
 
 def toml_string(text: str) -> str:

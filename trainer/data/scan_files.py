@@ -192,7 +192,9 @@ def _kind_of(file: Packed) -> str:
 def _header(text: Text, config: FileConfig) -> tuple[tuple[str, ...], int]:
     """Names of the columns, and the number of lines of the header."""
     path, lines = text.packed.path, text.lines()
-    line = next(lines, "")
+    line = next(lines, None)
+    if line is None:
+        raise DataError(f"{path}: the file is empty")
     if not line:
         raise DataError(f"{path}: the first line is blank, but should name the columns")
     if line.lower().startswith("sep=") and len(line) <= 5:

@@ -37,6 +37,9 @@ DOCUMENT: Final = "document"
 _HOLDS_LISTS: Final = r'\[.*([\[{]|"\s*\()'
 """A list in JSON of which an entry is an object, a list, or perhaps the text of a list."""
 
+_THOUSANDS: Final = r"^[+-]?[0-9]{1,3}(\.[0-9]{3})+(,|$)"
+"""A number with a decimal comma, and points between its thousands."""
+
 _json_type = duckdb_function("json_type", ("json",), "string")
 
 
@@ -102,7 +105,7 @@ def _read_interactions(
     rows = _select(scan, rows, "interactions", columns, config)
     if config.decimal == ",":
         numbers = (names.RATING, POSITION, names.WEIGHT)
-        rows = rows.mutate(**{name: rows[name].replace(",", ".") for name in numbers})
+        rows = rows.mutate(**{name: _with_decimal_point(rows[name]) for name in numbers})
     raw = RawTable(role="interactions", scan=scan, rows=rows)
     if not config.timestamp:
         return raw, None
@@ -153,6 +156,13 @@ def _select(scan: Scan, rows: Any, section: str, columns: Mapping[str, str], con
     absent = {name: ibis.null("string") for name in columns if name not in configured}
     listed = {names.CATEGORIES: _categories(scan, rows, config)} if isinstance(config, ItemsConfig) else {}
     return rows.select(rows[ROW], excerpt.name(EXCERPT), defect.name(DEFECT), **fields, **absent, **listed)
+
+
+def _with_decimal_point(number: Any) -> Any:
+    """A number with a decimal comma as one with a point. What may have separators of thousands, as 1.234 here, gets a
+    comma for each, and is no number."""
+    swapped = number.translate(",.", ".,")
+    return ibis.cases((number.re_search(_THOUSANDS), swapped), else_=number.replace(",", "."))
 
 
 def _categories(scan: Scan, rows: Any, config: ItemsConfig) -> Any:

@@ -122,9 +122,7 @@ def _member(path: Path, wanted: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [
-                info.filename
-                for info in archive.infolist()
-                if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+                info.filename for info in archive.infolist() if not info.is_dir() and not _is_hidden(info.filename)
             ]
     except _DAMAGE as error:
         raise DataError(f"{path}: unreadable: damaged zip: {error}") from error
@@ -142,6 +140,12 @@ def _member(path: Path, wanted: str) -> str:
             else f"{path}: the zip archive is empty"
         )
     return names[0]
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file inside of an archive is one that macOS or Windows adds by itself."""
+    last = name.rsplit("/", 1)[-1]
+    return name.startswith("__MACOSX/") or last.startswith(".") or last in {"Thumbs.db", "desktop.ini"}
 
 
 def _read_on(source: IO[bytes], num_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:

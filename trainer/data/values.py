@@ -10,7 +10,7 @@ import ibis
 from tandem.contract import names
 from trainer.core.errors import ConfigError
 from trainer.data.duckdb_engine import duckdb_function
-from trainer.data.report import BAD_ID, ID_IMPRECISE, REPEATED_KEY
+from trainer.data.report import BAD_ID, ID_IMPRECISE, REPEATED_HEADER, REPEATED_KEY, TIME_IMPRECISE
 from trainer.data.scan import Scan
 
 _BLANKS: Final = r"[\s\pZ\x{0}-\x{1F}\x{7F}-\x{9F}\x{200B}-\x{200F}\x{2060}\x{FEFF}]+"
@@ -18,13 +18,14 @@ _BLANKS: Final = r"[\s\pZ\x{0}-\x{1F}\x{7F}-\x{9F}\x{200B}-\x{200F}\x{2060}\x{FE
 _OUTER_BLANKS: Final = f"^{_BLANKS}|{_BLANKS}$"
 _ID_COLUMNS: Final = frozenset({names.USER_ID, names.ITEM_ID})
 _TEXT_COLUMNS: Final = frozenset({names.TITLE, names.DESCRIPTION})
-_SHORTENED: Final = r"^-?[0-9]\.[0-9]{5}E\+[0-9]{2}$"
+SHORTENED: Final = r"^-?[0-9]\.[0-9]{5}E\+[0-9]{2}$"
 """How Excel writes numbers of twelve and more digits into a file: the last of them are lost."""
 _VALUES: Final = "field_values"
 _TYPES: Final = "field_types"
 _KEYS: Final = "field_keys"
 _EXACT_INTEGERS: Final = {"float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}
 """Floating-point type -> the largest whole number below which it holds every whole number."""
+_SHORT_FLOATS: Final = ("float16", "float32")
 
 json_strings = duckdb_function("json_extract_string", ("json", "array<string>"), "array<string>")
 """(document, paths): the value at each path as text, or null. Numbers become text as they are written."""
@@ -109,7 +110,8 @@ def document_fields(
             else:
                 imprecise = value.try_cast("float64").abs() > _EXACT_INTEGERS["float64"]
                 defects += [
-                    (value.re_search(_SHORTENED), ID_IMPRECISE),
+                    *((value.isnull() & inner, BAD_ID) for inner in _are_lists(rows[document], columns[name])),
+                    (value.re_search(SHORTENED), ID_IMPRECISE),
                     (kind.isin(("OBJECT", "ARRAY")), BAD_ID),
                     ((kind == "DOUBLE") & value.contains(".") & imprecise, ID_IMPRECISE),
                 ]
@@ -139,10 +141,15 @@ def table_fields(
                 limit = _EXACT_INTEGERS[str(kind).removeprefix("!")]
                 defects.append((text_of(column).notnull() & (column.abs() > limit), ID_IMPRECISE))
             elif kind.is_string():
-                defects.append((column.strip().re_search(_SHORTENED), ID_IMPRECISE))
+                defects.append((column.strip().re_search(SHORTENED), ID_IMPRECISE))
             elif kind.is_binary():
                 defects.append((column.notnull() & text_of(column).isnull(), BAD_ID))
+        elif name == names.TIMESTAMP and str(kind).removeprefix("!") in _SHORT_FLOATS:
+            limit = _EXACT_INTEGERS[str(kind).removeprefix("!")]
+            defects.append((text_of(column).notnull() & (column.abs() > limit), TIME_IMPRECISE))
         fields[name] = present(text_of(column, nulls), nulls)
+    if scan.num_header_lines:
+        defects = [(_is_header(fields, columns), REPEATED_HEADER), *defects]
     return fields, ibis.cases(*defects) if defects else ibis.null("string")
 
 
@@ -156,10 +163,29 @@ def column_of(scan: Scan, section: str, key: str) -> Any:
             raise
         column = scan.rows[scan.field(section, first)]
         for step in steps:
+            if column.type().is_array():
+                raise ConfigError(
+                    f"{section}: {scan.path.name}: {key!r} is inside of a list, and a row has one value: write a row "
+                    "for each entry of the list"
+                ) from None
             if not column.type().is_struct() or step not in column.type().names:
                 raise
             column = column[step]
         return column
+
+
+def _is_header(fields: Mapping[str, Any], columns: Mapping[str, str]) -> Any:
+    """Whether a row names the columns once more, or is a line of dashes, as some programs draw below the header."""
+    names_columns = [(fields[name] == key.strip()).fill_null(False) for name, key in columns.items()]
+    is_line = [fields[name].re_search(r"^--+$").fill_null(False) for name in columns]
+    return ibis.and_(*names_columns) | ibis.and_(*is_line)
+
+
+def _are_lists(document: Any, key: str) -> list[Any]:
+    """Whether there is a list, for each place above the value of a key with dots."""
+    steps = key.split(".")[:-1]
+    paths = [_path(steps[:number]) for number in range(1, len(steps) + 1)]
+    return [(json_types(document, [path])[0] == "ARRAY").fill_null(False) for path in paths]
 
 
 def json_entries(document: Any, paths: Sequence[str]) -> Any:

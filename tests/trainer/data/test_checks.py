@@ -105,6 +105,45 @@ def test_a_wrong_unit_and_equal_times(write, tmp_path: Path, rows):
     assert found(prepare_rows(write, tmp_path, rows)) == {"equal_times": ("warn", 1.0)}
 
 
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        ((0,), "probably missing, cut, or in another unit than the others"),
+        (tuple(45_000 + number / 400 for number in range(400)), "probably days as Excel counts them: write dates"),
+    ],
+    ids=["one of many", "days of Excel"],
+)
+def test_what_times_in_1970_probably_are(write, tmp_path: Path, rows, times: tuple[float, ...], why: str):
+    for row, time in zip(rows, times, strict=False):
+        row["t"] = time
+    (finding,) = prepare_rows(write, tmp_path, rows).findings
+    assert (finding.check, finding.share) == ("times_in_1970", round(len(times) / 400, 6))
+    assert why in finding.text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("007", "07"), ("caf\u00e9", "cafe\u0301"), ("a\u200bb", "ab"), ("Bob@Shop.com", "bob@shop.com")],
+)
+def test_spellings_of_one_id_are_named(write, tmp_path: Path, rows, first: str, second: str):
+    for row in rows[:10]:
+        row["u"] = first
+    for row in rows[10:20]:
+        row["u"] = second
+    (finding,) = prepare_rows(write, tmp_path, rows).findings
+    assert (finding.check, finding.level, finding.share) == ("similar_ids", "warn", 0.05)
+    assert f"{min(first, second)!a} and {max(first, second)!a}" in finding.text
+
+
+@pytest.mark.parametrize("form", ['="{}"', "'{}'", "\u201c{}\u201d", "'{}"])
+def test_ids_in_quotes_are_named(write, tmp_path: Path, rows, form: str):
+    for number, row in enumerate(rows):
+        row["u"] = form.format(number // 10).replace('"', '""')
+        row["u"] = f'"{row["u"]}"'
+    (finding,) = prepare_rows(write, tmp_path, rows).findings
+    assert (finding.check, finding.level, finding.share) == ("quoted_ids", "warn", 1.0)
+
+
 def test_duplicates_and_a_constant_rating(write, tmp_path: Path, rows):
     for row in rows:
         row["r"] = 5

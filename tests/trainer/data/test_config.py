@@ -68,6 +68,7 @@ def test_overrides_are_typed():
         ("max_bad = 3\n" + TABLE, r"mine\.toml, line 1: max_bad: unknown key; did you mean 'max_bad_share'\?"),
         ('min_rating = "four"\n' + TABLE, r"line 1: min_rating: .*valid number.*, not 'four'"),
         ("max_bad_share = 2\n" + TABLE, r"line 1: max_bad_share: .*less than or equal to 1, not 2"),
+        ('name = "x"\n', r"mine\.toml: format: required, and absent; one of 'table', 'amazon', 'movielens-100k'"),
         (TABLE.replace('user = "u"\n', ""), r"mine\.toml: interactions\.user: required, and absent"),
         (TABLE.replace('timestamp = "t"\n', ""), "line 4: interactions: give timestamp, position or file_order"),
         (TABLE + 'timestamp_unit = "hours"\n', r"interactions\.timestamp_unit: .*'milliseconds'.*, not 'hours'"),

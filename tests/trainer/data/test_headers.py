@@ -18,6 +18,9 @@ from trainer.core.errors import ConfigError, DataError
         ("u|i\n1|2\n", r"did you mean delimiter = \"\|\"\?"),
         ("u::i\n1::2\n", r"did you mean delimiter = \"::\"\?"),
         ("U,I\n1,2\n", r"its columns are U, I; did you mean 'U'\?"),
+        ("'u','i'\n'1','2'\n", r"its columns are 'u', 'i'; did you mean quote = \"'\"\?"),
+        ("# 2024\n\nu,i\n1,2\n", r"its columns are # 2024; line 3 has it: remove the lines above$"),
+        ("+--+\n|u|i|\n+--+\n|1|2|\n", r"its columns are \+--\+$"),
         ("a,b\n1,2\n", r"its columns are a, b$"),
         (",".join(f"c{n}" for n in range(150)), r"c98, c99, and 50 more$"),
         ("sep=;\nu;i\n1;2\n", r"the first line is 'sep=;', which Excel adds; remove it, and set delimiter"),
@@ -33,6 +36,12 @@ def test_mistakes_are_named(tmp_path: Path, content: str, message: str):
     with pytest.raises((ConfigError, DataError), match=rf"rows\.csv.*{message}") as failure:
         scanned(tmp_path / "work", path, ["u"])
     assert str(failure.value).isprintable()
+
+
+def test_a_name_that_differs_in_signs_is_proposed(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("User ID,i\n1,2\n")
+    with pytest.raises(ConfigError, match=r"no column 'user_id'; its columns are User ID, i; did you mean 'User ID'\?"):
+        scanned(tmp_path / "work", tmp_path / "rows.csv", ["user_id"])
 
 
 def test_the_other_delimiter_is_read(tmp_path: Path):

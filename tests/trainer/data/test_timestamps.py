@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.trainer.data.conftest import table_rows
+from tests.trainer.data.conftest import csv_text, jsonl_text, table_rows
 from tests.trainer.data.plain_table import prepare_table
 from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import load_data_config
@@ -181,6 +181,32 @@ def test_play_counts_are_weights(write, tmp_path: Path):
     assert rows == {"1": (27.0, 4.5), "5": (4.0, 3.5)}
     dropped = prepared.report.file("interactions").dropped
     assert dropped == {"duplicate": 1, "unparsable_weight": 2, "missing_weight": 1}
+
+
+@pytest.mark.parametrize("plays", ["1.234", "1.234,5", "-1.234.567"])
+def test_points_between_thousands_are_no_decimal_points(write, tmp_path: Path, plays: str):
+    write("r.csv", f"u;i;t;plays\na;1;1;{plays}\na;2;2;4.5\na;3;3;1234\n")
+    keys = 'path = "r.csv"\ndelimiter = ";"\ntimestamp = "t"\nweight = "plays"\ndecimal = ","\n'
+    prepared = prepare_table(tmp_path, keys)
+    assert [row["weight"] for row in table_rows(prepared, "interactions")] == [4.5, 1234.0]
+    assert prepared.report.file("interactions").dropped == {"unparsable_weight": 1}
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+def test_times_that_excel_has_shortened_are_bad(write, tmp_path: Path, name: str):
+    rows = [{"u": "a", "i": f"i{number}", "t": time} for number, time in enumerate(["1.70001E+12", "1.7e+12", "17e11"])]
+    write(name, {"r.csv": csv_text, "r.jsonl": jsonl_text}[name](rows))
+    prepared = prepare_table(tmp_path, f'path = "{name}"\ntimestamp = "t"\ntimestamp_unit = "milliseconds"\n')
+    assert [row["item_id"] for row in table_rows(prepared, "interactions")] == ["i1", "i2"]
+    assert prepared.report.file("interactions").dropped == {"time_imprecise": 1}
+
+
+def test_times_in_short_floats_have_lost_their_seconds(tmp_path: Path):
+    table = pa.table({"u": ["a", "a"], "i": ["1", "2"], "t": pa.array([1_700_003_600.0, 5.0], pa.float32())})
+    pq.write_table(table, tmp_path / "r.parquet")
+    prepared = prepare_table(tmp_path, 'path = "r.parquet"\ntimestamp = "t"\n')
+    assert [row["timestamp"] for row in table_rows(prepared, "interactions")] == [5_000_000]
+    assert prepared.report.file("interactions").dropped == {"time_imprecise": 1}
 
 
 def test_ignored_event_types_are_not_bad(write, tmp_path: Path):

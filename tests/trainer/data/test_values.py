@@ -200,6 +200,14 @@ class TestKeysInsideObjects:
         prepared = self.prepare(tmp_path, rows)
         assert prepared.report.file("interactions").dropped == {"bad_id": 2}
 
+    def test_a_value_in_the_entries_of_a_list_is_named(self, tmp_path: Path):
+        good = {"user": {"id": 7}, "item": {"_id": {"$oid": "5f"}}, "at": 1}
+        prepared = self.prepare(tmp_path, [good, {**good, "item": [{"_id": {"$oid": "a"}}, {"_id": {"$oid": "b"}}]}])
+        assert prepared.report.file("interactions").dropped == {"bad_id": 1}
+        write_parquet(tmp_path / "r.parquet", u=pa.array(["a"]), i=pa.array([[{"id": "b"}]]), t=pa.array([1]))
+        with pytest.raises(ConfigError, match=r"r\.parquet: 'i\.id' is inside of a list, and a row has one value"):
+            prepare_table(tmp_path, f'path = "r.parquet"\n{BY_TIME}', item="i.id")
+
     def test_a_repeated_key_is_named(self, tmp_path: Path):
         good = '{"user": {"id": 7}, "item": {"_id": {"$oid": "5f"}}, "at": 1, "other": 1, "other": 2}'
         prepared = self.prepare(tmp_path, [good, good.replace('"at": 1', '"at": 1, "at": 2')])
