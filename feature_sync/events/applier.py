@@ -23,6 +23,7 @@ from feature_sync.stream.consumer import Parsed
 from feature_sync.telemetry.metrics import StreamMetrics
 from tandem.contract.bundle import Bundle
 from tandem.contract.deleted_users import is_left_out
+from tandem.contract.event_rule import EventRule
 from tandem.contract.store import deleted_users_key, item_counters_key, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key
 from tandem.contract.vocabulary import MISSING_ROW
@@ -37,8 +38,8 @@ class EventRules:
 
     mark_seconds: int
     """Minimum time for which an event id is remembered."""
-    min_rating: Callable[[], float | None]
-    """Returns the rating below which a rating is no choice, see `rating_rule`."""
+    rule: Callable[[], EventRule]
+    """Returns which events are choices and which stands for several, see `event_rule`."""
     unknown_item_seconds: int = 30 * 24 * 3600
     """Time after its last event for which the counter of an item that no live bundle knows is kept."""
 
@@ -130,9 +131,9 @@ class EventApplier:
 
     def _state_writes(self, grouped: dict[str, list[Event]], stored: dict[str, bytes | None]) -> list[Command]:
         writes: list[str | bytes | int | float] = ["MSET"]
-        min_rating = self._rules.min_rating()
+        rule = self._rules.rule()
         for user_id, events in grouped.items():
-            state = state_after(stored[user_id], events, min_rating=min_rating)
+            state = state_after(stored[user_id], events, rule)
             writes += (user_state_key(user_id), state)
         return [tuple(writes)] if grouped else []
 

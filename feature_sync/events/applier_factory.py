@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier import EventApplier, EventRules
-from feature_sync.events.rating_rule import RatingRule
+from feature_sync.events.event_rule import ServedEventRule
 from feature_sync.events.trending import trending_of
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import StreamMetrics
@@ -18,7 +18,7 @@ def event_applier(
     store: StoreConnection,
     metrics: StreamMetrics,
     *,
-    rating_rule: RatingRule,
+    event_rule: ServedEventRule,
     on_changed_users: Callable[[Collection[str]], None] = lambda _: None,
     live_bundles: Callable[[], Sequence[Bundle]] = lambda: (),
 ) -> EventApplier:
@@ -27,7 +27,7 @@ def event_applier(
         store,
         rules=EventRules(
             mark_seconds=settings.event_id_seconds,
-            min_rating=rating_rule.min_rating,
+            rule=event_rule.current,
             unknown_item_seconds=settings.unknown_item_seconds,
         ),
         trending=trending_of(settings),

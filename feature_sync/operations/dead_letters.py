@@ -15,8 +15,8 @@ from feature_sync.bundles.live_bundles import LiveBundles
 from feature_sync.core.errors import StoreConflict, Unavailable
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.event_rule import ServedEventRule
 from feature_sync.events.impression_applier import ImpressionApplier
-from feature_sync.events.rating_rule import RatingRule
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.numbering import Numbering
 from feature_sync.store.connection import StoreConnection
@@ -90,7 +90,7 @@ def _applier(settings: Settings, store: StoreConnection, stream: str) -> Applier
     if stream == EVENTS:
         bundles = LiveBundles(settings, on_change=lambda: None)
         bundles.poll()
-        return event_applier(settings, store, metrics, rating_rule=RatingRule(settings, bundles))
+        return event_applier(settings, store, metrics, event_rule=ServedEventRule(settings, bundles))
     if stream == IMPRESSIONS:
         return ImpressionApplier(store, metrics=metrics)
     # The bundles are not read: a store that has lost the counter has no dead letters either.

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ from feature_sync.core.errors import PreparedDataError
 from tandem.contract import names
 from tandem.contract.checksums import DamagedFile, check_files
 from tandem.contract.deleted_users import NOBODY, DeletedUsers
+from tandem.contract.pairs import Entries
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import NO_KEYS, Keys, id_keys
 from tandem.contract.whole_files import read_whole
@@ -35,6 +35,7 @@ _INTERACTIONS: Final = "interactions.parquet"
 _USERS: Final = "users.parquet"
 _LOW_RATED: Final = "low_rated.parquet"
 _INTERACTION_COLUMNS: Final = (names.USER_ID, names.ITEM_ID, names.TIMESTAMP, names.EVENT_TYPE)
+_COUNT_COLUMNS: Final = (*names.EVENT_COUNTS, names.LAST_TIMESTAMP)
 _ROWS_AT_A_TIME: Final = 65_536
 
 
@@ -66,24 +67,7 @@ class PreparedUser:
         return not (len(self.state.seen_item_keys) or self.state.event_counts.any())
 
 
-@dataclass(frozen=True)
-class _Events:
-    """Events in order, arrays of one length: (n,) uint64, (n,) uint8, (n,) int64."""
-
-    item_keys: Keys
-    codes: npt.NDArray[np.uint8]
-    times: npt.NDArray[np.int64]
-
-    def slice(self, start: int, end: int) -> _Events:
-        return _Events(self.item_keys[start:end], self.codes[start:end], self.times[start:end])
-
-    def after(self, moment: int) -> _Events:
-        """The events of known times after a moment, in microseconds."""
-        kept = self.times > moment
-        return _Events(self.item_keys[kept], self.codes[kept], self.times[kept])
-
-
-_NO_EVENTS: Final = _Events(NO_KEYS, np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64))
+_NO_ENTRIES: Final = Entries.of(NO_KEYS, np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.int64))
 
 
 def open_prepared(directory: Path) -> PreparedData:
@@ -153,11 +137,9 @@ def _users(directory: Path, deleted: DeletedUsers) -> Iterator[PreparedUser]:
             feature_user, feature_values = next(features, (None, {}))
         deleted_at = deleted.deleted_at(user_id)
         if deleted_at is not None:
-            events, low_rated_keys = events.after(deleted_at), NO_KEYS
-        state = UserState.from_events(
-            events.item_keys,
-            events.codes,
-            events.times,
+            events, low_rated_keys = _after(events, deleted_at), NO_KEYS
+        state = UserState.from_entries(
+            events,
             features=feature_values if feature_user == user_id and deleted_at is None else {},
             revision=0,
             low_rated_keys=low_rated_keys,
@@ -165,13 +147,20 @@ def _users(directory: Path, deleted: DeletedUsers) -> Iterator[PreparedUser]:
         yield PreparedUser(user_id, state, deleted_at)
 
 
-def _seen_by_user(directory: Path) -> Iterator[tuple[str, _Events, Keys]]:
+def _after(events: Entries, moment: int) -> Entries:
+    """The events of known times after a moment, in microseconds, without those that they stand for: some may be from
+    before."""
+    kept = events.times > moment
+    return Entries.of(events.item_keys[kept], events.codes[kept], events.times[kept])
+
+
+def _seen_by_user(directory: Path) -> Iterator[tuple[str, Entries, Keys]]:
     """Each user's events, and the keys of the items that the user rated too low for a choice."""
     low_rated = _low_rated_by_user(directory)
     low_user, low_keys = next(low_rated, (None, NO_KEYS))
     for user_id, events in _events_by_user(directory):
         while low_user is not None and low_user < user_id:
-            yield low_user, _NO_EVENTS, low_keys
+            yield low_user, _NO_ENTRIES, low_keys
             low_user, low_keys = next(low_rated, (None, NO_KEYS))
         if low_user == user_id:
             yield user_id, events, low_keys
@@ -179,8 +168,8 @@ def _seen_by_user(directory: Path) -> Iterator[tuple[str, _Events, Keys]]:
         else:
             yield user_id, events, NO_KEYS
     if low_user is not None:
-        yield low_user, _NO_EVENTS, low_keys
-        yield from ((user_id, _NO_EVENTS, keys) for user_id, keys in low_rated)
+        yield low_user, _NO_ENTRIES, low_keys
+        yield from ((user_id, _NO_ENTRIES, keys) for user_id, keys in low_rated)
 
 
 def _low_rated_by_user(directory: Path) -> Iterator[tuple[str, Keys]]:
@@ -199,11 +188,13 @@ def _low_rated_by_user(directory: Path) -> Iterator[tuple[str, Keys]]:
             yield user_id, id_keys(item_id for _, item_id in of_user)
 
 
-def _events_by_user(directory: Path) -> Iterator[tuple[str, _Events]]:
+def _events_by_user(directory: Path) -> Iterator[tuple[str, Entries]]:
     current: str | None = None
-    pieces: list[_Events] = []
+    pieces: list[Entries] = []
     with _open(directory / _INTERACTIONS, _INTERACTION_COLUMNS) as interactions:
-        for batch in _batches(interactions, _INTERACTION_COLUMNS):
+        # Data that an earlier trainer prepared have only the first event of a user with an item, and no counts.
+        has_counts = set(_COUNT_COLUMNS) <= set(interactions.schema_arrow.names)
+        for batch in _batches(interactions, _INTERACTION_COLUMNS + (_COUNT_COLUMNS if has_counts else ())):
             events = _decode_events(batch)
             runs = pc.run_end_encode(batch.column(names.USER_ID))
             start = 0
@@ -216,7 +207,7 @@ def _events_by_user(directory: Path) -> Iterator[tuple[str, _Events]]:
                                 f"{_INTERACTIONS} is not sorted by user: {user_id!r} after {current!r}"
                             )
                     current, pieces = user_id, []
-                pieces.append(events.slice(start, end))
+                pieces.append(events[start:end])
                 start = end
     if current is not None:
         yield current, _join(pieces)
@@ -230,7 +221,7 @@ def _features_by_user(directory: Path) -> Iterator[tuple[str, Mapping[str, str]]
                 yield user_id, {name: value for name, value in row.items() if value is not None}
 
 
-def _decode_events(batch: pa.RecordBatch) -> _Events:
+def _decode_events(batch: pa.RecordBatch) -> Entries:
     # Hashing an id costs far more than a lookup, and ids repeat: only the batch's distinct ids are hashed.
     items = batch.column(names.ITEM_ID).dictionary_encode()
     item_keys = id_keys(items.dictionary.to_pylist())[items.indices.to_numpy()]
@@ -240,17 +231,14 @@ def _decode_events(batch: pa.RecordBatch) -> _Events:
         raise PreparedDataError(f"{_INTERACTIONS}: unknown event types {unknown}")
     codes = np.array([names.EVENT_CODES[name] for name in type_names], dtype=np.uint8)[types.indices.to_numpy()]
     times = batch.column(names.TIMESTAMP).to_numpy().astype(np.int64, copy=False)
-    return _Events(item_keys, codes, times)
+    if not set(_COUNT_COLUMNS) <= set(batch.schema.names):
+        return Entries.of(item_keys, codes, times)
+    counts = np.stack([batch.column(name).to_numpy() for name in names.EVENT_COUNTS], axis=1)
+    return Entries(item_keys, codes, times, counts, batch.column(names.LAST_TIMESTAMP).to_numpy())
 
 
-def _join(pieces: list[_Events]) -> _Events:
-    if len(pieces) == 1:
-        return pieces[0]
-    return _Events(
-        np.concatenate([piece.item_keys for piece in pieces]),
-        np.concatenate([piece.codes for piece in pieces]),
-        np.concatenate([piece.times for piece in pieces]),
-    )
+def _join(pieces: list[Entries]) -> Entries:
+    return pieces[0] if len(pieces) == 1 else Entries.joined(pieces)
 
 
 def _open(path: Path, columns: tuple[str, ...]) -> pq.ParquetFile:

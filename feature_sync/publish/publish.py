@@ -46,13 +46,16 @@ from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.towers.user_tower import UserTower
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import StoreValueError
+from tandem.contract.event_rule import EventRule
 from tandem.contract.manifest import Manifest
-from tandem.contract.store import MAX_RECENT_EVENTS, UserState, UserVector
+from tandem.contract.pairs import Entries
+from tandem.contract.store import UserState, UserVector
+from tandem.contract.vocabulary import Keys
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
 
-_Merge = Callable[[UserState, UserState, npt.NDArray[np.bool_]], UserState]
+_Merge = Callable[[UserState, UserState, npt.NDArray[np.bool_], EventRule], UserState]
 
 _log = structlog.get_logger(__name__)
 
@@ -147,7 +150,7 @@ def publish(
         bundle = source.open_bundle()
         if history is not None:
             history.follow(bundle.manifest)
-        tower = UserTower(bundle)
+        tower, rule = UserTower(bundle), EventRule.of(bundle.manifest)
         with tqdm(
             total=prepared.num_users,
             desc="publish",
@@ -156,7 +159,7 @@ def publish(
             mininterval=0.1 if sys.stderr.isatty() else 5.0,
         ) as progress:
             for users in _with_history(read_users(prepared, _BATCH_USERS, deleted=deleted), history):
-                report = _publish_batch(users, store=store, tower=tower, report=report, history=history)
+                report = _publish_batch(users, store=store, tower=tower, rule=rule, report=report, history=history)
                 progress.update(len(users))
         report = _with_items(settings, source, report)
         store.mark_published(report.model_version, report.fingerprint)
@@ -200,6 +203,7 @@ def _publish_batch(
     *,
     store: OnlineStore,
     tower: UserTower,
+    rule: EventRule,
     report: PublishReport,
     history: History | None = None,
 ) -> PublishReport:
@@ -211,7 +215,7 @@ def _publish_batch(
         states = [user.state for user in known] if history is None else history.states(known)
         merge = _merged if history is None else _united
         decisions[:] = [
-            _decide_deleted(held) if _is_deleted(user, state) else _decide(state, held, merge)
+            _decide_deleted(held) if _is_deleted(user, state) else _decide(state, held, merge, rule)
             for user, state, held in zip(known, states, stored, strict=True)
         ]
         stale = [number for number, decision in enumerate(decisions) if decision.write_vector]
@@ -233,7 +237,7 @@ def _publish_batch(
         # Events keep arriving for some of the users: a smaller batch takes less time and conflicts less often.
         middle = len(users) // 2
         for part in (users[:middle], users[middle:]):
-            report = _publish_batch(part, store=store, tower=tower, report=report, history=history)
+            report = _publish_batch(part, store=store, tower=tower, rule=rule, report=report, history=history)
         return report
     return dataclasses.replace(
         report,
@@ -261,7 +265,7 @@ def _decide_deleted(held: StoredUser) -> _Decision:
     return _Decision(state=_readable_state(held) or UserState(), write_state=False, write_vector=False, is_deleted=True)
 
 
-def _decide(from_file: UserState, held: StoredUser, merge: _Merge) -> _Decision:
+def _decide(from_file: UserState, held: StoredUser, merge: _Merge, rule: EventRule) -> _Decision:
     stored = _readable_state(held)
     if stored is None:
         # A vector that outlived its state may also have revision 1, but of another state: it is never trusted.
@@ -269,7 +273,7 @@ def _decide(from_file: UserState, held: StoredUser, merge: _Merge) -> _Decision:
             state=dataclasses.replace(from_file, revision=1), write_state=True, write_vector=_has_history(from_file)
         )
     newer = _arrived_since(stored, from_file)
-    state = merge(from_file, stored, newer)
+    state = merge(from_file, stored, newer, rule)
     is_kept = state.to_bytes() == stored.to_bytes()
     return _Decision(
         state=state if is_kept else dataclasses.replace(state, revision=stored.revision + 1),
@@ -292,7 +296,7 @@ def _arrived_since(stored: UserState, from_file: UserState) -> npt.NDArray[np.bo
     return stored.event_times > newest
 
 
-def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_]) -> UserState:
+def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_], rule: EventRule) -> UserState:
     """The file's state with the events that arrived since, under the stored revision."""
     state = dataclasses.replace(
         from_file,
@@ -302,33 +306,43 @@ def _merged(from_file: UserState, stored: UserState, newer: npt.NDArray[np.bool_
             from_file.seen_item_keys, np.setdiff1d(stored.seen_item_keys, stored.event_item_keys)
         ),
     )
-    if not newer.any():
-        return state
-    added = newer & ~np.isin(stored.event_item_keys, from_file.seen_item_keys)
-    return dataclasses.replace(
-        state,
-        event_item_keys=np.concatenate([from_file.event_item_keys, stored.event_item_keys[added]])[-MAX_RECENT_EVENTS:],
-        event_codes=np.concatenate([from_file.event_codes, stored.event_codes[added]])[-MAX_RECENT_EVENTS:],
-        event_times=np.concatenate([from_file.event_times, stored.event_times[added]])[-MAX_RECENT_EVENTS:],
-        seen_item_keys=np.union1d(from_file.seen_item_keys, stored.seen_item_keys),
-    )
+    if newer.any():
+        state = dataclasses.replace(state, seen_item_keys=np.union1d(from_file.seen_item_keys, stored.seen_item_keys))
+    return _with_entries_of(state, stored, newer, from_file.seen_item_keys, rule)
 
 
-def _united(rebuilt: UserState, stored: UserState, _: npt.NDArray[np.bool_]) -> UserState:
+def _united(rebuilt: UserState, stored: UserState, _: npt.NDArray[np.bool_], rule: EventRule) -> UserState:
     """The rebuilt state with everything else that the stored one holds, under the stored revision."""
-    added = ~np.isin(stored.event_item_keys, rebuilt.seen_item_keys)
-    times = np.concatenate([rebuilt.event_times, stored.event_times[added]])
-    order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
-    return dataclasses.replace(
+    state = dataclasses.replace(
         rebuilt,
         revision=stored.revision,
-        event_item_keys=np.concatenate([rebuilt.event_item_keys, stored.event_item_keys[added]])[order],
-        event_codes=np.concatenate([rebuilt.event_codes, stored.event_codes[added]])[order],
-        event_times=times[order],
         seen_item_keys=np.union1d(rebuilt.seen_item_keys, stored.seen_item_keys),
         features=rebuilt.features or stored.features,
         event_counts=np.maximum(rebuilt.event_counts, stored.event_counts),
     )
+    everything = np.ones(len(stored.event_item_keys), dtype=np.bool_)
+    return _with_entries_of(state, stored, everything, rebuilt.seen_item_keys, rule)
+
+
+def _with_entries_of(
+    state: UserState, stored: UserState, offered: npt.NDArray[np.bool_], seen_before: Keys, rule: EventRule
+) -> UserState:
+    """The state with those stored events of `offered`, (n,) bool, that it lacks.
+
+    It lacks an event of an item that is not in `seen_before`, and, by a rule with strengths, a stronger one than its
+    own of an item in its history. Both records of an item count the same events, so the higher counts are right.
+    """
+    entries, held = state.entries, stored.entries
+    added = held[offered & ~np.isin(held.item_keys, seen_before)]
+    strengths = rule.strengths
+    if strengths is not None:
+        both = entries.with_counts_of(held)
+        again = held[offered & np.isin(held.item_keys, entries.item_keys)]
+        entries = Entries.joined((both, added, again)).one_of_each_item(strengths, same_events=True)
+    elif len(added):
+        entries = Entries.joined((entries, added))
+        entries = entries[np.argsort(entries.times, kind="stable")]
+    return state.with_entries(entries)
 
 
 def _readable_state(held: StoredUser) -> UserState | None:

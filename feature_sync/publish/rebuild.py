@@ -34,7 +34,9 @@ from feature_sync.publish.publish import PublishReport, publish
 from feature_sync.store.connection import Command, StoreClock, StoreConnection
 from feature_sync.store.deleted_users import agree
 from tandem.contract.deleted_users import NOBODY, DeletedUsers, is_left_out
+from tandem.contract.event_rule import EventRule
 from tandem.contract.manifest import Manifest
+from tandem.contract.pairs import Entries
 from tandem.contract.store import UserState, item_counters_key
 from tandem.contract.streams import EVENTS, Event
 
@@ -107,11 +109,13 @@ class ArchivedHistory:
         self._deleted = deleted
         self._newest_day = newest_day
         self._min_rating = min_rating
+        self._rule = EventRule(min_rating)
 
     def follow(self, manifest: Manifest) -> None:
-        """The least rating that is a choice is the model's, unless the settings name one, as in `RatingRule`."""
-        if self._min_rating is None:
-            self._min_rating = manifest.min_rating
+        """The rule is the model's, but for a least rating that the settings name, as in `ServedEventRule`."""
+        self._rule = EventRule.of(manifest)
+        if self._min_rating is not None:
+            self._rule = dataclasses.replace(self._rule, min_rating=self._min_rating)
 
     def further_users(self, prepared_ids: Iterable[str]) -> Sequence[PreparedUser]:
         """The users of the archive that the prepared data lack."""
@@ -136,13 +140,24 @@ class ArchivedHistory:
         if not dated:
             return user.state
         events = [event for event, _ in dated]
-        state = user.state
-        for part in _in_order(events):
-            state = with_events(state, part, min_rating=self._min_rating)
+        state = self._after(user.state, events)
         # The prepared data count their own interactions, which include events up to their newest day.
-        later = [event for event, day in dated if not day or day > self._newest_day]
-        counts = np.maximum(user.state.event_counts + _counts(later), _counts(events))
-        return dataclasses.replace(state, revision=user.state.revision, event_counts=counts.astype(np.uint32))
+        later = self._after(user.state, [event for event, day in dated if not day or day > self._newest_day])
+        archived = self._after(UserState(), events)
+        # Events that are in both were added twice: the counts are those of either record.
+        entries = Entries.of(state.event_item_keys, state.event_codes, state.event_times)
+        if self._rule.strengths is not None:
+            state = state.with_entries(entries.with_counts_of(later.entries).with_counts_of(archived.entries))
+        return dataclasses.replace(
+            state,
+            revision=user.state.revision,
+            event_counts=np.maximum(later.event_counts, archived.event_counts),
+        )
+
+    def _after(self, state: UserState, events: Sequence[Event]) -> UserState:
+        for part in _in_order(events) if events else ():
+            state = with_events(state, part, self._rule)
+        return state
 
 
 def _in_order(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
@@ -150,10 +165,6 @@ def _in_order(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
     cuts = [index for index, (one, next_) in enumerate(pairwise(events), 1) if next_.occurred_at < one.occurred_at]
     for start, end in pairwise([0, *cuts, len(events)]):
         yield events[start:end]
-
-
-def _counts(events: Sequence[Event]) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
-    return np.asarray(with_events(UserState(), events, min_rating=None).event_counts)
 
 
 def _rebuild_counters(store: StoreConnection, events: AppliedEvents) -> int:

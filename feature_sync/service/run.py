@@ -19,8 +19,8 @@ from feature_sync.bundles.live_bundles import LiveBundles
 from feature_sync.core.errors import StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.events.applier_factory import event_applier
+from feature_sync.events.event_rule import ServedEventRule
 from feature_sync.events.impression_applier import ImpressionApplier
-from feature_sync.events.rating_rule import RatingRule
 from feature_sync.events.user_vectors import UserVectorRefresher
 from feature_sync.items.applier import ItemChangeApplier
 from feature_sync.items.maker import VectorMaker
@@ -107,7 +107,7 @@ def _events(settings: Settings, metrics: Metrics, live_bundles: LiveBundles) -> 
             settings,
             store,
             stream_metrics,
-            rating_rule=RatingRule(settings, live_bundles),
+            event_rule=ServedEventRule(settings, live_bundles),
             on_changed_users=vectors.add,
             live_bundles=live_bundles.current,
         ),

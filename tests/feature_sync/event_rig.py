@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import redis
@@ -18,6 +18,7 @@ from feature_sync.stream.redis_source import RedisSource
 from feature_sync.stream.source import Source
 from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.bundle import Bundle
+from tandem.contract.event_rule import EventRule
 from tandem.contract.store import UserState, user_state_key
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, Event, applied_key, stream_key
 from tests.support.waiting import wait_until
@@ -73,6 +74,7 @@ class Rig:
         *,
         source: Source | None = None,
         min_rating: float | None = None,
+        event_weights: Mapping[str, float] | None = None,
         batch_entries: int = 100,
         live_bundles: Sequence[Bundle] = (),
     ) -> None:
@@ -82,7 +84,7 @@ class Rig:
         self.source = source or RedisSource(url, EVENTS, takeover_seconds=0.2, shares_store=True)
         self.applier = EventApplier(
             self.store,
-            rules=EventRules(mark_seconds=MARK_SECONDS, min_rating=lambda: min_rating),
+            rules=EventRules(mark_seconds=MARK_SECONDS, rule=lambda: EventRule(min_rating, event_weights or {})),
             trending=Trending(half_life_seconds=3600, weights={"click": 1.0, "purchase": 5.0}, num_items=10),
             metrics=self.metrics.of_stream(EVENTS),
             on_changed_users=self.changed_users.extend,

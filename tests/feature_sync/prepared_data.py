@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tandem.contract import names
+from tandem.contract.bundle import read_manifest
 from tandem.contract.checksums import file_sha256
+from tandem.contract.manifest import MANIFEST
+
+EVENT_WEIGHTS = {"impression": 0.1, "click": 1.0, "add_to_cart": 3.0, "purchase": 5.0, "rating": 1.0, "dwell": 1.0}
+
+
+def with_event_weights(source: Path, directory: Path) -> Path:
+    """A copy of a bundle whose model was trained with the strongest event of each user and item."""
+    shutil.copytree(source, directory)
+    manifest = replace(read_manifest(directory), event_weights=EVENT_WEIGHTS)
+    (directory / MANIFEST).write_text(manifest.to_json())
+    return directory
 
 
 @dataclass(frozen=True)

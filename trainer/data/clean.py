@@ -1,7 +1,8 @@
 """Cleaning: selects the staged rows to keep and counts the others by reason, in Ibis expressions that any engine runs.
 
-Rows below `min_rating` are dropped before duplicates, so a user who rated an item low first and high later keeps the
-high rating. What a user rated low only is written to a file of its own: it is no choice, but the user has seen it.
+Rows below `min_rating` are dropped before pairs are merged (`pairs`), so a user who rated an item low first and high
+later keeps the high rating. What a user rated low only is written to a file of its own: it is no choice, but the user
+has seen it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from tandem.contract import names
 from trainer.core.errors import DataError
 from trainer.data import report as kinds
 from trainer.data.config import DataConfig
-from trainer.data.engine import Engine, count_rows, write_counted
+from trainer.data.engine import Engine, count_by, count_rows, write_counted
 from trainer.data.item_changes import StagedChanges
 from trainer.data.k_core import k_core
+from trainer.data.pairs import ORDER, one_of_each_pair, rule_of
 from trainer.data.raw import POSITION, feature_columns
 from trainer.data.report import CleaningReport, FileReport
 from trainer.data.scan import ROW
@@ -42,10 +44,14 @@ INTERACTION_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.TIMESTAMP: "int64",
     names.EVENT_TYPE: "string",
     names.WEIGHT: "float64",
+    **dict.fromkeys(names.EVENT_COUNTS, "int64"),
+    names.LAST_TIMESTAMP: "int64",
 }
-"""`rating` has the scale of the source; `normalised_rating` is scaled to 0 to 1. Both are null without a rating.
-`timestamp` is in microseconds, 0 if only the order is known. `weight` is that of the event type, times
-that of the row if the source has weights."""
+"""A row for each user and item, of the event that stands for all of them. `rating` has the scale of the source;
+`normalised_rating` is scaled to 0 to 1. Both are null without a rating. `timestamp` is in microseconds, 0 if only the
+order is known. `weight` is that of the event type, times that of the row if the source has weights. `num_click` and so
+on count all events of the pair by type, and `last_timestamp` is the time of the last: they are not known yet at
+`timestamp`."""
 _LOW_RATED_COLUMNS: Final[Mapping[str, ColumnType]] = {
     names.USER_ID: "string",
     names.ITEM_ID: "string",
@@ -116,35 +122,38 @@ def _write_interactions(
     """Returns (interactions as written, their report)."""
     rows, read = _with_events(engine, staged)
     num_good = read.rows_kept
-    low, num_passing = None, num_good
+    low = None
     if config.min_rating is not None:
         # In a source with ratings, every row has a rating; among events, only those of type "rating".
         is_low = (rows[names.RATING] < config.min_rating).fill_null(False)
         low, rows = rows.filter(is_low), rows.filter(~is_low)
-        num_passing = count_rows(engine, rows)
-    order = (names.TIMESTAMP, POSITION, ROW)
-    without_repeats = _first_in_group(rows, (names.USER_ID, names.ITEM_ID), order)
-    first, num_pairs = write_counted(engine, without_repeats, engine.work_dir / "without_repeats.parquet")
+    num_of_type = count_by(engine, rows, names.EVENT_TYPE)
+    pairs = one_of_each_pair(engine, rows, config, num_of_type)
+    first = pairs.rows
     dropped = {
-        kinds.BELOW_MIN_RATING: num_good - num_passing,
-        kinds.DUPLICATE: num_passing - num_pairs,
+        kinds.BELOW_MIN_RATING: num_good - sum(num_of_type.values()),
+        kinds.DUPLICATE: pairs.num_repeats,
+        kinds.MERGED: sum(num_of_type.values()) - pairs.num_rows - pairs.num_repeats,
     }
     if config.k_core:
-        first, below_core = k_core(engine, first, num_pairs, config.k_core)
+        first, below_core = k_core(engine, first, pairs.num_rows, config.k_core)
         dropped |= below_core
     report = dataclasses.replace(
-        read, rows_kept=num_good - sum(dropped.values()), dropped={**read.dropped, **occurring(dropped)}
+        read,
+        rows_kept=num_good - sum(dropped.values()),
+        dropped={**read.dropped, **occurring(dropped)},
+        merged=pairs.merged,
     )
     if report.rows_kept == 0:
         raise DataError(f"no interaction is left of {report.path}\n{report.to_text()}")
     scale = config.rating_scale_max - config.rating_scale_min
-    weights = [(first[names.EVENT_TYPE] == name, weight) for name, weight in config.event_weights.model_dump().items()]
+    weights = [(first[names.EVENT_TYPE] == name, weight) for name, weight in rule_of(config).event_weights.items()]
     weighed = first.mutate(
         ((first[names.RATING] - config.rating_scale_min) / scale).name(names.NORMALISED_RATING),
         (ibis.cases(*weights).cast("float64") * first[names.WEIGHT].fill_null(1.0)).name(names.WEIGHT),
     )
-    _write_low_rated(engine, low, first, directory, order)
-    ordered = weighed.order_by(names.USER_ID, *order)
+    _write_low_rated(engine, low, first, directory, ORDER)
+    ordered = weighed.order_by(names.USER_ID, *ORDER)
     written, _ = _write(engine, ordered, directory / INTERACTIONS_FILE, INTERACTION_COLUMNS)
     return written, report
 

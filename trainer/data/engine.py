@@ -39,3 +39,9 @@ def write_counted(engine: Engine, expression: Any, path: Path) -> tuple[Any, int
 def count_rows(engine: Engine, table: Any) -> int:
     """Number of rows of an Ibis table."""
     return int(engine.rows(table.agg(rows=table.count()))[0]["rows"])
+
+
+def count_by(engine: Engine, table: Any, column: str) -> dict[str, int]:
+    """Numbers of rows by the values of a column of texts."""
+    counted = table.group_by(column).agg(rows=table.count())
+    return {str(row[column]): int(row["rows"]) for row in engine.rows(counted)}

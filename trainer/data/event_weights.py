@@ -11,8 +11,8 @@ class EventWeights(BaseModel):
     """Weight of each event type, written with every interaction as `weight`, for methods that learn from weights;
     `interactions.weight` multiplies it.
 
-    No interaction is dropped because of its weight. Of a repeated (user, item), only the first interaction and its
-    weight are kept: a later interaction may belong to the test.
+    Of several interactions of a user with an item the one of the type with the highest weight stands for all, with its
+    time, and among equally strong ones the first: a later one may belong to the test. The others are counted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

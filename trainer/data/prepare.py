@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,6 +89,8 @@ class PreparedData:
     """The last catalogue change that the items include (`streams.AppliedItemChange.sequence`)."""
     min_rating: float | None = None
     """The data set's `min_rating`."""
+    event_weights: Mapping[str, float] = field(default_factory=dict)
+    """The data set's `event_weights`."""
 
     def counts(self) -> dict[str, str | int]:
         """Name, fingerprint and counts, for the next program."""
@@ -347,6 +349,7 @@ def _description(config: DataConfig, cleaned: Cleaned, staged: StagedData, archi
     return {
         "name": config.name,
         "min_rating": config.min_rating,
+        "event_weights": config.event_weights.model_dump(),
         "fingerprint": hashlib.sha256("".join(checksums.values()).encode()).hexdigest(),
         "files": checksums,
         "num_users": cleaned.num_users,

@@ -6,7 +6,7 @@ Blank lines are not rows. A row counts under one reason, the first in the order 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from trainer.core.errors import DataError
@@ -34,6 +34,7 @@ IGNORED_EVENT_TYPE: Final = "ignored_event_type"
 UNKNOWN_EVENT_TYPE: Final = "unknown_event_type"
 BELOW_MIN_RATING: Final = "below_min_rating"
 DUPLICATE: Final = "duplicate"
+MERGED: Final = "merged"
 USER_BELOW_CORE: Final = "user_below_k_core"
 ITEM_BELOW_CORE: Final = "item_below_k_core"
 USER_WITHOUT_INTERACTIONS: Final = "user_without_interactions"
@@ -73,6 +74,7 @@ DROP_KINDS: Final = {
     IGNORED_EVENT_TYPE: "an event type in ignored_event_types",
     BELOW_MIN_RATING: "a rating below min_rating",
     DUPLICATE: "repeats an earlier row: same user and item, or same id; the first is kept",
+    MERGED: "of a user and item with a stronger event (event_weights), which stands for both and counts both",
     USER_BELOW_CORE: "of a user with fewer than k_core interactions with kept items",
     ITEM_BELOW_CORE: "of an item with fewer than k_core interactions with kept users",
     USER_WITHOUT_INTERACTIONS: "a user without a kept interaction",
@@ -141,6 +143,8 @@ class FileReport:
     """The first `MAX_BAD_LINES_KEPT` bad lines, in order."""
     hints: tuple[str, ...] = ()
     """What to change so that bad lines become good."""
+    merged: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Event type -> type of the stronger events that stand for them -> number of rows; only what occurred."""
 
     def __post_init__(self) -> None:
         assert self.rows_read == self.rows_kept + sum(self.dropped.values()), self
@@ -156,6 +160,11 @@ class FileReport:
         lines += [
             f"  {count:>12,}  dropped: {kind} ({DROP_KINDS[kind]})"
             for kind, count in sorted(self.dropped.items(), key=lambda entry: -entry[1])
+        ]
+        lines += [
+            f"  {count:>12,}  of them: {event_type} into {standing}"
+            for event_type, by_type in self.merged.items()
+            for standing, count in by_type.items()
         ]
         lines.append(f"  {self.rows_kept:>12,}  rows kept")
         lines += [f"  {count:>12,}  noted: {kind} ({NOTE_KINDS[kind]})" for kind, count in sorted(self.noted.items())]

@@ -66,6 +66,8 @@ class ExportInputs:
     """Ranks instead of the blend; None leaves the bundle without an ONNX ranker."""
     min_rating: float | None = None
     """See `Manifest.min_rating`."""
+    event_weights: Mapping[str, float] = field(default_factory=dict)
+    """See `Manifest.event_weights`."""
     catalogue_sequence: int = 0
     """Sequence number of the last change of the live catalogue that the data set's items include."""
     deleted: DeletedUsers = NOBODY
@@ -117,6 +119,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             ranker=None if ranker is None else ranker.spec,
             catalogue_sequence=inputs.catalogue_sequence,
             min_rating=inputs.min_rating,
+            event_weights=inputs.event_weights,
             blend=_blend(
                 inputs,
                 ScoringModel(

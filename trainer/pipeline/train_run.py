@@ -356,6 +356,7 @@ def _export_inputs(training: _Training, fitted: Fitted, result: TestResult, card
         model_card=partial(model_card, card),
         catalogue_sequence=prepared.catalogue_sequence,
         min_rating=prepared.min_rating,
+        event_weights=prepared.event_weights,
     )
 
 

@@ -10,12 +10,14 @@ from typing import Any, Final, Literal, get_args
 
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
 from tandem.contract.features import FeatureSchema
+from tandem.contract.names import EVENT_TYPES
 from tandem.contract.paths import is_plain_name
 
-FORMAT_VERSION: Final = 5
-READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4, 5})
+FORMAT_VERSION: Final = 6
+READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4, 5, 6})
 """Version 1 has neither `blend` nor `ranker`; both default to None. Before version 4, all items are available and no
-change of the live catalogue is merged. Before version 5, `min_rating` is not recorded."""
+change of the live catalogue is merged. Before version 5, `min_rating` is not recorded.
+Before version 6, there are no `event_weights`: the first event of a user with an item stands for all."""
 
 MANIFEST: Final = "manifest.json"
 _MAX_CHARACTERS: Final = 1 << 24
@@ -146,6 +148,9 @@ class Manifest:
     min_rating: float | None = None
     """Ratings below it are no choices: their items count as seen, and enter no history. The model was trained by this
     rule, and feature_sync applies it to events. None: every rating is a choice."""
+    event_weights: Mapping[str, float] = field(default_factory=dict)
+    """Strength of each event type. The strongest event of a user with an item stands for all of them, see `event_rule`;
+    feature_sync applies this rule too. Empty: the first event does."""
     item_vocabulary_hash: str = ""
     user_vocabulary_hash: str = ""
     feature_schema_fingerprint: str = ""
@@ -220,6 +225,11 @@ class Manifest:
                 raise BundleIncompatible(f"{MANIFEST}: a tower has no output, or one without a shape")
         if not isinstance(self.min_rating, int | float | None) or isinstance(self.min_rating, bool):
             raise BundleIncompatible(f"{MANIFEST}: min_rating {self.min_rating!r} is not a number")
+        if not isinstance(self.event_weights, dict) or set(self.event_weights) not in (set(), set(EVENT_TYPES)):
+            raise BundleIncompatible(f"{MANIFEST}: event_weights must have every event type, or none")
+        for name, weight in self.event_weights.items():
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight < math.inf:
+                raise BundleIncompatible(f"{MANIFEST}: event_weights.{name} {weight!r} is not a number of at least 0")
         if self.blend is not None:
             self.blend.check()
 

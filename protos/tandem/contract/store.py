@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.errors import StoreValueError
+from tandem.contract.pairs import MERGED, NOTHING_MERGED, Entries, Merged, moved
 from tandem.contract.vocabulary import NO_KEYS, Keys
 
 MAX_ID_BYTES = 256
@@ -43,10 +44,12 @@ make a state of any size."""
 
 KEY_PREFIX = b"tandem/1/"
 """Prefix of every key; the number is the version of the key schema."""
-_STATE_FORMAT = 2
+_STATE_FORMAT = 3
+_STATE_FORMAT_WITHOUT_MERGED = 2
 _STATE_FORMAT_WITHOUT_COUNTS = 1
+_READABLE_STATE_FORMATS: Final = (_STATE_FORMAT, _STATE_FORMAT_WITHOUT_MERGED, _STATE_FORMAT_WITHOUT_COUNTS)
 _VECTOR_FORMAT = 1
-_STATE_HEADER = struct.Struct("<B7xQIIIxxxx")  # format, revision, events, seen items, bytes of features
+_STATE_HEADER = struct.Struct("<B7xQIIII")  # format, revision, events, seen items, bytes of features, merged
 _COUNTS_BYTES = 4 * len(names.EVENT_TYPES)
 _TRENDING_FORMAT = 1
 _TRENDING_HEADER = struct.Struct("<B3xI")  # format, items
@@ -121,6 +124,24 @@ class UserState:
     """Raw user features by name, for example {"age": "49"}."""
     event_counts: npt.NDArray[np.uint32] = field(default_factory=_NO_COUNTS.copy)
     """(6,) uint32, number of events ever applied, in the order of names.EVENT_TYPES."""
+    merged: Merged = field(default_factory=NOTHING_MERGED.copy)
+    """(k,) of pairs.MERGED: the events of the history that stand for several."""
+
+    @property
+    def entries(self) -> Entries:
+        """The history, with all events that each of its events stands for."""
+        return Entries.of(self.event_item_keys, self.event_codes, self.event_times, self.merged)
+
+    def with_entries(self, entries: Entries) -> UserState:
+        """The state with the newest MAX_RECENT_EVENTS of these as its history; seen items and all else stay."""
+        newest = entries[-MAX_RECENT_EVENTS:]
+        return replace(
+            self,
+            event_item_keys=newest.item_keys,
+            event_codes=newest.codes,
+            event_times=newest.times,
+            merged=newest.merged,
+        )
 
     @classmethod
     def from_events(
@@ -147,6 +168,23 @@ class UserState:
             event_counts=_counts(event_codes),
         )
 
+    @classmethod
+    def from_entries(
+        cls, entries: Entries, *, features: Mapping[str, str], revision: int = 1, low_rated_keys: Keys = NO_KEYS
+    ) -> UserState:
+        """`from_events`, of entries that may stand for several events each, all of which are counted."""
+        state = cls.from_events(
+            entries.item_keys,
+            entries.codes,
+            entries.times,
+            features=features,
+            revision=revision,
+            low_rated_keys=low_rated_keys,
+        )
+        return replace(
+            state.with_entries(entries), event_counts=entries.counts.sum(axis=0, dtype=np.int64).astype(np.uint32)
+        )
+
     def with_events(
         self,
         item_keys: Keys,
@@ -154,14 +192,20 @@ class UserState:
         event_times: npt.NDArray[np.int64],
         *,
         low_rated: npt.NDArray[np.bool_] | None = None,
+        strengths: npt.NDArray[np.float64] | None = None,
     ) -> UserState:
         """The state with these events added: (n,) arrays in order of arrival.
 
-        All events are counted, and the items of all but impressions are seen. The history gets the first event of each
-        item that is neither an impression nor in `low_rated`, (n,) bool, as in the trainer's cleaning, ordered by time:
-        a late event is inserted at its time, unless MAX_RECENT_EVENTS newer events are present. An item that was only
-        rated low so far enters the history with a later event, unless the history is full: then the state no longer
-        tells such an item from one with an older event. The revision grows by one.
+        All events are counted, and the items of all but impressions are seen. The history gets one event of each item
+        that is neither an impression nor in `low_rated`, (n,) bool, as in the trainer's cleaning, ordered by time: a
+        late event is inserted at its time, unless MAX_RECENT_EVENTS newer events are present. With `strengths`, (7,)
+        float64 by event code, the strongest event of an item is in the history, see `event_rule`; without, the first
+        that arrived. The revision grows by one.
+
+        An item that was only rated low so far enters the history with a later event, unless the history is full: then
+        the state no longer tells such an item from one with an older event. Of items that are seen and not in a full
+        history, only an event enters it that is stronger than the weakest type: it is most likely the first of its
+        kind.
         """
         is_choice = event_codes != _IMPRESSION
         seen = np.union1d(self.seen_item_keys, item_keys[is_choice])
@@ -171,37 +215,72 @@ class UserState:
             event_counts=self.event_counts + _counts(event_codes),
             seen_item_keys=_bounded(seen, self.event_item_keys),
         )
+        if low_rated is not None:
+            is_choice &= ~low_rated
         is_full = len(self.event_item_keys) >= MAX_RECENT_EVENTS
-        chosen_before = self.seen_item_keys if is_full else np.sort(self.event_item_keys)
-        is_new = is_choice & ~_is_among(item_keys, chosen_before)
-        new = np.flatnonzero(is_new if low_rated is None else is_new & ~low_rated)
+        if strengths is None:
+            chosen_before = self.seen_item_keys if is_full else np.sort(self.event_item_keys)
+            new = np.flatnonzero(is_choice & ~_is_among(item_keys, chosen_before))
+        else:
+            if is_full:
+                is_known = _is_among(item_keys, np.sort(self.event_item_keys))
+                is_old = _is_among(item_keys, self.seen_item_keys) & ~is_known
+                is_choice &= ~is_old | (strengths[event_codes] > strengths[_IMPRESSION + 1 :].min())
+            new = np.flatnonzero(is_choice)
         if len(new) == 0:
             return counted
-        by_time = new[np.argsort(event_times[new], kind="stable")]
+        state = (
+            counted._with_first(item_keys[new], event_codes[new], event_times[new])
+            if strengths is None
+            else counted._with_strongest(Entries.of(item_keys[new], event_codes[new], event_times[new]), strengths)
+        )
+        return replace(state, seen_item_keys=_bounded(seen, state.event_item_keys))
+
+    def _with_first(
+        self, item_keys: Keys, event_codes: npt.NDArray[np.uint8], event_times: npt.NDArray[np.int64]
+    ) -> UserState:
+        """The first event of each item added to the history, which has none of these items."""
+        by_time = np.argsort(event_times, kind="stable")
         _, firsts = np.unique(item_keys[by_time], return_index=True)
         chosen = by_time[np.sort(firsts)]
         times = np.concatenate([self.event_times, event_times[chosen]])
         # Stored events are already in order, including those without a time (0); a stable sort keeps that order.
         order = np.argsort(times, kind="stable")[-MAX_RECENT_EVENTS:]
-        event_item_keys = np.concatenate([self.event_item_keys, item_keys[chosen]])[order]
         return replace(
-            counted,
-            event_item_keys=event_item_keys,
+            self,
+            event_item_keys=np.concatenate([self.event_item_keys, item_keys[chosen]])[order],
             event_codes=np.concatenate([self.event_codes, event_codes[chosen]])[order],
             event_times=times[order],
-            seen_item_keys=_bounded(seen, event_item_keys),
+            merged=moved(self.merged, order) if len(self.merged) else self.merged,
         )
 
+    def _with_strongest(self, added: Entries, strengths: npt.NDArray[np.float64]) -> UserState:
+        """These events merged with the history."""
+        return self.with_entries(Entries.joined((self.entries, added)).one_of_each_item(strengths))
+
     def to_bytes(self) -> bytes:
-        """Packs the state: header, counts, event times, event keys, seen keys, event codes, features as sorted JSON."""
+        """Packs the state: header, counts, merged events, event times, event keys, seen keys, event codes, features as
+        sorted JSON.
+
+        A history whose events stand for one event each is packed in format 2, which has no merged events: programs of
+        an earlier release read it.
+        """
         num_events = len(self.event_item_keys)
         if not len(self.event_codes) == len(self.event_times) == num_events:
             raise ValueError("event_item_keys, event_codes and event_times must have one length")
         features = json.dumps(dict(self.features), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
         return b"".join(
             (
-                _STATE_HEADER.pack(_STATE_FORMAT, self.revision, num_events, len(self.seen_item_keys), len(features)),
+                _STATE_HEADER.pack(
+                    _STATE_FORMAT if len(self.merged) else _STATE_FORMAT_WITHOUT_MERGED,
+                    self.revision,
+                    num_events,
+                    len(self.seen_item_keys),
+                    len(features),
+                    len(self.merged),
+                ),
                 np.asarray(self.event_counts, dtype="<u4").tobytes(),
+                np.asarray(self.merged, dtype=MERGED).tobytes(),
                 np.asarray(self.event_times, dtype="<i8").tobytes(),
                 np.asarray(self.event_item_keys, dtype="<u8").tobytes(),
                 np.asarray(self.seen_item_keys, dtype="<u8").tobytes(),
@@ -214,13 +293,15 @@ class UserState:
     def from_bytes(cls, value: bytes) -> UserState:
         """Unpacks a state; its arrays are read-only views of `value`. Raises StoreValueError.
 
-        Format 1, which has no counts, is read too: its counts are 0.
+        Formats 1 and 2 are read too: format 1 has no counts, which are then 0, and neither has merged events.
         """
-        if len(value) < _STATE_HEADER.size or value[0] not in (_STATE_FORMAT, _STATE_FORMAT_WITHOUT_COUNTS):
+        if len(value) < _STATE_HEADER.size or value[0] not in _READABLE_STATE_FORMATS:
             raise StoreValueError(f"user state: {_describe(value)} is not format {_STATE_FORMAT}")
-        read_format, revision, num_events, num_seen, features_bytes = _STATE_HEADER.unpack_from(value)
-        counts_bytes = _COUNTS_BYTES if read_format == _STATE_FORMAT else 0
-        times_offset = _STATE_HEADER.size + counts_bytes
+        read_format, revision, num_events, num_seen, features_bytes, num_merged = _STATE_HEADER.unpack_from(value)
+        counts_bytes = _COUNTS_BYTES if read_format != _STATE_FORMAT_WITHOUT_COUNTS else 0
+        merged_bytes = MERGED.itemsize * num_merged if read_format == _STATE_FORMAT else 0
+        merged_offset = _STATE_HEADER.size + counts_bytes
+        times_offset = merged_offset + merged_bytes
         keys_offset = times_offset + 8 * num_events
         seen_offset = keys_offset + 8 * num_events
         codes_offset = seen_offset + 8 * num_seen
@@ -233,6 +314,11 @@ class UserState:
             raise StoreValueError(f"user state: unreadable features: {error}") from error
         if not isinstance(features, dict) or not all(isinstance(raw, str) for raw in features.values()):
             raise StoreValueError("user state: features are not an object of strings")
+        merged = NOTHING_MERGED
+        if merged_bytes:
+            merged = np.frombuffer(value, MERGED, num_merged, merged_offset)
+            if int(merged["position"].max()) >= num_events:
+                raise StoreValueError(f"user state: a merged event is not among its {num_events} events")
         return cls(
             revision=revision,
             event_item_keys=np.frombuffer(value, "<u8", num_events, keys_offset),
@@ -243,6 +329,7 @@ class UserState:
             event_counts=np.frombuffer(value, "<u4", counts_bytes // 4, _STATE_HEADER.size)
             if counts_bytes
             else _NO_COUNTS,
+            merged=merged,
         )
 
 

@@ -21,6 +21,7 @@ from feature_sync.features.reconcile import Difference, ReconcileReport, reconci
 from feature_sync.features.update import MaterialiseReport, apply, materialise
 from feature_sync.publish.publish import publish
 from tandem.contract.bundle import Bundle, read_bundle, read_manifest
+from tandem.contract.event_rule import EventRule
 from tandem.contract.features import UserFeature
 from tandem.contract.manifest import MANIFEST
 from tandem.contract.store import UserState, user_state_key
@@ -68,7 +69,7 @@ class World:
         """Applies a click to the user's state, as `feature_sync run` does."""
         stored = self.client.get(user_state_key(user_id))
         click = Event(event_id="", user_id=user_id, item_id=item_id, type="click", occurred_at=NOW, received_at=NOW)
-        self.client.set(user_state_key(user_id), state_after(stored, [click], min_rating=None))
+        self.client.set(user_state_key(user_id), state_after(stored, [click], EventRule()))
 
     def view(self, store: FeastStore, name: str) -> View:
         return next(view for view in store.views() if view.name == name)

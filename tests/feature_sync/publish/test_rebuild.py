@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -28,7 +30,7 @@ from tandem.contract.streams import EVENTS, Event, applied_key
 from tests.feature_sync.conftest import ITEM_IDS
 from tests.feature_sync.event_rig import MARK_SECONDS, Rig, Stream, drain, running
 from tests.feature_sync.ledger import Ledger
-from tests.feature_sync.prepared_data import Interaction
+from tests.feature_sync.prepared_data import EVENT_WEIGHTS, Interaction, with_event_weights
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -40,6 +42,9 @@ DAY = 24 * 3600 * 1_000_000
 
 class World:
     """A published store with a consumer and an archive."""
+
+    event_weights: Mapping[str, float] = MappingProxyType({})
+    """The rule of the bundle."""
 
     def __init__(self, folder: Path, url: str, bundle_dir: Path, prepared: Path, stream: Stream) -> None:
         self.settings = Settings(
@@ -55,7 +60,7 @@ class World:
         publish(self.settings, prepared, bundle_dir=bundle_dir)
 
     def rig(self) -> Rig:
-        return Rig(self.url, min_rating=3.0, batch_entries=3)
+        return Rig(self.url, min_rating=3.0, event_weights=self.event_weights, batch_entries=3)
 
     def now(self) -> int:
         seconds, microseconds = self.stream.client.time()
@@ -81,6 +86,12 @@ class World:
 
     def rebuild(self) -> RebuildReport:
         return rebuild(self.settings, self.prepared, bundle_dir=self.bundle_dir)
+
+    def follow_event_weights(self) -> None:
+        """Publishes and applies by the rule of a bundle in which the strongest event of an item stands for all."""
+        self.event_weights = EVENT_WEIGHTS
+        self.bundle_dir = with_event_weights(self.bundle_dir, self.settings.data_dir / "weighing")
+        publish(self.settings, self.prepared, bundle_dir=self.bundle_dir)
 
     def snapshot(self, users: tuple[str, ...] = USERS) -> dict[str, object]:
         """Everything that a rebuild restores, by value; revisions are new."""
@@ -146,9 +157,12 @@ def happened(world: World) -> list[Event]:
     ]
 
 
-@pytest.mark.parametrize("archived", ["all", "some", "none"])
-def test_an_emptied_store_is_what_it_was(world: World, archived: str) -> None:
+@pytest.mark.parametrize(("archived", "weighs"), [("all", False), ("some", False), ("none", False), ("some", True)])
+def test_an_emptied_store_is_what_it_was(world: World, archived: str, weighs: bool) -> None:
     events = happened(world)
+    if weighs:
+        world.follow_event_weights()
+        events.append(dataclasses.replace(events[0], event_id="again", item_id=ITEM_IDS[0], type="purchase"))
     world.apply(*events[:6])
     if archived != "none":
         world.archive()
@@ -156,6 +170,10 @@ def test_an_emptied_store_is_what_it_was(world: World, archived: str) -> None:
     if archived == "all":
         world.archive()
     before = world.snapshot()
+    # Ann's purchases of items that she clicked, or that the prepared data have.
+    assert [row["counts"].tolist() for row in world.stream.state("ann").merged] == (
+        [[0, 1, 0, 0, 1, 0], [0, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0]][: 3 * weighs]
+    )
     log = world.stream.client.xrange(applied_key(EVENTS))
     world.stream.client.flushall()
     for position, fields in log:  # the log is lost with the store; kept here to rebuild from what is in no file yet

@@ -263,7 +263,7 @@ class TestDamage:
 class TestMismatch:
     """A bundle whose files are intact but do not match the code or each other."""
 
-    @pytest.mark.parametrize("version", [0, 6, "1", None])
+    @pytest.mark.parametrize("version", [0, 7, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
         change_manifest(bundle.directory, lambda raw: raw.update(format_version=version))
         with pytest.raises(BundleIncompatible, match="format_version"):
@@ -288,7 +288,7 @@ class TestMismatch:
         "field",
         sorted(
             {field.name for field in dataclasses.fields(Manifest)}
-            - {"format_version", "blend", "ranker", "catalogue_sequence", "min_rating"}
+            - {"format_version", "blend", "ranker", "catalogue_sequence", "min_rating", "event_weights"}
         ),
     )
     def test_missing_field(self, bundle: Bundle, field: str) -> None:

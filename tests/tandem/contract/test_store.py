@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from tandem.contract.errors import StoreValueError
+from tandem.contract.pairs import MERGED
 from tandem.contract.store import (
     MAX_RECENT_EVENTS,
     MAX_SEEN_ITEMS,
@@ -43,6 +44,19 @@ STATE_BYTES = bytes.fromhex(
     "05 02"  # event codes
     "7b22616765223a223439222c226f636375706174696f6e223a22c3a9227d"  # {"age":"49","occupation":"é"}
 )
+# The second event stands for a click and two purchases; format 2, which earlier releases read, has no merged events.
+MERGED_STATE = dataclasses.replace(
+    STATE,
+    merged=np.array([(1, (0, 1, 0, 2, 0, 0), 5_000_000)], dtype=MERGED),
+)
+MERGED_STATE_BYTES = (
+    b"\x03"
+    + STATE_BYTES[1:28]
+    + bytes.fromhex("01000000")  # merged
+    + STATE_BYTES[32:56]
+    + bytes.fromhex("01000000 0000 0100 0000 0200 0000 0000 404b4c0000000000")  # position, counts by type, last time
+    + STATE_BYTES[56:]
+)
 # Format 1 had no counts; stores may still contain it.
 STATE_BYTES_OF_FORMAT_1 = bytes.fromhex("01") + STATE_BYTES[1:32] + STATE_BYTES[56:]
 EMPTY_STATE_BYTES = bytes.fromhex(
@@ -56,10 +70,15 @@ VECTOR_BYTES = bytes.fromhex("01 000000 02000000 0300000000000000 0000803f 00000
 def assert_equal_states(left: UserState, right: UserState) -> None:
     assert left.revision == right.revision
     assert dict(left.features) == dict(right.features)
-    for name in ("event_item_keys", "event_codes", "event_times", "seen_item_keys", "event_counts"):
+    for name in ("event_item_keys", "event_codes", "event_times", "seen_item_keys", "event_counts", "merged"):
         left_values, right_values = getattr(left, name), getattr(right, name)
         assert left_values.dtype == right_values.dtype
         np.testing.assert_array_equal(left_values, right_values)
+
+
+def merged(state: UserState) -> list[tuple[int, list[int], int]]:
+    """The events that stand for several: position, counts by type, last time."""
+    return [(int(row["position"]), row["counts"].tolist(), int(row["last_time"])) for row in state.merged]
 
 
 class TestKeys:
@@ -86,6 +105,10 @@ class TestUserState:
 
     def test_golden_bytes_are_read(self) -> None:
         assert_equal_states(UserState.from_bytes(STATE_BYTES), STATE)
+
+    def test_golden_bytes_of_merged_events(self) -> None:
+        assert MERGED_STATE.to_bytes() == MERGED_STATE_BYTES
+        assert_equal_states(UserState.from_bytes(MERGED_STATE_BYTES), MERGED_STATE)
 
     def test_empty(self) -> None:
         assert UserState().to_bytes() == EMPTY_STATE_BYTES
@@ -123,8 +146,10 @@ class TestUserState:
             pytest.param(b"", id="empty"),
             pytest.param(b"\x01", id="header cut"),
             pytest.param(STATE_BYTES[:31], id="header one byte short"),
-            pytest.param(b"\x03" + STATE_BYTES[1:], id="another format"),
+            pytest.param(b"\x04" + STATE_BYTES[1:], id="another format"),
             pytest.param(STATE_BYTES[:-1], id="last byte missing"),
+            pytest.param(MERGED_STATE_BYTES[:56] + b"\x02" + MERGED_STATE_BYTES[57:], id="merged event not there"),
+            pytest.param(MERGED_STATE_BYTES[:28] + b"\xff\xff" + MERGED_STATE_BYTES[30:], id="too many merged"),
             pytest.param(STATE_BYTES + b"\x00", id="one byte more"),
             pytest.param(STATE_BYTES[:16] + b"\xff\xff\xff\xff" + STATE_BYTES[20:], id="event count too large"),
             pytest.param(STATE_BYTES[:-1] + b"x", id="features are not JSON"),
@@ -235,6 +260,41 @@ class TestWithEvents:
         assert state.event_item_keys.tolist() == [10]
         assert state.event_times.tolist() == [100]
         assert state.event_counts.tolist() == [0, 2, 0, 1, 0, 0]
+
+    STRENGTHS = np.array([0, 0.1, 1, 3, 5, 1, 1])
+
+    def test_the_strongest_event_stands_for_the_others(self) -> None:
+        state = self._state((10, self.CLICK, 100), (20, self.CLICK, 150))
+        state = state.with_events(
+            *self._arrays((10, self.PURCHASE, 200), (10, self.CLICK, 300), (10, self.PURCHASE, 400)),
+            strengths=self.STRENGTHS,
+        )
+        assert state.event_item_keys.tolist() == [20, 10]
+        assert (state.event_codes.tolist(), state.event_times.tolist()) == ([self.CLICK, self.PURCHASE], [150, 200])
+        assert merged(state) == [(1, [0, 2, 0, 2, 0, 0], 400)]
+        assert state.event_counts.tolist() == [0, 3, 0, 2, 0, 0]
+        assert state.seen_item_keys.tolist() == [10, 20]
+        assert_equal_states(UserState.from_bytes(state.to_bytes()), state)
+
+    def test_merged_events_move_with_their_history(self) -> None:
+        """Under a rule without strengths, and in the items that a request adds."""
+        state = self._state((30, self.CLICK, 100)).with_events(
+            *self._arrays((30, self.PURCHASE, 200)), strengths=self.STRENGTHS
+        )
+        state = state.with_events(*self._arrays((10, self.CLICK, 50), (40, self.CLICK, 300)))
+        assert state.event_item_keys.tolist() == [10, 30, 40]
+        assert merged(state) == [(1, [0, 1, 0, 1, 0, 0], 200)]
+        newer = [(key, self.CLICK, 1_000 + key) for key in range(1_000, 1_000 + MAX_RECENT_EVENTS - 1)]
+        full = state.with_events(*self._arrays(*newer))
+        assert (full.event_item_keys[0], len(full.merged)) == (40, 0)
+
+    def test_in_a_full_history_a_purchase_of_an_item_that_was_seen_before_enters_and_a_click_does_not(self) -> None:
+        many = self._arrays(*((key, self.CLICK, key) for key in range(1, MAX_RECENT_EVENTS + 11)))
+        state = UserState().with_events(*many, strengths=self.STRENGTHS)
+        later = self._arrays((3, self.PURCHASE, 1_000), (4, self.CLICK, 1_001))
+        state = state.with_events(*later, strengths=self.STRENGTHS)
+        assert (state.event_item_keys[-1], state.event_codes[-1]) == (3, self.PURCHASE)
+        assert 4 not in state.event_item_keys
 
     def test_a_low_rated_item_is_seen_counted_and_no_history(self) -> None:
         arrays = self._arrays((10, self.RATING, 100), (20, self.RATING, 110), (10, self.RATING, 120))

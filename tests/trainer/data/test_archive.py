@@ -112,7 +112,8 @@ def test_events_are_additional_interactions(shop: DataConfig, tmp_path: Path) ->
     assert events.rows_read == 8
     assert events.dropped == {"impression": 1, "rating_out_of_range": 1}
     assert interactions.noted == {"from_events": 6}
-    assert interactions.dropped == {"below_min_rating": 2, "duplicate": 1}
+    assert interactions.dropped == {"below_min_rating": 2, "merged": 1}
+    assert interactions.merged == {"click": {"purchase": 1}}
     assert (prepared.num_events, prepared.newest_day, prepared.catalogue_sequence) == (6, "2026-01-02", 9)
 
 

@@ -102,6 +102,7 @@ def test_spark_prepares_the_bytes_that_duckdb_does(generated: DataConfig, tmp_pa
         "unparsable_rating",
         "below_min_rating",
         "duplicate",
+        "merged",
         "user_below_k_core",
         "item_below_k_core",
     }
