@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ EVENT_SCHEMA: Final = pa.schema(
         (names.RECEIVED_AT, pa.int64()),  # microseconds since 1970
         (names.REQUEST_ID, pa.string()),
         (names.POSITION, pa.int32()),  # -1 if unknown
+        (names.CURRENCY, pa.string()),  # of a purchase's value; empty if nothing was paid
     ]
 )
 ITEM_CHANGE_SCHEMA: Final = pa.schema(
@@ -47,20 +49,18 @@ ITEM_CHANGE_SCHEMA: Final = pa.schema(
 )
 
 
+_EVENT_FIELDS: Final = (
+    *("event_id", "user_id", "item_id", "type", "value", "occurred_at", "received_at", "request_id", "position"),
+    "currency",
+)
+"""The fields of `Event`, in the order of EVENT_SCHEMA."""
+_event_fields: Final = attrgetter(*_EVENT_FIELDS)
+
+
 def event_row(payload: bytes) -> tuple[Any, ...]:
     """An applied event's values, in the order of EVENT_SCHEMA. Raises StreamEntryError."""
-    event = Event.from_bytes(payload)
-    return (
-        event.event_id,
-        event.user_id,
-        event.item_id,
-        event.type,
-        event.value,
-        event.occurred_at,
-        event.received_at,
-        event.request_id,
-        event.position,
-    )
+    values: tuple[Any, ...] = _event_fields(Event.from_bytes(payload))
+    return values
 
 
 def item_change_row(payload: bytes) -> tuple[Any, ...]:
@@ -130,7 +130,11 @@ def _is_of_user(rows: Any, user_id: str, until: int | None) -> Any:
 def _read(path: Path, stream: str) -> Any:
     schema = _SCHEMAS[stream]
     try:
-        return pq.ParquetFile(path).read(columns=schema.names).cast(schema)
+        rows = pq.ParquetFile(path).read(columns=schema.names)
+        if stream == EVENTS and names.CURRENCY not in rows.schema.names:
+            # Files of before 0.4 stay in the archive.
+            rows = rows.append_column(names.CURRENCY, pa.array([""] * rows.num_rows, pa.string()))
+        return rows.cast(schema)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArchiveUnreadable(f"{path}: {error}") from error
 
@@ -208,20 +212,5 @@ def read_event_files(files: Sequence[Path]) -> EventTable:
 
 def _events(rows: Any) -> Iterator[tuple[Event, str]]:
     columns = [rows.column(name).to_pylist() for name in (*EVENT_SCHEMA.names, _DAY)]
-    for event_id, user_id, item_id, event_type, value, occurred_at, received_at, request_id, position, day in zip(
-        *columns, strict=True
-    ):
-        yield (
-            Event(
-                event_id=event_id,
-                user_id=user_id,
-                item_id=item_id,
-                type=event_type,
-                value=value,
-                occurred_at=occurred_at,
-                received_at=received_at,
-                request_id=request_id,
-                position=position,
-            ),
-            day,
-        )
+    for *values, day in zip(*columns, strict=True):
+        yield Event(**dict(zip(_EVENT_FIELDS, values, strict=True))), day

@@ -7,6 +7,7 @@ the caller. One wrong field refuses the whole call: a caller could not tell whic
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -41,6 +42,10 @@ _TYPES: Final[Mapping[int, str]] = {
 _TYPE_NAMES: Final = ", ".join(f"EVENT_TYPE_{name.upper()}" for name in names.EVENT_TYPES)
 _RATING: Final = pb.EVENT_TYPE_RATING
 _DWELL: Final = pb.EVENT_TYPE_DWELL
+_PURCHASE: Final = pb.EVENT_TYPE_PURCHASE
+CURRENCY_PATTERN: Final = "[A-Z]{3}"
+_CURRENCY: Final = re.compile(CURRENCY_PATTERN)
+_SHOWN_CHARACTERS: Final = 16
 _MICROSECONDS: Final = 1_000_000
 _NANOSECONDS: Final = 1_000_000_000
 _LARGEST_WHOLE: Final = 2.0**53
@@ -83,8 +88,11 @@ def _to_event(path: str, wire: pb.Event, now: int) -> Event:
     event_type, value = wire.type, wire.value
     if event_type not in _TYPES:
         raise InvalidRequest(f"{path}.type", f"must be one of {_TYPE_NAMES}")
+    currency = wire.currency
     if value != 0.0 or event_type == _RATING:
         _check_value(f"{path}.value", event_type, value)
+    if currency or (value != 0.0 and event_type == _PURCHASE):
+        _check_currency(f"{path}.currency", event_type, currency)
     position = wire.position if wire.HasField("position") else NO_POSITION
     if position < 0 and wire.HasField("position"):
         raise InvalidRequest(f"{path}.position", f"must be at least 0, is {position}")
@@ -100,6 +108,7 @@ def _to_event(path: str, wire: pb.Event, now: int) -> Event:
         received_at=now,
         request_id=request_id,
         position=position,
+        currency=currency,
     )
 
 
@@ -117,8 +126,20 @@ def _check_value(path: str, event_type: int, value: float) -> None:
     elif event_type == _DWELL:
         if not (value >= 0.0 and math.isfinite(value)):
             raise InvalidRequest(path, f"must be a number of milliseconds of at least 0, is {value:g}")
+    elif event_type == _PURCHASE:
+        if not (value >= 0.0 and math.isfinite(value)):
+            raise InvalidRequest(path, f"must be an amount of at least 0, is {value:g}")
     elif value != 0.0:
         raise InvalidRequest(path, f"must be absent for this type, is {value:g}")
+
+
+def _check_currency(path: str, event_type: int, currency: str) -> None:
+    if event_type != _PURCHASE:
+        raise InvalidRequest(path, f"must be absent for this type, is {currency[:_SHOWN_CHARACTERS]!r}")
+    if not _CURRENCY.fullmatch(currency):
+        raise InvalidRequest(
+            path, f"must be three capital letters (ISO 4217) where value is given, is {currency[:_SHOWN_CHARACTERS]!r}"
+        )
 
 
 def _checked_time(path: str, at: Timestamp, now: int) -> int:

@@ -78,6 +78,7 @@ LIMITS: Final[Mapping[str, JsonSchema]] = {
     "Event.occurred_at": {"pattern": _TIME},
     "Event.request_id": _ID,
     "Event.position": {"minimum": 0, "maximum": _MAX_INT32},
+    "Event.currency": {"pattern": f"^({incoming.CURRENCY_PATTERN})?$"},
     "UpsertItemsRequest.items": _ENTRIES,
     "Item.item_id": _ENTRY,
     "Item.title": {"maxLength": incoming.MAX_TITLE_CHARACTERS},

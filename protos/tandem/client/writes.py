@@ -46,7 +46,9 @@ class Event:
     type: EventType | str
     """An `EventType`, or its name in any case."""
     value: float = 0.0
-    """The rating, 1 to 5, or the dwell time in milliseconds. Unused for other types."""
+    """The rating, 1 to 5, the dwell time in milliseconds, or what was paid for a purchase. Unused for other types."""
+    currency: str = ""
+    """Of a purchase's value, as ISO 4217 names it: "EUR". Needed with it."""
     occurred_at: datetime | None = None
     """When it happened, with a time zone. None: when the server accepts it."""
     request_id: str = ""
@@ -96,6 +98,7 @@ def _event(field: str, event: Event) -> pb.Event:
         item_id=text(f"{field}.item_id", event.item_id),
         type=_event_type(f"{field}.type", event.type),
         value=number(f"{field}.value", event.value),
+        currency=text(f"{field}.currency", event.currency),
         request_id=text(f"{field}.request_id", event.request_id),
         position=None if event.position is None else integer(f"{field}.position", event.position),
     )

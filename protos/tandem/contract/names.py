@@ -25,6 +25,7 @@ VALUE: Final = "value"
 RECEIVED_AT: Final = "received_at"
 REQUEST_ID: Final = "request_id"
 POSITION: Final = "position"
+CURRENCY: Final = "currency"
 
 # Further columns of the raw changes of the catalogue that feature_sync keeps.
 SEQUENCE: Final = "sequence"

@@ -39,8 +39,9 @@ IMPRESSIONS: Final = "impressions"
 ALL_STREAMS: Final = (EVENTS, ITEM_CHANGES, IMPRESSIONS)
 
 _EVENT_FORMAT: Final = 1
-# format, event code, byte lengths of event, user, item and request id, position, occurred, received, value
-_EVENT_HEADER: Final = struct.Struct("<BBHHHHxxiqqd")
+# format, event code, byte lengths of event, user, item and request id and of the currency, position, occurred,
+# received, value. Entries of before 0.4 had zeros as padding in place of the currency's length.
+_EVENT_HEADER: Final = struct.Struct("<BBHHHHHiqqd")
 _ITEM_CHANGE_FORMAT: Final = 1
 NO_POSITION: Final = -1
 
@@ -86,15 +87,17 @@ class Event:
     received_at: int
     """When the server accepted it, microseconds since 1970."""
     value: float = 0.0
-    """The rating, or the dwell time in milliseconds; 0 for other types."""
+    """The rating, the dwell time in milliseconds, or what was paid for a purchase; 0 for other types."""
     request_id: str = ""
     """The response that showed the item; empty if unknown."""
     position: int = NO_POSITION
     """0-based position in that response; NO_POSITION if unknown."""
+    currency: str = ""
+    """Of a purchase's value, as ISO 4217 names it; empty if nothing was paid."""
 
     def to_bytes(self) -> bytes:
-        """Packs the event: header, then the four ids as UTF-8."""
-        ids = [text.encode() for text in (self.event_id, self.user_id, self.item_id, self.request_id)]
+        """Packs the event: header, then the four ids and the currency as UTF-8."""
+        ids = [text.encode() for text in (self.event_id, self.user_id, self.item_id, self.request_id, self.currency)]
         header = _EVENT_HEADER.pack(
             _EVENT_FORMAT,
             names.EVENT_CODES[self.type],
@@ -128,6 +131,7 @@ class Event:
             user_id=ids[1],
             item_id=ids[2],
             request_id=ids[3],
+            currency=ids[4],
             type=names.EVENT_TYPES[code - 1],
             occurred_at=occurred_at,
             received_at=received_at,

@@ -618,6 +618,7 @@ class Event(_message.Message):
     OCCURRED_AT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """Names the event, chosen by the caller, for example a UUID; 1 to 256 bytes of UTF-8."""
     user_id: _builtins.str
@@ -626,11 +627,17 @@ class Event(_message.Message):
     """External item id, 1 to 256 bytes of UTF-8. The catalogue need not hold it yet."""
     type: Global___EventType.ValueType
     value: _builtins.float
-    """The rating, 1 to 5, or the milliseconds of dwelling, at least 0. Absent (0) for other types."""
+    """The rating, 1 to 5; the milliseconds of dwelling, at least 0; what was paid for a purchase, at least 0, in `currency`.
+    Absent (0) for other types.
+    """
     request_id: _builtins.str
     """`RecommendResponse.request_id` of the answer that it came from. Empty: unknown. At most 256 bytes."""
     position: _builtins.int
     """Place of the item in that answer, from 0. Absent: unknown."""
+    currency: _builtins.str
+    """Of a purchase's `value`: a code of ISO 4217, three capital letters, for example EUR. Needed where `value` is above 0.
+    Reports count each currency apart. Empty for other types.
+    """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
         """When it happened; at most a few minutes in the future. Absent: now."""
@@ -646,10 +653,11 @@ class Event(_message.Message):
         occurred_at: _timestamp_pb2.Timestamp | None = ...,
         request_id: _builtins.str = ...,
         position: _builtins.int | None = ...,
+        currency: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "occurred_at", b"occurred_at", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "event_id", b"event_id", "item_id", b"item_id", "occurred_at", b"occurred_at", "position", b"position", "request_id", b"request_id", "type", b"type", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_position", b"_position", "currency", b"currency", "event_id", b"event_id", "item_id", b"item_id", "occurred_at", b"occurred_at", "position", b"position", "request_id", b"request_id", "type", b"type", "user_id", b"user_id", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__position: _TypeAlias = _typing.Literal["position"]  # noqa: Y015
     _WhichOneofArgType__position: _TypeAlias = _typing.Literal["_position", b"_position"]  # noqa: Y015

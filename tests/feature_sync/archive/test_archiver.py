@@ -14,7 +14,13 @@ import redis
 
 from feature_sync.archive.archiver import Archiver
 from feature_sync.archive.day_files import DayFiles, LogId
-from feature_sync.archive.tables import EVENT_SCHEMA, ITEM_CHANGE_SCHEMA, write_entries
+from feature_sync.archive.tables import (
+    EVENT_SCHEMA,
+    ITEM_CHANGE_SCHEMA,
+    rows_of_user,
+    write_entries,
+    write_without_user,
+)
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, AppliedItemChange, Event, ItemChange, applied_key
@@ -105,9 +111,18 @@ def test_a_row_has_the_fields_of_its_event(store_url: str, client: redis.Redis, 
             "received_at": 7,
             "request_id": "r",
             "position": 4,
+            "currency": "",
         }
     ]
     assert client.xlen(applied_key(EVENTS)) == 0
+
+
+def test_files_of_before_currencies_are_read_and_rewritten(tmp_path: Path) -> None:
+    write_entries(EVENTS, [event(number).to_bytes() for number in range(4)], tmp_path / "new")
+    pq.write_table(pq.read_table(tmp_path / "new").drop_columns(["currency"]), tmp_path / "old")
+    assert rows_of_user(tmp_path / "old", "user-1") == rows_of_user(tmp_path / "new", "user-1")
+    write_without_user(tmp_path / "old", tmp_path / "rewritten", "user-0", until=1 << 60)
+    assert pq.read_table(tmp_path / "rewritten").column("currency").to_pylist() == ["", ""]
 
 
 def test_item_changes(store_url: str, client: redis.Redis, tmp_path: Path) -> None:

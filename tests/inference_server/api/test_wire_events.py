@@ -84,6 +84,13 @@ def test_every_type_of_the_contract_is_one_of_the_api() -> None:
         ({"occurred_at": {"seconds": 1, "nanos": -1}}, "occurred_at"),
         ({"occurred_at": {"seconds": 1, "nanos": 1_000_000_000}}, "occurred_at"),
         ({"position": -1}, "position"),
+        ({"type": "EVENT_TYPE_PURCHASE", "value": 9.9}, "currency"),
+        ({"type": "EVENT_TYPE_PURCHASE", "value": 9.9, "currency": "eur"}, "currency"),
+        ({"type": "EVENT_TYPE_PURCHASE", "value": 0.0, "currency": "EURO"}, "currency"),
+        ({"type": "EVENT_TYPE_PURCHASE", "value": -1.0, "currency": "EUR"}, "value"),
+        ({"type": "EVENT_TYPE_PURCHASE", "value": math.inf, "currency": "EUR"}, "value"),
+        ({"currency": "EUR"}, "currency"),
+        ({"type": "EVENT_TYPE_RATING", "value": 3.0, "currency": "EUR"}, "currency"),
     ],
 )
 def test_a_wrong_event_is_named(fields: dict[str, Any], path: str) -> None:
@@ -98,6 +105,8 @@ def test_a_wrong_event_is_named(fields: dict[str, Any], path: str) -> None:
     [
         {"event_id": "é" * 128, "user_id": "x" * 256, "item_id": "x" * 256, "request_id": "x" * 256},
         {"type": "EVENT_TYPE_RATING", "value": 1.0},
+        {"type": "EVENT_TYPE_PURCHASE"},
+        {"type": "EVENT_TYPE_PURCHASE", "value": 19.5, "currency": "EUR"},
         {"type": "EVENT_TYPE_DWELL", "value": 0.0},
         {"occurred_at": {"seconds": 0}},
         {"position": 2**31 - 1},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,13 @@ EVENT_BYTES = bytes.fromhex(
     "40420f0000000000 80841e0000000000 0000000000001240"  # occurred, received, value
     "6531 c3bc 3530"
 )
+PAID = dataclasses.replace(EVENT, type="purchase", value=19.5, currency="EUR")
+PAID_BYTES = bytes.fromhex(
+    "01 04 0200 0200 0200 0000 0300"  # format, code, lengths of the ids and of the currency
+    "03000000"  # position
+    "40420f0000000000 80841e0000000000 0000000000803340"  # occurred, received, value
+    "6531 c3bc 3530 455552"
+)
 CHANGE = ItemChange(
     item_id="50", changed_at=7, title="Ä", categories=("a", "b"), attributes={"price": "1.5"}, available=False
 )
@@ -48,6 +56,8 @@ def test_keys_and_topics() -> None:
 def test_golden_bytes() -> None:
     assert EVENT.to_bytes() == EVENT_BYTES
     assert Event.from_bytes(EVENT_BYTES) == EVENT
+    assert PAID.to_bytes() == PAID_BYTES
+    assert Event.from_bytes(PAID_BYTES) == PAID
     assert CHANGE.to_bytes() == CHANGE_BYTES
     assert ItemChange.from_bytes(CHANGE_BYTES) == CHANGE
 
@@ -64,6 +74,7 @@ def test_golden_bytes() -> None:
         value=st.floats(0, 1e9),
         request_id=st.text(max_size=64),
         position=st.integers(-1, 2**31 - 1),
+        currency=st.text(max_size=8),
     )
 )
 def test_events_survive_a_round_trip(event: Event) -> None:
