@@ -21,6 +21,7 @@ from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.policy_choices import policy_choices
 from tandem.contract.errors import BundleCorrupt, BundleError
 from tandem.contract.held_out_users import HeldOutUser, read_held_out_users
+from tandem.contract.manifest import MANIFEST
 from tandem.contract.numbers import finite_json
 from tandem.contract.served import (
     Refused,
@@ -60,7 +61,10 @@ class CheckOptions:
 
 def run_check(options: CheckOptions) -> int:
     """Checks the bundle, prints and writes the result, and returns the exit status. Raises SettingsError for users that
-    cannot be read."""
+    cannot be read, and for a folder to compare with that holds no bundle."""
+    for option, folder in (("--previous", options.previous), ("--against", options.against)):
+        if folder is not None and not (folder / MANIFEST).is_file():
+            raise SettingsError(f"{option} {folder}: holds no bundle: there is no {MANIFEST}")
     users = None if options.held_out is None else _users_of(options.held_out)
     served = None
     try:

@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from tandem.contract.names import DAYS_BEFORE_NEWEST, EVENT_TYPES, NUM_EVENTS, USER_ID
-from tandem.ops.arguments import utc_moment
+from tandem.ops.arguments import one_line, utc_moment
 from trainer.core.byte_order_marks import marked_text
 from trainer.core.config_problems import ConfigText, describe_problems, keys_of
 from trainer.core.errors import ConfigError
@@ -93,7 +93,8 @@ def _check_encoding(raw: str) -> str:
     return raw
 
 
-_Path = Annotated[str, Field(min_length=1)]
+_AnyPath = Annotated[str, AfterValidator(one_line)]
+_Path = Annotated[_AnyPath, Field(min_length=1)]
 _Paths = _Path | Annotated[tuple[_Path, ...], Field(min_length=1)]
 
 
@@ -120,10 +121,10 @@ class DataConfig(_Section):
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of bad lines in a file, 0 to 1, above which the run fails. Raise it for a source that is known to be
     dirty."""
-    events: str = ""
+    events: _AnyPath = ""
     """Folder of the events that feature_sync archives (`$TANDEM_DATA_DIR/events`): additional interactions, without the
     impressions. Empty: none."""
-    item_changes: str = ""
+    item_changes: _AnyPath = ""
     """Folder of the catalogue changes that feature_sync archives (`$TANDEM_DATA_DIR/item-changes`): they replace and
     add items, and remove items from recommendations. Empty: none."""
     until: Annotated[str, AfterValidator(_check_until)] = ""
@@ -299,7 +300,7 @@ class TableConfig(DataConfig):
     """A plain table of interactions, optionally with a table of items and a table of users."""
 
     format: Literal["table"]
-    folder: str = ""
+    folder: _AnyPath = ""
     """Folder to which paths are relative. Empty: the folder of this file; for a preset, the working directory."""
     interactions: InteractionsConfig
     items: ItemsConfig | None = None
@@ -316,11 +317,11 @@ class AmazonConfig(DataConfig):
     """Amazon Reviews in the official formats of 2014, 2018 and 2023."""
 
     format: Literal["amazon"]
-    reviews: str = Field(min_length=1)
+    reviews: _Path
     """Reviews file: path or http(s) URL of JSON lines, packed or not; or a folder or pattern, as `path` of a table."""
     reviews_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 that the reviews file must have, in hex. Empty: not checked."""
-    meta: str = ""
+    meta: _AnyPath = ""
     """Metadata file, as `reviews`. Empty: items have no titles."""
     meta_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """SHA-256 that the metadata file must have, in hex. Empty: not checked."""

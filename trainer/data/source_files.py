@@ -26,6 +26,8 @@ def source_files(
     """
     named = [paths] if isinstance(paths, str) else list(paths)
     found = [file for path in named for file in _files(path, sha256, folder, downloads)]
+    if broken := next((file for file in found if len(str(file).splitlines()) > 1), None):
+        raise DataError(f"{str(broken)!a}: a file whose name has several lines; rename it")
     # Spark writes an empty file for a part without rows.
     files = tuple(file for file in found if file.stat().st_size) or tuple(found[:1])
     if sha256 and len(files) > 1:

@@ -81,12 +81,22 @@ def given(text: str) -> str:
     """Parses a text that must not be blank: a path, a URL, a name that a file has too."""
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be blank")
-    return text
+    try:
+        return one_line(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def path(text: str) -> Path:
     """Parses a path, which must not be blank."""
     return Path(given(text))
+
+
+def one_line(text: str) -> str:
+    """The text, which logs and messages quote as it is. Raises ValueError if it has several lines."""
+    if len(f"{text}.".splitlines()) > 1:
+        raise ValueError(f"must be one line, not {shown(text)}")
+    return text
 
 
 def shown(text: str) -> str:

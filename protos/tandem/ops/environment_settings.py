@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
+from tandem.ops.arguments import one_line
 from tandem.ops.secrets import redacted
 
 ENV_PREFIX: Final = "TANDEM_"
@@ -25,6 +27,13 @@ class EnvironmentSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _check_path(cls, value: object) -> object:
+        if isinstance(value, Path):
+            one_line(str(value))
+        return value
 
 
 _Settings = TypeVar("_Settings", bound=EnvironmentSettings)

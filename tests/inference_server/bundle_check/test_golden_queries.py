@@ -106,6 +106,8 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
 async def test_the_child_says_the_same(bundle: Bundle, tmp_path: Path) -> None:
     report = await check_in_child(bundle.directory, seconds=300.0, previous=bundle.directory)
     assert (report.model_version, report.overlap_with_previous) == ("tiny-1", 1.0)
+    report = await check_in_child(bundle.directory, seconds=300.0, previous=bundle.directory / "gone")
+    assert (report.model_version, report.overlap_with_previous) == ("tiny-1", None)
     broken = copy_of(bundle.directory, tmp_path / "broken")
     flipped_byte_in_index(broken)
     with pytest.raises(BundleRefused, match=r"index\.faiss") as caught:

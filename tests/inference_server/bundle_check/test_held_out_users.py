@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_server.bundle_check import command
+from inference_server.bundle_check.command import CheckOptions
 from inference_server.bundle_check.held_out_users import MIN_REQUESTS, ask_held_out_users
+from inference_server.core.errors import SettingsError
 from inference_server.model.serving_model import ServingModel, open_model
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.policy_choices import policy_choices
@@ -168,6 +171,17 @@ def test_a_bundle_that_cannot_be_compared_with_refuses_nothing(bundle: Bundle, t
     assert "index.faiss" in served.against_problem
     assert served.num_users == len(bundle.held_out_users)
     assert served.num_shown == 5
+
+
+@pytest.mark.parametrize("option", ["previous", "against"])
+def test_a_folder_to_compare_with_that_is_not_there_is_a_wrong_argument(
+    bundle: Bundle, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("gone", "empty"):
+        options = CheckOptions(directory=bundle.directory, **{option: tmp_path / name})
+        with pytest.raises(SettingsError, match=rf"^--{option} .*{name}: holds no bundle: there is no manifest\.json$"):
+            command.run_check(options)
 
 
 @pytest.mark.process

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from tandem.ops.arguments import identifier, moment, number, whole_number, word
+from tandem.ops.arguments import identifier, moment, number, path, whole_number, word
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,7 @@ from tandem.ops.arguments import identifier, moment, number, whole_number, word
         (moment, "2026-01-31T01:00+02:00", datetime(2026, 1, 30, 23, tzinfo=UTC)),
         (identifier, "ein Gast\n😀", "ein Gast\n😀"),
         (word, "challenger", "challenger"),
+        (path, "/x/a\tb \u00a0\udcff", Path("/x/a\tb \u00a0\udcff")),
     ],
 )
 def test_values_are_read(parse: Callable[[str], object], text: str, value: object) -> None:
@@ -44,6 +46,7 @@ def test_values_are_read(parse: Callable[[str], object], text: str, value: objec
         (identifier, "", "must have 1 to 256 bytes of UTF-8, not 0"),
         (identifier, "ä" * 200, "must have 1 to 256 bytes of UTF-8, not 400"),
         (identifier, "\udcff", r"must be text in UTF-8, not '\\udcff'"),
+        *((path, text, f"must be one line, not {text!a}") for text in ("a\nb", "a\r", "/x/\u2028y")),
         *((word, text, "must be printable text that is not blank") for text in (" ", "a\nb", "\x1b[31m", "\u202e")),
     ],
 )

@@ -97,3 +97,14 @@ def test_a_value_that_a_line_cannot_hold_is_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(LookupError) as raised:
         read_settings(QuotingSettings, raises=LookupError)
     assert str(raised.value).startswith(problem)
+
+
+class FolderSettings(EnvironmentSettings):
+    data_dir: Path = Path()
+    """Folder."""
+
+
+def test_a_path_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_DATA_DIR", "/x/a\nb")
+    with pytest.raises(LookupError, match=r"^TANDEM_DATA_DIR: must be one line, not '/x/a\\nb' \(got '/x/a\\nb'\)$"):
+        read_settings(FolderSettings, raises=LookupError)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.data.conftest import csv_text, jsonl_text, parquet_bytes, table_rows
-from trainer.core.errors import ConfigError
+from trainer.core.errors import ConfigError, DataError
 from trainer.data.config import load_data_config
 from trainer.data.prepare import PreparedData, prepare
 
@@ -80,3 +80,16 @@ def test_blanks_around_a_column_name_do_not_count(write, tmp_path: Path):
     path = str(write("data.toml", CONFIG.format(name="rows.csv")))
     prepared = prepare(load_data_config(path, {}), tmp_path / "cache")
     assert [row["rating"] for row in table_rows(prepared, "interactions")] == [5]
+
+
+def test_paths_of_several_lines_are_refused_on_one_line(tmp_path: Path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a\nb.csv").write_bytes(CONTENTS["csv"])
+    (tmp_path / "data.toml").write_text(CONFIG.format(name="in"))
+    with pytest.raises(DataError, match=r"^'.*/a\\nb\.csv': a file whose name has several lines; rename it$"):
+        prepare(load_data_config(str(tmp_path / "data.toml"), {}), tmp_path / "cache")
+    (tmp_path / "data.toml").write_text(CONFIG.format(name="in/a\\nb.csv"))
+    with pytest.raises(ConfigError, match=r"interactions\.path.*: must be one line, not 'in/a\\nb\.csv'") as raised:
+        load_data_config(str(tmp_path / "data.toml"), {})
+    assert "\n" not in str(raised.value)
