@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -102,3 +102,17 @@ def _experiment(shop: Shop, goals: Sequence[Metric], seed: np.random.SeedSequenc
                 metric.missed_ever |= not lift.anytime_relative.lower <= shop.lift <= lift.anytime_relative.upper
             counts.fixed_decided |= result.corrected_fixed_p is not None and result.corrected_fixed_p <= asked.alpha
     return counts
+
+
+def required_users(shop: Shop, goal: Metric, *, pilots: int, seed: int) -> int:
+    """Users that find the goal's smallest lift, by the analysis: the mean over pilots without a lift, twice, since the
+    plan's number of users is part of the analysis."""
+    for _ in range(2):
+        found = []
+        for child in np.random.SeedSequence(seed).spawn(pilots):
+            *_, (day, table) = looks(replace(shop, lift=0.0), np.random.default_rng(child))
+            (arm,) = analyse(table, plan(shop, (goal,), day=day)).arms
+            assert arm.required_users is not None
+            found.append(arm.required_users)
+        shop = replace(shop, num_users=round(float(np.mean(found))))
+    return shop.num_users
