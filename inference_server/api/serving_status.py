@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from inference_server.api.wire import WIRE_SOURCES
-from inference_server.model.serving_model import ModelSlot
+from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.telemetry.statistics import Statistics
 from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
@@ -44,6 +45,7 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
         )
         bundle.refused_at.FromNanoseconds(int(refusal.refused_at_seconds * 1e9))
     response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
+    _add_models(response, models, statistics.further_models)
     model = models.current
     if model is not None:
         response.model_version = model.version
@@ -52,6 +54,22 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
         response.model_loaded_at.FromNanoseconds(int(model.loaded_at_seconds * 1e9))
         response.manifest.update(_summary(model.bundle.manifest))
     return response
+
+
+def _add_models(response: pb.GetServingStatusResponse, models: ModelSlot, problems: Mapping[str, str]) -> None:
+    """Adds the models in force, and those that shall be: `problems` by name, empty where nothing is wrong."""
+    if models.current is not None:
+        _add_model(response, models.current.variant, models.current, "")
+    for name, problem in sorted(problems.items()):
+        _add_model(response, name, models.further.get(name), problem)
+
+
+def _add_model(response: pb.GetServingStatusResponse, name: str, model: ServingModel | None, problem: str) -> None:
+    served = response.models.add(alias=name, refusal=problem)
+    if model is not None:
+        served.model_version = model.version
+        served.registry_version = model.registry_version
+        served.loaded_at.FromNanoseconds(int(model.loaded_at_seconds * 1e9))
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:

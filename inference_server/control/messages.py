@@ -8,6 +8,8 @@
 | BundleReady         | worker     | it is open and warm                                                |
 | BundleNotOpened     | worker     | it cannot be opened, and why                                       |
 | ServeBundle         | supervisor | phase two: answer with this open bundle from now on                |
+| WithdrawModel       | supervisor | a further model answers no more; the own model stands in for it    |
+| FurtherModels       | supervisor | the models that shall answer beside the own one, and what is wrong |
 | BundleServing       | worker     | every request admitted from now on is answered by this bundle      |
 | CloseBundle         | supervisor | this bundle will not be served again                               |
 | RefusalsCounted     | supervisor | all refusals so far, for GetServingStatus                          |
@@ -61,8 +63,6 @@ class OpenBundle:
     directory: str
     registry_version: str
     """The registry's version number of the bundle; empty without a registry."""
-    variant: str
-    """The alias it is served under; empty without a registry."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +83,41 @@ class BundleNotOpened:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeBundle:
-    """Answer with this bundle."""
+    """Answer with this bundle. One bundle may serve under several names."""
 
     bundle: int
+    order: int
+    """Number of this order, for its reply."""
+    variant: str
+    """The alias or version number it is served under; empty without a registry."""
+    is_further: bool = False
+    """Whether it answers beside the server's own model, and not as that."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleServing:
     """The worker answers with this bundle now."""
 
-    bundle: int
+    order: int
+    """Number of the order that this replies to."""
     switched_at_seconds: float
     """When the worker switched, on the monotonic clock that all processes of a machine share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithdrawModel:
+    """A further model answers no more."""
+
+    name: str
+    """The alias or version number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherModels:
+    """The models that shall answer beside the server's own, whether they do or not."""
+
+    problems: Mapping[str, str]
+    """By alias or version number: why none answers, or why its newest version does not; empty: nothing is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +190,8 @@ Message = (
     | BundleNotOpened
     | ServeBundle
     | BundleServing
+    | WithdrawModel
+    | FurtherModels
     | CloseBundle
     | RefusalsCounted
     | DependencyChanged

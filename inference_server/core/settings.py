@@ -22,6 +22,7 @@ from tandem.ops.settings_types import (
     ModelName,
     PrivateKeyFile,
     RegistryUri,
+    ServedNames,
     StoreUrl,
     default_data_dir,
     default_registry_uri,
@@ -170,6 +171,12 @@ class Settings(EnvironmentSettings):
     model_alias: ModelAlias = names.CHAMPION
     """Registry alias to serve; reported as `variant`."""
 
+    further_models: ServedNames = ""
+    """Aliases and version numbers of models that answer beside the server's own, for the arms of experiments, separated
+    by commas, as `challenger,17`. Each is opened in every worker, takes the memory of its bundle, and follows its alias
+    by itself; one that cannot be opened leaves the others alone. Set it to those that experiments compare; feature_sync
+    needs the same value."""
+
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Seconds between two polls of the alias. Raise it where many servers share one registry."""
 
@@ -283,6 +290,13 @@ class Settings(EnvironmentSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged; debug logs every request, with a digest in place of the user's id."""
+
+    @field_validator("further_models")
+    @classmethod
+    def _needs_a_registry(cls, names: str, info: ValidationInfo) -> str:
+        if names and info.data.get("bundle_path") is not None:
+            raise ValueError("needs a registry, and TANDEM_BUNDLE_PATH names a folder instead")
+        return names
 
     @field_validator("tls_client_ca")
     @classmethod

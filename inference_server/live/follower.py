@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -40,7 +40,7 @@ _MAX_ENTRIES: Final = 5_000
 """Number of entries of a feed after which what was read takes effect, before more is read."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Followed:
     """An open bundle whose vectors are followed."""
 
@@ -48,6 +48,12 @@ class _Followed:
     """As it was opened, or with the live items that it was last given."""
     reader: FeedReader
     vectors: ItemVectors
+    num_vector_reads: int = 0
+    """Reads that brought new vectors."""
+    merged: ServingModel | None = None
+    """What is in force under every name of this bundle; None while it has none."""
+    merged_at: tuple[int, int] = (-1, -1)
+    """Numbers of reads that brought changes, and vectors, when `merged` was made."""
 
     @property
     def merged_until(self) -> int:
@@ -55,12 +61,24 @@ class _Followed:
         return self.model.bundle.manifest.catalogue_sequence
 
 
+@dataclass(eq=False)
+class _InForce:
+    """A bundle that answers under one name."""
+
+    followed: _Followed
+    variant: str
+    shown: ServingModel | None = None
+    """What was merged for it last."""
+
+
+_OWN: Final = ""
+"""The name of the server's own model; the others have that of their alias or version number."""
+
+
 @dataclass
 class _News:
     """What a poll of the feeds has brought."""
 
-    is_new: bool = False
-    """Whether anything changed."""
     is_complete: bool = True
     """Whether both feeds were read to their ends."""
     changed_at: list[int] = field(default_factory=list)
@@ -80,8 +98,10 @@ class LiveFollower:
         self._items = FeedReader(store, items_feed())
         self._known_after: int | None = None
         """All changes after this sequence are known; None before the first bundle."""
+        self._num_change_reads = 0
+        """Reads that brought new changes, for whatever bundle they were made."""
         self._followed: list[_Followed] = []
-        self._serving: _Followed | None = None
+        self._in_force: dict[str, _InForce] = {}
         self._sequence_in_force = 0
         self._read_at = time.monotonic()
         # One task at a time reads the feeds or makes a model of what was read.
@@ -103,14 +123,17 @@ class LiveFollower:
     async def poll(self) -> bool:
         """Reads what changed and puts it in force. Returns whether everything was read. Raises StoreFailed."""
         async with self._turn:
-            if self._serving is None:
+            if _OWN not in self._in_force:
                 return True
-            news = await self._read(self._serving)
-            if news.is_new:
-                self._models.current = await self._merged(self._serving)
-                self._observe(news)
+            is_complete = True
+            for name, in_force in sorted(self._in_force.items()):  # the own model first
+                news = await self._read(in_force.followed)
+                is_complete &= news.is_complete
+                await self._put_in_force(name, in_force)
+                if name == _OWN:
+                    self._observe(news)
             self._sequence_in_force = self._items.position
-            return news.is_complete
+            return is_complete
 
     async def prepare(self, model: ServingModel) -> None:
         """Reads the feeds for a bundle that is open but does not serve yet. What cannot be read now is read later.
@@ -130,18 +153,29 @@ class LiveFollower:
         except StoreFailed:
             return  # a store that is unavailable must not hold up the bundle
 
-    async def serve(self, model: ServingModel) -> None:
-        """Moves the pointer to a bundle that was prepared, with all of its live items that are known."""
+    async def serve(self, model: ServingModel, *, variant: str = "", is_further: bool = False) -> None:
+        """Moves the pointer to a bundle that was prepared, with all of its live items that are known.
+
+        It answers as the server's own model, or, with `is_further`, under the name `variant` beside it.
+        """
         followed = next(followed for followed in self._followed if followed.model.bundle is model.bundle)
+        name = variant if is_further else _OWN
         async with self._turn:
             await self._catch_up(followed)
-            self._models.current = await self._merged(followed)
+            in_force = self._in_force[name] = _InForce(followed, variant)
+            await self._put_in_force(name, in_force)
             self._sequence_in_force = self._items.position
-            self._serving = followed
+            self._let_go_of_merged()
             if self._known_after is not None:
                 in_every_bundle = min(followed.merged_until for followed in self._followed)
                 self._known_after = max(self._known_after, in_every_bundle)
                 self._changes.forget_until(self._known_after)
+
+    def withdraw(self, name: str) -> None:
+        """Takes a further model out of force."""
+        self._in_force.pop(name, None)
+        self._models.further.pop(name, None)
+        self._let_go_of_merged()
 
     def forget(self, model: ServingModel) -> None:
         """Stops following a bundle."""
@@ -177,9 +211,9 @@ class LiveFollower:
 
     def _changes_without_vector(self, followed: _Followed) -> list[int]:
         """Sequences of the changes whose items are recommended now, and would not be if this bundle took over."""
-        serving = self._serving
-        if serving is None:
+        if _OWN not in self._in_force:
             return []
+        serving = self._in_force[_OWN].followed
         return [
             applied.sequence
             for key, applied in self._changes.since(followed.merged_until)
@@ -220,13 +254,13 @@ class LiveFollower:
                 async for values in reader.changed(until, _MAX_ENTRIES):
                     changes.take(_parsed(values))
             self._changes, self._items, self._known_after = changes, reader, followed.merged_until
-            news.is_new = True
+            self._num_change_reads += 1
             return
         num_put_off = self._changes.num_put_off
         async for values in self._items.changed(until, _MAX_ENTRIES):
             parsed = _parsed(values)
             self._changes.take(parsed)
-            news.is_new = True
+            self._num_change_reads += 1
             news.changed_at += [applied.change.changed_at for applied in parsed if not may_be_recommended(applied)]
         if self._changes.num_put_off > num_put_off:
             _log.warning("live_items_put_off", limit=self._max_items, put_off=self._changes.num_put_off)
@@ -238,24 +272,46 @@ class LiveFollower:
             # the known vectors stay in force.
             followed.reader = FeedReader(self._store, item_vectors_feed(followed.model.version))
             followed.vectors = ItemVectors(followed.model.bundle.manifest.embedding_dim)
-            news.is_new = True
+            followed.num_vector_reads += 1
         async for values in followed.reader.changed(until, _MAX_ENTRIES):
             for key in followed.vectors.take(values, self._changes):
-                news.is_new = True
+                followed.num_vector_reads += 1
                 applied = self._changes[key]
                 if followed.vectors.has(key, applied) and may_be_recommended(applied):
                     news.changed_at.append(applied.change.changed_at)
         followed.vectors.keep_known(self._changes)
         news.is_complete = followed.reader.position >= until
 
+    async def _put_in_force(self, name: str, in_force: _InForce) -> None:
+        """Moves the pointer of one name to its bundle with the live items that are known now."""
+        model = await self._merged(in_force.followed)
+        if in_force.shown is model or self._in_force.get(name) is not in_force:
+            return  # no news, or withdrawn meanwhile
+        in_force.shown = model
+        named = model if model.variant == in_force.variant else replace(model, variant=in_force.variant)
+        if name == _OWN:
+            self._models.current = named
+        else:
+            self._models.further[name] = named
+
     async def _merged(self, followed: _Followed) -> ServingModel:
-        """The model with the live items that are known now. Made in a thread, because thousands of items take tens of
-        milliseconds."""
+        """The model with the live items that are known now, made anew if there are news. In a thread, because thousands
+        of items take tens of milliseconds."""
 
         def make() -> ServingModel:
             return with_live(followed.model, merge(followed.model.bundle, self._changes, followed.vectors.by_key))
 
-        return await asyncio.to_thread(make)
+        known = (self._num_change_reads, followed.num_vector_reads)
+        if followed.merged is None or followed.merged_at != known:
+            followed.merged, followed.merged_at = await asyncio.to_thread(make), known
+        return followed.merged
+
+    def _let_go_of_merged(self) -> None:
+        """Frees what was merged for bundles that are open, and in force under no name."""
+        in_force = [in_force.followed for in_force in self._in_force.values()]
+        for followed in self._followed:
+            if followed not in in_force:
+                followed.merged = None
 
     def _observe(self, news: _News) -> None:
         now = time.time()

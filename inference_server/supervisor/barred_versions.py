@@ -20,16 +20,18 @@ from tandem.ops.model_registry import RegisteredVersion
 
 _log = structlog.get_logger()
 
-_FILE: Final = "set_aside.json"
+_FILE: Final = "set_aside"
+_SUFFIX: Final = ".json"
 """Users' data folders hold files of this name since version 0.2: a new name would make the server forget a refusal."""
 
 
 class BarredVersions:
     """At most one refused and one rolled-back version of one registered model under one alias."""
 
-    def __init__(self, data_dir: Path, *, model_name: str, alias: str) -> None:
-        """Reads the file in `data_dir`; a missing or damaged one bars no version."""
-        self._path = data_dir / _FILE
+    def __init__(self, data_dir: Path, *, model_name: str, alias: str, is_further: bool = False) -> None:
+        """Reads the file in `data_dir`; a missing or damaged one bars no version. An alias that is served beside the
+        server's own (`is_further`) has a file of its own."""
+        self._path = data_dir / (f"{_FILE}-{alias}{_SUFFIX}" if is_further else f"{_FILE}{_SUFFIX}")
         self._followed = {"model_name": model_name, "alias": alias}
         record = read_json(self._path)
         if any(record.get(name) != value for name, value in self._followed.items()):

@@ -14,11 +14,10 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedBundle:
-    """One opening of a folder that passed the check. Compared by identity, because a folder may be opened twice."""
+    """One opening of a folder that passed the check. Compared by identity, because a folder may be opened twice.
+    It may serve under several names."""
 
     directory: Path
     version: RegisteredVersion
-    variant: str
-    """The alias it is served under; empty without a registry."""
     report: CheckReport
     number: int = field(default_factory=lambda: next(_numbers))

@@ -39,6 +39,8 @@ class Command:
     """"rollback" or "forget-refusals"."""
     to: str | None = None
     """The version to go back to; None: the version that served before."""
+    model: str | None = None
+    """The alias whose model it is about; None: the server's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +134,9 @@ def _command(line: bytes) -> Command:
     if not line.endswith(b"\n"):
         raise ValueError(f"a command is one line of at most {_MAX_LINE_BYTES} bytes")
     command = Command(**json.loads(line))
-    if not isinstance(command.name, str) or not isinstance(command.to, str | None):
-        raise TypeError("name and to must be texts")
+    options = (command.to, command.model)
+    if not isinstance(command.name, str) or not all(isinstance(option, str | None) for option in options):
+        raise TypeError("name, to and model must be texts")
     return command
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from inference_server.core.errors import RegistryUnavailable
 from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
+from tandem.ops.settings_types import is_version_number
 
 _T = TypeVar("_T")
 
@@ -23,12 +25,19 @@ class Registry:
     """One alias of one registered model: polled continuously, moved when an operator asks for it."""
 
     def __init__(self, uri: str, *, model_name: str, alias: str, download_seconds: float = 600.0) -> None:
-        """`download_seconds` bounds the download of one bundle."""
+        """`alias` may be a version number instead: then the version is always that one. `download_seconds` bounds the
+        download of one bundle."""
         # MLflow's own defaults retry for minutes; the alias is polled again long before that.
         set_mlflow_defaults(max_retries=1, timeout_seconds=5, progress_bars=False, own_logging=False)
         self._model = ModelRegistry(uri, model_name=model_name, raises=RegistryUnavailable)
         self._alias = alias
         self._download_seconds = download_seconds
+
+    def of(self, alias: str) -> Registry:
+        """Another alias, or version number, of the same model."""
+        other = copy.copy(self)
+        other._alias = alias
+        return other
 
     @property
     def model_name(self) -> str:
@@ -37,17 +46,23 @@ class Registry:
 
     async def aliased_version(self) -> RegisteredVersion | None:
         """The version that the alias names; None while the alias does not exist. Raises RegistryUnavailable."""
+        if is_version_number(self._alias):
+            return await _in_thread(lambda: self._model.numbered(self._alias))
         return await _in_thread(lambda: self._model.aliased(self._alias))
 
     async def why_no_version(self) -> str:
         """Why `aliased_version` is None, with the names of the model and the alias. Raises RegistryUnavailable."""
         name = self.model_name
         if await _in_thread(self._model.has_model):
+            if is_version_number(self._alias):
+                return f"the registered model {name!r} has no version {self._alias}"
             return f"the registered model {name!r} has no alias {self._alias!r}"
         return f"there is no registered model {name!r}; was it renamed?"
 
     async def move_alias(self, number: str) -> None:
         """Makes the alias name another version. Raises RegistryUnavailable, also when that version does not exist."""
+        if is_version_number(self._alias):
+            raise RegistryUnavailable(f"{self._alias} is a version number, and no alias that could name another")
         await _in_thread(lambda: self._model.set_alias(self._alias, number))
 
     async def download(self, version: RegisteredVersion, into: Path) -> Path:

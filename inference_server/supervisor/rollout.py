@@ -20,6 +20,7 @@ from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.registry import NO_VERSION, Registry
+from inference_server.supervisor.track import Track
 from inference_server.supervisor.worker_pool import WorkerPool
 from inference_server.telemetry.statistics import REGISTRY
 from tandem.ops.model_registry import RegisteredVersion
@@ -38,9 +39,9 @@ async def serve_folder(directory: Path, pool: WorkerPool, *, check_seconds: floa
     for attempt in range(1, _OPENINGS + 1):
         try:
             report = await check_in_child(directory, seconds=check_seconds)
-            bundle = CheckedBundle(directory=directory, version=NO_VERSION, variant="", report=report)
+            bundle = CheckedBundle(directory=directory, version=NO_VERSION, report=report)
             await pool.open(bundle)
-            await pool.switch(bundle)
+            await pool.switch(bundle, pool.own)
         except BundleRefused as refused:
             _report_refusal(refused, NO_VERSION, pool)
             raise
@@ -55,7 +56,12 @@ async def serve_folder(directory: Path, pool: WorkerPool, *, check_seconds: floa
 
 
 class AliasFollower:
-    """Keeps the workers on the version that a registry alias names, unless an operator has rolled back from it."""
+    """Keeps the workers on the version that a registry alias names, unless an operator has rolled back from it.
+
+    A further model is followed like the server's own, with two differences. Once its alias has gone, it is withdrawn:
+    an experiment whose alias names nothing is over, while a server must answer with something. And what is wrong with
+    it is shown as the problem of that model, and not as the server's.
+    """
 
     def __init__(
         self,
@@ -64,17 +70,19 @@ class AliasFollower:
         cache: BundleCache,
         barred_versions: BarredVersions,
         pool: WorkerPool,
-        alias: str,
+        track: Track,
         check_seconds: float,
     ) -> None:
-        """`check_seconds` bounds the check of one bundle."""
+        """`track` is what the alias serves; its name is the alias. `check_seconds` bounds the check of one bundle."""
         self._registry = registry
         self._cache = cache
         self._barred_versions = barred_versions
         self._pool = pool
-        self._alias = alias
+        self._track = track
+        self._alias = track.name
         self._check_seconds = check_seconds
         self._registry_is_down = False
+        self._registry_problem = ""
         self._why_no_version = ""
         self._tried_cache = False
         self._tried_previous = False
@@ -89,18 +97,22 @@ class AliasFollower:
             REGISTRY,
             open_seconds=poll_seconds,
             max_open_seconds=_MAX_OPEN_POLLS * poll_seconds,
-            on_change=self._pool.show_breaker,
+            on_change=None if self._track.is_further else self._pool.show_breaker,
         )
-        self._pool.show_breaker(breaker)
+        if not self._track.is_further:
+            self._pool.show_breaker(breaker)
         while True:
             # After an operator has moved the alias, the breaker is bypassed.
             if self._look_now.is_set() or breaker.allows():
                 self._look_now.clear()
                 await self._look(breaker)
-            if self._pool.serving is None:
-                await self._serve_cached()
-            else:
+            if self._track.serving is not None:
                 await self._reopen_previous()
+            elif not (self._track.is_further and self._why_no_version):
+                await self._serve_cached()
+            if self._track.is_further:
+                self._show_problem()
+                self._pool.mend(self._track)
             try:
                 async with asyncio.timeout(poll_seconds):
                     await self._look_now.wait()
@@ -123,9 +135,9 @@ class AliasFollower:
 
         Yields one line for the operator for each step done. Raises CommandFailed for a step that could not be done.
         """
-        serving, previous = self._pool.serving, self._pool.previous
+        serving, previous = self._track.serving, self._track.previous
         if serving is None:
-            raise CommandFailed("this server does not serve any version yet")
+            raise CommandFailed(f"this server does not serve any version under {self._alias} yet")
         if to is None and previous is None:
             raise CommandFailed("no version served before this one here: say which with --to VERSION")
         number = previous.version.number if to is None and previous is not None else str(to)
@@ -148,6 +160,12 @@ class AliasFollower:
         if number not in {serving.version.number, previous.version.number if previous else None}:
             yield f"version {number} is not open here: it serves after download and check, see the log"
 
+    def forget(self) -> None:
+        """Removes what this machine keeps for the alias, which is no longer followed."""
+        self._barred_versions.forget_refusal()
+        self._barred_versions.forget_roll_back()
+        self._cache.forget()
+
     def forget_refusal(self) -> str:
         """Lets a refused version be tried again. Returns a line for the operator."""
         forgotten = self._barred_versions.forget_refusal()
@@ -163,12 +181,12 @@ class AliasFollower:
         _log.warning(
             "rolling_back", registry_version=previous.version.number, from_registry_version=serving.version.number
         )
-        await self._pool.switch(previous)
+        await self._pool.switch(previous, self._track)
         with contextlib.suppress(OSError):  # it serves; only a restart without a registry would miss the record
             self._cache.record_served(previous.version, serving.version)
 
     def _alias_not_moved(self, number: str, from_version: RegisteredVersion, problem: str) -> str:
-        now = self._pool.serving
+        now = self._track.serving
         said = f"the alias {self._alias} could not be moved to version {number}: {problem}"
         if now is None or now.version.number != number:
             return said
@@ -187,18 +205,21 @@ class AliasFollower:
                 name = self._registry.model_name
                 _log.warning("alias_has_no_version", alias=self._alias, model_name=name, reason=why)
             self._why_no_version = why
+            if self._track.is_further and self._track.serving is not None:
+                self._pool.withdraw(self._track)
             return
         if self._why_no_version:
             self._why_no_version = ""
             self._registry_is(up=True, problem="")  # known now, not when the version has been downloaded
         if roll_backs != self._roll_backs or self._must_not_serve(version):
             return
-        serving = self._pool.serving
+        serving = self._track.serving
         if serving is not None and version == serving.version:
             return
         _log.info("bundle_found", registry_version=version.number, model_version=version.model_version)
         try:
-            await self._serve(await self._checked(version), roll_backs=roll_backs)
+            async with self._cache.in_work.turn(version):
+                await self._serve(await self._checked(version), roll_backs=roll_backs)
         except BundleRefused as refused:
             self._refuse(version, refused)
         except WorkerEnded as error:
@@ -217,12 +238,12 @@ class AliasFollower:
         return version in {barred_versions.refused, barred_versions.rolled_back}
 
     async def _checked(self, version: RegisteredVersion) -> CheckedBundle:
-        """The version as a checked bundle: still open, or from the cache, or downloaded if the cache lacks it or is
-        damaged."""
-        previous = self._pool.previous
-        if previous is not None and previous.version == version:
-            return previous
-        serving = self._pool.serving.directory if self._pool.serving else None
+        """The version as a checked bundle: open under whatever name, or from the cache, or downloaded if the cache
+        lacks it or is damaged."""
+        is_open = self._pool.find(version)
+        if is_open is not None:
+            return is_open
+        serving = self._track.serving.directory if self._track.serving else None
         directory = self._cache.find(version)
         if directory is not None:
             try:
@@ -237,21 +258,24 @@ class AliasFollower:
         self, version: RegisteredVersion, directory: Path, *, previous: Path | None = None
     ) -> CheckedBundle:
         report = await check_in_child(directory, seconds=self._check_seconds, previous=previous)
-        return CheckedBundle(directory=directory, version=version, variant=self._alias, report=report)
+        return CheckedBundle(directory=directory, version=version, report=report)
 
     async def _serve(self, bundle: CheckedBundle, *, roll_backs: int) -> None:
-        await self._pool.open(bundle)
+        try:
+            await self._pool.open(bundle)
+        except asyncio.CancelledError:
+            self._pool.close_unused(bundle)
+            raise
         if roll_backs != self._roll_backs:
             _log.warning("bundle_overtaken_by_roll_back", registry_version=bundle.version.number)
-            if bundle not in {self._pool.serving, self._pool.previous}:
-                self._pool.close(bundle)
+            self._pool.close_unused(bundle)
             return
-        await self._pool.switch(bundle)
+        await self._pool.switch(bundle, self._track)
         self._cache_keeps(bundle)
 
     def _cache_keeps(self, bundle: CheckedBundle) -> None:
         # The previous version stays on disk beside the new one, so that a restarted worker can open it.
-        previous = self._pool.previous.version if self._pool.previous else self._cache.served_before()
+        previous = self._track.previous.version if self._track.previous else self._cache.served_before()
         if previous == bundle.version:
             previous = None
         try:
@@ -271,8 +295,9 @@ class AliasFollower:
             _log.warning("no_cached_bundle", alias=self._alias)
             return
         try:
-            bundle = await self._check(version, directory)
-            await self._serve(bundle, roll_backs=self._roll_backs)
+            async with self._cache.in_work.turn(version):
+                bundle = self._pool.find(version) or await self._check(version, directory)
+                await self._serve(bundle, roll_backs=self._roll_backs)
         except BundleRefused as refused:
             _report_refusal(refused, version, self._pool)
         except WorkerEnded as error:
@@ -284,19 +309,20 @@ class AliasFollower:
     async def _reopen_previous(self) -> None:
         """After a restart: opens the version that served before the current one, so that a rollback is immediate."""
         version = self._cache.served_before()
-        if self._pool.previous is not None or version is None or self._tried_previous:
+        if self._track.previous is not None or version is None or self._tried_previous:
             return
         self._tried_previous = True
         directory = self._cache.find(version)
         if directory is None:
             return
         try:
-            bundle = await self._check(version, directory)
-            await self._pool.open(bundle)
+            async with self._cache.in_work.turn(version):
+                bundle = self._pool.find(version) or await self._check(version, directory)
+                await self._pool.open(bundle)
+                self._pool.keep_open(bundle, self._track)
         except (BundleRefused, WorkerEnded) as error:
             _log.warning("previous_bundle_not_open", registry_version=version.number, reason=str(error))
             return
-        self._pool.keep_open(bundle)
         _log.info("previous_bundle_open", registry_version=version.number, model_version=version.model_version)
 
     def _refuse(self, version: RegisteredVersion, refused: BundleRefused) -> None:
@@ -311,7 +337,20 @@ class AliasFollower:
             _log.warning("bundle_still_refused", registry_version=version.number, reason=refusal.reason)
             self._pool.count_refusal(refusal, version)
 
+    def _show_problem(self) -> None:
+        """Shows what keeps a further model, or its newest version, from serving."""
+        refused, refusal = self._barred_versions.refused, self._barred_versions.refusal
+        problem = self._why_no_version
+        if not problem and refused is not None and refusal is not None:
+            problem = f"version {refused.number} is refused: {refusal.reason_kind}: {refusal.reason}"
+        if not problem and self._track.serving is None:
+            problem = self._registry_problem or "none of its versions has been opened yet"
+        self._pool.set_problem(self._track, redacted(problem))
+
     def _registry_is(self, *, up: bool, problem: str) -> None:
+        self._registry_problem = "" if up else problem
+        if self._track.is_further:
+            return
         if up and self._registry_is_down:
             _log.info("registry_up")
         elif not up and not self._registry_is_down:

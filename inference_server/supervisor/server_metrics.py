@@ -44,7 +44,15 @@ def _model_info(view: ServerView) -> Iterable[Sample]:
     if view.serving is None:
         return []
     version = view.serving.version
-    return [((view.serving.report.model_version, view.serving.variant, version.number), 1)]
+    return [((view.serving.report.model_version, view.variant, version.number), 1)]
+
+
+def _further_model_info(view: ServerView) -> Iterable[Sample]:
+    return [
+        ((track.name, track.serving.report.model_version, track.serving.version.number), 1)
+        for track in view.further
+        if track.serving is not None
+    ]
 
 
 SERVER_METRICS: Final[Sequence[ServerMetric]] = (
@@ -108,6 +116,34 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         unit="always 1",
         read=_model_info,
         investigate_when="It is missing: no bundle serves. Its labels are not those of the promoted version.",
+    ),
+    ServerMetric(
+        "tandem_further_model_up",
+        "Whether a model answers beside the server's own.",
+        Kind.GAUGE,
+        labels=("model",),
+        unit="0 or 1",
+        read=lambda view: [((track.name,), track.serving is not None) for track in view.further],
+        investigate_when="It is 0: the server's own model answers for the arms of this alias or version; "
+        "`further_model_problem` in the log, and `models` of GetServingStatus, say why.",
+    ),
+    ServerMetric(
+        "tandem_further_model_problem",
+        "Whether something is wrong with a model beside the server's own: its newest version is not served.",
+        Kind.GAUGE,
+        labels=("model",),
+        unit="0 or 1",
+        read=lambda view: [((track.name,), bool(track.problem)) for track in view.further],
+        investigate_when="It is 1; the log and GetServingStatus say why, as above.",
+    ),
+    ServerMetric(
+        "tandem_further_model_info",
+        "The models that answer beside the server's own.",
+        Kind.GAUGE,
+        labels=("model", "model_version", "registry_version"),
+        unit="always 1",
+        read=_further_model_info,
+        investigate_when="Its labels are not those of the version that an experiment compares.",
     ),
     ServerMetric(
         "tandem_swap_window_seconds",

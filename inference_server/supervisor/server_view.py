@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.process_usage import ProcessUsage
+from inference_server.supervisor.track import Track
 from inference_server.telemetry.statistics import Statistics
 
 
@@ -30,5 +31,10 @@ class ServerView:
     """Sums over all workers."""
     workers: Sequence[WorkerView] = ()
     serving: CheckedBundle | None = None
+    """The bundle of the server's own model."""
+    variant: str = ""
+    """The alias that it serves under; empty for a bundle folder."""
+    further: Sequence[Track] = ()
+    """The models that shall answer beside it."""
     swap_window_seconds: float | None = None
     """None before the first bundle."""

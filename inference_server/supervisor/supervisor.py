@@ -16,15 +16,18 @@ import structlog
 from inference_server.core.errors import BundleRefused, CommandFailed, OperationError, PortUnavailable
 from inference_server.core.settings import Settings
 from inference_server.supervisor.barred_versions import BarredVersions
-from inference_server.supervisor.bundle_cache import BundleCache
+from inference_server.supervisor.bundle_cache import BundleCache, VersionsInWork
+from inference_server.supervisor.further_models import FurtherModels
 from inference_server.supervisor.held_ports import hold_port
 from inference_server.supervisor.metrics import MetricsServer, StatisticsCollector
 from inference_server.supervisor.operator_socket import Command, listen_to_operators
 from inference_server.supervisor.registry import Registry
 from inference_server.supervisor.rollout import AliasFollower, serve_folder
 from inference_server.supervisor.server_view import ServerView
+from inference_server.supervisor.track import Track
 from inference_server.supervisor.worker_pool import WorkerPool
 from tandem.ops.metrics_access import AccessFiles
+from tandem.ops.settings_types import split_names
 
 _log = structlog.get_logger()
 
@@ -75,6 +78,7 @@ class _Supervisor:
         if settings.http_enabled:
             self._http_port = stack.enter_context(hold_port(settings.host, settings.http_port, purpose="HTTP"))
         self._pool = WorkerPool(
+            alias="" if settings.bundle_path is not None else settings.model_alias,
             num_workers=settings.workers,
             grpc_port=self._grpc_port,
             http_port=self._http_port,
@@ -95,7 +99,23 @@ class _Supervisor:
         )
         # Closing waits for the thread that handles scrapes.
         stack.push_async_callback(asyncio.to_thread, self._metrics.close)
-        self._follower = None if settings.bundle_path is not None else self._make_follower()
+        self._registry: Registry | None = None
+        self._follower: AliasFollower | None = None
+        self._in_work = VersionsInWork()
+        if settings.bundle_path is None:
+            self._registry = Registry(
+                settings.registry_uri,
+                model_name=settings.model_name,
+                alias=settings.model_alias,
+                download_seconds=settings.bundle_timeout_seconds,
+            )
+            self._follower = self._make_follower(self._registry, self._pool.own)
+        self.further = FurtherModels(
+            self._pool,
+            make_follower=None if self._registry is None else self._follow_beside,
+            always=split_names(settings.further_models),
+            poll_seconds=settings.registry_poll_seconds,
+        )
 
     async def run(self, stop_requested: asyncio.Event) -> int:
         """Serves until a stop is requested or no bundle can serve. Returns the exit status."""
@@ -104,6 +124,7 @@ class _Supervisor:
             asyncio.create_task(stop_requested.wait(), name="stop"),
             asyncio.create_task(self._pool.run(), name="workers"),
             asyncio.create_task(self._serve(), name="serve"),
+            asyncio.create_task(self.further.run(), name="further-models"),
         }
         finished, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in unfinished:
@@ -143,24 +164,37 @@ class _Supervisor:
         """Executes an operator's command; yields a line for each step done. Raises CommandFailed."""
         if self._follower is None:
             raise CommandFailed("this server serves a bundle folder: no version served before it, and none is refused")
+        follower = self._follower
+        if command.model not in {None, self._pool.own.name}:
+            follower = self.further.follower(str(command.model))
         if command.name == "rollback":
-            async for done in self._follower.roll_back(command.to):
+            async for done in follower.roll_back(command.to):
                 yield done
         elif command.name == "forget-refusals":
-            yield self._follower.forget_refusal()
+            yield follower.forget_refusal()
         else:
             raise CommandFailed(f"{command.name} is not a command of this server")
 
-    def _make_follower(self) -> AliasFollower:
-        settings, name, alias = self._settings, self._settings.model_name, self._settings.model_alias
+    def _follow_beside(self, track: Track) -> AliasFollower:
+        assert self._registry is not None
+        return self._make_follower(self._registry.of(track.name), track)
+
+    def _make_follower(self, registry: Registry, track: Track) -> AliasFollower:
+        settings, name = self._settings, self._settings.model_name
         return AliasFollower(
-            registry=Registry(
-                settings.registry_uri, model_name=name, alias=alias, download_seconds=settings.bundle_timeout_seconds
+            registry=registry,
+            cache=BundleCache(
+                settings.data_dir,
+                model_name=name,
+                alias=track.name,
+                is_further=track.is_further,
+                in_work=self._in_work,
             ),
-            cache=BundleCache(settings.data_dir, model_name=name, alias=alias),
-            barred_versions=BarredVersions(settings.data_dir, model_name=name, alias=alias),
+            barred_versions=BarredVersions(
+                settings.data_dir, model_name=name, alias=track.name, is_further=track.is_further
+            ),
             pool=self._pool,
-            alias=alias,
+            track=track,
             check_seconds=settings.bundle_timeout_seconds,
         )
 

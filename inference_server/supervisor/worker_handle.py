@@ -23,12 +23,14 @@ from inference_server.control.messages import (
     ServeBundle,
     StatisticsReported,
     StatisticsRequested,
+    WithdrawModel,
     WorkerFailed,
 )
 from inference_server.control.snapshot import Plain
 from inference_server.core.errors import BundleRefused, RefusalKind, WorkerEnded
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.fork_server_handle import ForkedProcess, ForkServerHandle
+from inference_server.supervisor.track import Track
 from inference_server.telemetry.statistics import WorkerIdentity
 
 _log = structlog.get_logger()
@@ -56,6 +58,8 @@ class WorkerHandle:
         self._process = process
         self._channel = channel
         self._bundles: set[CheckedBundle] = set()
+        self._openings: dict[CheckedBundle, asyncio.Task[None]] = {}
+        self._served: dict[Track, CheckedBundle] = {}
         self._requests = itertools.count(1)
         self._awaited: dict[tuple[type, int], asyncio.Future[Message]] = {}
         self._gone = False
@@ -86,28 +90,56 @@ class WorkerHandle:
         return await self._ask(Listen(grpc_port=grpc_port, http_port=http_port), Listening, seconds=_LISTEN_SECONDS)
 
     async def open(self, bundle: CheckedBundle) -> None:
-        """Makes the worker open and warm a bundle. Raises BundleRefused if it cannot, WorkerEnded if it has ended."""
+        """Makes the worker open and warm a bundle. Raises BundleRefused if it cannot, WorkerEnded if it has ended.
+
+        Those who want the same bundle open at the same time wait for one opening.
+        """
+        opening = self._openings.get(bundle)
+        if opening is None:
+            opening = self._openings[bundle] = asyncio.create_task(self._open(bundle), name="opening")
+            opening.add_done_callback(lambda task: self._opened(bundle, task))
+        await asyncio.shield(opening)
+
+    def _opened(self, bundle: CheckedBundle, opening: asyncio.Task[None]) -> None:
+        self._openings.pop(bundle, None)
+        if not opening.cancelled():
+            opening.exception()  # retrieved here, because nobody may wait any longer
+
+    async def _open(self, bundle: CheckedBundle) -> None:
         message = OpenBundle(
             bundle=bundle.number,
             directory=str(bundle.directory),
             registry_version=bundle.version.number,
-            variant=bundle.variant,
         )
         await self._ask(message, BundleReady, bundle.number, seconds=_OPEN_SECONDS)
         self._bundles.add(bundle)
 
-    async def serve(self, bundle: CheckedBundle) -> float:
-        """Makes the worker answer with an open bundle. Returns the monotonic time of the switch. Raises WorkerEnded.
+    async def serve(self, bundle: CheckedBundle, track: Track) -> float:
+        """Makes the worker answer with an open bundle under the name of a track. Returns the monotonic time of the
+        switch. Raises WorkerEnded.
 
         The order is sent before the first suspension, so that orders arrive in the order in which they were decided.
         """
-        message = ServeBundle(bundle=bundle.number)
-        reply = await self._ask(message, BundleServing, bundle.number, seconds=_SWITCH_SECONDS)
+        order = next(self._requests)
+        message = ServeBundle(bundle=bundle.number, order=order, variant=track.name, is_further=track.is_further)
+        reply = await self._ask(message, BundleServing, order, seconds=_SWITCH_SECONDS)
+        self._served[track] = bundle
         return reply.switched_at_seconds
 
+    def serves(self, track: Track) -> bool:
+        """Whether the worker answers with what serves under a track."""
+        return self._served.get(track) is track.serving
+
+    def withdraw(self, track: Track) -> None:
+        """Makes the worker answer no more under a further model's name."""
+        self._served.pop(track, None)
+        self.tell(WithdrawModel(name=track.name))
+
     def close_bundle(self, bundle: CheckedBundle) -> None:
-        """Makes the worker close a bundle, if it has the bundle open."""
-        if bundle in self._bundles:
+        """Makes the worker close a bundle, if it has the bundle open or opens it now."""
+        if (opening := self._openings.get(bundle)) is not None:
+            opening.add_done_callback(lambda _: self.close_bundle(bundle))
+        elif bundle in self._bundles:
             self._bundles.discard(bundle)
             self.tell(CloseBundle(bundle=bundle.number))
 
@@ -192,8 +224,10 @@ class WorkerHandle:
                 self._settle(Listening, 0, message)
             elif isinstance(message, StatisticsReported):
                 self._settle(StatisticsReported, message.request, message)
-            elif isinstance(message, BundleReady | BundleServing):
-                self._settle(type(message), message.bundle, message)
+            elif isinstance(message, BundleReady):
+                self._settle(BundleReady, message.bundle, message)
+            elif isinstance(message, BundleServing):
+                self._settle(BundleServing, message.order, message)
         self._end_waiting()
 
     def _end_waiting(self) -> None:

@@ -14,12 +14,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import structlog
 
-from inference_server.control.messages import BreakerChanged, DependencyChanged, Message, RefusalsCounted
+from inference_server.control.messages import (
+    BreakerChanged,
+    DependencyChanged,
+    FurtherModels,
+    Message,
+    RefusalsCounted,
+)
 from inference_server.control.snapshot import add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
@@ -27,6 +33,7 @@ from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.fork_server_handle import ForkServerHandle
 from inference_server.supervisor.process_usage import usage
 from inference_server.supervisor.server_view import ServerView, WorkerView
+from inference_server.supervisor.track import Track
 from inference_server.supervisor.watchdog import Watchdog
 from inference_server.supervisor.worker_handle import WorkerHandle
 from inference_server.telemetry.statistics import Statistics, WorkerIdentity
@@ -71,11 +78,12 @@ class WorkerPool:
     """All workers of a server."""
 
     def __init__(
-        self, *, num_workers: int, grpc_port: int, http_port: int, start_attempts: int, hang_seconds: float
+        self, *, alias: str, num_workers: int, grpc_port: int, http_port: int, start_attempts: int, hang_seconds: float
     ) -> None:
         """The caller holds the ports for the workers; `http_port` 0: no HTTP. No worker starts before `run`.
 
-        A worker that answers and then shows no sign of life for `hang_seconds` is replaced; 0: never.
+        `alias` is the one that the server serves; empty for a bundle folder. A worker that answers and then shows no
+        sign of life for `hang_seconds` is replaced; 0: never.
         """
         self._watchdog = Watchdog(patience_seconds=hang_seconds) if hang_seconds else None
         self._num_workers = num_workers
@@ -83,18 +91,20 @@ class WorkerPool:
         self._http_port = http_port
         self._start_attempts = start_attempts
         self.slots: Final[Sequence[Slot]] = [Slot(number) for number in range(1, num_workers + 1)]
-        self.serving: CheckedBundle | None = None
-        """The bundle that all workers answer with."""
-        self.previous: CheckedBundle | None = None
-        """The bundle that they answered with before; still open."""
+        self.own: Final = Track(alias)
+        """The server's own model."""
+        self.further: dict[str, Track] = {}
+        """The models that answer beside it, by name."""
         self.swap_window_seconds: float | None = None
-        """Time from the first worker's switch to the last worker's, at the most recent swap."""
+        """Time from the first worker's switch to the last worker's, at the most recent swap of the own model."""
         self._fork_server = ForkServerHandle()
         self._own = Statistics()
         self._dependencies: dict[str, DependencyChanged] = {}
         self._ended = Statistics()
         """Sum of the last reports of workers that have ended."""
         self._some_answers = asyncio.Event()
+        self._own_serves = asyncio.Event()
+        self._catching_up: set[tuple[WorkerHandle, Track]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -115,6 +125,15 @@ class WorkerPool:
             await slot.tried.wait()
         await self._some_answers.wait()
 
+    async def own_serves(self) -> None:
+        """Waits until the server's own model answers."""
+        await self._own_serves.wait()
+
+    def find(self, version: RegisteredVersion) -> CheckedBundle | None:
+        """The bundle of a version that is open under whatever name."""
+        open_ones = (bundle for track in self._tracks() for bundle in (track.serving, track.previous))
+        return next((bundle for bundle in open_ones if bundle is not None and bundle.version == version), None)
+
     async def open(self, bundle: CheckedBundle) -> None:
         """Phase one: every worker opens and warms a bundle.
 
@@ -132,45 +151,90 @@ class WorkerPool:
             results = await asyncio.gather(*(open_in(worker) for worker in lacking), return_exceptions=True)
             failures = [result for result in results if isinstance(result, BaseException)]
             if failures:
-                self.close(bundle)
+                self.close_unused(bundle)
                 # A worker's refusal says more about the bundle than another worker's end.
                 raise next((failure for failure in failures if isinstance(failure, BundleRefused)), failures[0])
 
-    def close(self, bundle: CheckedBundle) -> None:
-        """Makes every worker close a bundle."""
+    def close_unused(self, bundle: CheckedBundle) -> None:
+        """Makes every worker close a bundle, unless it serves under some name, or is the target of a rollback."""
+        if any(track.holds(bundle) for track in self._tracks()):
+            return
         for slot in self.slots:
             if slot.worker is not None:
                 slot.worker.close_bundle(bundle)
 
-    def keep_open(self, bundle: CheckedBundle) -> None:
-        """Makes a bundle that `open` has opened the target of a rollback."""
-        self.previous = bundle
+    def keep_open(self, bundle: CheckedBundle, track: Track) -> None:
+        """Makes a bundle that `open` has opened the target of a track's rollback."""
+        track.previous = bundle
 
-    async def switch(self, bundle: CheckedBundle) -> None:
-        """Phase two: every worker answers with this bundle from now on; the previous bundle stays open.
+    async def switch(self, bundle: CheckedBundle, track: Track) -> None:
+        """Phase two: every worker answers with this bundle under the track's name from now on; the previous bundle
+        stays open.
 
         `serving` is set first, so that workers that join meanwhile open this bundle.
         """
-        before, forgotten = self.serving, self.previous
-        self.serving = bundle
+        before, forgotten = track.serving, track.previous
+        track.serving = bundle
         if before is not bundle:
-            self.previous = before
+            track.previous = before
         ready = [worker for worker in self._joined() if worker.has_open(bundle)]
         late = [worker for worker in self._joined() if not worker.has_open(bundle)]
-        results = await asyncio.gather(*(worker.serve(bundle) for worker in ready), return_exceptions=True)
+        results = await asyncio.gather(*(worker.serve(bundle, track) for worker in ready), return_exceptions=True)
         for worker in late:
-            self._start(self._catch_up(worker))
+            self._start(self._catch_up(worker, track))
         moments = [result for result in results if isinstance(result, float)]
-        self.swap_window_seconds = max(moments) - min(moments) if moments else 0.0
-        self._own.bundle_swaps += 1
-        if forgotten is not None and forgotten not in {self.serving, self.previous}:
-            self.close(forgotten)
+        swap_window_seconds = max(moments) - min(moments) if moments else 0.0
+        if not track.is_further:
+            self.swap_window_seconds = swap_window_seconds
+            self._own.bundle_swaps += 1
+            self._own_serves.set()
+        if forgotten is not None:
+            self.close_unused(forgotten)
         _log.info(
-            "model_serving",
+            "further_model_serving" if track.is_further else "model_serving",
             model_version=bundle.report.model_version,
             registry_version=bundle.version.number,
-            swap_window_ms=round(self.swap_window_seconds * 1e3, 3),
+            alias=track.name,
+            swap_window_ms=round(swap_window_seconds * 1e3, 3),
         )
+
+    def add(self, track: Track) -> None:
+        """Shows a further model, which does not answer yet."""
+        self.further[track.name] = track
+        self._tell_all(self._further_models())
+
+    def withdraw(self, track: Track) -> None:
+        """Makes all workers answer no more under a further model's name; the own model stands in for it."""
+        bundles = [bundle for bundle in (track.serving, track.previous) if bundle is not None]
+        track.serving = track.previous = None
+        for worker in self._workers():
+            worker.withdraw(track)
+        for bundle in bundles:
+            self.close_unused(bundle)
+        if bundles:
+            _log.warning("further_model_withdrawn", alias=track.name)
+
+    def remove(self, track: Track) -> None:
+        """Withdraws a further model, and shows it no more."""
+        self.withdraw(track)
+        self.further.pop(track.name, None)
+        self._tell_all(self._further_models())
+
+    def set_problem(self, track: Track, problem: str) -> None:
+        """Shows what is wrong with a further model, if that has changed; empty: nothing is."""
+        if track.problem == problem:
+            return
+        track.problem = problem
+        if problem:
+            _log.warning("further_model_problem", alias=track.name, reason=problem, serves=track.serving is not None)
+        self._tell_all(self._further_models())
+
+    def mend(self, track: Track) -> None:
+        """Lets workers catch up that could not open what serves under a further model's name when the others did."""
+        if track.serving is not None:
+            for worker in self._answering():
+                if not worker.serves(track):
+                    self._start(self._catch_up(worker, track))
 
     def set_dependency(self, dependency: str, *, up: bool, problem: str = "") -> None:
         """Tells all workers the state of a dependency, and what is wrong with it, if either has changed."""
@@ -204,7 +268,9 @@ class WorkerPool:
         return ServerView(
             statistics=self._statistics(),
             workers=workers,
-            serving=self.serving,
+            serving=self.own.serving,
+            variant=self.own.name,
+            further=tuple(replace(track) for track in self.further.values()),
             swap_window_seconds=self.swap_window_seconds,
         )
 
@@ -283,9 +349,9 @@ class WorkerPool:
 
     async def _join(self, slot: Slot, worker: WorkerHandle) -> None:
         """Makes a new worker open the serving bundle, then listen. Raises BundleRefused, WorkerEnded."""
-        while (bundle := self.serving) is not None:
+        while (bundle := self.own.serving) is not None:
             await worker.open(bundle)
-            if self.serving is bundle:
+            if self.own.serving is bundle:
                 break
         # Nothing has suspended since `serving` was read: the next switch includes this worker.
         slot.joined = True
@@ -294,38 +360,60 @@ class WorkerPool:
         for name, state in self._own.breakers.items():
             worker.tell(BreakerChanged(name=name, state=state))
         worker.tell(self._refusals())
+        worker.tell(self._further_models())
         if bundle is not None:
-            await worker.serve(bundle)
+            await worker.serve(bundle, self.own)
         await worker.listen(grpc_port=self._grpc_port, http_port=self._http_port)
         slot.answers = True
         self._some_answers.set()
         _log.info("worker_listening", worker=slot.number, pid=worker.pid)
-        self._start(self._reopen_previous(worker))
+        self._start(self._open_the_rest(worker))
 
-    async def _reopen_previous(self, worker: WorkerHandle) -> None:
-        """Opens the previous bundle in a restarted worker, so that it can roll back at once too."""
-        previous = self.previous
+    async def _open_the_rest(self, worker: WorkerHandle) -> None:
+        """Opens what a restarted worker answers without for a while: the further models, and the previous bundles, so
+        that it can roll back at once too."""
+        for track in list(self.further.values()):
+            await self._catch_up(worker, track)
+        for track in self._tracks():
+            await self._reopen_previous(worker, track)
+
+    async def _reopen_previous(self, worker: WorkerHandle, track: Track) -> None:
+        previous = track.previous
         if previous is None or worker.has_open(previous):
             return
         try:
             await worker.open(previous)
         except (BundleRefused, WorkerEnded) as error:
             _log.warning("previous_bundle_not_open", worker=worker.identity.worker, reason=str(error))
-        if previous not in {self.serving, self.previous}:
+        if not any(other.holds(previous) for other in self._tracks()):
             worker.close_bundle(previous)
 
-    async def _catch_up(self, worker: WorkerHandle) -> None:
-        """Moves a worker to the serving bundle that it did not have open when the other workers switched."""
+    async def _catch_up(self, worker: WorkerHandle, track: Track) -> None:
+        """Moves a worker to the bundle that serves under a track, which it did not have open when the other workers
+        switched."""
+        if (worker, track) in self._catching_up:
+            return
+        self._catching_up.add((worker, track))
+        opened = None
         try:
-            while (bundle := self.serving) is not None:
+            while (bundle := track.serving) is not None:
                 if not worker.has_open(bundle):
+                    opened = bundle
                     await worker.open(bundle)
-                if bundle is self.serving:
-                    await worker.serve(bundle)
+                if bundle is track.serving:
+                    await worker.serve(bundle, track)
                     return
         except (BundleRefused, WorkerEnded) as error:
-            _log.error("worker_left_behind", worker=worker.identity.worker, reason=str(error))
-            worker.kill()
+            _log.error("worker_left_behind", worker=worker.identity.worker, alias=track.name, reason=str(error))
+            if not track.is_further:
+                worker.kill()
+        finally:
+            self._catching_up.discard((worker, track))
+            if opened is not None and not any(other.holds(opened) for other in self._tracks()):
+                worker.close_bundle(opened)
+
+    def _tracks(self) -> list[Track]:
+        return [self.own, *self.further.values()]
 
     def _joined(self) -> list[WorkerHandle]:
         return [slot.worker for slot in self.slots if slot.joined and slot.worker is not None]
@@ -339,6 +427,9 @@ class WorkerPool:
     def _tell_all(self, message: Message) -> None:
         for worker in self._joined():
             worker.tell(message)
+
+    def _further_models(self) -> FurtherModels:
+        return FurtherModels(problems={track.name: track.problem for track in self.further.values()})
 
     def _refusals(self) -> RefusalsCounted:
         return RefusalsCounted(

@@ -60,6 +60,9 @@ class Statistics(WorkerMetrics):
         self.dependency_problems: dict[str, str] = {}
         """What is wrong with a dependency, by its name: why it is down, or what endangers it although it is up."""
         self.policies_fingerprint = ""
+        self.further_models: dict[str, str] = {}
+        """The aliases and version numbers that shall answer beside the server's own model, and what is wrong with each;
+        empty: nothing is."""
         self._sources: list[Callable[[], None]] = []
 
     def add_source(self, bring_up_to_date: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ _SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter during an opening while another thread waits for it."""
 
 
-async def open_beside(directory: Path, *, variant: str, registry_version: str) -> ServingModel:
+async def open_beside(directory: Path, *, registry_version: str) -> ServingModel:
     """Opens and warms a folder that the supervisor has had checked. Raises BundleError. Not for concurrent calls."""
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[ServingModel] = loop.create_future()
@@ -43,7 +43,7 @@ async def open_beside(directory: Path, *, variant: str, registry_version: str) -
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         model, failure = None, None
         try:
-            model = open_model(directory, variant=variant, registry_version=registry_version, verify_checksums=False)
+            model = open_model(directory, registry_version=registry_version, verify_checksums=False)
         except BaseException as error:  # handed to the awaiting task, which raises it
             failure = error
         _return_unused_memory()

@@ -32,6 +32,7 @@ from inference_server.control.messages import (
     CloseBundle,
     ControlChannel,
     DependencyChanged,
+    FurtherModels,
     Listen,
     Listening,
     Message,
@@ -40,6 +41,7 @@ from inference_server.control.messages import (
     ServeBundle,
     StatisticsReported,
     StatisticsRequested,
+    WithdrawModel,
     WorkerFailed,
 )
 from inference_server.control.snapshot import to_plain
@@ -210,6 +212,11 @@ class Worker:
         if isinstance(message, CloseBundle):
             if (model := self._open_models.pop(message.bundle, None)) is not None:
                 self._live.forget(model)
+        elif isinstance(message, WithdrawModel):
+            self._live.withdraw(message.name)
+            self._recommender.forget_arm(message.name)
+        elif isinstance(message, FurtherModels):
+            self._statistics.further_models = dict(message.problems)
         elif isinstance(message, RefusalsCounted):
             self._statistics.refusals_by_kind = Counter(message.by_kind)
             self._statistics.last_refusal = message.last
@@ -269,25 +276,28 @@ class Worker:
         """Phase one: opens and warms a bundle off the event loop."""
         async with self._opening:
             try:
-                model = await open_beside(
-                    Path(message.directory), variant=message.variant, registry_version=message.registry_version
-                )
+                model = await open_beside(Path(message.directory), registry_version=message.registry_version)
             except BundleError as error:
                 kind = RefusalKind.of(error)
                 await self._channel.send(BundleNotOpened(bundle=message.bundle, reason_kind=kind, reason=str(error)))
                 return
-            await self._live.prepare(model)
+        await self._live.prepare(model)
         self._open_models[message.bundle] = model
         await self._channel.send(BundleReady(bundle=message.bundle))
 
     async def _serve(self, message: ServeBundle) -> None:
-        """Phase two: moves the pointer to the bundle and to the items that changed since the bundle was made."""
+        """Phase two: moves a pointer to the bundle and to the items that changed since the bundle was made."""
         model = self._open_models[message.bundle]
-        await self._live.serve(model)
+        await self._live.serve(model, variant=message.variant, is_further=message.is_further)
         switched_at_seconds = time.monotonic()
-        await self._channel.send(BundleServing(bundle=message.bundle, switched_at_seconds=switched_at_seconds))
-        _log.info("model_opened", model_version=model.version, registry_version=model.registry_version)
-        if self._grpc is not None:
+        await self._channel.send(BundleServing(order=message.order, switched_at_seconds=switched_at_seconds))
+        _log.info(
+            "model_opened",
+            model_version=model.version,
+            registry_version=model.registry_version,
+            variant=message.variant,
+        )
+        if self._grpc is not None and not message.is_further:
             await self._grpc.set_serving()
 
     def _bring_up_to_date(self) -> None:

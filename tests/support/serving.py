@@ -163,6 +163,9 @@ class MlflowRegistry:
     def move_alias(self, model_name: str, alias: str, number: str) -> None:
         self._client.set_registered_model_alias(model_name, alias, number)
 
+    def drop_alias(self, model_name: str, alias: str) -> None:
+        self._client.delete_registered_model_alias(model_name, alias)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:

@@ -152,6 +152,21 @@ class RefusedBundle:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model that serves, or shall serve."""
+
+    alias: str
+    """The registry alias or version number that names it; empty for a bundle folder."""
+    model_version: str
+    """What answers under that name; empty while nothing does."""
+    registry_version: str
+    loaded_at: datetime | None
+    """None while nothing answers."""
+    refusal: str
+    """Why nothing answers, or why the newest version does not; empty: nothing is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingStatus:
     """What one worker of the server serves, and its state. Counts are of this worker since its start."""
 
@@ -186,6 +201,8 @@ class ServingStatus:
     live_catalogue: LiveCatalogue
     refused_bundles: tuple[RefusedBundle, ...]
     """Refused since the start, newest first, at most 10."""
+    models: tuple[ServedModel, ...]
+    """The models that requests are answered with, the server's own first."""
 
 
 def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
@@ -253,6 +270,16 @@ def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
                 refused_at=_time(bundle.refused_at),
             )
             for bundle in wire.refused_bundles
+        ),
+        models=tuple(
+            ServedModel(
+                alias=model.alias,
+                model_version=model.model_version,
+                registry_version=model.registry_version,
+                loaded_at=_time(model.loaded_at) if model.HasField("loaded_at") else None,
+                refusal=model.refusal,
+            )
+            for model in wire.models
         ),
     )
 

@@ -14,6 +14,9 @@ _SQLITE: Final = "sqlite:///"
 _MAX_NAME: Final = 255
 _ALIAS: Final = re.compile(rf"[\w-]{{1,{_MAX_NAME}}}")
 _VERSION_ALIAS: Final = re.compile(r"[vV]\d+")
+_VERSION_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+MAX_SERVED_NAME_BYTES: Final = 100
+"""Longest alias that serves beside the server's own: it becomes a part of file names."""
 
 
 def default_data_dir() -> Path:
@@ -92,6 +95,38 @@ def _check_alias(alias: str) -> str:
         raise ValueError("is kept by MLflow for itself; choose another alias")
     return alias
 
+
+def is_version_number(name: str) -> bool:
+    """Whether a name is a version number of the registry, and no alias."""
+    return _VERSION_NUMBER.fullmatch(name) is not None
+
+
+def check_served_name(name: str) -> str:
+    """An alias or version number under which a model can serve, as it is. Raises ValueError, which says what is
+    allowed."""
+    if not is_version_number(name):
+        _check_alias(name)
+    if len(name.encode()) > MAX_SERVED_NAME_BYTES:
+        raise ValueError(f"must have at most {MAX_SERVED_NAME_BYTES} bytes")
+    return name
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """The names of a list with commas, each once, in order."""
+    return tuple(dict.fromkeys(name for part in names.split(",") if (name := part.strip())))
+
+
+def _check_served_names(names: str) -> str:
+    for name in split_names(names):
+        try:
+            check_served_name(name)
+        except ValueError as error:
+            raise ValueError(f"{name[:MAX_SERVED_NAME_BYTES]!r} {error}; or a version number") from None
+    return ",".join(split_names(names))
+
+
+ServedNames = Annotated[str, AfterValidator(_check_served_names)]
+"""Aliases and version numbers, separated by commas; `split_names` makes a tuple of them."""
 
 ModelName = Annotated[str, AfterValidator(_check_model_name)]
 """A registered model that MLflow can hold, and filters of its search can name."""

@@ -998,6 +998,7 @@ class GetServingStatusResponse(_message.Message):
     LIVE_CATALOGUE_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     REFUSED_BUNDLES_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
     variant: _builtins.str
@@ -1051,6 +1052,12 @@ class GetServingStatusResponse(_message.Message):
     def refused_bundles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedBundle]:
         """The bundles that were refused since the start, newest first, at most 10."""
 
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModel]:
+        """The models that requests are answered with: the server's own first, then those that answer beside it for the arms of
+        experiments, by alias. Fields 1 to 3 are those of the own model alone.
+        """
+
     def __init__(
         self,
         *,
@@ -1073,14 +1080,56 @@ class GetServingStatusResponse(_message.Message):
         live_catalogue: Global___LiveCatalogue | None = ...,
         problems: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         refused_bundles: _abc.Iterable[Global___RefusedBundle] | None = ...,
+        models: _abc.Iterable[Global___ServedModel] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServingStatusResponse: _TypeAlias = GetServingStatusResponse  # noqa: Y015
+
+@_typing.final
+class ServedModel(_message.Message):
+    """A model that serves, or shall serve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    REGISTRY_VERSION_FIELD_NUMBER: _builtins.int
+    LOADED_AT_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """The registry alias or version number that names it; empty for a bundle folder."""
+    model_version: _builtins.str
+    """What answers under that name; empty, with `registry_version` and `loaded_at`, while nothing does: then the own model
+    stands in, and `degraded_reasons` of those answers has `arm_unavailable`.
+    """
+    registry_version: _builtins.str
+    refusal: _builtins.str
+    """Why nothing answers, or why the newest version does not: the alias names no version, its bundle was refused, the
+    registry cannot be read. Empty: nothing is wrong. For the own model, the newest refusal is in `last_refusal`.
+    """
+    @_builtins.property
+    def loaded_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        registry_version: _builtins.str = ...,
+        loaded_at: _timestamp_pb2.Timestamp | None = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["loaded_at", b"loaded_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "loaded_at", b"loaded_at", "model_version", b"model_version", "refusal", b"refusal", "registry_version", b"registry_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedModel: _TypeAlias = ServedModel  # noqa: Y015
 
 @_typing.final
 class RefusedBundle(_message.Message):

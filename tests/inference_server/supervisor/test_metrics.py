@@ -19,7 +19,8 @@ from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.metrics import StatisticsCollector
 from inference_server.supervisor.process_usage import ProcessUsage, usage
 from inference_server.supervisor.server_view import ServerView, WorkerView
-from inference_server.telemetry.metrics import STAGES
+from inference_server.supervisor.track import Track
+from inference_server.telemetry.metrics import STAGES, new_seconds
 from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.worker_metric import Merge, WorkerMetric
 from tandem.ops.metrics import Kind
@@ -45,6 +46,10 @@ def busy_worker(number: int) -> Statistics:
     statistics.count_answer(Source.RANKED, ())
     for _ in range(number):
         statistics.count_answer(Source.POPULAR, (Degraded.STORE_TIMEOUT, Degraded.DEADLINE))
+    statistics.answers_by_model["challenger"] += 5 * number
+    statistics.seconds_by_model["challenger"] = new_seconds()
+    statistics.seconds_by_model["challenger"].observe(0.003 * number)
+    statistics.degraded_by_model["challenger", "arm_unavailable"] += number
     statistics.http_requests_by_status["200"] += number
     statistics.http_requests_by_status[f"50{number}"] += 1
     statistics.http_refused_by_limit["head"] += number
@@ -116,13 +121,19 @@ def busy_server(directory: Path) -> ServerView:
     )
     version = RegisteredVersion("7", "m-1", "somewhere")
     process = ProcessUsage(resident_memory_bytes=1 << 28, cpu_seconds=12.5, num_threads=9, open_fds=40)
+    serving = CheckedBundle(directory=directory, version=version, report=report)
     return ServerView(
         statistics=merged(),
         workers=[
             WorkerView(worker=1, up=True, restarts=2, usage=process),
             WorkerView(worker=2, up=False, restarts=1, usage=None),
         ],
-        serving=CheckedBundle(directory=directory, version=version, variant="champion", report=report),
+        serving=serving,
+        variant="champion",
+        further=[
+            Track("challenger", is_further=True, serving=serving, problem="version 8 is refused"),
+            Track("absent", is_further=True),
+        ],
         swap_window_seconds=0.25,
     )
 
@@ -217,7 +228,8 @@ def test_model_swap_and_workers_are_shown(tmp_path: Path) -> None:
             WorkerView(worker=1, up=True, restarts=2, usage=usage(os.getpid())),
             WorkerView(worker=2, up=False, restarts=1, usage=None),
         ],
-        serving=CheckedBundle(directory=tmp_path, version=version, variant="champion", report=report),
+        serving=CheckedBundle(directory=tmp_path, version=version, report=report),
+        variant="champion",
         swap_window_seconds=0.25,
     )
     text = page(view)
