@@ -39,6 +39,12 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
     response.live_catalogue.waiting = statistics.live_waiting
     response.live_catalogue.put_off = statistics.live_put_off
     response.live_catalogue.age_seconds = statistics.live_age_seconds
+    table = statistics.experiments
+    response.experiments.source = table.source
+    response.experiments.fingerprint = table.fingerprint
+    response.experiments.age_seconds = table.age_seconds
+    response.experiments.refusal = table.refusal
+    response.experiments.experiments.extend(table.experiments)
     for refusal in statistics.refusals:
         bundle = response.refused_bundles.add(
             registry_version=refusal.registry_version, model_version=refusal.model_version, reason=refusal.reason

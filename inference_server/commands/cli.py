@@ -11,6 +11,7 @@ from typing import Protocol
 
 from inference_server.commands import (
     check,
+    check_experiments,
     check_policies,
     forget_refusals,
     fork_server,
@@ -36,6 +37,7 @@ _COMMANDS: Mapping[str, ServerCommand] = {
     "serve": serve,
     "check": check,
     "check-policies": check_policies,
+    "check-experiments": check_experiments,
     "hash-key": hash_key,
     "rollback": rollback,
     "forget-refusals": forget_refusals,

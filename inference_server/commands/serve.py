@@ -29,12 +29,15 @@ def run(_: argparse.Namespace, settings: Settings) -> int:
     from inference_server.security.files import Security
     from inference_server.store.start_check import require_usable
     from inference_server.supervisor.supervisor import supervise
+    from inference_server.supervisor.unleash import read_token
     from inference_server.telemetry.tracing import require_extra
 
     # Every worker reads these files again. Reading them here first ends the program with one line for a mistake.
     Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
     if settings.otlp_endpoint:
         require_extra()
+    if settings.unleash_token_file is not None:
+        read_token(settings.unleash_token_file)
 
     async def check_and_supervise() -> int:
         await require_usable("TANDEM_STORE_URL", settings.store_url)

@@ -15,6 +15,7 @@
 | RefusalsCounted     | supervisor | all refusals so far, for GetServingStatus                          |
 | DependencyChanged   | supervisor | a dependency that only the supervisor sees went up or down         |
 | BreakerChanged      | supervisor | one of the supervisor's own breakers changed its state             |
+| ExperimentsChanged  | supervisor | the table of experiments in force, and where it comes from          |
 | StatisticsRequested | supervisor | report the counts                                                  |
 | StatisticsReported  | worker     | the counts since the worker's start                                |
 | Alive               | worker     | its event loop runs; sent several times a second                   |
@@ -156,6 +157,16 @@ class BreakerChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExperimentsChanged:
+    """Experiments are in force, or were confirmed, or were refused."""
+
+    document: Mapping[str, Any] | None
+    """Definitions of all flags, as `experiments.table` reads them; None: those in force stay."""
+    status: Mapping[str, Any]
+    """The fields of `experiments.slot.TableStatus`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatisticsRequested:
     """Report the statistics."""
 
@@ -196,6 +207,7 @@ Message = (
     | RefusalsCounted
     | DependencyChanged
     | BreakerChanged
+    | ExperimentsChanged
     | StatisticsRequested
     | StatisticsReported
     | Alive

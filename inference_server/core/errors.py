@@ -16,6 +16,7 @@ InferenceServerError
     +-- BundleRefused          a bundle that must not serve, with the kind of reason
     +-- PortUnavailable        an address that the server cannot listen on
     +-- PoliciesInvalid        a file of policies that cannot be used
+    +-- ExperimentsInvalid     a table of experiments that cannot be used
     +-- UnknownScenario        a policy that is not configured; the caller gets InvalidRequest
     +-- WorkerEnded            a worker ended before it executed an order
     +-- WorkersFailed          workers repeatedly end before they answer
@@ -133,6 +134,15 @@ class PoliciesInvalid(OperationError):
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         """`problems` has at least one entry, each "file:line: key: what is wrong"."""
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class ExperimentsInvalid(OperationError):
+    """A table of experiments that cannot be used. The message names flag and field of everything that is wrong."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        """`problems` has at least one entry, each "where: flag: field: what is wrong"."""
         super().__init__("; ".join(problems))
         self.problems = problems
 

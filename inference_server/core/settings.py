@@ -26,6 +26,7 @@ from tandem.ops.settings_types import (
     StoreUrl,
     default_data_dir,
     default_registry_uri,
+    with_port,
 )
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -38,6 +39,12 @@ def _usable_otlp_endpoint(url: str) -> str:
     if url and not url.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
     return url
+
+
+def _usable_unleash_url(url: str) -> str:
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return with_port(url)
 
 
 def _usable_origins(text: str) -> str:
@@ -231,6 +238,28 @@ class Settings(EnvironmentSettings):
     """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
     seconds."""
 
+    experiments_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
+    """YAML file of experiments, of the shape of Unleash's feature definitions (docs/experiments.md); empty: none.
+    Changes take effect within seconds."""
+
+    unleash_url: Annotated[str, AfterValidator(_usable_unleash_url)] = ""
+    """API of an Unleash server whose flags are the experiments, such as http://127.0.0.1:4242/api; empty: none. Only
+    the supervisor asks it. Not together with TANDEM_EXPERIMENTS_FILE."""
+
+    unleash_token_file: Annotated[Path | None, Field(validate_default=True)] = None
+    """File with the backend token of Unleash, which also says the environment. Read again when it changes."""
+
+    unleash_app_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "tandem"
+    """Name under which Unleash lists this server."""
+
+    unleash_flag_prefix: str = "tandem."
+    """Flags whose names begin so are layers of experiments, together with the flags that they depend on; all others are
+    somebody else's."""
+
+    unleash_refresh_seconds: int = Field(default=5, ge=1, le=3600)
+    """Seconds between two polls of Unleash. A kill switch takes as long to be seen; raise it where hundreds of servers
+    share one Unleash."""
+
     workers: int = Field(default=1, ge=1, le=256)
     """Number of processes that answer on the shared port. Use one for each available core; 1 where another layer adds
     servers, as Kubernetes does."""
@@ -297,6 +326,20 @@ class Settings(EnvironmentSettings):
         if names and info.data.get("bundle_path") is not None:
             raise ValueError("needs a registry, and TANDEM_BUNDLE_PATH names a folder instead")
         return names
+
+    @field_validator("unleash_url")
+    @classmethod
+    def _is_the_only_source(cls, url: str, info: ValidationInfo) -> str:
+        if url and info.data.get("experiments_file") is not None:
+            raise ValueError("names a second source of experiments; leave TANDEM_EXPERIMENTS_FILE empty")
+        return url
+
+    @field_validator("unleash_token_file")
+    @classmethod
+    def _goes_with_unleash(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if (path is None) != (not info.data.get("unleash_url")):
+            raise ValueError("is needed with TANDEM_UNLEASH_URL" if path is None else "needs TANDEM_UNLEASH_URL too")
+        return path
 
     @field_validator("tls_client_ca")
     @classmethod

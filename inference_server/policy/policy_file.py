@@ -103,6 +103,16 @@ def load_policies(path: Path, choices: Choices) -> Policies:
     return _Validation(path, document, choices).policies(hashlib.sha256(content).hexdigest())
 
 
+def scenario_names(path: Path) -> frozenset[str] | None:
+    """The scenarios that a file names, whatever else is in it; None: it cannot be read now."""
+    try:
+        value = read_yaml(read_whole(path, max_bytes=_MAX_FILE_BYTES)).value
+    except (OSError, YamlInvalid):
+        return None
+    scenarios = value.get("scenarios") if isinstance(value, dict) else None
+    return frozenset(map(str, scenarios)) if isinstance(scenarios, dict) else frozenset()
+
+
 def describe_policies(policies: Policies) -> str:
     """All policies in full, for people: JSON, by name, defaults included."""
     by_name = {"default": policies.default, **policies.scenarios}

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Final
 
 from inference_server.core.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity, UnknownScenario
 from inference_server.core.query import Query
+from inference_server.experiments.slot import ExperimentSlot
 from inference_server.model.page_token import request_fingerprint
 from inference_server.model.serving_model import ModelSlot, ServingModel
-from inference_server.policy.policy_file import PolicyFile
+from inference_server.policy.policy_file import Policies, PolicyFile
 from inference_server.request.flow.limits import DEFAULT_NUM_ITEMS, new_request_id, validate_query
 from inference_server.request.flow.types import Admitted, Caller
+from tandem.contract.experiments import Assignment
 from tandem.contract.vocabulary import NO_ROWS
 
 MIN_BUDGET_SECONDS: Final = 0.001
@@ -34,11 +37,18 @@ class Admission:
     """Hands out a bounded number of permits."""
 
     def __init__(
-        self, models: ModelSlot, policies: PolicyFile, *, max_concurrent_requests: int, max_seconds: float
+        self,
+        models: ModelSlot,
+        policies: PolicyFile,
+        *,
+        max_concurrent_requests: int,
+        max_seconds: float,
+        experiments: ExperimentSlot | None = None,
     ) -> None:
-        """`max_seconds` caps every deadline."""
+        """`max_seconds` caps every deadline. `experiments` None: there are none."""
         self.models: Final = models
         self._policies = policies
+        self._experiments = experiments or ExperimentSlot()
         self._free_permits = max_concurrent_requests
         self._max_concurrent_requests = max_concurrent_requests
         self._max_seconds = max_seconds
@@ -133,15 +143,21 @@ class Admission:
 
     def _admitted(self, query: Query, seconds: float, *, traced: bool) -> Admitted:
         validate_query(query)
-        named = self.models.named(query.model) if query.model else None
-        model = meant = named or self.model()
         policies = self._policies.current
         try:
             policy = policies.policy(query.scenario)
         except UnknownScenario as error:
             raise InvalidRequest("scenario", str(error)) from error
-        arm_unavailable = bool(query.model) and named is None
-        fingerprint = request_fingerprint(query)
+        assignments = self._experiments.current.assign(query.user_id, query.context, query.scenario)
+        listed, without_scenario = query, False
+        if assignments:
+            query, listed, assignments = _in_arms(query, assignments, policies)
+            policy = policies.policy(listed.scenario)
+            without_scenario = not all(assignment.exposed for assignment in assignments)
+        named = self.models.named(query.model) if query.model else None
+        model = meant = named or self.model()
+        without_model = bool(query.model) and named is None
+        fingerprint = request_fingerprint(listed)
         shown_rows = NO_ROWS
         if query.page_token:
             model = self.models.that_issued(query.page_token, model)
@@ -159,7 +175,26 @@ class Admission:
             fingerprint=fingerprint,
             policies_fingerprint=policies.fingerprint,
             shown_rows=shown_rows,
-            arm_unavailable=arm_unavailable,
-            stands_in=arm_unavailable or model is not meant,
+            assignments=assignments,
+            arm_unavailable=without_model or without_scenario,
+            stands_in=without_model or model is not meant,
             laps=[] if traced else None,
         )
+
+
+def _in_arms(
+    query: Query, assignments: tuple[Assignment, ...], policies: Policies
+) -> tuple[Query, Query, tuple[Assignment, ...]]:
+    """The query with the model of its arms; the query whose list is made, with the scenario of its arms, to which page
+    tokens are bound; and its arms, not exposed where the policies have no such scenario."""
+    scenario = query.scenario
+    for index, assignment in enumerate(assignments):
+        if assignment.model:
+            query = replace(query, model=assignment.model)
+        if assignment.scenario:
+            if assignment.scenario in policies.scenarios:
+                scenario = assignment.scenario
+            else:
+                unexposed = replace(assignment, exposed=False)
+                assignments = (*assignments[:index], unexposed, *assignments[index + 1 :])
+    return query, query if scenario == query.scenario else replace(query, scenario=scenario), assignments

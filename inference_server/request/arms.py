@@ -91,7 +91,9 @@ class Arms:
         statistics.seconds_by_model[model].observe(time.monotonic() - admitted.admitted_at)
         for reason in answer.degraded_reasons:
             # The model that is missing has degraded the answer, not the one that stands in for it.
-            statistics.degraded_by_model[named if reason is Degraded.ARM_UNAVAILABLE else model, str(reason)] += 1
+            statistics.degraded_by_model[
+                (named or model) if reason is Degraded.ARM_UNAVAILABLE else model, str(reason)
+            ] += 1
 
     @property
     def num_waiting(self) -> int:

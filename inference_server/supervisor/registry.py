@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -58,6 +58,17 @@ class Registry:
                 return f"the registered model {name!r} has no version {self._alias}"
             return f"the registered model {name!r} has no alias {self._alias!r}"
         return f"there is no registered model {name!r}; was it renamed?"
+
+    async def names_of_models(self, named: Collection[str]) -> frozenset[str]:
+        """All aliases of the model, and those of `named` that are numbers of its versions. Raises
+        RegistryUnavailable."""
+
+        def names() -> frozenset[str]:
+            aliases = self._model.aliases()
+            numbers = {name for name in named if name not in aliases and self._model.numbered(name) is not None}
+            return frozenset((*aliases, *numbers))
+
+        return await _in_thread(names)
 
     async def move_alias(self, number: str) -> None:
         """Makes the alias name another version. Raises RegistryUnavailable, also when that version does not exist."""

@@ -55,6 +55,11 @@ def _further_model_info(view: ServerView) -> Iterable[Sample]:
     ]
 
 
+def _experiments_info(view: ServerView) -> Iterable[Sample]:
+    table = view.experiments
+    return [((table.source, table.fingerprint), 1)] if table.source else []
+
+
 SERVER_METRICS: Final[Sequence[ServerMetric]] = (
     ServerMetric(
         "tandem_worker_restarts",
@@ -169,5 +174,33 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         unit="share, 0 to 1",
         read=_unlabelled(lambda view: None if view.serving is None else view.serving.report.overlap_with_previous),
         investigate_when="It is far below that of earlier versions. `TANDEM_MIN_SWAP_OVERLAP` refuses such bundles.",
+    ),
+    ServerMetric(
+        "tandem_experiments_info",
+        "The table of experiments in force.",
+        Kind.GAUGE,
+        labels=("source", "fingerprint"),
+        unit="always 1",
+        read=_experiments_info,
+        investigate_when="`source` is `disk`: the table of before the restart serves, because Unleash has not answered "
+        "since. Servers show different fingerprints for longer than the refresh.",
+    ),
+    ServerMetric(
+        "tandem_experiments_age_seconds",
+        "Time since the source of the experiments last confirmed the table in force.",
+        Kind.GAUGE,
+        unit="seconds",
+        read=_unlabelled(lambda view: view.experiments.age_seconds if view.experiments.source else None),
+        investigate_when="It is several times `TANDEM_UNLEASH_REFRESH_SECONDS`: Unleash is away, and a flag that is "
+        "turned off there stays on here.",
+    ),
+    ServerMetric(
+        "tandem_experiments_refused",
+        "Tables of experiments that were refused.",
+        Kind.COUNTER,
+        unit="tables",
+        read=_unlabelled(lambda view: view.experiments.num_refused),
+        investigate_when="It grows: a flag or the file has a mistake and the last good table serves; the log "
+        "(`experiments_refused`) and GetServingStatus say which.",
     ),
 )

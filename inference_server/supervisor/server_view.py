@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from inference_server.core.table_status import TableStatus
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.process_usage import ProcessUsage
 from inference_server.supervisor.track import Track
@@ -38,3 +39,4 @@ class ServerView:
     """The models that shall answer beside it."""
     swap_window_seconds: float | None = None
     """None before the first bundle."""
+    experiments: TableStatus = field(default_factory=TableStatus)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -17,14 +17,18 @@ from inference_server.core.errors import BundleRefused, CommandFailed, Operation
 from inference_server.core.settings import Settings
 from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache, VersionsInWork
+from inference_server.supervisor.experiment_sources import Definitions, FileSource, Source
+from inference_server.supervisor.experiments_follower import ExperimentsFollower, kept_up
 from inference_server.supervisor.further_models import FurtherModels
 from inference_server.supervisor.held_ports import hold_port
+from inference_server.supervisor.known_names import KnownNames
 from inference_server.supervisor.metrics import MetricsServer, StatisticsCollector
 from inference_server.supervisor.operator_socket import Command, listen_to_operators
 from inference_server.supervisor.registry import Registry
 from inference_server.supervisor.rollout import AliasFollower, serve_folder
 from inference_server.supervisor.server_view import ServerView
 from inference_server.supervisor.track import Track
+from inference_server.supervisor.unleash import follow_unleash, origin_of
 from inference_server.supervisor.worker_pool import WorkerPool
 from tandem.ops.metrics_access import AccessFiles
 from tandem.ops.settings_types import split_names
@@ -126,6 +130,7 @@ class _Supervisor:
             asyncio.create_task(self._serve(), name="serve"),
             asyncio.create_task(self.further.run(), name="further-models"),
         }
+        tasks |= {asyncio.create_task(work, name="experiments") for work in self._experiments()}
         finished, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in unfinished:
             task.cancel()
@@ -174,6 +179,28 @@ class _Supervisor:
             yield follower.forget_refusal()
         else:
             raise CommandFailed(f"{command.name} is not a command of this server")
+
+    def _experiments(self) -> list[Coroutine[Any, Any, None]]:
+        """What keeps the workers on the newest experiments; the last known ones are in force when it returns."""
+        settings = self._settings
+        source: Source
+        work: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        if settings.experiments_file is not None:
+            source = FileSource(settings.experiments_file)
+        elif settings.unleash_url:
+            source = definitions = Definitions(origin_of(settings), flag_prefix=settings.unleash_flag_prefix)
+            work = [lambda: follow_unleash(settings, definitions)]
+        else:
+            return []
+        follower = ExperimentsFollower(
+            source,
+            data_dir=settings.data_dir,
+            pool=self._pool,
+            known=KnownNames(self._registry, settings.policies_file),
+            on_models=self.further.serve_also,
+        )
+        follower.restore()
+        return [kept_up(part) for part in (*work, follower.run)]
 
     def _follow_beside(self, track: Track) -> AliasFollower:
         assert self._registry is not None

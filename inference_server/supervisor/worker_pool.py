@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from inference_server.control.messages import (
     BreakerChanged,
     DependencyChanged,
+    ExperimentsChanged,
     FurtherModels,
     Message,
     RefusalsCounted,
@@ -29,6 +30,7 @@ from inference_server.control.messages import (
 from inference_server.control.snapshot import add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
+from inference_server.core.table_status import TableStatus
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.fork_server_handle import ForkServerHandle
 from inference_server.supervisor.process_usage import usage
@@ -100,6 +102,8 @@ class WorkerPool:
         self._fork_server = ForkServerHandle()
         self._own = Statistics()
         self._dependencies: dict[str, DependencyChanged] = {}
+        self._experiments: Mapping[str, Any] | None = None
+        self._table_status = TableStatus()
         self._ended = Statistics()
         """Sum of the last reports of workers that have ended."""
         self._some_answers = asyncio.Event()
@@ -243,6 +247,12 @@ class WorkerPool:
             self._dependencies[dependency] = state
             self._tell_all(state)
 
+    def set_experiments(self, document: Mapping[str, Any] | None, status: TableStatus) -> None:
+        """Tells all workers which experiments are in force, and where they come from. `document` None: as before."""
+        self._experiments = document if document is not None else self._experiments
+        self._table_status = status
+        self._tell_all(ExperimentsChanged(document=document, status=asdict(status)))
+
     def show_breaker(self, breaker: Breaker) -> None:
         """Tells all workers the state of one of the supervisor's breakers."""
         self._own.watch(breaker)
@@ -272,6 +282,7 @@ class WorkerPool:
             variant=self.own.name,
             further=tuple(replace(track) for track in self.further.values()),
             swap_window_seconds=self.swap_window_seconds,
+            experiments=self._table_status,
         )
 
     async def _view_slot(self, slot: Slot) -> WorkerView:
@@ -361,6 +372,7 @@ class WorkerPool:
             worker.tell(BreakerChanged(name=name, state=state))
         worker.tell(self._refusals())
         worker.tell(self._further_models())
+        worker.tell(ExperimentsChanged(document=self._experiments, status=asdict(self._table_status)))
         if bundle is not None:
             await worker.serve(bundle, self.own)
         await worker.listen(grpc_port=self._grpc_port, http_port=self._http_port)

@@ -14,6 +14,7 @@ from typing import Final
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import RequestWarning
+from inference_server.core.table_status import TableStatus
 from inference_server.telemetry.metrics import WorkerMetrics
 
 STORE: Final = "store"
@@ -63,6 +64,7 @@ class Statistics(WorkerMetrics):
         self.further_models: dict[str, str] = {}
         """The aliases and version numbers that shall answer beside the server's own model, and what is wrong with each;
         empty: nothing is."""
+        self.experiments = TableStatus()
         self._sources: list[Callable[[], None]] = []
 
     def add_source(self, bring_up_to_date: Callable[[], None]) -> None:

@@ -32,6 +32,7 @@ from inference_server.control.messages import (
     CloseBundle,
     ControlChannel,
     DependencyChanged,
+    ExperimentsChanged,
     FurtherModels,
     Listen,
     Listening,
@@ -51,6 +52,7 @@ from inference_server.events.group_commit import GroupCommit
 from inference_server.events.impression_stream import ImpressionStream
 from inference_server.events.recorder import Recorder
 from inference_server.events.stream_factory import open_stream
+from inference_server.experiments.slot import ExperimentSlot
 from inference_server.live.follower import LiveFollower
 from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.policy.policy_file import PolicyFile
@@ -106,9 +108,11 @@ class Worker:
         self._live = LiveFollower(self._store, self._models, self._statistics, max_items=settings.max_live_items)
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._policies = PolicyFile(settings.policies_file, policy_choices())
+        self._experiments = ExperimentSlot()
         self._admission = Admission(
             self._models,
             self._policies,
+            experiments=self._experiments,
             max_concurrent_requests=settings.max_concurrent_requests,
             max_seconds=settings.deadline_ms * 1e-3,
         )
@@ -226,6 +230,9 @@ class Worker:
             self._statistics.dependency_problems.pop(message.dependency, None)
             if message.problem:
                 self._statistics.dependency_problems[message.dependency] = message.problem
+        elif isinstance(message, ExperimentsChanged):
+            self._experiments.follow(message.document, message.status)
+            self._statistics.experiments = self._experiments.status
         elif isinstance(message, BreakerChanged):
             self._statistics.breakers[message.name] = message.state
         elif isinstance(message, StatisticsRequested):

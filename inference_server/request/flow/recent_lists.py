@@ -55,6 +55,7 @@ class RecentLists:
             or query.filter is not NO_FILTER
             or query.page_token
             or query.scenario
+            or any(assignment.scenario for assignment in admitted.assignments)
             or not query.exclude_seen
         ):
             return

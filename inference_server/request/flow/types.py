@@ -81,7 +81,8 @@ class Admitted:
     assignments: tuple[Assignment, ...] = ()
     """The arms of experiments that the request is in."""
     arm_unavailable: bool = False
-    """Whether the request's arm names a model that is not in force: the server's own model answers."""
+    """Whether the request's arm names a model or a scenario that is not in force: the server's own, or the request's,
+    answers."""
     stands_in: bool = False
     """Whether another model answers than the one that the request is for: because that one is not in force, or because
     another one made the earlier pages."""

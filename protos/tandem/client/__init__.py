@@ -28,6 +28,7 @@ from tandem.client.errors import (
 from tandem.client.query import AttributePredicate, Filter, Query
 from tandem.client.results import (
     Assignment,
+    ExperimentTable,
     LiveCatalogue,
     Reason,
     Recommendations,
@@ -50,6 +51,7 @@ __all__ = [
     "DeadlineExceeded",
     "Event",
     "EventType",
+    "ExperimentTable",
     "Failure",
     "Filter",
     "InvalidArgument",

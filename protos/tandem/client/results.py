@@ -167,6 +167,22 @@ class ServedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExperimentTable:
+    """Which experiments run, and where that is known from."""
+
+    source: str
+    """`file` or `unleash`; `disk`: the last known table, not confirmed since the start; empty: there is no table."""
+    fingerprint: str
+    """SHA-256 of its definitions, hex."""
+    age_seconds: float
+    """Time since the source last confirmed it."""
+    refusal: str
+    """Why the newest table is not in force; empty if it is."""
+    experiments: tuple[str, ...]
+    """Names, in the order of their layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingStatus:
     """What one worker of the server serves, and its state. Counts are of this worker since its start."""
 
@@ -203,6 +219,7 @@ class ServingStatus:
     """Refused since the start, newest first, at most 10."""
     models: tuple[ServedModel, ...]
     """The models that requests are answered with, the server's own first."""
+    experiments: ExperimentTable
 
 
 def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
@@ -280,6 +297,13 @@ def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
                 refusal=model.refusal,
             )
             for model in wire.models
+        ),
+        experiments=ExperimentTable(
+            source=wire.experiments.source,
+            fingerprint=wire.experiments.fingerprint,
+            age_seconds=wire.experiments.age_seconds,
+            refusal=wire.experiments.refusal,
+            experiments=tuple(wire.experiments.experiments),
         ),
     )
 

@@ -40,14 +40,14 @@ def _check_registry_uri(uri: str) -> str:
         raise ValueError("must be a URI such as sqlite:////absolute/path.db or http://host:5000")
     if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
         raise ValueError("must name an absolute path: sqlite:////absolute/path.db")
-    return _with_port(uri)
+    return with_port(uri)
 
 
 def _check_store_url(url: str) -> str:
     _refuse_sentinel(url)
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
-    return _with_port(url)
+    return with_port(url)
 
 
 def _refuse_sentinel(url: str) -> None:
@@ -62,10 +62,10 @@ def _check_events_url(url: str) -> str:
     _refuse_sentinel(url)
     if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
         raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
-    return url if url.startswith("kafka://") else _with_port(url)
+    return url if url.startswith("kafka://") else with_port(url)
 
 
-def _with_port(url: str) -> str:
+def with_port(url: str) -> str:
     """The URL, whose port is a number. Libraries would quote what they take for the port, which may be the password."""
     if not url.isprintable() or (" " in url and sqlite_file(url) is None):
         raise ValueError("holds a blank or a control character; write it as %20, %0A and so on")

@@ -125,7 +125,7 @@ class RecommendRequest(_message.Message):
     """Fills `RecommendedItem.reason`."""
     page_token: _builtins.str
     """`next_page_token` of the page before; everything else but `num_items`, `recent_item_ids`, `context` and `explain` must
-    be as it was there. Empty: the first page.
+    be as it was there, and so must be the scenario that an experiment gives the user. Empty: the first page.
     """
     scenario: _builtins.str
     """Name of a configured policy. Empty: the default policy."""
@@ -998,6 +998,7 @@ class GetServingStatusResponse(_message.Message):
     LIVE_CATALOGUE_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     REFUSED_BUNDLES_FIELD_NUMBER: _builtins.int
+    EXPERIMENTS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
@@ -1053,6 +1054,10 @@ class GetServingStatusResponse(_message.Message):
         """The bundles that were refused since the start, newest first, at most 10."""
 
     @_builtins.property
+    def experiments(self) -> Global___ExperimentTable:
+        """The table of experiments in force."""
+
+    @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedModel]:
         """The models that requests are answered with: the server's own first, then those that answer beside it for the arms of
         experiments, by alias. Fields 1 to 3 are those of the own model alone.
@@ -1080,11 +1085,12 @@ class GetServingStatusResponse(_message.Message):
         live_catalogue: Global___LiveCatalogue | None = ...,
         problems: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         refused_bundles: _abc.Iterable[Global___RefusedBundle] | None = ...,
+        experiments: Global___ExperimentTable | None = ...,
         models: _abc.Iterable[Global___ServedModel] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "experiments", b"experiments", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1130,6 +1136,48 @@ class ServedModel(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServedModel: _TypeAlias = ServedModel  # noqa: Y015
+
+@_typing.final
+class ExperimentTable(_message.Message):
+    """Which experiments run, and where that is known from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    EXPERIMENTS_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """`file` or `unleash`; `disk`: the last known table, which the source has not confirmed since the start. Empty: there is
+    no table.
+    """
+    fingerprint: _builtins.str
+    """SHA-256 of its definitions, hex. Servers with the same fingerprint assign alike."""
+    age_seconds: _builtins.float
+    """Time since the source last confirmed it."""
+    refusal: _builtins.str
+    """Why the newest table is not in force, with the flag and the field; empty when it is."""
+    @_builtins.property
+    def experiments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the experiments, in the order of their layers."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        fingerprint: _builtins.str = ...,
+        age_seconds: _builtins.float = ...,
+        refusal: _builtins.str = ...,
+        experiments: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "experiments", b"experiments", "fingerprint", b"fingerprint", "refusal", b"refusal", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperimentTable: _TypeAlias = ExperimentTable  # noqa: Y015
 
 @_typing.final
 class RefusedBundle(_message.Message):

@@ -15,6 +15,7 @@ from inference_server.control.snapshot import Plain, add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import WarningKind
+from inference_server.core.table_status import TableStatus
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.metrics import StatisticsCollector
 from inference_server.supervisor.process_usage import ProcessUsage, usage
@@ -135,6 +136,8 @@ def busy_server(directory: Path) -> ServerView:
             Track("absent", is_further=True),
         ],
         swap_window_seconds=0.25,
+        # Confirmed in the future, so that its age is 0.
+        experiments=TableStatus(source="unleash", fingerprint="ab12", confirmed_at_seconds=1e11, num_refused=2),
     )
 
 

@@ -1,0 +1,171 @@
+"""Keeps the workers on the newest good table of experiments, and the last good one on disk.
+
+A table that cannot be used changes nothing: the one in force stays, and log, metrics and GetServingStatus say why. It
+is looked at again now and then, because an alias or a scenario that it names may come later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from inference_server.core.errors import ExperimentsInvalid
+from inference_server.core.table_status import TableStatus
+from inference_server.experiments.table import Known, make_table
+from inference_server.supervisor.experiment_sources import Offer, Source
+from inference_server.supervisor.json_files import read_json, write_json
+from inference_server.supervisor.worker_pool import WorkerPool
+from tandem.contract.experiments import ExperimentTable
+from tandem.ops.secrets import redacted
+
+_log = structlog.get_logger()
+
+FILE: Final = "experiments.json"
+"""The last good table, in the data folder."""
+DISK: Final = "disk"
+_CONFIRM_SECONDS: Final = 5.0
+"""How often the workers are told that the table in force was confirmed."""
+_LOOK_AGAIN_SECONDS: Final = 5.0
+"""How often a table that was refused is looked at again."""
+
+KnowsNames = Callable[[Collection[str]], Awaitable[Known]]
+"""What arms may name, asked with the models that they do name."""
+
+
+class ExperimentsFollower:
+    """Follows one source."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        data_dir: Path,
+        pool: WorkerPool,
+        known: KnowsNames,
+        on_models: Callable[[Collection[str]], None] = lambda _: None,
+    ) -> None:
+        """`on_models` is told the models that the arms of a new table name."""
+        self._source = source
+        self._path = data_dir / FILE
+        self._pool = pool
+        self._known = known
+        self._on_models = on_models
+        self._status = TableStatus()
+        self._offer: Offer | None = None
+        self._looked_at = 0.0
+        self._told_at = 0.0
+
+    def restore(self) -> None:
+        """Puts the last good table in force, if it is one of this source."""
+        record = read_json(self._path)
+        if record.get("origin") != self._source.origin:
+            return
+        try:
+            document = record["document"]
+            table = make_table(document, locate=lambda _, __: str(self._path))
+            confirmed_at_seconds = float(record["confirmed_at_seconds"])
+        except (ExperimentsInvalid, KeyError, TypeError, ValueError) as error:
+            _log.warning("last_experiments_unreadable", path=str(self._path), reason=str(error))
+            return
+        status = TableStatus(source=DISK, confirmed_at_seconds=confirmed_at_seconds)
+        self._put_in_force(document, table, status)
+
+    async def run(self) -> None:
+        """Follows the source until it is cancelled."""
+        while True:
+            await self._look()
+            await self._source.wait()
+
+    async def _look(self) -> None:
+        try:
+            offer = await self._source.newest()
+        except ExperimentsInvalid as error:
+            self._offer = None
+            self._refuse(error)
+            return
+        if offer is not None:
+            self._offer = offer
+            await self._consider(offer)
+        elif self._status.refusal and self._offer is not None and _passed(self._looked_at, _LOOK_AGAIN_SECONDS):
+            await self._consider(self._offer)
+        elif not self._source.problem and not self._status.refusal:
+            self._confirm()
+        self._show_source()
+
+    async def _consider(self, offer: Offer) -> None:
+        self._looked_at = time.monotonic()
+        try:
+            models = {arm.model for arm in offer.table().arms if arm.model}
+            table = offer.table(await self._known(models))
+        except ExperimentsInvalid as error:
+            self._refuse(error)
+            return
+        status = replace(
+            self._status, source=self._source.kind, confirmed_at_seconds=self._source.answered_at_seconds, refusal=""
+        )
+        if table.fingerprint == self._status.fingerprint:
+            self._tell(None, status)
+        else:
+            self._put_in_force(offer.document, table, status)
+        self._keep(offer.document)
+
+    def _put_in_force(self, document: Mapping[str, Any], table: ExperimentTable, status: TableStatus) -> None:
+        arms = table.arms
+        experiments = tuple(dict.fromkeys(arm.experiment for arm in arms))
+        self._on_models({arm.model for arm in arms if arm.model})
+        self._tell(document, replace(status, fingerprint=table.fingerprint, experiments=experiments))
+        _log.info(
+            "experiments_changed", source=status.source, fingerprint=table.fingerprint, experiments=list(experiments)
+        )
+
+    def _refuse(self, error: ExperimentsInvalid) -> None:
+        reason = redacted(str(error))
+        if reason == self._status.refusal:
+            return
+        _log.warning("experiments_refused", source=self._source.kind, in_force=self._status.source, reason=reason)
+        self._tell(None, replace(self._status, refusal=reason, num_refused=self._status.num_refused + 1))
+
+    def _confirm(self) -> None:
+        """The source says that its table is the one in force."""
+        answered_at = self._source.answered_at_seconds
+        if answered_at > self._status.confirmed_at_seconds and _passed(self._told_at, _CONFIRM_SECONDS):
+            self._tell(None, replace(self._status, confirmed_at_seconds=answered_at))
+
+    def _show_source(self) -> None:
+        if self._source.kind == "unleash":
+            self._pool.set_dependency("unleash", up=not self._source.problem, problem=self._source.problem)
+
+    def _tell(self, document: Mapping[str, Any] | None, status: TableStatus) -> None:
+        self._status, self._told_at = status, time.monotonic()
+        self._pool.set_experiments(document, status)
+
+    def _keep(self, document: Mapping[str, Any]) -> None:
+        record = {
+            "origin": self._source.origin,
+            "confirmed_at_seconds": self._status.confirmed_at_seconds,
+            "document": document,
+        }
+        try:
+            write_json(self._path, record)
+        except OSError as error:
+            _log.warning("experiments_not_kept", path=str(self._path), reason=str(error))
+
+
+def _passed(since: float, seconds: float) -> bool:
+    return time.monotonic() - since >= seconds
+
+
+async def kept_up(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Starts work anew whenever it fails: experiments must not end a server that answers."""
+    while True:
+        try:
+            await work()
+        except Exception as error:  # a bug of ours or of a library, which must not pass unnoticed
+            _log.error("experiments_failed", reason=redacted(repr(error)))
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
