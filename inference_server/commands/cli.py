@@ -16,6 +16,7 @@ from inference_server.commands import (
     forget_refusals,
     fork_server,
     hash_key,
+    replay_requests,
     rollback,
     serve,
 )
@@ -39,6 +40,7 @@ _COMMANDS: Mapping[str, ServerCommand] = {
     "check-policies": check_policies,
     "check-experiments": check_experiments,
     "hash-key": hash_key,
+    "replay-requests": replay_requests,
     "rollback": rollback,
     "forget-refusals": forget_refusals,
     "fork-server": fork_server,

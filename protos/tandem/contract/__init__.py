@@ -23,6 +23,7 @@
 | `held_out_users`  | held-out users and the file that holds them                        |
 | `experiments`     | which arm of an experiment answers a request                       |
 | `served`          | what the serving engine answered held-out users                    |
+| `replayed`        | logged requests, and how the serving engine orders their pools      |
 | `manifest`        | what a bundle says about itself                                    |
 | `bundle_contents` | the contents of a bundle in memory                                 |
 | `file_formats`    | how one file of a bundle is stored                                 |

@@ -40,6 +40,10 @@ class StreamEntryError(ContractError):
     """An entry of a stream that this version of the contract cannot read."""
 
 
+class ReplayError(ContractError):
+    """A file of logged requests, or of their orders, is unreadable. The message names it."""
+
+
 class TextEncoderError(ContractError):
     """The text encoder cannot be loaded."""
 
