@@ -98,4 +98,6 @@ def _impression(admitted: Admitted, answer: Answer) -> Impression:
         sources=answer.sources,
         scores=answer.scores,
         propensities=answer.propensities or [1.0] * len(answer.item_ids),
+        num_candidates=answer.num_candidates,
+        ranks=answer.ranks,
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 
 from tandem.contract import names
+from tandem.ops.arguments import utc_moment
 from trainer.core.errors import DataError
 from trainer.data.config import DataConfig, parse_until
 from trainer.data.duckdb_engine import parquet_files
@@ -38,8 +39,8 @@ class Archive:
 def find_archive(config: DataConfig) -> Archive:
     """The files that a data set's description selects. Raises DataError for a folder that does not exist."""
     return Archive(
-        events=_files(config.events, config.until) if config.events else (),
-        item_changes=_files(config.item_changes, config.until) if config.item_changes else (),
+        events=archived_files(config.events, until=config.until) if config.events else (),
+        item_changes=archived_files(config.item_changes, until=config.until) if config.item_changes else (),
     )
 
 
@@ -48,10 +49,15 @@ def parquet_select(columns: str, paths: Sequence[Path]) -> str:
     return f"SELECT {columns} FROM {parquet_files(paths)}"
 
 
-def _files(folder: str, until: str) -> tuple[Path, ...]:
+def archived_files(folder: str | Path, *, since: str = "", until: str = "") -> tuple[Path, ...]:
+    """The files of an archive, by day and then in the order in which they were written, of days that began at `since`
+    or later and before `until`; empty: no limit. Raises DataError."""
     if not Path(folder).is_dir():
-        raise DataError(f"{folder}: no such folder; feature_sync creates it when it applies the first event")
+        raise DataError(f"{folder}: no such folder; feature_sync creates it when it applies the first entry")
     days = [day for day in sorted(Path(folder).glob(f"{names.DAY_PARTITION}*")) if _day_start(day)]
+    if since:
+        start = utc_moment(since)
+        days = [day for day in days if _day_start(day) >= start]
     if until:
         end = parse_until(until)
         days = [day for day in days if _day_start(day) < end]

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from tandem.contract.errors import ReplayError
+from tandem.contract.replayed import LoggedRequest, ReplayedOrders, read_orders, write_requests
 from tandem.contract.served import Refused, Served, parse_check_result
 from trainer.core.errors import GateError
 
@@ -25,11 +28,10 @@ def ask_serving_engine(
     A bundle that crashes or stalls the check is refused. Raises GateError if the check itself cannot run: the server is
     not installed here, or its settings are wrong.
     """
-    command = [sys.executable, "-m", "inference_server", "check", str(bundle)]
-    command += ["--held-out", str(held_out), "-k", str(num_shown), "--output", str(output)]
-    command += [] if against is None else ["--against", str(against)]
+    arguments = ["check", str(bundle), "--held-out", str(held_out), "-k", str(num_shown), "--output", str(output)]
+    arguments += [] if against is None else ["--against", str(against)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+        done = _run(arguments)
     except subprocess.TimeoutExpired:
         return Refused(_CHECK_FAILED, f"the check did not finish within {_TIMEOUT_SECONDS:.0f} s")
     if done.returncode < 0:
@@ -37,7 +39,36 @@ def ask_serving_engine(
     try:
         return parse_check_result(output.read_text())
     except (OSError, ValueError) as error:
-        last_lines = " / ".join(done.stderr.strip().splitlines()[-_NUM_LINES_SHOWN:])
-        raise GateError(
-            f"the serving engine could not be run, exit status {done.returncode}: {last_lines or error}"
-        ) from error
+        raise GateError(_failed(done, error)) from error
+
+
+def order_requests(
+    bundle: Path, requests: Iterable[LoggedRequest], *, policies: Path | None, scenario: str, scratch: Path
+) -> ReplayedOrders:
+    """Runs `python -m inference_server replay-requests`, which has a bundle and a policy order the pools of logged
+    requests. `scratch` is an empty folder.
+
+    Raises GateError if the engine cannot be run, or refuses the bundle or the policies; the message says why.
+    """
+    asked, output = scratch / "requests.jsonl", scratch / "orders.npz"
+    write_requests(asked, requests)
+    arguments = ["replay-requests", str(bundle), "--requests", str(asked), "--output", str(output)]
+    arguments += [] if policies is None else ["--policies", str(policies)]
+    arguments += ["--scenario", scenario] if scenario else []
+    try:
+        done = _run(arguments)
+        return read_orders(output)
+    except subprocess.TimeoutExpired:
+        raise GateError(f"the serving engine did not finish within {_TIMEOUT_SECONDS:.0f} s") from None
+    except (OSError, ReplayError) as error:
+        raise GateError(_failed(done, error)) from error
+
+
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "inference_server", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+
+
+def _failed(done: subprocess.CompletedProcess[str], error: Exception) -> str:
+    last_lines = " / ".join(done.stderr.strip().splitlines()[-_NUM_LINES_SHOWN:])
+    return f"the serving engine could not be run, exit status {done.returncode}: {last_lines or error}"
