@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policies", type=path, metavar="FILE", help="policies to answer by (default: the built-in policy)"
     )
     parser.add_argument(
-        "--scenario", type=word, metavar="NAME", default="", help="scenario to answer by (default: the default policy)"
+        "--scenario", type=word, metavar="NAME", help="scenario to answer by (default: the default policy)"
     )
 
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             options.directory,
             requests=options.requests,
             policies_file=options.policies,
-            scenario=options.scenario,
+            scenario=options.scenario or "",
             output=options.output,
         )
     )

@@ -1,4 +1,4 @@
-"""Archives of events and catalogue changes, in the files of feature_sync."""
+"""Archives of events, catalogue changes and impressions, in the files of feature_sync."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from feature_sync.archive.tables import write_entries
 from tandem.contract import names
-from tandem.contract.streams import EVENTS, ITEM_CHANGES, NO_POSITION, AppliedItemChange, Event
+from tandem.contract.impressions import Impression
+from tandem.contract.streams import EVENTS, IMPRESSIONS, ITEM_CHANGES, NO_POSITION, AppliedItemChange, Event
 
 
 def event(
@@ -37,7 +38,16 @@ def write_item_changes(folder: Path, by_day: Mapping[str, Sequence[AppliedItemCh
     return _write(folder, ITEM_CHANGES, by_day)
 
 
-def _write(folder: Path, stream: str, by_day: Mapping[str, Sequence[Event] | Sequence[AppliedItemChange]]) -> Path:
+def write_impressions(folder: Path, by_day: Mapping[str, Sequence[Impression]]) -> Path:
+    """Adds a file of impressions to every day, YYYY-MM-DD; returns the folder."""
+    return _write(folder, IMPRESSIONS, by_day)
+
+
+def _write(
+    folder: Path,
+    stream: str,
+    by_day: Mapping[str, Sequence[Event] | Sequence[AppliedItemChange] | Sequence[Impression]],
+) -> Path:
     for day, entries in by_day.items():
         day_folder = folder / f"{names.DAY_PARTITION}{day}"
         day_folder.mkdir(parents=True, exist_ok=True)

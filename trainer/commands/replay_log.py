@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policies", type=path, metavar="FILE", help="policies to answer by (default: the built-in policy)"
     )
     judged.add_argument(
-        "--scenario", type=word, metavar="NAME", default="", help="scenario to answer by (default: the default policy)"
+        "--scenario", type=word, metavar="NAME", help="scenario to answer by (default: the default policy)"
     )
     log = parser.add_argument_group("log")
     log.add_argument(
@@ -54,13 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     log.add_argument(
         "--events", type=path, metavar="DIR", help="archive of events (default: events in the data folder)"
     )
-    log.add_argument("--since", type=_day, metavar="DAY", default="", help="first day of the log (default: all)")
-    log.add_argument("--until", type=_day, metavar="DAY", default="", help="last day of answers (default: all)")
+    log.add_argument("--since", type=_day, metavar="DAY", help="first day of the log (default: all)")
+    log.add_argument("--until", type=_day, metavar="DAY", help="last day of answers (default: all)")
     log.add_argument(
         "--logged-scenario",
-        type=word,
+        type=_scenario,
         metavar="NAME",
-        help="scenario of the answers that are read (default: that of --scenario)",
+        help="scenario of the answers that are read; '' for answers by the default policy (default: that of "
+        "--scenario)",
     )
     log.add_argument(
         "--max-answers",
@@ -109,9 +110,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from trainer.off_policy.report import to_json, to_text
 
     impressions = archived_files(
-        options.impressions or settings.data_dir / "impressions", since=options.since, until=options.until
+        options.impressions or settings.data_dir / "impressions", since=options.since or "", until=options.until or ""
     )
-    events = archived_files(options.events or settings.data_dir / "events", since=options.since)
+    events = archived_files(options.events or settings.data_dir / "events", since=options.since or "")
     dataset = load_dataset(load_prepared(options.prepared).directory)
     with ExitStack() as stack:
         bundle = options.bundle
@@ -125,10 +126,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             impressions,
             events,
             dataset,
-            Judged(bundle=bundle, policies=options.policies, scenario=options.scenario),
+            Judged(bundle=bundle, policies=options.policies, scenario=options.scenario or ""),
             Options(
                 event_type=options.reward,
-                logged_scenario=options.scenario if options.logged_scenario is None else options.logged_scenario,
+                logged_scenario=(
+                    (options.scenario or "") if options.logged_scenario is None else options.logged_scenario
+                ),
                 num_positions=options.positions,
                 max_answers=options.max_answers,
                 max_weight=options.max_weight,
@@ -141,6 +144,10 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
             options.output, to_json(result), f"# Replayed log\n\n`{options.command_line}`\n\n{to_text(result)}"
         )
     return 0
+
+
+def _scenario(text: str) -> str:
+    return word(text) if text else text
 
 
 def _day(text: str) -> str:

@@ -50,8 +50,9 @@ def verdict_text(result: Result) -> str:
         NO_DIFFERENCE: "No difference shows",
     }[result.verdict.decision]
     return (
-        f"{said}: {_interval(estimates.dr)} {_UNITS[result.options.event_type]} per answer, {_interval(estimates.logged)} "
-        f"as logged, difference {_interval(estimates.difference, sign='+')} ({CONFIDENCE:.0%} intervals)."
+        f"{said}: {_interval(estimates.dr)} {_UNITS[result.options.event_type]} per answer, "
+        f"{_interval(estimates.logged)} as logged, difference {_interval(estimates.difference, sign='+')} "
+        f"({CONFIDENCE:.0%} intervals)."
     )
 
 
@@ -146,8 +147,8 @@ def _log_texts(result: Result) -> Iterator[str]:
         )
     if result.num_unknown_items:
         notes.append(
-            f"{result.num_unknown_items:,} logged slots show an item that the judged policy has in no pool: their weight "
-            "is 0."
+            f"{result.num_unknown_items:,} logged slots show an item that the judged policy has in no pool: their "
+            "weight is 0."
         )
     if result.orders is not None and (num_degraded := int(result.orders.degraded.sum())):
         notes.append(f"{num_degraded:,} answers of the judged policy were degraded by the serving engine.")
