@@ -1,8 +1,8 @@
 """Callers that never pause for long: raw gRPC connections, clients and HTTP keep-alive connections, in threads.
 
-They run in a process of their own (`python -m tests.support.callers GRPC_PORT HTTP_PORT`), so that a server's shutdown
-does not compete with them for one interpreter, until the standard input is closed. Then the process prints one line of
-JSON: how often each kind of call ended in which way.
+They run in a process of their own (`python -m tests.support.callers GRPC_PORT HTTP_PORT [CA_FILE]`; with an authority's
+certificate over TLS), so that a server's shutdown does not compete with them for one interpreter, until the standard
+input is closed. Then the process prints one line of JSON: how often each kind of call ended in which way.
 
 A caller that nobody listens to any more has lost no call: it counts as `nobody` and waits for the next server.
 """
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 
@@ -30,10 +32,20 @@ _NOBODY_SECONDS = 0.05
 class Callers:
     """The threads of all callers."""
 
-    def __init__(self, *, grpc_port: int, http_port: int, num_raw: int, num_clients: int, num_http: int) -> None:
+    def __init__(
+        self,
+        *,
+        grpc_port: int,
+        http_port: int,
+        authority: Path | None,
+        num_raw: int,
+        num_clients: int,
+        num_http: int,
+    ) -> None:
+        """`authority` is the certificate by which callers check the server's; None: plaintext."""
         self.ended: Counter[str] = Counter()
         self._stopping = threading.Event()
-        self._grpc, self._http = f"127.0.0.1:{grpc_port}", http_port
+        self._grpc, self._http, self._authority = f"127.0.0.1:{grpc_port}", http_port, authority
         kinds = [(self._raw, num_raw), (self._client, num_clients), (self._keep_alive, num_http)]
         self._threads = [threading.Thread(target=kind) for kind, number in kinds for _ in range(number)]
 
@@ -54,7 +66,13 @@ class Callers:
                 time.sleep(_NOBODY_SECONDS)
 
     def _raw(self) -> None:
-        with grpc.insecure_channel(self._grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if self._authority is None:
+            opened = grpc.insecure_channel(self._grpc, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(self._authority.read_bytes())
+            opened = grpc.secure_channel(self._grpc, credentials, options=options)
+        with opened as channel:
             stub = pb_grpc.RecommendationServiceStub(channel)
 
             def call() -> str:
@@ -68,7 +86,8 @@ class Callers:
             self._repeat("raw", call)
 
     def _client(self) -> None:
-        with TandemClient(f"grpc://{self._grpc}", deadline_ms=10_000) as client:
+        scheme = "grpc" if self._authority is None else "grpcs"
+        with TandemClient(f"{scheme}://{self._grpc}", deadline_ms=10_000, root_certificates=self._authority) as client:
 
             def call() -> str:
                 try:
@@ -81,7 +100,11 @@ class Callers:
             self._repeat("client", call)
 
     def _keep_alive(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._http, timeout=10)
+        if self._authority is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self._http, timeout=10)
+        else:
+            trust = ssl.create_default_context(cafile=self._authority)
+            connection = http.client.HTTPSConnection("127.0.0.1", self._http, timeout=10, context=trust)
 
         def call() -> str:
             try:
@@ -101,7 +124,11 @@ class Callers:
 
 
 def main() -> None:
-    callers = Callers(grpc_port=int(sys.argv[1]), http_port=int(sys.argv[2]), num_raw=16, num_clients=8, num_http=8)
+    grpc_port, http_port = map(int, sys.argv[1:3])
+    authority = Path(sys.argv[3]) if sys.argv[3:] else None
+    callers = Callers(
+        grpc_port=grpc_port, http_port=http_port, authority=authority, num_raw=16, num_clients=8, num_http=8
+    )
     callers.start()
     sys.stdin.read()
     callers.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from deploy.local.ports import free_port
 from tandem.contract.bundle import Bundle
+from tests.support.certificates import Authority
 from tests.support.serving import PATIENCE_SECONDS, serve
 
 pytestmark = pytest.mark.process
@@ -23,10 +25,16 @@ NO_STORE = f"redis://127.0.0.1:{free_port()}/0"
 
 
 @asynccontextmanager
-async def callers(grpc_port: int, http_port: int, lost: list[str]) -> AsyncIterator[None]:
-    """Callers during the block; appends to `lost` what ended otherwise than answered or unable to connect."""
+async def callers(
+    grpc_port: int, http_port: int, lost: list[str], *, authority: Path | None = None
+) -> AsyncIterator[None]:
+    """Callers during the block; appends to `lost` what ended otherwise than answered or unable to connect.
+
+    With the certificate of an authority, they call over TLS.
+    """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.support.callers", str(grpc_port), str(http_port)),
+        *([] if authority is None else [str(authority)]),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -44,12 +52,32 @@ async def callers(grpc_port: int, http_port: int, lost: list[str]) -> AsyncItera
     lost += [f"{number} {kind}" for kind, number in ended.items() if not kind.endswith((" ok", " nobody"))]
 
 
-async def test_no_call_is_lost_when_workers_are_replaced_and_the_server_ends(tmp_path: Path, bundle: Bundle) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "tls"])
+async def test_no_call_is_lost_when_workers_are_replaced_and_the_server_ends(
+    tmp_path: Path, bundle: Bundle, *, tls: bool
+) -> None:
+    settings: dict[str, object] = {}
+    trusted = None
+    if tls:
+        authority = Authority()
+        settings["tls_certificate"], settings["tls_key"] = authority.issue().write(tmp_path / "tls")
+        trusted = tmp_path / "authority.crt"
+        trusted.write_bytes(authority.certificate)
     lost: list[str] = []
     async with (
-        serve(tmp_path, bundle_path=bundle.directory, store_url=NO_STORE, workers=2, deadline_ms=10_000) as server,
-        callers(server.grpc_port, server.http_port, lost),
+        serve(
+            tmp_path,
+            until_serving=False,
+            bundle_path=bundle.directory,
+            store_url=NO_STORE,
+            workers=2,
+            deadline_ms=10_000,
+            **settings,
+        ) as server,
+        contextlib.AsyncExitStack() as stack,
     ):
+        await server.log("model_serving")
+        await stack.enter_async_context(callers(server.grpc_port, server.http_port, lost, authority=trusted))
         await asyncio.sleep(1.0)
         for worker in (1, 2):
             pid = await server.worker_pid(worker)
