@@ -22,6 +22,7 @@ import structlog
 from feature_sync.archive.day_files import DayFiles, LogId
 from feature_sync.archive.tables import write_entries
 from feature_sync.core.errors import Unavailable
+from feature_sync.core.progress import report_progress
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import deletions_among, lookup
 from feature_sync.store.owned_entries import has_users, owned_entry
@@ -95,6 +96,7 @@ class Archiver:
     def run(self) -> None:
         """Archives until it is stopped. Waits while another process archives into this folder."""
         while not self._files.try_lock():
+            report_progress()
             if self._stop.wait(_TICK_SECONDS):
                 return
         try:
@@ -105,6 +107,7 @@ class Archiver:
     def _follow(self) -> None:
         is_away = is_stopping = False
         while not is_stopping:
+            report_progress()
             is_stopping = self._stop.wait(_TICK_SECONDS)
             try:
                 self._archive(at_once=is_stopping)
@@ -120,6 +123,7 @@ class Archiver:
             entries = self._read(self._flush_rows)
             for _, day_entries in groupby(entries, key=lambda entry: entry[0].day):
                 self._add(list(day_entries))
+                report_progress()
 
     def _is_due(self, *, at_once: bool) -> bool:
         position = self._files.position

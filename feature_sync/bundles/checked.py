@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from feature_sync.core.errors import RegistryError
+from feature_sync.core.progress import report_progress
 from feature_sync.core.settings import Settings
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
@@ -49,6 +50,7 @@ def run_until_stopped(work: Coroutine[Any, Any, _T], stop: threading.Event | Non
             while not task.done():
                 if stop is not None and stop.is_set():
                     raise RegistryError("the program stops before the bundle is open")
+                report_progress()  # the work has a time limit of its own
                 await asyncio.wait({task}, timeout=_LOOK_SECONDS)
             return task.result()
         finally:

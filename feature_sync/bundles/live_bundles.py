@@ -17,6 +17,7 @@ import structlog
 from feature_sync.bundles.checked import open_checked
 from feature_sync.bundles.registry import fetch_bundle, find_versions, open_registry
 from feature_sync.core.errors import RegistryError
+from feature_sync.core.progress import report_progress
 from feature_sync.core.settings import Settings
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
@@ -24,6 +25,8 @@ from tandem.contract.errors import BundleError, BundleIncompatible
 from tandem.ops.model_registry import RegisteredVersion
 
 GRACE_SECONDS: Final = 3600.0
+_ANSWER_SECONDS: Final = 300.0
+"""Longest time for which a registry that does not answer holds up a poll: its client tries each call four times."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,7 +76,9 @@ class LiveBundles:
     def run(self) -> None:
         """Follows the registry until it is stopped."""
         while not self._stop.is_set():
+            report_progress(may_take_seconds=_ANSWER_SECONDS)
             self.poll()
+            report_progress(may_take_seconds=self._settings.registry_poll_seconds)
             self._stop.wait(self._settings.registry_poll_seconds)
 
     def stop(self) -> None:

@@ -36,8 +36,9 @@ _CACHED_BUNDLES: Final = 4
 
 def open_registry(settings: Settings) -> ModelRegistry:
     """The registry that the settings name. Opens no connection."""
-    # MLflow's progress bar would disturb ours, and its default retries report an unreachable server minutes later.
-    set_mlflow_defaults(max_retries=3, progress_bars=False)
+    # MLflow's progress bar would disturb ours, and with its default retries and time limit of two minutes a server that
+    # does not answer would be reported a quarter of an hour later.
+    set_mlflow_defaults(max_retries=3, timeout_seconds=10, progress_bars=False)
     return ModelRegistry(settings.registry_uri, model_name=settings.model_name)
 
 

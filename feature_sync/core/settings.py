@@ -154,6 +154,11 @@ class Settings(EnvironmentSettings):
     sync_metrics_port: int = Field(default=9101, ge=0, le=65535)
     """Port of `feature_sync run` for Prometheus (`/metrics`) and for health checks (`/healthz`); 0 picks a free one."""
 
+    stuck_seconds: float = Field(default=60.0, ge=1, le=86_400)
+    """Seconds without progress after which a part of `run` counts as stuck: `/healthz` is then 503 with its name, so
+    that an orchestrator starts the program anew. Waiting for a store, a broker or a registry is progress. Raise it
+    where a disk takes longer to write an archive file."""
+
     metrics_tls_certificate: Path | None = None
     """File with the certificate of this port and its chain, in PEM; empty: plaintext. Reloaded when it changes."""
 

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from feature_sync.core.errors import StoreConflict, Unavailable
+from feature_sync.core.progress import report_progress
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
 from feature_sync.towers.user_tower import UserTower
@@ -70,11 +71,13 @@ class UserVectorRefresher:
         """Refreshes vectors until it is stopped."""
         rest_seconds = _LEAST_REST_SECONDS
         while not self._stop.wait(rest_seconds):
+            report_progress()
             started = time.monotonic()
             # The server computes vectors that are missed here; the writer of a newer state has added the user again.
             with contextlib.suppress(Unavailable, StoreConflict):
                 self.step()
             rest_seconds = max(_LEAST_REST_SECONDS, _REST_PER_WORK * (time.monotonic() - started))
+            report_progress(may_take_seconds=rest_seconds)
         self._store.close()
 
     def step(self) -> None:
@@ -86,6 +89,7 @@ class UserVectorRefresher:
                 return
             if user_ids := self._take():
                 self._refresh(bundles[0].manifest.model_version, tower, user_ids)
+                report_progress()
 
     def _take(self) -> list[str]:
         with self._lock:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from feature_sync.core.errors import StoreConflict
+from feature_sync.core.progress import report_progress
 from feature_sync.store.connection import StoreConnection
 from tandem.contract.live_items import items_feed
 from tandem.contract.streams import AppliedItemChange
@@ -66,6 +67,7 @@ def prune(connection: StoreConnection, *, merged_sequence: int, changed_before: 
     """
     num_pruned = after = 0
     while (page := read_page(connection, after=after, max_items=_PAGE_ITEMS)) is not None and after < merged_sequence:
+        report_progress()
         after = page.position
         item_ids = [
             taken.change.item_id

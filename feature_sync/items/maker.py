@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from feature_sync.core.errors import StoreAway
+from feature_sync.core.progress import report_progress
 from feature_sync.core.settings import Settings
 from feature_sync.items.feed import prune
 from feature_sync.items.vectors import LiveVectors
@@ -25,6 +26,8 @@ from tandem.contract.bundle import Bundle
 
 _LOOK_SECONDS: Final = 0.5
 """Interval between checks without being woken: other processes apply changes too."""
+_OPEN_SECONDS: Final = 600.0
+"""Longest time for which the loading of a text encoder, from a slow disk, counts as progress."""
 _CARE_SECONDS: Final = 600.0
 """Interval at which old changes are pruned and the vectors' time to live is renewed."""
 
@@ -66,6 +69,7 @@ class VectorMaker:
         """Makes vectors until it is stopped. Waits while the store does not answer."""
         is_away = False
         while not self._stop.is_set():
+            report_progress()
             self._wake.clear()
             try:
                 self.step()
@@ -83,7 +87,9 @@ class VectorMaker:
         live = {bundle.manifest.model_version: bundle for bundle in bundles}
         self._vectors = {version: vectors for version, vectors in self._vectors.items() if version in live}
         for version in live.keys() - self._vectors.keys():
+            report_progress(may_take_seconds=_OPEN_SECONDS)
             self._vectors[version] = self._opened(live[version])
+            report_progress()
         behind = list(live)
         while behind and not self._stop.is_set():
             behind = [version for version in behind if self._updated(version)]
@@ -118,6 +124,7 @@ class VectorMaker:
             return False
         if num_vectors is None:
             return False
+        report_progress()
         self._metrics.item_vectors.inc(num_vectors)
         self._metrics.item_vector_seconds.inc(time.perf_counter() - started)
         return True

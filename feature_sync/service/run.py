@@ -2,7 +2,7 @@
 
 Read `run` downwards: it builds the parts, starts each in a thread of its own, and waits until it is told to stop, or
 until a part ends by itself, which is a failure and ends the program. A store or a broker that does not answer is not a
-failure: the parts wait for it.
+failure: the parts wait for it, and report that they do. A part that reports nothing is stuck, which health shows.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from tandem.ops.metrics_access import AccessFiles
 
 _GRACE_SECONDS: Final = 20.0
 """Time in which all parts may finish their current work."""
+_WATCH_SECONDS: Final = 1.0
+"""Time between two looks for parts that are stuck."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,17 +61,19 @@ def run(settings: Settings) -> None:
     parts["store_watch"] = store_watch
     if settings.archive:
         parts |= {f"archive of {stream}": _archive(settings, metrics, stream) for stream in ALL_STREAMS}
-    threads = Threads(parts, on_end=stopping.set)
+    threads = Threads(parts, stuck_seconds=settings.stuck_seconds, on_end=stopping.set)
     server = MetricsServer(
         metrics,
         host=settings.host,
         port=settings.sync_metrics_port,
         files=AccessFiles.of(settings),
-        is_healthy=threads.are_all_at_work,
+        problem=threads.problem,
     )
     _log.info("started", parts=sorted(parts), metrics_port=server.port)
     threads.start()
-    stopping.wait()
+    while not stopping.wait(_WATCH_SECONDS):
+        threads.log_stuck()
+        metrics.report_silence(threads.silent_seconds())
     _log.info("stopping", reason=", ".join(taken) or "a part has ended", grace_seconds=_GRACE_SECONDS)
     threads.stop(_GRACE_SECONDS)
     server.close()

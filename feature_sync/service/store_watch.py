@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from feature_sync.core.errors import StoreError
+from feature_sync.core.progress import report_progress
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import agree
 from feature_sync.telemetry.metrics import Metrics
@@ -52,6 +53,7 @@ class StoreWatch:
     def run(self) -> None:
         """Watches until it is stopped. A store that does not answer is the other parts' to report."""
         while not self._stop.is_set():
+            report_progress()
             with contextlib.suppress(StoreError):
                 self.look()
             self._stop.wait(_EVERY_SECONDS)
@@ -99,6 +101,7 @@ class StoreWatch:
         cursor = b"" if self._has_searched else b"0"
         self._has_searched = True
         while cursor:
+            report_progress()
             cursor, found = self._store.call("SCAN", cursor, "MATCH", published_key("*"), "COUNT", 1000)
             if found:
                 self._store.call("SET", populated_key(), self._store.call("GET", found[0]) or b"")

@@ -23,6 +23,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import structlog
 
 from feature_sync.core.errors import StoreConflict, Unavailable
+from feature_sync.core.progress import report_progress
 from feature_sync.store.connection import Command
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.source import Entry, Source
@@ -107,6 +108,7 @@ class Consumer(Generic[_T]):
         """Applies entries until it is stopped."""
         pause_seconds = _FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
+            report_progress()
             try:
                 entries = self._source.read(self._batch_entries, self._wait_seconds)
                 self._is_behind = len(entries) == self._batch_entries
@@ -136,7 +138,11 @@ class Consumer(Generic[_T]):
         parts = [readable]
         while parts:
             part = parts.pop()
-            if part and not self._apply_part(part):
+            if not part:
+                continue
+            if self._apply_part(part):
+                report_progress()
+            else:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
         self._metrics.batch_seconds.observe(time.perf_counter() - started)

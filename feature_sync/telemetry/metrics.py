@@ -1,12 +1,13 @@
 """Prometheus metrics and health of `feature_sync run`, on one port. The only module that imports prometheus_client.
 
-`/metrics` is for Prometheus; `/healthz` answers 200 while every part of the program is at work, 503 once one has ended.
+`/metrics` is for Prometheus; `/healthz` answers 200 while every part of the program is at work, 503 once one has ended
+or is stuck, with its name.
 A store that does not answer is no reason for a restart, so only `tandem_sync_up` shows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import structlog
@@ -136,6 +137,18 @@ class Metrics:
             investigate_when="It is 0: entries wait in the stream.",
         ),
     ]
+    part_silent: Annotated[
+        Gauge,
+        Metric(
+            "tandem_sync_part_silent_seconds",
+            "Time for which a part has made no progress.",
+            Kind.GAUGE,
+            labels=("part",),
+            unit="seconds",
+            investigate_when="It is above `TANDEM_STUCK_SECONDS`: the part is stuck, `/healthz` is 503, and the log "
+            "has `part_stuck`.",
+        ),
+    ]
     store_problem: Annotated[
         Gauge,
         Metric(
@@ -218,6 +231,11 @@ class Metrics:
         for attribute, metric in declared(type(self)).items():
             setattr(self, attribute, _made(metric, registry))
 
+    def report_silence(self, seconds_by_part: Mapping[str, float]) -> None:
+        """Shows for how long each part has made no progress."""
+        for part, seconds in seconds_by_part.items():
+            self.part_silent.labels(part).set(seconds)
+
     def of_stream(self, stream: str) -> StreamMetrics:
         """The metrics of one stream's consumer."""
         return StreamMetrics(self, stream)
@@ -290,17 +308,18 @@ class MetricsServer:
     """`/metrics` and `/healthz` on one port, in threads of their own."""
 
     def __init__(
-        self, metrics: Metrics, *, host: str, port: int, files: AccessFiles, is_healthy: Callable[[], bool]
+        self, metrics: Metrics, *, host: str, port: int, files: AccessFiles, problem: Callable[[], str]
     ) -> None:
-        """Begins to answer. Raises PortUnavailable."""
+        """Begins to answer. `problem` says why the program is not healthy; empty while it is. Raises
+        PortUnavailable."""
         show: Callable[..., Iterable[bytes]] = make_wsgi_app(metrics.registry)
 
         def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             if environ["PATH_INFO"] != "/healthz":
                 return show(environ, start_response)
-            healthy = is_healthy()
-            start_response("200 OK" if healthy else "503 Service Unavailable", [("Content-Type", "text/plain")])
-            return [b"ok\n" if healthy else b"a part has ended\n"]
+            found = problem()
+            start_response("503 Service Unavailable" if found else "200 OK", [("Content-Type", "text/plain")])
+            return [f"{found or 'ok'}\n".encode()]
 
         try:
             self._server = metrics_server.MetricsServer(answer, host=host, port=port, files=files)

@@ -38,6 +38,7 @@ def test_the_page_of_a_busy_program() -> None:
     stream.report_back()
     archive.archived.inc(8)
     archive.report_waiting(2.5)
+    metrics.report_silence({"archive of events": 61.5})
     metrics.item_vectors.inc(6)
     metrics.item_vector_seconds.inc(0.5)
     metrics.item_vector_failures.inc()
