@@ -29,6 +29,7 @@ from feature_sync.store.owned_entries import has_users, owned_entry
 from feature_sync.telemetry.metrics import ArchiveMetrics
 from tandem.contract.store import deleted_users_key
 from tandem.contract.streams import ENTRY_FIELD, applied_key
+from tandem.ops.storage_errors import storage_error_line
 
 _TICK_SECONDS: Final = 0.5
 _PAGE_ENTRIES: Final = 2_000
@@ -114,7 +115,8 @@ class Archiver:
                 is_away = False
             except (Unavailable, OSError) as error:  # OSError: the disk is full, the folder is gone
                 if not is_away:
-                    _log.warning("archive_waits", stream=self._stream, error=str(error))
+                    reason = storage_error_line(error) if isinstance(error, OSError) else str(error)
+                    _log.warning("archive_waits", stream=self._stream, error=reason)
                 is_away = True
 
     def _archive(self, *, at_once: bool) -> None:

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 from tandem.contract import names
 from tandem.ops.file_lock import file_lock
-from tandem.ops.file_replacement import put_in_place
+from tandem.ops.file_replacement import flush_to_disk, put_in_place
 
 _LOCK: Final = ".lock"
 _UNFINISHED: Final = ".unfinished"
@@ -106,13 +106,13 @@ class DayFiles:
         unfinished = self._folder / _UNFINISHED
         with writing(self._folder):
             write(unfinished)
-            _flush_to_disk(unfinished)
+            flush_to_disk(unfinished)
             day = self._folder / f"{names.DAY_PARTITION}{first.day}"
             if not day.is_dir():
                 day.mkdir()
-                _flush_to_disk(self._folder)
+                flush_to_disk(self._folder)
             unfinished.rename(day / f"{first.in_name}-{last.in_name}{_SUFFIX}")
-            _flush_to_disk(day)
+            flush_to_disk(day)
         self._position = last
 
     def _newest(self) -> LogId | None:
@@ -132,9 +132,9 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     an archiver may run. Raises OSError."""
     replacement = path.parent.parent / _REPLACEMENT
     write(replacement)
-    _flush_to_disk(replacement)
+    flush_to_disk(replacement)
     put_in_place(replacement, path)
-    _flush_to_disk(path.parent)
+    flush_to_disk(path.parent)
 
 
 def newest_day(folder: Path) -> list[Path]:
@@ -158,11 +158,3 @@ def last_of(path: Path) -> LogId:
 def day_of(path: Path) -> str:
     """The day of a file, YYYY-MM-DD."""
     return path.parent.name.removeprefix(names.DAY_PARTITION)
-
-
-def _flush_to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

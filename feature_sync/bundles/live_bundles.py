@@ -23,6 +23,7 @@ from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleError, BundleIncompatible
 from tandem.ops.model_registry import RegisteredVersion
+from tandem.ops.storage_errors import storage_error_line
 
 GRACE_SECONDS: Final = 3600.0
 _ANSWER_SECONDS: Final = 300.0
@@ -133,7 +134,7 @@ class LiveBundles:
             try:
                 bundle = self._open(version)
             except (RegistryError, OSError) as error:
-                problems.append(str(error))
+                problems.append(storage_error_line(error) if isinstance(error, OSError) else str(error))
                 continue
             if bundle is not None:
                 found[version.model_version] = bundle

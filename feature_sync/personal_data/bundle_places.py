@@ -11,6 +11,7 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,9 @@ from feature_sync.personal_data.replaced_files import replace_list, settle, stag
 from tandem.contract import names
 from tandem.contract.bundle_files import HELD_OUT_USERS
 from tandem.contract.manifest import MANIFEST
+from tandem.ops.file_lock import folder_lock
 from tandem.ops.model_registry import RegisteredVersion
+from tandem.ops.settings_types import sqlite_file
 
 _HELD_OUT: Final = HELD_OUT_USERS.name
 _HELD_OUT_PATH: Final = f"{names.BUNDLE_ARTIFACT_PATH}/{_HELD_OUT}"
@@ -33,6 +36,7 @@ _WEIGHTS_USERS: Final = "weights/users.parquet"
 _REPORT: Final = "report.html"
 _CLEANING: Final = "cleaning_report.txt"
 _NOBODY: Final = "(deleted user)"
+_ATTEMPTS: Final = 3
 
 
 class BundleFolders:
@@ -65,6 +69,12 @@ class BundleFolders:
 
 
 def _erase_from_folder(folder: Path, user_id: str) -> int:
+    # Deletions of another data folder may rewrite the same bundle.
+    with folder_lock(folder):
+        return _rewrite(folder, user_id)
+
+
+def _rewrite(folder: Path, user_id: str) -> int:
     manifest = _manifest((folder / MANIFEST).read_bytes(), str(folder))
     settle(folder, {name: entry["sha256"] for name, entry in manifest["files"].items()})
     held_out = (folder / _HELD_OUT).read_bytes()
@@ -108,7 +118,10 @@ class RegistryVersions:
         """See `Place`. A version whose bundle is no artifact of its run cannot be changed: raises PartlyDone."""
         with one_line_errors(self._registry):
             versions = self._versions()
-        return erased_from(versions, lambda version: self._erase_from(version, user.user_id))
+        database = sqlite_file(self._registry.uri)
+        # Deletions of another data folder rewrite the same artifacts. A registry server has no lock.
+        with folder_lock(database.parent) if database is not None and versions else nullcontext():
+            return erased_from(versions, lambda version: self._erase_from(version, user.user_id))
 
     def _erase_from(self, version: RegisteredVersion, user_id: str) -> int:
         with one_line_errors(self._registry):
@@ -116,7 +129,7 @@ class RegistryVersions:
             found = {path: len(list(_parts_of(path, content, user_id))) for path, content in contents.items()}
             is_of_run = self._is_of_run(version)
             for path in (path for path, number in found.items() if number and (is_of_run or path != _HELD_OUT_PATH)):
-                self._registry.replace_artifact(version, path, _erased(path, contents[path], user_id))
+                contents[path] = self._replaced(version, path, contents[path], user_id)
             if is_of_run:
                 self._renew_manifest(version, contents.get(_HELD_OUT_PATH), user_id)
             elif found.get(_HELD_OUT_PATH):
@@ -126,6 +139,16 @@ class RegistryVersions:
                 )
                 raise PartlyDone([error], sum(found.values()) - found[_HELD_OUT_PATH])
         return sum(found.values())
+
+    def _replaced(self, version: RegisteredVersion, path: str, content: bytes, user_id: str) -> bytes:
+        """Replaces an artifact by one without the user; returns what the registry has then. Raises RegistryError."""
+        for _ in range(_ATTEMPTS):
+            self._registry.replace_artifact(version, path, _erased(path, content, user_id))
+            found = self._registry.read_artifact(self._uris(version)[path])
+            if found is None or not any(_parts_of(path, found, user_id)):
+                return found or b""
+            content = found  # another deletion had read the artifact before, and has replaced it since
+        raise RegistryError(f"version {version.number}: {path}: another program replaces it; run the deletion again")
 
     def _is_of_run(self, version: RegisteredVersion) -> bool:
         folder = self._registry.artifact_folder(version)
@@ -148,14 +171,18 @@ class RegistryVersions:
 
     def _contents(self, version: RegisteredVersion) -> Iterator[tuple[str, bytes]]:
         """(path, content) of the files of the version and of its run that may hold a user."""
-        folder = self._registry.artifact_folder(version)
-        places = {_HELD_OUT_PATH: f"{version.source}/{_HELD_OUT}"}
-        if folder is not None:
-            places |= {path: f"{folder}/{path}" for path in (_WEIGHTS_USERS, _REPORT, _CLEANING)}
-        for path, uri in places.items():
+        for path, uri in self._uris(version).items():
             content = self._registry.read_artifact(uri)
             if content is not None:
                 yield path, content
+
+    def _uris(self, version: RegisteredVersion) -> dict[str, str]:
+        """Path -> URI of these files."""
+        folder = self._registry.artifact_folder(version)
+        uris = {_HELD_OUT_PATH: f"{version.source}/{_HELD_OUT}"}
+        if folder is not None:
+            uris |= {path: f"{folder}/{path}" for path in (_WEIGHTS_USERS, _REPORT, _CLEANING)}
+        return uris
 
 
 def _parts_of(path: str, content: bytes, user_id: str) -> Iterator[Record]:

@@ -5,7 +5,6 @@ Prepared data may be larger than memory, so a file is copied row group by row gr
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from feature_sync.core.errors import StorageError
 from tandem.contract import names
+from tandem.ops.file_replacement import flush_to_disk
 
 _NOBODY: Final = "deleted user of row "
 
@@ -46,11 +46,7 @@ def write_without_user(path: Path, target: Path, user_id: str) -> None:
                     writer.write_table(rows.filter(pc.not_equal(rows.column(names.USER_ID), user_id)))
     except (pa.ArrowException, KeyError) as error:
         raise _unreadable(path, error) from error
-    handle = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_to_disk(target)
 
 
 def without_name(content: bytes, user_id: str) -> bytes | None:

@@ -15,6 +15,15 @@ def put_in_place(staged: Path, path: Path) -> None:
     staged.replace(path)
 
 
+def flush_to_disk(path: Path) -> None:
+    """Returns once the content of a file, or the entries of a folder, are on disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def take_owner(path: Path, like: Path) -> None:
     """Gives a file the owner of `like`, where this process may do that: a command that root runs must not lock out the
     programs that share the folder. Raises OSError."""

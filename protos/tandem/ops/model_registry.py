@@ -24,6 +24,7 @@ from tandem.ops import sqlite_registry
 from tandem.ops.secrets import redacted, without_password
 from tandem.ops.settings_types import sqlite_file
 from tandem.ops.sqlite_registry import RegistryFileError, Schema
+from tandem.ops.storage_errors import storage_error_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -251,7 +252,15 @@ def _copied(folder: Path, into: Path) -> Path:
     """A copy of a folder, below `into`. MLflow would copy it as well, but takes seconds to be imported."""
     if into.resolve().is_relative_to(folder.resolve()):
         raise ValueError("the folder contains the one that it would be copied to")
-    return Path(shutil.copytree(folder, into / folder.name, dirs_exist_ok=True))
+    return Path(shutil.copytree(folder, into / folder.name, dirs_exist_ok=True, copy_function=_copy_file))
+
+
+def _copy_file(source: str, target: str) -> str:
+    """Copies a file. `copytree` would go on after an OSError, on a full disk too, and list all of them at the end."""
+    try:
+        return shutil.copy2(source, target)
+    except OSError as error:
+        raise ValueError(storage_error_line(error)) from error
 
 
 def _create_tables(database: Path) -> None:

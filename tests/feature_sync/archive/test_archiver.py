@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import redis
+import structlog
 
 from feature_sync.archive.archiver import Archiver
 from feature_sync.archive.day_files import DayFiles, LogId
@@ -24,6 +27,7 @@ from feature_sync.archive.tables import (
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
 from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, AppliedItemChange, Event, ItemChange, applied_key
+from tests.support.small_disk import small_disk
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -220,6 +224,33 @@ def test_a_single_archiver_writes_at_a_time(store_url: str, client: redis.Redis,
         first.stop()
         add(client, 1, FIRST_DAY_MS + 1)
         wait_until(lambda: event_numbers(tmp_path) == [0, 1], "the other archiver takes over")
+
+
+def test_a_full_disk_and_a_folder_that_is_gone_cost_no_entry(
+    store_url: str, client: redis.Redis, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", kibibytes=64) as disk, structlog.testing.capture_logs() as logs:
+        archive, ballast = disk / "events", disk / "ballast"
+        archive.mkdir()
+        ballast.write_bytes(bytes(60 << 10))
+        for number in range(300):
+            add(client, number, FIRST_DAY_MS + number)
+        with running_archiver(store_url, archive):
+            wait_until(lambda: bool(logs), "the archiver has tried")
+            assert (event_numbers(archive), client.xlen(applied_key(EVENTS))) == ([], 300)
+            ballast.unlink()
+            wait_until(lambda: event_numbers(archive) == list(range(300)), "the archiver has written the file")
+            shutil.rmtree(archive)
+            add(client, 300, FIRST_DAY_MS + 300)
+            wait_until(lambda: len(_waits(logs)) == 2, "the archiver has tried again")
+            archive.mkdir()
+            wait_until(lambda: event_numbers(archive) == [300], "the archiver goes on behind its position")
+    assert "No space left on device; free some space" in _waits(logs)[0]
+    assert _waits(logs)[1].endswith("No such file or directory")
+
+
+def _waits(logs: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [line["error"] for line in logs if line["event"] == "archive_waits"]
 
 
 def test_waits_while_the_disk_cannot_be_written(store_url: str, client: redis.Redis, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tandem.contract.bundle import Bundle
 from tests.support.hostile_bundles import tower_that_fills_memory
 from tests.support.scripted_registry import scripted_registry
 from tests.support.serving import MlflowRegistry
+from tests.support.small_disk import remount, small_disk
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.process
@@ -149,6 +150,28 @@ def test_known_bundles_stay_live_while_the_registry_is_down(
     finally:
         Path(moved).rename(registry.database)
     assert versions(live) == ["m1"]
+
+
+def test_a_disk_that_is_full_or_read_only_is_named_and_leaves_nothing(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, tmp_path: Path
+) -> None:
+    registry.register(bundle_dir, model_name=settings.model_name, model_version="m1", alias=names.CHAMPION)
+    with small_disk(tmp_path / "disk", kibibytes=96) as disk, structlog.testing.capture_logs() as logs:
+        cache = disk / BUNDLE_CACHE
+        live = LiveBundles(settings.model_copy(update={"data_dir": disk}), on_change=lambda: None)
+        (disk / "ballast").write_bytes(bytes(64 << 10))
+        live.poll()
+        assert (versions(live), list(cache.iterdir())) == ([], [])
+        remount(disk, "ro")
+        live.poll()
+        remount(disk, "rw,size=4096k")
+        live.poll()
+        assert (versions(live), [path.name for path in cache.iterdir()]) == (["m1"], ["m1"])
+    full, read_only = (line["error"] for line in logs if line["event"] == "registry_unreadable")
+    assert f"version 1 from {registry.uri.removeprefix('sqlite:///').rpartition('/')[0]}" in full
+    assert full.count("No space left on device") == 1
+    assert "[Errno" not in full + read_only
+    assert read_only.endswith("Read-only file system")
 
 
 def test_a_configured_folder_replaces_the_registry(bundle: Bundle, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -340,6 +341,19 @@ def test_events_may_wait_in_a_store_of_their_own(world: World) -> None:
             events.xadd(stream_key(EVENTS), {ENTRY_FIELD: world.event(40, user).to_bytes()})
         assert found_in(delete_user(settings, USER))["event_stream"] == 1
         assert events.xlen(stream_key(EVENTS)) == 1
+
+
+def test_deletions_of_two_data_folders_rewrite_one_registry_in_turns(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.settings.data_dir, tmp_path / "other")
+    other = world.settings.model_copy(update={"data_dir": tmp_path / "other", "impression_log": None})
+    with ThreadPoolExecutor() as threads:
+        accounts = list(threads.map(delete_user, (world.settings, other), (USER, OTHER)))
+    assert [account.complete for account in accounts] == [True, True]
+    registry = Path(world.settings.registry_uri.removeprefix("sqlite:///")).parent
+    left = {user: [path for path in world.holds(user) if str(registry) in path] for user in (USER, OTHER)}
+    assert left == {USER: [], OTHER: []}
+    (bundle,) = (registry / "artifacts").glob("*/artifacts/bundle")
+    assert {user.user_id for user in read_bundle(bundle).held_out_users}.isdisjoint({USER, OTHER})
 
 
 def test_without_a_store_or_a_folder_nothing_is_begun(world: World) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkerboard import write_checkerboard
+from tests.support.small_disk import remount, small_disk
 from trainer.commands.cli import main
 
 pytestmark = pytest.mark.process
@@ -35,21 +35,9 @@ def run(dataset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Path]:
-    """A small disk, 200 KiB, of which a test takes what it wants."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount") is not None
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if not mounted or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("this test mounts a small disk: it needs root, and the right to mount")
-    try:
+    """A disk of 2 MiB, of which a test takes what it wants."""
+    with small_disk(tmp_path / "disk") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def remount(folder: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
 
 
 def assert_one_error(status: int, stderr: str, *named: str) -> None:
