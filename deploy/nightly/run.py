@@ -44,6 +44,10 @@ def run_night(settings: Settings, until: datetime, *, full: bool | None = None) 
     of each step; "served" is False if the gate refused the candidate. Raises StepFailed.
     """
     night = Night()
+    attributed = None
+    if steps.keeps_impressions(settings):
+        with night.step("attribute"):
+            attributed = _try(steps.attribute())
     with night.step("ingest"):
         prepared = str(_run(steps.ingest(settings, until=until.isoformat()))["prepared"])
     with night.step("drift"):
@@ -73,6 +77,7 @@ def run_night(settings: Settings, until: datetime, *, full: bool | None = None) 
         "drifted": drift["drifted"] if drift else None,
         "failures": verdict["failures"],
         "prepared": prepared,
+        "report": attributed["page"] if attributed else None,
         "seconds": {name: round(seconds, 1) for name, seconds in night.seconds.items()},
         "total_seconds": round(sum(night.seconds.values()), 1),
     }

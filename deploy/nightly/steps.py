@@ -1,5 +1,6 @@
 """The commands of the nightly run, one function each, which returns the words after `python -m`.
 
+    attribute
     ingest -> drift -> train (a step on from the champion, or in full) -> validate -> promote -> publish -> serve
 
 Every command prints a JSON object as its last line; values that a command needs from another's object are arguments
@@ -20,6 +21,7 @@ EXIT_REFUSED: Final = 3
 """Exit status of `validate` if the gate refuses the candidate: not a failure, and the champion keeps serving."""
 _ARCHIVES: Final = ("events", "item-changes")
 """Folders that feature_sync keeps below the data folder, and the options that take them."""
+_IMPRESSIONS: Final = "impressions"
 
 
 def ingest(settings: Settings, *, until: str) -> Command:
@@ -65,6 +67,16 @@ def serve(model_version: str) -> Command:
 def features(prepared: str) -> Command:
     """Materialises the served values into the feature store, for its readers."""
     return ("feature_sync", "features", "materialize", "--prepared", prepared)
+
+
+def attribute() -> Command:
+    """What came of what was shown: the report of the last weeks, which takes in the events that came late."""
+    return ("feature_sync", "attribute")
+
+
+def keeps_impressions(settings: Settings) -> bool:
+    """Whether anything was shown that feature_sync keeps."""
+    return (settings.data_dir / _IMPRESSIONS).is_dir()
 
 
 def train_in_full(drift: Mapping[str, Any] | None, until: datetime, full_weekday: int) -> bool:

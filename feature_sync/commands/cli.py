@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from feature_sync.commands import (
+    attribute,
     check_bundle,
     dead_letters,
     delete_user,
@@ -36,6 +37,7 @@ _COMMANDS: Mapping[str, Command[Settings]] = {
     "export-user": export_user,
     "delete-user": delete_user,
     "features": features,
+    "attribute": attribute,
     "run": run,
     "dead-letters": dead_letters,
     "store": store,

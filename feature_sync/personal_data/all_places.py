@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from feature_sync.attribution.question import REPORT
 from feature_sync.bundles.checked import open_checked
 from feature_sync.core.settings import Settings
 from feature_sync.operations.show_user import served_bundle
 from feature_sync.personal_data.bundle_places import BundleFolders, RegistryVersions
 from feature_sync.personal_data.feature_places import FeatureKeys, FeatureSources
-from feature_sync.personal_data.file_places import PREPARED, Archive, ImpressionLogs, PreparedFolders
+from feature_sync.personal_data.file_places import PREPARED, Archive, AttributionReport, ImpressionLogs, PreparedFolders
 from feature_sync.personal_data.place import Place
 from feature_sync.personal_data.store_places import (
     MIN_SEARCHED_BYTES,
@@ -57,6 +58,7 @@ def all_places(settings: Settings, store: StoreConnection, *, names_items: bool)
             *(DeadLetterEntries(store, stream) for stream in _STREAMS),
             *(AppliedEntries(store, stream) for stream in _STREAMS),
             *(Archive(settings.data_dir / stream, stream) for stream in _STREAMS),
+            AttributionReport(settings.data_dir / REPORT),
             PreparedFolders(settings.data_dir / PREPARED),
             FeatureSources(settings.data_dir),
             FeatureKeys(settings, store),

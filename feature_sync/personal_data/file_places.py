@@ -15,6 +15,7 @@ from typing import Any, Final
 from feature_sync.archive.day_files import all_files, replace_file, writing
 from feature_sync.archive.tables import rows_of_user as archived_rows
 from feature_sync.archive.tables import write_without_user as write_archived
+from feature_sync.attribution.question import EVENTS_FILE, USERS
 from feature_sync.core.errors import PreparedDataError
 from feature_sync.personal_data import parquet_rows
 from feature_sync.personal_data.place import Record, Subject, erased_from, word_pattern
@@ -23,6 +24,7 @@ from tandem.contract import names
 from tandem.contract.checksums import file_sha256
 from tandem.contract.streams import EVENTS
 from tandem.ops.file_lock import file_lock
+from tandem.ops.file_replacement import put_in_place
 
 PREPARED: Final = "prepared"
 _ABOUT: Final = "prepared.json"
@@ -64,6 +66,40 @@ def _erase_from_archived(path: Path, user: Subject, stream: str) -> int:
     if rows:
         write = partial(write_archived, path, user_id=user.user_id, until=user.until, stream=stream)
         replace_file(path, write)
+    return len(rows)
+
+
+class AttributionReport:
+    """The rows of the user in the newest report of attribution; its page and its JSON name nobody."""
+
+    name = "attribution"
+
+    def __init__(self, folder: Path) -> None:
+        self.where = str(folder)
+        self._folder = folder
+
+    def find(self, user: Subject) -> Sequence[Record]:
+        """See `Place`."""
+        return [
+            {"file": str(path.relative_to(self._folder)), **row}
+            for path in self._files()
+            for row in parquet_rows.rows_of_user(path, user.user_id)
+        ]
+
+    def erase(self, user: Subject) -> int:
+        """See `Place`. Files are replaced one by one."""
+        return erased_from(self._files(), lambda path: _erase_from_report(path, user.user_id))
+
+    def _files(self) -> list[Path]:
+        paths = [self._folder / EVENTS_FILE, *sorted((self._folder / USERS).glob("*.parquet"))]
+        return [path for path in paths if path.is_file()]
+
+
+def _erase_from_report(path: Path, user_id: str) -> int:
+    rows = parquet_rows.rows_of_user(path, user_id)
+    if rows:
+        parquet_rows.write_without_user(path, staged_path(path), user_id)
+        put_in_place(staged_path(path), path)
     return len(rows)
 
 

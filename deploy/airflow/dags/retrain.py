@@ -1,6 +1,7 @@
 """The DAG `retrain`: every night from new events to a served model. A task that fails leaves the champion serving.
 
     ingest >> drift >> choose >> (train_on | train_in_full) >> validate >> deploy: promote >> publish >> serve
+    attribute
 
 Tasks are the commands of `deploy.nightly.steps`, in the project's own environment: Airflow's environment has none of
 our packages. A run takes the events of the days that ended before the end of its data interval. These never change, so
@@ -133,4 +134,7 @@ with DAG(
         promote >> publish >> serve
         if SETTINGS.feature_store:
             serve >> Step(task_id="features", arguments=steps.features(PREPARED), retries=min(RETRIES, 1))
+    if steps.keeps_impressions(SETTINGS):
+        # Nothing waits for it: a report of what was shown says nothing about the next model's data.
+        Step(task_id="attribute", arguments=steps.attribute(), retries=min(RETRIES, 1))
     ingest >> drift >> choose() >> [train_on, train_in_full] >> validate >> deploy

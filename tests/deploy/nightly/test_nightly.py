@@ -87,6 +87,14 @@ def test_folders_that_feature_sync_has_not_made_yet_are_left_out(tmp_path) -> No
     assert arguments[arguments.index("--item-changes") + 1] == str(tmp_path / "item-changes")
 
 
+def test_what_was_shown_is_reported_where_it_is_kept(tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert not steps.keeps_impressions(settings)
+    (tmp_path / "impressions").mkdir()
+    assert steps.keeps_impressions(settings)
+    assert steps.attribute() == ("feature_sync", "attribute")
+
+
 class Serving(BaseHTTPRequestHandler):
     """A server that reports the next model version with every answer, and the last version from then on."""
 

@@ -242,6 +242,11 @@ def _fill(world: World, other_bundle_dir: Path) -> None:
     for user in (USER, OTHER):
         for stream in (EVENTS, IMPRESSIONS):
             world.client.xadd(dead_letters_key(stream), _dead(b"\xffunreadable " + user.encode() + b" entry"))
+    (data_dir / "attribution" / "users").mkdir(parents=True)
+    for name in ("events.parquet", "users/exp.parquet"):
+        pq.write_table(
+            pa.table({names.USER_ID: [*users, "u"], "clicks": [1, 2, 3, 4]}), data_dir / "attribution" / name
+        )
     lines = [json.dumps({"user_id": user, "items": []}) for user in users]
     for name in ("impressions.jsonl.worker-0", "impressions.jsonl.worker-0.1"):
         (data_dir / name).write_text("\n".join([*lines, '{"user_id": ""}', ""]))

@@ -54,6 +54,7 @@ FOUND = {
     "applied_impressions": 2,
     "archive": 2,
     "impression_archive": 2,
+    "attribution": 2,  # an event, and a row of an experiment
     "prepared_data": 4,  # two interactions, the features, a low rating
     "feature_sources": 0,
     "feature_store_online": 0,

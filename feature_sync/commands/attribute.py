@@ -1,0 +1,77 @@
+"""`attribute`: what came of what was shown."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime, timedelta
+
+from feature_sync.commands.report import print_line
+from feature_sync.core.settings import Settings
+from tandem.contract.streams import EVENTS, IMPRESSIONS
+from tandem.ops.arguments import moment, number, path, word
+
+SUMMARY = "join events to what was shown: rates, revenue, experiments; as Parquet, JSON and HTML"
+
+_DEFAULT_DAYS = 28
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    parser.description = (
+        "Joins the archived events to the archived impressions and reports what came of what was shown, by day, "
+        "scenario, placement, position, model and arm, with a verdict for every experiment. Run it again, and events "
+        "that came late count too. Prints the report in short as one JSON line."
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=moment,
+        metavar="TIME",
+        help=f"answers of this time or later, ISO 8601, UTC (default: {_DEFAULT_DAYS} days before --to)",
+    )
+    parser.add_argument("--to", dest="end", type=moment, metavar="TIME", help="answers before this time (default: now)")
+    parser.add_argument(
+        "--window",
+        type=number(0.001, 366),
+        default=7.0,
+        metavar="DAYS",
+        help="longest time between an answer and what came of it (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--lookback",
+        type=number(0, 366),
+        default=28.0,
+        metavar="DAYS",
+        help="how far back users are compared before an experiment (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--session-key",
+        type=word,
+        default="sessionId",
+        metavar="KEY",
+        help="key of the request's context that tells anonymous users apart (default: %(default)s)",
+    )
+    parser.add_argument("--plans", type=path, metavar="FILE", help="YAML file of the experiments' plans")
+    parser.add_argument(
+        "--output", type=path, metavar="DIR", help="folder of the report (default: attribution/ in the data folder)"
+    )
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Writes the report, and prints it in short. Raises FeatureSyncError."""
+    from feature_sync.attribution.question import REPORT, Question
+    from feature_sync.attribution.report import attribute
+
+    end = options.end or datetime.now(UTC)
+    question = Question(
+        impressions=settings.data_dir / IMPRESSIONS,
+        events=settings.data_dir / EVENTS,
+        start=options.start or end - timedelta(days=_DEFAULT_DAYS),
+        end=end,
+        window_seconds=options.window * 86_400,
+        lookback_seconds=options.lookback * 86_400,
+        session_key=options.session_key,
+        plans=options.plans,
+    )
+    print_line(attribute(question, options.output or settings.data_dir / REPORT))
+    return 0
