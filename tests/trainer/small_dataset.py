@@ -37,6 +37,7 @@ def dataset_of(histories: Sequence[Sequence[int]], *, num_items: int) -> Dataset
         ),
         ratings=np.full(sum(lengths), np.nan, dtype=np.float32),
         weights=np.ones(sum(lengths), dtype=np.float32),
+        pair_types=np.full(sum(lengths), 1 << EVENT_CODES["rating"] - 1, dtype=np.uint8),
     )
 
 

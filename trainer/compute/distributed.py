@@ -71,8 +71,9 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def average_gradients(parameters: Iterable[torch.nn.Parameter], *, weight: int) -> None:
-    """Replaces gradients by their mean over the processes, weighted by `weight`, this process's number of positions.
+def average_gradients(parameters: Iterable[torch.nn.Parameter], *, weight: float) -> None:
+    """Replaces gradients by their mean over the processes, weighted by `weight`, the sum of the weights of this
+    process's positions.
 
     A missing gradient counts as zero: a process may have had no window of a small batch.
     """

@@ -130,6 +130,29 @@ class FitConfig(_Section):
     """Whether the served model is trained again on train + validation, for the best number of epochs."""
 
 
+class ObjectivesConfig(_Section):
+    """What the model learns to recommend: how much a choice counts, by the types of the events that it stands for. A
+    choice that meets several objectives counts as much as their sum; one that meets none is read in histories, and not
+    learned. With no weight above 0, all choices count alike."""
+
+    click: float = Field(default=0.0, ge=0.0)
+    """Weight of an item that the user clicked or viewed."""
+    add_to_cart: float = Field(default=0.0, ge=0.0)
+    """Weight of an item that the user put into the cart."""
+    purchase: float = Field(default=0.0, ge=0.0)
+    """Weight of an item that the user bought. Raise it to recommend more of what is bought and less of what is only
+    viewed."""
+    rating: float = Field(default=0.0, ge=0.0)
+    """Weight of an item that the user rated, not below the data's `min_rating`."""
+    dwell: float = Field(default=0.0, ge=0.0)
+    """Weight of an item that the user spent time with, however long."""
+
+    @property
+    def by_type(self) -> dict[str, float]:
+        """The weights above 0 by event type; empty: all choices count alike."""
+        return {name: weight for name, weight in self.model_dump().items() if weight > 0.0}
+
+
 class WarmStartConfig(_Section):
     """How training continues from an earlier model (`train --warm-start`); all other keys are those of [fit]."""
 
@@ -282,6 +305,7 @@ class TrainConfig(_Section):
     towers: TowersConfig = TowersConfig()
     text: TextConfig = TextConfig()
     fit: FitConfig = FitConfig()
+    objectives: ObjectivesConfig = ObjectivesConfig()
     warm_start: WarmStartConfig = WarmStartConfig()
     index: IndexConfig = IndexConfig()
     content: ContentConfig = ContentConfig()
@@ -289,6 +313,14 @@ class TrainConfig(_Section):
     ranker: RankerConfig = RankerConfig()
     ncf: NcfConfig = NcfConfig()
     gate: GateConfig = GateConfig()
+
+    @model_validator(mode="after")
+    def _check_ranker_of_objectives(self) -> TrainConfig:
+        if self.objectives.by_type and self.ranker.kind != "blend":
+            raise ValueError(
+                f'objectives need ranker.kind = "blend": "{self.ranker.kind}" learns from all choices alike'
+            )
+        return self
 
     def warm_started(self) -> TrainConfig:
         """This configuration with the [fit] of a warm start."""

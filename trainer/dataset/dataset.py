@@ -107,6 +107,9 @@ class Dataset:
     """(events,) float32 on the scale of the source; NaN without a rating."""
     weights: npt.NDArray[np.float32]
     """(events,) float32, the weight of the event's type in the data set's `event_weights`."""
+    pair_types: npt.NDArray[np.uint8]
+    """(events,) uint8, the types of all events that an event stands for: bit i is names.EVENT_TYPES[i]. Labels alone:
+    some of them happened after `event_times`."""
     low_rated: LowRated = field(default_factory=LowRated)
 
     @property
@@ -130,6 +133,7 @@ class Dataset:
             event_times=self.event_times[kept],
             ratings=self.ratings[kept],
             weights=self.weights[kept],
+            pair_types=self.pair_types[kept],
             low_rated=self.low_rated.subset(self.offsets, kept),
         )
 
@@ -224,7 +228,10 @@ def load_dataset(directory: Path) -> Dataset:
     users = read_table(directory / "users.parquet")
     interactions = read_table(
         directory / "interactions.parquet",
-        columns=[names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE, names.WEIGHT],
+        columns=[
+            *(names.USER_ID, names.ITEM_ID, names.RATING, names.TIMESTAMP, names.EVENT_TYPE, names.WEIGHT),
+            *names.EVENT_COUNTS,
+        ],
     )
     item_ids = items.column(names.ITEM_ID).to_pylist()
     user_ids = users.column(names.USER_ID).to_pylist()
@@ -255,8 +262,17 @@ def load_dataset(directory: Path) -> Dataset:
         event_times=interactions.column(names.TIMESTAMP).to_numpy()[order],
         ratings=interactions.column(names.RATING).to_numpy()[order].astype(np.float32),
         weights=interactions.column(names.WEIGHT).to_numpy()[order].astype(np.float32),
+        pair_types=_types_of(interactions)[order],
         low_rated=_load_low_rated(directory, user_ids),
     )
+
+
+def _types_of(interactions: Any) -> npt.NDArray[np.uint8]:
+    """`Dataset.pair_types` of a table of interactions."""
+    types = np.zeros(len(interactions), dtype=np.uint8)
+    for bit, name in enumerate(names.EVENT_COUNTS):
+        types |= (interactions.column(name).to_numpy() > 0).astype(np.uint8) << bit
+    return types
 
 
 def _load_low_rated(directory: Path, user_ids: Sequence[str]) -> LowRated:

@@ -79,9 +79,11 @@ def metrics_per_user(ranks: npt.NDArray[np.int64]) -> dict[str, PerUser]:
     return {name: metrics[name] for name in HELD_OUT_METRICS}
 
 
-def mean_metrics(per_user: Mapping[str, PerUser]) -> dict[str, float]:
-    """Mean of each metric over users; 0 without users."""
-    return {name: float(values.mean()) if len(values) else 0.0 for name, values in per_user.items()}
+def mean_metrics(per_user: Mapping[str, PerUser], weights: npt.NDArray[np.float32] | None = None) -> dict[str, float]:
+    """Mean of each metric over users, weighted by `weights`, (users,) float32; 0 without users."""
+    return {
+        name: float(np.average(values, weights=weights)) if len(values) else 0.0 for name, values in per_user.items()
+    }
 
 
 @dataclass(frozen=True)

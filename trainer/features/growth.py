@@ -76,6 +76,7 @@ def with_earlier_users(dataset: Dataset, earlier: Sequence[str]) -> Dataset:
         event_times=dataset.event_times[events],
         ratings=dataset.ratings[events],
         weights=dataset.weights[events],
+        pair_types=dataset.pair_types[events],
         low_rated=dataset.low_rated.with_users(new_rows),
     )
 

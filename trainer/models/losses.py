@@ -40,7 +40,7 @@ class ItemLoss(Protocol):
         """Samples the items to score a batch against; `target_rows` is (positions,) int64."""
 
     def __call__(self, scored: Scored) -> Tensor:
-        """The mean loss of the positions, a scalar."""
+        """The mean loss of the positions, weighted by `scored.weights`: a scalar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,12 @@ class Scored:
     sample: Sample
     sample_vectors: Tensor
     """(sample, dim) float32."""
+    weights: Tensor | None = None
+    """(positions,) float32, how much each position counts; at least one is above 0. None: all count alike."""
+
+    def mean(self, losses: Tensor) -> Tensor:
+        """The mean of the positions' losses, (positions,) float32: a scalar."""
+        return losses.mean() if self.weights is None else (losses * self.weights).sum() / self.weights.sum()
 
     def target_scores(self) -> Tensor:
         """(positions,) float32."""
@@ -85,7 +91,8 @@ class FullSoftmax:
     def __call__(self, scored: Scored) -> Tensor:
         """Mean cross-entropy."""
         targets = self._indices.to(scored.target_rows.device)[scored.target_rows]
-        loss: Tensor = _FullCrossEntropy.apply(scored.user_vectors, scored.sample_vectors, targets)  # type: ignore[no-untyped-call]
+        shares = None if scored.weights is None else scored.weights / scored.weights.sum()
+        loss: Tensor = _FullCrossEntropy.apply(scored.user_vectors, scored.sample_vectors, targets, shares)  # type: ignore[no-untyped-call]
         return loss
 
 
@@ -99,8 +106,11 @@ class _FullCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, user_vectors: Tensor, item_vectors: Tensor, target_rows: Tensor) -> Tensor:
-        """(positions, dim), (items, dim), (positions,) int64 -> a scalar."""
+    def forward(
+        ctx: Any, user_vectors: Tensor, item_vectors: Tensor, target_rows: Tensor, shares: Tensor | None
+    ) -> Tensor:
+        """(positions, dim), (items, dim), (positions,) int64 -> a scalar; `shares`, (positions,) float32 with sum 1,
+        are those of the positions in the mean, None: equal ones."""
         num_positions = len(user_vectors)
         chunk = max(1, (_GPU_CHUNK_SCORES if user_vectors.is_cuda else _CPU_CHUNK_SCORES) // len(item_vectors))
         user_gradient = torch.empty_like(user_vectors)
@@ -114,19 +124,26 @@ class _FullCrossEntropy(torch.autograd.Function):
             target_scores = scores.gather(1, targets)
             exponentials = scores.sub_(highest).exp_()
             sums = exponentials.sum(dim=1, keepdim=True)
-            total += (sums.log() + highest - target_scores).sum()
-            gradient = exponentials.mul_(1.0 / (sums * num_positions))
-            gradient.scatter_add_(1, targets, torch.full_like(target_scores, -1.0 / num_positions))
+            losses = sums.log() + highest - target_scores
+            if shares is None:
+                total += losses.sum()
+                gradient = exponentials.mul_(1.0 / (sums * num_positions))
+                gradient.scatter_add_(1, targets, torch.full_like(target_scores, -1.0 / num_positions))
+            else:
+                share = shares[start : start + chunk, None]
+                total += (losses * share).sum()
+                gradient = exponentials.mul_(share / sums)
+                gradient.scatter_add_(1, targets, -share)
             user_gradient[start : start + chunk] = gradient @ item_vectors
             item_gradient.addmm_(gradient.T, users)
         ctx.save_for_backward(user_gradient, item_gradient)
-        return total / num_positions
+        return total / num_positions if shares is None else total
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Scales the gradients that `forward` computed."""
         user_gradient, item_gradient = ctx.saved_tensors
-        return user_gradient * gradients[0], item_gradient * gradients[0], None
+        return user_gradient * gradients[0], item_gradient * gradients[0], None, None
 
 
 class _SampledSoftmax:
@@ -140,7 +157,7 @@ class _SampledSoftmax:
         # The same as cross_entropy on [positive, negative], without a copy of the large matrix. The positive score is
         # always finite.
         log_sum = torch.logsumexp(negative, dim=1) if negative.shape[1] else torch.full_like(positive, float("-inf"))
-        return F.softplus(log_sum - positive).mean()
+        return scored.mean(F.softplus(log_sum - positive))
 
 
 class SampledSoftmax(_SampledSoftmax):
@@ -234,7 +251,7 @@ class GeneralisedBce:
         """Mean over positions and their 1 + negatives terms."""
         positive = self.beta * F.softplus(-scored.target_scores())
         negative = F.softplus(scored.sample_scores().masked_fill(scored.is_target(), float("-inf"))).sum(dim=1)
-        return ((positive + negative) / (1 + len(scored.sample.rows))).mean()
+        return scored.mean((positive + negative) / (1 + len(scored.sample.rows)))
 
 
 class _Draw:

@@ -193,9 +193,10 @@ def _averaged(average: Tensor, current: Tensor, num_averaged: Tensor | int, *, d
 def _train_epoch(train_state: TrainState, step: TrainingStep, num_windows: int, config: FitConfig) -> tuple[float, int]:
     """One pass over the windows; returns the mean loss and the number of positions over all processes."""
     train_state.model.train()
-    sums = torch.zeros(2, dtype=torch.float64)  # sum of losses, number of positions
+    sums = torch.zeros(3, dtype=torch.float64)  # weighted sum of losses, sum of weights, number of positions
     losses: list[Tensor] = []
-    counts: list[int] = []
+    weights: list[float] = []
+    num_own = 0
     for batch in _shuffled(num_windows, config.batch_size, train_state.generators["batches"]):
         share = batch[distributed.rank() :: distributed.num_processes()]
         train_state.optimiser.zero_grad(set_to_none=True)
@@ -203,18 +204,20 @@ def _train_epoch(train_state: TrainState, step: TrainingStep, num_windows: int, 
             loss = step(share)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            counts.append(step.num_positions(share))
-        distributed.average_gradients(train_state.model.parameters(), weight=counts[-1] if len(share) else 0)
+            weights.append(step.total_weight(share))
+            num_own += step.num_positions(share)
+        distributed.average_gradients(train_state.model.parameters(), weight=weights[-1] if len(share) else 0.0)
         torch.nn.utils.clip_grad_norm_(train_state.model.parameters(), config.max_gradient_norm)
         train_state.optimiser.step()
         train_state.schedule.step()
         if train_state.average is not None:
             train_state.average.update_parameters(train_state.model)
     if losses:
-        positions = torch.tensor(counts, dtype=torch.float64)
-        sums = torch.stack([(torch.stack(losses).double().cpu() * positions).sum(), positions.sum()])
-    loss_sum, num_positions = distributed.total(sums.to(losses[0].device if losses else "cpu")).tolist()
-    return loss_sum / num_positions, int(num_positions)
+        weight = torch.tensor(weights, dtype=torch.float64)
+        loss_sum = (torch.stack(losses).double().cpu() * weight).sum()
+        sums = torch.stack([loss_sum, weight.sum(), torch.tensor(num_own, dtype=torch.float64)])
+    total_loss, total_weight, num_positions = distributed.total(sums.to(losses[0].device if losses else "cpu")).tolist()
+    return total_loss / total_weight, int(num_positions)
 
 
 def _validated(model: TwoTowerModel, validate: Validate | None) -> Mapping[str, float]:

@@ -37,6 +37,11 @@ class TrainingStep:
         """Number of targets in a batch of windows, (n,) int64."""
         return int(self._windows.lengths[batch].sum())
 
+    def total_weight(self, batch: Tensor) -> float:
+        """Sum of the weights of a batch's targets: their number, if all count alike."""
+        weights = self._windows.target_weights
+        return float(self.num_positions(batch)) if weights is None else float(weights[batch].sum())
+
     def __call__(self, batch: Tensor) -> Tensor:
         """The mean loss of a batch's positions; `batch` is (n,) int64, at least one window."""
         packing = pack(self._windows.lengths[batch], self._windows.history_rows.shape[1])
@@ -59,6 +64,9 @@ class TrainingStep:
                 target_vectors=vectors[torch.searchsorted(rows, targets)],
                 sample=sample,
                 sample_vectors=vectors[torch.searchsorted(rows, sample.rows)],
+                weights=None
+                if self._windows.target_weights is None
+                else to_device(self._windows.target_weights[events], self._device),
             )
         )
 

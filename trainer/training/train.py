@@ -20,6 +20,7 @@ from trainer.core.errors import DataError
 from trainer.dataset.dataset import Cut, HoldOut
 from trainer.evaluation.metrics import PerUser, mean_metrics, metrics_per_user
 from trainer.features.encoded import Encoded
+from trainer.features.objectives import choice_weights, target_weights
 from trainer.models.two_tower import TwoTowerModel
 from trainer.rankers.all_rankers import RankerChoice, choose_ranker
 from trainer.rankers.base.frozen_towers import FrozenTowers
@@ -129,7 +130,7 @@ def fit_towers(
     if not config.fit.refit:
         return FittedTowers(selected=selected, final=selected)
     final = fit(
-        _fit_inputs(plan.final, plan.cut, plan.weights),
+        _fit_inputs(plan.final, plan.cut, config, plan.weights),
         config,
         device=choose_device(config.fit.device),
         num_epochs=selected.best_epoch,
@@ -195,12 +196,13 @@ def _select_towers(
             items=len(encoded.dataset.catalogue),
             interactions=len(encoded.dataset.item_rows),
         )
+    of_targets = target_weights(encoded.dataset, validation, config.objectives)
     return fit(
-        _fit_inputs(encoded, validation, plan.weights),
+        _fit_inputs(encoded, validation, config, plan.weights),
         config,
         device=choose_device(config.fit.device),
         num_epochs=config.fit.max_epochs,
-        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation)),
+        validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation), of_targets),
         on_epoch=on_epoch,
         checkpoint_path=checkpoint_path,
     )
@@ -253,11 +255,14 @@ def scoring_model(model: TwoTowerModel, encoded: Encoded, sources: Mapping[str, 
     )
 
 
-def _fit_inputs(encoded: Encoded, cut: Cut, weights: Mapping[str, torch.Tensor] | None) -> FitInputs:
+def _fit_inputs(
+    encoded: Encoded, cut: Cut, config: TrainConfig, weights: Mapping[str, torch.Tensor] | None
+) -> FitInputs:
     dataset = encoded.dataset
+    of_choices = choice_weights(dataset, config.objectives)
     return FitInputs(
         schema=encoded.schema,
-        windows=training_windows(dataset, encoded.schema, cut.num_history_events),
+        windows=training_windows(dataset, encoded.schema, cut.num_history_events, of_choices),
         item_tensors=encoded.item_tensors,
         popularity=dataset.popularity(cut.num_history_events),
         num_users=len(dataset.user_ids),

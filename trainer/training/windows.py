@@ -46,18 +46,31 @@ class Windows:
 
     lengths: Tensor
     """(windows,) int64, number of events in each window."""
+    target_weights: Tensor | None = None
+    """(windows, history_length) float32, how much each target counts, 0 without an event; None: all count alike."""
 
     def __len__(self) -> int:
         return len(self.history_rows)
 
 
-def training_windows(dataset: Dataset, schema: FeatureSchema, num_events: npt.NDArray[np.int64]) -> Windows:
+def training_windows(
+    dataset: Dataset,
+    schema: FeatureSchema,
+    num_events: npt.NDArray[np.int64],
+    choice_weights: npt.NDArray[np.float32] | None = None,
+) -> Windows:
     """Windows over the first `num_events[u]` events of each user, (users,) int64.
 
-    Users with fewer than two events have no target and are left out.
+    Users with fewer than two events have no target and are left out. `choice_weights`, (events,) float32, say how much
+    each event counts as a target; a window whose targets do not count is left out.
     """
     length = schema.history_length
     users, ends = _window_ends(num_events, length)
+    target_weights = None
+    if choice_weights is not None:
+        target_weights = _target_weights(dataset, choice_weights, users, ends, length)
+        counts = target_weights.any(axis=1)
+        users, ends, target_weights = users[counts], ends[counts], target_weights[counts]
     # Index of each event in its user's history, below 0 without an event, and in the data set's flat arrays.
     in_history = ends[:, None] - length + np.arange(length)
     present = in_history >= 0
@@ -71,7 +84,21 @@ def training_windows(dataset: Dataset, schema: FeatureSchema, num_events: npt.ND
         torch.from_numpy(_feature_codes(dataset, schema, users, in_history)),
         torch.from_numpy(encode_index(users)),
         torch.from_numpy(np.minimum(ends, length)),
+        None if target_weights is None else torch.from_numpy(target_weights),
     )
+
+
+def _target_weights(
+    dataset: Dataset,
+    choice_weights: npt.NDArray[np.float32],
+    users: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    length: int,
+) -> npt.NDArray[np.float32]:
+    """See `Windows.target_weights`; `users` and `ends` are (windows,) int64."""
+    in_history = ends[:, None] - length + np.arange(length)
+    flat = dataset.offsets[users][:, None] + np.maximum(in_history, 0)
+    return np.where(in_history >= 0, choice_weights[flat + 1], np.float32(0.0))
 
 
 def _window_ends(num_events: npt.NDArray[np.int64], length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -93,6 +93,7 @@ def window(customers: Customers, *, first_day: int, num_days: int, seed: int) ->
         offsets=np.concatenate([[0], np.cumsum(counts)]),
         item_rows=np.array([row[1] for row in rows]),
         event_codes=np.array([EVENT_CODES[row[3]] for row in rows], dtype=np.uint8),
+        pair_types=np.array([1 << EVENT_CODES[row[3]] - 1 for row in rows], dtype=np.uint8),
         event_times=np.array([row[2] for row in rows]),
         ratings=np.full(len(rows), np.nan, dtype=np.float32),
         weights=np.ones(len(rows), dtype=np.float32),

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from tandem.contract.manifest import BlendSpec, Calibration
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut, Dataset, HoldOut, history_states, sample_positions
-from trainer.evaluation.metrics import PerUser, metrics_per_user
+from trainer.evaluation.metrics import PerUser, mean_metrics, metrics_per_user
+from trainer.features.objectives import target_weights
 from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import EncodedUsers, ScoringModel, vectors_of_users
 from trainer.sources.all_sources import blended_sources
@@ -46,7 +47,8 @@ def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, con
     Chooses one source at a time, which tries a few blends instead of all combinations. A source has a share of what the
     sources before it leave, so the last source is chosen first. The user tower runs once for all blends.
     """
-    trial = _Trial(dataset, validation, model, EncodedUsers(dataset, validation, model))
+    weights = target_weights(dataset, validation, config.objectives)
+    trial = _Trial(dataset, validation, model, EncodedUsers(dataset, validation, model), weights)
     (alone,) = trial.quality([None])
     shares: Shares = {}
     metrics: Mapping[str, PerUser] = alone
@@ -125,6 +127,8 @@ class _Trial:
     hold_out: HoldOut
     model: ScoringModel
     encoded_users: EncodedUsers
+    weights: npt.NDArray[np.float32] | None = None
+    """(evaluated,) float32, how much each user's choice counts; None: all alike."""
 
     @cached_property
     def calibrations(self) -> _Calibrations:
@@ -135,12 +139,16 @@ class _Trial:
         """See `ShareTrial.with_users`."""
         positions = sample_positions(self.hold_out, max_users)
         users, targets = self.hold_out.users[positions], self.hold_out.target_rows[positions]
-        return replace(self, hold_out=replace(self.hold_out, users=users, target_rows=targets))
+        return replace(
+            self,
+            hold_out=replace(self.hold_out, users=users, target_rows=targets),
+            weights=None if self.weights is None else self.weights[positions],
+        )
 
     def best(self, tried: Sequence[Shares], key: str) -> ShareChoice:
         """See `ShareTrial.best`."""
         qualities = self.quality([self.calibrations.spec(shares) for shares in tried])
-        means = [float(metrics[CHOICE_METRIC].mean()) for metrics in qualities]
+        means = [mean_metrics(metrics, self.weights)[CHOICE_METRIC] for metrics in qualities]
         best = int(np.argmax(means))  # the first, if several are equally good
         return ShareChoice(
             shares=tried[best],

@@ -18,6 +18,7 @@ from tandem.contract.vocabulary import Rows
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
 from trainer.features.encoded import Encoded
+from trainer.features.objectives import choice_weights
 from trainer.sources.base.calibration import calibration_of_scores
 from trainer.sources.base.source import FittedSource, Histories, Share, ShareChoice, Shares, ShareTrial, SourceScores
 from trainer.sources.item_item.fit import fit_item_item
@@ -71,7 +72,12 @@ class ItemItemSource:
 
     def fit(self, encoded: Encoded, cut: Cut, config: TrainConfig) -> FittedSource | None:
         """Fits EASE. None above `item_item.max_items`."""
-        learned = fit_item_item(encoded.dataset, cut.num_history_events, config.item_item)
+        learned = fit_item_item(
+            encoded.dataset,
+            cut.num_history_events,
+            config.item_item,
+            choice_weights=choice_weights(encoded.dataset, config.objectives),
+        )
         return None if learned is None else FittedItemItem(learned)
 
     def read(self, bundle: Bundle) -> FittedSource | None:
