@@ -22,6 +22,7 @@ from inference_server.model.engine.index import ItemIndex
 from inference_server.model.engine.live_search import LiveSearch
 from inference_server.model.engine.search import EXACT_MAX_ITEMS, Allowed, ItemSearch
 from inference_server.model.engine.towers import UserTower
+from inference_server.model.objectives import ItemValues
 from inference_server.model.page_token import PageTokens, tokens_of_bundle
 from inference_server.model.rankers.ranker import Ranker, RankerBatch
 from inference_server.model.rankers.registry import RANKERS
@@ -61,6 +62,8 @@ class ServingModel:
     item_item: ItemItem | None
     rankers: Mapping[str, Ranker]
     """The rankers that the bundle has, by name, in the order in which `ranker: auto` prefers them."""
+    item_values: ItemValues
+    """What choices of the bundle's items are worth under a policy's objectives."""
     page_tokens: PageTokens
     variant: str
     """The alias it is served under; empty without a registry."""
@@ -141,6 +144,7 @@ def _opened(bundle: Bundle, *, variant: str, registry_version: str) -> ServingMo
         content=ContentScorer(bundle.content) if bundle.content is not None else None,
         item_item=bundle.item_item,
         rankers={ranker.name: ranker for kind in RANKERS if (ranker := kind.open(bundle)) is not None},
+        item_values=ItemValues(bundle),
         page_tokens=tokens_of_bundle((bundle.directory / MANIFEST).read_bytes()),
         variant=variant,
         registry_version=registry_version,

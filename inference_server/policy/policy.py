@@ -84,6 +84,39 @@ class Boost(StrictConfig):
         return self
 
 
+_Value = Annotated[float, Field(ge=0.0, le=1e6)]
+
+
+class Objectives(StrictConfig):
+    """What a choice of an item is worth, by what users who chose it went on to do."""
+
+    click: _Value = 0.0
+    """Value of a click or a view."""
+
+    add_to_cart: _Value = 0.0
+    """Value of putting the item into the cart."""
+
+    purchase: _Value = 0.0
+    """Value of a purchase."""
+
+    rating: _Value = 0.0
+    """Value of a rating that is not below the data's least."""
+
+    dwell: _Value = 0.0
+    """Value of time spent with the item, however long."""
+
+    @cached_property
+    def by_type(self) -> Mapping[str, float]:
+        """The values above 0 by event type."""
+        return {name: value for name, value in self.model_dump().items() if value > 0.0}
+
+    @model_validator(mode="after")
+    def _values_something(self) -> Self:
+        if not self.by_type:
+            raise ValueError("needs a value above 0")
+        return self
+
+
 class Policy(StrictConfig):
     """How one scenario is answered."""
 
@@ -101,6 +134,11 @@ class Policy(StrictConfig):
 
     boosts: tuple[Boost, ...] = ()
     """Boosts of items; an item that matches several boosts gets their sum."""
+
+    objectives: Objectives | None = None
+    """Values of the events that a choice leads to. The logarithm of an item's expected value, relative to that of an
+    average choice, is added to its score, in standard deviations of the scores of the request's candidates; null: every
+    choice is worth the same."""
 
     category_caps: dict[_Name, Annotated[int, Field(ge=1)]] = {}
     """Maximum number of items of each category in one answer."""

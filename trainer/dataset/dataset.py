@@ -164,6 +164,18 @@ class Dataset:
         """(items,) int64, number of interactions with each item in the first `num_events[u]` events of each user."""
         return np.bincount(self.first_events(num_events).item_rows, minlength=len(self.catalogue))
 
+    def event_counts(self, num_events: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32] | None:
+        """(items, 6) uint32, of the same interactions those that stand for an event of each of names.EVENT_TYPES; None
+        if the data set has one type."""
+        if len(np.unique(self.pair_types)) <= 1:
+            return None
+        known = self.first_events(num_events)
+        counts = [
+            np.bincount(known.item_rows[known.pair_types >> bit & 1 > 0], minlength=len(self.catalogue))
+            for bit in range(len(names.EVENT_TYPES))
+        ]
+        return np.stack(counts, axis=1).astype(np.uint32)
+
 
 @dataclass(frozen=True)
 class Cut:

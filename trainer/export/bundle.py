@@ -145,6 +145,7 @@ def export_bundle(inputs: ExportInputs, config: TrainConfig, directory: Path) ->
             ),
             held_out_users=tuple(held_out_users(inputs.dataset, inputs.hold_out, held_out)),
             user_vocabulary=user_vocabulary,
+            event_counts=inputs.dataset.event_counts(inputs.hold_out.num_history_events),
             model_card=inputs.model_card(manifest),
             ranker=None if ranker is None else ranker.path,
         )

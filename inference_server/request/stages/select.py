@@ -1,6 +1,6 @@
 """Selection: which candidates are shown, and in which order.
 
-    boosts -> order by score -> diversity (MMR) -> category caps -> exploration
+    objectives -> boosts -> order by score -> diversity (MMR) -> category caps -> exploration
 
 Equal scores are ordered by row, so that equal requests have equal answers. Exploration comes last, so that the logged
 propensity is that of the item shown; caps are applied to the whole pool that exploration draws from, so that it cannot
@@ -34,10 +34,10 @@ def select(ranked: Sequence[Ranked]) -> list[Selection]:
 
 def _select(ranked: Ranked) -> Selection:
     scores = ranked.scores
-    if any(user.admitted.policy.boosts for user in ranked.users):
+    if any(user.admitted.policy.boosts or user.admitted.policy.objectives for user in ranked.users):
         scores = scores.copy()
         for index, user in enumerate(ranked.users):
-            _boost(scores[index], ranked.rows[index], user.admitted.policy.boosts, ranked.model)
+            _move(scores[index], ranked.rows[index], user.admitted.policy, ranked.model)
     rows, columns = ranked.rows, np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     if not ranked.is_ordered:
         users = np.arange(len(scores))[:, None]
@@ -101,15 +101,15 @@ def _choose(
     )
 
 
-def _boost(
-    scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], boosts: Sequence[Boost], model: ServingModel
-) -> None:
-    """Adds to the scores of boosted items, in units of the standard deviation of this user's candidates."""
+def _move(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], policy: Policy, model: ServingModel) -> None:
+    """Adds what objectives and boosts add, in units of the standard deviation of this user's candidates."""
     present = np.flatnonzero(scores > -np.inf)
     if not len(present):
         return
     unit = scores[present].std() or np.float32(1.0)
-    for boost in boosts:
+    if policy.objectives is not None:
+        scores[present] += model.item_values.of_rows(rows[present], policy.objectives.by_type) * unit
+    for boost in policy.boosts:
         mask = model.catalogue.mask((boost_clause(boost),))
         scores[present[rows_in(mask.bitmap, rows[present])]] += np.float32(boost.add) * unit
 

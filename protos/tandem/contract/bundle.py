@@ -24,6 +24,7 @@ from tandem.contract.bundle_files import (
     CATEGORY_ROWS,
     CONTENT_NEIGHBOURS,
     CONTENT_VECTORS,
+    EVENT_COUNTS,
     GOLDEN_QUERIES,
     HELD_OUT_USERS,
     INDEX,
@@ -48,7 +49,7 @@ from tandem.contract.checksums import file_sha256
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible, unreadable_bundles
 from tandem.contract.item_item import ItemItem
 from tandem.contract.manifest import MANIFEST, Manifest
-from tandem.contract.names import SEGMENT_ALL
+from tandem.contract.names import EVENT_TYPES, SEGMENT_ALL
 from tandem.contract.vocabulary import MISSING_ROW, SortedKeys, Vocabulary, bucket_starts, id_keys
 
 
@@ -154,6 +155,7 @@ def _assemble(directory: Path, manifest: Manifest, files: OpenedFiles) -> Bundle
         held_out_users=files[HELD_OUT_USERS],
         content=Content(files[CONTENT_VECTORS], files[CONTENT_NEIGHBOURS]) if CONTENT_VECTORS in files else None,
         item_item=ItemItem(files[ITEM_ITEM_ROWS], files[ITEM_ITEM_WEIGHTS]) if ITEM_ITEM_ROWS in files else None,
+        event_counts=files.get(EVENT_COUNTS),
         ranker=files.get(RANKER),
     )
 
@@ -201,6 +203,8 @@ def _check_consistency(bundle: Bundle) -> None:
         )
     if SEGMENT_ALL not in bundle.top_items:
         raise BundleIncompatible(f"{TOP_ITEMS.name} lacks the segment {SEGMENT_ALL!r}")
+    if bundle.event_counts is not None and bundle.event_counts.shape[1] != len(EVENT_TYPES):
+        raise BundleIncompatible(f"{EVENT_COUNTS.name} does not have the {len(EVENT_TYPES)} types of events")
     answers = bundle.golden_queries.expected_rows
     for segment, rows, ndim in [
         *((name, top, 1) for name, top in bundle.top_items.items()),

@@ -34,6 +34,8 @@ from tandem.contract.manifest import Manifest
 
 Value = TypeVar("Value")
 
+EVENT_COUNTS_FILE: Final = "event_counts.npy"
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -53,6 +55,9 @@ WITH_CONTENT: Final = Condition(
 WITH_ITEM_ITEM: Final = Condition(
     "if the blend has the item-item source",
     lambda manifest: manifest.blend is not None and manifest.blend.item_item is not None,
+)
+WITH_EVENT_COUNTS: Final = Condition(
+    "if the data have several types of events", lambda manifest: EVENT_COUNTS_FILE in manifest.files
 )
 WITH_RANKER: Final = Condition("if there is an ONNX ranker", lambda manifest: manifest.ranker is not None)
 
@@ -220,6 +225,13 @@ ITEM_ITEM_WEIGHTS: Final = BundleFile(
     part=lambda parts: parts.item_item.weights if parts.item_item is not None else None,
     needed_when=WITH_ITEM_ITEM,
 )
+EVENT_COUNTS: Final = BundleFile(
+    name=EVENT_COUNTS_FILE,
+    format=NpyArray(np.uint32, (ITEMS, "event_types"), "is {dtype} {shape}, {items} items need uint32 in 2 dimensions"),
+    description="users who chose each item, by the types of their events: a policy's objectives read it",
+    part=lambda parts: parts.event_counts,
+    needed_when=WITH_EVENT_COUNTS,
+)
 RANKER: Final = BundleFile(
     name="ranker.onnx",
     format=CopiedFile("ONNX model"),
@@ -255,6 +267,7 @@ BUNDLE_FILES: Final[tuple[BundleFile[Any], ...]] = (
     CONTENT_NEIGHBOURS,
     ITEM_ITEM_ROWS,
     ITEM_ITEM_WEIGHTS,
+    EVENT_COUNTS,
     RANKER,
     MODEL_CARD,
 )

@@ -141,7 +141,7 @@ async def test_the_operator_learns_which_names_of_the_policies_are_not_there(par
     (tmp_path / "policies.yaml").write_text(POLICIES)
     policies = load_policies(tmp_path / "policies.yaml", policy_choices())
     assert parts.models.current is not None
-    assert policy_problems(policies, parts.models.current.catalogue) == [
+    assert policy_problems(policies, parts.models.current) == [
         "default.boosts[0].category: no item has the category 'Drama'; did you mean 'drama'?",
         "default.boosts[0]: no item passes it",
         "default.category_caps: no item has the category 'opera'",
