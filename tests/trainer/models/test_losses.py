@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -222,3 +223,24 @@ def test_the_full_softmax_in_chunks_equals_cross_entropy(monkeypatch: pytest.Mon
     actual = loss(scored)
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(torch.autograd.grad(actual, [users, items]), expected_gradients)
+
+
+@pytest.mark.parametrize("kind", ["full", "sampled", "in-batch", "mixed", "gbce"])
+def test_weights_count_positions_as_often_as_they_say(kind: str) -> None:
+    """A position of weight 2 counts as two positions, one of weight 0 not at all; gradients too."""
+    config = FitConfig(loss=kind, num_negatives=50)
+    users, items = _vectors()
+    targets = torch.randint(0, 200, (64,), generator=_generator())
+    weights = torch.randint(0, 4, (64,), generator=_generator()).float()
+    loss = item_loss(config, POPULARITY, _generator())
+    sample = loss.sample(targets)
+    repeated = torch.repeat_interleave(torch.arange(64), weights.long())
+    results = []
+    for chosen, of_chosen in ((torch.arange(64), weights), (repeated, None)):
+        leaf = users.clone().requires_grad_()
+        part = Sample(sample.rows, sample.log_weight, sample.target_log_weight[chosen])
+        value = loss(replace(_scored(leaf[chosen], items, targets[chosen], part), weights=of_chosen))
+        value.backward()
+        results.append((value.item(), leaf.grad))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1])
