@@ -1,4 +1,5 @@
-"""The live bundles, which servers serve or may serve: those that the registry's aliases champion and challenger name.
+"""The live bundles, which servers serve or may serve: those that the registry's aliases champion and challenger name,
+and the further models that the settings name.
 
 A bundle stays live for an hour after its alias has moved: servers switch one after another, a server that refuses the
 new bundle keeps the old one, and a rollback usually comes soon.
@@ -15,14 +16,14 @@ from typing import Final
 import structlog
 
 from feature_sync.bundles.checked import open_checked
-from feature_sync.bundles.registry import fetch_bundle, find_versions, open_registry
+from feature_sync.bundles.registry import fetch_bundle, find_named, live_names, open_registry
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.progress import report_progress
 from feature_sync.core.settings import Settings
-from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleError, BundleIncompatible
 from tandem.ops.model_registry import RegisteredVersion
+from tandem.ops.settings_types import split_names
 from tandem.ops.storage_errors import storage_error_line
 
 GRACE_SECONDS: Final = 3600.0
@@ -50,6 +51,9 @@ class LiveBundles:
         self._settings = settings
         self._registry = open_registry(settings)
         self._names_nothing = False
+        self._further = split_names(settings.further_models)
+        self._further_versions: tuple[str, ...] = ()
+        self._missing: set[str] = set()
         self._on_change = on_change
         self._grace_seconds = grace_seconds
         self._bundles: dict[str, _Named] = {}
@@ -61,6 +65,12 @@ class LiveBundles:
     def current(self) -> tuple[Bundle, ...]:
         """The live bundles, the champion first; empty before one is known."""
         return tuple(named.bundle for named in self._bundles.values())
+
+    def served(self) -> tuple[Bundle, ...]:
+        """The live bundles that users are answered with: the first, and the further models."""
+        bundles = self._bundles
+        further = (version for version in self._further_versions if version in bundles)
+        return tuple(bundles[version].bundle for version in dict.fromkeys((*list(bundles)[:1], *further)))
 
     @property
     def has_looked(self) -> bool:
@@ -125,12 +135,17 @@ class LiveBundles:
     def _registered(self, problems: list[str]) -> dict[str, Bundle]:
         """The bundles that the aliases name, except those that are refused or cannot be read now."""
         found: dict[str, Bundle] = {}
-        aliases = [names.CHAMPION, names.CHALLENGER]
-        versions = find_versions(self._registry, aliases)
-        if not versions and not self._names_nothing:
+        aliases = live_names(self._settings)
+        named = find_named(self._registry, aliases)
+        if not named and not self._names_nothing:
             _log.warning("alias_has_no_version", model_name=self._settings.model_name, aliases=aliases)
-        self._names_nothing = not versions
-        for version in versions:
+        self._names_nothing = not named
+        missing = set(self._further) - named.keys()
+        for name in sorted(missing - self._missing) if named else ():
+            _log.warning("further_model_has_no_version", model_name=self._settings.model_name, alias=name)
+        self._missing = missing
+        self._further_versions = tuple(named[name].model_version for name in self._further if name in named)
+        for version in named.values():
             try:
                 bundle = self._open(version)
             except (RegistryError, OSError) as error:

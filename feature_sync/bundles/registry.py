@@ -24,14 +24,14 @@ from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
 from tandem.ops.secrets import redacted
-from tandem.ops.settings_types import sqlite_file
+from tandem.ops.settings_types import is_version_number, split_names, sqlite_file
 
 BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
 """Folder of bundles below the data folder."""
 _DOWNLOAD: Final = ".download-"
 _LONGEST_DOWNLOAD_SECONDS: Final = 24 * 3600.0
-_CACHED_BUNDLES: Final = 4
-"""The champion, the challenger, and the two versions that they replaced: `run` and `publish` share one cache."""
+_CACHED_PER_ALIAS: Final = 2
+"""The version that an alias names, and the one that it replaced: `run` and `publish` share one cache."""
 
 
 def open_registry(settings: Settings) -> ModelRegistry:
@@ -53,14 +53,29 @@ def find_version(registry: ModelRegistry, alias: str) -> RegisteredVersion:
     return found[0]
 
 
+def live_names(settings: Settings) -> list[str]:
+    """The aliases and version numbers whose bundles are live, the champion first."""
+    return list(dict.fromkeys((names.CHAMPION, names.CHALLENGER, *split_names(settings.further_models))))
+
+
 def find_versions(registry: ModelRegistry, aliases: Sequence[str]) -> list[RegisteredVersion]:
     """The versions that the aliases name; aliases without a version are left out. Raises RegistryError."""
+    return list(find_named(registry, aliases).values())
+
+
+def find_named(registry: ModelRegistry, aliases: Sequence[str]) -> dict[str, RegisteredVersion]:
+    """The versions of aliases and version numbers, by these names; those without a version are left out. Raises
+    RegistryError."""
     if not registry.exists():
         raise RegistryError(
             f"there is no registry at {sqlite_file(registry.uri)}; train a model first: python -m trainer train"
         )
     with one_line_errors(registry):
-        return [version for alias in aliases if (version := registry.aliased(alias)) is not None]
+        found = (
+            (alias, registry.numbered(alias) if is_version_number(alias) else registry.aliased(alias))
+            for alias in aliases
+        )
+        return {alias: version for alias, version in found if version is not None}
 
 
 def model_version_of(version: RegisteredVersion) -> str:
@@ -89,7 +104,7 @@ def fetch_bundle(
     if not directory.is_dir():
         _download(registry, version, directory, seconds=settings.bundle_timeout_seconds, stop=stop)
     os.utime(directory)
-    _drop_old(cache)
+    _drop_old(cache, keep=_CACHED_PER_ALIAS * len(live_names(settings)))
     try:
         bundle = open_checked(directory, settings, stop=stop)
         if bundle.manifest.model_version != version.model_version:
@@ -114,12 +129,12 @@ def newest_manifest(cache: Path) -> Manifest | None:
         return None
 
 
-def _drop_old(cache: Path) -> None:
-    """Removes all but the bundles used last, and the remains of killed downloads, but not downloads of other
+def _drop_old(cache: Path, *, keep: int) -> None:
+    """Removes all but the `keep` bundles used last, and the remains of killed downloads, but not downloads of other
     processes."""
     bundles = sorted(cache.glob("[!.]*"), key=_used_at)
     left = [path for path in cache.glob(f"{_DOWNLOAD}*") if time.time() - _used_at(path) > _LONGEST_DOWNLOAD_SECONDS]
-    for path in (*bundles[:-_CACHED_BUNDLES], *left):
+    for path in (*bundles[:-keep], *left):
         shutil.rmtree(path, ignore_errors=True)
 
 

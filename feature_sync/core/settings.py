@@ -19,6 +19,7 @@ from tandem.ops.settings_types import (
     ModelName,
     PrivateKeyFile,
     RegistryUri,
+    ServedNames,
     StoreUrl,
     default_data_dir,
     default_registry_uri,
@@ -47,6 +48,11 @@ class Settings(EnvironmentSettings):
     model_alias: ModelAlias = names.CHAMPION
     """Alias of the version whose vectors are published. Set it to `challenger` to prepare a version before it
     serves."""
+
+    further_models: ServedNames = ""
+    """Aliases and version numbers of models that the server answers with beside its own, separated by commas: `publish`
+    writes users' vectors for each, and `run` refreshes them and makes the vectors of changed items. Set it to the
+    server's own value; where a vector is missing, the server computes it."""
 
     store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: any Redis or Valkey, `redis://`, `rediss://` (TLS) or `unix://`. `feature_sync store` starts the

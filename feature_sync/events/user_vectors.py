@@ -1,4 +1,5 @@
-"""Refreshes, under the champion, the stored vectors of users whose states events have changed, when there is time.
+"""Refreshes the stored vectors of users whose states events have changed, under every bundle that users are answered
+with, when there is time.
 
 These vectors are only a cache: the server sees by the revision that a stored vector is stale, and computes it itself.
 So the refresher yields to events: it pauses while events queue, works for at most a quarter of the time, and drops
@@ -41,21 +42,22 @@ class UserVectorRefresher:
         self,
         store: StoreConnection,
         *,
-        live_bundles: Callable[[], Sequence[Bundle]],
+        served_bundles: Callable[[], Sequence[Bundle]],
         is_behind: Callable[[], bool],
         ttl_seconds: int,
         metrics: Metrics,
     ) -> None:
         """`is_behind` returns whether events queue."""
         self._store = store
-        self._live_bundles = live_bundles
+        self._served_bundles = served_bundles
         self._is_behind = is_behind
         self._ttl_seconds = ttl_seconds
         self._metrics = metrics
         self._waiting: dict[str, None] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._tower: tuple[str, UserTower | None] = ("", None)
+        self._towers: dict[str, UserTower | None] = {}
+        """By model version; None: the tower has failed."""
 
     def add(self, user_ids: Collection[str]) -> None:
         """Notes that the states of users have changed."""
@@ -82,14 +84,14 @@ class UserVectorRefresher:
 
     def step(self) -> None:
         """Refreshes vectors of the waiting users, until events queue. Raises StoreAway, StoreConflict."""
-        bundles = self._live_bundles()
-        tower = self._tower_of(bundles[0]) if bundles else None
         for _ in range(len(self._waiting) // _USERS_AT_ONCE + 1):
-            if tower is None or self._is_behind() or self._stop.is_set():
+            towers = self._usable_towers()
+            if not towers or self._is_behind() or self._stop.is_set():
                 return
             if user_ids := self._take():
-                self._refresh(bundles[0].manifest.model_version, tower, user_ids)
-                report_progress()
+                for model_version, tower in towers.items():
+                    self._refresh(model_version, tower, user_ids)
+                    report_progress()
 
     def _take(self) -> list[str]:
         with self._lock:
@@ -116,18 +118,20 @@ class UserVectorRefresher:
         )
         self._metrics.vectors_refreshed.inc(len(states))
 
-    def _tower_of(self, bundle: Bundle) -> UserTower | None:
-        version = bundle.manifest.model_version
-        if self._tower[0] != version:
-            try:
-                self._tower = (version, UserTower(bundle, threads=1))
-            except Exception as error:  # as above
-                self._give_up(version, error)
-        return self._tower[1]
+    def _usable_towers(self) -> dict[str, UserTower]:
+        bundles = {bundle.manifest.model_version: bundle for bundle in self._served_bundles()}
+        self._towers = {version: tower for version, tower in self._towers.items() if version in bundles}
+        for version, bundle in bundles.items():
+            if version not in self._towers:
+                try:
+                    self._towers[version] = UserTower(bundle, threads=1)
+                except Exception as error:  # as above
+                    self._give_up(version, error)
+        return {version: tower for version, tower in self._towers.items() if tower is not None}
 
     def _give_up(self, model_version: str, error: Exception) -> None:
         """A tower that fails once fails again."""
-        self._tower = (model_version, None)
+        self._towers[model_version] = None
         _log.error("user_vectors_stopped", model_version=model_version, error=repr(error))
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from feature_sync.bundles.registry import find_versions, open_registry
+from feature_sync.bundles.registry import find_versions, live_names, open_registry
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from feature_sync.store.connection import StoreConnection
-from tandem.contract import names
 from tandem.contract.bundle import read_manifest
 from tandem.contract.live_items import (
     ItemPlace,
@@ -57,7 +56,7 @@ def show_item(settings: Settings, item_id: str, *, bundle_dir: Path | None = Non
 
 def _live_versions(settings: Settings) -> list[str]:
     try:
-        found = find_versions(open_registry(settings), [names.CHAMPION, names.CHALLENGER])
+        found = find_versions(open_registry(settings), live_names(settings))
     except RegistryError as error:
         _log.warning("no_bundle", error=str(error), effect="vectors are not shown")
         return []

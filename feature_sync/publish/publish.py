@@ -36,21 +36,23 @@ from tqdm import tqdm
 
 from feature_sync.bundles.checked import open_checked
 from feature_sync.bundles.registry import fetch_bundle, find_version, model_version_of, open_registry
-from feature_sync.core.errors import StoreConflict
+from feature_sync.core.errors import RegistryError, StoreConflict
 from feature_sync.core.settings import Settings
 from feature_sync.items.publish import publish_item_vectors
-from feature_sync.prepared.prepared import PreparedUser, open_prepared, read_users, sample_user_ids
+from feature_sync.prepared.prepared import PreparedData, PreparedUser, open_prepared, read_users, sample_user_ids
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import agree
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.towers.user_tower import UserTower
 from tandem.contract.bundle import Bundle
-from tandem.contract.errors import StoreValueError
+from tandem.contract.errors import BundleError, StoreValueError
 from tandem.contract.event_rule import EventRule
 from tandem.contract.manifest import Manifest
 from tandem.contract.pairs import Entries
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import Keys
+from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
+from tandem.ops.settings_types import split_names
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
@@ -77,6 +79,8 @@ class PublishReport:
     num_vectors_written: int = 0
     num_item_vectors_written: int = 0
     """Vectors of items that changed since the bundle was trained."""
+    further: tuple[PublishReport, ...] = ()
+    """The same for each further model of the settings that could be published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +128,40 @@ def publish(
     force: bool = False,
     history: History | None = None,
 ) -> PublishReport:
-    """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names.
+    """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names, and
+    then under the further models that the settings name. One of those that cannot be published is logged and left out.
 
     Returns at once if the same data were published for the same version and the store still holds them; `force` checks
     every user nevertheless. With `history` each user's state is made of the prepared data and the history, and what the
     store holds beyond them is kept. Raises FeatureSyncError or BundleError.
     """
     prepared = open_prepared(prepared_dir)
-    source = _folder_source(bundle_dir, settings) if bundle_dir else _registry_source(settings)
+    if bundle_dir:
+        return _publish_under(_folder_source(bundle_dir, settings), prepared, settings, force=force, history=history)
+    registry = open_registry(settings)
+    own = _registry_source(registry, find_version(registry, settings.model_alias), settings)
+    report = _publish_under(own, prepared, settings, force=force, history=history)
+    further: list[PublishReport] = []
+    for name in split_names(settings.further_models):
+        try:
+            source = _registry_source(registry, find_version(registry, name), settings)
+            if source.model_version not in {done.model_version for done in (report, *further)}:
+                further.append(_publish_under(source, prepared, settings, force=force, states_of=own))
+        except (RegistryError, BundleError) as error:
+            _log.warning("further_model_not_published", alias=name, error=str(error))
+    return dataclasses.replace(report, further=tuple(further))
+
+
+def _publish_under(
+    source: _Source,
+    prepared: PreparedData,
+    settings: Settings,
+    *,
+    force: bool,
+    history: History | None = None,
+    states_of: _Source | None = None,
+) -> PublishReport:
+    """Publishes under one bundle. States follow the rules of the bundle `states_of`; None: of the same."""
     report = PublishReport(
         model_version=source.model_version, registry_version=source.registry_version, fingerprint=prepared.fingerprint
     )
@@ -150,7 +180,8 @@ def publish(
         bundle = source.open_bundle()
         if history is not None:
             history.follow(bundle.manifest)
-        tower, rule = UserTower(bundle), EventRule.of(bundle.manifest)
+        rule = EventRule.of((bundle if states_of is None else states_of.open_bundle()).manifest)
+        tower = UserTower(bundle)
         with tqdm(
             total=prepared.num_users,
             desc="publish",
@@ -172,9 +203,7 @@ def _folder_source(directory: Path, settings: Settings) -> _Source:
     return _Source(model_version=bundle.manifest.model_version, registry_version="", open_bundle=lambda: bundle)
 
 
-def _registry_source(settings: Settings) -> _Source:
-    registry = open_registry(settings)
-    version = find_version(registry, settings.model_alias)
+def _registry_source(registry: ModelRegistry, version: RegisteredVersion, settings: Settings) -> _Source:
     return _Source(
         model_version=model_version_of(version),
         registry_version=version.number,

@@ -100,7 +100,7 @@ def _events(settings: Settings, metrics: Metrics, live_bundles: LiveBundles) -> 
     stream_metrics = metrics.of_stream(EVENTS)
     vectors = UserVectorRefresher(
         StoreConnection(settings.store_url),
-        live_bundles=live_bundles.current,
+        served_bundles=live_bundles.served,
         is_behind=lambda: events.is_behind,
         ttl_seconds=settings.vector_ttl_seconds,
         metrics=metrics,

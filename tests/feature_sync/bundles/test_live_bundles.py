@@ -61,6 +61,29 @@ def test_champion_and_challenger_are_followed(
     assert {path.name for path in (settings.data_dir / BUNDLE_CACHE).iterdir()} == {"m1", "m2"}
 
 
+def test_further_models_are_live_and_served(
+    registry: MlflowRegistry, settings: Settings, bundle_dir: Path, other_bundle_dir: Path
+) -> None:
+    name = settings.model_name
+    registry.register(bundle_dir, model_name=name, model_version="m1", alias=names.CHAMPION)
+    number = registry.register(other_bundle_dir, model_name=name, model_version="m2", alias=names.CHALLENGER)
+    live = LiveBundles(settings, on_change=lambda: None)
+    live.poll()
+    assert (versions(live), served(live)) == (["m1", "m2"], ["m1"])  # the challenger may serve, and does not yet
+    for further in ("absent,challenger", f"{number},challenger,absent", "absent,champion," + number):
+        live = LiveBundles(settings.model_copy(update={"further_models": further}), on_change=lambda: None)
+        with structlog.testing.capture_logs() as logs:
+            live.poll()
+            live.poll()
+        assert (versions(live), served(live)) == (["m1", "m2"], ["m1", "m2"])
+        missing = [line["alias"] for line in logs if line["event"] == "further_model_has_no_version"]
+        assert missing == ["absent"]
+
+
+def served(live: LiveBundles) -> list[str]:
+    return [bundle.manifest.model_version for bundle in live.served()]
+
+
 def test_a_bundle_that_its_alias_has_left_is_live_for_a_while(
     registry: MlflowRegistry, settings: Settings, bundle_dir: Path, other_bundle_dir: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from feature_sync.events.user_vectors import UserVectorRefresher
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
-from tandem.contract.bundle import Bundle
+from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.store import UserVector, user_state_key, user_vector_key
 from tests.feature_sync.conftest import ITEM_IDS
 from tests.feature_sync.event_rig import Rig, Stream, drain, event
@@ -26,7 +27,7 @@ class RefreshedVectors:
         self.store = StoreConnection(stream.url)
         self.refresher = UserVectorRefresher(
             self.store,
-            live_bundles=lambda: self.bundles,
+            served_bundles=lambda: self.bundles,
             is_behind=lambda: self.is_behind,
             ttl_seconds=60,
             metrics=Metrics(),
@@ -84,3 +85,20 @@ def test_users_without_a_readable_state_are_skipped(refreshed: RefreshedVectors,
     refreshed.refresher.step()
     assert refreshed.vector("ann") is not None
     assert refreshed.vector("bob") is refreshed.vector("nobody") is None
+
+
+def test_every_served_bundle_gets_a_vector(
+    refreshed: RefreshedVectors, bundle: Bundle, other_bundle_dir: Path, stream: Stream
+) -> None:
+    refreshed.bundles.append(read_bundle(other_bundle_dir))
+    refreshed.record("ann", 3, 5)
+    refreshed.refresher.step()
+    for served in refreshed.bundles:
+        value = stream.client.get(user_vector_key(served.manifest.model_version, "ann"))
+        expected = mean_vector(served, [ITEM_IDS[3], ITEM_IDS[5]])
+        np.testing.assert_allclose(UserVector.from_bytes(value).values, expected, atol=1e-6)
+    refreshed.bundles.remove(bundle)
+    refreshed.record("bob", 7)
+    refreshed.refresher.step()
+    assert refreshed.vector("bob") is None, "m1 is served no longer"
+    assert stream.client.get(user_vector_key("m2", "bob")) is not None

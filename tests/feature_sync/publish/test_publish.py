@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+import structlog
 
 from feature_sync.core.errors import RegistryError, StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.publish.publish import publish
 from tandem.contract import names
-from tandem.contract.bundle import Bundle
+from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 from tandem.contract.vocabulary import id_keys
 from tests.feature_sync.conftest import ITEM_IDS
 from tests.feature_sync.prepared_data import Interaction
+from tests.support.serving import MlflowRegistry
 from tests.support.tiny_bundle import HISTORY_LENGTH, mean_vector
 
 pytestmark = pytest.mark.process
@@ -324,6 +326,40 @@ class TestRegistry:
         downloaded = (cache / "m1").stat().st_ino
         publish(settings, data, force=True)
         assert (cache / "m1").stat().st_ino == downloaded
+
+    def test_further_models_get_vectors_of_their_own(  # noqa: PLR0917 - fixtures, given by name
+        self,
+        prepare: Prepare,
+        bundle: Bundle,
+        other_bundle_dir: Path,
+        settings: Settings,
+        client: redis.Redis,
+        tmp_path: Path,
+    ) -> None:
+        registry = MlflowRegistry(tmp_path / "registry")
+        name = settings.model_name
+        registry.register(bundle.directory, model_name=name, model_version="m1", alias=names.CHAMPION)
+        number = registry.register(other_bundle_dir, model_name=name, model_version="m2", alias=names.CHALLENGER)
+        settings = settings.model_copy(
+            update={"registry_uri": registry.uri, "further_models": f"absent,champion,challenger,{number}"}
+        )
+        data = prepare(interactions())
+        with structlog.testing.capture_logs() as logs:
+            report = publish(settings, data)
+        assert (report.model_version, report.num_states_written, report.num_vectors_written) == ("m1", 3, 3)
+        (further,) = report.further
+        assert (further.model_version, further.registry_version) == ("m2", number)
+        assert (further.num_states_written, further.num_vectors_written) == (0, 3)
+        other = read_bundle(other_bundle_dir)
+        for user, items in CHOSEN.items():
+            assert_vector(vector_of(client, user), bundle, items)
+            assert_vector(vector_of(client, user, "m2"), other, items)
+            assert state_of(client, user).revision == vector_of(client, user, "m2").state_revision == 1
+        left_out = [line for line in logs if line["event"] == "further_model_not_published"]
+        assert [line["alias"] for line in left_out] == ["absent"]
+        again = publish(settings, data)
+        assert again.already_published
+        assert [done.already_published for done in again.further] == [True]
 
     def test_no_registry(self, prepare: Prepare, settings: Settings, tmp_path: Path) -> None:
         uri = f"sqlite:///{tmp_path}/nowhere.db"
