@@ -41,12 +41,13 @@ class _Planted:
 def measure(*, experiments: int, planted: int, processes: int) -> str:
     """Simulates everything and returns the page."""
     nulls = []
-    for title, shop in (
-        ("half and half", Shop()),
-        ("5 % in the new arm", Shop(num_users=10_000, arm_share=0.05)),
+    for title, shop, share in (
+        ("half and half", Shop(), 1.0),
+        ("5 % in the new arm", Shop(num_users=6_000, arm_share=0.05), 0.2),
     ):
         say(f"A/A, {title}")
-        counts = run(shop, experiments=experiments, seed=_SEED, processes=processes)
+        counts = run(shop, experiments=round(share * experiments), seed=_SEED, processes=processes)
+        say(f"{counts}")
         nulls.append(_Null(title=title, shop=shop, counts=counts))
     lifts = []
     for name, lift in (("ctr", 0.08), ("conversion", 0.4)):
@@ -56,6 +57,7 @@ def measure(*, experiments: int, planted: int, processes: int) -> str:
         shop = replace(shop, num_users=required_users(shop, goal, pilots=20, seed=_SEED))
         say(f"{name} with a lift of {lift:.0%}: {shop.num_users} users")
         counts = run(shop, experiments=planted, seed=_SEED, goals=(goal,), processes=processes)
+        say(f"{counts}")
         lifts.append(_Planted(goal=name, shop=shop, counts=counts))
     return _page(nulls, lifts)
 
@@ -184,11 +186,11 @@ def main() -> None:
     """Measures and writes the page, or prints it with --quick."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiment_statistics", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="run for seconds, to see that it works; prints the page")
-    parser.add_argument("--experiments", type=int, default=1_000, help="A/A experiments of each kind")
-    parser.add_argument("--planted", type=int, default=400, help="experiments with each lift")
+    parser.add_argument("--experiments", type=int, default=1_000, help="A/A experiments with even arms")
+    parser.add_argument("--planted", type=int, default=200, help="experiments with each lift")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    experiments, planted = (4, 4) if options.quick else (options.experiments, options.planted)
+    experiments, planted = (10, 4) if options.quick else (options.experiments, options.planted)
     page = measure(experiments=experiments, planted=planted, processes=options.processes)
     if options.quick:
         print(page)

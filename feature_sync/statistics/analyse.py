@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from tea_tasting.experiment import ExperimentResult as TeaTastingResult
 from tea_tasting.multiplicity import adjust_fwer
 
@@ -27,7 +28,12 @@ def analyse(table: Any, plan: ExperimentPlan) -> ExperimentResult:
     Raises ExperimentError if the table is not as the plan says. Whatever the numbers are, the answer is a result: where
     they say nothing, the verdict is "cannot say", with the reason.
     """
-    users = read_user_table(table, plan)
+    # Numbers that are too large become infinite or NaN; each step asks whether its numbers are finite.
+    with np.errstate(all="ignore"):
+        return _result(read_user_table(table, plan), plan)
+
+
+def _result(users: UserTable, plan: ExperimentPlan) -> ExperimentResult:
     values = {metric.name: metric_values(users, metric) for metric in plan.metrics}
     arms = [arm for arm in plan.shares if arm != plan.control]
     compared = {

@@ -15,7 +15,7 @@ from feature_sync.statistics.plan import ExperimentPlan, Metric, Role
 from feature_sync.statistics.results import Lift
 from feature_sync.statistics.sample_size import RequiredUsers, required_users
 
-_TOO_LARGE: Final = "the numbers are too large to compute with"
+_TOO_LARGE: Final = "the numbers are too large or too small to compute with"
 
 
 @dataclass(frozen=True, kw_only=True)

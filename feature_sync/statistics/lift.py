@@ -30,6 +30,8 @@ _UNBALANCED_P: Final = 0.001
 """P-value of the covariate's difference between the arms below which it does not adjust."""
 _LARGEST: Final = 1e100
 """Numbers beyond it cannot be squared twice."""
+_ROUNDING: Final = 1e-9
+"""Standard error, as a share of a mean, that is nothing but rounding."""
 _MIN_VARIANCE_KEPT: Final = 1e-6
 """A covariate that leaves less of the variance is the metric itself."""
 
@@ -62,13 +64,6 @@ class _Difference:
         """Standard error of the difference."""
         return math.sqrt(self.control_variance + self.arm_variance)
 
-    @property
-    def computable(self) -> bool:
-        """Whether users vary and no number is too large."""
-        numbers = (self.control, self.arm, self.control_variance, self.arm_variance)
-        # A comparison with NaN is false.
-        return all(abs(number) < _LARGEST for number in numbers) and self.error > 0 and math.isfinite(self.fixed_p)
-
 
 def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> Comparison:
     """Compares two arms of at least two users each, whose denominators are not 0 and whose users are not all alike."""
@@ -76,11 +71,11 @@ def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> 
     users = effective_users(control.users, arm.users)
     constant = np.ptp(control.per_user) == 0 and np.ptp(arm.per_user) == 0
     plain = _between_constants(before, after, alpha) if constant else _difference(before, after, alpha, covariate=False)
-    if not plain.computable:
+    if plain is None:
         return Comparison(unadjusted=None, adjusted=None, not_adjusted="", variance_kept=None)
     reason = "both arms are constant" if constant else _why_not_adjusted(before, after)
     adjusted = None if reason else _difference(before, after, alpha, covariate=True)
-    kept = (adjusted.error / plain.error) ** 2 if adjusted and adjusted.computable else None
+    kept = (adjusted.error / plain.error) ** 2 if adjusted else None
     if not reason and (kept is None or kept < _MIN_VARIANCE_KEPT):
         adjusted, kept, reason = None, None, "the covariate is the metric itself, or is too large"
     return Comparison(
@@ -115,34 +110,50 @@ def _why_not_adjusted(control: Aggregates, arm: Aggregates) -> str:
     denominator = COVARIATE_DENOMINATOR if COVARIATE_DENOMINATOR in control.mean_ else None
     if denominator and not (control.mean(denominator) > 0 and arm.mean(denominator) > 0):
         return "nothing is known of an arm's users from before the experiment"
-    variance = (control + arm).ratio_var(COVARIATE, denominator)
-    if not math.isfinite(variance) or variance <= 0:
+    means = [group.mean(COVARIATE) / group.mean(denominator) for group in (control, arm)]
+    variance = sum(max(group.ratio_var(COVARIATE, denominator), 0.0) / group.count() for group in (control, arm))
+    if not (math.isfinite(variance) and variance > 0):
         return "the covariate is the same for all users"
-    balance = RatioOfMeans(COVARIATE, denominator, equal_var=True, use_t=False).analyze_aggregates(control, arm)
-    if not balance.pvalue >= _UNBALANCED_P:
-        return f"the covariate differs between the arms (p = {balance.pvalue:.2g}), though it was measured before"
+    balance = 2 * norm.sf(abs(means[1] - means[0]) / math.sqrt(variance))
+    if not balance >= _UNBALANCED_P:
+        return f"the covariate differs between the arms (p = {balance:.2g}), though it was measured before"
     return ""
 
 
-def _difference(control: Aggregates, arm: Aggregates, alpha: float, *, covariate: bool) -> _Difference:
-    with np.errstate(all="ignore"):
-        fixed = _ratio_metric(
-            control, covariate=covariate, confidence_level=1 - alpha, equal_var=False, use_t=True
-        ).analyze_aggregates(control, arm)
+def _difference(control: Aggregates, arm: Aggregates, alpha: float, *, covariate: bool) -> _Difference | None:
+    """None: users do not vary, but for rounding, or the numbers are too large."""
+    metric = _ratio_metric(control, covariate=covariate, confidence_level=1 - alpha, equal_var=False, use_t=True)
+    try:
         variances = _variances(control, arm, covariate=covariate)
+        fixed = metric.analyze_aggregates(control, arm)
+    except (ArithmeticError, ValueError):
+        # Of the library: the square root of a variance that rounding made negative, a square that is too large.
+        return None
     of_means = _variances_of_means(variances, (control.count(), arm.count()))
     relative = (float(fixed.rel_effect_size_ci_lower), float(fixed.rel_effect_size_ci_upper))
-    return _Difference(
-        control=float(fixed.control),
-        arm=float(fixed.treatment),
-        control_variance=of_means[0],
-        arm_variance=of_means[1],
-        fixed=Interval(lower=float(fixed.effect_size_ci_lower), upper=float(fixed.effect_size_ci_upper)),
-        fixed_p=float(fixed.pvalue),
-        fixed_relative=Interval(lower=relative[0], upper=relative[1])
-        if min(fixed.control, fixed.treatment) > 0 and all(map(math.isfinite, relative))
-        else None,
+    return _computable(
+        _Difference(
+            control=float(fixed.control),
+            arm=float(fixed.treatment),
+            control_variance=of_means[0],
+            arm_variance=of_means[1],
+            fixed=Interval(lower=float(fixed.effect_size_ci_lower), upper=float(fixed.effect_size_ci_upper)),
+            fixed_p=float(fixed.pvalue),
+            fixed_relative=Interval(lower=relative[0], upper=relative[1])
+            if min(fixed.control, fixed.treatment) > 0 and all(map(math.isfinite, relative))
+            else None,
+        )
     )
+
+
+def _computable(found: _Difference) -> _Difference | None:
+    numbers = (found.control, found.arm, found.control_variance, found.arm_variance)
+    # A comparison with NaN is false.
+    small = all(abs(number) < _LARGEST for number in numbers)
+    if not (small and found.error > _ROUNDING * max(abs(found.control), abs(found.arm))):
+        return None
+    limits = (found.fixed_p, found.fixed.lower, found.fixed.upper)
+    return found if all(map(math.isfinite, limits)) else None
 
 
 def _variances(control: Aggregates, arm: Aggregates, *, covariate: bool) -> tuple[float, float]:
@@ -169,21 +180,23 @@ def _variances_of_means(variances: tuple[float, float], counts: tuple[int, int])
     return max(own, (common / counts[0], common / counts[1]), key=sum)
 
 
-def _between_constants(control: Aggregates, arm: Aggregates, alpha: float) -> _Difference:
+def _between_constants(control: Aggregates, arm: Aggregates, alpha: float) -> _Difference | None:
     """Two arms, each of users who are all alike: the variance is that of all users together, as if arms did nothing."""
-    variance = float((control + arm).ratio_var(NUMERATOR, _denominator(control)))
-    of_means = (variance / control.count(), variance / arm.count())
+    variance = max(float((control + arm).ratio_var(NUMERATOR, _denominator(control))), 0.0)
     means = [float(group.mean(NUMERATOR) / group.mean(_denominator(group))) for group in (control, arm)]
+    of_means = (variance / control.count(), variance / arm.count())
     effect, error = means[1] - means[0], math.sqrt(sum(of_means))
     half = float(norm.isf(alpha / 2)) * error
-    return _Difference(
-        control=means[0],
-        arm=means[1],
-        control_variance=of_means[0],
-        arm_variance=of_means[1],
-        fixed=Interval(lower=effect - half, upper=effect + half),
-        fixed_p=float(2 * norm.sf(abs(effect) / error)) if error > 0 else math.nan,
-        fixed_relative=None,
+    return _computable(
+        _Difference(
+            control=means[0],
+            arm=means[1],
+            control_variance=of_means[0],
+            arm_variance=of_means[1],
+            fixed=Interval(lower=effect - half, upper=effect + half),
+            fixed_p=float(2 * norm.sf(abs(effect) / error)) if error > 0 else math.nan,
+            fixed_relative=None,
+        )
     )
 
 

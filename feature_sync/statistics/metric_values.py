@@ -67,9 +67,8 @@ class ArmValues:
     def aggregates(self) -> Aggregates:
         """Means, variances and covariances. Numbers that are too large give infinity or NaN."""
         names = list(self.columns)
-        with np.errstate(all="ignore"):
-            rows = np.stack([self.columns[name] for name in names])
-            means, covariances = rows.mean(axis=1), np.atleast_2d(np.cov(rows))
+        rows = np.stack([self.columns[name] for name in names])
+        means, covariances = rows.mean(axis=1), np.atleast_2d(np.cov(rows))
         return Aggregates(
             count_=self.users,
             mean_=dict(zip(names, means.tolist(), strict=True)),
@@ -150,6 +149,5 @@ def _per_user(numerator: _Values, denominator: _Values | None) -> _Values:
 
 def _mean(numerator: _Values, denominator: _Values | None) -> float | None:
     total = float(len(numerator)) if denominator is None else float(denominator.sum())
-    with np.errstate(all="ignore"):
-        mean = float(numerator.sum()) / total if total > 0 else np.nan
+    mean = float(numerator.sum()) / total if total > 0 else np.nan
     return mean if np.isfinite(mean) else None

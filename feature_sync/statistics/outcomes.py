@@ -110,7 +110,7 @@ def _rare_guardrail(compared: Compared) -> tuple[Outcome, str]:
     spread = float(np.ptp(np.concatenate([control.per_user, arm.per_user])))
     difference = arm.mean - control.mean
     worst = loss(metric.better, Interval(lower=difference, upper=difference)).lower + _UNSEEN_USERS * spread / arm.users
-    because = f"{metric.name}: {compared.trouble}, margin {_margin(metric)}"
+    because = f"{compared.trouble}, margin {_margin(metric)}"
     return (Outcome.HELD if worst < margin else Outcome.UNPROVEN), because
 
 

@@ -85,7 +85,7 @@ class Metric:
             raise ExperimentError(
                 f"metric {self.name}: denominator and covariate_denominator must be given together, or neither"
             )
-        _check(f"metric {self.name}: minimum_lift", self.minimum_lift, above=0, below=math.inf)
+        _check(f"metric {self.name}: minimum_lift", self.minimum_lift, above=1e-6, below=1e6)
         _check(f"metric {self.name}: margin", self.margin, above=0, below=math.inf)
         if self.cap_quantile is not None:
             _check(f"metric {self.name}: cap_quantile", self.cap_quantile, above=0.5, below=1)
@@ -143,7 +143,7 @@ class ExperimentPlan:
         if len(self.shares) < 2:
             raise ExperimentError(f"{where}: shares names no arm beside control")
         for arm, share in self.shares.items():
-            _check(f"{where}: share of arm {arm}", share, above=0, below=math.inf)
+            _check(f"{where}: share of arm {arm}", share, above=1e-6, below=1e6)
         names = [metric.name for metric in self.metrics]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ExperimentError(f"{where}: metrics named twice: {', '.join(twice)}")
@@ -152,12 +152,15 @@ class ExperimentPlan:
         if self.until <= self.started:
             raise ExperimentError(f"{where}: until ({self.until}) must be after started ({self.started})")
         for name in ("alpha", "sample_ratio_warn", "sample_ratio_invalid"):
-            _check(f"{where}: {name}", getattr(self, name), above=0, below=0.5)
+            _check(f"{where}: {name}", getattr(self, name), above=1e-6, below=0.5)
+        for name in ("min_days", "min_users_with_value", "max_share_left_out"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ExperimentError(f"{where}: {name} is {getattr(self, name)}, must be 0 or more")
         if self.sample_ratio_invalid > self.sample_ratio_warn:
             raise ExperimentError(f"{where}: sample_ratio_invalid must not exceed sample_ratio_warn")
         _check(f"{where}: power", self.power, above=0.05, below=1)
         _check(f"{where}: max_days", self.max_days, above=self.min_days, below=math.inf)
-        _check(f"{where}: planned_users", self.planned_users, above=3, below=math.inf)
+        _check(f"{where}: planned_users", self.planned_users, above=3, below=1e12)
         _check(f"{where}: min_users", self.min_users, above=1, below=math.inf)
 
     @property

@@ -35,7 +35,7 @@ def required_users(
     value varies by `variance`; `arm_to_control` is the ratio of users. None: there is no such number."""
     if not (effect > 0 and variance > 0 and math.isfinite(effect) and math.isfinite(variance)):
         return None
-    needed = variance / effect**2 * (1 + arm_to_control) ** 2 / arm_to_control
+    needed = variance / effect / effect * (1 + arm_to_control) ** 2 / arm_to_control
     share = arm_to_control / (1 + arm_to_control)
     quantile = float(ndtri(power))
     fixed = users = needed * (float(ndtri(1 - alpha / 2)) + quantile) ** 2

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import infer_dtype
 
 from feature_sync.core.errors import ExperimentError
 from feature_sync.statistics.plan import ARM, FIRST_EXPOSED, MICROSECONDS_PER_DAY, USER_ID, ExperimentPlan
@@ -37,7 +38,9 @@ class UserTable:
 def read_user_table(table: Any, plan: ExperimentPlan) -> UserTable:
     """Checks a pandas or Arrow table (`plan` describes its columns). Raises ExperimentError that names the metric and
     the column, or the row."""
-    frame: pd.DataFrame = table.to_pandas() if hasattr(table, "to_pandas") else table
+    frame = table.to_pandas() if hasattr(table, "to_pandas") else table
+    if not isinstance(frame, pd.DataFrame):
+        raise ExperimentError(f"table is a {type(table).__name__}, must be a pandas or Arrow table")
     _check_columns(frame, plan)
     # Arrow's dictionaries become categories, which count the ones that have no rows too.
     frame = frame.assign(**{column: frame[column].astype(object) for column in (USER_ID, ARM)})
@@ -72,6 +75,8 @@ def _check_columns(frame: pd.DataFrame, plan: ExperimentPlan) -> None:
 
 
 def _check_names(column: pd.Series[Any]) -> None:
+    if not len(column) or (infer_dtype(column, skipna=False) == "string" and not (column == "").any()):
+        return
     for row, value in enumerate(column):
         if not isinstance(value, str) or not value:
             raise ExperimentError(f"table, row {row}: {column.name} is {value!r}, must be a string that is not empty")

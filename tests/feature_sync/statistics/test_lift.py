@@ -252,7 +252,7 @@ def test_numbers_beyond_all_measure_end_in_words(size: float) -> None:
         warnings.simplefilter("error")
         result = analyse(users(arms), plan(*metrics))
     assert {metric.outcome for metric in result.arms[0].metrics} == {Outcome.CANNOT_SAY}
-    assert result.arms[0].metrics[0].because == "the numbers are too large to compute with"
+    assert result.arms[0].metrics[0].because == "the numbers are too large or too small to compute with"
     json.dumps(result.as_json(), allow_nan=False)
 
 

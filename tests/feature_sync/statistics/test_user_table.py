@@ -35,6 +35,23 @@ def test_arrow_and_pandas_give_the_same() -> None:
     assert analyse(frame, plan()) == analyse(arrow, plan()) == analyse(dictionary, plan())
 
 
+def test_what_is_no_table_is_refused() -> None:
+    with pytest.raises(ExperimentError, match="table is a dict, must be a pandas or Arrow table"):
+        analyse({"user_id": ["u"]}, plan())
+
+
+def test_an_index_with_repeats_changes_nothing() -> None:
+    frame = table()
+    assert analyse(frame.set_axis([0] * len(frame)), plan()) == analyse(frame, plan())
+
+
+@pytest.mark.parametrize("value", [None, pd.NA, np.nan])
+def test_a_column_of_nothing_says_nothing(value: object) -> None:
+    frame = table().assign(value=pd.Series([value] * 400, dtype=object))
+    result = metric_of(frame, VALUE)
+    assert result.because == "200 users of A (100.0%) have no usable number"
+
+
 def test_the_order_of_rows_changes_nothing() -> None:
     frame = table()
     shuffled = frame.sample(frac=1.0, random_state=1)
@@ -133,19 +150,24 @@ def test_a_table_that_is_not_as_the_plan_says_is_refused(change: Any, message: s
     [
         ({"control": "X"}, "experiment test: control 'X' is not among the arms A, B"),
         ({"shares": {"A": 1.0}}, "experiment test: shares names no arm beside control"),
-        ({"shares": {"A": 1.0, "B": 0.0}}, "experiment test: share of arm B is 0.0, must be above 0 and below inf"),
+        (
+            {"shares": {"A": 1.0, "B": 0.0}},
+            "experiment test: share of arm B is 0.0, must be above 1e-06 and below 1e+06",
+        ),
         (
             {"shares": {"A": 1.0, "B": float("nan")}},
-            "experiment test: share of arm B is nan, must be above 0 and below inf",
+            "experiment test: share of arm B is nan, must be above 1e-06 and below 1e+06",
         ),
         ({"metrics": (VALUE, VALUE)}, "experiment test: metrics named twice: value"),
         ({"metrics": (GUARD,)}, "experiment test: metrics has no goal, so that nothing could decide"),
         ({"metrics": ()}, "experiment test: metrics has no goal, so that nothing could decide"),
         ({"until": 0}, "experiment test: until (0) must be after started (0)"),
-        ({"alpha": 0.0}, "experiment test: alpha is 0.0, must be above 0 and below 0.5"),
+        ({"alpha": 0.0}, "experiment test: alpha is 0.0, must be above 1e-06 and below 0.5"),
         ({"power": 1.0}, "experiment test: power is 1.0, must be above 0.05 and below 1"),
-        ({"planned_users": 0}, "experiment test: planned_users is 0, must be above 3 and below inf"),
+        ({"planned_users": 0}, "experiment test: planned_users is 0, must be above 3 and below 1e+12"),
         ({"min_users": 1}, "experiment test: min_users is 1, must be above 1 and below inf"),
+        ({"min_days": -1.0}, "experiment test: min_days is -1.0, must be 0 or more"),
+        ({"max_share_left_out": float("nan")}, "experiment test: max_share_left_out is nan, must be 0 or more"),
         ({"max_days": 3.0}, "experiment test: max_days is 3.0, must be above 7 and below inf"),
         (
             {"sample_ratio_warn": 0.001, "sample_ratio_invalid": 0.01},
@@ -180,7 +202,7 @@ def test_a_plan_that_cannot_be_is_refused(changes: dict[str, Any], message: str)
             {"covariate": "b", "denominator": "d"},
             "metric m: denominator and covariate_denominator must be given together, or neither",
         ),
-        ({"minimum_lift": 0.0}, "metric m: minimum_lift is 0.0, must be above 0 and below inf"),
+        ({"minimum_lift": 0.0}, "metric m: minimum_lift is 0.0, must be above 1e-06 and below 1e+06"),
         ({"margin": -0.1}, "metric m: margin is -0.1, must be above 0 and below inf"),
         ({"cap_quantile": 1.0}, "metric m: cap_quantile is 1.0, must be above 0.5 and below 1"),
     ],
