@@ -73,6 +73,7 @@ def served_bundle(settings: Settings) -> Bundle | None:
 def state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]:
     """A state as plain values; items by their ids if the bundle has them, else by the hexadecimal of their keys."""
     items = item_names(state.event_item_keys, bundle)
+    merged = {int(row["position"]): row for row in state.merged}
     return {
         "revision": state.revision,
         "features": dict(state.features),
@@ -86,9 +87,19 @@ def state_summary(state: UserState, bundle: Bundle | None) -> dict[str, object]:
                 "item": items[index],
                 "type": _EVENT_TYPES.get(int(state.event_codes[index]), f"code {state.event_codes[index]}"),
                 "time": _iso_time(int(state.event_times[index])),
+                **(_merged_summary(merged[index]) if index in merged else {}),
             }
             for index in reversed(range(len(items)))
         ],
+    }
+
+
+def _merged_summary(merged: np.void) -> dict[str, object]:
+    """The events that one of the history stands for."""
+    counts = zip(names.EVENT_TYPES, merged["counts"].tolist(), strict=True)
+    return {
+        "stands_for": {event_type: count for event_type, count in counts if count},
+        "last_time": _iso_time(int(merged["last_time"])),
     }
 
 

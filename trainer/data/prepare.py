@@ -209,6 +209,10 @@ def load_prepared(directory: Path) -> PreparedData:
     Raises DataError if it is not a prepared folder, has the layout of other code, or a file is missing or damaged.
     """
     raw = _read_description(directory)
+    if "event_weights" not in raw:
+        raise DataError(
+            f"{directory}: an earlier release prepared these data, without the counts of events: prepare again"
+        )
     try:
         checksums = dict(raw.pop("files"))
         prepared = PreparedData(

@@ -43,7 +43,7 @@ def problems(folder: Path, text: str) -> list[str]:
 class TestExample:
     def test_it_says_what_it_shows(self) -> None:
         policies = load_policies(EXAMPLE, CHOICES)
-        assert policies.names == ("home", "children", "after_purchase")
+        assert policies.names == ("home", "checkout", "children", "after_purchase")
         assert policies.default == Policy(sources=DEFAULT_SOURCES, diversity=0.1)
         assert policies.policy("home") == Policy(
             sources=DEFAULT_SOURCES | {"popular": 20},
@@ -76,8 +76,9 @@ class TestPage:
     TEXT = (EXAMPLE.parents[1] / "docs/policies.md").read_text()
 
     def test_its_example_is_a_file_of_policies(self, tmp_path: Path) -> None:
-        (example,) = re.findall(r"^```yaml\n(.*?)^```", self.TEXT, re.MULTILINE | re.DOTALL)
-        assert load_policies(written(tmp_path, example), CHOICES).names == ("home", "children")
+        examples = re.findall(r"^```yaml\n(.*?)^```", self.TEXT, re.MULTILINE | re.DOTALL)
+        names = [load_policies(written(tmp_path, example), CHOICES).names for example in examples]
+        assert names == [("home", "children"), ("home", "checkout")]
 
     def test_it_names_every_key(self) -> None:
         assert [name for name in Policy.model_fields if f"`{name}`" not in self.TEXT] == []

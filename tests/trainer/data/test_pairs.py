@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import pytest
 
 from tandem.contract import names
 from tests.trainer.data.conftest import table_rows
 from trainer.commands.cli import main
+from trainer.core.errors import DataError
 from trainer.data.config import load_data_config
-from trainer.data.prepare import PreparedData, prepare
+from trainer.data.prepare import PreparedData, load_prepared, prepare
 
 CONFIG = """
 name = "shop"
@@ -86,6 +90,16 @@ def test_a_purchase_has_the_rating_that_was_given_before(write, tmp_path: Path) 
         ("purchase", 1.0),
         ("purchase", 5.0),
     ]
+
+
+def test_data_of_an_earlier_release_are_refused_in_words(write, tmp_path: Path) -> None:
+    directory = prepared_shop(write, tmp_path).directory
+    description = json.loads((directory / "prepared.json").read_text())
+    del description["event_weights"]
+    (directory / "prepared.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match="an earlier release prepared these data"):
+        load_prepared(directory)
+    assert prepared_shop(write, tmp_path).event_weights["purchase"] == 5.0, "it is prepared again"
 
 
 def test_one_event_of_each_pair_stays_as_it_is(write, tmp_path: Path) -> None:
