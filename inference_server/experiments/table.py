@@ -303,6 +303,7 @@ class _Builder:
             stickiness = definitions[0].stickiness
             self._check_name(stickiness, (*at, 0, "stickiness"))
         variants = []
+        overrides: list[tuple[str, frozenset[str], Variant]] = []
         names: set[str] = set()
         arms: set[tuple[str, str]] = set()
         for index, definition in enumerate(definitions):
@@ -316,11 +317,16 @@ class _Builder:
                 if arm in arms:
                     self._report((*here, "payload"), f"two variants are the arm {arm[1]!r} of {arm[0]!r}; arms differ")
                 arms.add(arm)
-            overrides = tuple((override.context_name, frozenset(override.values)) for override in definition.overrides)
-            variants.append(
-                Variant(name=definition.name, weight=definition.weight, assignment=assignment, overrides=overrides)
-            )
-        return Variants(group=group, stickiness=stickiness, variants=tuple(variants), total=total)
+            variant = Variant(name=definition.name, weight=definition.weight, assignment=assignment)
+            variants.append(variant)
+            overrides += ((part.context_name, frozenset(part.values), variant) for part in definition.overrides)
+        return Variants(
+            group=group,
+            stickiness=stickiness,
+            variants=tuple(variants),
+            total=total,
+            overrides=tuple(overrides),
+        )
 
     def _assignment(self, variant: VariantDefinition, at: _Path) -> Assignment | None:
         """The arm that a variant's payload names; None: it has no payload, and its users are in no experiment."""

@@ -34,8 +34,8 @@ _CONFIRM_SECONDS: Final = 5.0
 _LOOK_AGAIN_SECONDS: Final = 5.0
 """How often a table that was refused is looked at again."""
 
-KnowsNames = Callable[[Collection[str]], Awaitable[Known]]
-"""What arms may name, asked with the models that they do name."""
+KnowsNames = Callable[[Collection[str] | None], Awaitable[Known]]
+"""What arms may name, asked with the models that they do name; None: models are not to be checked."""
 
 
 class ExperimentsFollower:
@@ -100,9 +100,9 @@ class ExperimentsFollower:
 
     async def _consider(self, offer: Offer) -> None:
         self._looked_at = time.monotonic()
+        known = await self._known(_models_of(offer))
         try:
-            models = {arm.model for arm in offer.table().arms if arm.model}
-            table = offer.table(await self._known(models))
+            table = offer.table(known)
         except ExperimentsInvalid as error:
             self._refuse(error)
             return
@@ -155,6 +155,14 @@ class ExperimentsFollower:
             write_json(self._path, record)
         except OSError as error:
             _log.warning("experiments_not_kept", path=str(self._path), reason=str(error))
+
+
+def _models_of(offer: Offer) -> set[str] | None:
+    """The models that arms name; None: not known, because the table will be refused for something else."""
+    try:
+        return {arm.model for arm in offer.table().arms if arm.model}
+    except ExperimentsInvalid:
+        return None
 
 
 def _passed(since: float, seconds: float) -> bool:

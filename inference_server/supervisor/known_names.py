@@ -20,11 +20,16 @@ class KnownNames:
         self._registry = registry
         self._policies_file = policies_file
 
-    async def __call__(self, models: Collection[str]) -> Known:
-        """What is known now. A registry that is away, or a file that cannot be read, checks nothing."""
+    async def __call__(self, models: Collection[str] | None) -> Known:
+        """What is known now, asked with the models that arms name (None: nothing is to be known of models).
+
+        A registry that is away, or a file that cannot be read, checks nothing.
+        """
         return Known(models=await self._models(models), scenarios=await asyncio.to_thread(self._scenarios))
 
-    async def _models(self, named: Collection[str]) -> Collection[str] | None:
+    async def _models(self, named: Collection[str] | None) -> Collection[str] | None:
+        if named is None:
+            return None
         if self._registry is None or not named:
             return frozenset()
         try:

@@ -154,8 +154,6 @@ class Variant:
     """Its share, in the unit of its neighbours' weights."""
     assignment: Assignment | None = None
     """None: the users of the variant are in no experiment."""
-    overrides: tuple[tuple[str, frozenset[str]], ...] = ()
-    """(name, values): requests with one of the values have this variant, whatever the hash says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,13 +166,14 @@ class Variants:
     variants: tuple[Variant, ...]
     total: int
     """Sum of the weights."""
+    overrides: tuple[tuple[str, frozenset[str], Variant], ...] = ()
+    """(name, values, variant): requests with one of the values have this variant, whatever the hash says."""
 
     def of(self, caller: Caller) -> Variant | None:
         """The request's variant; None where it has no value to be sticky by."""
-        for variant in self.variants:
-            for name, values in variant.overrides:
-                if caller.value(name) in values:
-                    return variant
+        for name, values, variant in self.overrides:
+            if caller.value(name) in values:
+                return variant
         identifier = caller.identifier(self.stickiness)
         if not identifier or not self.total:
             return None
@@ -286,6 +285,8 @@ class ExperimentTable:
 
         `user_id` is empty for an anonymous caller; `scenario` is the scenario that the request names.
         """
+        if not self.layers:
+            return ()
         caller = Caller(user_id, context, scenario)
         return tuple(
             variant.assignment
@@ -315,6 +316,9 @@ NO_EXPERIMENTS: Final = ExperimentTable()
 
 def normalised_hash(group: str, identifier: str, modulus: int, *, seed: int) -> int:
     """Unleash's hash: 1 to `modulus`, the same for the same group, identifier and seed."""
-    # JSON can spell half a surrogate pair, which UTF-8 cannot.
-    text = f"{group}:{identifier}".encode("utf-8", "surrogatepass")
-    return mmh3.hash(text, seed, signed=False) % modulus + 1
+    text = f"{group}:{identifier}"
+    try:
+        return mmh3.hash(text, seed, False) % modulus + 1
+    except UnicodeEncodeError:
+        # JSON can spell half a surrogate pair, which UTF-8 cannot.
+        return mmh3.hash(text.encode("utf-8", "surrogatepass"), seed, False) % modulus + 1
