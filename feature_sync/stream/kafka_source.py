@@ -33,6 +33,8 @@ class KafkaSource:
         self._away: KafkaError | None = None
         self._consumer = Consumer(
             {
+                # librdkafka would write lines of its own to the log; what matters in them comes through `error_cb`.
+                "log_level": 0,
                 **kafka_options(url),
                 "group.id": CONSUMER_GROUP,
                 "enable.auto.commit": False,
@@ -146,4 +148,4 @@ class KafkaSource:
             self._away = error
 
     def _failed(self, error: KafkaException) -> StreamAway:
-        return StreamAway(f"the brokers refused: {error.args[0]}")
+        return StreamAway(f"the brokers refused: {error.args[0].str()}")

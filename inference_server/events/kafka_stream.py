@@ -84,7 +84,7 @@ class KafkaStream:
         if failed is not None:
             if failed.fatal():
                 await self.close()  # a fatal error ends the producer; the next call makes a new one
-            raise StreamFailed(str(failed))
+            raise StreamFailed(failed.str())
 
     async def probe(self) -> None:
         """Asks for the topics' metadata, which creates the topics where the broker does so automatically."""
@@ -94,7 +94,7 @@ class KafkaStream:
             try:
                 found = await asyncio.to_thread(producer.list_topics, topic, timeout=_METADATA_SECONDS)
             except KafkaException as error:
-                raise StreamFailed(str(error)) from error
+                raise StreamFailed(error.args[0].str()) from error
             problem = found.topics[topic].error
             if problem is not None:
                 raise StreamFailed(f"topic {topic}: {problem.str()}")

@@ -131,7 +131,7 @@ class Admission:
         if time_remaining_seconds is not None and time_remaining_seconds < budget_seconds:
             budget_seconds = time_remaining_seconds
         if budget_seconds < MIN_BUDGET_SECONDS:
-            raise DeadlineTooShort(f"{budget_seconds * 1e3:.2f} ms are left, too little for any answer")
+            raise DeadlineTooShort(f"{max(budget_seconds, 0.0) * 1e3:.2f} ms are left, too little for any answer")
         return budget_seconds
 
     def _wake_next(self) -> None:

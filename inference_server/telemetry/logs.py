@@ -116,6 +116,8 @@ class LibraryLines:
 
     def admits(self, record: logging.LogRecord) -> bool:
         """Whether a handler shall write the record; a filter of `logging.Handler.addFilter`."""
+        if record.exc_info is not None and _says_that_the_caller_has_gone(record.exc_info[1]):
+            return False
         # With arguments, the message is a constant of the library; without, it may have the content of a request.
         kind = (record.name, record.pathname, record.lineno, record.msg if record.args else "")
         left_out = self._lines.admit(kind)
@@ -127,3 +129,13 @@ class LibraryLines:
         if left_out:
             record.msg, record.args = f"{record.getMessage()} ({left_out} lines like it were left out)", ()
         return True
+
+
+def _says_that_the_caller_has_gone(error: BaseException | None) -> bool:
+    """Whether gRPC could not write to a call, or read from it, because the call has ended.
+
+    Callers hang up, and deadlines pass, whenever they please; grpcio writes an error with a stack trace for each that
+    it meets in the middle of an answer. The calls are counted as CANCELLED.
+    """
+    kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
+    return ("grpc", "InternalError") in kinds

@@ -139,5 +139,15 @@ def _no_such_number(text: str) -> float:
     raise ValueError(f"{text} is not a JSON number")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Python would keep the last of two values of a name, and drop the first in silence."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {twice[:64]!r} occurs twice in one object")
+    return values
+
+
 # Created once: json.loads creates a decoder for every call with options.
-_decode: Final = json.JSONDecoder(parse_constant=_no_such_number, parse_float=_number).decode
+_decode: Final = json.JSONDecoder(parse_constant=_no_such_number, parse_float=_number, object_pairs_hook=_object).decode

@@ -5,7 +5,9 @@ Pydantic models would be a second definition of the API; this check takes a few 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any, Final
 
 import jsonschema_rs
@@ -23,6 +25,10 @@ _MAX_DEPTH: Final = 16
 _MAX_NAME_CHARACTERS: Final = 64
 """A caller's own names are cut off in messages: each may be as long as the payload."""
 
+_ALIKE: Final = 0.75
+"""Similarity from which a field that exists is proposed for one that does not."""
+_CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
+
 _Kind = jsonschema_rs.ValidationErrorKind
 
 
@@ -31,6 +37,7 @@ class PayloadCheck:
 
     def __init__(self, schema: dict[str, Any]) -> None:
         self._validator = jsonschema_rs.Draft202012Validator(schema, mask=_VALUE, validate_formats=True)
+        self._names = sorted(set(_field_names(schema)))
 
     def check(self, payload: object) -> None:
         """Raises InvalidRequest for the first error, with its path: "filter.attributes[0].name"; UnicodeEncodeError for
@@ -49,7 +56,7 @@ class PayloadCheck:
         try:
             self._validator.validate(payload)
         except jsonschema_rs.ValidationError as error:
-            raise InvalidRequest(*_explain(error)) from None
+            raise InvalidRequest(*_explain(error, self._names)) from None
 
 
 def _cut(value: object, depth: int) -> object:
@@ -61,11 +68,35 @@ def _cut(value: object, depth: int) -> object:
     return value
 
 
-def _explain(error: jsonschema_rs.ValidationError) -> tuple[str, str]:
+def _field_names(schema: object) -> Iterator[str]:
+    """Names of all fields of a schema, at every depth."""
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        yield from properties if isinstance(properties, dict) else ()
+        for part in schema.values():
+            yield from _field_names(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _field_names(part)
+
+
+def _no_such_field(name: str, names: Sequence[str]) -> str:
+    if name in names:
+        return "there is no such field at this place"
+    # Other libraries write protobuf's JSON in camel case.
+    written = _CAPITAL.sub("_", name[:_MAX_NAME_CHARACTERS]).lower()
+    near = get_close_matches(written, names, n=1, cutoff=_ALIKE)
+    return f"there is no such field; did you mean {near[0]}?" if near else "there is no such field"
+
+
+def _explain(error: jsonschema_rs.ValidationError, names: Sequence[str]) -> tuple[str, str]:
     path: list[str | int] = list(error.instance_path)
     kind = error.kind
     if isinstance(kind, _Kind.AdditionalProperties):
-        return _path([*path, kind.unexpected[0]]), "there is no such field"
+        name = kind.unexpected[0]
+        return _path([*path, name]), _no_such_field(name, names)
+    if isinstance(kind, _Kind.Enum):
+        return _path(path), f"must be one of {', '.join(map(str, kind.options))}"
     if isinstance(kind, _Kind.Required):
         return _path([*path, kind.property]), "must be given"
     if isinstance(kind, _Kind.PropertyNames):

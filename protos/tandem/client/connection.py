@@ -22,6 +22,8 @@ _TLS: Final = "grpcs://"
 _GRPC_SCHEMES: Final = ("dns:", "unix:", "unix-abstract:", "ipv4:", "ipv6:")
 """Prefixes of gRPC targets, which are passed on unchanged."""
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s/:@\[\]]+):\d{1,5}")
+_MAX_PORT: Final = 65_535
+"""gRPC would take a larger number modulo 65,536."""
 
 _SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 """Spreads calls over all addresses of a headless service; gRPC's default would use only one of them."""
@@ -69,7 +71,7 @@ def endpoint(
     if api_key is not None and not (
         isinstance(api_key, str) and api_key.isascii() and api_key.isprintable() and api_key.strip()
     ):
-        raise invalid("api_key", "printable ASCII, not empty")
+        raise invalid("api_key", "at least one character, all of them printable ASCII")
     credentials = None
     if not insecure:
         names = ("root_certificates", "client_certificate", "client_key")
@@ -104,7 +106,7 @@ def _target(address: str) -> str:
     target = address.removeprefix(_PLAINTEXT).removeprefix(_TLS)
     if target.startswith(_GRPC_SCHEMES):
         return target
-    if not _HOST_AND_PORT.fullmatch(target):
+    if not _HOST_AND_PORT.fullmatch(target) or int(target.rpartition(":")[2]) > _MAX_PORT:
         raise invalid("address", f"host:port, grpc://host:port (plaintext) or grpcs://host:port (TLS), not {address!r}")
     return f"dns:///{target}"
 

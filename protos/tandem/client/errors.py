@@ -35,6 +35,8 @@ from tandem.v1 import recommendation_pb2 as pb
 
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 _REQUEST_ID: Final = re.compile(r"\brequest_id (\w+)")
+_NO_TLS: Final = "WRONG_VERSION_NUMBER"
+"""OpenSSL's word for bytes in which it finds no TLS; gRPC's message has it."""
 _PAGE_TOKEN: Final = "page_token"
 _CODES: Final[Mapping[int, grpc.StatusCode]] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -183,9 +185,12 @@ def failure_of(
             description = violations.field_violations[0].description
         elif detail.Unpack(retry):
             retry_after_seconds = retry.retry_delay.ToNanoseconds() / 1e9
+    message = message or code.name
+    if _NO_TLS in message:
+        message = f"the server does not speak TLS; grpc://host:port is the address of one that does not ({message})"
     return Failure(
         code=code,
-        message=message or code.name,
+        message=message,
         field=field,
         description=description,
         retry_after_seconds=retry_after_seconds,

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
+from tandem.ops.store_url import with_options
+
 DEFAULT_STORE_URL: Final = "redis://127.0.0.1:6379/0"
 _SQLITE: Final = "sqlite:///"
 _MAX_NAME: Final = 255
@@ -47,7 +49,7 @@ def _check_store_url(url: str) -> str:
     _refuse_sentinel(url)
     if not url.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("must begin with redis://, rediss:// or unix://")
-    return with_port(url)
+    return with_options(with_port(url))
 
 
 def _refuse_sentinel(url: str) -> None:
@@ -62,7 +64,11 @@ def _check_events_url(url: str) -> str:
     _refuse_sentinel(url)
     if url and not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
         raise ValueError("must begin with redis://, rediss://, unix:// or kafka://")
-    return url if url.startswith("kafka://") else with_port(url)
+    if not url.startswith("kafka://"):
+        return with_options(with_port(url))
+    if not urlsplit(url).netloc:
+        raise ValueError("names no broker: kafka://host:port,host:port")
+    return url
 
 
 def with_port(url: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 from typing import Any
 
+import grpc
 import pytest
 import structlog
 
-from inference_server.telemetry.logs import log_answered, log_failed
+from inference_server.telemetry.logs import LibraryLines, log_answered, log_failed
 from tandem.ops.secrets import user_digest
 
 PROGRAM = """
@@ -68,3 +70,18 @@ def test_lines_of_this_process_can_be_captured() -> None:
         log_answered(request_id="r", user_id="u", source="POPULAR", degraded_reasons=(), milliseconds=1.0)
         log_failed(request_id="r", user_id="u")
     assert {line["event"] for line in logs} == {"answered", "request_failed"}
+
+
+def test_a_caller_that_hangs_up_in_the_middle_of_an_answer_is_no_error() -> None:
+    def admitted(error: Exception) -> bool:
+        line = "raised in core by servicer method [/a/b]"
+        record = logging.LogRecord("grpc", logging.ERROR, "f.py", 1, line, (), (type(error), error, None))
+        return LibraryLines().admits(record)
+
+    class ExecuteBatchError(grpc.aio.InternalError):
+        """As grpcio raises it, in a module of its own."""
+
+    assert not admitted(ExecuteBatchError("Failed execute_batch"))
+    assert not admitted(grpc.aio.InternalError("Internal error from Core"))
+    assert admitted(grpc.aio.UsageError("a bug of ours"))
+    assert admitted(KeyError("a bug of ours"))

@@ -40,6 +40,16 @@ def test_addresses(address: str, target: str) -> None:
     assert endpoint_of(address).target == target
 
 
+@pytest.mark.process
+async def test_tls_to_a_server_in_plaintext_is_named() -> None:
+    async with (
+        scripted(answers()) as server,
+        AsyncTandemClient(f"grpcs://{server.address.removeprefix('grpc://')}", deadline_ms=5_000) as client,
+    ):
+        with pytest.raises(Unavailable, match=r"the server does not speak TLS; grpc://host:port"):
+            await client.recommend("u")
+
+
 @pytest.mark.parametrize(
     ("address", "insecure", "plaintext"),
     [("grpc://a:1", False, True), ("a:1", True, True), ("a:1", False, False), ("grpcs://a:1", False, False)],
@@ -49,7 +59,7 @@ def test_plaintext_is_asked_for(address: str, insecure: bool, plaintext: bool) -
 
 
 @pytest.mark.parametrize(
-    "address", ["", "recommender", "http://recommender:1", "grpc://a:1/path", "a b:1", "grpc://:1"]
+    "address", ["", "recommender", "http://recommender:1", "grpc://h:65536", "grpc://a:1/path", "a b:1", "grpc://:1"]
 )
 def test_an_invalid_address(address: str) -> None:
     with pytest.raises(ValueError, match=r"^address: "):

@@ -31,6 +31,8 @@ REDIS_OR_KAFKA = "must begin with redis://, rediss://, unix:// or kafka://"
         (ModelAlias, "champion-2"),
         (StoreUrl, "redis://127.0.0.1:6379/0"),
         (StoreUrl, "rediss://store"),
+        (StoreUrl, "rediss://u:p%2F@store:1/3?ssl_ca_certs=/ca.pem&socket_timeout=1.5"),
+        (StoreUrl, "unix:///run/valkey.sock?db=2"),
         (StoreUrl, "unix:///run/valkey.sock"),
         (EventsUrl, ""),
         (EventsUrl, "unix:///run/valkey.sock"),
@@ -65,7 +67,14 @@ def test_a_usable_value_is_taken_as_it_is(kind: object, value: str) -> None:
         (StoreUrl, "", REDIS),
         (StoreUrl, "http://localhost", REDIS),
         (StoreUrl, "kafka://a:9092", REDIS),
+        (StoreUrl, "redis://h:1/x", "a database that is not a number"),
+        (StoreUrl, "redis://h:1/0?socket_timout=3", "did you mean socket_timeout"),
+        (StoreUrl, "redis://h:1/0?protocol=3", "an option that does not exist"),
+        (StoreUrl, "redis://h:1/0?socket_timeout=abc", "an option socket_timeout that is not a number"),
+        (EventsUrl, "redis://h:1/x", "a database that is not a number"),
         (EventsUrl, "http://localhost", REDIS_OR_KAFKA),
+        (EventsUrl, "kafka://", "names no broker"),
+        (EventsUrl, "kafka://?security.protocol=ssl", "names no broker"),
     ],
 )
 def test_an_unusable_value_is_told_what_is_allowed(kind: object, value: str, message: str) -> None:
