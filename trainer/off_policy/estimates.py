@@ -18,6 +18,7 @@ import numpy as np
 from trainer.off_policy.judged import Floats, JudgedLog, sums
 
 CONFIDENCE: Final = 0.95
+RARE_WEIGHT: Final = 10.0
 _NORMAL_QUANTILE: Final = 1.959963984540054
 _TINY: Final = float(np.finfo(np.float64).tiny)
 
@@ -57,6 +58,11 @@ class Support:
     supported: Estimate
     """Share of what the judged policy shows that the log speaks about: 1 where it could have shown it all and nothing
     is clipped."""
+    rare_share: float
+    """Share of that which rests on slots with a weight above RARE_WEIGHT: what the log shows seldom."""
+    rare_rewards: float
+    """What these slots are expected to earn, as a number of rewards with equal weights: if it is small, few of them
+    decide, and the interval is too narrow, because those that it does not hold do not widen it."""
     max_weight: float
     """Weights above it are clipped to it."""
     num_clipped_slots: int
@@ -146,7 +152,11 @@ def _self_normalised(log: JudgedLog, answers_of_user: Floats) -> Estimate:
 
 
 def _support(log: JudgedLog, clipped: JudgedLog, max_weight: float) -> Support:
-    weight_of_user = clipped.by_user(clipped.weights * log.shares[log.slot_positions])
+    shown = clipped.weights * log.shares[log.slot_positions]
+    weight_of_user = clipped.by_user(shown)
+    is_rare = clipped.weights > RARE_WEIGHT
+    rare_weights, expected = clipped.weights[is_rare], log.slot_predicted[is_rare]
+    rare_squares = float(rare_weights**2 @ expected)
     exposure_of_user = log.exposures().sum(axis=1)
     exposure, total = max(float(exposure_of_user.sum()), _TINY), float(log.weights.sum())
     share = float(weight_of_user.sum()) / exposure
@@ -158,6 +168,8 @@ def _support(log: JudgedLog, clipped: JudgedLog, max_weight: float) -> Support:
         effective_users=effective_number(log.by_user(clipped.weights)),
         effective_rewards=effective_number(clipped.weights * log.rewards),
         supported=_estimate(share, (weight_of_user - share * exposure_of_user) / exposure),
+        rare_share=float(shown[is_rare].sum()) / max(float(shown.sum()), _TINY),
+        rare_rewards=float(rare_weights @ expected) ** 2 / rare_squares if rare_squares else 0.0,
         max_weight=max_weight,
         num_clipped_slots=int(np.count_nonzero(log.weights > max_weight)),
         clipped_share=1.0 - float(clipped.weights.sum()) / total if total else 0.0,

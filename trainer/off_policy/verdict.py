@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from trainer.off_policy.estimates import Estimates
+from trainer.off_policy.estimates import RARE_WEIGHT, Estimates
 
 MIN_EFFECTIVE_USERS: Final = 100.0
 MIN_EFFECTIVE_REWARDS: Final = 100.0
-MIN_SUPPORTED: Final = 0.95
+MIN_RARE_REWARDS: Final = 10.0
+MAX_RARE_SHARE: Final = 0.01
+"""A smaller share of what the judged policy shows may rest on fewer rare rewards."""
+MIN_SUPPORTED: Final = 0.98
 """Least share of what the judged policy shows that the log must speak about; the upper end of its interval counts."""
 
 BETTER: Final = "better"
@@ -46,6 +49,12 @@ def judge_support(estimates: Estimates) -> Verdict:
         reasons.append(
             f"the rewards weigh as much as {support.effective_rewards:,.0f} with equal weights, at least "
             f"{MIN_EFFECTIVE_REWARDS:.0f} are needed: log longer, or explore more"
+        )
+    if support.rare_share > MAX_RARE_SHARE and support.rare_rewards < MIN_RARE_REWARDS:
+        reasons.append(
+            f"{support.rare_share:.0%} of what would be shown was logged so seldom that one item stands for more than "
+            f"{RARE_WEIGHT:.0f}, and what these are expected to earn weighs as much as {support.rare_rewards:.1f} "
+            f"rewards, at least {MIN_RARE_REWARDS:.0f} are needed: log longer, or explore more"
         )
     if support.supported.high < MIN_SUPPORTED:
         reasons.append(

@@ -147,13 +147,13 @@ def run(seed: int, *, num_users: int, exploration: float, click_model: ClickMode
 def test_the_interval_covers_the_truth() -> None:
     """`python -m benchmarks.off_policy` does so for many logs; these few find a gross mistake."""
     world = make_world(1, num_items=40)
-    logged = truth(world, world.logged_orders, 0.2)
+    logged = truth(world, world.logged_orders, 0.5)
     expected = {
         **dict.fromkeys(("ips", "snips", "dr"), truth(world, world.judged_orders, 0.0)),
         "logged": logged,
         "difference": truth(world, world.judged_orders, 0.0) - logged,
     }
-    results = [run(seed, num_users=300, exploration=0.2) for seed in range(20)]
+    results = [run(seed, num_users=600, exploration=0.5) for seed in range(20)]
     assert all(judge_support(result).decision != CANNOT_SAY for result in results)
     for name, value in expected.items():
         estimates = [getattr(result, name) for result in results]
@@ -185,16 +185,16 @@ def test_a_policy_that_shows_what_was_never_logged_cannot_be_judged() -> None:
     orders = replace(orders, items=np.where(shown, orders.items + 40, orders.items))
     verdict = judge_support(estimate(judge(answers, orders, num_positions=NUM_POSITIONS), max_weight=1e4))
     assert verdict.decision == CANNOT_SAY
-    assert any("of what would be shown, at least 95% are needed" in reason for reason in verdict.reasons)
+    assert any("of what would be shown, at least 98% are needed" in reason for reason in verdict.reasons)
 
 
 def test_a_much_better_policy_is_found() -> None:
-    world = make_world(1, num_items=40)
+    world = make_world(1, num_items=20)
     best = replace(world, judged_orders=np.argsort(-world.click_rates, axis=1))
-    answers, tastes = simulate(world, num_users=600, exploration=0.3, seed=1)
+    answers, tastes = simulate(world, num_users=700, exploration=0.5, seed=1)
     judged = judge(answers, judged_orders(best, tastes, 0.0), num_positions=NUM_POSITIONS)
     assert judge_support(estimate(judged, max_weight=1e4)).decision == BETTER
     same = judge(
-        answers, judged_orders(replace(world, judged_orders=world.logged_orders), tastes, 0.3), num_positions=10
+        answers, judged_orders(replace(world, judged_orders=world.logged_orders), tastes, 0.5), num_positions=10
     )
     assert judge_support(estimate(same, max_weight=1e4)).decision == NO_DIFFERENCE
