@@ -361,6 +361,8 @@ def _with_entries_of(
     It lacks an event of an item that is not in `seen_before`, and, by a rule with strengths, a stronger one than its
     own of an item in its history. Both records of an item count the same events, so the higher counts are right.
     """
+    if not offered.any() and not (rule.event_weights and len(stored.merged)):
+        return state
     entries, held = state.entries, stored.entries
     added = held[offered & ~np.isin(held.item_keys, seen_before)]
     strengths = rule.strengths

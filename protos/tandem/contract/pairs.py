@@ -101,8 +101,7 @@ class Entries:
         `strengths` is (7,) float64 by event code. The entry has the events of all, or, if they are records of the
         `same_events`, the higher counts. Entries without a time (0) stay in their order, before all others.
         """
-        strength = strengths[np.where(_is_known(self.codes), self.codes, 0)]
-        by_item = np.lexsort((self.times, -strength, self.item_keys))
+        by_item = np.lexsort((self.times, -_strength(self.codes, strengths), self.item_keys))
         keys = self.item_keys[by_item]
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))[: len(keys)]
         standing = by_item[starts]
@@ -144,3 +143,61 @@ def moved(merged: Merged, order: npt.NDArray[np.int64]) -> Merged:
     kept["position"] = positions[positions >= 0]
     in_order: Merged = kept[np.argsort(kept["position"])]
     return in_order
+
+
+def positions_of(item_keys: Keys, history_keys: Keys) -> npt.NDArray[np.int64]:
+    """Positions of items in a history, (n,) int64; -1 for those that it does not have."""
+    if not len(history_keys):
+        return np.full(len(item_keys), -1, dtype=np.int64)
+    order = np.argsort(history_keys, kind="stable")
+    found = order[np.minimum(np.searchsorted(history_keys, item_keys, sorter=order), len(order) - 1)]
+    return np.where(history_keys[found] == item_keys, found, -1)
+
+
+def stand(
+    codes: npt.NDArray[np.uint8],
+    times: npt.NDArray[np.int64],
+    later_codes: npt.NDArray[np.uint8],
+    later_times: npt.NDArray[np.int64],
+    strengths: npt.NDArray[np.float64],
+) -> npt.NDArray[np.bool_]:
+    """Whether the events `codes` at `times` stand for these others of the same items: (n,) each, (n,) bool."""
+    strength, later_strength = _strength(codes, strengths), _strength(later_codes, strengths)
+    is_later = np.asarray(later_times >= times)
+    return np.asarray((later_strength < strength) | ((later_strength == strength) & is_later), dtype=np.bool_)
+
+
+def with_counts(
+    merged: Merged,
+    positions: npt.NDArray[np.int64],
+    codes: npt.NDArray[np.uint8],
+    times: npt.NDArray[np.int64],
+    *,
+    history_codes: npt.NDArray[np.uint8],
+    history_times: npt.NDArray[np.int64],
+) -> Merged:
+    """The merged entries of a history after further events of its items, for which its own events stand.
+
+    `positions`, `codes` and `times` are (n,), of the further events.
+    """
+    touched = np.union1d(merged["position"].astype(np.int64), positions)
+    rows = np.zeros(len(touched), dtype=MERGED)
+    rows["position"] = touched
+    rows["last_time"] = history_times[touched]
+    before = np.searchsorted(touched, merged["position"])
+    rows[before] = merged
+    single = np.setdiff1d(np.arange(len(touched)), before)
+    for row, code in zip(single.tolist(), history_codes[touched[single]].tolist(), strict=True):
+        if 0 < code <= len(names.EVENT_TYPES):
+            rows["counts"][row, code - 1] = 1
+    for row, code, time in zip(
+        np.searchsorted(touched, positions).tolist(), codes.tolist(), times.tolist(), strict=True
+    ):
+        rows["counts"][row, code - 1] = min(int(rows["counts"][row, code - 1]) + 1, _MAX_COUNT)
+        rows["last_time"][row] = max(int(rows["last_time"][row]), time)
+    return rows
+
+
+def _strength(codes: npt.NDArray[np.uint8], strengths: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = strengths[np.where(_is_known(codes), codes, 0)]
+    return found

@@ -30,7 +30,16 @@ import numpy.typing as npt
 
 from tandem.contract import names
 from tandem.contract.errors import StoreValueError
-from tandem.contract.pairs import MERGED, NOTHING_MERGED, Entries, Merged, moved
+from tandem.contract.pairs import (
+    MERGED,
+    NOTHING_MERGED,
+    Entries,
+    Merged,
+    moved,
+    positions_of,
+    stand,
+    with_counts,
+)
 from tandem.contract.vocabulary import NO_KEYS, Keys
 
 MAX_ID_BYTES = 256
@@ -232,7 +241,7 @@ class UserState:
         state = (
             counted._with_first(item_keys[new], event_codes[new], event_times[new])
             if strengths is None
-            else counted._with_strongest(Entries.of(item_keys[new], event_codes[new], event_times[new]), strengths)
+            else counted._with_strongest(item_keys[new], event_codes[new], event_times[new], strengths)
         )
         return replace(state, seen_item_keys=_bounded(seen, state.event_item_keys))
 
@@ -254,9 +263,36 @@ class UserState:
             merged=moved(self.merged, order) if len(self.merged) else self.merged,
         )
 
-    def _with_strongest(self, added: Entries, strengths: npt.NDArray[np.float64]) -> UserState:
+    def _with_strongest(
+        self,
+        item_keys: Keys,
+        event_codes: npt.NDArray[np.uint8],
+        event_times: npt.NDArray[np.int64],
+        strengths: npt.NDArray[np.float64],
+    ) -> UserState:
         """These events merged with the history."""
-        return self.with_entries(Entries.joined((self.entries, added)).one_of_each_item(strengths))
+        positions = positions_of(item_keys, self.event_item_keys)
+        fresh, again = np.flatnonzero(positions < 0), np.flatnonzero(positions >= 0)
+        standing = positions[again]
+        stays = stand(
+            self.event_codes[standing], self.event_times[standing], event_codes[again], event_times[again], strengths
+        )
+        if not stays.all() or len(set(item_keys[fresh].tolist())) < len(fresh):
+            entries = Entries.joined((self.entries, Entries.of(item_keys, event_codes, event_times)))
+            return self.with_entries(entries.one_of_each_item(strengths))
+        # The same result in half of the time: no event of the history gives way.
+        state = self
+        if len(again):
+            counted = with_counts(
+                self.merged,
+                standing,
+                event_codes[again],
+                event_times[again],
+                history_codes=self.event_codes,
+                history_times=self.event_times,
+            )
+            state = replace(self, merged=counted)
+        return state._with_first(item_keys[fresh], event_codes[fresh], event_times[fresh]) if len(fresh) else state
 
     def to_bytes(self) -> bytes:
         """Packs the state: header, counts, merged events, event times, event keys, seen keys, event codes, features as
