@@ -16,6 +16,7 @@ from inference_server.experiments.table import NOTHING_KNOWN, Known, make_table,
 from tandem.contract.experiments import ExperimentTable
 from tandem.ops.watched_files import WatchedFiles
 
+UNLEASH: Final = "unleash"
 _POLL_SECONDS: Final = 1.0
 _MAX_DOCUMENT_BYTES: Final = 1 << 20
 """Every worker gets the definitions in one message, which may have four times as much."""
@@ -95,7 +96,7 @@ class UnleashOffer:
 class Definitions:
     """What the threads of Unleash's client hand to the event loop."""
 
-    kind = "unleash"
+    kind = UNLEASH
 
     def __init__(self, origin: str, *, flag_prefix: str) -> None:
         """Only flags with `flag_prefix`, and those that they depend on, are offered."""

@@ -18,7 +18,7 @@ import structlog
 from inference_server.core.errors import ExperimentsInvalid
 from inference_server.core.table_status import TableStatus
 from inference_server.experiments.table import Known, make_table
-from inference_server.supervisor.experiment_sources import Offer, Source
+from inference_server.supervisor.experiment_sources import UNLEASH, Offer, Source
 from inference_server.supervisor.json_files import read_json, write_json
 from inference_server.supervisor.worker_pool import WorkerPool
 from tandem.contract.experiments import ExperimentTable
@@ -58,6 +58,9 @@ class ExperimentsFollower:
         self._on_models = on_models
         self._status = TableStatus()
         self._offer: Offer | None = None
+        self._in_force: Mapping[str, Any] = {}
+        """The definitions of the table in force."""
+        self._is_away = False
         self._looked_at = 0.0
         self._told_at = 0.0
 
@@ -105,6 +108,7 @@ class ExperimentsFollower:
             table = offer.table(known)
         except ExperimentsInvalid as error:
             self._refuse(error)
+            self._switch_off(offer.document)
             return
         status = replace(
             self._status, source=self._source.kind, confirmed_at_seconds=self._source.answered_at_seconds, refusal=""
@@ -113,9 +117,10 @@ class ExperimentsFollower:
             self._tell(None, status)
         else:
             self._put_in_force(offer.document, table, status)
-        self._keep(offer.document)
+        self._keep()
 
     def _put_in_force(self, document: Mapping[str, Any], table: ExperimentTable, status: TableStatus) -> None:
+        self._in_force = document
         arms = table.arms
         experiments = tuple(dict.fromkeys(arm.experiment for arm in arms))
         self._on_models({arm.model for arm in arms if arm.model})
@@ -123,6 +128,24 @@ class ExperimentsFollower:
         _log.info(
             "experiments_changed", source=status.source, fingerprint=table.fingerprint, experiments=list(experiments)
         )
+
+    def _switch_off(self, refused: Mapping[str, Any]) -> None:
+        """Takes from a refused table the layers that it turns off: somebody else's mistake must not keep a kill switch
+        from working. Nothing else of it can be taken."""
+        before = self._in_force.get("features", ())
+        held_out = {parent["feature"] for flag in before for parent in flag.get("dependencies", ())}
+        offered = refused["features"] if isinstance(refused["features"], list) else ()
+        turned_off = {
+            flag.get("name")
+            for flag in offered
+            if isinstance(flag, dict) and flag.get("enabled") is False and flag.get("name") not in held_out
+        }
+        features = [{**flag, "enabled": False} if flag["name"] in turned_off else flag for flag in before]
+        if features != list(before):
+            document = {**self._in_force, "features": features}
+            table = make_table(document, locate=lambda _, __: "")
+            self._put_in_force(document, table, self._status)
+            self._keep()
 
     def _refuse(self, error: ExperimentsInvalid) -> None:
         reason = redacted(str(error))
@@ -138,18 +161,25 @@ class ExperimentsFollower:
             self._tell(None, replace(self._status, confirmed_at_seconds=answered_at))
 
     def _show_source(self) -> None:
-        if self._source.kind == "unleash":
-            self._pool.set_dependency("unleash", up=not self._source.problem, problem=self._source.problem)
+        if self._source.kind != UNLEASH:
+            return
+        is_away = bool(self._source.problem)
+        if is_away and not self._is_away:
+            _log.warning("unleash_unavailable", reason=self._source.problem, in_force=self._status.source)
+        elif self._is_away and not is_away:
+            _log.info("unleash_up")
+        self._is_away = is_away
+        self._pool.set_dependency(UNLEASH, up=not is_away, problem=self._source.problem)
 
     def _tell(self, document: Mapping[str, Any] | None, status: TableStatus) -> None:
         self._status, self._told_at = status, time.monotonic()
         self._pool.set_experiments(document, status)
 
-    def _keep(self, document: Mapping[str, Any]) -> None:
+    def _keep(self) -> None:
         record = {
             "origin": self._source.origin,
             "confirmed_at_seconds": self._status.confirmed_at_seconds,
-            "document": document,
+            "document": self._in_force,
         }
         try:
             write_json(self._path, record)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
+from inference_server.core.daemon_thread import in_daemon_thread
 from inference_server.core.errors import RegistryUnavailable
 from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
 from tandem.ops.settings_types import is_version_number
-
-_T = TypeVar("_T")
 
 NO_VERSION: Final = RegisteredVersion("", "", "")
 """The version of a bundle that was given as a folder."""
@@ -47,13 +44,13 @@ class Registry:
     async def aliased_version(self) -> RegisteredVersion | None:
         """The version that the alias names; None while the alias does not exist. Raises RegistryUnavailable."""
         if is_version_number(self._alias):
-            return await _in_thread(lambda: self._model.numbered(self._alias))
-        return await _in_thread(lambda: self._model.aliased(self._alias))
+            return await in_daemon_thread(lambda: self._model.numbered(self._alias))
+        return await in_daemon_thread(lambda: self._model.aliased(self._alias))
 
     async def why_no_version(self) -> str:
         """Why `aliased_version` is None, with the names of the model and the alias. Raises RegistryUnavailable."""
         name = self.model_name
-        if await _in_thread(self._model.has_model):
+        if await in_daemon_thread(self._model.has_model):
             if is_version_number(self._alias):
                 return f"the registered model {name!r} has no version {self._alias}"
             return f"the registered model {name!r} has no alias {self._alias!r}"
@@ -68,40 +65,15 @@ class Registry:
             numbers = {name for name in named if name not in aliases and self._model.numbered(name) is not None}
             return frozenset((*aliases, *numbers))
 
-        return await _in_thread(names)
+        return await in_daemon_thread(names)
 
     async def move_alias(self, number: str) -> None:
         """Makes the alias name another version. Raises RegistryUnavailable, also when that version does not exist."""
         if is_version_number(self._alias):
             raise RegistryUnavailable(f"{self._alias} is a version number, and no alias that could name another")
-        await _in_thread(lambda: self._model.set_alias(self._alias, number))
+        await in_daemon_thread(lambda: self._model.set_alias(self._alias, number))
 
     async def download(self, version: RegisteredVersion, into: Path) -> Path:
         """Downloads a version's bundle, in a child process, into a new folder under `into` and returns it. Raises
         RegistryUnavailable."""
         return await download_in_child(self._model, version, into, seconds=self._download_seconds)
-
-
-async def _in_thread(call: Callable[[], _T]) -> _T:
-    """Runs a blocking call in a daemon thread, so that one that hangs on the network does not hold up shutdown."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[_T] = loop.create_future()
-
-    def settle(value: _T | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(value)  # type: ignore[arg-type]
-
-    def run() -> None:
-        try:
-            value, error = call(), None
-        except BaseException as raised:  # handed to the awaiting task, which raises it
-            value, error = None, raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=run, name="registry", daemon=True).start()
-    return await result

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from inference_server.core.daemon_thread import in_daemon_thread
 from inference_server.core.errors import SettingsError
 from inference_server.core.settings import Settings
 from inference_server.supervisor.experiment_sources import Definitions
@@ -36,7 +38,7 @@ async def follow_unleash(settings: Settings, definitions: Definitions) -> None:
     assert settings.unleash_token_file is not None
     watched = WatchedFiles(settings.unleash_token_file)
     token = await asyncio.to_thread(read_token, settings.unleash_token_file)
-    client = await asyncio.to_thread(_started, settings, token, definitions)
+    client = await in_daemon_thread(lambda: _started(settings, token, definitions))
     try:
         while True:
             await asyncio.sleep(_TOKEN_POLL_SECONDS)
@@ -50,7 +52,7 @@ async def follow_unleash(settings: Settings, definitions: Definitions) -> None:
                 _log.info("unleash_token_changed")
     finally:
         # Not waited for: a request of the client may take seconds, and its threads end with the process.
-        asyncio.get_running_loop().run_in_executor(None, client.destroy)
+        threading.Thread(target=client.destroy, name="unleash-end", daemon=True).start()
 
 
 def read_token(path: Path) -> str:

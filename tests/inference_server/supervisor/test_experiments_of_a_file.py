@@ -135,6 +135,23 @@ async def test_arms_of_a_file(bundle: Bundle, tmp_path: Path) -> None:
         await wait_until(lambda: len([line for line in server.logs if line["event"] == "experiments_refused"]) == 3, "")
         assert arm(await server.recommend(user_id=new, scenario="home")) == "new"
 
+        # A mistake in another flag keeps nobody from turning this one off.
+        off = EXPERIMENTS.replace("- name: homepage", "- name: homepage\n    enabled: false")
+        replace_file(experiments, f"{off}  - name: other\n    rollout: 5\n")
+
+        async def is_off() -> bool:
+            return not (await server.recommend(user_id=new, scenario="home")).assignments
+
+        await wait_until(is_off, "the flag is off")
+        assert "flag other: rollout: there is no such key" in (await server.status()).experiments.refusal
+        replace_file(experiments, EXPERIMENTS)
+
+        async def is_on() -> bool:
+            return not (await server.status()).experiments.refusal
+
+        await wait_until(is_on, "the file is good again")
+        assert arm(await server.recommend(user_id=new, scenario="home")) == "new"
+
         # A policy that is gone: the request's own answers, and says so.
         replace_file(policies, POLICIES.replace("home-new", "other"))
         await server.log("policies_changed")
@@ -147,12 +164,8 @@ async def test_arms_of_a_file(bundle: Bundle, tmp_path: Path) -> None:
         assert arm(await server.recommend(user_id=control, scenario="home")) == "control"
 
         # The kill switch.
-        replace_file(experiments, EXPERIMENTS.replace("- name: homepage", "- name: homepage\n    enabled: false"))
+        replace_file(experiments, off)
         replace_file(policies, POLICIES)
-
-        async def is_off() -> bool:
-            return not (await server.recommend(user_id=new, scenario="home")).assignments
-
         await wait_until(is_off, "the flag is off")
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await server.recommend(user_id=new, scenario="home", page_token=first.next_page_token)
