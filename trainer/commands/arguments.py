@@ -137,13 +137,15 @@ def data_source(options: argparse.Namespace) -> DataConfig | PreparedData:
 
     if options.prepared is None:
         return data_config(options)
-    given = [name for name in ("dataset", *_SHORT_KEYS) if getattr(options, name)]
-    given += [f"set {key}=..." for key in _overrides(options.set) if _is_data_key(key)]
-    if given:
-        raise ConfigError(
-            f"--{given[0].replace('_', '-')}: describes a data set, but --prepared names data that are prepared already"
-        )
+    if given := data_arguments(options):
+        raise ConfigError(f"{given[0]}: describes a data set, but --prepared names data that are prepared already")
     return load_prepared(options.prepared)
+
+
+def data_arguments(options: argparse.Namespace) -> list[str]:
+    """The arguments that describe a data set, as they were given."""
+    given = [f"--{name.replace('_', '-')}" for name in ("dataset", *_SHORT_KEYS) if getattr(options, name)]
+    return given + [f"--set {key}=..." for key in _overrides(options.set) if _is_data_key(key)]
 
 
 def train_config(options: argparse.Namespace) -> TrainConfig:

@@ -14,9 +14,11 @@ from trainer.commands.arguments import (
     add_config_arguments,
     add_data_arguments,
     add_prepared_argument,
+    data_arguments,
     data_source,
     train_config,
 )
+from trainer.core.errors import ConfigError
 from trainer.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Validates; the last line of the output is one JSON object for the next program."""
     # Without either argument, data_source gives the default data set, which has nothing to do with the version.
     source = None if options.prepared is None and options.dataset is None else data_source(options)
+    if source is None and (given := data_arguments(options)):
+        raise ConfigError(f"{given[0]}: describes a data set, which --dataset must name")
     limits = train_config(options).gate
     from trainer.registry.registry import Registry
     from trainer.release.promotion import Promotion

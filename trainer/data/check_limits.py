@@ -71,6 +71,11 @@ class CheckLimits(BaseModel):
     missing_numbers_fail: float = Field(default=2.0, gt=0.0)
     """The share from which the run fails."""
 
+    words_among_numbers_warn: float = Field(default=1e-9, gt=0.0)
+    """Share of users with a word in a feature that has many different numbers, from which `prepare` warns."""
+    words_among_numbers_fail: float = Field(default=2.0, gt=0.0)
+    """The share from which the run fails."""
+
     def of(self, check: str) -> tuple[float, float]:
         """The limits of a check: (warn, fail)."""
         return getattr(self, f"{check}_warn"), getattr(self, f"{check}_fail")

@@ -26,6 +26,8 @@ _YEAR_MICROSECONDS: Final = 365 * 86_400_000_000
 _EXCEL_DAYS: Final = (25_569 * 1_000_000, 73_050 * 1_000_000)
 """Excel's numbers of the days from 1970 to 2099, read as seconds."""
 _MOST: Final = 0.5
+_NUMERIC_VALUES: Final = 8
+"""A feature of more different numbers is cut into ranges."""
 _SIMILAR: Final = "case, zeros at the beginning, or how a character is written (see docs/data.md)"
 _IN_QUOTES: Final = r"""^(=".*"|'.*'|".*"|“.*”|'[0-9]+)$"""
 _PLAINEST: Final = "plainest_id"
@@ -235,6 +237,15 @@ def _features(reader: DuckDBEngine, staged: StagedData, cleaned: Cleaned) -> _Me
         values = {row[name]: row["num_users"] for row in reader.rows(counts)}
         missing = {value: count for value, count in values.items() if is_missing_number(value)}
         numbers = [value for value in values if value not in missing]
+        words = [value for value in numbers if finite_number(value) is None]
+        if words and len(numbers) - len(words) > _NUMERIC_VALUES:
+            count = sum(values[word] for word in words)
+            yield (
+                "words_among_numbers",
+                count / cleaned.num_users,
+                f"{count:,} of {cleaned.num_users:,} users have no number in the feature {name!r} but "
+                f"{_listed(words)}: because of them all of its numbers are words",
+            )
         if missing and numbers and all(finite_number(value) is not None for value in numbers):
             count = sum(missing.values())
             yield (

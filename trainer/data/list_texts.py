@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import re
 import threading
 import tokenize
 import warnings
@@ -20,6 +21,10 @@ from trainer.data.duckdb_engine import duckdb_function, python_function
 
 _NAME_KEYS: Final = ("name", "title", "label", "value")
 """Keys under which an object has the name of a category: {"id": 18, "name": "Drama"}."""
+_ENTRY: Final = r'"(?:[^"\\]|\\.)*"|[^\s{}"\\,:\'][^{}"\\,:\']*'
+_ARRAY: Final = re.compile(rf"\s*\{{(?:{_ENTRY})(?:,(?:{_ENTRY}))*\}}\s*")
+"""An array as PostgreSQL writes it: {Action,"Sci Fi",NULL}."""
+_ARRAY_ENTRY: Final = re.compile(r'"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s{}"\\,][^{}"\\,]*)')
 _NOT_A_LITERAL: Final = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 _warning_filters: Final = threading.Lock()
 """`warnings.catch_warnings` replaces filters of the whole process, and DuckDB may call from several threads."""
@@ -34,15 +39,27 @@ def entries_of(value: Any, separator: str) -> Any:
 
 
 def list_in_text(text: str) -> list[str] | None:
-    """The entries, as text, of the list that a text holds in JSON or as a Python literal; None if it holds no list.
+    """The entries, as text, of the list that a text holds in JSON, as a Python literal, or as PostgreSQL writes an
+    array; None if it holds no list.
 
     Lists inside the list are flattened. An object counts by its names, see `_names_in`, or is kept as JSON; an
     object with names alone is a list of them.
     """
+    if _ARRAY.fullmatch(text):
+        return _entries_of_array(text)
     value = _parsed(text)
     if isinstance(value, dict) and _names_in(value) is not None:
         value = [value]
     return list(_entries(value)) if isinstance(value, list | tuple) else None
+
+
+def _entries_of_array(text: str) -> list[str]:
+    found = [match for match in _ARRAY_ENTRY.finditer(text) if match[0]]
+    return [
+        match["bare"] if match["quoted"] is None else re.sub(r"\\(.)", r"\1", match["quoted"])
+        for match in found
+        if match["bare"] != "NULL"
+    ]
 
 
 def literal_json(line: str) -> str:

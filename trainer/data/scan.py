@@ -123,6 +123,8 @@ class Scan:
         )
 
     def _proposal(self, column: str) -> str:
+        if self.kind == "csv" and self.columns[:1] and self.columns[0].lstrip().startswith(("{", "[")):
+            return '; it looks like JSON: set file_format = "jsonl"'
         line = self.delimiter.join(self.columns)
         for other in _OTHER_DELIMITERS:
             if other != self.delimiter and column in (name.strip(' "') for name in line.split(other)):

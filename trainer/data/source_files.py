@@ -42,6 +42,8 @@ def source_files(
 def _files(path: str, sha256: str, folder: Path, downloads: Path) -> list[Path]:
     if is_url(path):
         return [download(path, downloads, sha256=sha256)]
+    if "://" in path:
+        raise DataError(f"{path}: neither a path of this machine nor an http(s) URL")
     local = folder / path
     if local.is_file():
         return [local]

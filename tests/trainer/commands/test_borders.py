@@ -74,6 +74,8 @@ def test_a_path_that_cannot_be_read_is_named(
         (["replay", "--share", "nan"], "--share: nan is not above 0 and below 1"),
         (["versions", "--limit", "inf"], "--limit: must be a whole number of at least 0, not 'inf'"),
         (["promote", ""], "must have 1 to 256 bytes of UTF-8, not 0"),
+        (["validate", "1", "--events", "e"], "--events: describes a data set, which --dataset must name"),
+        (["validate", "1", "--set", "data.k_core=2"], "--set data.k_core=...: describes a data set, which --dataset"),
         (["prepare", "--until", "9999-12-31"], "until: must be before 9999-12-31"),
     ],
 )

@@ -165,6 +165,16 @@ def test_users_that_do_not_join_and_missing_numbers(write, tmp_path: Path, rows)
         prepare_rows(write, tmp_path, rows, sections=sections)
 
 
+def test_a_word_in_a_feature_of_numbers_is_named(write, tmp_path: Path, rows):
+    write(
+        "us.csv", csv_text([{"id": f"u{user}", "age": "thirty" if user == 3 else 20 + user} for user in range(1, 41)])
+    )
+    sections = '[users]\npath = "us.csv"\nid = "id"\nfeatures = { age = "age" }\n'
+    prepared = prepare_rows(write, tmp_path, rows, sections=sections)
+    assert found(prepared) == {"words_among_numbers": ("warn", 0.025)}
+    assert "the feature 'age' but 'thirty'" in str(prepared.findings[0])
+
+
 def test_a_limit_is_a_key_of_the_configuration(tmp_path: Path, write, rows):
     for key in ("checks.one_user_warn = 0", "checks.no_such = 1", "checks.one_user_fail = nan"):
         with pytest.raises(ConfigError, match=key.split(" ")[0].replace(".", r"\.")):

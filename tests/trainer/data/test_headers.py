@@ -21,6 +21,7 @@ from trainer.core.errors import ConfigError, DataError
         ("'u','i'\n'1','2'\n", r"its columns are 'u', 'i'; did you mean quote = \"'\"\?"),
         ("# 2024\n\nu,i\n1,2\n", r"its columns are # 2024; line 3 has it: remove the lines above$"),
         ("+--+\n|u|i|\n+--+\n|1|2|\n", r"its columns are \+--\+$"),
+        ('{"u": 1, "i": 2}\n', r"it looks like JSON: set file_format = \"jsonl\"$"),
         ("a,b\n1,2\n", r"its columns are a, b$"),
         (",".join(f"c{n}" for n in range(150)), r"c98, c99, and 50 more$"),
         ("sep=;\nu;i\n1;2\n", r"the first line is 'sep=;', which Excel adds; remove it, and set delimiter"),

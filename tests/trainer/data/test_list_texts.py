@@ -19,6 +19,11 @@ TEXTS = [
     ("['Action'\n 'Indie']", ["Action", "Indie"]),
     ("('Action', 'Indie')", ["Action", "Indie"]),
     ("{'Indie', 'Action'}", ["Indie", "Action"]),
+    ('{Action,"Sci \\"Fi\\", x",Film noir,NULL}', ["Action", 'Sci "Fi", x', "Film noir"]),  # of PostgreSQL
+    ("{Action}", ["Action"]),
+    ("{Action, Indie", ["{Action, Indie"]),
+    ("{a: b}", ["{a: b}"]),
+    ("{{a},{b}}", ["{{a},{b}}"]),
     ("[{'id': 18, 'name': 'Drama'}, {'id': 35, 'name': 'Comedy'}]", ["Drama", "Comedy"]),
     ("""["Sid Meier's", 'caf\\xe9']""", ["Sid Meier's", "café"]),
     ('[{"id": 3, "value": "Drama"}]', ["Drama"]),

@@ -82,6 +82,7 @@ class TestPaths:
         ("path", "message"),
         [
             ("none.csv", r"none\.csv: no such file$"),
+            ("s3://bucket/a.csv", r"^s3://bucket/a\.csv: neither a path of this machine nor an http\(s\) URL$"),
             ("none-*.csv", r"none-\*\.csv: no such file, and as a pattern it matches none"),
             ("empty", "empty: the folder holds no file"),
             ("deep", r"deep: holds the folder 'day=1', and only files are read from a folder; .*\"deep/\*\*/\*\.csv\""),
