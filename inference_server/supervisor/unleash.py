@@ -73,7 +73,11 @@ def _started(settings: Settings, token: str, definitions: Definitions) -> Unleas
     from UnleashClient.constants import ETAG, FEATURES_URL
 
     class Memory(BaseCache):
-        """The client's cache. It is told what Unleash answered: the definitions, or that they are as before."""
+        """The client's cache, by which it is seen what Unleash answered: the definitions, or that they are as before.
+
+        The client reads the ETag before it asks, writes the definitions if they are new, and reads them after it has
+        asked, whatever came of it.
+        """
 
         def __init__(self) -> None:
             self._values: dict[str, Any] = {}
@@ -83,8 +87,6 @@ def _started(settings: Settings, token: str, definitions: Definitions) -> Unleas
             self._values[key] = value
             if key == FEATURES_URL:
                 definitions.answered(value)
-            elif key == ETAG:
-                definitions.answered(None)
 
         def mset(self, data: dict[str, Any]) -> None:
             """Keeps several values, which come from the client itself."""
@@ -92,6 +94,10 @@ def _started(settings: Settings, token: str, definitions: Definitions) -> Unleas
 
         def get(self, key: str, default: Any = None) -> Any:
             """A kept value."""
+            if key == ETAG:
+                failures.since_asked = 0
+            elif key == FEATURES_URL and not failures.since_asked:
+                definitions.answered(None)
             return self._values.get(key, default)
 
         def exists(self, key: str) -> bool:
@@ -102,7 +108,8 @@ def _started(settings: Settings, token: str, definitions: Definitions) -> Unleas
             """Forgets everything."""
             self._values.clear()
 
-    _hear_failures(definitions)
+    failures = _Failures(definitions)
+    _hear(failures)
     client = UnleashClient(
         url=settings.unleash_url,
         app_name=settings.unleash_app_name,
@@ -124,20 +131,23 @@ class _Failures(logging.Handler):
     def __init__(self, definitions: Definitions) -> None:
         super().__init__(logging.WARNING)
         self._definitions = definitions
+        self.since_asked = 0
+        """Lines since the client began to ask."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps the reason, without the traceback."""
+        self.since_asked += 1
         reason = redacted(record.getMessage()).partition("\n")[0]
         if "cached features" in reason or reason.endswith("feature fetch failed!"):
             return  # what follows from the reason, which an earlier line gave
         self._definitions.failed(reason.partition("due to exception: ")[2] or reason)
 
 
-def _hear_failures(definitions: Definitions) -> None:
+def _hear(failures: _Failures) -> None:
     logger = logging.getLogger(_LIBRARY_LOG)
     logger.propagate = False
     logger.setLevel(logging.WARNING)
-    logger.handlers = [_Failures(definitions)]
+    logger.handlers = [failures]
 
 
 def origin_of(settings: Settings) -> str:

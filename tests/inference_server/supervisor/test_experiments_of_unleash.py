@@ -15,6 +15,7 @@ from UnleashClient.clients.unleash_client import UnleashClient
 
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
+from tests.support.secrets import secret
 from tests.support.serving import Server, serve, wait_until
 from tests.support.unleash import Unleash, make_flag, set_variants, switch, unleash
 
@@ -123,6 +124,12 @@ async def test_status_and_metrics_say_which_table_is_in_force(server: Server) ->
     assert f'tandem_experiments_info{{fingerprint="{status.experiments.fingerprint}",source="unleash"}} 1.0' in page
     assert 'tandem_dependency_up{dependency="unleash"} 1.0' in page
 
+    async def confirmed_again() -> bool:
+        return (await server.status()).experiments.age_seconds < status.experiments.age_seconds
+
+    await asyncio.sleep(0.1)
+    await wait_until(confirmed_again, "Unleash says that nothing has changed")
+
 
 async def test_a_kill_switch_is_seen_within_seconds(flags: Unleash, server: Server) -> None:
     assert all("c" in found for found in await arms_in_all_workers(server, user_id="u"))
@@ -179,8 +186,11 @@ async def test_the_last_table_answers_while_unleash_is_away_and_after_a_cold_sta
     assert 'tandem_dependency_up{dependency="unleash"} 0.0' in await server.metrics()
     await server.stop()
 
-    # Cold starts without Unleash: with the table on disk, and without one.
-    async with serve(data_dir, **settings) as restarted, serve(tmp_path / "empty", **settings) as cold:
+    # Cold starts without Unleash: with the table on disk; and without one, and with a token that is not Unleash's.
+    token = tmp_path / "token"
+    token.write_text(secret("default:development.another-secret"))
+    without = {**settings, "unleash_token_file": token}
+    async with serve(data_dir, **settings) as restarted, serve(tmp_path / "empty", **without) as cold:
         status = await restarted.status()
         assert status.experiments.source == "disk"
         assert status.experiments.age_seconds > 0
@@ -192,12 +202,23 @@ async def test_the_last_table_answers_while_unleash_is_away_and_after_a_cold_sta
         assert not answer.assignments
 
         await asyncio.to_thread(flags.start)
-        for running in (restarted, cold):
+        await until_confirmed(restarted)
+        assert arms(await restarted.recommend(user_id="u")) == before
 
-            async def confirmed(running: Server = running) -> bool:
-                return (await running.status()).experiments.source == "unleash"
+        async def refused() -> bool:
+            return "401" in (await cold.status()).problems.get("unleash", "")
 
-            await wait_until(confirmed, "Unleash confirms the table")
-            assert arms(await running.recommend(user_id="u")) == before
-        for line in [*server.logs, *restarted.logs, *cold.logs]:
-            assert flags.backend_token not in str(line)
+        await wait_until(refused, "status says that the token is refused")
+        token.write_text(flags.backend_token)
+        await until_confirmed(cold)
+        assert arms(await cold.recommend(user_id="u")) == before
+        for running in (server, restarted, cold):
+            assert not running.unparsed
+            assert flags.backend_token not in str(running.logs)
+
+
+async def until_confirmed(server: Server) -> None:
+    async def confirmed() -> bool:
+        return (await server.status()).experiments.source == "unleash"
+
+    await wait_until(confirmed, "Unleash confirms the table")
