@@ -17,10 +17,11 @@ from feature_sync.core.settings import Settings
 from feature_sync.publish.publish import publish
 from tandem.contract import names
 from tandem.contract.bundle import Bundle, read_bundle
+from tandem.contract.event_rule import EventRule
 from tandem.contract.store import UserState, UserVector, published_key, user_state_key, user_vector_key
 from tandem.contract.vocabulary import id_keys
 from tests.feature_sync.conftest import ITEM_IDS
-from tests.feature_sync.prepared_data import Interaction
+from tests.feature_sync.prepared_data import EVENT_WEIGHTS, Interaction, with_event_weights
 from tests.support.serving import MlflowRegistry
 from tests.support.tiny_bundle import HISTORY_LENGTH, mean_vector
 
@@ -242,6 +243,27 @@ class TestRevisions:
         assert_vector(vector_of(client, "bob"), bundle, [7, 11])
         again = publish(settings, data, bundle_dir=bundle.directory, force=True)
         assert (again.num_states_written, again.num_vectors_written) == (0, 0)
+
+    def test_a_purchase_that_arrived_since_takes_the_place_of_what_the_file_has(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        """By the rule of the bundle; a repetition is counted, and neither is lost with the next publish."""
+        data, weighing = prepare(interactions()), with_event_weights(bundle.directory, tmp_path / "weighing")
+        publish(settings, data, bundle_dir=weighing)
+        codes = np.array([names.EVENT_CODES[name] for name in ("purchase", "click")], np.uint8)
+        strengths = EventRule(event_weights=EVENT_WEIGHTS).strengths
+        bought = state_of(client, "cem").with_events(
+            id_keys([ITEM_IDS[5], ITEM_IDS[9]]), codes, np.array([9_000_000, 9_500_000]), strengths=strengths
+        )
+        client.set(user_state_key("cem"), bought.to_bytes())
+        assert bought.event_item_keys.tolist() == id_keys([ITEM_IDS[9], ITEM_IDS[5]]).tolist()
+        report = publish(settings, data, bundle_dir=weighing, force=True)
+        assert (report.num_states_newer_in_store, report.num_states_written, report.num_vectors_written) == (1, 0, 1)
+        assert client.get(user_state_key("cem")) == bought.to_bytes()
+        assert [row["counts"].tolist() for row in state_of(client, "cem").merged] == [
+            [0, 1, 0, 0, 1, 0],
+            [0, 0, 0, 1, 1, 0],
+        ]
 
     def test_a_low_rating_that_arrived_since_stays_seen(
         self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis
