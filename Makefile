@@ -25,7 +25,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults statistics-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults off-policy statistics-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -96,6 +96,9 @@ faults: $(VENV)/.dev ## kill, stop and damage every part of the stack under load
 
 statistics-proof: $(VENV)/.dev ## simulate experiments and write benchmarks/results/experiment-statistics.md: false verdicts, power; half an hour
 	$(BIN)/python -m benchmarks.experiment_statistics
+
+off-policy: $(VENV)/.dev ## simulate logs with known truth, judge them as replay-log does, and write benchmarks/results/off-policy.md; 10 minutes
+	$(BIN)/python -m benchmarks.off_policy
 
 pipeline: $(VENV)/.pipeline ## run the DVC stages ingest, features, train, evaluate, export with params.yaml; unchanged stages are skipped
 	@PATH=$(BIN):$$PATH $(BIN)/dvc repro
