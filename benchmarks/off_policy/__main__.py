@@ -52,7 +52,7 @@ class Runs:
 
     def coverage(self, name: str, value: float) -> str:
         """Share of the intervals that hold the truth, with the standard error of that share."""
-        share = float(np.mean([getattr(one, name).low <= value <= getattr(one, name).high for one in self.all]))
+        share = float(np.mean([one.low <= value <= one.high for one in (each.by_name()[name] for each in self.all)]))
         return f"{share:.3f} ± {(share * (1 - share) / len(self.all)) ** 0.5:.3f}"
 
 

@@ -83,6 +83,16 @@ class Estimates:
     """`dr` less `logged`."""
     support: Support
 
+    def by_name(self) -> dict[str, Estimate]:
+        """All estimates, by the names of the fields."""
+        return {
+            "logged": self.logged,
+            "ips": self.ips,
+            "snips": self.snips,
+            "dr": self.dr,
+            "difference": self.difference,
+        }
+
 
 def estimate(log: JudgedLog, *, max_weight: float) -> Estimates:
     """Estimates from a log of at least two users; weights above `max_weight` are clipped."""

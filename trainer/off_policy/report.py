@@ -70,7 +70,7 @@ def _to_dict(result: Result) -> dict[str, Any]:
         "policy_fingerprint": None if orders is None else orders.policy_fingerprint,
         "exploration": None if orders is None else orders.exploration,
         "options": asdict(result.options),
-        "estimates": None if estimates is None else {name: _numbers(getattr(estimates, name)) for name in _NAMES},
+        "estimates": None if estimates is None else {name: _numbers(one) for name, one in estimates.by_name().items()},
         "support": None
         if estimates is None
         else {
@@ -105,7 +105,8 @@ def _interval(estimate: Estimate, *, sign: str = "") -> str:
 
 
 def _estimates_table(estimates: Estimates) -> str:
-    rows = ([name, _interval(getattr(estimates, field))] for field, name in _NAMES.items())
+    by_name = estimates.by_name()
+    rows = ([name, _interval(by_name[field])] for field, name in _NAMES.items())
     return markdown_table(["estimate", f"per answer, {CONFIDENCE:.0%} interval"], rows)
 
 

@@ -80,7 +80,7 @@ def test_position_based_weights_are_without_bias_where_positions_are_known() -> 
     np.testing.assert_allclose(judged.shares, shares, rtol=1e-6)
     estimates = estimate(judged, max_weight=math.inf)
     for name in ("ips", "snips", "dr"):
-        assert getattr(estimates, name).value == pytest.approx(0.9 + 0.25 * 0.4, rel=0.02), name
+        assert estimates.by_name()[name].value == pytest.approx(0.9 + 0.25 * 0.4, rel=0.02), name
 
 
 def by_hand(weights: list[float], rewards: list[float], predicted: list[float]) -> JudgedLog:
@@ -156,7 +156,7 @@ def test_the_interval_covers_the_truth() -> None:
     results = [run(seed, num_users=600, exploration=0.5) for seed in range(20)]
     assert all(judge_support(result).decision != CANNOT_SAY for result in results)
     for name, value in expected.items():
-        estimates = [getattr(result, name) for result in results]
+        estimates = [result.by_name()[name] for result in results]
         num_covered = sum(one.low <= value <= one.high for one in estimates)
         assert num_covered >= 15, f"{name}: with 95 % coverage, fewer happen once in thirty thousand times"
         errors = [(one.value - value) / one.standard_error for one in estimates]
