@@ -94,7 +94,7 @@ bench-quick: $(VENV)/.dev ## run every benchmark scenario for seconds on a tiny 
 faults: $(VENV)/.dev ## kill, stop and damage every part of the stack under load and write benchmarks/results/faults.*; 10 minutes
 	$(BIN)/python -m benchmarks.faults
 
-statistics-proof: $(VENV)/.dev ## simulate experiments and write benchmarks/results/experiment-statistics.md: false verdicts, power; half an hour
+statistics-proof: $(VENV)/.dev ## simulate experiments and write benchmarks/results/experiment-statistics.md: false verdicts, power; minutes
 	$(BIN)/python -m benchmarks.experiment_statistics
 
 off-policy: $(VENV)/.dev ## simulate logs with known truth, judge them as replay-log does, and write benchmarks/results/off-policy.md; 10 minutes
