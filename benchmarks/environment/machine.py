@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +71,8 @@ def children(pid: int) -> list[int]:
     """Ids of a process's children that still run."""
     found = []
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (thread / "children").read_text().split()]
+        with suppress(FileNotFoundError):  # a thread that ended meanwhile
+            found += [int(child) for child in (thread / "children").read_text().split()]
     return found
 
 

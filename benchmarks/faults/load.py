@@ -39,6 +39,8 @@ class Answer:
     code: str
     """Name of the gRPC status."""
     degraded: tuple[str, ...] = ()
+    request_id: str = ""
+    """Empty: the call failed."""
 
 
 @dataclass(kw_only=True)
@@ -121,12 +123,13 @@ async def _recommend(stub: Any, user_id: str, deadline_seconds: float) -> Answer
     sent_at = time.monotonic()
     code = "OK"
     degraded: tuple[str, ...] = ()
+    request_id = ""
     try:
         answer = await stub.Recommend(pb.RecommendRequest(user_id=user_id, num_items=10), timeout=deadline_seconds)
-        degraded = tuple(answer.degraded_reasons)
+        degraded, request_id = tuple(answer.degraded_reasons), answer.request_id
     except grpc.aio.AioRpcError as error:
         code = error.code().name
-    return Answer(sent_at=sent_at, code=code, degraded=degraded)
+    return Answer(sent_at=sent_at, code=code, degraded=degraded, request_id=request_id)
 
 
 def _click(event_id: str, user_id: str, item_id: str) -> pb.Event:

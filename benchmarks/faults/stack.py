@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +79,8 @@ class Stack:
     sync: Sync
     grpc_port: int
     workers: int
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Further settings of the server, as of `serve`."""
     server: Server = field(init=False)
     _serving: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -98,6 +100,7 @@ class Stack:
                 store_url=self.store_url,
                 registry_uri=self.registry.uri,
                 model_name=_MODEL,
+                **self.settings,
             )
         )
 
@@ -146,8 +149,11 @@ class Stack:
 
 
 @asynccontextmanager
-async def running_stack(folder: Path, registry: MlflowRegistry, *, workers: int = 1) -> AsyncIterator[Stack]:
-    """Runs a stack with 200 users during the block. `registry` comes from `registry_with_a_model`."""
+async def running_stack(
+    folder: Path, registry: MlflowRegistry, *, workers: int = 1, **settings: object
+) -> AsyncIterator[Stack]:
+    """Runs a stack with 200 users during the block, its server with `settings`. `registry` comes from
+    `registry_with_a_model`."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(valkey(folder / "store"))
         for number in range(NUM_USERS):
@@ -170,6 +176,7 @@ async def running_stack(folder: Path, registry: MlflowRegistry, *, workers: int 
             sync=Sync(environment, folder / "sync.log"),
             grpc_port=free_port(),
             workers=workers,
+            settings=settings,
         )
         stack.push_async_callback(running.stop_server)
         stack.push_async_callback(running.sync.stop)

@@ -19,10 +19,13 @@ from typing import Final
 from inference_server.events.stream import Batch, StreamFailed, StreamFull
 from inference_server.store.explanation import Explanation
 from inference_server.store.redis_connections import AbstractConnection, Connections, OutOfMemoryError, ResponseError
-from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, stream_key
+from tandem.contract.streams import ENTRY_FIELD, EVENTS, IMPRESSIONS, ITEM_CHANGES, stream_key
 from tandem.ops.store_health import StoreHealth, health_of
 from tandem.ops.store_words import own_words
 
+_APPEND_ALL: Final = (
+    b"for index = 1, #ARGV do redis.call('XADD', KEYS[1], '*', '%b', ARGV[index]) end return #ARGV" % ENTRY_FIELD
+)
 _MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
 _EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
 _PROBED: Final = (stream_key(EVENTS) + b"/probe", "NOMKSTREAM", "*", ENTRY_FIELD, b"")
@@ -77,6 +80,9 @@ class RedisStream:
         """Appends all batches in one transaction."""
         commands = [_MULTI]
         for batch in batches:
+            if batch.stream == IMPRESSIONS:
+                commands.append(_all_at_once(batch))
+                continue
             add = self._additions[batch.stream]
             commands += [b"%b$%d\r\n%b\r\n" % (add, len(entry.value), entry.value) for entry in batch.entries]
         num_queued = len(commands) + len(self._streams)
@@ -194,6 +200,16 @@ class RedisStream:
 
     def _note(self, lengths: Sequence[int]) -> None:
         self._backlog.update(zip(self._streams, lengths, strict=True))
+
+
+def _all_at_once(batch: Batch) -> bytes:
+    """A script in RESP that appends all entries and has one reply: to read two for each entry takes as long as
+    everything else that is done for an impression. Events are appended one by one, so that a full memory refuses them
+    before the transaction begins."""
+    key = stream_key(batch.stream)
+    values = [b"$%d\r\n%b\r\n" % (len(entry.value), entry.value) for entry in batch.entries]
+    head = b"*%d\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n" % (3 + 1 + len(values), len(_APPEND_ALL), _APPEND_ALL)
+    return b"".join((head, b"$1\r\n1\r\n$%d\r\n%b\r\n" % (len(key), key), *values))
 
 
 def _addition(name: str) -> bytes:

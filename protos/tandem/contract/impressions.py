@@ -32,9 +32,13 @@ class ShownArm(NamedTuple):
     """Whether the arm itself answered: False when control stood in for it, which is no exposure."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Not frozen: one is made for every answer, and a frozen one takes three times as long to make.
+@dataclass(kw_only=True, slots=True)
 class Impression:
-    """One answer as it was sent. The four sequences at the end are parallel, in the order of the answer."""
+    """One answer as it was sent; nobody changes it.
+
+    The sequences at the end are parallel, in the order of the answer; `ranks` is empty if nothing was explored.
+    """
 
     request_id: str
     """Names the answer, and identifies the impression: one that is recorded twice counts once."""

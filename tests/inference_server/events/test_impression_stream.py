@@ -130,6 +130,22 @@ async def test_a_stream_that_nobody_reads_stops_growing_and_goes_on_once_it_is_r
     assert ids(await appended(store)) == ids(impressions(10, first=10))
 
 
+async def test_a_store_without_memory_takes_none_and_all_once_it_has_room(store: Valkey) -> None:
+    stream, _ = stream_to(store.url)
+    async with store.client() as client:
+        await client.config_set("maxmemory", "1")
+        with structlog.testing.capture_logs() as logs:
+            await stream.start()
+            stream.write(impressions(5))
+            await wait_until(lambda: bool(logs), "the full store is logged")
+            assert await appended(store) == []
+            await client.config_set("maxmemory", "0")
+            await wait_until(lambda: _holds(store, 5), "they are appended")
+            await stream.close(timeout_seconds=PATIENCE_SECONDS)
+    assert await appended(store) == impressions(5)
+    assert "memory" in logs[0]["reason"]
+
+
 async def test_what_cannot_be_packed_is_counted_and_spoils_no_other(store: Valkey) -> None:
     stream, _ = stream_to(store.url)
     await stream.start()
