@@ -103,7 +103,8 @@ def write_orders(path: Path, orders: ReplayedOrders) -> None:
 def read_orders(path: Path) -> ReplayedOrders:
     """Reads a file that `write_orders` wrote. Raises ReplayError and OSError."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: NumPy leaves a file open that is no archive.
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
             described = json.loads(arrays["text"].tobytes())
             return ReplayedOrders(
                 model_version=described["model_version"],

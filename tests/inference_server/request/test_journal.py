@@ -67,6 +67,15 @@ async def test_an_impression_says_what_was_shown_and_how_it_came_about(model: Se
     assert Impression.from_bytes(impression.to_bytes()).answer_source == "retrieved"
 
 
+async def test_an_impression_of_an_answer_that_explored_tells_ranks_and_candidates(model: ServingModel) -> None:
+    kept = Kept()
+    explored = replace(ANSWER, propensities=[0.9, 0.01], num_candidates=40, ranks=[0, 17])
+    Journal(Tracing("", sample_ratio=0.0), [kept]).write(admitted(model), explored, None)
+    (impression,) = kept.impressions
+    assert (impression.propensities, impression.num_candidates, impression.ranks) == ([0.9, 0.01], 40, [0, 17])
+    assert Impression.from_bytes(impression.to_bytes()).ranks == (0, 17)
+
+
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.25, 200, 300), (1.0, 1000, 1000)])
 async def test_a_share_is_chosen_by_request_id(model: ServingModel, share: float, least: int, most: int) -> None:
     chosen = []
