@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", type=word, metavar="VERSION", help="registry version to go to (default: the one before)"
     )
+    parser.add_argument(
+        "--model", type=word, metavar="ALIAS", help="a model that answers beside the server's own (default: the own)"
+    )
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
@@ -30,4 +33,4 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     from inference_server.supervisor.operator_commands import run_command
     from inference_server.supervisor.operator_socket import Command
 
-    return asyncio.run(run_command(settings, Command(name="rollback", to=options.to)))
+    return asyncio.run(run_command(settings, Command(name="rollback", to=options.to, model=options.model)))

@@ -25,16 +25,19 @@ async def run_command(settings: Settings, command: Command) -> int:
 
 
 async def _without_server(settings: Settings, command: Command) -> Reply:
-    name, alias = settings.model_name, settings.model_alias
+    name, alias = settings.model_name, command.model or settings.model_alias
+    is_further = alias != settings.model_alias
     if command.name == "forget-refusals":
-        forgotten = BarredVersions(settings.data_dir, model_name=name, alias=alias).forget_refusal()
+        forgotten = BarredVersions(
+            settings.data_dir, model_name=name, alias=alias, is_further=is_further
+        ).forget_refusal()
         if forgotten is None:
             return Reply(done=True, text=f"no version is remembered as refused in {settings.data_dir}")
         return Reply(done=True, text=f"version {forgotten.number} is tried again when a server starts")
     no_server = f"no server runs with the data folder {settings.data_dir}"
     if settings.bundle_path is not None:
         return Reply(done=False, text=f"{no_server}, and a bundle folder has no version before it")
-    before = BundleCache(settings.data_dir, model_name=name, alias=alias).served_before()
+    before = BundleCache(settings.data_dir, model_name=name, alias=alias, is_further=is_further).served_before()
     number = command.to or (before.number if before else None)
     if number is None:
         return Reply(done=False, text=f"{no_server}, and none has served two versions: say which with --to VERSION")

@@ -532,3 +532,46 @@ class TestRankers:
             top = await live.ids(user_id="u", num_items=20)
             assert set(top[:2]) == {"new-0", "new-1"}
             assert not {"new-2", "new-3", "item-30"} & set(top)
+
+
+async def test_every_model_in_force_follows_the_catalogue(
+    server: Valkey, model: ServingModel, newer: ServingModel
+) -> None:
+    async with following(server, model) as live, server.client() as client:
+        models = live.parts.models
+        await live.follower.prepare(newer)
+        await live.follower.serve(newer, variant="challenger", is_further=True)
+        await live.follower.serve(newer, variant="17", is_further=True)
+        feeds = Feeds(client, newer.version)
+        sequence = await live.feeds.change("new", live.vector("item-7"), categories=["drama"])
+        await live.follower.poll()
+
+        def items(name: str) -> int:
+            served = models.named(name) if name else models.current
+            assert served is not None
+            return served.live.num_recommendable
+
+        assert (items(""), items("challenger"), items("17")) == (1, 0, 0), "each waits for the vectors of its own tower"
+        await feeds.vector("new", sequence, np.array(newer.bundle.item_vectors[7]))
+        await live.follower.poll()
+        assert (items(""), items("challenger"), items("17")) == (1, 1, 1)
+        challenger, same = models.named("challenger"), models.named("17")
+        assert challenger is not None
+        assert same is not None
+        assert (challenger.variant, same.variant) == ("challenger", "17")
+        assert challenger.catalogue is same.catalogue, "it is merged once"
+        own, before = models.current, challenger
+        await live.follower.poll()
+        assert models.current is own, "without news nothing is made anew"
+        assert models.named("challenger") is before
+        await live.feeds.change("item-7", deleted=True)
+        await live.follower.poll()
+        for name in ("", "challenger", "17"):
+            served = models.named(name) if name else models.current
+            assert served is not None
+            assert len(served.live.dead) == 1
+        live.follower.withdraw("challenger")
+        await live.feeds.change("item-8", deleted=True)
+        await live.follower.poll()
+        assert models.named("challenger") is None
+        assert len(models.further["17"].live.dead) == 2

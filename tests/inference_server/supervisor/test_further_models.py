@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.conftest import build
 from tests.inference_server.defects import copy_of, truncated_index
-from tests.support.serving import MlflowRegistry, Server, serve, wait_until
+from tests.support.serving import MlflowRegistry, Server, serve, server_environment, wait_until
 
 pytestmark = pytest.mark.process
 
@@ -131,6 +133,66 @@ async def test_each_alias_is_swapped_by_itself(
         await until(server, "absent", "two")
 
 
+EXPERIMENTS = """
+features:
+  - name: homepage
+    strategies:
+      - name: flexibleRollout
+        parameters: {rollout: 100}
+        variants:
+          - {name: control, payload: {type: json, value: {experiment: new-model}}}
+          - {name: treatment, payload: {type: json, value: {experiment: new-model, model: challenger}}}
+"""
+
+
+async def test_users_of_an_arm_are_answered_by_its_model(
+    tmp_path: Path, registered: Registered, first: Bundle, second: Bundle, third: Bundle
+) -> None:
+    registered.register(first, "one", "champion")
+    registered.register(second, "two", "challenger")
+    experiments = tmp_path / "experiments.yaml"
+    experiments.write_text(EXPERIMENTS)
+    # The experiments alone say that the challenger is needed.
+    async with registered.server(tmp_path / "server", "", experiments_file=experiments, workers=2) as server:
+        await until(server, "challenger", "two")
+        users = [f"user {number}" for number in range(40)]
+
+        async def answers() -> dict[str, pb.RecommendResponse]:
+            return {user: await server.recommend(user_id=user) for user in users}
+
+        async def by_arm(treatment: tuple[str, str, bool]) -> int:
+            """Asserts model, variant and exposure of each arm's answers; returns the number of users of `treatment`."""
+            given = await answers()
+            for answer in given.values():
+                (assignment,) = answer.assignments
+                expected = treatment if assignment.arm == "treatment" else ("one", "champion", True)
+                assert (answer.model_version, answer.variant, assignment.exposed) == expected
+                assert ("arm_unavailable" in answer.degraded_reasons) == (not assignment.exposed)
+                assert {item.item_id.partition("-")[0] for item in answer.items} == {answer.model_version}
+            return sum(answer.assignments[0].arm == "treatment" for answer in given.values())
+
+        num_treated = await by_arm(("two", "challenger", True))
+        assert 8 < num_treated < 32
+        registered.register(third, "three", "challenger")
+        await until(server, "challenger", "three")
+        await server.log("further_model_serving", model_version="three")
+        assert await by_arm(("three", "challenger", True)) == num_treated
+        registered.registry.drop_alias(registered.name, "challenger")
+        await until(server, "challenger", "", refusal="no alias 'challenger'")
+        await server.log("further_model_withdrawn", alias="challenger")
+        assert await by_arm(("one", "champion", False)) == num_treated
+        text = await server.metrics()
+        missing = f'tandem_model_degraded_total{{model="challenger",reason="arm_unavailable"}} {float(num_treated)}'
+        assert missing in text
+        assert f'tandem_model_answers_total{{model="challenger"}} {2.0 * num_treated}' in text
+        assert f'tandem_model_seconds_count{{model="challenger"}} {2.0 * num_treated}' in text
+        # The experiment ends, and its model goes.
+        experiments.write_text("features: []")
+        await server.log("further_model_removed", alias="challenger")
+        assert [model.alias for model in (await server.status()).models] == ["champion"]
+        assert not (await server.recommend(user_id="user 1")).assignments
+
+
 async def test_a_refused_bundle_leaves_everything_else_alone(
     tmp_path: Path, registered: Registered, first: Bundle, second: Bundle
 ) -> None:
@@ -191,6 +253,19 @@ async def test_a_further_model_is_rolled_back_by_command(
         registered.register(third, "three", "challenger")
         await until(server, "challenger", "three")
 
+        async def by_command_line(*arguments: str) -> tuple[int | None, str]:
+            environment = server_environment(
+                tmp_path, registry_uri=registered.registry.uri, model_name=registered.name, store_url=NO_STORE
+            )
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "inference_server", *arguments),
+                env=environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            output, _ = await process.communicate()
+            return process.returncode, output.decode()
+
         async def replies(**fields: str) -> list[tuple[bool, str]]:
             asked = ask_server(tmp_path, Command(name="rollback", **fields))
             return [(reply.done, reply.text) async for reply in asked]
@@ -205,6 +280,13 @@ async def test_a_further_model_is_rolled_back_by_command(
         ]
         ((is_done, text),) = await replies(model=number_one, to=number_two)
         assert not is_done
+        status, output = await by_command_line("rollback", "--model", "challenger")
+        assert (status, "(three) serves, instead of version" in output) == (0, True)
+        await until(server, "challenger", "three")
+        assert await by_command_line("forget-refusals", "--model", "challenger") == (
+            0,
+            "no version is remembered as refused\n",
+        )
         assert f"{number_one} is a version number, and no alias" in text
 
 
