@@ -90,12 +90,12 @@ def plain_document(read: Any, *, wanted: Callable[[str], bool] = lambda _: True)
     features = [flag for index, flag in enumerate(flags) if index in named or _name(flag) in parents]
     segments = document.get("segments")
     if isinstance(segments, list):
-        used = {
+        used = [
             number
             for flag in features
             for strategy in _parts(flag, "strategies")
             for number in _parts(strategy, "segments")
-        }
+        ]
         document["segments"] = [part for part in segments if not isinstance(part, dict) or part.get("id") in used]
     return {**document, "features": features}
 

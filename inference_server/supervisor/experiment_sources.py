@@ -17,6 +17,7 @@ from tandem.contract.experiments import ExperimentTable
 from tandem.ops.watched_files import WatchedFiles
 
 UNLEASH: Final = "unleash"
+NOT_YET: Final = "has not answered yet"
 _POLL_SECONDS: Final = 1.0
 _MAX_DOCUMENT_BYTES: Final = 1 << 20
 """Every worker gets the definitions in one message, which may have four times as much."""
@@ -105,7 +106,7 @@ class Definitions:
         self._changed = asyncio.Event()
         self._newest: str | None = None
         self.origin = origin
-        self.problem = "has not answered yet"
+        self.problem = NOT_YET
         self.answered_at_seconds = 0.0
 
     def answered(self, definitions: str | None) -> None:

@@ -18,7 +18,7 @@ import structlog
 from inference_server.core.errors import ExperimentsInvalid
 from inference_server.core.table_status import TableStatus
 from inference_server.experiments.table import Known, make_table
-from inference_server.supervisor.experiment_sources import UNLEASH, Offer, Source
+from inference_server.supervisor.experiment_sources import NOT_YET, UNLEASH, Offer, Source
 from inference_server.supervisor.json_files import read_json, write_json
 from inference_server.supervisor.worker_pool import WorkerPool
 from tandem.contract.experiments import ExperimentTable
@@ -163,13 +163,13 @@ class ExperimentsFollower:
     def _show_source(self) -> None:
         if self._source.kind != UNLEASH:
             return
-        is_away = bool(self._source.problem)
+        is_away = bool(self._source.problem) and self._source.problem != NOT_YET
         if is_away and not self._is_away:
             _log.warning("unleash_unavailable", reason=self._source.problem, in_force=self._status.source)
         elif self._is_away and not is_away:
             _log.info("unleash_up")
         self._is_away = is_away
-        self._pool.set_dependency(UNLEASH, up=not is_away, problem=self._source.problem)
+        self._pool.set_dependency(UNLEASH, up=not self._source.problem, problem=self._source.problem)
 
     def _tell(self, document: Mapping[str, Any] | None, status: TableStatus) -> None:
         self._status, self._told_at = status, time.monotonic()

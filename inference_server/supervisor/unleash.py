@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 
 _LIBRARY_LOG: Final = "UnleashClient"
+_NOT_A_FAILURE: Final = ("Error loading features", "Some features", "{", "[", "Unleash client does not have cached")
+"""Lines on definitions that did arrive, which are checked here in words, and what follows from an earlier line."""
 _REQUEST_SECONDS: Final = 5
 _MAX_TOKEN_BYTES: Final = 4096
 _TOKEN_POLL_SECONDS: Final = 1.0
@@ -136,10 +138,10 @@ class _Failures(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps the reason, without the traceback."""
-        self.since_asked += 1
         reason = redacted(record.getMessage()).partition("\n")[0]
-        if "cached features" in reason or reason.endswith("feature fetch failed!"):
-            return  # what follows from the reason, which an earlier line gave
+        if reason.startswith(_NOT_A_FAILURE) or reason.endswith("feature fetch failed!"):
+            return
+        self.since_asked += 1
         self._definitions.failed(reason.partition("due to exception: ")[2] or reason)
 
 

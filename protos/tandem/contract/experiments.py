@@ -316,9 +316,7 @@ NO_EXPERIMENTS: Final = ExperimentTable()
 
 def normalised_hash(group: str, identifier: str, modulus: int, *, seed: int) -> int:
     """Unleash's hash: 1 to `modulus`, the same for the same group, identifier and seed."""
-    text = f"{group}:{identifier}"
-    try:
-        return mmh3.hash(text, seed, False) % modulus + 1
-    except UnicodeEncodeError:
-        # JSON can spell half a surrogate pair, which UTF-8 cannot.
-        return mmh3.hash(text.encode("utf-8", "surrogatepass"), seed, False) % modulus + 1
+    # JSON can spell half a surrogate pair, which UTF-8 cannot. Never the text itself: mmh3 5.3 encodes it without
+    # looking whether that succeeded, and ends the process.
+    text = f"{group}:{identifier}".encode("utf-8", "surrogatepass")
+    return mmh3.hash(text, seed, False) % modulus + 1

@@ -83,6 +83,13 @@ def test_anonymous_callers_stick_to_the_key_that_the_flag_names_and_are_never_dr
     assert by_tenant.assign("a", {"tenant": "t"}) == by_tenant.assign("b", {"tenant": "t"}) != ()
 
 
+def test_any_text_that_a_caller_can_send_has_an_arm(tmp_path: Path) -> None:
+    table = read(tmp_path, LAYER)
+    for user_id in ("\ud800", "a\udfffb", "\x00", "é", "😀", "u" * 256):
+        assert len(table.assign(user_id, {})) == 1
+        assert len(table.assign("", {"sessionId": user_id})) == 1
+
+
 def test_experiments_of_one_layer_exclude_each_other_and_layers_mix(tmp_path: Path) -> None:
     both = {"strategies": [{"parameters": {"rollout": 100}}]}
     table = read(
