@@ -66,6 +66,8 @@ class PlainText:
     """That of the source."""
     refused: RefusedLines
     has_records_of_several_lines: bool = False
+    ends_in_a_line: bool = False
+    """Whether the last line has no end."""
     document_lines: array[int] | None = None
     """The line of the source on which each line of `path` begins, where that differs."""
 
@@ -149,6 +151,7 @@ class Text:
             encoding=self.encoding,
             refused=refused,
             has_records_of_several_lines=has_records,
+            ends_in_a_line=inspection.ends_in_a_line,
         )
 
 
@@ -192,6 +195,7 @@ class _Inspection:
         self.records = RecordsInQuotes(dialect) if dialect else None
         self.has_marks = False
         """Whether a line inside of the text begins with a byte order mark."""
+        self.ends_in_a_line = False
         # Undecodable bytes of UTF-8 are left to DuckDB, which refuses the line if it needs the column.
         self._marks = ((b"\0", "NUL bytes", False), *((((INVALID, _NOT_A_CHARACTER, True)),) if is_decoded else ()))
         self._numbers = array("Q")
@@ -209,7 +213,8 @@ class _Inspection:
             if self.records is not None:
                 self.records.feed(block, number)
             number += block.count(b"\n")
-            last = number if not block.endswith(b"\n") else number - 1
+            self.ends_in_a_line = not block.endswith(b"\n")
+            last = number if self.ends_in_a_line else number - 1
         spans = []
         if self.records is not None:
             self.records.end(last)

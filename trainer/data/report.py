@@ -86,6 +86,7 @@ DROP_KINDS: Final = {
 
 ITEM_WITHOUT_METADATA: Final = "item_without_metadata"
 USER_WITHOUT_FEATURES: Final = "user_without_features"
+NO_LAST_END: Final = "no_last_line_end"
 WHOLE_NUMBER_ID: Final = "whole_number_id"
 PRICE_UNPARSABLE: Final = "price_unparsable"
 TEXT_IS_SCRIPT: Final = "text_is_script"
@@ -96,6 +97,7 @@ ITEM_CHANGED: Final = "item_changed"
 NOTE_KINDS: Final = {
     ITEM_WITHOUT_METADATA: "kept interactions whose item is not in the items file",
     USER_WITHOUT_FEATURES: "kept users who are not in the users file",
+    NO_LAST_END: "files whose last line has no end: if a file was cut, so was the last value of its last line",
     WHOLE_NUMBER_ID: "ids that are written as floating-point numbers (10.0, 1e+05) and read as integers",
     PRICE_UNPARSABLE: "items kept without their price, which is not a number",
     TEXT_IS_SCRIPT: "items kept without their title or description, which is JavaScript",

@@ -100,6 +100,11 @@ class Scan:
         more = len(self.parts) - 1
         return f"{self.path} and {more} more file{'s' * (more > 1)}" if more > 0 else str(self.path)
 
+    @property
+    def num_without_last_end(self) -> int:
+        """Number of CSV files whose last line has no end, so that it may have been cut."""
+        return sum(part.plain.ends_in_a_line for part in self.parts if part.plain) if self.kind == "csv" else 0
+
     def lines(self) -> Iterator[str]:
         """The lines of the text files, to examine the beginning."""
         for part in self.parts:

@@ -74,7 +74,7 @@ def stage(reader: DuckDBEngine, raw: RawTable, rows: Any, config: DataConfig) ->
         rows_read=num_good + sum(dropped.values()),
         rows_kept=num_good,
         dropped=occurring(dropped),
-        noted=occurring({note: good[note] for note in raw.notes}),
+        noted=occurring({note: good[note] for note in raw.notes} | {kinds.NO_LAST_END: raw.scan.num_without_last_end}),
         bad_lines=bad_lines,
         hints=rejects.hints,
     )

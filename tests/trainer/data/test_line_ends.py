@@ -1,11 +1,13 @@
 """Line ends of every kind and mixture, NUL bytes and Ctrl-Z, with exact line numbers."""
 
+import gzip
 import random
 from pathlib import Path
 
 import pytest
 
 from tests.trainer.data.conftest import Scanned, scanned
+from tests.trainer.data.plain_table import prepare_table
 
 ENDS = {"lf": ["\n"], "crlf": ["\r\n"], "cr": ["\r"], "crcrlf": ["\r\r\n"], "mixed": ["\n", "\r\n", "\r", "\r\r\n"]}
 
@@ -84,3 +86,13 @@ def test_a_line_of_more_than_16_mib_is_counted(tmp_path: Path, name: str):
     assert found.lines == ([2, 4] if is_csv else [1, 2, 4]) or found.lines == [1, 2, 3, 4]
     assert (found.refused, found.num_refused) == ([3], 1)
     assert found.texts[0].startswith("a line of more than 16 MiB: ")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_last_line_without_an_end_is_noted(tmp_path: Path, packed: bool):
+    """The file was cut within the last time, which is a time all the same."""
+    text = b"u,i,t\na,x,1700000000\nb,y,17000"
+    (tmp_path / "r.csv").write_bytes(gzip.compress(text) if packed else text)
+    report = prepare_table(tmp_path, 'path = "r.csv"\ntimestamp = "t"').report.file("interactions")
+    assert (report.rows_kept, report.noted) == (2, {"no_last_line_end": 1})
+    assert "1  noted: no_last_line_end (files whose last line has no end" in report.to_text()
