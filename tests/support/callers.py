@@ -2,7 +2,8 @@
 
 They run in a process of their own (`python -m tests.support.callers GRPC_PORT HTTP_PORT [CA_FILE]`; with an authority's
 certificate over TLS), so that a server's shutdown does not compete with them for one interpreter, until the standard
-input is closed. Then the process prints one line of JSON: how often each kind of call ended in which way.
+input is closed. The process prints a line once each kind of caller has had an answer, and one of JSON at the end: how
+often each kind of call ended in which way.
 
 A caller that nobody listens to any more has lost no call: it counts as `nobody` and waits for the next server.
 """
@@ -130,6 +131,9 @@ def main() -> None:
         grpc_port=grpc_port, http_port=http_port, authority=authority, num_raw=16, num_clients=8, num_http=8
     )
     callers.start()
+    while not all(callers.ended[f"{kind} ok"] for kind in ("raw", "client", "http")):
+        time.sleep(_PAUSE_SECONDS)
+    print("calling", flush=True)
     sys.stdin.read()
     callers.stop()
     print(json.dumps(callers.ended))

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 import grpc
 
@@ -39,6 +39,9 @@ kernel drops when the worker ends: on a busy machine the fork server was then se
 """
 _FROZEN_SECONDS: Final = 0.5
 """Longest time for which callers wait in the kernel. Then gRPC may read again for as long, and callers are answered."""
+_CALLERS_SECONDS: Final = 2.0
+"""How long the drain waits for callers: for the rest of a message, or until one reads its answer. Then the calls of a
+caller that does neither are ended; to wait on would cost all other callers theirs when the time is over."""
 _GOAWAY_SECONDS: Final = 0.02
 """Time between the two GOAWAYs. A client that gets both at once tries the calls that the second one refuses on the same
 connection again, in a loop that holds a thread of its gRPC; with two such connections it hung for a second."""
@@ -51,12 +54,46 @@ _HANDLER_TASK: Final = "HandleExceptions[{}]"
 """Name of grpc.aio's task around a handler."""
 
 
-async def drain(server: grpc.aio.Server, port: int, *, grace_seconds: float, streams: Iterable[str]) -> None:
+class _Rest:
+    """Which calls the drain still waits for."""
+
+    def __init__(self, streams: Iterable[str], num_answering: Callable[[], int], *, forgets_callers_at: float) -> None:
+        self._stream_handlers = frozenset(_HANDLER_TASK.format(method) for method in streams)
+        self._num_answering = num_answering
+        self._forgets_callers_at = forgets_callers_at
+        self._waiting: frozenset[asyncio.Task[Any]] = frozenset()
+
+    def streams(self) -> int:
+        """The number of streams in progress."""
+        return sum(task.get_name() in self._stream_handlers for task in asyncio.all_tasks())
+
+    def is_disturbed(self) -> bool:
+        """Whether a unary call is in progress for which the drain waits, or one began or ended since the last look."""
+        tasks = [(task, task.get_name()) for task in asyncio.all_tasks()]
+        num_streams = sum(name in self._stream_handlers for _, name in tasks)
+        calls = frozenset(task for task, name in tasks if name == RPC_TASK)
+        before, self._waiting = self._waiting, calls
+        if self._num_answering() or (len(calls) > num_streams and time.monotonic() < self._forgets_callers_at):
+            return True
+        return calls != before
+
+
+async def drain(
+    server: grpc.aio.Server,
+    port: int,
+    *,
+    grace_seconds: float,
+    streams: Iterable[str],
+    num_answering: Callable[[], int],
+) -> None:
     """Stops `server`, which listens on `port`. Waits up to `grace_seconds` for calls in progress, and ends the rest.
 
-    Unary calls are answered, or were never read. `streams` are the methods, as paths, whose calls may last as long as
-    they please: while one is in progress and there is time, all calls are answered as usual.
+    Unary calls are answered, or were never read; but those of a caller that keeps the server waiting, for a message or
+    with its answer, end. `streams` are the methods, as paths, whose calls may last as long as they please: while one is
+    in progress and there is time, all calls are answered as usual. `num_answering` is the number of unary calls for
+    which an answer is being made.
     """
+    rest = _Rest(streams, num_answering, forgets_callers_at=time.monotonic() + min(_CALLERS_SECONDS, grace_seconds))
     give_up_at = time.monotonic() + grace_seconds
     leave_port(port)
     connections = Connections(port)
@@ -65,7 +102,7 @@ async def drain(server: grpc.aio.Server, port: int, *, grace_seconds: float, str
         connections.thaw()
         await asyncio.sleep(_HANDSHAKE_SECONDS)
     try:
-        is_calm = await _come_to_rest(connections, give_up_at, streams)
+        is_calm = await _come_to_rest(connections, give_up_at, rest)
         stopping = asyncio.create_task(server.stop(_UNTIL_ALL_HAVE_ENDED_SECONDS))
         if len(connections):
             await asyncio.sleep(_GOAWAY_SECONDS)
@@ -78,15 +115,15 @@ async def drain(server: grpc.aio.Server, port: int, *, grace_seconds: float, str
         connections.close()
 
 
-async def _come_to_rest(connections: Connections, give_up_at: float, streams: Iterable[str]) -> bool:
+async def _come_to_rest(connections: Connections, give_up_at: float, rest: _Rest) -> bool:
     """Freezes the connections when no stream is in progress, and waits for the other calls. Returns False, with the
     connections as they were, if calls are still in progress when the time is over."""
     while True:
-        if _num_streams(streams) and time.monotonic() < give_up_at:
+        if rest.streams() and time.monotonic() < give_up_at:
             await asyncio.sleep(_CHECK_SECONDS)
             continue
         thaw_at = time.monotonic() + _FROZEN_SECONDS
-        if await _freeze(connections, thaw_at, streams):
+        if await _freeze(connections, thaw_at, rest):
             return True
         connections.thaw()
         if time.monotonic() >= give_up_at:
@@ -94,7 +131,7 @@ async def _come_to_rest(connections: Connections, give_up_at: float, streams: It
         await asyncio.sleep(min(_FROZEN_SECONDS, give_up_at - time.monotonic()))
 
 
-async def _freeze(connections: Connections, thaw_at: float, streams: Iterable[str]) -> bool:
+async def _freeze(connections: Connections, thaw_at: float, rest: _Rest) -> bool:
     """Freezes the connections and waits until all that gRPC has read is answered. Returns False at `thaw_at`."""
     connections.freeze()
     num_calm = num_unread_bytes = 0
@@ -103,19 +140,10 @@ async def _freeze(connections: Connections, thaw_at: float, streams: Iterable[st
         await asyncio.sleep(_CHECK_SECONDS)
         connections.freeze()
         before, num_unread_bytes = num_unread_bytes, connections.num_unread_bytes
-        if _num_unary_calls(streams) or num_unread_bytes < before:
+        if rest.is_disturbed() or num_unread_bytes < before:
             num_calm, calm_since = 0, time.monotonic()
             continue
         num_calm += 1
         if num_calm >= _CALM_CHECKS and time.monotonic() - calm_since >= _CALM_SECONDS:
             return True
     return not len(connections)
-
-
-def _num_unary_calls(streams: Iterable[str]) -> int:
-    return sum(task.get_name() == RPC_TASK for task in asyncio.all_tasks()) - _num_streams(streams)
-
-
-def _num_streams(streams: Iterable[str]) -> int:
-    handlers = {_HANDLER_TASK.format(method) for method in streams}
-    return sum(task.get_name() in handlers for task in asyncio.all_tasks())

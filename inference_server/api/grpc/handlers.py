@@ -40,6 +40,8 @@ class Services:
         self._hot = hot
         self.methods: list[str] = []
         """Names of all methods, "package.Service/Method"."""
+        self.num_answering = 0
+        """Unary calls whose message has arrived and whose answer is being made."""
         self.streams: list[str] = []
         """Names of the methods that stream responses: a call may last for as long as its client pleases."""
 
@@ -77,6 +79,7 @@ class Services:
         decode = self._decoder.decode
 
         async def guarded(message: Any, context: _Context) -> bytes:
+            self.num_answering += 1
             try:
                 request = decode(method, from_bytes, message)
                 response = await answer(request, context)
@@ -85,6 +88,8 @@ class Services:
                 return to_bytes(response)
             except Exception as error:
                 await _failed(error, context)
+            finally:
+                self.num_answering -= 1
 
         return guarded
 

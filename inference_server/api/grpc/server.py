@@ -109,6 +109,7 @@ class GrpcServer:
             add_reflection(served, services)
         self.methods = tuple(services.methods)
         self._streams = tuple(f"/{method}" for method in services.streams)
+        self._services = services
         self.port = self._listen(host, port, security)
 
     async def start(self) -> None:
@@ -126,7 +127,13 @@ class GrpcServer:
         Calls that come too late are left to their clients, which send them to another server (see `drain`).
         """
         await self._health.end()
-        await drain(self._server, self.port, grace_seconds=grace_seconds, streams=self._streams)
+        await drain(
+            self._server,
+            self.port,
+            grace_seconds=grace_seconds,
+            streams=self._streams,
+            num_answering=lambda: self._services.num_answering,
+        )
 
     def _listen(self, host: str, port: int, security: Security) -> int:
         try:

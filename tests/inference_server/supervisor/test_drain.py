@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from deploy.local.ports import free_port
@@ -40,6 +41,9 @@ async def callers(
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
+        assert process.stdout is not None
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await process.stdout.readline() == b"calling\n"
         yield
         async with asyncio.timeout(PATIENCE_SECONDS):
             output, _ = await process.communicate(b"")
@@ -87,4 +91,29 @@ async def test_no_call_is_lost_when_workers_are_replaced_and_the_server_ends(
             await asyncio.sleep(0.5)
         assert await server.stop() == 0
         await asyncio.sleep(0.2)
+    assert lost == []
+
+
+async def no_message() -> AsyncIterator[bytes]:
+    """Requests of a caller that begins a call and never sends its message."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+@pytest.mark.parametrize("method", ["Recommend", "GetServingStatus"])
+async def test_a_caller_that_sends_no_message_costs_no_other_caller_its_call(
+    tmp_path: Path, bundle: Bundle, method: str
+) -> None:
+    lost: list[str] = []
+    async with (
+        serve(tmp_path, bundle_path=bundle.directory, store_url=NO_STORE, deadline_ms=10_000) as server,
+        callers(server.grpc_port, server.http_port, lost),
+    ):
+        stalled = server.channel.stream_unary(f"/tandem.v1.RecommendationService/{method}")(no_message())
+        await asyncio.sleep(1.0)
+        assert await server.stop() == 0
+        await asyncio.sleep(0.2)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stalled
+        assert caught.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
     assert lost == []
