@@ -5,13 +5,13 @@ Readers select and flatten the columns they need; `first_position` plus the inde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import pyarrow as pa
 
 from tandem.contract import names
-from tandem.contract.impressions import Impression, ShownArm
+from tandem.contract.impressions import Impression
 
 SCHEMA: Final = pa.schema(
     [
@@ -53,10 +53,3 @@ def to_table(impressions: Iterable[Impression]) -> pa.Table:
         names.ASSIGNMENTS: [[arm._asdict() for arm in row.assignments] for row in rows],
     }
     return pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
-
-
-def from_table(table: pa.Table) -> Iterator[Impression]:
-    """The impressions of a table of SCHEMA, in its order."""
-    for row in table.to_pylist():
-        arms = [ShownArm(**arm) for arm in row[names.ASSIGNMENTS]]
-        yield Impression(**{**row, names.CONTEXT: dict(row[names.CONTEXT]), names.ASSIGNMENTS: arms})

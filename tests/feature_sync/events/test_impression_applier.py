@@ -27,11 +27,11 @@ from feature_sync.stream.source import Source
 from feature_sync.telemetry.metrics import Metrics
 from inference_server.events.kafka_stream import KafkaStream
 from inference_server.events.stream import Batch, Entry
-from tandem.contract import impression_table
 from tandem.contract.deleted_users import user_sha256
 from tandem.contract.impressions import Impression
 from tandem.contract.store import deleted_users_key
 from tandem.contract.streams import ENTRY_FIELD, IMPRESSIONS, applied_key, dead_letters_key, stream_key
+from tests.support.impressions import from_table
 from tests.support.kafka import BROKERS, kafka_broker
 from tests.support.waiting import wait_until
 from tests.tandem.contract.test_impressions import IMPRESSION
@@ -98,7 +98,7 @@ def archive(url: str, folder: Path) -> list[Impression]:
         archiver.stop()
         archiver.run()
     files = sorted(folder.glob("day=*/*.parquet"))
-    return [found for file in files for found in impression_table.from_table(pq.ParquetFile(file).read())]
+    return [found for file in files for found in from_table(pq.ParquetFile(file).read())]
 
 
 def test_each_is_in_the_files_once_as_it_was_shown(store_url: str, client: redis.Redis, tmp_path: Path) -> None:

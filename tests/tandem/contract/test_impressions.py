@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tandem.contract import impression_table
 from tandem.contract.errors import StreamEntryError
 from tandem.contract.impressions import Impression, ShownArm
+from tests.support.impressions import from_table
 
 IMPRESSION = Impression(
     request_id="r1",
@@ -59,9 +60,9 @@ def test_a_table_has_a_row_for_each_impression_and_gives_them_back() -> None:
     bare = dataclasses.replace(bare, scores=(), propensities=(), num_candidates=0, ranks=())
     table = impression_table.to_table([IMPRESSION, bare])
     assert table.schema.equals(impression_table.SCHEMA)
-    for given_one, read in zip((IMPRESSION, bare), impression_table.from_table(table), strict=True):
+    for given_one, read in zip((IMPRESSION, bare), from_table(table), strict=True):
         assert read.to_dict() == given_one.to_dict()
-    assert list(impression_table.from_table(impression_table.to_table([]))) == []
+    assert list(from_table(impression_table.to_table([]))) == []
 
 
 @given(
