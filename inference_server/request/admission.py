@@ -149,11 +149,11 @@ class Admission:
         except UnknownScenario as error:
             raise InvalidRequest("scenario", str(error)) from error
         assignments = self._experiments.current.assign(query.user_id, query.context, query.scenario)
-        listed, without_scenario = query, False
+        listed, without_arm = query, False
         if assignments:
-            query, listed, assignments = _in_arms(query, assignments, policies)
+            query, listed, assignments = _in_arms(query, assignments, policies, self.models)
             policy = policies.policy(listed.scenario)
-            without_scenario = not all(assignment.exposed for assignment in assignments)
+            without_arm = not all(assignment.exposed for assignment in assignments)
         named = self.models.named(query.model) if query.model else None
         model = meant = named or self.model()
         without_model = bool(query.model) and named is None
@@ -176,25 +176,29 @@ class Admission:
             policies_fingerprint=policies.fingerprint,
             shown_rows=shown_rows,
             assignments=assignments,
-            arm_unavailable=without_model or without_scenario,
-            stands_in=without_model or model is not meant,
+            arm_unavailable=without_model or without_arm,
+            stands_in=model is not meant,
             laps=[] if traced else None,
         )
 
 
 def _in_arms(
-    query: Query, assignments: tuple[Assignment, ...], policies: Policies
+    query: Query, assignments: tuple[Assignment, ...], policies: Policies, models: ModelSlot
 ) -> tuple[Query, Query, tuple[Assignment, ...]]:
     """The query with the model of its arms; the query whose list is made, with the scenario of its arms, to which page
-    tokens are bound; and its arms, not exposed where the policies have no such scenario."""
-    scenario = query.scenario
-    for index, assignment in enumerate(assignments):
-        if assignment.model:
-            query = replace(query, model=assignment.model)
-        if assignment.scenario:
-            if assignment.scenario in policies.scenarios:
-                scenario = assignment.scenario
-            else:
-                unexposed = replace(assignment, exposed=False)
-                assignments = (*assignments[:index], unexposed, *assignments[index + 1 :])
-    return query, query if scenario == query.scenario else replace(query, scenario=scenario), assignments
+    tokens are bound; and its arms. An arm whose model is not in force, or whose scenario the policies do not have, is
+    not exposed, and its scenario is left out with its model: the arms of other layers are as they were."""
+    model, scenario = query.model, query.scenario
+    made = []
+    for assignment in assignments:
+        model = assignment.model or model
+        is_there = not assignment.model or models.named(assignment.model) is not None
+        if is_there and (not assignment.scenario or assignment.scenario in policies.scenarios):
+            scenario = assignment.scenario or scenario
+            made.append(assignment)
+        else:
+            made.append(replace(assignment, exposed=False))
+    if model != query.model:
+        query = replace(query, model=model)
+    listed = query if scenario == query.scenario else replace(query, scenario=scenario)
+    return query, listed, tuple(made)

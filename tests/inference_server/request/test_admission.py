@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 
 import pytest
 
 from inference_server.core.errors import DeadlineTooShort, InvalidRequest, NoModel, OverCapacity
 from inference_server.core.query import AttributePredicate
+from inference_server.experiments.experiments_file import ExperimentsFile
+from inference_server.experiments.slot import ExperimentSlot
 from inference_server.model.serving_model import ModelSlot
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
+from inference_server.request.flow.types import Admitted
 from inference_server.request.policy_choices import policy_choices
 from tests.inference_server.request.requests_at_stages import query
 
@@ -154,3 +158,42 @@ class TestAdmitBulk:
         async with asyncio.timeout(60):
             await stays
         assert admission.in_flight == 1
+
+
+EXPERIMENTS = """
+features:
+  - name: layout
+    strategies:
+      - {parameters: {rollout: 100}, variants: [{name: b, payload: {type: json, value: {experiment: layout}}}]}
+  - name: ranker
+    strategies:
+      - parameters: {rollout: 100}
+        variants: [{name: t, payload: {type: json, value: {experiment: ranker, model: challenger, scenario: calm}}}]
+"""
+
+
+@pytest.mark.parametrize("exposed", [True, False])
+def test_an_arm_without_its_model_changes_nothing_and_other_layers_go_on(
+    models: ModelSlot, tmp_path: Path, *, exposed: bool
+) -> None:
+    assert models.current is not None
+    models.further = {"challenger": models.current} if exposed else {}
+    (policies := tmp_path / "policies.yaml").write_text("scenarios: {calm: {diversity: 0.5}}")
+    (file := tmp_path / "experiments.yaml").write_text(EXPERIMENTS)
+    experiments = ExperimentSlot()
+    experiments.current = ExperimentsFile(file).table()
+    admission = Admission(
+        models,
+        PolicyFile(policies, policy_choices()),
+        max_concurrent_requests=1,
+        max_seconds=1,
+        experiments=experiments,
+    )
+    admitted = asyncio.run(_admitted(admission))
+    assert [(arm.experiment, arm.exposed) for arm in admitted.assignments] == [("layout", True), ("ranker", exposed)]
+    assert admitted.policy.diversity == (0.5 if exposed else 0.0)
+    assert admitted.arm_unavailable is not exposed
+
+
+async def _admitted(admission: Admission) -> Admitted:
+    return admission.admit(query(user_id="u"), None)
