@@ -1,4 +1,4 @@
-"""`python -m benchmarks.impression_cost`: what recording impressions costs a worker; writes
+"""`python -m benchmarks.event_path.impression_cost`: what recording impressions costs a worker; writes
 benchmarks/results/impression-cost.*.
 
 Two servers, with and without, take turns on the served core under the load of the request-path benchmark. On a shared
@@ -90,9 +90,10 @@ grows by {statistics.median(costs):.0f} us, {statistics.median(costs) / off:.1%}
 
 {table(header, lines)}
 
-`python -m benchmarks.impression_cost`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores, shared with
-other programs: load average {os.getloadavg()[1]:.1f} over the last five minutes. {_IN_FLIGHT} requests in flight on the
-catalogue `{catalogue}`, one worker, Valkey that syncs every write; no feature_sync runs.
+`python -m benchmarks.event_path.impression_cost`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores,
+shared with other programs: load average {os.getloadavg()[1]:.1f} over the last five minutes.
+{_IN_FLIGHT} requests in flight on the catalogue `{catalogue}`, one worker, Valkey that syncs every write;
+no feature_sync runs.
 """
 
 
@@ -107,7 +108,7 @@ async def run(*, rounds: int, seconds: float, quick: bool) -> list[dict[str, dic
 
 def main() -> int:
     """Measures and writes the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.impression_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.event_path.impression_cost", description=__doc__)
     parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="on a tiny catalogue, and without writing the page")
