@@ -55,11 +55,13 @@ class TestEveryFormat:
 
     def test_interactions_are_clean_and_in_order(self, prepared):
         rows = [tuple(row.values()) for row in table_rows(prepared, "interactions")]
+        # The numbers of events by type, ratings the fifth, and the time of the last end a row.
         assert rows == [
-            ("3", "d", 5.0, 1.0, 60_000_000, "rating", 1.0),  # the same time as c: the order of the file
-            ("3", "c", 5.0, 1.0, 60_000_000, "rating", 1.0),
-            ("7", "a", 4.0, 0.75, 100_000_000, "rating", 1.0),
-            ("7", "b", 5.0, 1.0, 200_000_000, "rating", 1.0),
+            # The same time as c: the order of the file.
+            ("3", "d", 5.0, 1.0, 60_000_000, "rating", 1.0, 0, 0, 0, 0, 2, 0, 70_000_000),
+            ("3", "c", 5.0, 1.0, 60_000_000, "rating", 1.0, 0, 0, 0, 0, 1, 0, 60_000_000),
+            ("7", "a", 4.0, 0.75, 100_000_000, "rating", 1.0, 0, 0, 0, 0, 1, 0, 100_000_000),
+            ("7", "b", 5.0, 1.0, 200_000_000, "rating", 1.0, 0, 0, 0, 0, 1, 0, 200_000_000),
         ]
 
     def test_every_row_is_accounted_for(self, prepared):
