@@ -155,12 +155,15 @@ class Admission:
             policy = policies.policy(listed.scenario)
             without_arm = not all(assignment.exposed for assignment in assignments)
         named = self.models.named(query.model) if query.model else None
-        model = meant = named or self.model()
+        model = named or self.model()
         without_model = bool(query.model) and named is None
         fingerprint = request_fingerprint(listed)
         shown_rows = NO_ROWS
         if query.page_token:
-            model = self.models.that_issued(query.page_token, model)
+            issuer = self.models.that_issued(query.page_token, model)
+            if issuer is not model:
+                # The pages before are of another arm, and this one is no exposure of the user's.
+                model, assignments = issuer, tuple(replace(assignment, exposed=False) for assignment in assignments)
             shown_rows = model.page_tokens.open(query.page_token, fingerprint)
         now = time.monotonic()
         return Admitted(
@@ -177,7 +180,6 @@ class Admission:
             shown_rows=shown_rows,
             assignments=assignments,
             arm_unavailable=without_model or without_arm,
-            stands_in=model is not meant,
             laps=[] if traced else None,
         )
 

@@ -79,13 +79,10 @@ class Admitted:
     shown_rows: Rows = field(default_factory=NO_ROWS.copy)
     """(n,) int64: the items that earlier pages showed, as `Catalogue.stable_rows` numbers them."""
     assignments: tuple[Assignment, ...] = ()
-    """The arms of experiments that the request is in."""
+    """The arms of experiments that the request is in, as the answer names them."""
     arm_unavailable: bool = False
     """Whether the request's arm names a model or a scenario that is not in force: the server's own, or the request's,
     answers."""
-    stands_in: bool = False
-    """Whether another model answers than the one that the request is for: because that one is not in force, or because
-    another one made the earlier pages."""
     laps: list[Lap] | None = None
     """The stages that the request went through, in order; None: it is not traced."""
 

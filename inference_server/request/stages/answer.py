@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -16,7 +15,6 @@ from inference_server.model.catalogue.catalogue import Catalogue
 from inference_server.request.flow.ladder import ANSWER
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Answered, Chosen, Selection
-from tandem.contract.experiments import Assignment
 from tandem.contract.names import SOURCE_POPULAR
 from tandem.contract.vocabulary import Rows
 
@@ -51,7 +49,7 @@ def _answers(selection: Selection, *, with_sources: bool) -> list[Answered]:
             variant=model.variant,
             source=ranked.source,
             degraded_reasons=_degraded_reasons(chosen),
-            assignments=_unexposed(admitted.assignments) if admitted.stands_in else admitted.assignments,
+            assignments=admitted.assignments,
             next_page_token=_next_page(chosen, stable_rows[start:stop]),
             propensities=None if chosen.propensities is None else chosen.propensities.tolist(),
             num_candidates=0 if chosen.ranks is None else len(chosen.pool_rows),
@@ -67,10 +65,6 @@ def _degraded_reasons(chosen: Chosen) -> tuple[Degraded, ...]:
     reasons = chosen.user.degraded_reasons
     # Added here and not at admission: for the stages and the lists in memory the answer is as good as any other.
     return (*reasons, Degraded.ARM_UNAVAILABLE) if chosen.user.admitted.arm_unavailable else reasons
-
-
-def _unexposed(assignments: Sequence[Assignment]) -> tuple[Assignment, ...]:
-    return tuple(replace(assignment, exposed=False) for assignment in assignments)
 
 
 def _next_page(chosen: Chosen, shown: Rows) -> str:
