@@ -28,16 +28,6 @@ NO_STORE = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "one", model_version="one", item_prefix="one", seed=1)
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "two", model_version="two", item_prefix="two", seed=2, dim=24)
-
-
-@pytest.fixture(scope="module")
 def third(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return build(tmp_path_factory.mktemp("bundles") / "three", model_version="three", item_prefix="three", seed=3)
 

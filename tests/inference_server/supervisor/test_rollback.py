@@ -12,7 +12,6 @@ import pytest
 
 from inference_server.supervisor.operator_socket import Command, Reply, ask_server
 from tandem.contract.bundle import Bundle
-from tests.inference_server.conftest import build
 from tests.inference_server.defects import copy_of, truncated_index
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, Server, serve, server_environment, wait_until
 
@@ -20,16 +19,6 @@ pytestmark = pytest.mark.process
 
 NO_STORE = "redis://127.0.0.1:1/0"
 ALIAS = "champion"
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "one", model_version="one", item_prefix="one", seed=1)
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "two", model_version="two", item_prefix="two", seed=2, dim=24)
 
 
 async def command(directory: Path, *arguments: str, **settings: object) -> tuple[int, str, str]:

@@ -13,7 +13,6 @@ import pytest
 from tandem.contract.bundle import Bundle
 from tandem.contract.store import UserVector
 from tandem.v1 import recommendation_pb2 as pb
-from tests.inference_server.conftest import build
 from tests.inference_server.defects import (
     DEFECTS,
     copy_of,
@@ -29,17 +28,6 @@ from tests.support.tiny_bundle import mean_vector, state_of
 pytestmark = pytest.mark.process
 
 ALIAS = "champion"
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "one", model_version="one", item_prefix="one", seed=1)
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Other items, another dimension: any mixture would show."""
-    return build(tmp_path_factory.mktemp("bundles") / "two", model_version="two", item_prefix="two", seed=2, dim=24)
 
 
 class Flow:

@@ -18,7 +18,6 @@ import pytest
 from inference_server.core.errors import PortUnavailable
 from inference_server.supervisor.held_ports import hold_port
 from tandem.contract.bundle import Bundle
-from tests.inference_server.conftest import build
 from tests.support.serving import (
     PATIENCE_SECONDS,
     Connection,
@@ -33,16 +32,6 @@ pytestmark = pytest.mark.process
 
 NO_STORE = "redis://127.0.0.1:1/0"
 ALIAS = "champion"
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "one", model_version="one", item_prefix="one", seed=1)
-
-
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return build(tmp_path_factory.mktemp("bundles") / "two", model_version="two", item_prefix="two", seed=2, dim=24)
 
 
 @asynccontextmanager
