@@ -161,7 +161,7 @@ class WorkerPool:
 
     def close_unused(self, bundle: CheckedBundle) -> None:
         """Makes every worker close a bundle, unless it serves under some name, or is the target of a rollback."""
-        if any(track.holds(bundle) for track in self._tracks()):
+        if self._is_held(bundle):
             return
         for slot in self.slots:
             if slot.worker is not None:
@@ -397,7 +397,7 @@ class WorkerPool:
             await worker.open(previous)
         except (BundleRefused, WorkerEnded) as error:
             _log.warning("previous_bundle_not_open", worker=worker.identity.worker, reason=str(error))
-        if not any(other.holds(previous) for other in self._tracks()):
+        if not self._is_held(previous):
             worker.close_bundle(previous)
 
     async def _catch_up(self, worker: WorkerHandle, track: Track) -> None:
@@ -421,8 +421,12 @@ class WorkerPool:
                 worker.kill()
         finally:
             self._catching_up.discard((worker, track))
-            if opened is not None and not any(other.holds(opened) for other in self._tracks()):
+            if opened is not None and not self._is_held(opened):
                 worker.close_bundle(opened)
+
+    def _is_held(self, bundle: CheckedBundle) -> bool:
+        """Whether the bundle must stay open, under whatever name."""
+        return any(track.holds(bundle) for track in self._tracks())
 
     def _tracks(self) -> list[Track]:
         return [self.own, *self.further.values()]
