@@ -12,10 +12,8 @@ from typing import Final
 from feature_sync.core.settings import Settings
 from feature_sync.personal_data import parquet_rows
 from feature_sync.personal_data.place import Record, Subject, erased_from
-from feature_sync.personal_data.replaced_files import staged_path
 from feature_sync.store.connection import StoreConnection
 from tandem.contract import names
-from tandem.ops.file_replacement import put_in_place
 
 _FOLDER: Final = "features"
 
@@ -31,11 +29,7 @@ class FeatureSources:
 
     def find(self, user: Subject) -> Sequence[Record]:
         """See `Place`."""
-        return [
-            {"file": str(path.relative_to(self._folder)), **row}
-            for path in self._files()
-            for row in parquet_rows.rows_of_user(path, user.user_id)
-        ]
+        return parquet_rows.records_of_user(self._folder, self._files(), user.user_id)
 
     def erase(self, user: Subject) -> int:
         """See `Place`. Raises FeatureStoreError while another process writes the sources."""
@@ -44,19 +38,11 @@ class FeatureSources:
         from feature_sync.features.sources import Sources
 
         with Sources(self._folder) as sources, sources.locked():
-            return erased_from(self._files(), lambda path: _erase_from(path, user.user_id))
+            return erased_from(self._files(), lambda path: parquet_rows.erase_user(path, user.user_id))
 
     def _files(self) -> list[Path]:
         paths = [*self._folder.glob("[!.]*.parquet"), *self._folder.glob("observed/[!.]*.parquet")]
         return [path for path in sorted(paths) if parquet_rows.has_users(path)]
-
-
-def _erase_from(path: Path, user_id: str) -> int:
-    rows = parquet_rows.rows_of_user(path, user_id)
-    if rows:
-        parquet_rows.write_without_user(path, staged_path(path), user_id)
-        put_in_place(staged_path(path), path)
-    return len(rows)
 
 
 class FeatureKeys:

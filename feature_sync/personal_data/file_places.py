@@ -24,7 +24,6 @@ from tandem.contract import names
 from tandem.contract.checksums import file_sha256
 from tandem.contract.streams import EVENTS
 from tandem.ops.file_lock import file_lock
-from tandem.ops.file_replacement import put_in_place
 
 PREPARED: Final = "prepared"
 _ABOUT: Final = "prepared.json"
@@ -80,27 +79,15 @@ class AttributionReport:
 
     def find(self, user: Subject) -> Sequence[Record]:
         """See `Place`."""
-        return [
-            {"file": str(path.relative_to(self._folder)), **row}
-            for path in self._files()
-            for row in parquet_rows.rows_of_user(path, user.user_id)
-        ]
+        return parquet_rows.records_of_user(self._folder, self._files(), user.user_id)
 
     def erase(self, user: Subject) -> int:
         """See `Place`. Files are replaced one by one."""
-        return erased_from(self._files(), lambda path: _erase_from_report(path, user.user_id))
+        return erased_from(self._files(), lambda path: parquet_rows.erase_user(path, user.user_id))
 
     def _files(self) -> list[Path]:
         paths = [self._folder / EVENTS_FILE, *sorted((self._folder / USERS).glob("*.parquet"))]
         return [path for path in paths if path.is_file()]
-
-
-def _erase_from_report(path: Path, user_id: str) -> int:
-    rows = parquet_rows.rows_of_user(path, user_id)
-    if rows:
-        parquet_rows.write_without_user(path, staged_path(path), user_id)
-        put_in_place(staged_path(path), path)
-    return len(rows)
 
 
 class PreparedFolders:
@@ -125,9 +112,7 @@ class PreparedFolders:
 
 
 def _rows_in(folder: Path, user_id: str) -> Iterator[Record]:
-    for path in _files_of_users(folder):
-        for row in parquet_rows.rows_of_user(path, user_id):
-            yield {"file": f"{folder.name}/{path.relative_to(folder)}", **row}
+    yield from parquet_rows.records_of_user(folder.parent, _files_of_users(folder), user_id)
     for quote in _quotes(_about(folder), user_id):
         yield {"file": f"{folder.name}/{_ABOUT}", "quoted": quote["text"]}
 

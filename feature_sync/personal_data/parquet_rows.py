@@ -5,6 +5,7 @@ Prepared data may be larger than memory, so a file is copied row group by row gr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_sync.core.errors import StorageError
+from feature_sync.personal_data.place import Record
+from feature_sync.personal_data.replaced_files import staged_path
 from tandem.contract import names
-from tandem.ops.file_replacement import flush_to_disk
+from tandem.ops.file_replacement import flush_to_disk, put_in_place
 
 _NOBODY: Final = "deleted user of row "
 
@@ -28,6 +31,11 @@ def rows_of_user(path: Path, user_id: str) -> list[dict[str, Any]]:
     except (OSError, pa.ArrowException, KeyError) as error:
         raise _unreadable(path, error) from error
     return [{name: _plain(value) for name, value in row.items()} for row in rows.to_pylist()]
+
+
+def records_of_user(folder: Path, paths: Iterable[Path], user_id: str) -> list[Record]:
+    """The user's rows in files of a folder, each with its file. Raises StorageError."""
+    return [{"file": str(path.relative_to(folder)), **row} for path in paths for row in rows_of_user(path, user_id)]
 
 
 def _plain(value: Any) -> Any:
@@ -47,6 +55,15 @@ def write_without_user(path: Path, target: Path, user_id: str) -> None:
     except (pa.ArrowException, KeyError) as error:
         raise _unreadable(path, error) from error
     flush_to_disk(target)
+
+
+def erase_user(path: Path, user_id: str) -> int:
+    """Replaces a file by one without the user's rows; returns their number. Raises StorageError and OSError."""
+    rows = rows_of_user(path, user_id)
+    if rows:
+        write_without_user(path, staged_path(path), user_id)
+        put_in_place(staged_path(path), path)
+    return len(rows)
 
 
 def without_name(content: bytes, user_id: str) -> bytes | None:
