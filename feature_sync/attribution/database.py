@@ -15,7 +15,8 @@ to the newest answer that showed the item to the same user. Either within the wi
 | `nothing_shown`    | names no answer, and within the window no recorded answer showed the user the item   |
 
 Tables that the other modules read: `answers` (one row each), `facts` (one row for each item shown, with what came of
-it; one with `item_id` NULL for an answer without items), `attributed` (one row for each event that counts).
+it; one with `item_id` NULL for an answer without items), `attributed` (one row for each event that counts), `paid` (one
+row for each item shown that was paid for, and currency), `exposures` (one row for each answer and experiment).
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ _OUTCOMES: Final = """
     FROM ({source})
     WHERE event_type <> 'impression' AND timestamp >= $read_from AND timestamp < $read_until
 """
-_ATTRIBUTED: Final = """
+_IS_OWED: Final = f"match IN {OWED}"
+_ATTRIBUTED: Final = f"""
     CREATE TABLE attributed AS
     WITH named AS (
         SELECT o.*, a.shown_at, a.in_period, s.position,
@@ -104,14 +106,13 @@ _ATTRIBUTED: Final = """
         WHERE o.request_id = ''
     )
     SELECT event_id, user_id, item_id, event_type, value, currency, occurred_at, match,
-        CASE WHEN match IN ('by_request', 'by_user_and_item') THEN request_id END AS request_id,
-        CASE WHEN match IN ('by_request', 'by_user_and_item') THEN position END AS position,
-        CASE WHEN match IN ('by_request', 'by_user_and_item') THEN (occurred_at - shown_at) / 1e6 END AS seconds_after,
-        CASE WHEN match IN ('by_request', 'by_user_and_item') THEN in_period
-             ELSE occurred_at >= $start AND occurred_at < $end END AS in_period
-    FROM (SELECT * FROM named UNION ALL BY NAME SELECT * FROM unnamed)
+        CASE WHEN is_owed THEN request_id END AS request_id,
+        CASE WHEN is_owed THEN position END AS position,
+        CASE WHEN is_owed THEN (occurred_at - shown_at) / 1e6 END AS seconds_after,
+        CASE WHEN is_owed THEN in_period ELSE occurred_at >= $start AND occurred_at < $end END AS in_period
+    FROM (SELECT *, {_IS_OWED} AS is_owed FROM (SELECT * FROM named UNION ALL BY NAME SELECT * FROM unnamed))
 """
-_FACTS: Final = """
+_FACTS: Final = f"""
     CREATE TABLE facts AS
     WITH owed AS (
         SELECT request_id, item_id,
@@ -120,7 +121,7 @@ _FACTS: Final = """
             count(*) FILTER (event_type = 'purchase') AS purchases,
             count(*) FILTER (event_type = 'rating') AS ratings,
             coalesce(sum(value) FILTER (event_type = 'dwell'), 0) / 1000 AS dwell_seconds
-        FROM attributed WHERE match IN ('by_request', 'by_user_and_item')
+        FROM attributed WHERE {_IS_OWED}
         GROUP BY request_id, item_id
     )
     SELECT a.* EXCLUDE (item_ids, first_position, assignments), s.item_id, s.position,
@@ -131,6 +132,12 @@ _FACTS: Final = """
     FROM answers a
         LEFT JOIN shown s USING (request_id)
         LEFT JOIN owed o ON o.request_id = s.request_id AND o.item_id = s.item_id
+"""
+_PAID: Final = f"""
+    CREATE TABLE paid AS
+    SELECT request_id, item_id, currency, sum(value) AS paid
+    FROM attributed WHERE event_type = 'purchase' AND currency <> '' AND {_IS_OWED}
+    GROUP BY ALL
 """
 _EXPOSURES: Final = """
     CREATE TABLE exposures AS
@@ -157,6 +164,7 @@ class Database:
             self._run(_OUTCOMES.replace("{source}", events), read)
             self._run(_ATTRIBUTED, {"clock": _CLOCK_US, "window": question.window_us, **period})
             self._run(_FACTS)
+            self._run(_PAID)
             self._run(_EXPOSURES)
         except duckdb.Error as error:
             self._connection.close()

@@ -129,10 +129,7 @@ def _revenue_sql(dimension: str) -> str:
     keys, source = _keys_and_source(dimension)
     return f"""
         SELECT {keys}, currency, sum(paid) AS revenue
-        FROM {source} JOIN (
-            SELECT request_id, item_id, currency, value AS paid FROM attributed
-            WHERE event_type = 'purchase' AND currency <> '' AND match IN ('by_request', 'by_user_and_item')
-        ) AS purchase ON purchase.request_id = facts.request_id AND purchase.item_id = facts.item_id
+        FROM {source} JOIN paid ON paid.request_id = facts.request_id AND paid.item_id = facts.item_id
         WHERE in_period
         GROUP BY ALL ORDER BY ALL
     """

@@ -68,13 +68,8 @@ _EXPOSED: Final = """
     SELECT facts.*, arm FROM facts JOIN exposures USING (request_id)
     WHERE experiment = $experiment AND exposed AND in_period
 """
-_PAID: Final = """
-    SELECT request_id, item_id, currency, sum(value) AS paid FROM attributed
-    WHERE event_type = 'purchase' AND currency <> '' AND match IN ('by_request', 'by_user_and_item')
-    GROUP BY ALL
-"""
 _CURRENCIES: Final = f"""
-    SELECT DISTINCT currency FROM ({_EXPOSED}) AS exposed JOIN ({_PAID}) AS paid USING (request_id, item_id) ORDER BY 1
+    SELECT DISTINCT currency FROM ({_EXPOSED}) AS exposed JOIN paid USING (request_id, item_id) ORDER BY 1
 """
 _WITHOUT_USER: Final = f"""
     SELECT count(DISTINCT request_id) FROM ({_EXPOSED}) WHERE unit IS NULL
@@ -107,7 +102,7 @@ def _table_sql(currencies: tuple[str, ...]) -> str:
         for name in names_before
     )
     return f"""
-        WITH exposed AS ({_EXPOSED} AND unit IS NOT NULL), paid AS ({_PAID}),
+        WITH exposed AS ({_EXPOSED} AND unit IS NOT NULL),
         totals AS (
             SELECT unit, arm, min(shown_at) AS first_exposed, count(DISTINCT request_id) AS answers,
                 count(DISTINCT request_id) FILTER (is_degraded) AS degraded_answers,
