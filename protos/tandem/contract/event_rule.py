@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,7 @@ class EventRule:
         """The rule by which a bundle's model was trained."""
         return cls(manifest.min_rating, manifest.event_weights)
 
-    @property
+    @cached_property
     def strengths(self) -> npt.NDArray[np.float64] | None:
         """(7,) float64, the strength of each event code, 0 for padding; None: the first event stands."""
         if not self.event_weights:

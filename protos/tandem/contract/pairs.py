@@ -117,12 +117,10 @@ class Entries:
     def with_counts_of(self, others: Entries) -> Entries:
         """These entries, whose counts and last times are the higher of theirs and those of the same item in
         `others`: two records of the same events."""
-        order = np.argsort(others.item_keys, kind="stable")
-        positions = np.minimum(np.searchsorted(others.item_keys[order], self.item_keys), max(len(order) - 1, 0))
-        if not len(order):
+        if not len(others):
             return self
-        found = order[positions]
-        is_same = others.item_keys[found] == self.item_keys
+        found = positions_of(self.item_keys, others.item_keys)
+        is_same = found >= 0
         counts = np.where(is_same[:, None], np.maximum(self.counts, others.counts[found]), self.counts)
         last_times = np.where(is_same, np.maximum(self.last_times, others.last_times[found]), self.last_times)
         return Entries(self.item_keys, self.codes, self.times, counts, last_times)
