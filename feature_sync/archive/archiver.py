@@ -25,7 +25,7 @@ from feature_sync.core.errors import Unavailable
 from feature_sync.core.progress import report_progress
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import deletions_among, lookup
-from feature_sync.store.owned_entries import has_users, owned_entry
+from feature_sync.store.owned_entries import OWNED_STREAMS, owned_entry
 from feature_sync.telemetry.metrics import ArchiveMetrics
 from tandem.contract.store import deleted_users_key
 from tandem.contract.streams import ENTRY_FIELD, applied_key
@@ -185,7 +185,7 @@ class Archiver:
 
     def _kept(self, payloads: Sequence[bytes]) -> Sequence[bytes]:
         """The entries without those of deleted users. Raises StoreAway and StreamEntryError."""
-        if not has_users(self._stream) or not self._store.call("EXISTS", deleted_users_key()):
+        if self._stream not in OWNED_STREAMS or not self._store.call("EXISTS", deleted_users_key()):
             return payloads
         entries = [owned_entry(self._stream, payload) for payload in payloads]
         users = list({entry.user_id for entry in entries})

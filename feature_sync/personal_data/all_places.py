@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from feature_sync.attribution.question import REPORT
 from feature_sync.bundles.checked import open_checked
@@ -24,12 +23,10 @@ from feature_sync.personal_data.store_places import (
     WaitingEntries,
 )
 from feature_sync.store.connection import StoreConnection
+from feature_sync.store.owned_entries import OWNED_STREAMS
 from feature_sync.stream.source_factory import is_kafka
 from tandem.contract.bundle import Bundle
-from tandem.contract.streams import EVENTS, IMPRESSIONS, kafka_topic
-
-_STREAMS: Final = (EVENTS, IMPRESSIONS)
-"""Streams whose entries belong to users."""
+from tandem.contract.streams import kafka_topic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +47,14 @@ def all_places(settings: Settings, store: StoreConnection, *, names_items: bool)
     bundle = functools.cache(lambda: _bundle(settings) if names_items else None)
     on_kafka = is_kafka(settings.events_url)
     with StoreConnection(settings.store_url if on_kafka else settings.events_url or settings.store_url) as events:
-        streams: list[Place] = [] if on_kafka else [WaitingEntries(events, stream) for stream in _STREAMS]
+        streams: list[Place] = [] if on_kafka else [WaitingEntries(events, stream) for stream in OWNED_STREAMS]
         impression_logs: list[Place] = [ImpressionLogs(settings.impression_log)] if settings.impression_log else []
         yield [
             UserKeys(store, bundle),
             *streams,
-            *(DeadLetterEntries(store, stream) for stream in _STREAMS),
-            *(AppliedEntries(store, stream) for stream in _STREAMS),
-            *(Archive(settings.data_dir / stream, stream) for stream in _STREAMS),
+            *(DeadLetterEntries(store, stream) for stream in OWNED_STREAMS),
+            *(AppliedEntries(store, stream) for stream in OWNED_STREAMS),
+            *(Archive(settings.data_dir / stream, stream) for stream in OWNED_STREAMS),
             AttributionReport(settings.data_dir / REPORT),
             PreparedFolders(settings.data_dir / PREPARED),
             FeatureSources(settings.data_dir),
@@ -76,7 +73,7 @@ def remains(settings: Settings, user_id: str) -> Sequence[Remains]:
     """What is left of a user after every place was erased."""
     kafka = [
         Remains(
-            what=f"messages of the Kafka topics {' and '.join(map(kafka_topic, _STREAMS))}: single ones cannot be "
+            what=f"messages of the Kafka topics {' and '.join(map(kafka_topic, OWNED_STREAMS))}: single ones cannot be "
             "deleted; none of before the deletion is applied any more",
             until="the topics' retention (retention.ms) is over",
         )

@@ -143,7 +143,7 @@ class WaitingEntries(StreamEntries):
     """Entries that were recorded and are not applied yet, pending ones included."""
 
     def __init__(self, store: StoreConnection, stream: str) -> None:
-        super().__init__(store, stream, stream_key(stream), {EVENTS: "event_stream"}.get(stream, "impression_stream"))
+        super().__init__(store, stream, stream_key(stream), "event_stream" if stream == EVENTS else "impression_stream")
 
     def _remove(self, positions: Sequence[bytes]) -> int:
         # What a consumer has read already, it applies no more: the register names the user.
@@ -159,7 +159,9 @@ class AppliedEntries(StreamEntries):
     """Entries that were applied and are in no file of the archive yet."""
 
     def __init__(self, store: StoreConnection, stream: str) -> None:
-        super().__init__(store, stream, applied_key(stream), {EVENTS: "applied_log"}.get(stream, "applied_impressions"))
+        super().__init__(
+            store, stream, applied_key(stream), "applied_log" if stream == EVENTS else "applied_impressions"
+        )
 
 
 class DeadLetterEntries(StreamEntries):
@@ -167,7 +169,7 @@ class DeadLetterEntries(StreamEntries):
     is too short for that to mean anything."""
 
     def __init__(self, store: StoreConnection, stream: str) -> None:
-        name = {EVENTS: "dead_letters"}.get(stream, "dead_impressions")
+        name = "dead_letters" if stream == EVENTS else "dead_impressions"
         super().__init__(store, stream, dead_letters_key(stream), name)
 
     def _record(self, payload: bytes, values: dict[bytes, bytes], user: Subject) -> Record | None:

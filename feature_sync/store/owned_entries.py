@@ -43,11 +43,8 @@ def _impression(payload: bytes) -> OwnedEntry:
 
 
 _READERS: Final[Mapping[str, Callable[[bytes], OwnedEntry]]] = {EVENTS: _event, IMPRESSIONS: _impression}
-
-
-def has_users(stream: str) -> bool:
-    """Whether the entries of a stream belong to users."""
-    return stream in _READERS
+OWNED_STREAMS: Final = tuple(_READERS)
+"""Streams whose entries belong to users: EVENTS and IMPRESSIONS."""
 
 
 def owned_entry(stream: str, payload: bytes) -> OwnedEntry:
