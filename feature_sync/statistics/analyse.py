@@ -93,8 +93,9 @@ def _corrected(
 def _arm_result(plan: ExperimentPlan, arm: str, table: UserTable, metrics: Sequence[MetricResult]) -> ArmResult:
     users, control_users = table.users(arm), table.users(plan.control)
     ratio = sample_ratio(plan, arm, control_users=control_users, arm_users=users)
-    required = [result.required_users for result in metrics if result.required_users is not None]
-    required_users = max(required, default=None)
+    required_users = max(
+        (result.required_users for result in metrics if result.required_users is not None), default=None
+    )
     users_per_day = _users_per_day(plan, arm, table)
     everybody = len(table.arm) + table.users_in_two_arms
     return ArmResult(
@@ -112,6 +113,7 @@ def _arm_result(plan: ExperimentPlan, arm: str, table: UserTable, metrics: Seque
             ratio,
             users=users,
             control_users=control_users,
+            required_users=required_users,
             share_in_two_arms=table.users_in_two_arms / everybody if everybody else 0.0,
             users_per_day=users_per_day,
         ),

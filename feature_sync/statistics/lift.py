@@ -88,16 +88,11 @@ def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> 
 
 def _ratio_metric(aggregates: Aggregates, *, covariate: bool, **options: object) -> RatioOfMeans:
     """tea-tasting's metric over the columns that the aggregates have."""
-    names = aggregates.mean_
-
-    def column(name: str) -> str | None:
-        return name if name in names else None
-
     return RatioOfMeans(
         NUMERATOR,
-        column(DENOMINATOR),
-        column(COVARIATE) if covariate else None,
-        column(COVARIATE_DENOMINATOR) if covariate else None,
+        _column(aggregates, DENOMINATOR),
+        _column(aggregates, COVARIATE) if covariate else None,
+        _column(aggregates, COVARIATE_DENOMINATOR) if covariate else None,
         alternative="two-sided",
         **options,
     )
@@ -107,7 +102,7 @@ def _why_not_adjusted(control: Aggregates, arm: Aggregates) -> str:
     """Empty: the covariate can adjust."""
     if COVARIATE not in control.mean_:
         return "no covariate"
-    denominator = COVARIATE_DENOMINATOR if COVARIATE_DENOMINATOR in control.mean_ else None
+    denominator = _column(control, COVARIATE_DENOMINATOR)
     if denominator and not (control.mean(denominator) > 0 and arm.mean(denominator) > 0):
         return "nothing is known of an arm's users from before the experiment"
     means = [group.mean(COVARIATE) / group.mean(denominator) for group in (control, arm)]
@@ -158,11 +153,11 @@ def _computable(found: _Difference) -> _Difference | None:
 
 def _variances(control: Aggregates, arm: Aggregates, *, covariate: bool) -> tuple[float, float]:
     """Variance of one user's value in each arm, as tea-tasting's CUPED leaves it."""
-    value = (NUMERATOR, _denominator(control))
+    value = (NUMERATOR, _column(control, DENOMINATOR))
     if not covariate:
         # Not below 0: rounding may leave a little of a ratio that is the same for all users.
         return max(float(control.ratio_var(*value)), 0.0), max(float(arm.ratio_var(*value)), 0.0)
-    before = (COVARIATE, COVARIATE_DENOMINATOR if COVARIATE_DENOMINATOR in control.mean_ else None)
+    before = (COVARIATE, _column(control, COVARIATE_DENOMINATOR))
     total = control + arm
     slope = total.ratio_cov(*value, *before) / total.ratio_var(*before)
 
@@ -182,8 +177,9 @@ def _variances_of_means(variances: tuple[float, float], counts: tuple[int, int])
 
 def _between_constants(control: Aggregates, arm: Aggregates, alpha: float) -> _Difference | None:
     """Two arms, each of users who are all alike: the variance is that of all users together, as if arms did nothing."""
-    variance = max(float((control + arm).ratio_var(NUMERATOR, _denominator(control))), 0.0)
-    means = [float(group.mean(NUMERATOR) / group.mean(_denominator(group))) for group in (control, arm)]
+    denominator = _column(control, DENOMINATOR)
+    variance = max(float((control + arm).ratio_var(NUMERATOR, denominator)), 0.0)
+    means = [float(group.mean(NUMERATOR) / group.mean(denominator)) for group in (control, arm)]
     of_means = (variance / control.count(), variance / arm.count())
     effect, error = means[1] - means[0], math.sqrt(sum(of_means))
     half = float(norm.isf(alpha / 2)) * error
@@ -200,8 +196,9 @@ def _between_constants(control: Aggregates, arm: Aggregates, alpha: float) -> _D
     )
 
 
-def _denominator(aggregates: Aggregates) -> str | None:
-    return DENOMINATOR if DENOMINATOR in aggregates.mean_ else None
+def _column(aggregates: Aggregates, name: str) -> str | None:
+    """The column as tea-tasting takes it; None: the metric has none."""
+    return name if name in aggregates.mean_ else None
 
 
 def _lift(found: _Difference, users: float, rho: float, alpha: float) -> Lift:

@@ -25,6 +25,7 @@ def arm_verdict(
     *,
     users: int,
     control_users: int,
+    required_users: int | None,
     share_in_two_arms: float,
     users_per_day: float,
 ) -> Verdict:
@@ -47,17 +48,22 @@ def arm_verdict(
         )
     if share_in_two_arms > plan.max_share_left_out:
         return verdict(Decision.CANNOT_SAY, f"{share_in_two_arms:.1%} of the users were in two arms")
-    return verdict(*_by_goals(plan, metrics, users=users + control_users, users_per_day=users_per_day))
+    users += control_users
+    return verdict(*_by_goals(plan, metrics, users=users, required_users=required_users, users_per_day=users_per_day))
 
 
 def _by_goals(
-    plan: ExperimentPlan, metrics: Sequence[MetricResult], *, users: int, users_per_day: float
+    plan: ExperimentPlan,
+    metrics: Sequence[MetricResult],
+    *,
+    users: int,
+    required_users: int | None,
+    users_per_day: float,
 ) -> tuple[Decision, str]:
     goals = [result for result in metrics if result.role is Role.GOAL]
     better, worse = _of(metrics, Role.GOAL, Outcome.BETTER), _of(metrics, Role.GOAL, Outcome.WORSE)
-    required = [result.required_users for result in metrics if result.required_users is not None]
-    enough = bool(required) and users >= max(required)
-    so_far = f"{users:,} users so far" + (f", {max(required):,} are required" if required else "")
+    enough = required_users is not None and users >= required_users
+    so_far = f"{users:,} users so far" + ("" if required_users is None else f", {required_users:,} are required")
     if worse and better:
         return Decision.CANNOT_SAY, f"goals disagree: better {_list(better)}; worse {_list(worse)}"
     if worse:
