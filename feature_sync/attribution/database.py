@@ -21,6 +21,8 @@ row for each item shown that was paid for, and currency), `exposures` (one row f
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -193,7 +195,10 @@ class Database:
         try:
             self._connection.execute(f"COPY ({sql}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
         except duckdb.Error as error:
-            raise OSError(f"{path}: {_one_line(error)}") from error
+            # DuckDB says the system's reason within a text of its own.
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise OSError(errno.EIO, _one_line(error), str(path)) from error
 
     def _run(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         self._connection.execute(sql, parameters)

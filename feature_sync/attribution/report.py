@@ -34,6 +34,7 @@ from feature_sync.attribution.summaries import ALL, Line, answers_not_exposed, e
 from feature_sync.attribution.users import experiment_users, experiments
 from feature_sync.core.errors import SettingsError, StorageError
 from tandem.ops.file_lock import file_lock
+from tandem.ops.storage_errors import storage_error_line
 
 _JSON: Final = "report.json"
 _PAGE: Final = "report.html"
@@ -86,7 +87,8 @@ def attribute(question: Question, output: Path) -> dict[str, Any]:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
-        raise StorageError(f"{error.filename or output}: {error.strerror or error}") from error
+        line = storage_error_line(error)
+        raise StorageError(line if error.filename else f"{output}: {line}") from error
     return {"output": str(output), "page": str(output / _PAGE), **_overview(findings)}
 
 

@@ -16,10 +16,18 @@ from typing import Final
 import structlog
 
 from feature_sync.bundles.checked import open_checked
-from feature_sync.bundles.registry import fetch_bundle, find_named, live_names, open_registry
+from feature_sync.bundles.registry import (
+    BUNDLE_CACHE,
+    fetch_bundle,
+    find_named,
+    live_names,
+    open_registry,
+    remember_champion,
+)
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.progress import report_progress
 from feature_sync.core.settings import Settings
+from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleError, BundleIncompatible
 from tandem.ops.model_registry import RegisteredVersion
@@ -57,6 +65,7 @@ class LiveBundles:
         self._on_change = on_change
         self._grace_seconds = grace_seconds
         self._bundles: dict[str, _Named] = {}
+        self._champion = ""
         self._refused: set[RegisteredVersion] = set()
         self._problem = ""
         self._has_looked = False
@@ -65,6 +74,12 @@ class LiveBundles:
     def current(self) -> tuple[Bundle, ...]:
         """The live bundles, the champion first; empty before one is known."""
         return tuple(named.bundle for named in self._bundles.values())
+
+    def champion(self) -> Bundle | None:
+        """The bundle of the champion: of the alias's version, or, while that cannot be opened, of the one before. None:
+        none could be opened since the start."""
+        named = self._bundles.get(self._champion)
+        return None if named is None else named.bundle
 
     def served(self) -> tuple[Bundle, ...]:
         """The live bundles that users are answered with: the first, and the further models."""
@@ -113,10 +128,14 @@ class LiveBundles:
         lingering = {
             version: named
             for version, named in self._bundles.items()
-            if version not in found and now - named.seen_at < self._grace_seconds
+            if version not in found
+            # Servers answer with the champion until another one can be opened.
+            and (version == self._champion or now - named.seen_at < self._grace_seconds)
         }
         before = set(self._bundles)
-        self._bundles = {version: _Named(bundle, now) for version, bundle in found.items()} | lingering
+        bundles = {version: _Named(bundle, now) for version, bundle in found.items()} | lingering
+        first = {self._champion: bundles[self._champion]} if self._champion in bundles else {}
+        self._bundles = first | bundles
         if set(self._bundles) != before:
             _log.info("live_bundles", model_versions=list(self._bundles))
             self._on_change()
@@ -130,7 +149,8 @@ class LiveBundles:
         except BundleError as error:
             problems.append(str(error))
             return {}
-        return {bundle.manifest.model_version: bundle}
+        self._champion = bundle.manifest.model_version
+        return {self._champion: bundle}
 
     def _registered(self, problems: list[str]) -> dict[str, Bundle]:
         """The bundles that the aliases name, except those that are refused or cannot be read now."""
@@ -153,6 +173,13 @@ class LiveBundles:
                 continue
             if bundle is not None:
                 found[version.model_version] = bundle
+        champion = named.get(names.CHAMPION)
+        if champion is not None and champion.model_version in found:
+            self._champion = champion.model_version
+            try:
+                remember_champion(self._settings.data_dir / BUNDLE_CACHE, self._champion)
+            except OSError as error:
+                problems.append(storage_error_line(error))
         return found
 
     def _open(self, version: RegisteredVersion) -> Bundle | None:

@@ -20,6 +20,7 @@ from tandem.contract.bundle import Bundle, read_manifest
 from tandem.contract.errors import BundleError, BundleIncompatible
 from tandem.contract.manifest import Manifest
 from tandem.contract.paths import is_plain_name, path_within
+from tandem.contract.whole_files import read_whole, write_whole
 from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
@@ -30,6 +31,8 @@ BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
 """Folder of bundles below the data folder."""
 _DOWNLOAD: Final = ".download-"
 _LONGEST_DOWNLOAD_SECONDS: Final = 24 * 3600.0
+_CHAMPION: Final = "champion"
+"""File beside the cache that holds the champion's model version: the bundle used last may be another model's."""
 _CACHED_PER_ALIAS: Final = 2
 """The version that an alias names, and the one that it replaced: `run` and `publish` share one cache."""
 
@@ -118,21 +121,41 @@ def fetch_bundle(
     return bundle
 
 
-def newest_manifest(cache: Path) -> Manifest | None:
-    """The manifest of the bundle in `cache` that was used last; None if there is none, or it cannot be read."""
-    newest = max(cache.glob("[!.]*"), key=_used_at, default=None)
-    if newest is None:
-        return None
+def remember_champion(cache: Path, model_version: str) -> None:
+    """Notes for `champion_manifest` which bundle of `cache` is the champion's; it stays in the cache. Raises
+    OSError."""
+    if (cache / model_version).is_dir() and _champion(cache) != model_version:
+        write_whole(cache.with_name(_CHAMPION), model_version)
+
+
+def champion_manifest(cache: Path) -> Manifest | None:
+    """The manifest of the bundle in `cache` that was the champion's last; None if there is none, or it cannot be read.
+
+    Where no champion was noted, it is the bundle used last.
+    """
+    directory = cache / _champion(cache)
+    if directory == cache or not directory.is_dir():
+        directory = max(cache.glob("[!.]*"), key=_used_at, default=cache)
     try:
-        return read_manifest(newest)
+        return read_manifest(directory)
     except BundleError:
         return None
 
 
+def _champion(cache: Path) -> str:
+    """The model version of the noted champion; empty if there is none."""
+    try:
+        noted = read_whole(cache.with_name(_CHAMPION)).decode(errors="replace")
+    except OSError:
+        return ""
+    return noted if is_plain_name(noted) else ""
+
+
 def _drop_old(cache: Path, *, keep: int) -> None:
-    """Removes all but the `keep` bundles used last, and the remains of killed downloads, but not downloads of other
-    processes."""
-    bundles = sorted(cache.glob("[!.]*"), key=_used_at)
+    """Removes all but `keep` bundles, the champion's and those used last, and the remains of killed downloads, but not
+    downloads of other processes."""
+    champion = _champion(cache)
+    bundles = sorted(cache.glob("[!.]*"), key=lambda path: (path.name == champion, _used_at(path)))
     left = [path for path in cache.glob(f"{_DOWNLOAD}*") if time.time() - _used_at(path) > _LONGEST_DOWNLOAD_SECONDS]
     for path in (*bundles[:-keep], *left):
         shutil.rmtree(path, ignore_errors=True)

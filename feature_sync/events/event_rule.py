@@ -7,7 +7,7 @@ from dataclasses import replace
 import structlog
 
 from feature_sync.bundles.live_bundles import LiveBundles
-from feature_sync.bundles.registry import BUNDLE_CACHE, newest_manifest
+from feature_sync.bundles.registry import BUNDLE_CACHE, champion_manifest
 from feature_sync.core.errors import Unavailable
 from feature_sync.core.settings import Settings
 from tandem.contract.event_rule import EventRule
@@ -26,10 +26,10 @@ class ServedEventRule:
         self._logged: tuple[EventRule, str] | None = None
 
     def current(self) -> EventRule:
-        """The champion's rule, or, while the registry cannot be read, that of the bundle used last on this machine.
+        """The champion's rule, or, while the registry cannot be read, that of the last champion on this machine.
         TANDEM_EVENT_MIN_RATING overrides its least rating.
 
-        Raises Unavailable until the registry was looked at for the first time, if there is no such bundle.
+        Raises Unavailable until the registry was looked at for the first time, if there was no champion.
         """
         rule, source = self._rule()
         if self._min_rating is not None:
@@ -47,8 +47,8 @@ class ServedEventRule:
 
     def _rule(self) -> tuple[EventRule, str]:
         """(the rule, what says so)."""
-        bundles = self._bundles.current()
-        manifest = bundles[0].manifest if bundles else newest_manifest(self._cache) if self._cache else None
+        champion = self._bundles.champion()
+        manifest = champion.manifest if champion else champion_manifest(self._cache) if self._cache else None
         if manifest is not None:
             return EventRule.of(manifest), manifest.model_version
         if not self._bundles.has_looked:

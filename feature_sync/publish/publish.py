@@ -22,6 +22,7 @@ deletion is published, also if the user is deleted meanwhile.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +36,14 @@ import structlog
 from tqdm import tqdm
 
 from feature_sync.bundles.checked import open_checked
-from feature_sync.bundles.registry import fetch_bundle, find_version, model_version_of, open_registry
+from feature_sync.bundles.registry import (
+    BUNDLE_CACHE,
+    fetch_bundle,
+    find_version,
+    model_version_of,
+    open_registry,
+    remember_champion,
+)
 from feature_sync.core.errors import RegistryError, StoreConflict
 from feature_sync.core.settings import Settings
 from feature_sync.items.publish import publish_item_vectors
@@ -44,6 +52,7 @@ from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import agree
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
 from feature_sync.towers.user_tower import UserTower
+from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.errors import BundleError, StoreValueError
 from tandem.contract.event_rule import EventRule
@@ -90,6 +99,7 @@ class _Source:
     model_version: str
     registry_version: str
     open_bundle: Callable[[], Bundle]
+    """Opens it once, with its check in a child process; returns the same one afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +151,8 @@ def publish(
     registry = open_registry(settings)
     own = _registry_source(registry, find_version(registry, settings.model_alias), settings)
     report = _publish_under(own, prepared, settings, force=force, history=history)
+    if settings.model_alias == names.CHAMPION:
+        remember_champion(settings.data_dir / BUNDLE_CACHE, own.model_version)
     further: list[PublishReport] = []
     for name in split_names(settings.further_models):
         try:
@@ -207,7 +219,7 @@ def _registry_source(registry: ModelRegistry, version: RegisteredVersion, settin
     return _Source(
         model_version=model_version_of(version),
         registry_version=version.number,
-        open_bundle=lambda: fetch_bundle(registry, version, settings),
+        open_bundle=functools.cache(lambda: fetch_bundle(registry, version, settings)),
     )
 
 

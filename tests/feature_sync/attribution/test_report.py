@@ -14,10 +14,11 @@ from feature_sync.attribution.report import attribute
 from feature_sync.attribution.summaries import Line, summaries
 from feature_sync.attribution.users import experiment_users, experiments
 from feature_sync.commands.cli import main
-from feature_sync.core.errors import SettingsError
+from feature_sync.core.errors import SettingsError, StorageError
 from tandem.contract.impressions import Impression
 from tandem.contract.streams import EVENTS, Event
 from tests.feature_sync.attribution.archives import arm, event, opened, question, shown, write, write_both
+from tests.support.small_disk import small_disk
 
 BUY = {"type": "purchase"}
 
@@ -225,3 +226,19 @@ def test_the_command(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (data_dir / "attribution" / "report.html").is_file()
     assert main(["attribute", "--from", "2026-03-11", "--to", "2026-03-11"]) == 2
     assert "--to: 2026-03-11T00:00:00+00:00 must be after --from" in capsys.readouterr().err
+
+
+@pytest.mark.process  # mounts the disk
+@pytest.mark.parametrize("ballast_kibibytes", [0, 64])
+def test_a_full_disk_is_one_line_that_says_what_to_do(tmp_path: Path, ballast_kibibytes: int) -> None:
+    fill(tmp_path)
+    with small_disk(tmp_path / "disk", kibibytes=64) as disk:
+        (disk / "ballast").write_bytes(bytes(ballast_kibibytes << 10))
+        with pytest.raises(StorageError) as failure:
+            attribute(question(tmp_path), disk / "report")
+        assert [path.name for path in disk.iterdir()] == ["ballast"]
+    line = str(failure.value)
+    assert line.startswith(str(disk))
+    assert line.endswith(
+        ": No space left on device; free some space, or set TANDEM_DATA_DIR or TMPDIR to a folder on a larger disk"
+    )

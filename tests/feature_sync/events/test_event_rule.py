@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from feature_sync.bundles.registry import BUNDLE_CACHE
 from feature_sync.core.errors import Unavailable
 from feature_sync.core.settings import Settings
 from feature_sync.events.event_rule import ServedEventRule
-from tandem.contract.bundle import read_manifest
+from tandem.contract import names
+from tandem.contract.bundle import Bundle, read_manifest
 from tandem.contract.event_rule import EventRule
 from tandem.contract.manifest import MANIFEST
 from tests.feature_sync.prepared_data import EVENT_WEIGHTS, with_event_weights
+from tests.support.serving import MlflowRegistry
 
 pytestmark = pytest.mark.process  # a bundle is checked in a process of its own
 
@@ -67,6 +70,69 @@ def test_an_older_bundle_has_no_rule(bundle_dir: Path, tmp_path: Path) -> None:
 def test_without_a_registry_the_bundle_used_last_says_it(bundle_dir: Path, tmp_path: Path) -> None:
     with_min_rating(bundle_dir, tmp_path / BUNDLE_CACHE / "m1", 4)
     rule, _ = rule_of(nowhere(tmp_path))
+    assert rule.current().min_rating == 4
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> MlflowRegistry:
+    return MlflowRegistry(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture
+def two_models(
+    registry: MlflowRegistry, bundle_dir: Path, other_bundle_dir: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Settings:
+    """Champion m1 takes ratings from 4 as choices, challenger m2 from 2."""
+    name = request.node.name
+    for source, version, min_rating, alias in (
+        (bundle_dir, "m1", 4, names.CHAMPION),
+        (other_bundle_dir, "m2", 2, names.CHALLENGER),
+    ):
+        path = with_min_rating(source, tmp_path / version, min_rating)
+        registry.register(path, model_name=name, model_version=version, alias=alias)
+    return Settings(registry_uri=registry.uri, data_dir=tmp_path / "data", model_name=name, further_models="challenger")
+
+
+def versions(bundles: Sequence[Bundle]) -> list[str]:
+    return [bundle.manifest.model_version for bundle in bundles]
+
+
+def test_without_a_registry_the_champion_says_it_and_no_model_beside_it(
+    registry: MlflowRegistry, two_models: Settings, tmp_path: Path
+) -> None:
+    """Whichever bundle was opened last: also after a restart, and after a promotion, for which no bundle is opened."""
+
+    def without_registry() -> float | None:
+        away = two_models.model_copy(update={"registry_uri": f"sqlite:///{tmp_path / 'away.db'}"})
+        rule, bundles = rule_of(away)
+        before_the_first_look = rule.current().min_rating
+        bundles.poll()
+        assert rule.current().min_rating == before_the_first_look
+        return before_the_first_look
+
+    rule, bundles = rule_of(two_models)
+    bundles.poll()
+    assert versions(bundles.current()) == ["m1", "m2"]
+    assert (rule.current().min_rating, without_registry()) == (4, 4)
+    challenger = registry.aliased(two_models.model_name, names.CHALLENGER)
+    registry.move_alias(two_models.model_name, names.CHAMPION, challenger)
+    bundles.poll()
+    assert (rule.current().min_rating, without_registry()) == (2, 2)
+
+
+def test_a_champion_that_cannot_be_opened_leaves_the_rule_of_the_one_before(
+    registry: MlflowRegistry, two_models: Settings, tmp_path: Path
+) -> None:
+    bundles = LiveBundles(two_models, on_change=lambda: None, grace_seconds=0.0)
+    rule = ServedEventRule(two_models, bundles)
+    bundles.poll()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / MANIFEST).write_text("{}")
+    registry.register(
+        tmp_path / "broken", model_name=two_models.model_name, model_version="broken", alias=names.CHAMPION
+    )
+    bundles.poll()
+    assert (versions(bundles.current()), versions(bundles.served())) == (["m1", "m2"], ["m1", "m2"])
     assert rule.current().min_rating == 4
 
 

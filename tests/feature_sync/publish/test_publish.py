@@ -12,6 +12,7 @@ import pytest
 import redis
 import structlog
 
+from feature_sync.bundles.registry import BUNDLE_CACHE, champion_manifest
 from feature_sync.core.errors import RegistryError, StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.publish.publish import publish
@@ -379,6 +380,11 @@ class TestRegistry:
             assert state_of(client, user).revision == vector_of(client, user, "m2").state_revision == 1
         left_out = [line for line in logs if line["event"] == "further_model_not_published"]
         assert [line["alias"] for line in left_out] == ["absent"]
+        cache = settings.data_dir / BUNDLE_CACHE
+        assert (cache / "m1").stat().st_mtime_ns < (cache / "m2").stat().st_mtime_ns, "m1 was opened once"
+        champion = champion_manifest(cache)
+        assert champion is not None
+        assert champion.model_version == "m1"
         again = publish(settings, data)
         assert again.already_published
         assert [done.already_published for done in again.further] == [True]
