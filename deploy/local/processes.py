@@ -13,7 +13,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,10 +36,11 @@ class Child:
     name: str
     process: asyncio.subprocess.Process
     log: BinaryIO
+    keeps_stdout: bool
+    """Whether it is a step, whose result is on stdout; a service's output goes to its log alone."""
     echo: bool
     """Whether its stderr is shown immediately."""
     stdout: bytearray = field(default_factory=bytearray)
-    """Only for a step; a service's output goes to its log."""
     tail: bytearray = field(default_factory=bytearray)
     stopping: bool = False
 
@@ -82,17 +83,26 @@ class Children:
 
     async def start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> Child:
         """Starts a service: a child that must run until it is stopped. Its output goes only to its log."""
-        child = await self._spawn(name, command, environment, echo=False)
+        child = await self._spawn(name, command, environment, keeps_stdout=False, echo=False)
         self._tasks[child.process.pid].append(asyncio.create_task(self._watch(child)))
         return child
 
-    async def run(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
-        """Runs a step to its end and shows its stderr. Returns its stdout. Raises ChildFailed."""
-        child = await self._spawn(name, command, environment, echo=True)
+    async def run(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        allowed: Collection[int] = (0,),
+        echo: bool = True,
+    ) -> str:
+        """Runs a step to its end and, with `echo`, shows its stderr. Returns its stdout. Raises ChildFailed for an exit
+        status that is not `allowed`."""
+        child = await self._spawn(name, command, environment, keeps_stdout=True, echo=echo)
         await child.process.wait()
         await self._stop(child)
         self._children.remove(child)
-        if child.process.returncode != 0:
+        if child.process.returncode not in allowed:
             raise child.failure()
         return child.stdout.decode(errors="replace")
 
@@ -100,7 +110,9 @@ class Children:
         """Waits until a service ends by itself, then raises ChildFailed."""
         await asyncio.shield(self._first_failure)
 
-    async def _spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, echo: bool) -> Child:
+    async def _spawn(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], *, keeps_stdout: bool, echo: bool
+    ) -> Child:
         process = await asyncio.create_subprocess_exec(
             *command,
             env=dict(environment),
@@ -112,7 +124,7 @@ class Children:
         )
         # Nothing awaits from here to the end of this method, so that a cancellation finds the child in the list.
         log = (self._log_dir / f"{name}.log").open("wb", buffering=0)
-        child = Child(name=name, process=process, log=log, echo=echo)
+        child = Child(name=name, process=process, log=log, keeps_stdout=keeps_stdout, echo=echo)
         self._children.append(child)
         self._tasks[process.pid] = [
             asyncio.create_task(_pump(child, process.stdout, is_stdout=True)),
@@ -148,9 +160,9 @@ async def _pump(child: Child, stream: asyncio.StreamReader | None, *, is_stdout:
         child.log.write(data)
         child.tail += data
         del child.tail[:-_TAIL_BYTES]
-        if is_stdout and child.echo:
+        if is_stdout and child.keeps_stdout:
             child.stdout += data
-        elif child.echo:
+        elif child.echo and not is_stdout:
             sys.stderr.buffer.write(data)
             sys.stderr.buffer.flush()
 

@@ -16,8 +16,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +49,8 @@ class Plan:
     http_port: int
     metrics_port: int
     sync_metrics_port: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Further environment variables of every child."""
 
     @property
     def address(self) -> str:
@@ -68,6 +70,7 @@ class Plan:
             "TANDEM_HTTP_PORT": str(self.http_port),
             "TANDEM_METRICS_PORT": str(self.metrics_port),
             "TANDEM_SYNC_METRICS_PORT": str(self.sync_metrics_port),
+            **self.variables,
         }
 
     @property
@@ -133,7 +136,7 @@ def smoke(settings: Settings, train_arguments: tuple[str, ...]) -> int:
         async def work(children: Children) -> None:
             ready = await _bring_up(plan, children)
             name, *arguments = grpcurl_command(ready.sample_user_id, plan.address)
-            command = [_beside_python(name), "-max-time", str(_GRPCURL_SECONDS), *arguments]
+            command = [_besidepython_command(name), "-max-time", str(_GRPCURL_SECONDS), *arguments]
             answer = await children.run("grpcurl", command, plan.environment)
             print(answer.rstrip(), flush=True)
             check_answer(answer, NUM_ITEMS)
@@ -178,21 +181,21 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
     environment = plan.environment
     with _step("store"):
         if not await store_answers(plan.store_url):
-            await children.start("store", _python("feature_sync", "store"), plan.store_environment)
+            await children.start("store", python_command("feature_sync", "store"), plan.store_environment)
             await wait_for_store(plan.store_url)
     has_registry = _has_registry(plan.registry_uri)
     if has_registry:
-        await _start_services(plan, children)
+        await start_services(plan, children)
     with _step("train"):
-        command = _python("trainer", "train", "--if-needed", *plan.train_arguments)
-        trained = _last_json("train", await children.run("train", command, environment))
+        command = python_command("trainer", "train", "--if-needed", *plan.train_arguments)
+        trained = last_json("train", await children.run("train", command, environment))
     with _step("publish"):
-        command = _python("feature_sync", "publish", "--prepared", str(trained["prepared"]))
-        published = _last_json("publish", await children.run("publish", command, environment))
+        command = python_command("feature_sync", "publish", "--prepared", str(trained["prepared"]))
+        published = last_json("publish", await children.run("publish", command, environment))
     model_version = str(published["model_version"])
     with _step("serve"):
         if not has_registry:
-            await _start_services(plan, children)
+            await start_services(plan, children)
         await wait_until_serving(plan.address, model_version, _READY_SECONDS)
     print(
         f"READY grpc={plan.address} http=http://{HOST}:{plan.http_port} "
@@ -203,9 +206,10 @@ async def _bring_up(plan: Plan, children: Children) -> Ready:
     return Ready(model_version=model_version, sample_user_id=str(trained["sample_user_id"]))
 
 
-async def _start_services(plan: Plan, children: Children) -> None:
-    await children.start("server", _python("inference_server", "serve"), plan.environment)
-    await children.start("sync", _python("feature_sync", "run"), plan.store_environment)
+async def start_services(plan: Plan, children: Children) -> None:
+    """Starts the server and `feature_sync run`."""
+    await children.start("server", python_command("inference_server", "serve"), plan.environment)
+    await children.start("sync", python_command("feature_sync", "run"), plan.store_environment)
 
 
 def grpcurl_command(user_id: str, address: str) -> list[str]:
@@ -216,7 +220,7 @@ def grpcurl_command(user_id: str, address: str) -> list[str]:
     return ["grpcurl", "-plaintext", "-d", request, address, f"{SERVICE}/Recommend"]
 
 
-def _beside_python(name: str) -> str:
+def _besidepython_command(name: str) -> str:
     """The package that carries grpcurl installs it beside this interpreter, which need not be on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     binary = shutil.which(name, path=path)
@@ -225,7 +229,8 @@ def _beside_python(name: str) -> str:
     return binary
 
 
-def _python(program: str, *arguments: str) -> list[str]:
+def python_command(program: str, *arguments: str) -> list[str]:
+    """The command of a program of the project, with this interpreter."""
     return [sys.executable, "-m", program, *arguments]
 
 
@@ -235,7 +240,8 @@ def _has_registry(uri: str) -> bool:
     return database is None or database.is_file()
 
 
-def _last_json(name: str, stdout: str) -> dict[str, Any]:
+def last_json(name: str, stdout: str) -> dict[str, Any]:
+    """The JSON object in the last line that the step `name` printed. Raises ChildFailed."""
     try:
         result: dict[str, Any] = json.loads(stdout.strip().rpartition("\n")[2])
     except ValueError as error:

@@ -1,0 +1,294 @@
+"""The whole loop on one machine, unattended: read `_loop` downwards.
+
+Store, server and feature_sync are children of this process and end with it, as in `deploy.local`. Every step is a
+command that an operator would use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from deploy.local.client import recommend, wait_until_serving
+from deploy.local.ports import HOST, free_port, wait_for_store
+from deploy.local.processes import Children
+from deploy.local.stack import Plan, last_json, python_command, start_services, supervise
+from deploy.simulate.command import midnight, print_day, write_ledger
+from deploy.simulate.errors import LoadFailed, UsageError
+from deploy.simulate.experiment import (
+    CHALLENGER,
+    CHAMPION,
+    NEW_MODEL,
+    NO_EXPERIMENTS,
+    PLACEBO,
+    Finding,
+    archived_rows,
+    experiments_file,
+    findings,
+    plans_file,
+    told,
+)
+from deploy.simulate.ledger import Ledger
+from deploy.simulate.load import LoadSettings, drive
+from deploy.simulate.settings import WorldSettings
+from deploy.simulate.summary import summary
+from deploy.simulate.world_files import DATASET, write_world
+from tandem.client import AsyncTandemClient, TandemError
+
+SMALL: Final = (
+    *("text.encoder=none", "towers.embedding_dim=32", "towers.user_tower=mean", "fit.max_epochs=12"),
+    *("fit.patience=3", "gate.max_latency_ratio=100"),
+)
+"""A model that trains within a minute on two cores. The gate compares no latencies: the machine has other work."""
+BEGINNER: Final = (
+    *("fit.max_epochs=1", "fit.warmup_epochs=0", "fit.learning_rate=5e-4"),
+    *("ranker.content_weights=0", "ranker.item_item_weights=0"),
+)
+"""What plants the worse of the two models: towers that have hardly learned, and nothing beside them."""
+_PATIENCE_SECONDS: Final = 120.0
+_POLL_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """The demonstration."""
+
+    folder: Path
+    """New or empty; everything is written here."""
+    world: WorldSettings
+    is_challenger_better: bool
+    """Whether the truly better model challenges, or is challenged."""
+    rate: float
+    concurrency: int
+    seconds_per_day: float
+
+
+@dataclass(kw_only=True)
+class _Demo:
+    settings: DemoSettings
+    plan: Plan
+    children: Children
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def shop(self) -> Path:
+        """Folder of the world."""
+        return self.settings.folder / "shop"
+
+    @property
+    def experiments(self) -> Path:
+        """The file that the server follows."""
+        return self.settings.folder / "experiments.yaml"
+
+    async def json(self, *command: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
+        """The JSON object that a command prints last; its log goes to a file. Raises ChildFailed."""
+        name = "-".join(word for word in command[:2] if not word.startswith("-"))
+        printed = await self.children.run(
+            name, python_command(*command), self.plan.store_environment, allowed=allowed, echo=False
+        )
+        return last_json(name, printed)
+
+
+def demo(settings: DemoSettings) -> int:
+    """Runs the demonstration. Returns the exit status: 0, or 130 if it was interrupted.
+
+    Raises UsageError for a folder that is not empty, LoadFailed, and StackError.
+    """
+    folder = settings.folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"--folder: {settings.folder} is no empty folder; name a new one")
+    plan = Plan(
+        train_arguments=(),
+        registry_uri=f"sqlite:///{folder / 'mlflow.db'}",
+        store_url=f"redis://{HOST}:{free_port()}/0",
+        store_data_dir=folder,
+        log_dir=folder / "logs",
+        grpc_port=free_port(),
+        http_port=free_port(),
+        metrics_port=free_port(),
+        sync_metrics_port=free_port(),
+        variables={
+            "TANDEM_DATA_DIR": str(folder),
+            "TANDEM_IMPRESSIONS": "stream",
+            "TANDEM_EXPERIMENTS_FILE": str(folder / "experiments.yaml"),
+            "TANDEM_FURTHER_MODELS": CHALLENGER,
+            "TANDEM_ARCHIVE_SECONDS": "1",
+            # Programs share the machine with trainings; what is judged here is not their speed.
+            "TANDEM_DEADLINE_MS": "2000",
+        },
+    )
+
+    async def work(children: Children) -> None:
+        await _loop(_Demo(settings=settings, plan=plan, children=children))
+
+    return 0 if asyncio.run(supervise(plan.log_dir, work)) else 130
+
+
+async def _loop(it: _Demo) -> None:
+    settings, world_settings = it.settings, it.settings.world
+    with _step(f"a shop with {world_settings.users:,} users and {world_settings.items:,} items"):
+        world = write_world(it.shop, world_settings, midnight())
+        print(f"    data set: {it.shop / DATASET}")
+    with _step("an online store"):
+        await it.children.start("store", python_command("feature_sync", "store"), it.plan.store_environment)
+        await wait_for_store(it.plan.store_url)
+    champion, prepared = await _models(it)
+    with _step("server and feature_sync, with both models, impressions and two experiments"):
+        it.experiments.write_text(experiments_file(world_settings.seed), encoding="utf-8")
+        await it.json("feature_sync", "publish", "--prepared", prepared)
+        await start_services(it.plan, it.children)
+        await wait_until_serving(it.plan.address, champion, _PATIENCE_SECONDS)
+        await _until_both_serve(it)
+        print(f"    grpc://{it.plan.address}, http://{HOST}:{it.plan.http_port}, experiments: {it.experiments}")
+    started = datetime.now(UTC)
+    with _step(f"{world_settings.days} days of visits, as fast as this machine answers"):
+        ledger = await drive(world, _load(it), on_day=print_day)
+        write_ledger(settings.folder / "ledger.json", ledger)
+        print(summary(ledger))
+    with _step("all that was shown and done, in the archive"):
+        await _until_archived(it, ledger)
+    with _step("the report of the experiments, beside the truth"):
+        found = await _report(it, started, ledger)
+    with _step("the end of the experiment"):
+        served = await _conclude(it, champion, found)
+    with _step("the nightly run: from the recorded events to the next model"):
+        await _night(it, served)
+    print(f"\nThe whole loop took {time.monotonic() - it.began:.0f} s. Everything is in {settings.folder}.", flush=True)
+
+
+async def _models(it: _Demo) -> tuple[str, str]:
+    """Trains both; returns the champion's version and the folder of the prepared data."""
+    better, worse = _sets(SMALL), _sets((*SMALL, *BEGINNER))
+    of_champion, of_challenger = (worse, better) if it.settings.is_challenger_better else (better, worse)
+    with _step(f"a champion: the {'worse' if it.settings.is_challenger_better else 'better'} model"):
+        trained = await it.json(*_train("--dataset", str(it.shop / DATASET)), *of_champion)
+        await it.json("trainer", "promote", "--force", str(trained["registry_version"]))
+        print(f"    {trained['model_version']}, version {trained['registry_version']}")
+    with _step(f"a challenger: the {'better' if it.settings.is_challenger_better else 'worse'} model"):
+        challenger = await it.json(*_train("--prepared", str(trained["prepared"])), *of_challenger)
+        await it.json("trainer", "challenger", "--force", str(challenger["registry_version"]))
+        print(f"    {challenger['model_version']}, version {challenger['registry_version']}")
+    return str(trained["model_version"]), str(trained["prepared"])
+
+
+async def _report(it: _Demo, started: datetime, ledger: Ledger) -> list[Finding]:
+    folder = it.settings.folder
+    plans = folder / "plans.yaml"
+    plans.write_text(plans_file(it.settings.world.users), encoding="utf-8")
+    report = await it.json(
+        *("feature_sync", "attribute", "--from", started.isoformat(), "--plans", str(plans)),
+        *("--output", str(folder / "report")),
+    )
+    found = findings(report, ledger)
+    for finding in found:
+        print(told(finding))
+    print(f"    report: {report['page']}")
+    return found
+
+
+async def _conclude(it: _Demo, champion: str, found: list[Finding]) -> str:
+    """Follows the verdict: promotes the challenger, or takes it away; returns the version that is served."""
+    (verdict,) = (finding.decision for finding in found if finding.experiment == NEW_MODEL)
+    it.experiments.with_suffix(".new").write_text(NO_EXPERIMENTS, encoding="utf-8")
+    it.experiments.with_suffix(".new").replace(it.experiments)
+    if verdict != "ship":
+        await it.json("trainer", "challenger", "--clear")
+        print(f"    verdict {verdict!r}: the champion stays, and challenges nobody any more")
+        return champion
+    # The experiment has decided, with more than the gate could know.
+    await it.json("trainer", "promote", "--force", CHALLENGER)
+    async with AsyncTandemClient(f"grpc://{it.plan.address}") as client:
+        (version,) = [model.model_version for model in (await client.status()).models if model.alias == CHALLENGER]
+    await wait_until_serving(it.plan.address, version, _PATIENCE_SECONDS)
+    print(f"    verdict 'ship': {version} is the champion now, and served")
+    return version
+
+
+async def _night(it: _Demo, served: str) -> None:
+    for name, value in {
+        "DATA": f"--dataset {it.shop / DATASET}",
+        "CONFIG": " ".join(_sets(SMALL)),
+        "SERVER": f"http://{HOST}:{it.plan.http_port}",
+    }.items():
+        it.plan.variables[f"TANDEM_NIGHTLY_{name}"] = value  # type: ignore[index]
+    night = await it.json("deploy.nightly", "run", allowed=(0, 3))
+    steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in night["seconds"].items())
+    print(f"    {steps}; trained {'in full' if night['full'] else 'a step on from the champion'}")
+    if not night["served"]:
+        print(f"    the gate refused {night['model_version']}: {'; '.join(night['failures'])}; {served} serves on")
+        return
+    await wait_until_serving(it.plan.address, night["model_version"], _PATIENCE_SECONDS)
+    answer = json.loads(await recommend(it.plan.address, "user-0", 5))
+    items = ", ".join(item["item_id"] for item in answer["items"])
+    print(f"    served before: {served}; now: {answer['model_version']}, which answers user-0 with {items}")
+
+
+async def _until_both_serve(it: _Demo) -> None:
+    """Waits until the experiments are in force and both of their models answer. Raises LoadFailed."""
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    said = "nothing answers"
+    async with AsyncTandemClient(f"grpc://{it.plan.address}", deadline_ms=2_000) as client:
+        while time.monotonic() < give_up_at:
+            try:
+                status = await client.status()
+            except TandemError as error:
+                said = str(error)
+            else:
+                waiting = [model.alias for model in status.models if not model.model_version]
+                table = status.experiments.experiments if status.experiments else ()
+                if set(table) == {NEW_MODEL, PLACEBO} and len(status.models) == 2 and not waiting:
+                    return
+                said = f"experiments in force: {', '.join(table) or 'none'}; models without a version: {waiting}"
+            await asyncio.sleep(_POLL_SECONDS)
+    raise LoadFailed(f"the server does not answer with {CHAMPION} and {CHALLENGER}: {said}")
+
+
+async def _until_archived(it: _Demo, ledger: Ledger) -> None:
+    """Waits until feature_sync has archived what the ledger holds. Raises LoadFailed if something is missing."""
+    give_up_at = time.monotonic() + _PATIENCE_SECONDS
+    expected = {"impressions": ledger.all.answers, "events": sum(ledger.events.values())}
+    while True:
+        found = {name: archived_rows(it.settings.folder / name) for name in expected}
+        if all(found[name] >= number for name, number in expected.items()):
+            break
+        if time.monotonic() > give_up_at:
+            raise LoadFailed(f"the archive has {found}, the visits made {expected}")
+        await asyncio.sleep(_POLL_SECONDS)
+    for name, number in expected.items():
+        print(f"    {found[name]:,} {name} of {number:,}: {it.settings.folder / name}")
+
+
+def _load(it: _Demo) -> LoadSettings:
+    return LoadSettings(
+        address=f"grpc://{it.plan.address}",
+        days=it.settings.world.days,
+        rate=it.settings.rate,
+        concurrency=it.settings.concurrency,
+        seconds_per_day=it.settings.seconds_per_day,
+        seed=it.settings.world.seed,
+    )
+
+
+def _train(*data: str) -> tuple[str, ...]:
+    return ("trainer", "train", *data, "--no-promote", "--baselines", "popularity")
+
+
+def _sets(assignments: tuple[str, ...]) -> tuple[str, ...]:
+    # The later of two assignments of a key counts.
+    chosen = dict(assignment.split("=", 1) for assignment in assignments)
+    return tuple(word for key, value in chosen.items() for word in ("--set", f"{key}={value}"))
+
+
+@contextmanager
+def _step(what: str) -> Iterator[None]:
+    print(f"\n==> {what}", flush=True)
+    began = time.monotonic()
+    yield
+    print(f"    ({time.monotonic() - began:.1f} s)", flush=True)
