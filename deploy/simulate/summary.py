@@ -45,7 +45,8 @@ def summary(ledger: Ledger) -> str:
 def _arm(experiment: str, arm: str, totals: Totals) -> str:
     return (
         f"arm {experiment}: {arm}: {len(totals.units):,} users, {totals.shown:,} items shown, {totals.ctr:.2%} clicked "
-        f"({totals.true_ctr:.2%} expected), {totals.purchases:,} purchases, {totals.revenue:,.2f} {CURRENCY}"
+        f"({totals.true_ctr:.2%} expected), {totals.purchases:,} purchases, {totals.revenue:,.2f} {CURRENCY} "
+        f"({totals.expected_revenue:,.2f} expected)"
     )
 
 
