@@ -21,6 +21,7 @@ _LAYOUT = {
     "legend": {"orientation": "h", "y": 1.15},
 }
 _ROW_PIXELS = 26
+_MAX_TICKED_DAYS = 10
 
 
 def plotly_js() -> str:
@@ -34,7 +35,9 @@ def rates_by_day(lines: Sequence[Line]) -> str:
     figure = go.Figure()
     for name, title in (("ctr", "clicked"), ("add_to_cart_rate", "added to cart"), ("conversion", "purchased")):
         figure.add_scatter(x=days, y=[line.counts[name] for line in lines], name=title, mode="lines+markers")
-    return _json(figure, yaxis={"title": "share of shown items", "tickformat": ".2%", "rangemode": "tozero"})
+    return _json(
+        figure, xaxis=_days(days), yaxis={"title": "share of shown items", "tickformat": ".2%", "rangemode": "tozero"}
+    )
 
 
 def ctr_by_position(lines: Sequence[Line]) -> str:
@@ -60,7 +63,10 @@ def ctr_by_arm_and_day(lines: Sequence[Line]) -> str:
             name=html.escape(arm),
             mode="lines+markers",
         )
-    return _json(figure, yaxis={"title": "share of shown items", "tickformat": ".2%", "rangemode": "tozero"})
+    days = [line.value.rpartition(", ")[2] for line in lines]
+    return _json(
+        figure, xaxis=_days(days), yaxis={"title": "share of shown items", "tickformat": ".2%", "rangemode": "tozero"}
+    )
 
 
 def has_lifts(result: ExperimentResult) -> bool:
@@ -106,6 +112,14 @@ def lifts(result: ExperimentResult) -> str:
         xaxis={"title": f"change against {html.escape(result.control)}", "tickformat": "+.1%"},
         yaxis={"autorange": "reversed"},
     )
+
+
+def _days(days: Sequence[str]) -> dict[str, object]:
+    """The axis of days. Of few, every one has its tick: between two days plotly would write hours, and milliseconds
+    around a single one."""
+    shown = sorted(set(days))
+    ticks = {"tickvals": shown} if len(shown) <= _MAX_TICKED_DAYS else {}
+    return {"type": "date", "tickformat": "%Y-%m-%d", **ticks}
 
 
 def _json(figure: go.Figure, **layout: object) -> str:
