@@ -25,7 +25,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults off-policy statistics-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults demo-experiment off-policy statistics-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -93,6 +93,9 @@ bench-quick: $(VENV)/.dev ## run every benchmark scenario for seconds on a tiny 
 
 faults: $(VENV)/.dev ## kill, stop and damage every part of the stack under load and write benchmarks/results/faults.*; 10 minutes
 	$(BIN)/python -m benchmarks.faults
+
+demo-experiment: $(VENV)/.local ## the whole loop, unattended: simulated users, two models, an experiment, its verdict beside the truth, a nightly run; CHALLENGER=better|worse, WORLD_SEED=...
+	@$(BIN)/python -m deploy.simulate demo --challenger $(or $(CHALLENGER),better) --seed $(or $(WORLD_SEED),1)
 
 statistics-proof: $(VENV)/.dev ## simulate experiments and write benchmarks/results/experiment-statistics.md: false verdicts, power; minutes
 	$(BIN)/python -m benchmarks.experiment_statistics

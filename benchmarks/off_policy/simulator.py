@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from deploy.simulate.behaviour import examination
 from tandem.contract.exploration import explore, position_probabilities
 from trainer.off_policy.judged import Floats, Ints
 from trainer.off_policy.weighing import Answers, Orders
@@ -51,7 +52,7 @@ def make_world(seed: int, *, num_tastes: int = 200, num_items: int = 60, change:
     judged = known + change * rng.normal(size=liking.shape) + 0.3 * change * liking
     return World(
         click_rates=np.minimum(rates * _MEAN_CLICK_RATE / rates.mean(), 0.9),
-        examined=1.0 / np.log2(np.arange(NUM_POSITIONS) + 2.0),
+        examined=examination(NUM_POSITIONS),
         logged_orders=np.argsort(-known, axis=1),
         judged_orders=np.argsort(-judged, axis=1),
         answers_per_user=rng.integers(1, 6, num_tastes),
