@@ -44,7 +44,8 @@ class Action:
 def examination(num_positions: int) -> Floats:
     """(num_positions,) float64: probability that each position is examined, 1 for the first: that of the discount of
     NDCG."""
-    return 1.0 / np.log2(np.arange(num_positions) + 2.0)
+    examined: Floats = 1.0 / np.log2(np.arange(num_positions) + 2.0)
+    return examined
 
 
 def react(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from deploy.local.client import recommend, wait_until_serving
 from deploy.local.ports import HOST, free_port, wait_for_store
 from deploy.local.processes import Children
 from deploy.local.stack import Plan, last_json, python_command, start_services, supervise
+from deploy.nightly.steps import EXIT_REFUSED
 from deploy.simulate.command import midnight, print_day, write_ledger
 from deploy.simulate.errors import LoadFailed, UsageError
 from deploy.simulate.experiment import (
@@ -87,13 +89,28 @@ class _Demo:
         """The file that the server follows."""
         return self.settings.folder / "experiments.yaml"
 
-    async def json(self, *command: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    async def json(
+        self, *command: str, allowed: tuple[int, ...] = (0,), variables: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """The JSON object that a command prints last; its log goes to a file. Raises ChildFailed."""
         name = "-".join(word for word in command[:2] if not word.startswith("-"))
         printed = await self.children.run(
-            name, python_command(*command), self.plan.store_environment, allowed=allowed, echo=False
+            name,
+            python_command(*command),
+            {**self.plan.store_environment, **(variables or {})},
+            allowed=allowed,
+            echo=False,
         )
         return last_json(name, printed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Models:
+    """Both models' versions, and the folder of the data that they were trained on."""
+
+    champion: str
+    challenger: str
+    prepared: str
 
 
 def demo(settings: DemoSettings) -> int:
@@ -139,12 +156,12 @@ async def _loop(it: _Demo) -> None:
     with _step("an online store"):
         await it.children.start("store", python_command("feature_sync", "store"), it.plan.store_environment)
         await wait_for_store(it.plan.store_url)
-    champion, prepared = await _models(it)
+    models = await _models(it)
     with _step("server and feature_sync, with both models, impressions and two experiments"):
         it.experiments.write_text(experiments_file(world_settings.seed), encoding="utf-8")
-        await it.json("feature_sync", "publish", "--prepared", prepared)
+        await it.json("feature_sync", "publish", "--prepared", models.prepared)
         await start_services(it.plan, it.children)
-        await wait_until_serving(it.plan.address, champion, _PATIENCE_SECONDS)
+        await wait_until_serving(it.plan.address, models.champion, _PATIENCE_SECONDS)
         await _until_both_serve(it)
         print(f"    grpc://{it.plan.address}, http://{HOST}:{it.plan.http_port}, experiments: {it.experiments}")
     started = datetime.now(UTC)
@@ -157,14 +174,14 @@ async def _loop(it: _Demo) -> None:
     with _step("the report of the experiments, beside the truth"):
         found = await _report(it, started, ledger)
     with _step("the end of the experiment"):
-        served = await _conclude(it, champion, found)
+        served = await _conclude(it, models, found)
     with _step("the nightly run: from the recorded events to the next model"):
         await _night(it, served)
     print(f"\nThe whole loop took {time.monotonic() - it.began:.0f} s. Everything is in {settings.folder}.", flush=True)
 
 
-async def _models(it: _Demo) -> tuple[str, str]:
-    """Trains both; returns the champion's version and the folder of the prepared data."""
+async def _models(it: _Demo) -> _Models:
+    """Trains both, and gives them their aliases."""
     better, worse = _sets(SMALL), _sets((*SMALL, *BEGINNER))
     of_champion, of_challenger = (worse, better) if it.settings.is_challenger_better else (better, worse)
     with _step(f"a champion: the {'worse' if it.settings.is_challenger_better else 'better'} model"):
@@ -175,7 +192,11 @@ async def _models(it: _Demo) -> tuple[str, str]:
         challenger = await it.json(*_train("--prepared", str(trained["prepared"])), *of_challenger)
         await it.json("trainer", "challenger", "--force", str(challenger["registry_version"]))
         print(f"    {challenger['model_version']}, version {challenger['registry_version']}")
-    return str(trained["model_version"]), str(trained["prepared"])
+    return _Models(
+        champion=str(trained["model_version"]),
+        challenger=str(challenger["model_version"]),
+        prepared=str(trained["prepared"]),
+    )
 
 
 async def _report(it: _Demo, started: datetime, ledger: Ledger) -> list[Finding]:
@@ -193,7 +214,7 @@ async def _report(it: _Demo, started: datetime, ledger: Ledger) -> list[Finding]
     return found
 
 
-async def _conclude(it: _Demo, champion: str, found: list[Finding]) -> str:
+async def _conclude(it: _Demo, models: _Models, found: list[Finding]) -> str:
     """Follows the verdict: promotes the challenger, or takes it away; returns the version that is served."""
     (verdict,) = (finding.decision for finding in found if finding.experiment == NEW_MODEL)
     it.experiments.with_suffix(".new").write_text(NO_EXPERIMENTS, encoding="utf-8")
@@ -201,24 +222,21 @@ async def _conclude(it: _Demo, champion: str, found: list[Finding]) -> str:
     if verdict != "ship":
         await it.json("trainer", "challenger", "--clear")
         print(f"    verdict {verdict!r}: the champion stays, and challenges nobody any more")
-        return champion
+        return models.champion
     # The experiment has decided, with more than the gate could know.
     await it.json("trainer", "promote", "--force", CHALLENGER)
-    async with AsyncTandemClient(f"grpc://{it.plan.address}") as client:
-        (version,) = [model.model_version for model in (await client.status()).models if model.alias == CHALLENGER]
-    await wait_until_serving(it.plan.address, version, _PATIENCE_SECONDS)
-    print(f"    verdict 'ship': {version} is the champion now, and served")
-    return version
+    await wait_until_serving(it.plan.address, models.challenger, _PATIENCE_SECONDS)
+    print(f"    verdict 'ship': {models.challenger} is the champion now, and served")
+    return models.challenger
 
 
 async def _night(it: _Demo, served: str) -> None:
-    for name, value in {
-        "DATA": f"--dataset {it.shop / DATASET}",
-        "CONFIG": " ".join(_sets(SMALL)),
-        "SERVER": f"http://{HOST}:{it.plan.http_port}",
-    }.items():
-        it.plan.variables[f"TANDEM_NIGHTLY_{name}"] = value  # type: ignore[index]
-    night = await it.json("deploy.nightly", "run", allowed=(0, 3))
+    variables = {
+        "TANDEM_NIGHTLY_DATA": shlex.join(("--dataset", str(it.shop / DATASET))),
+        "TANDEM_NIGHTLY_CONFIG": shlex.join(_sets(SMALL)),
+        "TANDEM_NIGHTLY_SERVER": f"http://{HOST}:{it.plan.http_port}",
+    }
+    night = await it.json("deploy.nightly", "run", allowed=(0, EXIT_REFUSED), variables=variables)
     steps = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in night["seconds"].items())
     print(f"    {steps}; trained {'in full' if night['full'] else 'a step on from the champion'}")
     if not night["served"]:

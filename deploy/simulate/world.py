@@ -81,7 +81,8 @@ class World:
         """(items,) float64: log of the attraction, up to a constant."""
         angle = self.settings.drift * day
         taste = np.cos(angle) * self.tastes[user] + np.sin(angle) * self.drifts[user]
-        return _TASTE_STRENGTH * (self.item_factors @ taste) + _QUALITY_STRENGTH * self.item_quality
+        liking: Floats = _TASTE_STRENGTH * (self.item_factors @ taste) + _QUALITY_STRENGTH * self.item_quality
+        return liking
 
     def attraction(self, user: int, day: int) -> Floats:
         """(items,) float64: probability that the user clicks the item once it was examined."""
@@ -122,7 +123,7 @@ def make_world(settings: WorldSettings) -> World:
         item_categories=categories,
         item_quality=rng.normal(size=num_items),
         item_intent=np.where(is_staple, rng.uniform(0.4, 0.7, num_items), rng.uniform(0.05, 0.15, num_items)),
-        prices=np.round(np.exp(rng.normal(3.0, 0.7, num_items)), 2),
+        prices=np.round(np.exp(rng.normal(3.0, 0.7, num_items)), 2).astype(np.float64),
         items_arrive=_arrivals(settings.items, settings.new_items, settings.days),
         tastes=tastes,
         drifts=drifts,
@@ -138,7 +139,8 @@ def make_world(settings: WorldSettings) -> World:
 
 
 def _directions(vectors: Floats) -> Floats:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    directions: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return directions
 
 
 def _arrivals(known: int, new: int, days: int) -> Ints:
