@@ -14,5 +14,6 @@ load          days of visits, with bounded concurrency and rate
 summary       a ledger for people
 command       the commands `world` and `run`
 experiment    the files of the demonstration's experiment, and its report beside the truth
+waiting       both models in service, and archives that are complete
 demo          the whole loop: world, two models, experiment, report, verdict, nightly training
 """

@@ -23,15 +23,12 @@ from deploy.local.processes import Children
 from deploy.local.stack import Plan, last_json, python_command, start_services, supervise
 from deploy.nightly.steps import EXIT_REFUSED
 from deploy.simulate.command import midnight, print_day, write_ledger
-from deploy.simulate.errors import LoadFailed, UsageError
+from deploy.simulate.errors import UsageError
 from deploy.simulate.experiment import (
     CHALLENGER,
-    CHAMPION,
     NEW_MODEL,
     NO_EXPERIMENTS,
-    PLACEBO,
     Finding,
-    archived_rows,
     experiments_file,
     findings,
     plans_file,
@@ -41,8 +38,8 @@ from deploy.simulate.ledger import Ledger
 from deploy.simulate.load import LoadSettings, drive
 from deploy.simulate.settings import WorldSettings
 from deploy.simulate.summary import summary
+from deploy.simulate.waiting import PATIENCE_SECONDS, until_archived, until_both_serve
 from deploy.simulate.world_files import DATASET, write_world
-from tandem.client import AsyncTandemClient, TandemError
 
 SMALL: Final = (
     *("text.encoder=none", "towers.embedding_dim=32", "towers.user_tower=mean", "fit.max_epochs=12"),
@@ -54,8 +51,6 @@ BEGINNER: Final = (
     *("ranker.content_weights=0", "ranker.item_item_weights=0"),
 )
 """What plants the worse of the two models: towers that have hardly learned, and nothing beside them."""
-_PATIENCE_SECONDS: Final = 120.0
-_POLL_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +156,8 @@ async def _loop(it: _Demo) -> None:
         it.experiments.write_text(experiments_file(world_settings.seed), encoding="utf-8")
         await it.json("feature_sync", "publish", "--prepared", models.prepared)
         await start_services(it.plan, it.children)
-        await wait_until_serving(it.plan.address, models.champion, _PATIENCE_SECONDS)
-        await _until_both_serve(it)
+        await wait_until_serving(it.plan.address, models.champion, PATIENCE_SECONDS)
+        await until_both_serve(it.plan.address)
         print(f"    grpc://{it.plan.address}, http://{HOST}:{it.plan.http_port}, experiments: {it.experiments}")
     started = datetime.now(UTC)
     with _step(f"{world_settings.days} days of visits, as fast as this machine answers"):
@@ -170,7 +165,7 @@ async def _loop(it: _Demo) -> None:
         write_ledger(settings.folder / "ledger.json", ledger)
         print(summary(ledger))
     with _step("all that was shown and done, in the archive"):
-        await _until_archived(it, ledger)
+        await until_archived(settings.folder, ledger)
     with _step("the report of the experiments, beside the truth"):
         found = await _report(it, started, ledger)
     with _step("the end of the experiment"):
@@ -225,7 +220,7 @@ async def _conclude(it: _Demo, models: _Models, found: list[Finding]) -> str:
         return models.champion
     # The experiment has decided, with more than the gate could know.
     await it.json("trainer", "promote", "--force", CHALLENGER)
-    await wait_until_serving(it.plan.address, models.challenger, _PATIENCE_SECONDS)
+    await wait_until_serving(it.plan.address, models.challenger, PATIENCE_SECONDS)
     print(f"    verdict 'ship': {models.challenger} is the champion now, and served")
     return models.challenger
 
@@ -242,45 +237,10 @@ async def _night(it: _Demo, served: str) -> None:
     if not night["served"]:
         print(f"    the gate refused {night['model_version']}: {'; '.join(night['failures'])}; {served} serves on")
         return
-    await wait_until_serving(it.plan.address, night["model_version"], _PATIENCE_SECONDS)
+    await wait_until_serving(it.plan.address, night["model_version"], PATIENCE_SECONDS)
     answer = json.loads(await recommend(it.plan.address, "user-0", 5))
     items = ", ".join(item["item_id"] for item in answer["items"])
     print(f"    served before: {served}; now: {answer['model_version']}, which answers user-0 with {items}")
-
-
-async def _until_both_serve(it: _Demo) -> None:
-    """Waits until the experiments are in force and both of their models answer. Raises LoadFailed."""
-    give_up_at = time.monotonic() + _PATIENCE_SECONDS
-    said = "nothing answers"
-    async with AsyncTandemClient(f"grpc://{it.plan.address}", deadline_ms=2_000) as client:
-        while time.monotonic() < give_up_at:
-            try:
-                status = await client.status()
-            except TandemError as error:
-                said = str(error)
-            else:
-                waiting = [model.alias for model in status.models if not model.model_version]
-                table = status.experiments.experiments if status.experiments else ()
-                if set(table) == {NEW_MODEL, PLACEBO} and len(status.models) == 2 and not waiting:
-                    return
-                said = f"experiments in force: {', '.join(table) or 'none'}; models without a version: {waiting}"
-            await asyncio.sleep(_POLL_SECONDS)
-    raise LoadFailed(f"the server does not answer with {CHAMPION} and {CHALLENGER}: {said}")
-
-
-async def _until_archived(it: _Demo, ledger: Ledger) -> None:
-    """Waits until feature_sync has archived what the ledger holds. Raises LoadFailed if something is missing."""
-    give_up_at = time.monotonic() + _PATIENCE_SECONDS
-    expected = {"impressions": ledger.all.answers, "events": sum(ledger.events.values())}
-    while True:
-        found = {name: archived_rows(it.settings.folder / name) for name in expected}
-        if all(found[name] >= number for name, number in expected.items()):
-            break
-        if time.monotonic() > give_up_at:
-            raise LoadFailed(f"the archive has {found}, the visits made {expected}")
-        await asyncio.sleep(_POLL_SECONDS)
-    for name, number in expected.items():
-        print(f"    {found[name]:,} {name} of {number:,}: {it.settings.folder / name}")
 
 
 def _load(it: _Demo) -> LoadSettings:

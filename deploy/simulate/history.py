@@ -29,7 +29,7 @@ class Interaction:
 
 
 def interactions(world: World) -> Iterator[Interaction]:
-    """The history of all users who were there before, user by user, each in the order of time."""
+    """The history of all users who were there before, user by user."""
     settings = world.settings
     for user in range(settings.users):
         rng = np.random.default_rng([settings.seed, 1, user])

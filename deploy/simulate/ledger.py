@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from deploy.simulate.behaviour import PURCHASE_RATE, Action, expected_clicks
 from deploy.simulate.world import Floats, World
 from tandem.client import EventType, Recommendations
 
-MAX_POSITIONS = 100
+MAX_POSITIONS: Final = 100
 """Positions that the ledger tells apart; later ones count as the last."""
 
 

@@ -122,7 +122,7 @@ async def _items_arrive(shop: Shop, day: int) -> None:
 
 async def _day(shop: Shop, shoppers: list[Shopper], day: int, settings: LoadSettings, stop: asyncio.Event) -> None:
     """The visits of one day, in random order."""
-    today = [shopper for shopper in shoppers if comes(shop, shopper, day)]
+    today = [shopper for shopper in shoppers if comes(shop.world, shopper, day, seed=settings.seed)]
     order = np.random.default_rng([settings.seed, 4, day]).permutation(len(today))
     places = asyncio.Semaphore(settings.concurrency)
     began = time.monotonic()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from deploy.simulate.ledger import Ledger, Totals
 from deploy.simulate.world import CURRENCY
 
-_POSITIONS = 10
+_POSITIONS: Final = 10
 
 
 def summary(ledger: Ledger) -> str:

@@ -66,13 +66,13 @@ class Shop:
         self.rows = {item_id(row): row for row in range(self.world.num_items)}
 
 
-def comes(shop: Shop, shopper: Shopper, day: int) -> bool:
-    """Whether the user visits on this day."""
-    arrives = shop.world.users_arrive[shopper.row]
+def comes(world: World, shopper: Shopper, day: int, *, seed: int) -> bool:
+    """Whether the user visits on this day: newcomers do on the day of their arrival, and not before."""
+    arrives = world.users_arrive[shopper.row]
     if arrives > 0 and day <= arrives:
         return bool(day == arrives)
-    rng = np.random.default_rng([shop.asked.seed, 2, shopper.row, day])
-    return bool(rng.random() < return_rate(shop.world.activity[shopper.row], shopper.satisfaction))
+    rng = np.random.default_rng([seed, 2, shopper.row, day])
+    return bool(rng.random() < return_rate(world.activity[shopper.row], shopper.satisfaction))
 
 
 async def visit(shop: Shop, shopper: Shopper, day: int) -> None:
