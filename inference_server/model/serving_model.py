@@ -19,6 +19,7 @@ from inference_server.model.catalogue.live_items import LiveItems, no_live_items
 from inference_server.model.engine.content import ContentScorer
 from inference_server.model.engine.exact import ExactSearch
 from inference_server.model.engine.index import ItemIndex
+from inference_server.model.engine.linear import LinearSource, linear_sources
 from inference_server.model.engine.live_search import LiveSearch
 from inference_server.model.engine.search import EXACT_MAX_ITEMS, Allowed, ItemSearch
 from inference_server.model.engine.towers import UserTower
@@ -29,7 +30,6 @@ from inference_server.model.rankers.registry import RANKERS
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleIncompatible, unreadable_bundles
 from tandem.contract.features import encode_index, encode_users
-from tandem.contract.item_item import ItemItem, num_events_read
 from tandem.contract.manifest import MANIFEST
 from tandem.contract.ranking import PROFILE_EVENTS
 from tandem.contract.store import UserState
@@ -59,7 +59,8 @@ class ServingModel:
     """How the catalogue has changed since the bundle was made."""
     user_tower: UserTower
     content: ContentScorer | None
-    item_item: ItemItem | None
+    linear: Mapping[str, LinearSource]
+    """The item-item and the sequential source, by name, where the bundle has them."""
     rankers: Mapping[str, Ranker]
     """The rankers that the bundle has, by name, in the order in which `ranker: auto` prefers them."""
     item_values: ItemValues
@@ -81,11 +82,12 @@ class ServingModel:
     def num_events_ranked_by(self) -> int:
         """Number of newest events that ranking and the sources beside the two towers read: the same number as in the
         trainer, because its measurements hold for that order alone."""
-        manifest = self.bundle.manifest
-        read = PROFILE_EVENTS
-        if manifest.blend is not None and manifest.blend.item_item is not None:
-            read = max(read, num_events_read(manifest.blend.item_item.decay_events))
-        return read
+        return max(PROFILE_EVENTS, *(source.num_events for source in self.linear.values()), 0)
+
+    @cached_property
+    def reads_whole_histories(self) -> bool:
+        """Whether a source reads items that users chose before the events that the online store keeps."""
+        return any(source.spec.whole_history for source in self.linear.values())
 
     def known_rows(self, keys: Keys) -> Rows:
         """Rows of the keys that the catalogue holds: (n,) uint64 -> (m,) int64, m <= n."""
@@ -142,7 +144,7 @@ def _opened(bundle: Bundle, *, variant: str, registry_version: str) -> ServingMo
         live=live,
         user_tower=UserTower(bundle.user_tower, manifest.feature_schema),
         content=ContentScorer(bundle.content) if bundle.content is not None else None,
-        item_item=bundle.item_item,
+        linear=linear_sources(bundle),
         rankers={ranker.name: ranker for kind in RANKERS if (ranker := kind.open(bundle)) is not None},
         item_values=ItemValues(bundle),
         page_tokens=tokens_of_bundle((bundle.directory / MANIFEST).read_bytes()),
@@ -185,6 +187,7 @@ def _warm_up(model: ServingModel) -> None:
         collaborative=found.scores,
         content=np.zeros_like(found.scores),
         item_item=np.zeros_like(found.scores),
+        sequential=np.zeros_like(found.scores),
         catalogue=model.bundle_catalogue,
     )
     for ranker in model.rankers.values():

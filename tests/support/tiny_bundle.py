@@ -76,6 +76,12 @@ class TinySpec:
     item_item_weight: float = 0.0
     """Weight of the item-item source in the blend; 0: no such source. Its neighbours and their weights are random."""
     item_item_decay_events: float = 3.0
+    sequential_weight: float = 0.0
+    """Weight of the sequential source in the blend, with the same decay; 0: no such source. Its weights are random."""
+    whole_history: bool = False
+    """Whether both sources read whole histories."""
+    by_score: bool = False
+    """Whether both sources propose the items with their highest scores."""
     history_length: int = HISTORY_LENGTH
     """Number of newest events that the user tower reads."""
     tower_layers: int = 0
@@ -151,7 +157,8 @@ def build_tiny_bundle(directory: Path, spec: TinySpec | None = None) -> Bundle:
                 held_out_users=tuple(HeldOutUser(f"held-out-{i}", states[i], item_ids[i]) for i in range(3)),
                 user_vocabulary=Vocabulary.from_ids(spec.user_ids) if spec.user_ids else None,
                 content=_content(rng, spec) if spec.content_weight is not None else None,
-                item_item=_item_item(spec) if spec.item_item_weight else None,
+                item_item=_item_item(spec, 1) if spec.item_item_weight else None,
+                sequential=_item_item(spec, 2) if spec.sequential_weight else None,
                 ranker=ranker_file,
             ),
         )
@@ -258,8 +265,8 @@ def _content(rng: np.random.Generator, spec: TinySpec) -> Content:
     return Content(vectors.astype(np.float16), neighbours.astype(np.int32))
 
 
-def _item_item(spec: TinySpec) -> ItemItem:
-    rng = np.random.default_rng(spec.seed + 1)
+def _item_item(spec: TinySpec, seed: int) -> ItemItem:
+    rng = np.random.default_rng(spec.seed + seed)
     shape = (spec.num_items, _ITEM_ITEM_NEIGHBOURS)
     steps = rng.permuted(np.tile(np.arange(1, spec.num_items), (spec.num_items, 1)), axis=1)[:, : shape[1]]
     rows = (np.arange(spec.num_items)[:, None] + steps) % spec.num_items  # never the item itself
@@ -267,14 +274,17 @@ def _item_item(spec: TinySpec) -> ItemItem:
 
 
 def _blend(spec: TinySpec) -> BlendSpec | None:
-    if spec.content_weight is None and not spec.item_item_weight:
+    if spec.content_weight is None and not spec.item_item_weight and not spec.sequential_weight:
         return None
     plain = Calibration(0.0, 1.0)
+    flags = {"whole_history": spec.whole_history, "by_score": spec.by_score}
+    decay_events = spec.item_item_decay_events
     return BlendSpec(
         spec.content_weight or 0.0,
         plain,
         None if spec.content_weight is None else plain,
-        ItemItemSpec(spec.item_item_weight, spec.item_item_decay_events, plain) if spec.item_item_weight else None,
+        ItemItemSpec(spec.item_item_weight, decay_events, plain, **flags) if spec.item_item_weight else None,
+        ItemItemSpec(spec.sequential_weight, decay_events, plain, **flags) if spec.sequential_weight else None,
     )
 
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from trainer.baselines.histories import HistoryScorer
 from trainer.dataset.dataset import Dataset
 from trainer.features.interaction_matrix import interaction_matrix
+from trainer.models.item_knn import largest_of_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class ItemKNN:
         similarities.eliminate_zeros()
         rows = np.repeat(np.arange(len(counts)), np.diff(similarities.indptr))
         similarities.data /= np.sqrt(counts[rows] * counts[similarities.indices]) + np.float32(self.shrinkage)
-        neighbours = _largest_of_rows(similarities, self.num_neighbours)
+        neighbours = largest_of_rows(similarities, self.num_neighbours)
         return HistoryScorer(known=known, model=Neighbours(neighbours))
 
 
@@ -47,13 +48,3 @@ class Neighbours:
         """(n, items) -> (n, items) float32."""
         scores: npt.NDArray[np.float32] = (histories @ self.similarities).toarray()
         return scores
-
-
-def _largest_of_rows(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
-    """The k largest entries of each row; ties go to the lower column."""
-    matrix.sort_indices()
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
-    index_in_row = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
-    kept = order[index_in_row < k]
-    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)

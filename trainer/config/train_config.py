@@ -85,8 +85,9 @@ class FitConfig(_Section):
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Weight decay of AdamW."""
-    max_epochs: int = Field(default=100, ge=1)
-    """Maximum number of epochs; early stopping usually ends training sooner."""
+    max_epochs: int = Field(default=100, ge=0)
+    """Maximum number of epochs; early stopping usually ends training sooner. With 0, the towers are not trained, and
+    the closed forms of the other sources recommend: a model in a minute."""
     warmup_epochs: int = Field(default=4, ge=0)
     """Number of epochs over which the learning rate rises, and in which early stopping does not count."""
     patience: int = Field(default=6, ge=1)
@@ -191,7 +192,9 @@ class ContentConfig(_Section):
 
 
 def _split(raw: object) -> object:
-    """Splits an override of the command line, which is text such as "0.1,0.3"."""
+    """Splits an override of the command line, which is text such as "0.1,0.3"; a number is a list of one."""
+    if isinstance(raw, int | float):
+        return (raw,)
     return raw.split(",") if isinstance(raw, str) else raw
 
 
@@ -199,23 +202,47 @@ def _ascending(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(set(weights)))
 
 
-class ItemItemConfig(_Section):
-    """The item-item source of the blend: the strongest weights of EASE between pairs of items."""
+_Choices = (Field(min_length=1), BeforeValidator(_split), AfterValidator(_ascending))
+_Positive = Annotated[float, Field(gt=0.0)]
+_Neighbours = Annotated[int, Field(ge=1, le=1000)]
 
-    l2: float = Field(default=300.0, gt=0.0)
-    """Regularisation, in interactions. Higher for sparse data."""
-    num_neighbours: int = Field(default=100, ge=1, le=1000)
-    """Number of weights kept for each item, 6 bytes each in the bundle and in every worker."""
+
+class ItemItemConfig(_Section):
+    """The item-item source of the blend: the strongest weights of EDLAE between pairs of items. Of a list, validation
+    chooses the best value."""
+
+    l2: Annotated[tuple[_Positive, ...], *_Choices] = (100.0, 300.0, 1000.0)
+    """Regularisations, in interactions. Higher for sparse data."""
+    dropout: Annotated[tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...], *_Choices] = (0.0, 0.33, 0.5)
+    """Shares of a history that are hidden while weights are learned, in expectation; 0 is EASE."""
+    num_neighbours: Annotated[tuple[_Neighbours, ...], *_Choices] = (100, 200)
+    """Numbers of weights kept for each item, 6 bytes each in the bundle and in every worker: the lowest that reaches
+    99 % of the best quality."""
     max_items: int = Field(default=20_000, ge=0)
-    """Maximum number of items for this source, because the cost of EASE grows with its cube; 0 turns the source off."""
-    decays_events: Annotated[
-        tuple[Annotated[float, Field(gt=0.0)], ...],
-        Field(min_length=1),
-        BeforeValidator(_split),
-        AfterValidator(_ascending),
-    ] = (1.0, 2.0, 5.0, 10.0, 30.0, 1000.0)
-    """Decays, in events, among which validation chooses: an event with this many newer events counts 1/e of the newest
-    event. With 1,000, all events in the online store count nearly alike, which suits data whose order means nothing."""
+    """Maximum number of items for EDLAE, because its cost grows with their cube. Above it, each item keeps its nearest
+    neighbours by cosine. 0 turns the source off."""
+    shrinkage: float = Field(default=10.0, ge=0.0)
+    """Added to the denominator of the cosine: similarities from a small number of users count less."""
+    decays_events: Annotated[tuple[_Positive, ...], *_Choices] = (1.0, 2.0, 5.0, 10.0, 30.0, 1000.0)
+    """Decays, in events: an event with this many newer events counts 1/e of the newest event. With 1,000, whole
+    histories are read and all their events count nearly alike, which suits data whose order means nothing."""
+
+
+class SequentialConfig(_Section):
+    """The sequential source of the blend: the strongest weights from items to those that come next, by a linear model
+    with a closed form. Of a list, validation chooses the best value."""
+
+    l2: Annotated[tuple[_Positive, ...], *_Choices] = (100.0, 300.0, 1000.0)
+    """Regularisations, in events. Higher for sparse data."""
+    decays_events: Annotated[tuple[_Positive, ...], *_Choices] = (2.0, 4.0, 8.0, 20.0)
+    """Decays, in events, with which weights are learned and histories are scored."""
+    num_neighbours: Annotated[tuple[_Neighbours, ...], *_Choices] = (100, 200)
+    """Numbers of weights kept for each item, as in `item_item.num_neighbours`."""
+    max_items: int = Field(default=20_000, ge=0)
+    """Maximum number of items for the closed form, because its cost grows with their cube. Above it, the weights are
+    counts of the items that follow each item. 0 turns the source off."""
+    shrinkage: float = Field(default=10.0, ge=0.0)
+    """Added to the denominator of these counts: items with a small number of events count less."""
 
 
 class RankerConfig(_Section):
@@ -237,7 +264,12 @@ class RankerConfig(_Section):
         AfterValidator(_ascending),
     ] = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
     """Shares of the item-item source in the collaborative score, among which validation chooses; the rest is that of
-    the two towers."""
+    the two towers and the sequential source."""
+    sequential_weights: Annotated[tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...], *_Choices] = (
+        *(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0),
+    )
+    """Shares of the sequential source in what the item-item source leaves, among which validation chooses; the rest is
+    that of the two towers."""
 
 
 class NcfConfig(_Section):
@@ -310,6 +342,7 @@ class TrainConfig(_Section):
     index: IndexConfig = IndexConfig()
     content: ContentConfig = ContentConfig()
     item_item: ItemItemConfig = ItemItemConfig()
+    sequential: SequentialConfig = SequentialConfig()
     ranker: RankerConfig = RankerConfig()
     ncf: NcfConfig = NcfConfig()
     gate: GateConfig = GateConfig()

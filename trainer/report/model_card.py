@@ -12,6 +12,7 @@ from trainer.data.report import CleaningReport
 from trainer.evaluation.comparison import Comparison
 from trainer.rendering.render import render
 from trainer.results.markdown import comparison_text
+from trainer.sources.all_sources import blended_sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,4 +50,21 @@ def ranking_of(manifest: Manifest) -> str:
     words = f"blend, {manifest.blend.content_weight:.0%} content"
     if manifest.blend.item_item is not None:
         words += f", {manifest.blend.item_item.weight:.0%} of the rest by the item-item source"
-    return words
+    if manifest.blend.sequential is not None:
+        words += f", {manifest.blend.sequential.weight:.0%} of what remains by the sequential source"
+    return words + _alone(manifest)
+
+
+def _alone(manifest: Manifest) -> str:
+    """What each part of the blend reaches alone on validation, the best first; empty for figures of an older run."""
+    labels = {"two_tower": "two towers", **{source.key: source.label for source in blended_sources()}}
+    found = {
+        label: manifest.metrics[name]
+        for key, label in labels.items()
+        if (name := f"validation/{key}/ndcg@10") in manifest.metrics
+    }
+    if len(found) < 2:
+        return ""
+    best_first = sorted(found, key=found.__getitem__, reverse=True)
+    figures = ", ".join(f"{label} {found[label]:.4f}" for label in best_first)
+    return f". Alone on validation, NDCG@10: {figures}; most comes from: {best_first[0]}"

@@ -16,7 +16,15 @@ from tandem.contract.store import UserState
 from tandem.contract.vocabulary import MISSING_ROW, Rows, Vocabulary
 from trainer.dataset.dataset import Cut, Dataset, history_states
 from trainer.sources.all_sources import blended_sources, read_sources
-from trainer.sources.base.source import BlendedSource, FittedBlendedSource, FittedSource, Histories, Shares
+from trainer.sources.base.source import (
+    BlendedSource,
+    FittedBlendedSource,
+    FittedSource,
+    Histories,
+    Share,
+    Shares,
+    unweighted,
+)
 
 UserVectors = Callable[[Tensors], npt.NDArray[np.float32]]
 """Runs a user tower: inputs of a batch -> (users, dim) float32."""
@@ -144,13 +152,13 @@ class BlendedScores:
         """
         two_tower = user_vectors @ self._item_vectors.T
         histories = self._model.histories(states)
-        source_scores: dict[tuple[str, float | None], npt.NDArray[np.float32]] = {}
+        source_scores: dict[tuple[str, Share], npt.NDArray[np.float32]] = {}
         for spec, shares in zip(self._blends, self._shares, strict=True):
             for key, share in shares.items():
-                if (key, share.decay_events) not in source_scores:
-                    source_scores[key, share.decay_events] = self._sources[key](histories, share)
+                if (key, unweighted(share)) not in source_scores:
+                    source_scores[key, unweighted(share)] = self._sources[key](histories, share)
             scores = np.full((len(states), self._num_items), -np.inf, dtype=np.float32)
-            by_key = {key: source_scores[key, share.decay_events] for key, share in shares.items()}
+            by_key = {key: source_scores[key, unweighted(share)] for key, share in shares.items()}
             scores[:, self._known] = two_tower if spec is None else _blended(two_tower, by_key, spec)
             yield scores
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tandem.contract.bundle import Bundle
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
 from trainer.features.encoded import Encoded
+from trainer.sources.base.linear import FittedLinear
 from trainer.sources.base.source import BlendedSource, FittedSource, Shares, Source
 from trainer.sources.content.source import CONTENT
 from trainer.sources.item_item.source import ITEM_ITEM
+from trainer.sources.sequential.source import SEQUENTIAL
 
-SOURCES: tuple[Source, ...] = (CONTENT, ITEM_ITEM)
+SOURCES: tuple[Source, ...] = (CONTENT, ITEM_ITEM, SEQUENTIAL)
 """In the order in which their candidates follow those of the two towers, and in which they share the blend: a source's
 weight is its share of what the sources before it leave."""
 
@@ -31,7 +34,21 @@ def fit_sources(
     """
     served = [source for source in SOURCES if shares is None or _is_served(source, shares)]
     fitted = {source.name: source.fit(encoded, cut, config) for source in served}
-    return {name: source for name, source in fitted.items() if source is not None}
+    for source in blended_sources():
+        linear = fitted.get(source.name)
+        if shares is not None and isinstance(linear, FittedLinear):
+            fitted[source.name] = replace(linear, share=shares[source.key])
+    return {name: found for name, found in fitted.items() if found is not None}
+
+
+def proposing(shares: Shares) -> Shares:
+    """The same shares, for serving: where the two towers have no share, their candidates are of no use, so sources that
+    read histories propose their items with the highest scores."""
+    if all(share.weight < 1.0 for share in shares.values()):
+        return shares
+    return {
+        key: share if share.decay_events is None else replace(share, by_score=True) for key, share in shares.items()
+    }
 
 
 def read_sources(bundle: Bundle) -> Mapping[str, FittedSource]:
@@ -49,10 +66,12 @@ def reported_weights(shares: Shares | None) -> dict[str, float | None]:
 
 
 def described_shares(shares: Shares) -> dict[str, float]:
-    """Weight of every source that a blend can have, by source key, and the decay of a source with a decay."""
+    """Weight of every source that a blend can have, by source key, and the decays of the sources that have one."""
     weights = {source.key: shares[source.key].weight if source.key in shares else 0.0 for source in blended_sources()}
-    decays = [share.decay_events for share in shares.values() if share.decay_events is not None]
-    return {**weights, **({"decay_events": decays[0]} if decays else {})}
+    decays = {
+        f"{key}_decay_events": share.decay_events for key, share in shares.items() if share.decay_events is not None
+    }
+    return {**weights, **decays}
 
 
 def _is_served(source: Source, shares: Shares) -> bool:

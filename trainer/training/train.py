@@ -25,7 +25,8 @@ from trainer.models.two_tower import TwoTowerModel
 from trainer.rankers.all_rankers import RankerChoice, choose_ranker
 from trainer.rankers.base.frozen_towers import FrozenTowers
 from trainer.rankers.base.ranker import FittedRanker
-from trainer.rankers.blend.choice import BlendChoice, choose_blend
+from trainer.rankers.blend.choice import CHOICE_METRIC, BlendChoice, choose_blend
+from trainer.rankers.blend.settle import settle_sources
 from trainer.scoring.ranks_by_model import model_ranks, popularity_ranks
 from trainer.scoring.scoring_model import ScoringModel
 from trainer.sources.all_sources import described_shares, fit_sources, reported_weights
@@ -65,6 +66,8 @@ class Fitted:
     """Metrics of the model selected on validation, which the refit replaces, ranked as served."""
     validation_two_tower: Mapping[str, PerUser]
     """Metrics of the same model's two towers alone."""
+    validation_by_source: Mapping[str, Mapping[str, PerUser]]
+    """Metrics of each source of the blend alone; see `BlendChoice.by_source`."""
     validation_popularity: Mapping[str, PerUser]
     """Metrics of popularity."""
 
@@ -79,6 +82,7 @@ class Fitted:
             "validation": self.validation,
             "validation/two_tower": self.validation_two_tower,
             "validation/popularity": self.validation_popularity,
+            **{f"validation/{key}": metrics for key, metrics in self.validation_by_source.items()},
         }
         return {f"{part}/{name}": mean for part, values in parts.items() for name, mean in mean_metrics(values).items()}
 
@@ -90,6 +94,8 @@ class Selected:
     fit: FitResult
     blend: BlendChoice
     ranker: RankerChoice
+    config: TrainConfig
+    """The configuration, with one value in place of each list that a source is fitted with."""
 
 
 def select(encoded: Encoded, config: TrainConfig, *, on_epoch: Callable[[EpochReport], None]) -> Selected:
@@ -156,7 +162,7 @@ def fit_plan(
     selected = _choose(plan, config, towers.selected)
     choice, ranked = selected.blend, selected.ranker
     final, cut = plan.final, plan.cut
-    sources = fit_sources(final, cut, config, choice.shares or {})
+    sources = fit_sources(final, cut, selected.config, choice.shares or {})
     ranker = ranked.trial.ranker
     if config.fit.refit and ranker is not None:
         model = scoring_model(towers.final.model, final, sources)
@@ -175,6 +181,7 @@ def fit_plan(
         validation_by_ranker=ranked.validation,
         validation=ranked.trial.metrics,
         validation_two_tower=choice.two_tower,
+        validation_by_source=choice.by_source,
         validation_popularity=metrics_per_user(popularity),
     )
 
@@ -211,6 +218,7 @@ def _select_towers(
 def _choose(plan: TrainingPlan, config: TrainConfig, selected: FitResult) -> Selected:
     """Chooses blend and ranker on validation."""
     encoded, validation = plan.selection, plan.validation
+    config = settle_sources(encoded, validation, config)
     model = scoring_model(selected.model, encoded, fit_sources(encoded, validation, config))
     choice = choose_blend(encoded.dataset, validation, model, config)
     if choice.shares is not None:
@@ -218,9 +226,11 @@ def _choose(plan: TrainingPlan, config: TrainConfig, selected: FitResult) -> Sel
             f"ndcg_by_{key}": {str(weight): round(ndcg, 4) for weight, ndcg in by_weight.items()}
             for key, by_weight in choice.by_weight.items()
         }
-        log.info("blend_chosen", **described_shares(choice.shares), **tried)
+        each = {"two_tower": choice.two_tower, **choice.by_source}
+        alone = {key: round(float(metrics[CHOICE_METRIC].mean()), 4) for key, metrics in each.items()}
+        log.info("blend_chosen", **described_shares(choice.shares), **tried, alone=alone)
     towers = FrozenTowers(encoded.dataset, model, config, choose_device(config.fit.device))
-    return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice))
+    return Selected(fit=selected, blend=choice, ranker=choose_ranker(towers, validation, choice), config=config)
 
 
 def two_tower_metrics(model: TwoTowerModel, encoded: Encoded, hold_out: HoldOut) -> dict[str, PerUser]:

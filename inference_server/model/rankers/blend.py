@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from inference_server.model.engine.expectation import expected_non_tower_scores
-from inference_server.model.rankers.ranker import CONTENT, ITEM_ITEM, RankerBatch, Scores
+from inference_server.model.rankers.ranker import CONTENT, ITEM_ITEM, SEQUENTIAL, RankerBatch, Scores
 from tandem.contract.bundle import Bundle
 from tandem.contract.manifest import BlendSpec
 from tandem.contract.ranking import blend
@@ -25,7 +25,8 @@ class BlendRanker:
         self._by_content_weight: dict[float, BlendRanker] = {}
         content = {CONTENT} if spec.content_weight > 0.0 else set()
         item_item = {ITEM_ITEM} if spec.item_item is not None else set()
-        self.reads = frozenset(content | item_item)
+        sequential = {SEQUENTIAL} if spec.sequential is not None else set()
+        self.reads = frozenset(content | item_item | sequential)
 
     @classmethod
     def open(cls, bundle: Bundle) -> Self | None:
@@ -45,9 +46,10 @@ class BlendRanker:
 
     def score(self, batch: RankerBatch) -> Scores:
         """See `Ranker.score`."""
-        scores = blend(batch.collaborative, batch.content, self._spec, batch.item_item)
+        others = batch.content, self._spec, batch.item_item, batch.sequential
+        scores = blend(batch.collaborative, *others)
         if batch.unknown is not None:
-            non_tower_scores = blend(np.zeros_like(batch.collaborative), batch.content, self._spec, batch.item_item)
+            non_tower_scores = blend(np.zeros_like(batch.collaborative), *others)
             expected = expected_non_tower_scores(batch.collaborative, non_tower_scores, batch.unknown.comparable)
             cells = batch.unknown.cells
             scores[cells] += expected[cells] - non_tower_scores[cells]

@@ -17,14 +17,16 @@ CONTENT: Final = "content"
 """`RankerBatch.content`."""
 ITEM_ITEM: Final = "item_item"
 """`RankerBatch.item_item`."""
+SEQUENTIAL: Final = "sequential"
+"""`RankerBatch.sequential`."""
 USER_INDEX: Final = "user_index"
 """`RankerBatch.user_index`."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownParts:
-    """Candidates that the bundle does not hold. Their content and item-item scores are unknown, so the means over all
-    users and items stand in for them."""
+    """Candidates that the bundle does not hold. Only the two towers have scores of them, so the means over all users
+    and items stand in for the other scores."""
 
     cells: npt.NDArray[np.bool_]
     """(users, candidates) bool."""
@@ -36,7 +38,7 @@ class UnknownParts:
 class RankerBatch:
     """Users and their candidates, for a ranker. A cell without a candidate holds any valid row; its score is ignored.
 
-    `user_index`, `content` and `item_item` are filled only for a ranker whose `reads` names them.
+    `user_index`, `content`, `item_item` and `sequential` are filled only for a ranker whose `reads` names them.
     """
 
     user_vectors: npt.NDArray[np.float32]
@@ -53,6 +55,8 @@ class RankerBatch:
     item_item: npt.NDArray[np.float32] | None = None
     """(users, candidates) float32, scores of the item-item source; None where they are not read or the bundle has no
     such source."""
+    sequential: npt.NDArray[np.float32] | None = None
+    """(users, candidates) float32, scores of the sequential source, as above."""
     catalogue: Catalogue
     """The catalogue that `rows` belong to."""
     unknown: UnknownParts | None = None
@@ -75,7 +79,7 @@ class Ranker(Protocol):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Which of CONTENT, ITEM_ITEM and USER_INDEX `score` reads; the other fields of a batch are always filled."""
+        """Which of CONTENT, ITEM_ITEM, SEQUENTIAL and USER_INDEX `score` reads; the other fields are always filled."""
         ...
 
     def with_content_weight(self, content_weight: float) -> Ranker:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from inference_server.core.answers import Answer
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.query import Query
+from inference_server.model.engine.linear import LinearScores
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Policy
 from inference_server.request.flow.ladder import Rung
@@ -134,6 +135,8 @@ class Encoded:
     history_rows: npt.NDArray[np.int64]
     """(users, model.num_events_ranked_by) int64: the newest events on items that the bundle holds, newest last, with
     MISSING_ROW in front. Items that came after the bundle are left out: only their vectors are known."""
+    linear: LinearScores
+    """Scores of the item-item and the sequential source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ from __future__ import annotations
 from typing import Final
 
 from inference_server.request.sources.content_neighbours import ContentNeighboursSource
-from inference_server.request.sources.item_item import ItemItemSource
+from inference_server.request.sources.linear import ItemItemSource, SequentialSource
 from inference_server.request.sources.popular import PopularSource
 from inference_server.request.sources.source import Source
 from inference_server.request.sources.trending import TrendingSource
 
 SOURCES: Final[tuple[type[Source], ...]] = (
     ItemItemSource,
+    SequentialSource,
     ContentNeighboursSource,
     TrendingSource,
     PopularSource,

@@ -15,16 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.degradation import Degraded
+from inference_server.model.engine.linear import LinearScores
 from inference_server.model.serving_model import ServingModel
 from inference_server.request.flow.engine_calls import EngineCalls
 from inference_server.request.flow.ladder import ENCODE_USER, Rung
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Admitted, Encoded, Hydrated, Known, User
 from inference_server.telemetry.statistics import Statistics
-from tandem.contract.features import with_recent_items
+from tandem.contract.features import older_rows, with_recent_items
 from tandem.contract.names import EVENT_CODES
 from tandem.contract.store import UserState, UserVector
-from tandem.contract.vocabulary import MISSING_ROW
+from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _CLICK: Final = EVENT_CODES["click"]
 _NOTHING_KNOWN: Final = UserState()
@@ -120,12 +121,17 @@ def _by_rung(
         }
         if rung_vectors:
             indices = list(rung_vectors)
+            rows = history_rows[indices]
+            older: Sequence[Rows] = ()
+            if model.reads_whole_histories:
+                older = older_rows([users[index].state for index in indices], model.bundle.item_vocabulary)
             encoded.append(
                 Encoded(
                     model=model,
                     users=[users[index] for index in indices],
                     vectors=np.stack(list(rung_vectors.values())),
-                    history_rows=history_rows[indices],
+                    history_rows=rows,
+                    linear=LinearScores(model.linear, rows, older),
                 )
             )
     return encoded

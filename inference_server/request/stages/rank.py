@@ -15,6 +15,7 @@ from inference_server.core.degradation import Degraded, Source
 from inference_server.model.rankers.ranker import (
     CONTENT,
     ITEM_ITEM,
+    SEQUENTIAL,
     USER_INDEX,
     Ranker,
     RankerBatch,
@@ -29,7 +30,6 @@ from inference_server.request.flow.ladder import RANK, Rung
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Candidates, Ranked, User
 from tandem.contract import names
-from tandem.contract.item_item import item_item_scores
 
 _log = structlog.get_logger()
 
@@ -102,8 +102,9 @@ async def _rank_group(  # noqa: PLR0917 - a ranker's input, and where it runs
         return _by_two_tower(candidates, [user.with_reason(Degraded.RANKER_FAILED) for user in users], group)
     scores[missing] = -np.inf
     parts = [(names.SOURCE_TWO_TOWER, batch.collaborative), (CONTENT, _known(batch.content, batch.unknown))]
-    if batch.item_item is not None:
-        parts.append((ITEM_ITEM, _known(batch.item_item, batch.unknown)))
+    for name, part in ((ITEM_ITEM, batch.item_item), (SEQUENTIAL, batch.sequential)):
+        if part is not None:
+            parts.append((name, _known(part, batch.unknown)))
     return Ranked(
         model=candidates.encoded.model,
         users=users,
@@ -125,7 +126,7 @@ def _ranker_batch(
     missing = np.isneginf(collaborative)
     rows = np.maximum(candidates.rows[group], 0)
     unknown = _unknown(candidates, rows, missing)
-    # Content and item-item scores exist for the rows of the bundle alone.
+    # Scores of all sources but the two towers exist for the rows of the bundle alone.
     bundle_rows = rows if unknown is None else np.where(unknown.cells, 0, rows)
     spec = model.bundle.manifest.blend
     content = np.zeros(rows.shape, dtype=np.float32)
@@ -133,11 +134,10 @@ def _ranker_batch(
         content = model.content.score(history_rows, bundle_rows)
         if unknown is not None and spec is not None and spec.content is not None:
             content[unknown.cells] = spec.content.mean
-    item_item = None
-    if ITEM_ITEM in ranker.reads and model.item_item is not None and spec is not None and spec.item_item is not None:
-        item_item = item_item_scores(model.item_item, history_rows, spec.item_item.decay_events, bundle_rows)
-        if unknown is not None:
-            item_item[unknown.cells] = spec.item_item.calibration.mean
+    linear = {name: encoded.linear.of_rows(name, group, bundle_rows) for name in model.linear if name in ranker.reads}
+    if unknown is not None:
+        for name, linear_scores in linear.items():
+            linear_scores[unknown.cells] = model.linear[name].spec.calibration.mean
     user_index = None
     if USER_INDEX in ranker.reads:
         user_index = model.user_index([user.admitted.query.user_id for user in users])
@@ -147,7 +147,8 @@ def _ranker_batch(
         rows=rows,
         collaborative=np.where(missing, np.float32(0.0), collaborative),
         content=content,
-        item_item=item_item,
+        item_item=linear.get(ITEM_ITEM),
+        sequential=linear.get(SEQUENTIAL),
         catalogue=model.catalogue,
         unknown=unknown,
     )

@@ -37,6 +37,8 @@ from tandem.contract.bundle_files import (
     ITEM_VECTORS,
     POPULARITY_ORDER,
     RANKER,
+    SEQUENTIAL_ROWS,
+    SEQUENTIAL_WEIGHTS,
     SORTED_ITEM_KEYS,
     SORTED_ITEM_ROWS,
     TOP_ITEMS,
@@ -128,8 +130,13 @@ def _opened(directory: Path, manifest: Manifest, *, verify_checksums: bool) -> B
     _check_consistency(bundle)
     if bundle.content is not None:
         _check_content(bundle.content, num_items=len(bundle.items))
-    if bundle.item_item is not None:
-        _check_item_item(bundle.item_item, num_items=len(bundle.items))
+    for source, rows_file, weights_file in (
+        (bundle.item_item, ITEM_ITEM_ROWS, ITEM_ITEM_WEIGHTS),
+        (bundle.sequential, SEQUENTIAL_ROWS, SEQUENTIAL_WEIGHTS),
+    ):
+        if source is not None:
+            _check_neighbours(rows_file, source.rows, num_items=len(bundle.items))
+            _check_weights(weights_file, source)
     if verify_checksums:
         _check_values(bundle)
     return bundle
@@ -155,6 +162,7 @@ def _assemble(directory: Path, manifest: Manifest, files: OpenedFiles) -> Bundle
         held_out_users=files[HELD_OUT_USERS],
         content=Content(files[CONTENT_VECTORS], files[CONTENT_NEIGHBOURS]) if CONTENT_VECTORS in files else None,
         item_item=ItemItem(files[ITEM_ITEM_ROWS], files[ITEM_ITEM_WEIGHTS]) if ITEM_ITEM_ROWS in files else None,
+        sequential=ItemItem(files[SEQUENTIAL_ROWS], files[SEQUENTIAL_WEIGHTS]) if SEQUENTIAL_ROWS in files else None,
         event_counts=files.get(EVENT_COUNTS),
         ranker=files.get(RANKER),
     )
@@ -221,11 +229,10 @@ def _check_content(content: Content, *, num_items: int) -> None:
     _check_neighbours(CONTENT_NEIGHBOURS, content.neighbours, num_items=num_items)
 
 
-def _check_item_item(item_item: ItemItem, *, num_items: int) -> None:
-    _check_neighbours(ITEM_ITEM_ROWS, item_item.rows, num_items=num_items)
-    _check_finite(ITEM_ITEM_WEIGHTS, item_item.weights)
-    if item_item.weights[item_item.rows == MISSING_ROW].any():
-        raise BundleIncompatible(f"{ITEM_ITEM_WEIGHTS.name} weighs a neighbour that is missing")
+def _check_weights(file: BundleFile[npt.NDArray[np.float16]], source: ItemItem) -> None:
+    _check_finite(file, source.weights)
+    if source.weights[source.rows == MISSING_ROW].any():
+        raise BundleIncompatible(f"{file.name} weighs a neighbour that is missing")
 
 
 def _check_neighbours(

@@ -57,6 +57,8 @@ class BundleContents:
     """Present if and only if the manifest's blend has content."""
     item_item: ItemItem | None = None
     """Present if and only if the manifest's blend has the item-item source."""
+    sequential: ItemItem | None = None
+    """Present if and only if the manifest's blend has the sequential source."""
     event_counts: npt.NDArray[np.uint32] | None = None
     """(items, 6) uint32, users who chose each item, by the types of their events in the order of names.EVENT_TYPES; a
     user with events of several types counts under each. None where the data have one type."""

@@ -56,6 +56,10 @@ WITH_ITEM_ITEM: Final = Condition(
     "if the blend has the item-item source",
     lambda manifest: manifest.blend is not None and manifest.blend.item_item is not None,
 )
+WITH_SEQUENTIAL: Final = Condition(
+    "if the blend has the sequential source",
+    lambda manifest: manifest.blend is not None and manifest.blend.sequential is not None,
+)
 WITH_EVENT_COUNTS: Final = Condition(
     "if the data have several types of events", lambda manifest: EVENT_COUNTS_FILE in manifest.files
 )
@@ -225,6 +229,26 @@ ITEM_ITEM_WEIGHTS: Final = BundleFile(
     part=lambda parts: parts.item_item.weights if parts.item_item is not None else None,
     needed_when=WITH_ITEM_ITEM,
 )
+SEQUENTIAL_ROWS: Final = BundleFile(
+    name="sequential_rows.npy",
+    format=NpyArray(
+        np.int32, (ITEMS, "sequential_neighbours"), "is {dtype} {shape}, {items} items need int32 in 2 dimensions"
+    ),
+    description="items that follow each item, by the sequential source, highest weight first, padded with -1",
+    part=lambda parts: parts.sequential.rows if parts.sequential is not None else None,
+    needed_when=WITH_SEQUENTIAL,
+)
+SEQUENTIAL_WEIGHTS: Final = BundleFile(
+    name="sequential_weights.npy",
+    format=NpyArray(
+        np.float16,
+        (ITEMS, "sequential_neighbours"),
+        "is {dtype} {shape}, sequential_rows.npy needs float16 of its shape ({items}, {sequential_neighbours})",
+    ),
+    description="what an item in a history adds to the score of each item that follows it",
+    part=lambda parts: parts.sequential.weights if parts.sequential is not None else None,
+    needed_when=WITH_SEQUENTIAL,
+)
 EVENT_COUNTS: Final = BundleFile(
     name=EVENT_COUNTS_FILE,
     format=NpyArray(np.uint32, (ITEMS, "event_types"), "is {dtype} {shape}, {items} items need uint32 in 2 dimensions"),
@@ -267,6 +291,8 @@ BUNDLE_FILES: Final[tuple[BundleFile[Any], ...]] = (
     CONTENT_NEIGHBOURS,
     ITEM_ITEM_ROWS,
     ITEM_ITEM_WEIGHTS,
+    SEQUENTIAL_ROWS,
+    SEQUENTIAL_WEIGHTS,
     EVENT_COUNTS,
     RANKER,
     MODEL_CARD,

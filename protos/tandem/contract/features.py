@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tandem.contract import names
 from tandem.contract.numbers import finite_number
 from tandem.contract.store import MAX_RECENT_EVENTS, UserState
-from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, Keys, Rows, id_keys
+from tandem.contract.vocabulary import MISSING_ROW, NO_KEYS, NO_ROWS, Keys, Rows, id_keys
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 """Model inputs by tensor name."""
@@ -221,6 +221,27 @@ def encode_histories(states: Sequence[UserState], vocabulary: KeyRows, history_l
         times = state.event_times[kept]
         ages[user, -len(kept) :] = event_ages(times, times[-1])
     return History(rows, codes, ages)
+
+
+def older_rows(states: Sequence[UserState], vocabulary: KeyRows) -> list[Rows]:
+    """Rows of the items that each user chose before the events of a full history: (n,) int64, in the order of keys.
+
+    A state keeps all items that a user has seen, and the newest events. As long as these are not all that a state can
+    hold, every other seen item was rated too low to be a choice, see `UserState.with_events`; in a full history, such
+    an item is not told from an old choice, and counts as one.
+    """
+    full = [len(state.event_item_keys) >= MAX_RECENT_EVENTS for state in states]
+    keys_by_user = [
+        np.setdiff1d(state.seen_item_keys, state.event_item_keys[-MAX_RECENT_EVENTS:], assume_unique=True)
+        if is_full
+        else NO_KEYS
+        for state, is_full in zip(states, full, strict=True)
+    ]
+    if not any(full):
+        return [NO_ROWS] * len(states)
+    rows = vocabulary.rows_of_keys(np.concatenate(keys_by_user))
+    ends = np.cumsum([len(keys) for keys in keys_by_user])
+    return [user_rows[user_rows != MISSING_ROW] for user_rows in np.split(rows, ends[:-1])]
 
 
 def event_ages(times: npt.NDArray[np.int64], newest: npt.NDArray[np.int64] | np.int64) -> npt.NDArray[np.float64]:

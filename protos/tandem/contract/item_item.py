@@ -1,11 +1,14 @@
-"""The item-item source: each item in a history adds to the scores of its neighbours, in training and serving alike.
+"""The sources that know pairs of items: each item in a history adds to the scores of its neighbours, in training and
+serving alike.
 
-It learns pairs of items from co-occurrence alone, and gets more out of small or sparse data than two towers do. The two
-err on different users, so their blend is better than either (docs/decisions/0031-item-item-source.md).
+The item-item source learns which items go together, the sequential source which item follows which. Both get more out
+of small or sparse data than two towers do, and err on different users, so a blend is better than each of them
+(docs/decisions/0031-item-item-source.md, docs/decisions/0084-sequential-source.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +20,8 @@ from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _NEGLIGIBLE: Final = 0.01
 """Events are ignored once their weight has decayed to this share of the newest event's."""
+_BATCH_CELLS: Final = 1 << 18
+"""Sums, or weights added to them, that users scored together have: two megabytes stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +36,70 @@ class ItemItem:
 
 def num_events_read(decay_events: float) -> int:
     """Number of newest events with a weight that is not negligible, at most as many as the online store keeps."""
-    return min(int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events)), MAX_RECENT_EVENTS)
+    return min(_num_weighty_events(decay_events), MAX_RECENT_EVENTS)
+
+
+def reads_whole_history(decay_events: float) -> bool:
+    """Whether events before those that the online store keeps still have a weight that is not negligible."""
+    return _num_weighty_events(decay_events) > MAX_RECENT_EVENTS
+
+
+def _num_weighty_events(decay_events: float) -> int:
+    return int(np.ceil(-np.log(_NEGLIGIBLE) * decay_events))
 
 
 def item_item_scores(
-    model: ItemItem, history_rows: Rows, decay_events: float, rows: Rows | None = None
+    model: ItemItem,
+    history_rows: Rows,
+    decay_events: float,
+    rows: Rows | None = None,
+    *,
+    older_rows: Sequence[Rows] = (),
 ) -> npt.NDArray[np.float32]:
     """Scores of items for users: the sum over the history of the item's weight times exp(-age / decay_events).
 
     `history_rows` is (users, events) int64, oldest first, the newest event in the last column, MISSING_ROW where there
-    is no event; an event's age is the number of newer ones. Returns (users, candidates) float32 for the items `rows`,
-    (users, candidates) int64, or (users, items) for all of them.
+    is no event; an event's age is the number of newer ones. `older_rows`, (n,) int64 for each user or nothing at all,
+    are items chosen before these events: they weigh as the oldest event that the online store can keep. Returns
+    (users, candidates) float32 for the items `rows`, (users, candidates) int64, or (users, items) for all of them.
     """
-    num_items = len(model.rows)
-    scores = np.empty((len(history_rows), num_items if rows is None else rows.shape[1]), dtype=np.float32)
+    num_users, num_items = len(history_rows), len(model.rows)
+    scores = np.empty((num_users, num_items if rows is None else rows.shape[1]), dtype=np.float32)
     num_events = min(history_rows.shape[1], num_events_read(decay_events))
     newest = history_rows[:, history_rows.shape[1] - num_events :]
-    decay = np.exp(-np.arange(num_events - 1, -1, -1) / decay_events).astype(np.float32)
-    for user, events in enumerate(newest):
-        present = events != MISSING_ROW
-        known = events[present]
-        weights = model.weights[known].astype(np.float32) * decay[present, None]
-        # Padding counts for row 0, with weight 0.
-        neighbours = np.maximum(model.rows[known], 0)
-        item_scores = np.bincount(neighbours.ravel(), weights=weights.ravel(), minlength=num_items)
-        scores[user] = item_scores if rows is None else item_scores[rows[user]]
+    ages = np.arange(num_events - 1, -1, -1)
+    decay = np.exp(-ages / decay_events).astype(np.float32)
+    oldest = np.float32(np.exp(-(MAX_RECENT_EVENTS - 1) / decay_events))
+    num_weights = model.rows.shape[1] * (num_events + max((len(older) for older in older_rows), default=0))
+    batch = max(1, _BATCH_CELLS // max(num_items, num_weights, 1))
+    for start in range(0, num_users, batch):
+        events = newest[start : start + batch]
+        users, columns = np.nonzero(events != MISSING_ROW)
+        items, item_weights = events[users, columns], decay[columns]
+        for user, older in enumerate(older_rows[start : start + batch]):
+            if len(older):
+                users = np.concatenate([users, np.full(len(older), user)])
+                items = np.concatenate([items, older])
+                item_weights = np.concatenate([item_weights, np.full(len(older), oldest)])
+        sums = _sums(model, users, items, item_weights, num_users=len(events))
+        scores[start : start + batch] = (
+            sums if rows is None else np.take_along_axis(sums, rows[start : start + batch], axis=1)
+        )
     return scores
+
+
+def _sums(
+    model: ItemItem, users: Rows, items: Rows, item_weights: npt.NDArray[np.float32], *, num_users: int
+) -> npt.NDArray[np.float64]:
+    """Sums of the weights of `items`, each times its `item_weights`, for its one of `users`, (n,) each: (num_users,
+    items) float64."""
+    num_items = len(model.rows)
+    weights = model.weights[items].astype(np.float32)
+    weights *= item_weights[:, None]
+    # Padding counts for row 0, with weight 0.
+    cells = np.maximum(model.rows[items], 0).astype(np.intp)
+    cells += (users * num_items)[:, None]
+    sums: npt.NDArray[np.float64] = np.zeros(num_users * num_items)
+    if cells.size:
+        sums = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(sums)).astype(np.float64, copy=False)
+    return sums.reshape(num_users, num_items)

@@ -13,11 +13,12 @@ from tandem.contract.features import FeatureSchema
 from tandem.contract.names import EVENT_TYPES
 from tandem.contract.paths import is_plain_name
 
-FORMAT_VERSION: Final = 6
-READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4, 5, 6})
+FORMAT_VERSION: Final = 7
+READABLE_FORMAT_VERSIONS: Final = frozenset({1, 2, 3, 4, 5, 6, 7})
 """Version 1 has neither `blend` nor `ranker`; both default to None. Before version 4, all items are available and no
 change of the live catalogue is merged. Before version 5, `min_rating` is not recorded.
-Before version 6, there are no `event_weights`: the first event of a user with an item stands for all."""
+Before version 6, there are no `event_weights`: the first event of a user with an item stands for all.
+Before version 7, no blend has a sequential source, and no source reads whole histories."""
 
 MANIFEST: Final = "manifest.json"
 _MAX_CHARACTERS: Final = 1 << 24
@@ -82,13 +83,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ItemItemSpec:
-    """The item-item source's part of a blend's collaborative score."""
+    """The part of the item-item source, or of the sequential source, in a blend's collaborative score."""
 
     weight: float
-    """Share of the collaborative score, above 0 and at most 1; the two towers have the rest."""
+    """Share of the collaborative score, above 0 and at most 1. The item-item source has its share of the whole, the
+    sequential source of what that leaves; the two towers have the rest."""
     decay_events: float
     """An event this many events older than the newest counts 1/e of it; above 0."""
     calibration: Calibration
+    whole_history: bool = False
+    """Whether items chosen before the events that the online store keeps count too, each as its oldest event."""
+    by_score: bool = False
+    """Whether the source proposes the items with its highest scores; if not, the neighbours of the newest items."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,9 @@ class BlendSpec:
     content: Calibration | None
     """Calibration of content scores; None in a bundle without content, where `content_weight` is 0."""
     item_item: ItemItemSpec | None = None
-    """None if the collaborative score is that of the two towers alone."""
+    """None if the blend does not have the item-item source."""
+    sequential: ItemItemSpec | None = None
+    """None if the blend does not have the sequential source."""
 
     def check(self) -> None:
         """Raises BundleIncompatible if a number is out of bounds."""
@@ -111,10 +119,12 @@ class BlendSpec:
         if self.content is None and self.content_weight:
             raise BundleIncompatible(f"{MANIFEST}: blend.content_weight {self.content_weight} without content")
         calibrations = [self.collaborative, self.content]
-        if self.item_item is not None:
-            if not 0.0 < self.item_item.weight <= 1.0 or self.item_item.decay_events <= 0.0:
-                raise BundleIncompatible(f"{MANIFEST}: blend.item_item: weight or decay_events is out of bounds")
-            calibrations.append(self.item_item.calibration)
+        for name, source in (("item_item", self.item_item), ("sequential", self.sequential)):
+            if source is None:
+                continue
+            if not 0.0 < source.weight <= 1.0 or source.decay_events <= 0.0:
+                raise BundleIncompatible(f"{MANIFEST}: blend.{name}: weight or decay_events is out of bounds")
+            calibrations.append(source.calibration)
         if any(calibration is not None and calibration.std <= 0.0 for calibration in calibrations):
             raise BundleIncompatible(f"{MANIFEST}: blend: a standard deviation is not above 0")
 
@@ -253,13 +263,23 @@ def _tower_spec(raw: Mapping[str, Sequence[Mapping[str, object]]]) -> TowerSpec:
 def _blend_spec(raw: Mapping[str, Any] | None) -> BlendSpec | None:
     if raw is None:
         return None
-    item_item = None
-    if source := raw.get("item_item"):
-        calibration = Calibration(**source["calibration"])
-        item_item = ItemItemSpec(float(source["weight"]), float(source["decay_events"]), calibration)
     return BlendSpec(
         float(raw["content_weight"]),
         Calibration(**raw["collaborative"]),
         Calibration(**raw["content"]) if raw["content"] else None,
-        item_item,
+        _item_item_spec(raw.get("item_item")),
+        _item_item_spec(raw.get("sequential")),
+    )
+
+
+def _item_item_spec(raw: Mapping[str, Any] | None) -> ItemItemSpec | None:
+    if not raw:
+        return None
+    calibration = Calibration(**raw["calibration"])
+    return ItemItemSpec(
+        float(raw["weight"]),
+        float(raw["decay_events"]),
+        calibration,
+        whole_history=bool(raw.get("whole_history", False)),
+        by_score=bool(raw.get("by_score", False)),
     )

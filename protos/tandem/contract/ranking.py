@@ -3,7 +3,7 @@
 Each kind is calibrated by a mean and a standard deviation that were measured at export over all users and items, not
 over one request's candidates: a pair's blended score then does not depend on what else was retrieved, and full ranking
 offline orders items exactly as serving does. The collaborative score is that of the two towers, or that and the
-item-item source together (`tandem.contract.item_item`).
+item-item and sequential sources together (`tandem.contract.item_item`).
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ def blend(
     content: npt.NDArray[np.float32] | None,
     spec: BlendSpec,
     item_item: npt.NDArray[np.float32] | None = None,
+    sequential: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Blends the scores of (user, item) pairs by the two towers, by content and by the item-item source.
+    """Blends the scores of (user, item) pairs by the two towers, content, the item-item and the sequential source.
 
-    All arrays have the same shape. `content` is None if the bundle has none; `item_item` is given if and only if the
-    blend has that source.
+    All arrays have the same shape. `content` is None if the bundle has none; `item_item` and `sequential` are given if
+    and only if the blend has that source.
     """
     towers_weight = 1.0 - spec.content_weight
     offset = 0.0
     weighted_parts = []
-    if spec.item_item is not None and item_item is not None:
-        calibration = spec.item_item.calibration
-        share = towers_weight * spec.item_item.weight / calibration.std
-        towers_weight *= 1.0 - spec.item_item.weight
-        weighted_parts.append(item_item * np.float32(share))
-        offset += calibration.mean * share
+    for source, source_scores in ((spec.item_item, item_item), (spec.sequential, sequential)):
+        if source is not None and source_scores is not None:
+            share = towers_weight * source.weight / source.calibration.std
+            towers_weight *= 1.0 - source.weight
+            weighted_parts.append(source_scores * np.float32(share))
+            offset += source.calibration.mean * share
     if spec.content is not None and content is not None:
         share = spec.content_weight / spec.content.std
         weighted_parts.append(content * np.float32(share))

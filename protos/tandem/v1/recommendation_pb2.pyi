@@ -415,8 +415,8 @@ class Reason(_message.Message):
     TITLE_FIELD_NUMBER: _builtins.int
     PROPENSITY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """The candidate source that proposed the item: `two_tower`, `item_item`, `content_neighbours`, `trending`,
-    `popular` or `cached`.
+    """The candidate source that proposed the item: `two_tower`, `item_item`, `sequential`, `content_neighbours`,
+    `trending`, `popular` or `cached`.
     """
     title: _builtins.str
     """Display title of the item, where the catalogue has one."""

@@ -58,7 +58,7 @@ def test_an_older_bundle_has_no_rule(bundle_dir: Path, tmp_path: Path) -> None:
         (path / MANIFEST)
         .read_text()
         .replace('"min_rating": null,', "")
-        .replace('"format_version": 6', '"format_version": 4')
+        .replace('"format_version": 7', '"format_version": 4')
     )
     assert "min_rating" not in text
     (path / MANIFEST).write_text(text)

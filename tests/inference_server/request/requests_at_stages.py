@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inference_server.core.query import NO_FILTER, ItemFilter, Query
+from inference_server.model.engine.linear import LinearScores
 from inference_server.model.page_token import request_fingerprint
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Policy
@@ -72,7 +73,13 @@ def encoded_with(users: Sequence[User], vectors: Sequence[npt.NDArray[np.float32
         known = model.known_rows(user.state.event_item_keys)[-PROFILE_EVENTS:]
         if len(known):
             history_rows[index, -len(known) :] = known
-    return Encoded(model=model, users=users, vectors=np.stack(vectors).astype(np.float32), history_rows=history_rows)
+    return Encoded(
+        model=model,
+        users=users,
+        vectors=np.stack(vectors).astype(np.float32),
+        history_rows=history_rows,
+        linear=LinearScores(model.linear, history_rows),
+    )
 
 
 def slow_tower() -> Ladder:

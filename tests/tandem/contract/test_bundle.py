@@ -263,7 +263,7 @@ class TestDamage:
 class TestMismatch:
     """A bundle whose files are intact but do not match the code or each other."""
 
-    @pytest.mark.parametrize("version", [0, 7, "1", None])
+    @pytest.mark.parametrize("version", [0, 8, "1", None])
     def test_another_format_version(self, bundle: Bundle, version: object) -> None:
         change_manifest(bundle.directory, lambda raw: raw.update(format_version=version))
         with pytest.raises(BundleIncompatible, match="format_version"):

@@ -11,6 +11,7 @@ import pytest
 
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.errors import BundleCorrupt, BundleIncompatible
+from tandem.contract.manifest import FORMAT_VERSION
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 from tests.tandem.contract.test_bundle import change_manifest
 
@@ -87,3 +88,42 @@ def test_files_that_the_blend_reads_must_be_listed(bundle: Bundle) -> None:
     change_manifest(bundle.directory, lambda raw: raw["files"].pop("item_item_weights.npy"))
     with pytest.raises(BundleIncompatible, match="item_item_weights"):
         read_bundle(bundle.directory, verify_checksums=False)
+
+
+def test_the_sequential_source_makes_the_round_trip(tmp_path: Path) -> None:
+    spec = TinySpec(num_items=NUM_ITEMS, item_item_weight=0.4, sequential_weight=0.3, whole_history=True, by_score=True)
+    bundle = read_bundle(build_tiny_bundle(tmp_path / "bundle", spec).directory)
+    blend = bundle.manifest.blend
+    assert blend is not None
+    assert blend.sequential is not None
+    assert (blend.sequential.weight, blend.sequential.decay_events) == (0.3, 3.0)
+    assert blend.sequential.whole_history
+    assert blend.sequential.by_score
+    assert bundle.sequential is not None
+    assert bundle.item_item is not None
+    assert bundle.sequential.rows.dtype == np.int32
+    assert bundle.sequential.weights.dtype == np.float16
+    assert bundle.sequential.rows.tolist() != bundle.item_item.rows.tolist()
+
+
+@pytest.mark.parametrize("name", ["sequential_rows.npy", "sequential_weights.npy"])
+def test_a_defect_of_the_sequential_source_is_refused(tmp_path: Path, name: str) -> None:
+    bundle = build_tiny_bundle(tmp_path / "bundle", TinySpec(num_items=NUM_ITEMS, sequential_weight=0.3))
+    _rewrite(bundle, name, lambda array: array[:-1])
+    with pytest.raises(BundleIncompatible, match=name):
+        read_bundle(bundle.directory, verify_checksums=False)
+
+
+def test_a_bundle_of_the_format_before_has_no_sequential_source(bundle: Bundle) -> None:
+    def as_version_6(raw: dict[str, Any]) -> None:
+        assert raw["format_version"] == FORMAT_VERSION == 7
+        raw["format_version"] = 6
+        del raw["blend"]["sequential"]
+        del raw["blend"]["item_item"]["whole_history"]
+        del raw["blend"]["item_item"]["by_score"]
+
+    change_manifest(bundle.directory, as_version_6)
+    older = read_bundle(bundle.directory)
+    assert older.manifest.blend == bundle.manifest.blend
+    assert older.sequential is None
+    assert older.item_item is not None

@@ -19,9 +19,10 @@ from tandem.contract.features import (
     encode_index,
     encode_user_feature_codes,
     encode_users,
+    older_rows,
     with_recent_items,
 )
-from tandem.contract.store import UserState
+from tandem.contract.store import MAX_RECENT_EVENTS, UserState
 from tandem.contract.vocabulary import MISSING_ROW, Vocabulary, id_keys
 
 AGE = UserFeature("age", boundaries=(18.0, 25.0))
@@ -250,3 +251,17 @@ class TestWithRecentItems:
     def test_nothing_recent_changes_nothing(self) -> None:
         before = state(["b", "a"])
         assert with_recent_items(before, [], event_code=2).to_bytes() == before.to_bytes()
+
+
+def test_items_before_a_full_history_are_older_ones_and_others_were_only_seen() -> None:
+    ids = [f"i{number}" for number in range(MAX_RECENT_EVENTS + 5)]
+    vocabulary = Vocabulary.from_ids(ids[1:])
+    times = np.zeros(len(ids), dtype=np.int64)
+    codes = np.ones(len(ids), dtype=np.uint8)
+    long = UserState.from_events(id_keys(ids), codes, times, features={})
+    short = UserState.from_events(id_keys(ids[:3]), codes[:3], times[:3], features={}, low_rated_keys=id_keys(ids[7:9]))
+    found = older_rows([long, short, UserState()], vocabulary)
+    # The oldest five are not among the newest 200; the vocabulary does not hold the very first.
+    assert sorted(found[0].tolist()) == [0, 1, 2, 3]
+    assert [len(rows) for rows in found[1:]] == [0, 0]
+    assert [rows.tolist() for rows in older_rows([short], vocabulary)] == [[]]

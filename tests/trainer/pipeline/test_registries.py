@@ -50,6 +50,7 @@ OVERRIDES = {
     "fit.max_epochs": "1",
     "fit.learning_rate": "1e-9",
     "item_item.max_items": "0",
+    "sequential.max_items": "0",
     "ranker.content_weights": "0",
     "ranker.kind": "auto",
     "ncf.max_epochs": "1",

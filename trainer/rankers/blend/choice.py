@@ -17,9 +17,9 @@ from trainer.evaluation.metrics import PerUser, mean_metrics, metrics_per_user
 from trainer.features.objectives import target_weights
 from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import EncodedUsers, ScoringModel, vectors_of_users
-from trainer.sources.all_sources import blended_sources
+from trainer.sources.all_sources import blended_sources, proposing
 from trainer.sources.base.calibration import calibration_of_products
-from trainer.sources.base.source import Histories, ShareChoice, Shares
+from trainer.sources.base.source import Histories, Share, ShareChoice, Shares, unweighted
 
 CALIBRATION_USERS: Final = 1_000
 """Most users whose scores of all items the calibration is measured on."""
@@ -39,6 +39,8 @@ class BlendChoice:
     """Metrics of the validation users with the blend of these shares."""
     two_tower: Mapping[str, PerUser]
     """Metrics of the validation users with the two towers alone."""
+    by_source: Mapping[str, Mapping[str, PerUser]] = field(default_factory=dict)
+    """Metrics of the validation users with each source alone that has a share, by source key."""
 
 
 def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, config: TrainConfig) -> BlendChoice:
@@ -57,11 +59,14 @@ def choose_blend(dataset: Dataset, validation: HoldOut, model: ScoringModel, con
     for source in reversed(sources):
         choice = source.choose(trial, shares, config)
         shares, metrics, by_weight[source.key] = choice.shares, choice.metrics, choice.by_weight
+    weighed = [source.key for source in sources if shares[source.key].weight > 0.0]
+    each_alone = trial.quality([trial.calibrations.spec({key: unweighted(shares[key])}) for key in weighed])
     return BlendChoice(
-        shares=shares if any(source.is_served(shares[source.key]) for source in sources) else None,
+        shares=proposing(shares) if any(source.is_served(shares[source.key]) for source in sources) else None,
         by_weight=by_weight,
         metrics=metrics,
         two_tower=alone,
+        by_source=dict(zip(weighed, each_alone, strict=True)),
     )
 
 
@@ -84,7 +89,7 @@ class _Calibrations:
     cut: Cut
     model: ScoringModel
     encoded_users: EncodedUsers | None
-    _measured: dict[tuple[str, float | None], Calibration] = field(default_factory=dict)
+    _measured: dict[tuple[str, Share], Calibration] = field(default_factory=dict)
 
     @cached_property
     def collaborative(self) -> Calibration:
@@ -112,7 +117,7 @@ class _Calibrations:
             if share is None or not source.is_served(share):
                 continue
             fitted = self.model.blended_source(source)
-            measured = source.key, share.decay_events
+            measured = source.key, unweighted(share)
             if measured not in self._measured:
                 self._measured[measured] = fitted.calibration(self.histories, share)
             spec = source.into(spec, share, self._measured[measured])

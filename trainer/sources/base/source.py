@@ -7,7 +7,8 @@ share (`tandem.contract.manifest.BlendSpec`); every other source only proposes c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from numpy import float32
 
 from tandem.contract.bundle import Bundle
 from tandem.contract.bundle_contents import BundleParts
-from tandem.contract.features import KeyRows, encode_histories
+from tandem.contract.features import KeyRows, encode_histories, older_rows
 from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.store import UserState
 from tandem.contract.vocabulary import Rows
@@ -23,6 +24,7 @@ from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
 from trainer.evaluation.metrics import PerUser
 from trainer.features.encoded import Encoded
+from trainer.sources.base.settling import FitTrial
 
 
 class Histories:
@@ -38,6 +40,11 @@ class Histories:
         if self._longest is None or self._longest.shape[1] < num_events:
             self._longest = encode_histories(self._states, self._vocabulary, num_events).rows
         return self._longest[:, self._longest.shape[1] - num_events :]
+
+    @cached_property
+    def older_rows(self) -> list[Rows]:
+        """Items chosen before the events of a full history, (n,) int64 for each user; see `features.older_rows`."""
+        return older_rows(self._states, self._vocabulary)
 
 
 class FittedSource(Protocol):
@@ -77,6 +84,15 @@ class Share:
     """0 to 1, of the share that the sources before it in `SOURCES` leave; the two towers have the remaining share."""
     decay_events: float | None = None
     """An event with this many newer events after it weighs 1/e of the newest; None for a source without a decay."""
+    whole_history: bool = False
+    """Whether items chosen before the events that the online store keeps count too."""
+    by_score: bool = False
+    """Whether the source proposes the items with its highest scores; if not, the neighbours of the newest items."""
+
+
+def unweighted(share: Share) -> Share:
+    """What the scores of a source depend on: its share without the weight."""
+    return replace(share, weight=1.0)
 
 
 Shares = Mapping[str, Share]
@@ -139,6 +155,10 @@ class BlendedSource(Source, Protocol):
     @property
     def without(self) -> float | None:
         """The weight to report for a model without this source."""
+        ...
+
+    def settle(self, trial: FitTrial, config: TrainConfig) -> TrainConfig:
+        """The configuration with the values that this source is fitted with, in place of lists to choose from."""
         ...
 
     def choose(self, trial: ShareTrial, shares: Shares, config: TrainConfig) -> ShareChoice:

@@ -21,6 +21,7 @@ from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
 from trainer.features.encoded import Encoded
 from trainer.sources.base.calibration import calibration_of_products
+from trainer.sources.base.settling import FitTrial
 from trainer.sources.base.source import FittedSource, Histories, Share, ShareChoice, Shares, ShareTrial, SourceScores
 from trainer.vectors.faiss_index import nearest_items
 
@@ -91,6 +92,10 @@ class ContentSource:
             return None
         neighbours = bundle.content.neighbours
         return FittedContent(bundle.content.vectors, neighbours.shape[1], neighbours)
+
+    def settle(self, trial: FitTrial, config: TrainConfig) -> TrainConfig:  # noqa: ARG002 - nothing is fitted
+        """As it is: content vectors are made before any events are read."""
+        return config
 
     def choose(self, trial: ShareTrial, shares: Shares, config: TrainConfig) -> ShareChoice:
         """Tries `ranker.content_weights`."""

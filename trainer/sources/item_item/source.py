@@ -5,56 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
-
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.bundle_contents import BundleParts
-from tandem.contract.candidates import ITEM_ITEM_CANDIDATES, ITEM_ITEM_NEIGHBOURS_OF, neighbour_rows
-from tandem.contract.item_item import ItemItem, item_item_scores, num_events_read
-from tandem.contract.manifest import BlendSpec, Calibration, ItemItemSpec
-from tandem.contract.vocabulary import Rows
+from tandem.contract.manifest import BlendSpec, Calibration
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
 from trainer.features.encoded import Encoded
 from trainer.features.objectives import choice_weights
-from trainer.sources.base.calibration import calibration_of_scores
-from trainer.sources.base.source import FittedSource, Histories, Share, ShareChoice, Shares, ShareTrial, SourceScores
-from trainer.sources.item_item.fit import fit_item_item
+from trainer.sources.base.linear import FittedLinear, share_of_spec, share_with_decay, spec_of_share
+from trainer.sources.base.settling import FitTrial
+from trainer.sources.base.source import FittedSource, Share, ShareChoice, Shares, ShareTrial
+from trainer.sources.item_item.fit import fit_item_item, fit_item_knn, settle_item_item
 
-DECAY_USERS: Final = 5_000
+DECAY_USERS: Final = 1_000
 """Most validation users for the choice of the decay."""
+DECAY_WEIGHTS: Final = (0.2, 0.5, 1.0)
+"""Weights with which each decay is tried: beside a source that reads order, the best decay is another than alone."""
 
 
 @dataclass(frozen=True)
-class FittedItemItem:
-    """The strongest weights between a model's items."""
-
-    learned: ItemItem
-
-    def candidates(self, histories: Histories) -> Rows:
-        """(users, ITEM_ITEM_CANDIDATES) int64."""
-        near = neighbour_rows(
-            self.learned.rows,
-            histories.rows(ITEM_ITEM_NEIGHBOURS_OF),
-            ITEM_ITEM_CANDIDATES,
-            num_events=ITEM_ITEM_NEIGHBOURS_OF,
-        )
-        return near[:, :ITEM_ITEM_CANDIDATES]
-
-    def all_scores(self, histories: Histories, share: Share) -> npt.NDArray[np.float32]:
-        """(users, items) float32, as serving computes them."""
-        assert share.decay_events is not None
-        return item_item_scores(self.learned, histories.rows(num_events_read(share.decay_events)), share.decay_events)
-
-    def scores(self, rows: Rows) -> SourceScores:
-        """Sums of the history's weights for each item."""
-        return lambda histories, share: self.all_scores(histories, share)[:, rows]
-
-    def calibration(self, histories: Histories, share: Share) -> Calibration:
-        """Calibration over all items."""
-        return calibration_of_scores(self.all_scores(histories, share))
+class FittedItemItem(FittedLinear):
+    """The strongest weights between items that are chosen together."""
 
     def write(self, parts: BundleParts) -> BundleParts:
         """Adds neighbours and weights."""
@@ -63,33 +35,48 @@ class FittedItemItem:
 
 @dataclass(frozen=True)
 class ItemItemSource:
-    """Retrieval by the strongest weights of EASE."""
+    """Retrieval by the strongest weights of EDLAE, or by nearest neighbours in a large catalogue."""
 
     name: str = names.SOURCE_ITEM_ITEM
     key: str = "item_item"
     label: str = "item-item"
     without: float | None = 0.0
 
+    def settle(self, trial: FitTrial, config: TrainConfig) -> TrainConfig:
+        """Chooses regularisation, dropout and number of weights."""
+        of_choices = choice_weights(trial.dataset, config.objectives)
+        settled = settle_item_item(trial, config.item_item, choice_weights=of_choices)
+        return config.model_copy(update={"item_item": settled})
+
     def fit(self, encoded: Encoded, cut: Cut, config: TrainConfig) -> FittedSource | None:
-        """Fits EASE. None above `item_item.max_items`."""
-        learned = fit_item_item(
-            encoded.dataset,
-            cut.num_history_events,
-            config.item_item,
-            choice_weights=choice_weights(encoded.dataset, config.objectives),
-        )
-        return None if learned is None else FittedItemItem(learned)
+        """Fits EDLAE, above `item_item.max_items` nearest neighbours. None if that is 0."""
+        if config.item_item.max_items == 0:
+            return None
+        dataset, num_events = encoded.dataset, cut.num_history_events
+        of_choices = choice_weights(dataset, config.objectives)
+        learned = fit_item_item(dataset, num_events, config.item_item, choice_weights=of_choices)
+        if learned is None:
+            learned = fit_item_knn(dataset, num_events, config.item_item, choice_weights=of_choices)
+        return FittedItemItem(learned)
 
     def read(self, bundle: Bundle) -> FittedSource | None:
         """Neighbours and weights as the bundle holds them; None in a bundle without them."""
-        return None if bundle.item_item is None else FittedItemItem(bundle.item_item)
+        blend = bundle.manifest.blend
+        if bundle.item_item is None or blend is None:
+            return None
+        return FittedItemItem(bundle.item_item, share_of_spec(blend.item_item))
 
     def choose(self, trial: ShareTrial, shares: Shares, config: TrainConfig) -> ShareChoice:
-        """Chooses the decay with this source alone, then its weight beside the two towers."""
-        alone = trial.with_users(DECAY_USERS).best(
-            [{self.key: Share(1.0, decay)} for decay in config.item_item.decays_events], self.key
+        """Chooses the decay at a few weights, then the weight beside the sources chosen before."""
+        by_decay = trial.with_users(DECAY_USERS).best(
+            [
+                {**shares, self.key: share_with_decay(weight, decay)}
+                for decay in config.item_item.decays_events
+                for weight in DECAY_WEIGHTS
+            ],
+            self.key,
         )
-        share = alone.shares[self.key]
+        share = by_decay.shares[self.key]
         tried = [{**shares, self.key: replace(share, weight=weight)} for weight in config.ranker.item_item_weights]
         return trial.best(tried, self.key)
 
@@ -99,12 +86,11 @@ class ItemItemSource:
 
     def share_of(self, spec: BlendSpec) -> Share | None:
         """None in a blend without the item-item source."""
-        return None if spec.item_item is None else Share(spec.item_item.weight, spec.item_item.decay_events)
+        return share_of_spec(spec.item_item)
 
     def into(self, spec: BlendSpec, share: Share, calibration: Calibration) -> BlendSpec:
         """The weight is the source's share of the collaborative score."""
-        assert share.decay_events is not None
-        return replace(spec, item_item=ItemItemSpec(share.weight, share.decay_events, calibration))
+        return replace(spec, item_item=spec_of_share(share, calibration))
 
 
 ITEM_ITEM: Final = ItemItemSource()

@@ -14,6 +14,7 @@ from tandem.contract.held_out_users import write_held_out_users
 from tandem.contract.manifest import BlendSpec, Calibration
 from tandem.contract.ranking import PROFILE_DECAY_EVENTS, PROFILE_EVENTS
 from tandem.contract.served import Served, ndcg
+from tandem.contract.store import MAX_RECENT_EVENTS
 from tandem.contract.vocabulary import Vocabulary
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.tiny_bundle import HISTORY_LENGTH, TinySpec, build_tiny_bundle, mean_vector
@@ -22,15 +23,22 @@ from tests.trainer.small_dataset import dataset_of
 from trainer.config.train_config import load_train_config
 from trainer.dataset.dataset import Cut, Dataset, held_out_users, history_states, leave_last_out
 from trainer.evaluation.metrics import metrics_per_user
+from trainer.features.encoded import Encoded
+from trainer.models.sequential import sequential_weights
 from trainer.rankers.blend.choice import BlendChoice, calibrate, choose_blend
+from trainer.rankers.blend.settle import settle_sources
 from trainer.release.serving_engine import ask_serving_engine
 from trainer.scoring.ranks_by_model import model_ranks
 from trainer.scoring.scoring_model import ScoringModel
+from trainer.sources.all_sources import fit_sources
 from trainer.sources.base.calibration import calibration_of_products
+from trainer.sources.base.linear import share_with_decay
 from trainer.sources.base.source import Share
+from trainer.sources.base.strongest import strongest
 from trainer.sources.content.source import CONTENT, FittedContent
 from trainer.sources.item_item.fit import fit_item_item
 from trainer.sources.item_item.source import ITEM_ITEM, FittedItemItem
+from trainer.sources.sequential.source import SEQUENTIAL, FittedSequential
 
 NUM_ITEMS = 120
 NUM_GROUPS = 6
@@ -228,7 +236,7 @@ def test_a_bundle_ranks_as_it_is_served(bundles, newer_data, which) -> None:
 def test_the_serving_engine_answers_as_the_trainer_measures(bundles, newer_data, tmp_path) -> None:
     """The gate's figures equal the trainer's own evaluation, user by user, if every item is a candidate."""
     # The item-item source reads more events of a history than the towers and the content profile.
-    far = {"item_item_weight": 0.5, "item_item_decay_events": 10.0}
+    far = {"item_item_weight": 0.5, "item_item_decay_events": 10.0, "sequential_weight": 0.4}
     all_sources = build_tiny_bundle(tmp_path / "all", TinySpec(num_items=60, content_weight=0.2, **far))
     test = leave_last_out(newer_data, skip=0)
     users = tmp_path / "users.jsonl"
@@ -242,6 +250,35 @@ def test_the_serving_engine_answers_as_the_trainer_measures(bundles, newer_data,
             assert ndcg(answered.ranks) == pytest.approx(metrics_per_user(ranks)["ndcg@10"], abs=1e-6)
         assert ndcg(served.candidate.ranks).mean() > 0
         assert ndcg(served.candidate.ranks).tolist() != ndcg(served.against.ranks).tolist()
+
+
+@pytest.mark.process
+def test_whole_histories_are_served_as_the_trainer_measures(bundles, tmp_path) -> None:
+    """Users with more events than a state keeps, whose sources propose the items with the highest scores."""
+    num_items = 300
+    generator = np.random.default_rng(7)
+    lengths = [30, *[MAX_RECENT_EVENTS + 60] * 19, *[MAX_RECENT_EVENTS - 1] * 5]
+    dataset = dataset_of(
+        [generator.permutation(num_items)[:length].tolist() for length in lengths], num_items=num_items
+    )
+    ids = [f"item-{row}" for row in range(num_items)]
+    dataset = replace(dataset, catalogue=replace(dataset.catalogue, item_ids=ids, vocabulary=Vocabulary.from_ids(ids)))
+    far = {"item_item_weight": 0.6, "item_item_decay_events": 1000.0, "sequential_weight": 0.5, "by_score": True}
+    whole, newest = (
+        build_tiny_bundle(tmp_path / name, TinySpec(num_items=num_items, whole_history=flag, **far))
+        for name, flag in (("whole", True), ("newest", False))
+    )
+    test = leave_last_out(dataset, skip=0)
+    users = tmp_path / "users.jsonl"
+    write_held_out_users(users, held_out_users(dataset, test, np.arange(len(test.users))))
+    served = ask_serving_engine(
+        whole.directory, users, against=newest.directory, num_shown=10, output=tmp_path / "served.json"
+    )
+    assert isinstance(served, Served)
+    for bundle, answered in ((whole, served.candidate), (newest, served.against)):
+        ranks = bundle_ranks(dataset, test, bundle, OnnxSession(bundle.user_tower))
+        assert ndcg(answered.ranks) == pytest.approx(metrics_per_user(ranks)["ndcg@10"], abs=1e-6)
+    assert ndcg(served.candidate.ranks).tolist() != ndcg(served.against.ranks).tolist()
 
 
 def test_a_model_without_content_is_not_blended() -> None:
@@ -297,3 +334,57 @@ def test_the_item_item_source_is_calibrated_on_every_pair() -> None:
     assert spec.item_item is not None
     assert spec.item_item.calibration.mean == pytest.approx(scores.mean(), abs=1e-6)
     assert spec.item_item.calibration.std == pytest.approx(scores.std(), rel=1e-4)
+
+
+def _cycles(num_users: int = 120, num_events: int = 16) -> Dataset:
+    """Users who walk through the items in order, each from an item of their own."""
+    generator = np.random.default_rng(5)
+    starts = generator.integers(0, NUM_ITEMS, num_users)
+    return dataset_of([((start + np.arange(num_events)) % NUM_ITEMS).tolist() for start in starts], num_items=NUM_ITEMS)
+
+
+def _encoded(dataset: Dataset) -> Encoded:
+    return Encoded(dataset=dataset, schema=FeatureSchema(history_length=5), item_tensors={}, content_vectors=None)
+
+
+def test_validation_takes_the_sequential_source_where_order_says_what_comes_next() -> None:
+    dataset = _cycles()
+    validation = leave_last_out(dataset, skip=1)
+    config = settle_sources(_encoded(dataset), validation, load_train_config(None, {}))
+    assert len(config.sequential.decays_events) == len(config.sequential.l2) == 1
+    assert len(config.item_item.l2) == len(config.item_item.dropout) == len(config.item_item.num_neighbours) == 1
+    sources = fit_sources(_encoded(dataset), validation, config)
+    choice = choose_blend(dataset, validation, replace(_model(dataset, NOISE, None), sources=sources), config)
+    assert choice.shares is not None
+    assert choice.shares["sequential"].weight > 0
+    assert choice.metrics["ndcg@10"].mean() == 1.0
+    assert choice.by_weight["sequential"][0.0] < 0.2
+    # Where the two towers have no share, the sources propose by their scores.
+    towerless = choice.shares["sequential"].weight == 1.0 or choice.shares["item_item"].weight == 1.0
+    assert choice.shares["sequential"].by_score == towerless
+
+
+def test_what_validation_chose_is_what_the_served_source_is_fitted_with() -> None:
+    dataset = _cycles()
+    test = leave_last_out(dataset, skip=0)
+    overrides = {"sequential.l2": "40", "sequential.decays_events": "3", "sequential.num_neighbours": "7"}
+    config = load_train_config(None, overrides)
+    shares = {"sequential": share_with_decay(0.5, 3.0)}
+    sources = fit_sources(_encoded(dataset), test, config, shares)
+    assert sources.keys() == {SEQUENTIAL.name}
+    fitted = sources[SEQUENTIAL.name]
+    assert isinstance(fitted, FittedSequential)
+    assert fitted.share == shares["sequential"]
+    learned = sequential_weights(dataset.first_events(test.num_history_events), decay_events=3.0, l2=40.0)
+    assert fitted.learned.rows.tolist() == strongest(learned, 7).rows.tolist()
+
+
+def test_a_source_without_a_share_is_not_exported() -> None:
+    dataset = _cycles()
+    test = leave_last_out(dataset, skip=0)
+    shares = {"sequential": share_with_decay(0.0, 3.0), "item_item": share_with_decay(0.5, 1000.0)}
+    sources = fit_sources(_encoded(dataset), test, load_train_config(None, {}), shares)
+    assert sources.keys() == {ITEM_ITEM.name}
+    fitted = sources[ITEM_ITEM.name]
+    assert isinstance(fitted, FittedItemItem)
+    assert fitted.share == Share(0.5, 1000.0, whole_history=True, by_score=True)

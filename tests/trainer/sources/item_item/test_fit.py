@@ -8,7 +8,7 @@ from tandem.contract.vocabulary import MISSING_ROW
 from tests.trainer.small_dataset import dataset_of
 from trainer.baselines.ease import Ease
 from trainer.config.train_config import ItemItemConfig
-from trainer.sources.item_item.fit import fit_item_item
+from trainer.sources.item_item.fit import fit_item_item, fit_item_knn
 
 NUM_ITEMS = 30
 GENERATOR = np.random.default_rng(0)
@@ -17,7 +17,7 @@ DATASET = dataset_of([GENERATOR.permutation(NUM_ITEMS - 3)[:8].tolist() for _ in
 
 
 def test_the_strongest_weights_of_each_item_are_kept_highest_first() -> None:
-    config = ItemItemConfig(l2=20.0, num_neighbours=6)
+    config = ItemItemConfig(l2=(20.0,), dropout=(0.0,), num_neighbours=(6,))
     item_item = fit_item_item(DATASET, DATASET.lengths, config)
     assert item_item is not None
     learned = Ease(l2=20.0).weights_of(DATASET)
@@ -46,5 +46,10 @@ def test_only_the_first_events_are_learned_from() -> None:
     assert half.weights.tolist() == whole.weights.tolist()
 
 
-def test_a_large_catalogue_has_no_item_item_source() -> None:
-    assert fit_item_item(DATASET, DATASET.lengths, ItemItemConfig(max_items=NUM_ITEMS - 1)) is None
+def test_a_large_catalogue_keeps_nearest_neighbours_in_place_of_the_closed_form() -> None:
+    config = ItemItemConfig(max_items=NUM_ITEMS - 1, num_neighbours=(6,))
+    assert fit_item_item(DATASET, DATASET.lengths, config) is None
+    kept = fit_item_knn(DATASET, DATASET.lengths, config)
+    assert kept.rows.shape == (NUM_ITEMS, 6)
+    assert (kept.weights[kept.rows != MISSING_ROW] > 0).all()
+    assert (kept.rows[-3:] == MISSING_ROW).all()

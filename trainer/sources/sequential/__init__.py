@@ -1,0 +1,1 @@
+"""Items that users choose after the user's newest items."""
