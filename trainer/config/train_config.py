@@ -85,9 +85,11 @@ class FitConfig(_Section):
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Weight decay of AdamW."""
-    max_epochs: int = Field(default=100, ge=0)
-    """Maximum number of epochs; early stopping usually ends training sooner. With 0, the towers are not trained, and
-    the closed forms of the other sources recommend: a model in a minute."""
+    train_towers: bool = True
+    """Whether the two towers are trained. False leaves the result to the closed forms of the other sources: a model in
+    a minute."""
+    max_epochs: int = Field(default=100, ge=1)
+    """Maximum number of epochs; early stopping usually ends training sooner."""
     warmup_epochs: int = Field(default=4, ge=0)
     """Number of epochs over which the learning rate rises, and in which early stopping does not count."""
     patience: int = Field(default=6, ge=1)

@@ -208,7 +208,7 @@ def _select_towers(
         _fit_inputs(encoded, validation, config, plan.weights),
         config,
         device=choose_device(config.fit.device),
-        num_epochs=config.fit.max_epochs,
+        num_epochs=config.fit.max_epochs if config.fit.train_towers else 0,
         validate=lambda model: mean_metrics(two_tower_metrics(model, encoded, validation), of_targets),
         on_epoch=on_epoch,
         checkpoint_path=checkpoint_path,

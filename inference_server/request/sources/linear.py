@@ -8,15 +8,19 @@ from inference_server.model.serving_model import ServingModel
 from inference_server.request.flow.types import Encoded
 from inference_server.request.sources.source import Source
 from tandem.contract import names
-from tandem.contract.candidates import ITEM_ITEM_CANDIDATES, ITEM_ITEM_NEIGHBOURS_OF, best_rows, neighbour_rows
+from tandem.contract.candidates import (
+    ITEM_ITEM_CANDIDATES,
+    ITEM_ITEM_NEIGHBOURS_OF,
+    SEQUENTIAL_CANDIDATES,
+    best_rows,
+    neighbour_rows,
+)
 from tandem.contract.vocabulary import Rows
 
 
 class _PairsSource(Source):
     """See `tandem.contract.item_item`. Proposes neighbours of the newest items in the history, or the items with the
     highest scores: the bundle says which."""
-
-    num_candidates: ClassVar[int] = ITEM_ITEM_CANDIDATES
 
     def available(self, model: ServingModel) -> bool:
         """See `Source.available`."""
@@ -37,9 +41,11 @@ class ItemItemSource(_PairsSource):
     """Items that users chose along with those in the history."""
 
     name: ClassVar[str] = names.SOURCE_ITEM_ITEM
+    num_candidates: ClassVar[int] = ITEM_ITEM_CANDIDATES
 
 
 class SequentialSource(_PairsSource):
     """Items that users chose after those in the history."""
 
     name: ClassVar[str] = names.SOURCE_SEQUENTIAL
+    num_candidates: ClassVar[int] = SEQUENTIAL_CANDIDATES

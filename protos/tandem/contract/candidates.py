@@ -15,8 +15,10 @@ TWO_TOWER_CANDIDATES: Final = 100
 CONTENT_NEIGHBOUR_CANDIDATES: Final = 30
 """Number of content neighbours of the newest items in the history."""
 ITEM_ITEM_CANDIDATES: Final = 50
-"""Number of candidates of the item-item source, and of the sequential source: neighbours of the newest items in the
-history, or the items with the source's highest scores."""
+"""Number of candidates of the item-item source: neighbours of the newest items in the history, or the items with the
+source's highest scores."""
+SEQUENTIAL_CANDIDATES: Final = 30
+"""The same of the sequential source."""
 CONTENT_NEIGHBOURS_OF: Final = 3
 """Number of newest items whose content neighbours are proposed."""
 ITEM_ITEM_NEIGHBOURS_OF: Final = 5

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from tandem.contract.bundle_contents import BundleParts
-from tandem.contract.candidates import ITEM_ITEM_CANDIDATES, ITEM_ITEM_NEIGHBOURS_OF, best_rows, neighbour_rows
+from tandem.contract.candidates import ITEM_ITEM_NEIGHBOURS_OF, best_rows, neighbour_rows
 from tandem.contract.item_item import ItemItem, item_item_scores, num_events_read, reads_whole_history
 from tandem.contract.manifest import Calibration, ItemItemSpec
 from tandem.contract.vocabulary import Rows
@@ -21,6 +22,8 @@ from trainer.sources.base.source import Histories, Share, SourceScores
 class FittedLinear(ABC):
     """The strongest weights between a model's items."""
 
+    num_candidates: ClassVar[int]
+    """Number of items that the source proposes."""
     learned: ItemItem
     share: Share | None = None
     """The share that it is served with; None while it is chosen."""
@@ -30,21 +33,21 @@ class FittedLinear(ABC):
         """Adds neighbours and weights."""
 
     def candidates(self, histories: Histories) -> Rows:
-        """(users, ITEM_ITEM_CANDIDATES) int64, as serving proposes them."""
+        """(users, num_candidates) int64, as serving proposes them."""
         if self.share is not None and self.share.by_score:
             assert self.share.decay_events is not None
             history_rows = histories.rows(num_events_read(self.share.decay_events))
             left_out = list(history_rows)
             if self.share.whole_history:
                 left_out = [np.concatenate(both) for both in zip(history_rows, histories.older_rows, strict=True)]
-            return best_rows(self.all_scores(histories, self.share), left_out, ITEM_ITEM_CANDIDATES)
+            return best_rows(self.all_scores(histories, self.share), left_out, self.num_candidates)
         near = neighbour_rows(
             self.learned.rows,
             histories.rows(ITEM_ITEM_NEIGHBOURS_OF),
-            ITEM_ITEM_CANDIDATES,
+            self.num_candidates,
             num_events=ITEM_ITEM_NEIGHBOURS_OF,
         )
-        return near[:, :ITEM_ITEM_CANDIDATES]
+        return near[:, : self.num_candidates]
 
     def all_scores(self, histories: Histories, share: Share) -> npt.NDArray[np.float32]:
         """(users, items) float32, as serving computes them."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.bundle_contents import BundleParts
+from tandem.contract.candidates import ITEM_ITEM_CANDIDATES
 from tandem.contract.manifest import BlendSpec, Calibration
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
@@ -27,6 +28,8 @@ DECAY_WEIGHTS: Final = (0.2, 0.5, 1.0)
 @dataclass(frozen=True)
 class FittedItemItem(FittedLinear):
     """The strongest weights between items that are chosen together."""
+
+    num_candidates: ClassVar[int] = ITEM_ITEM_CANDIDATES
 
     def write(self, parts: BundleParts) -> BundleParts:
         """Adds neighbours and weights."""

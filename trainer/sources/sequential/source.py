@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import ClassVar, Final
 
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
 from tandem.contract.bundle_contents import BundleParts
+from tandem.contract.candidates import SEQUENTIAL_CANDIDATES
 from tandem.contract.manifest import BlendSpec, Calibration
 from trainer.config.train_config import TrainConfig
 from trainer.dataset.dataset import Cut
@@ -22,6 +23,8 @@ from trainer.sources.sequential.fit import fit_sequential, settle_sequential
 @dataclass(frozen=True)
 class FittedSequential(FittedLinear):
     """The strongest weights from items to those that follow them."""
+
+    num_candidates: ClassVar[int] = SEQUENTIAL_CANDIDATES
 
     def write(self, parts: BundleParts) -> BundleParts:
         """Adds neighbours and weights."""

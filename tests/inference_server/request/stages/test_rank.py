@@ -121,6 +121,43 @@ class TestBlend:
         weighed = blend(collaborative, content, replace(spec, content_weight=weight), source)
         assert ids(answers["by_content"]) == best_first(bundle, weighed, without=HISTORY)
 
+    @pytest.mark.parametrize("by_score", [False, True])
+    async def test_the_sequential_source_counts_and_proposes(self, tmp_path: Path, by_score: bool) -> None:
+        slot = slot_of(tmp_path / "blend", item_item_weight=0.3, sequential_weight=0.5, by_score=by_score)
+        bundle = model_of(slot).bundle
+        spec = bundle.manifest.blend
+        assert spec is not None
+        assert spec.sequential is not None
+        assert bundle.item_item is not None
+        assert bundle.sequential is not None
+        history_rows = bundle.item_vocabulary.rows(HISTORY)[None]
+        together, following = (
+            item_item_scores(weights, history_rows, spec.sequential.decay_events)[0]
+            for weights in (bundle.item_item, bundle.sequential)
+        )
+        text = "scenarios: {few: {sources: {two_tower: 5, item_item: 0, sequential: 4, content_neighbours: 0}}}\n"
+        async with in_process(slot, policies_file=policies(tmp_path, text)) as parts:
+            everything, few = [
+                await parts.stub.Recommend(
+                    pb.RecommendRequest(recent_item_ids=HISTORY, num_items=count, scenario=scenario, explain=True)
+                )
+                for scenario, count in (("", 200), ("few", 9))
+            ]
+        collaborative = bundle.item_vectors @ mean_vector(bundle, HISTORY)
+        blended = blend(collaborative, None, spec, together, following)
+        assert ids(everything) == best_first(bundle, blended, without=HISTORY)
+        for item in everything.items:
+            row = int(item.item_id.removeprefix("item-"))
+            assert item.score == pytest.approx(blended[row], abs=1e-5)
+            assert item.reason.score_parts["sequential"] == pytest.approx(following[row], abs=1e-5)
+        proposed = {item.item_id for item in few.items if item.reason.source == "sequential"}
+        if by_score:
+            expected = set(best_first(bundle, following, without=HISTORY)[:4])
+        else:
+            expected = {f"item-{row}" for row in bundle.sequential.rows[history_rows[0]].ravel()}
+        assert proposed
+        assert proposed <= expected
+
     async def test_a_policy_may_weigh_content_otherwise_or_not_rank(self, tmp_path: Path) -> None:
         slot = slot_of(tmp_path / "blend", content_weight=0.3)
         bundle = model_of(slot).bundle
