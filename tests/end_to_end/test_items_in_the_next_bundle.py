@@ -43,7 +43,13 @@ BOARD = frozenset(f"item-{row}" for row in range(NUM_ITEMS))
 WHITE_ITEMS = [f"item-{row}" for row in range(0, NUM_ITEMS, 2)]
 SMALL = ("towers.embedding_dim=16", "fit.batch_size=16", "text.encoder=none", "warm_start.min_validation_users=10")
 # A first champion that is worse than the next, whatever the seed. A test machine is too noisy to compare latencies.
-FIRST = (*SMALL, "fit.max_epochs=1", "ranker.content_weights=0", "ranker.item_item_weights=0")
+FIRST = (
+    *SMALL,
+    "fit.max_epochs=1",
+    "ranker.content_weights=0",
+    "ranker.item_item_weights=0",
+    "ranker.sequential_weights=0",
+)
 NIGHT = (*SMALL, "fit.max_epochs=8", "gate.max_latency_ratio=100")
 PAUSE_SECONDS = 0.1
 """Between two requests of the watcher."""

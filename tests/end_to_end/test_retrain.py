@@ -25,9 +25,15 @@ pytestmark = pytest.mark.process
 SMALL = ("towers.embedding_dim=16", "fit.batch_size=16", "fit.max_epochs=8", "text.encoder=none")
 CONFIG = (*SMALL, "warm_start.min_validation_users=10", "gate.max_latency_ratio=100")
 """The data have few users, and a test machine is too noisy to compare latencies."""
-BEGINNER = ("fit.max_epochs=1", "ranker.content_weights=0", "ranker.item_item_weights=0")
+BEGINNER = ("fit.max_epochs=1", "ranker.content_weights=0", "ranker.item_item_weights=0", "ranker.sequential_weights=0")
 """A first champion that is worse than the next, whatever the seed."""
-UNTRAINED = ("fit.max_epochs=1", "fit.learning_rate=1e-9", "ranker.content_weights=0", "ranker.item_item_weights=0")
+UNTRAINED = (
+    "fit.max_epochs=1",
+    "fit.learning_rate=1e-9",
+    "ranker.content_weights=0",
+    "ranker.item_item_weights=0",
+    "ranker.sequential_weights=0",
+)
 NEWCOMERS = 20
 
 

@@ -33,7 +33,9 @@ def test_movielens_from_nothing_to_a_personal_answer(movielens) -> None:
     assert len(answer["items"]) == 10
     assert answer["source"] == "RECOMMENDATION_SOURCE_RANKED"
     assert not answer.get("degraded_reasons")
-    assert {item["reason"]["source"] for item in answer["items"]} <= {"two_tower", "item_item", "content_neighbours"}
+    assert {item["reason"]["source"] for item in answer["items"]} <= {
+        *("two_tower", "item_item", "sequential", "content_neighbours")
+    }
     assert all(item["reason"]["because_item_ids"] and item["reason"]["title"] for item in answer["items"])
 
 

@@ -168,6 +168,7 @@ def test_a_worse_model_is_registered_but_not_promoted(first, settings, data_conf
         "fit.learning_rate": "1e-9",
         "ranker.content_weights": "0",
         "ranker.item_item_weights": "0",
+        "ranker.sequential_weights": "0",
     }
     untrained = load_train_config(None, {**SMALL, **worse})
     result = train_and_register(data_config, untrained, settings, RunOptions(if_needed=True))
@@ -200,7 +201,9 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     bare = tmp_path / "bare.toml"
     bare.write_text(toml)
     settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    config = load_train_config(None, {**SMALL, "fit.max_epochs": "2", "ranker.item_item_weights": "0"})
+    config = load_train_config(
+        None, {**SMALL, "fit.max_epochs": "2", "ranker.item_item_weights": "0", "ranker.sequential_weights": "0"}
+    )
     result = train_and_register(load_data_config(str(bare), {}), config, settings, RunOptions())
     bundle = read_bundle(Path(result.version.source))
     assert result.blend_weights["content"] is None
@@ -288,3 +291,19 @@ def test_wrong_arguments_are_named_without_a_traceback(arguments, message) -> No
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_training_towers_the_closed_forms_recommend(tmp_path) -> None:
+    toml = write_checkerboard(tmp_path)
+    settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    config = load_train_config(None, {**SMALL, "fit.train_towers": "false", "ranker.content_weights": "0"})
+    result = train_and_register(load_data_config(str(toml), {}), config, settings, RunOptions(baselines="popularity"))
+    assert result is not None
+    assert result.promoted
+    metrics = read_bundle(Path(result.version.source)).manifest.metrics
+    assert metrics["test/ndcg@10"] > 2 * metrics["test/popularity/ndcg@10"]
+    assert metrics["test/ndcg@10"] > 2 * metrics["test/two_tower/ndcg@10"]
+    best_alone = max(metrics.get(f"validation/{key}/ndcg@10", 0.0) for key in ("item_item", "sequential"))
+    assert best_alone > metrics["validation/two_tower/ndcg@10"]
+    card = (Path(result.version.source) / "MODEL_CARD.md").read_text()
+    assert "Alone on validation, NDCG@10: " in card
