@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +16,9 @@ from tandem.contract.item_item import ItemItem, item_item_scores, num_events_rea
 from tandem.contract.manifest import ItemItemSpec
 from tandem.contract.vocabulary import Rows
 
+_KEPT_BYTES: Final = 1 << 24
+"""Scores of users with long histories that a worker keeps for each source that reads whole histories."""
+
 
 @dataclass(frozen=True)
 class LinearSource:
@@ -21,11 +26,20 @@ class LinearSource:
 
     weights: ItemItem
     spec: ItemItemSpec
+    kept: OrderedDict[bytes, npt.NDArray[np.float32]] = field(default_factory=OrderedDict, compare=False)
+    """(items,) float32 scores by whole history, the latest used last: a history of a thousand items takes a millisecond
+    to add up, and is the same until the user's next event."""
 
     @property
     def num_events(self) -> int:
         """Number of newest events that the source reads."""
         return num_events_read(self.spec.decay_events)
+
+    def keep(self, history: bytes, scores: npt.NDArray[np.float32]) -> None:
+        """Keeps the scores of a whole history, and drops those that were not used for the longest time."""
+        self.kept[history] = scores
+        if len(self.kept) * scores.nbytes > _KEPT_BYTES:
+            self.kept.popitem(last=False)
 
 
 def linear_sources(bundle: Bundle) -> Mapping[str, LinearSource]:
@@ -59,13 +73,14 @@ class LinearScores:
     def of_all_items(self, name: str) -> npt.NDArray[np.float32]:
         """Scores of the bundle's items by one source: (users, items) float32."""
         if name not in self._of_all_items:
-            self._of_all_items[name] = self._scores(name, slice(None), None)
+            whole = self._sources[name].spec.whole_history and len(self._older_rows) > 0
+            self._of_all_items[name] = self._with_kept(name) if whole else self._scores(name, slice(None), None)
         return self._of_all_items[name]
 
     def of_rows(self, name: str, group: slice | list[int], rows: Rows) -> npt.NDArray[np.float32]:
         """Scores of `rows`, (users, candidates) int64, for the users of a group, by their indices in the batch."""
-        if name in self._of_all_items:
-            return np.take_along_axis(self._of_all_items[name][group], rows, axis=1)
+        if name in self._of_all_items or self._sources[name].spec.whole_history:
+            return np.take_along_axis(self.of_all_items(name)[group], rows, axis=1)
         return self._scores(name, group, rows)
 
     def history_of(self, name: str) -> list[Rows]:
@@ -76,6 +91,25 @@ class LinearScores:
         if not (source.spec.whole_history and self._older_rows):
             return newest
         return [np.concatenate(both) for both in zip(newest, self._older_rows, strict=True)]
+
+    def _with_kept(self, name: str) -> npt.NDArray[np.float32]:
+        """Scores of all items, those of long histories from the last request that had the same history."""
+        source = self._sources[name]
+        keys = [
+            newest.tobytes() + older.tobytes() if len(older) else b""
+            for newest, older in zip(self._history_rows, self._older_rows, strict=True)
+        ]
+        unknown = [user for user, key in enumerate(keys) if key not in source.kept]
+        scores = np.empty((len(keys), len(source.weights.rows)), dtype=np.float32)
+        if unknown:
+            scores[unknown] = self._scores(name, unknown, None)
+        for user in set(range(len(keys))).difference(unknown):
+            source.kept.move_to_end(keys[user])
+            scores[user] = source.kept[keys[user]]
+        for user in unknown:
+            if keys[user]:
+                source.keep(keys[user], scores[user].copy())
+        return scores
 
     def _scores(self, name: str, group: slice | list[int], rows: Rows | None) -> npt.NDArray[np.float32]:
         source = self._sources[name]
