@@ -1,5 +1,5 @@
 """The live bundles, which servers serve or may serve: those that the registry's aliases champion and challenger name,
-and the further models that the settings name.
+and the further models that servers answer with.
 
 A bundle stays live for an hour after its alias has moved: servers switch one after another, a server that refuses the
 new bundle keeps the old one, and a rollback usually comes soon.
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +25,7 @@ from feature_sync.bundles.registry import (
     open_registry,
     remember_champion,
 )
-from feature_sync.core.errors import RegistryError
+from feature_sync.core.errors import RegistryError, StoreError
 from feature_sync.core.progress import report_progress
 from feature_sync.core.settings import Settings
 from tandem.contract import names
@@ -52,14 +53,21 @@ class LiveBundles:
     """Follows the live bundles. `poll` and `run` are for one thread, the other methods for any thread."""
 
     def __init__(
-        self, settings: Settings, *, on_change: Callable[[], None], grace_seconds: float = GRACE_SECONDS
+        self,
+        settings: Settings,
+        *,
+        on_change: Callable[[], None],
+        further: Callable[[], Sequence[str]] | None = None,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        """`on_change` is called when the live bundles have changed. If the settings name a bundle folder, only that
-        bundle is live."""
+        """`on_change` is called when the live bundles have changed. `further` returns the names of the further models,
+        or raises StoreError; None: those of the settings. If the settings name a bundle folder, only that bundle is
+        live."""
         self._settings = settings
         self._registry = open_registry(settings)
         self._names_nothing = False
-        self._further = split_names(settings.further_models)
+        self._names_further = further or (lambda: split_names(settings.further_models))
+        self._further: Sequence[str] = split_names(settings.further_models)
         self._further_versions: tuple[str, ...] = ()
         self._missing: set[str] = set()
         self._on_change = on_change
@@ -155,7 +163,10 @@ class LiveBundles:
     def _registered(self, problems: list[str]) -> dict[str, Bundle]:
         """The bundles that the aliases name, except those that are refused or cannot be read now."""
         found: dict[str, Bundle] = {}
-        aliases = live_names(self._settings)
+        # A store that is away names nothing: the names known so far stay.
+        with suppress(StoreError):
+            self._further = self._names_further()
+        aliases = live_names(self._further)
         named = find_named(self._registry, aliases)
         if not named and not self._names_nothing:
             _log.warning("alias_has_no_version", model_name=self._settings.model_name, aliases=aliases)
@@ -191,7 +202,13 @@ class LiveBundles:
         if version in self._refused:
             return None
         try:
-            return fetch_bundle(self._registry, version, self._settings, stop=self._stop)
+            return fetch_bundle(
+                self._registry,
+                version,
+                self._settings,
+                num_live=len(live_names(self._further)),
+                stop=self._stop,
+            )
         except (RegistryError, OSError):
             raise
         except Exception as error:  # a BundleError, or whatever else the bundle's maker has found

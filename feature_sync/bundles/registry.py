@@ -25,7 +25,7 @@ from tandem.ops.bundle_download import download_in_child
 from tandem.ops.mlflow_environment import set_mlflow_defaults
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion, RegistryUnreadable
 from tandem.ops.secrets import redacted
-from tandem.ops.settings_types import is_version_number, split_names, sqlite_file
+from tandem.ops.settings_types import is_version_number, sqlite_file
 
 BUNDLE_CACHE: Final = Path("feature_sync", "bundles")
 """Folder of bundles below the data folder."""
@@ -56,9 +56,10 @@ def find_version(registry: ModelRegistry, alias: str) -> RegisteredVersion:
     return found[0]
 
 
-def live_names(settings: Settings) -> list[str]:
-    """The aliases and version numbers whose bundles are live, the champion first."""
-    return list(dict.fromkeys((names.CHAMPION, names.CHALLENGER, *split_names(settings.further_models))))
+def live_names(further: Sequence[str]) -> list[str]:
+    """The aliases and version numbers whose bundles are live, the champion first; `further` answer beside servers' own
+    models."""
+    return list(dict.fromkeys((names.CHAMPION, names.CHALLENGER, *further)))
 
 
 def find_versions(registry: ModelRegistry, aliases: Sequence[str]) -> list[RegisteredVersion]:
@@ -95,9 +96,15 @@ def model_version_of(version: RegisteredVersion) -> str:
 
 
 def fetch_bundle(
-    registry: ModelRegistry, version: RegisteredVersion, settings: Settings, *, stop: threading.Event | None = None
+    registry: ModelRegistry,
+    version: RegisteredVersion,
+    settings: Settings,
+    *,
+    num_live: int | None = None,
+    stop: threading.Event | None = None,
 ) -> Bundle:
-    """The version's checked bundle, from the cache or downloaded into it; the cache keeps the bundles used last.
+    """The version's checked bundle, from the cache or downloaded into it. The cache then keeps the bundles used last,
+    two for each of `num_live` names; None: all.
 
     Raises RegistryError, also when `stop` is set meanwhile, or BundleError when the bundle is damaged or not the one
     that the registry names. A bundle that is refused leaves the cache.
@@ -107,7 +114,8 @@ def fetch_bundle(
     if not directory.is_dir():
         _download(registry, version, directory, seconds=settings.bundle_timeout_seconds, stop=stop)
     os.utime(directory)
-    _drop_old(cache, keep=_CACHED_PER_ALIAS * len(live_names(settings)))
+    if num_live is not None:
+        _drop_old(cache, keep=_CACHED_PER_ALIAS * num_live)
     try:
         bundle = open_checked(directory, settings, stop=stop)
         if bundle.manifest.model_version != version.model_version:

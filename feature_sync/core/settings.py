@@ -50,9 +50,10 @@ class Settings(EnvironmentSettings):
     serves."""
 
     further_models: ServedNames = ""
-    """Aliases and version numbers of models that the server answers with beside its own, separated by commas: `publish`
-    writes users' vectors for each, and `run` refreshes them and makes the vectors of changed items. Set it to the
-    server's own value; where a vector is missing, the server computes it."""
+    """Aliases and version numbers of further models, separated by commas, for which `publish` writes users' vectors,
+    and `run` refreshes them and makes the vectors of changed items. Those that a server answers with beside its own,
+    for an experiment or by its settings, are found in the online store, where the server names them. Set it to prepare
+    a model before that; where a vector is missing, the server computes it."""
 
     store_url: StoreUrl = DEFAULT_STORE_URL
     """Online store: any Redis or Valkey, `redis://`, `rediss://` (TLS) or `unix://`. `feature_sync store` starts the

@@ -12,6 +12,7 @@ from feature_sync.bundles.registry import find_versions, live_names, open_regist
 from feature_sync.core.errors import RegistryError
 from feature_sync.core.settings import Settings
 from feature_sync.store.connection import StoreConnection
+from feature_sync.store.served_models import further_models
 from tandem.contract.bundle import read_manifest
 from tandem.contract.live_items import (
     ItemPlace,
@@ -29,11 +30,11 @@ _log = structlog.get_logger(__name__)
 def show_item(settings: Settings, item_id: str, *, bundle_dir: Path | None = None) -> dict[str, object]:
     """Place, newest change and vectors of an item as plain values; None for what the live catalogue does not hold.
 
-    Vectors are those under the bundle in `bundle_dir`, or under the champion and the challenger. Raises StoreError,
+    Vectors are those under the bundle in `bundle_dir`, or under all live bundles. Raises StoreError,
     StoreValueError, StreamEntryError, and BundleError if `bundle_dir` is not a bundle.
     """
-    versions = [read_manifest(bundle_dir).model_version] if bundle_dir else _live_versions(settings)
     with StoreConnection(settings.store_url) as connection:
+        versions = [read_manifest(bundle_dir).model_version] if bundle_dir else _live_versions(settings, connection)
         place, value, newest = connection.run(
             [
                 ("HGET", item_places_key(), item_id),
@@ -54,9 +55,10 @@ def show_item(settings: Settings, item_id: str, *, bundle_dir: Path | None = Non
         }
 
 
-def _live_versions(settings: Settings) -> list[str]:
+def _live_versions(settings: Settings, connection: StoreConnection) -> list[str]:
+    live = live_names(further_models(settings, connection))
     try:
-        found = find_versions(open_registry(settings), live_names(settings))
+        found = find_versions(open_registry(settings), live)
     except RegistryError as error:
         _log.warning("no_bundle", error=str(error), effect="vectors are not shown")
         return []

@@ -40,6 +40,7 @@ from feature_sync.bundles.registry import (
     BUNDLE_CACHE,
     fetch_bundle,
     find_version,
+    live_names,
     model_version_of,
     open_registry,
     remember_champion,
@@ -51,6 +52,7 @@ from feature_sync.prepared.prepared import PreparedData, PreparedUser, open_prep
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.deleted_users import agree
 from feature_sync.store.online_store import OnlineStore, StoredUser, UserWrite
+from feature_sync.store.served_models import further_models
 from feature_sync.towers.user_tower import UserTower
 from tandem.contract import names
 from tandem.contract.bundle import Bundle
@@ -61,7 +63,6 @@ from tandem.contract.pairs import Entries
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import Keys
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
-from tandem.ops.settings_types import split_names
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
@@ -89,7 +90,7 @@ class PublishReport:
     num_item_vectors_written: int = 0
     """Vectors of items that changed since the bundle was trained."""
     further: tuple[PublishReport, ...] = ()
-    """The same for each further model of the settings that could be published."""
+    """The same for each further model that could be published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,8 @@ def publish(
     history: History | None = None,
 ) -> PublishReport:
     """Publishes prepared data under the bundle in `bundle_dir`, or under the one that the registry's alias names, and
-    then under the further models that the settings name. One of those that cannot be published is logged and left out.
+    then under the further models that the settings and the servers name. One of those that cannot be published is
+    logged and left out.
 
     Returns at once if the same data were published for the same version and the store still holds them; `force` checks
     every user nevertheless. With `history` each user's state is made of the prepared data and the history, and what the
@@ -149,14 +151,17 @@ def publish(
     if bundle_dir:
         return _publish_under(_folder_source(bundle_dir, settings), prepared, settings, force=force, history=history)
     registry = open_registry(settings)
-    own = _registry_source(registry, find_version(registry, settings.model_alias), settings)
+    with StoreConnection(settings.store_url) as connection:
+        names_beside = further_models(settings, connection)
+    num_live = len({settings.model_alias, *live_names(names_beside)})
+    own = _registry_source(registry, find_version(registry, settings.model_alias), settings, num_live=num_live)
     report = _publish_under(own, prepared, settings, force=force, history=history)
     if settings.model_alias == names.CHAMPION:
         remember_champion(settings.data_dir / BUNDLE_CACHE, own.model_version)
     further: list[PublishReport] = []
-    for name in split_names(settings.further_models):
+    for name in names_beside:
         try:
-            source = _registry_source(registry, find_version(registry, name), settings)
+            source = _registry_source(registry, find_version(registry, name), settings, num_live=num_live)
             if source.model_version not in {done.model_version for done in (report, *further)}:
                 further.append(_publish_under(source, prepared, settings, force=force, states_of=own))
         except (RegistryError, BundleError) as error:
@@ -215,11 +220,13 @@ def _folder_source(directory: Path, settings: Settings) -> _Source:
     return _Source(model_version=bundle.manifest.model_version, registry_version="", open_bundle=lambda: bundle)
 
 
-def _registry_source(registry: ModelRegistry, version: RegisteredVersion, settings: Settings) -> _Source:
+def _registry_source(
+    registry: ModelRegistry, version: RegisteredVersion, settings: Settings, *, num_live: int
+) -> _Source:
     return _Source(
         model_version=model_version_of(version),
         registry_version=version.number,
-        open_bundle=functools.cache(lambda: fetch_bundle(registry, version, settings)),
+        open_bundle=functools.cache(lambda: fetch_bundle(registry, version, settings, num_live=num_live)),
     )
 
 

@@ -28,6 +28,7 @@ from feature_sync.items.numbering import Numbering
 from feature_sync.prepared.parts import Part, Threads
 from feature_sync.service.store_watch import StoreWatch
 from feature_sync.store.connection import StoreConnection, require_usable
+from feature_sync.store.served_models import further_models
 from feature_sync.stream.consumer import Consumer
 from feature_sync.stream.dead_letters import DeadLetters
 from feature_sync.stream.source_factory import is_kafka, open_source
@@ -123,7 +124,8 @@ def _events(settings: Settings, metrics: Metrics, live_bundles: LiveBundles) -> 
 
 
 def _items(settings: Settings, metrics: Metrics) -> tuple[dict[str, Part], LiveBundles]:
-    bundles = LiveBundles(settings, on_change=lambda: vectors.wake())
+    names = StoreConnection(settings.store_url)
+    bundles = LiveBundles(settings, on_change=lambda: vectors.wake(), further=lambda: further_models(settings, names))
     vectors = VectorMaker(settings, StoreConnection(settings.store_url), live_bundles=bundles.current, metrics=metrics)
     store = StoreConnection(settings.store_url)
     stream_metrics = metrics.of_stream(ITEM_CHANGES)

@@ -181,8 +181,8 @@ class Settings(EnvironmentSettings):
     further_models: ServedNames = ""
     """Aliases and version numbers of models that answer beside the server's own, for the arms of experiments, separated
     by commas, as `challenger,17`. Each is opened in every worker, takes the memory of its bundle, and follows its alias
-    by itself; one that cannot be opened leaves the others alone. Set it to those that experiments compare; feature_sync
-    needs the same value."""
+    by itself; one that cannot be opened leaves the others alone. Set it to models that shall be open before an
+    experiment names them; arms open theirs by themselves."""
 
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Seconds between two polls of the alias. Raise it where many servers share one registry."""

@@ -48,14 +48,14 @@ class ExperimentsFollower:
         data_dir: Path,
         pool: WorkerPool,
         known: KnowsNames,
-        on_models: Callable[[Collection[str]], None] = lambda _: None,
+        on_table: Callable[[ExperimentTable], None] = lambda _: None,
     ) -> None:
-        """`on_models` is told the models that the arms of a new table name."""
+        """`on_table` is told each table that comes into force."""
         self._source = source
         self._path = data_dir / FILE
         self._pool = pool
         self._known = known
-        self._on_models = on_models
+        self._on_table = on_table
         self._status = TableStatus()
         self._offer: Offer | None = None
         self._in_force: Mapping[str, Any] = {}
@@ -123,7 +123,7 @@ class ExperimentsFollower:
         self._in_force = document
         arms = table.arms
         experiments = tuple(dict.fromkeys(arm.experiment for arm in arms))
-        self._on_models({arm.model for arm in arms if arm.model})
+        self._on_table(table)
         self._tell(document, replace(status, fingerprint=table.fingerprint, experiments=experiments))
         _log.info(
             "experiments_changed", source=status.source, fingerprint=table.fingerprint, experiments=list(experiments)

@@ -68,7 +68,7 @@ class FurtherModels:
         try:
             while True:
                 self._changed.clear()
-                for track in [track for name, track in self._pool.further.items() if name not in self._wanted()]:
+                for track in [track for name, track in self._pool.further.items() if name not in self.wanted()]:
                     await self._end(track)
                 self._show_new_ones()
                 for name, track in self._pool.further.items():
@@ -80,12 +80,13 @@ class FurtherModels:
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _wanted(self) -> set[str]:
+    def wanted(self) -> set[str]:
+        """The names of the models that shall answer beside the server's own, whether or not they can."""
         # The own model answers for its own name.
         return {*self._always, *self._also} - {self._pool.own.name}
 
     def _show_new_ones(self) -> None:
-        for name in sorted(self._wanted() - self._pool.further.keys()):
+        for name in sorted(self.wanted() - self._pool.further.keys()):
             self._pool.add(Track(name, is_further=True))
 
     async def _keep(self, track: Track) -> None:

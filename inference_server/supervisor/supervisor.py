@@ -15,6 +15,7 @@ import structlog
 
 from inference_server.core.errors import BundleRefused, CommandFailed, OperationError, PortUnavailable
 from inference_server.core.settings import Settings
+from inference_server.supervisor.announcements import Announcements
 from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache, VersionsInWork
 from inference_server.supervisor.experiment_sources import Definitions, FileSource, Source
@@ -30,6 +31,7 @@ from inference_server.supervisor.server_view import ServerView
 from inference_server.supervisor.track import Track
 from inference_server.supervisor.unleash import follow_unleash, origin_of
 from inference_server.supervisor.worker_pool import WorkerPool
+from tandem.contract.experiments import ExperimentTable
 from tandem.ops.metrics_access import AccessFiles
 from tandem.ops.settings_types import split_names
 
@@ -120,6 +122,9 @@ class _Supervisor:
             always=split_names(settings.further_models),
             poll_seconds=settings.registry_poll_seconds,
         )
+        self._announcements = Announcements(
+            settings.store_url, model_name=settings.model_name, models=self.further.wanted
+        )
 
     async def run(self, stop_requested: asyncio.Event) -> int:
         """Serves until a stop is requested or no bundle can serve. Returns the exit status."""
@@ -131,6 +136,7 @@ class _Supervisor:
             asyncio.create_task(self.further.run(), name="further-models"),
         }
         tasks |= {asyncio.create_task(work, name="experiments") for work in self._experiments()}
+        tasks.add(asyncio.create_task(self._announcements.run(), name="announcements"))
         finished, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in unfinished:
             task.cancel()
@@ -197,10 +203,14 @@ class _Supervisor:
             data_dir=settings.data_dir,
             pool=self._pool,
             known=KnownNames(self._registry, settings.policies_file),
-            on_models=self.further.serve_also,
+            on_table=self._follow_table,
         )
         follower.restore()
         return [kept_up(part) for part in (*work, follower.run)]
+
+    def _follow_table(self, table: ExperimentTable) -> None:
+        self.further.serve_also({arm.model for arm in table.arms if arm.model})
+        self._announcements.plan(table)
 
     def _follow_beside(self, track: Track) -> AliasFollower:
         assert self._registry is not None

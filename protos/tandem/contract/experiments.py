@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import gcd
 from typing import Final
 
 import mmh3
@@ -308,6 +309,34 @@ class ExperimentTable:
             if variant.assignment is not None
         )
         return tuple(found)
+
+    @property
+    def shares(self) -> dict[str, dict[str, int]]:
+        """The weights of the arms of each experiment, without common factor. A strategy with one arm of an experiment
+        is for testers, and says nothing of the shares; experiments of which two strategies say different shares are
+        left out."""
+        found: dict[str, dict[str, int]] = {}
+        unclear: set[str] = set()
+        for layer in self.layers:
+            strategies = layer.strategies or (_EVERYBODY,)
+            for variants in dict.fromkeys(strategy.variants or layer.variants for strategy in strategies):
+                for experiment, weights in _weights(variants).items():
+                    if found.setdefault(experiment, weights) != weights:
+                        unclear.add(experiment)
+        return {experiment: weights for experiment, weights in found.items() if experiment not in unclear}
+
+
+def _weights(variants: Variants | None) -> dict[str, dict[str, int]]:
+    """The weights of the arms by experiment, without common factor, of experiments with two arms or more."""
+    weights: dict[str, dict[str, int]] = {}
+    for variant in variants.variants if variants is not None else ():
+        if variant.assignment is not None and variant.weight:
+            weights.setdefault(variant.assignment.experiment, {})[variant.assignment.arm] = variant.weight
+    return {
+        experiment: {arm: weight // gcd(*arms.values()) for arm, weight in arms.items()}
+        for experiment, arms in weights.items()
+        if len(arms) > 1
+    }
 
 
 NO_EXPERIMENTS: Final = ExperimentTable()

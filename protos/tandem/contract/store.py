@@ -14,7 +14,8 @@ number. Values are little-endian and 8-byte aligned, so that a reader gets array
 | `tandem/1/item-counters/{item_id}`         | hash: event type -> events ever applied | feature_sync |
 | `tandem/1/deleted-users`                   | hash: SHA-256 of a user id -> when it was deleted | feature_sync |
 
-The keys of streams are in `streams`, those of the live catalogue in `live_items`.
+The keys of streams are in `streams`, those of the live catalogue in `live_items`, those that servers write in
+`announced`.
 """
 
 from __future__ import annotations

@@ -134,6 +134,29 @@ def test_testers_have_the_arm_that_they_ask_for(tmp_path: Path) -> None:
     assert table.assign("nobody", {}) == ()
 
 
+def test_shares_are_those_of_strategies_that_hold_two_arms(tmp_path: Path) -> None:
+    def variants(**weights: int) -> list[dict[str, Any]]:
+        return [
+            {"name": arm, "weight": weight, "payload": {"type": "json", "value": {"experiment": "e", "arm": arm}}}
+            for arm, weight in weights.items()
+        ]
+
+    def shares(*strategies: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+        parts = [{"parameters": {"rollout": 50}, "variants": part} for part in strategies]
+        return read(tmp_path, flags({"name": "one", "strategies": parts})).shares
+
+    testers = variants(x=1000)
+    assert shares(testers, variants(control=900, x=100)) == {"e": {"control": 9, "x": 1}}
+    assert shares(variants(control=600, x=200, off=200), variants(off=200, x=200, control=600)) == {
+        "e": {"control": 3, "x": 1, "off": 1}
+    }
+    assert shares(testers) == {}
+    assert shares(variants(control=1000, x=0)) == {}, "an arm without users"
+    assert shares(variants(control=900, x=100), variants(control=500, x=500)) == {}, "two strategies disagree"
+    definition = layer("one", {"experiment": "e", "arm": "x"}, {"experiment": "e", "arm": "y"})
+    assert read(tmp_path, flags(definition)).shares == {"e": {"x": 1, "y": 1}}
+
+
 def test_a_layer_can_be_limited_to_a_scenario_of_the_request(tmp_path: Path) -> None:
     strategy = {
         "parameters": {"rollout": 100},
