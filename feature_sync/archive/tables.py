@@ -97,6 +97,12 @@ _TABLES: Final[Mapping[str, Callable[[Sequence[bytes]], Any]]] = {
     ITEM_CHANGES: partial(_from_rows, ITEM_CHANGE_SCHEMA, item_change_row),
     IMPRESSIONS: lambda payloads: impression_table.to_table(map(Impression.from_bytes, payloads)),
 }
+_ADDED: Final[Mapping[str, Mapping[str, object]]] = {
+    EVENTS: {names.CURRENCY: ""},
+    ITEM_CHANGES: {},
+    IMPRESSIONS: {names.LATENCY_US: None},
+}
+"""Columns that early files do not have, with the value that their rows have instead."""
 _TIMES: Final = (names.TIMESTAMP, names.RECEIVED_AT)
 
 
@@ -131,9 +137,10 @@ def _read(path: Path, stream: str) -> Any:
     schema = _SCHEMAS[stream]
     try:
         rows = pq.ParquetFile(path).read(columns=schema.names)
-        if stream == EVENTS and names.CURRENCY not in rows.schema.names:
-            # Files of before 0.4 stay in the archive.
-            rows = rows.append_column(names.CURRENCY, pa.array([""] * rows.num_rows, pa.string()))
+        # Files that lack a column of today stay in the archive.
+        for name, value in _ADDED[stream].items():
+            if name not in rows.schema.names:
+                rows = rows.append_column(name, pa.repeat(pa.scalar(value, schema.field(name).type), rows.num_rows))
         return rows.cast(schema)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise ArchiveUnreadable(f"{path}: {error}") from error

@@ -15,8 +15,9 @@ to the newest answer that showed the item to the same user. Either within the wi
 | `nothing_shown`    | names no answer, and within the window no recorded answer showed the user the item   |
 
 Tables that the other modules read: `answers` (one row each), `facts` (one row for each item shown, with what came of
-it; one with `item_id` NULL for an answer without items), `attributed` (one row for each event that counts), `paid` (one
-row for each item shown that was paid for, and currency), `exposures` (one row for each answer and experiment).
+it; one with `item_id` NULL for an answer without items; `is_first` holds for one row of each answer), `attributed` (one row
+for each event that counts), `paid` (one row for each item shown that was paid for, and currency), `exposures` (one row
+for each answer and experiment).
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ OWED: Final = ("by_request", "by_user_and_item")
 """Values of `match` of events that are owed to an item."""
 NOT_OWED: Final = ("answer_unknown", "of_another_user", "item_not_shown", "outside_window", "nothing_shown")
 
+ARM_UNAVAILABLE: Final = "arm_unavailable"
+"""Of an answer's `degraded_reasons`: the arm could not answer, and control did."""
+DEADLINE: Final = "deadline"
+"""Of an answer's `degraded_reasons`: too little time was left, and a list from memory answered."""
+
 _CLOCK_US: Final = 300 * MICROSECONDS
 """How far before its answer an event may seem to have happened: callers' clocks differ, and the server accepts times
 that are so far ahead."""
@@ -49,7 +55,7 @@ _NO_ANSWERS: Final = """
         ''::VARCHAR AS variant, ''::VARCHAR AS policy_fingerprint, ''::VARCHAR AS answer_source,
         []::VARCHAR[] AS degraded_reasons,
         []::STRUCT(experiment VARCHAR, arm VARCHAR, exposed BOOLEAN)[] AS assignments,
-        0::INTEGER AS first_position, []::VARCHAR[] AS item_ids
+        0::INTEGER AS first_position, []::VARCHAR[] AS item_ids, 0::BIGINT AS latency_us
     LIMIT 0
 """
 _NO_EVENTS: Final = """
@@ -62,7 +68,9 @@ _ANSWERS: Final = """
     SELECT DISTINCT ON (request_id) request_id, timestamp AS shown_at, user_id,
         coalesce(nullif(user_id, ''), context[$session_key]) AS unit,
         scenario, placement, model_version, variant, policy_fingerprint, answer_source, assignments, first_position,
-        item_ids, len(degraded_reasons) > 0 AS is_degraded,
+        item_ids, latency_us, len(degraded_reasons) > 0 AS is_degraded,
+        list_contains(degraded_reasons, $arm_unavailable) AS lacks_arm,
+        list_contains(degraded_reasons, $deadline) AS is_from_memory,
         timestamp >= $start AND timestamp < $end AS in_period
     FROM ({source})
     WHERE timestamp >= $read_from AND timestamp < $read_until
@@ -127,6 +135,7 @@ _FACTS: Final = f"""
         GROUP BY request_id, item_id
     )
     SELECT a.* EXCLUDE (item_ids, first_position, assignments), s.item_id, s.position,
+        coalesce(s.position = a.first_position, true) AS is_first,
         strftime(make_timestamp(a.shown_at), '%Y-%m-%d') AS day,
         coalesce(o.clicks, 0) AS clicks, coalesce(o.add_to_carts, 0) AS add_to_carts,
         coalesce(o.purchases, 0) AS purchases, coalesce(o.ratings, 0) AS ratings,
@@ -158,10 +167,14 @@ class Database:
         self._connection.execute("SET TimeZone = 'UTC'; SET preserve_insertion_order = false")
         answers = _source(question.impressions, question, _NO_ANSWERS)
         events = _source(question.events, question, _NO_EVENTS)
+        reasons = {"arm_unavailable": ARM_UNAVAILABLE, "deadline": DEADLINE}
         period = {"start": question.start_us, "end": question.end_us}
         read = {"read_from": question.read_from_us, "read_until": question.read_until_us}
         try:
-            self._run(_ANSWERS.replace("{source}", answers), {"session_key": question.session_key, **period, **read})
+            self._run(
+                _ANSWERS.replace("{source}", answers),
+                {"session_key": question.session_key, **reasons, **period, **read},
+            )
             self._run(_SHOWN)
             self._run(_OUTCOMES.replace("{source}", events), read)
             self._run(_ATTRIBUTED, {"clock": _CLOCK_US, "window": question.window_us, **period})

@@ -15,6 +15,8 @@ EVENTS_FILE: Final = "events.parquet"
 """Of a report: a row for each event."""
 USERS: Final = "users"
 """Of a report: the folder of the tables of users."""
+SLOW_MS: Final = 25.0
+"""Half of the time that a server gives itself for an answer unless TANDEM_DEADLINE_MS says otherwise."""
 MICROSECONDS: Final = 1_000_000
 _DAY_SECONDS: Final = 24 * 3600
 
@@ -35,6 +37,8 @@ class Question:
     """Longest time between an answer and what came of it."""
     lookback_seconds: float = 28 * _DAY_SECONDS
     """How far back users' behaviour before an experiment is read, for CUPED."""
+    slow_ms: float = SLOW_MS
+    """An answer that took the server longer is slow, in milliseconds."""
     session_key: str = "sessionId"
     """Key of the request's context that tells anonymous users apart, Unleash's own by default."""
     plans: Path | None = None

@@ -44,7 +44,8 @@ _WHOLE: Final = (
     *("clicks", "add_to_carts", "purchases", "ratings"),
 )
 _SHARES: Final = (
-    *("dwell_seconds", "ctr", "add_to_cart_rate", "conversion", "dwell_seconds_per_item", "items_per_answer"),
+    *("dwell_seconds", "latency_ms", "ctr", "add_to_cart_rate", "conversion"),
+    *("dwell_seconds_per_item", "items_per_answer"),
 )
 _SUMMARY: Final = pa.schema(
     [*_KEYS, *((name, pa.int64()) for name in _WHOLE), *((name, pa.float64()) for name in _SHARES)]
@@ -69,7 +70,9 @@ def attribute(question: Question, output: Path) -> dict[str, Any]:
             try:
                 with Database(question, staging) as database:
                     found = [
-                        analysed(experiment_users(database, name), plans, until=question.end_us)
+                        analysed(
+                            experiment_users(database, name, slow_ms=question.slow_ms), plans, until=question.end_us
+                        )
                         for name in experiments(database)
                     ]
                     findings = Findings(

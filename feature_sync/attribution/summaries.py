@@ -38,7 +38,8 @@ _COUNTS: Final = """
     sum(add_to_carts)::BIGINT AS add_to_carts,
     sum(purchases)::BIGINT AS purchases,
     sum(ratings)::BIGINT AS ratings,
-    sum(dwell_seconds) AS dwell_seconds
+    sum(dwell_seconds) AS dwell_seconds,
+    avg(latency_us) FILTER (is_first) / 1000 AS latency_ms
 """
 _RATES: Final = """
     clicked / nullif(shown, 0) AS ctr,

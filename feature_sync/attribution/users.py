@@ -1,7 +1,9 @@
 """The users of an experiment, one row for each user and arm, as `feature_sync.statistics.plan` describes them.
 
-Only answers by the arm itself count (`exposed`). The unit is the user, of an anonymous one the session; answers that
-name neither are left out and counted. What a user did before is counted up to the user's first exposure.
+Only answers by the arm itself count (`exposed`), but for `errors` and `requests`: an answer that the arm could not give
+is an error of the arm, and so is one from memory because time was short. The unit is the user, of an anonymous one the
+session; answers that name neither are left out and counted. What a user did before is counted up to the user's first
+exposure.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from feature_sync.attribution.database import Database, identifier, quoted
+from feature_sync.attribution.question import SLOW_MS
 
 REVENUE: Final = "revenue"
 _BEFORE: Final = "_before"
+_LATENCY: Final = "latency_ms"
+_SLOW: Final = "slow_answers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +45,14 @@ def experiments(database: Database) -> list[str]:
     return [row["experiment"] for row in rows]
 
 
-def experiment_users(database: Database, experiment: str) -> ExperimentUsers:
-    """The table of an experiment's users."""
+def experiment_users(database: Database, experiment: str, *, slow_ms: float = SLOW_MS) -> ExperimentUsers:
+    """The table of an experiment's users; `slow_answers` took longer than `slow_ms`. Without any known latency it has
+    no columns of latencies."""
     named = {"experiment": experiment}
     currencies = tuple(row["currency"] for row in database.rows(_CURRENCIES, named))
-    table = database.table(_table_sql(currencies), named)
+    table = database.table(_table_sql(currencies), {**named, "slow_us": 1000 * slow_ms})
+    if table.column(_LATENCY).null_count == table.num_rows:
+        table = table.drop_columns([_LATENCY, _SLOW])
     ((without,),) = (tuple(row.values()) for row in database.rows(_WITHOUT_USER, named))
     first: list[int] = table.column("first_exposed").to_pylist()
     return ExperimentUsers(
@@ -73,6 +81,15 @@ _CURRENCIES: Final = f"""
 """
 _WITHOUT_USER: Final = f"""
     SELECT count(DISTINCT request_id) FROM ({_EXPOSED}) WHERE unit IS NULL
+"""
+_ASSIGNED: Final = """
+    SELECT unit, arm, count(*) FILTER (exposed OR lacks_arm) AS requests,
+        count(*) FILTER (CASE WHEN exposed THEN is_from_memory ELSE lacks_arm END) AS errors,
+        avg(latency_us) FILTER (exposed) / 1000 AS mean_ms,
+        avg((latency_us > $slow_us)::INTEGER) FILTER (exposed) AS slow_share
+    FROM exposures JOIN answers USING (request_id)
+    WHERE experiment = $experiment AND in_period AND unit IS NOT NULL
+    GROUP BY unit, arm
 """
 _TOTALS: Final = """
     count(item_id) AS impressions{suffix},
@@ -103,6 +120,7 @@ def _table_sql(currencies: tuple[str, ...]) -> str:
     )
     return f"""
         WITH exposed AS ({_EXPOSED} AND unit IS NOT NULL),
+        assigned AS ({_ASSIGNED}),
         totals AS (
             SELECT unit, arm, min(shown_at) AS first_exposed, count(DISTINCT request_id) AS answers,
                 count(DISTINCT request_id) FILTER (is_degraded) AS degraded_answers,
@@ -119,8 +137,11 @@ def _table_sql(currencies: tuple[str, ...]) -> str:
             SELECT unit, arm, {sums(_BEFORE)}
             FROM earlier JOIN paid USING (request_id, item_id) GROUP BY unit, arm
         )
-        SELECT totals.unit AS user_id, totals.* EXCLUDE (unit), {paid}, before.* EXCLUDE (unit, arm), {paid_before}
-        FROM totals LEFT JOIN revenue USING (unit, arm) LEFT JOIN before USING (unit, arm)
-            LEFT JOIN revenue_before USING (unit, arm)
+        SELECT totals.unit AS user_id, totals.* EXCLUDE (unit), assigned.requests, assigned.errors,
+            -- Answers whose latency is not known count as the user's others.
+            assigned.mean_ms * totals.answers AS {_LATENCY}, assigned.slow_share * totals.answers AS {_SLOW},
+            {paid}, before.* EXCLUDE (unit, arm), {paid_before}
+        FROM totals JOIN assigned USING (unit, arm) LEFT JOIN revenue USING (unit, arm)
+            LEFT JOIN before USING (unit, arm) LEFT JOIN revenue_before USING (unit, arm)
         ORDER BY user_id, arm
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from datetime import UTC, datetime, timedelta
 
+from feature_sync.attribution.question import REPORT, SLOW_MS, Question
 from feature_sync.commands.report import print_line
 from feature_sync.core.settings import Settings
 from tandem.contract.streams import EVENTS, IMPRESSIONS
@@ -51,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="key of the request's context that tells anonymous users apart (default: %(default)s)",
     )
+    parser.add_argument(
+        "--slow-ms",
+        type=number(0.001, 60_000),
+        default=SLOW_MS,
+        metavar="MS",
+        help="an answer that took the server longer is slow: the guardrail slow_share (default: %(default)g)",
+    )
     parser.add_argument("--plans", type=path, metavar="FILE", help="YAML file of the experiments' plans")
     parser.add_argument(
         "--output", type=path, metavar="DIR", help="folder of the report (default: attribution/ in the data folder)"
@@ -59,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Writes the report, and prints it in short. Raises FeatureSyncError."""
-    from feature_sync.attribution.question import REPORT, Question
     from feature_sync.attribution.report import attribute
 
     end = options.end or datetime.now(UTC)
@@ -70,6 +77,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         end=end,
         window_seconds=options.window * 86_400,
         lookback_seconds=options.lookback * 86_400,
+        slow_ms=options.slow_ms,
         session_key=options.session_key,
         plans=options.plans,
     )

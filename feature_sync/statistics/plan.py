@@ -204,12 +204,21 @@ STANDARD_METRICS: Final = (
         cap_quantile=0.99,
     ),
     Metric(
+        name="slow_share",
+        numerator="slow_answers",
+        denominator="answers",
+        better=Better.LOWER,
+        role=Role.GUARDRAIL,
+        margin=0.01,
+        margin_is_relative=False,
+    ),
+    Metric(
         name="error_share",
         numerator="errors",
         denominator="requests",
         better=Better.LOWER,
         role=Role.GUARDRAIL,
-        margin=0.002,
+        margin=0.01,
         margin_is_relative=False,
     ),
     Metric(
@@ -230,8 +239,8 @@ STANDARD_METRICS: Final = (
     ),
 )
 """The usual metrics of a recommender. `impressions` counts shown items, `answers` answers, `requests` answers and
-errors, `converted` is 1 for a user with a purchase, `latency_ms` adds up the answers' latencies, `distinct_items`
-counts the different items that the user was shown."""
+errors, `converted` is 1 for a user with a purchase, `latency_ms` adds up the answers' latencies, `slow_answers`
+counts those above a limit, `distinct_items` counts the different items that the user was shown."""
 
 
 def standard_metrics(columns: Collection[str]) -> tuple[Metric, ...]:

@@ -80,6 +80,7 @@ class Journal:
 
 def _impression(admitted: Admitted, answer: Answer) -> Impression:
     query = admitted.query
+    latency_us = int((time.monotonic() - admitted.admitted_at) * 1e6)
     return Impression(
         request_id=answer.request_id,
         timestamp=time.time_ns() // 1000,
@@ -100,4 +101,5 @@ def _impression(admitted: Admitted, answer: Answer) -> Impression:
         propensities=answer.propensities or [1.0] * len(answer.item_ids),
         num_candidates=answer.num_candidates,
         ranks=answer.ranks,
+        latency_us=latency_us,
     )

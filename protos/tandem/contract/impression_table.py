@@ -39,6 +39,7 @@ SCHEMA: Final = pa.schema(
         (names.PROPENSITIES, pa.list_(pa.float32())),
         (names.NUM_CANDIDATES, pa.int32()),  # 0: the policy did not explore
         (names.RANKS, pa.list_(pa.int32())),
+        (names.LATENCY_US, pa.int64()),  # null: not known
     ]
 )
 """The columns, named as the fields of `Impression`."""

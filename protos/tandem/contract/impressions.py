@@ -17,9 +17,13 @@ from typing import Any, Final, NamedTuple
 
 from tandem.contract.errors import StreamEntryError
 
-_FORMAT: Final = 1
-# format, items, first position, timestamp; then float32 scores, float32 propensities, the texts as JSON
-_HEADER: Final = struct.Struct("<BxxxIiiq")
+_FORMAT: Final = 2
+_FORMAT_WITHOUT_LATENCY: Final = 1
+# format, items, first position, candidates, timestamp, latency; then float32 scores, float32 propensities, int32 ranks,
+# the texts as JSON
+_HEADER: Final = struct.Struct("<BxxxIiiqI")
+_HEADERS: Final = {_FORMAT_WITHOUT_LATENCY: struct.Struct("<BxxxIiiq"), _FORMAT: _HEADER}
+_MAX_LATENCY_US: Final = (1 << 32) - 1
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
@@ -78,6 +82,9 @@ class Impression:
     """Place of each item among those candidates before exploration, 0 for the best; empty if the policy did not
     explore. From both follows how likely the policy shows an item at a position whatever it shows before
     (`exploration.position_probabilities`), which the judgement of another policy needs."""
+    latency_us: int | None = None
+    """Microseconds from the admission of the request until its answer was made, without network and serialisation; 1 to
+    2^32 - 1 once packed. None: not known."""
 
     def to_bytes(self) -> bytes:
         """Packs the impression. Raises ValueError if the parallel sequences differ in length."""
@@ -90,6 +97,7 @@ class Impression:
         num_ranks = num_items if self.num_candidates else 0
         if len(self.ranks) != num_ranks:
             raise ValueError(f"{num_items} items from {self.num_candidates} candidates have {len(self.ranks)} ranks")
+        latency_us = 0 if self.latency_us is None else min(max(self.latency_us, 1), _MAX_LATENCY_US)
         # In the order of _TEXTS.
         texts = (
             *(self.request_id, self.user_id, self.scenario, self.placement, dict(self.context)),
@@ -98,7 +106,7 @@ class Impression:
         )
         return b"".join(
             (
-                _HEADER.pack(_FORMAT, num_items, self.first_position, self.num_candidates, self.timestamp),
+                _HEADER.pack(_FORMAT, num_items, self.first_position, self.num_candidates, self.timestamp, latency_us),
                 struct.pack(f"<{2 * num_items}f{num_ranks}i", *self.scores, *self.propensities, *self.ranks),
                 _ENCODE(texts).encode(),
             )
@@ -107,15 +115,16 @@ class Impression:
     @classmethod
     def from_bytes(cls, entry: bytes) -> Impression:
         """Reads a packed impression. Raises StreamEntryError."""
-        if len(entry) < _HEADER.size or entry[0] != _FORMAT:
+        header = _HEADERS.get(entry[0]) if entry else None
+        if header is None or len(entry) < header.size:
             found = f"format {entry[0]}" if entry else "an empty entry"
-            raise StreamEntryError(f"impression: {found} is not format {_FORMAT}")
-        _, num_items, first_position, num_candidates, timestamp = _HEADER.unpack_from(entry)
+            raise StreamEntryError(f"impression: {found} is not format {_FORMAT_WITHOUT_LATENCY} or {_FORMAT}")
+        _, num_items, first_position, num_candidates, timestamp, *latency_us = header.unpack_from(entry)
         num_ranks = num_items if num_candidates else 0
-        ends_at = _HEADER.size + 8 * num_items + 4 * num_ranks
+        ends_at = header.size + 8 * num_items + 4 * num_ranks
         if len(entry) < ends_at:
             raise StreamEntryError(f"impression: {len(entry)} bytes, {num_items} items take {ends_at}")
-        numbers = struct.unpack_from(f"<{2 * num_items}f{num_ranks}i", entry, _HEADER.size)
+        numbers = struct.unpack_from(f"<{2 * num_items}f{num_ranks}i", entry, header.size)
         try:
             texts = json.loads(entry[ends_at:])
         except ValueError as error:
@@ -127,6 +136,7 @@ class Impression:
             propensities=numbers[num_items : 2 * num_items],
             num_candidates=num_candidates,
             ranks=numbers[2 * num_items :],
+            latency_us=(latency_us or [0])[0] or None,
             **_parsed(texts),
         )
         if not len(impression.item_ids) == len(impression.sources) == num_items:
@@ -135,8 +145,9 @@ class Impression:
 
     def to_dict(self) -> dict[str, object]:
         """The impression for JSON: the fields by name, and each item with its position, source, score and propensity;
-        the candidates and ranks only if the policy explored."""
+        the candidates and ranks only if the policy explored, the latency only if it is known."""
         columns = zip(self.item_ids, self.sources, self.scores, self.propensities, strict=True)
+        timed = {} if self.latency_us is None else {"latency_us": self.latency_us}
         explored = {"num_candidates": self.num_candidates, "ranks": list(self.ranks)} if self.num_candidates else {}
         return {
             "request_id": self.request_id,
@@ -151,6 +162,7 @@ class Impression:
             "answer_source": self.answer_source,
             "degraded_reasons": list(self.degraded_reasons),
             "assignments": [arm._asdict() for arm in self.assignments],
+            **timed,
             **explored,
             "items": [
                 {"item_id": item_id, "position": position, "source": source, "score": score, "propensity": propensity}

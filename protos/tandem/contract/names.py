@@ -52,6 +52,7 @@ SCORES: Final = "scores"
 PROPENSITIES: Final = "propensities"
 NUM_CANDIDATES: Final = "num_candidates"
 RANKS: Final = "ranks"
+LATENCY_US: Final = "latency_us"
 
 DAY_PARTITION: Final = "day="
 """Prefix of the folders of raw events, changes and impressions, followed by the day they were applied, YYYY-MM-DD in

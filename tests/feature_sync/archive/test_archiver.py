@@ -26,7 +26,17 @@ from feature_sync.archive.tables import (
 )
 from feature_sync.store.connection import StoreConnection
 from feature_sync.telemetry.metrics import Metrics
-from tandem.contract.streams import ENTRY_FIELD, EVENTS, ITEM_CHANGES, AppliedItemChange, Event, ItemChange, applied_key
+from tandem.contract.impressions import Impression
+from tandem.contract.streams import (
+    ENTRY_FIELD,
+    EVENTS,
+    IMPRESSIONS,
+    ITEM_CHANGES,
+    AppliedItemChange,
+    Event,
+    ItemChange,
+    applied_key,
+)
 from tests.support.small_disk import small_disk
 from tests.support.waiting import wait_until
 
@@ -121,12 +131,39 @@ def test_a_row_has_the_fields_of_its_event(store_url: str, client: redis.Redis, 
     assert client.xlen(applied_key(EVENTS)) == 0
 
 
+def impression(number: int) -> Impression:
+    return Impression(
+        request_id=f"r{number}",
+        timestamp=number,
+        user_id=f"user-{number}",
+        scenario="home",
+        model_version="m1",
+        variant="champion",
+        answer_source="ranked",
+        item_ids=["a"],
+        sources=["popular"],
+        scores=[1.0],
+        propensities=[1.0],
+        latency_us=900,
+    )
+
+
 def test_files_of_before_currencies_are_read_and_rewritten(tmp_path: Path) -> None:
     write_entries(EVENTS, [event(number).to_bytes() for number in range(4)], tmp_path / "new")
     pq.write_table(pq.read_table(tmp_path / "new").drop_columns(["currency"]), tmp_path / "old")
     assert rows_of_user(tmp_path / "old", "user-1") == rows_of_user(tmp_path / "new", "user-1")
     write_without_user(tmp_path / "old", tmp_path / "rewritten", "user-0", until=1 << 60)
     assert pq.read_table(tmp_path / "rewritten").column("currency").to_pylist() == ["", ""]
+
+
+def test_files_of_impressions_without_latencies_are_read_and_rewritten(tmp_path: Path) -> None:
+    shown = [impression(number) for number in range(3)]
+    write_entries(IMPRESSIONS, [one.to_bytes() for one in shown], tmp_path / "new")
+    pq.write_table(pq.read_table(tmp_path / "new").drop_columns(["latency_us"]), tmp_path / "old")
+    (row,) = rows_of_user(tmp_path / "old", "user-1", stream=IMPRESSIONS)
+    assert (row["request_id"], row["latency_us"]) == ("r1", None)
+    write_without_user(tmp_path / "old", tmp_path / "rewritten", "user-0", until=1 << 60, stream=IMPRESSIONS)
+    assert pq.read_table(tmp_path / "rewritten").column("latency_us").to_pylist() == [None, None]
 
 
 def test_item_changes(store_url: str, client: redis.Redis, tmp_path: Path) -> None:

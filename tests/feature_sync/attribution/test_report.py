@@ -10,11 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from feature_sync.attribution.database import ARM_UNAVAILABLE, DEADLINE
 from feature_sync.attribution.report import attribute
 from feature_sync.attribution.summaries import Line, summaries
 from feature_sync.attribution.users import experiment_users, experiments
 from feature_sync.commands.cli import main
 from feature_sync.core.errors import SettingsError, StorageError
+from feature_sync.statistics.plan import standard_metrics
+from inference_server.core.degradation import Degraded
 from tandem.contract.impressions import Impression
 from tandem.contract.streams import EVENTS, Event
 from tests.feature_sync.attribution.archives import arm, event, opened, question, shown, write, write_both
@@ -109,6 +112,51 @@ def test_users_of_an_experiment(tmp_path: Path) -> None:
     assert (bob["revenue_EUR_before"], bob["revenue_USD_before"], bob["revenue_USD"]) == (1, 0, 10)
     assert (rows["s1"]["arm"], rows["s1"]["clicks"]) == ("b", 1)
     assert bob["first_exposed"] == shown("r3", "bob", "", 2).timestamp
+
+
+def test_latencies_and_errors_of_an_arm(tmp_path: Path) -> None:
+    """What the arm could not give is its error; what is not known of a latency counts as the user's other answers."""
+    b, stood_in = [arm("exp", "b")], [arm("exp", "b", exposed=False)]
+    write_both(
+        tmp_path,
+        [
+            shown("r1", "ann", "ab", 1, assignments=b, latency_us=4_000),
+            shown("r2", "ann", "a", 2, assignments=b, latency_us=30_000, degraded_reasons=[DEADLINE]),
+            shown("r3", "ann", "a", 3, assignments=b),
+            shown("r4", "ann", "abc", 4, assignments=stood_in, latency_us=9_000, degraded_reasons=[ARM_UNAVAILABLE]),
+            shown("r5", "ann", "a", 5, assignments=stood_in, latency_us=9_000, degraded_reasons=[DEADLINE]),
+            shown("r6", "bob", "", 6, assignments=b, latency_us=25_000),
+            shown("r7", "cat", "a", 6, assignments=b),
+            shown("r8", "dan", "a", 6, assignments=stood_in, degraded_reasons=[ARM_UNAVAILABLE]),
+        ],
+        [],
+    )
+    with opened(tmp_path) as database:
+        table = experiment_users(database, "exp", slow_ms=25.0).table
+    names = ("user_id", "answers", "requests", "errors", "latency_ms", "slow_answers")
+    assert list(zip(*(table.column(name).to_pylist() for name in names), strict=True)) == [
+        ("ann", 3, 4, 2, 51.0, 1.5),
+        ("bob", 1, 1, 0, 25.0, 0.0),
+        ("cat", 1, 1, 0, None, None),
+    ]
+    found = {metric.name for metric in standard_metrics(table.column_names)}
+    assert {"latency_ms", "slow_share", "error_share", "degraded_share", "coverage"} <= found
+    days, arms = lines_of(tmp_path, "day"), lines_of(tmp_path, "arm")
+    assert days["2026-03-10"].counts["latency_ms"] == pytest.approx((4 + 30 + 9 + 9 + 25) / 5)
+    assert arms["exp: b"].counts["latency_ms"] == pytest.approx((4 + 30 + 25) / 3)
+
+
+def test_without_latencies_nothing_is_said_of_them(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with opened(tmp_path) as database:
+        table = experiment_users(database, "exp").table
+    found = {metric.name for metric in standard_metrics(table.column_names)}
+    assert found & {"latency_ms", "slow_share", "error_share"} == {"error_share"}
+    assert lines_of(tmp_path, "all")[""].counts["latency_ms"] is None
+
+
+def test_the_reasons_are_the_servers() -> None:
+    assert (ARM_UNAVAILABLE, DEADLINE) == (Degraded.ARM_UNAVAILABLE, Degraded.DEADLINE)
 
 
 def many() -> tuple[list[Impression], list[Event]]:

@@ -46,7 +46,9 @@ async def test_an_impression_says_what_was_shown_and_how_it_came_about(model: Se
     Journal(Tracing("", sample_ratio=0.0), [kept]).write(replace(request, policies_fingerprint="f"), ANSWER, None)
     (impression,) = kept.impressions
     assert impression.timestamp > 1_700_000_000_000_000
-    assert replace(impression, timestamp=0) == Impression(
+    assert impression.latency_us is not None
+    assert impression.latency_us > 0
+    assert replace(impression, timestamp=0, latency_us=None) == Impression(
         request_id="r",
         timestamp=0,
         user_id="u",

@@ -34,10 +34,12 @@ IMPRESSION = Impression(
     propensities=(1.0, 0.125),
     num_candidates=40,
     ranks=(0, 7),
+    latency_us=1500,
 )
 IMPRESSION_BYTES = (
     bytes.fromhex(
-        "01 000000 02000000 0a000000 28000000 40420f0000000000"  # format, items, first position, candidates, timestamp
+        "02 000000 02000000 0a000000 28000000 40420f0000000000"  # format, items, first position, candidates, timestamp
+        "dc050000"  # latency
         "0000c03f 000080be 0000803f 0000003e 00000000 07000000"  # scores, propensities, ranks
     )
     + (
@@ -46,6 +48,8 @@ IMPRESSION_BYTES = (
     ).encode()
 )
 
+BYTES_OF_FORMAT_1 = b"\x01" + IMPRESSION_BYTES[1:24] + IMPRESSION_BYTES[28:]
+
 _texts = st.text(max_size=12)
 _floats = st.floats(width=32, allow_nan=False)
 
@@ -53,6 +57,20 @@ _floats = st.floats(width=32, allow_nan=False)
 def test_golden_bytes() -> None:
     assert IMPRESSION.to_bytes() == IMPRESSION_BYTES
     assert Impression.from_bytes(IMPRESSION_BYTES) == IMPRESSION
+
+
+def test_an_entry_of_format_1_has_no_latency() -> None:
+    old = Impression.from_bytes(BYTES_OF_FORMAT_1)
+    assert old == dataclasses.replace(IMPRESSION, latency_us=None)
+    assert "latency_us" not in old.to_dict()
+    assert impression_table.to_table([old, IMPRESSION]).column("latency_us").to_pylist() == [None, 1500]
+    assert Impression.from_bytes(old.to_bytes()) == old
+
+
+@pytest.mark.parametrize(("given", "packed"), [(0, 1), (-3, 1), (2**40, 2**32 - 1)])
+def test_a_latency_stays_in_its_range(given: int, packed: int) -> None:
+    entry = dataclasses.replace(IMPRESSION, latency_us=given).to_bytes()
+    assert Impression.from_bytes(entry).latency_us == packed
 
 
 def test_a_table_has_a_row_for_each_impression_and_gives_them_back() -> None:
@@ -83,6 +101,7 @@ def test_a_table_has_a_row_for_each_impression_and_gives_them_back() -> None:
         degraded_reasons=st.lists(_texts, max_size=3),
         user_id=_texts,
         timestamp=st.integers(0, 2**62),
+        latency_us=st.none() | st.integers(1, 2**32 - 1),
     )
 )
 def test_impressions_survive_a_round_trip(impression: Impression) -> None:
@@ -99,8 +118,10 @@ def test_any_bytes_are_an_impression_or_an_error(entry: bytes) -> None:
     ("entry", "message"),
     [
         (b"", "an empty entry"),
-        (b"\x02" + IMPRESSION_BYTES[1:], "format 2"),
-        (IMPRESSION_BYTES[:30], "2 items take 48"),
+        (b"\x03" + IMPRESSION_BYTES[1:], "format 3 is not format 1 or 2"),
+        (IMPRESSION_BYTES[:25], "format 2 is not"),
+        (IMPRESSION_BYTES[:30], "2 items take 52"),
+        (BYTES_OF_FORMAT_1[:30], "2 items take 48"),
         (IMPRESSION_BYTES[:-1], "no JSON"),
         (IMPRESSION_BYTES.replace(b'"51"', b"51"), "51 is no text"),
         (IMPRESSION_BYTES.replace(b"true", b"1"), "1 is no flag"),
