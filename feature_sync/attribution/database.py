@@ -15,9 +15,9 @@ to the newest answer that showed the item to the same user. Either within the wi
 | `nothing_shown`    | names no answer, and within the window no recorded answer showed the user the item   |
 
 Tables that the other modules read: `answers` (one row each), `facts` (one row for each item shown, with what came of
-it; one with `item_id` NULL for an answer without items; `is_first` holds for one row of each answer), `attributed` (one row
-for each event that counts), `paid` (one row for each item shown that was paid for, and currency), `exposures` (one row
-for each answer and experiment).
+it, and one with `item_id` NULL for an answer without items; `is_first` holds for one row of each answer), `attributed`
+(one row for each event that counts), `paid` (one row for each item shown that was paid for, and currency), `exposures`
+(one row for each answer and experiment).
 """
 
 from __future__ import annotations

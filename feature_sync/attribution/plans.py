@@ -4,14 +4,14 @@ The file of plans is YAML, by experiment:
 
     new-ranker:
       control: control            # default: the arm of this name
-      shares: {control: 1, b: 1}  # default: equal shares of the arms that were seen
+      shares: {control: 1, b: 1}  # default: those that servers named, else equal shares of the arms that were seen
       started: 2026-01-31         # default: the first exposure in the period
       alpha: 0.05                 # and power, planned_users, min_days, min_users
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -29,6 +29,9 @@ from tandem.contract.whole_files import read_whole
 from tandem.ops.storage_errors import storage_error_line
 
 _CONTROL: Final = "control"
+
+Shares = Mapping[str, float]
+"""Expected shares of users by arm; only their ratios count."""
 
 
 class Planned(BaseModel):
@@ -58,7 +61,11 @@ class Analysed:
     """None: `problem` says why there is none."""
     problem: str
     is_planned: bool
-    """Whether the file of plans has the experiment; if not, equal shares were expected."""
+    """Whether the file of plans has the experiment."""
+    shares: Shares
+    """What was expected."""
+    has_equal_shares: bool
+    """Whether equal shares were expected because nobody has said others."""
 
 
 def read_plans(path: Path | None) -> Mapping[str, Planned]:
@@ -78,8 +85,17 @@ def read_plans(path: Path | None) -> Mapping[str, Planned]:
         raise SettingsError(f"--plans: {said}") from error
 
 
-def analysed(users: ExperimentUsers, plans: Mapping[str, Planned], *, until: int) -> Analysed:
+def analysed(
+    users: ExperimentUsers,
+    plans: Mapping[str, Planned],
+    named_shares: Callable[[], Mapping[str, Shares]],
+    *,
+    until: int,
+) -> Analysed:
     """The statistics of one experiment; `until` is the end of the period, microseconds since 1970.
+
+    `named_shares` returns the shares that servers have named, by experiment. They are expected where the plan names
+    none, unless users were in arms of which they know nothing.
 
     An experiment that cannot be analysed, because it has no control for example, is no error: `problem` says why.
     """
@@ -87,20 +103,30 @@ def analysed(users: ExperimentUsers, plans: Mapping[str, Planned], *, until: int
     from feature_sync.statistics.analyse import analyse
 
     planned = plans.get(users.experiment, Planned())
-    is_planned = users.experiment in plans
+    said = planned.shares or named_shares().get(users.experiment, {})
+    has_said = planned.shares is not None or {planned.control, *users.arms} <= said.keys()
+    shares = said if has_said else dict.fromkeys(users.arms, 1.0)
+    result, problem = None, ""
     try:
-        plan = _plan(users, planned, until=until)
-        return Analysed(users=users, result=analyse(users.table, plan), problem="", is_planned=is_planned)
+        result = analyse(users.table, _plan(users, planned, shares, until=until))
     except ExperimentError as error:
-        return Analysed(users=users, result=None, problem=str(error), is_planned=is_planned)
+        problem = str(error)
+    return Analysed(
+        users=users,
+        result=result,
+        problem=problem,
+        is_planned=users.experiment in plans,
+        shares=shares,
+        has_equal_shares=not has_said,
+    )
 
 
-def _plan(users: ExperimentUsers, planned: Planned, *, until: int) -> ExperimentPlan:
+def _plan(users: ExperimentUsers, planned: Planned, shares: Shares, *, until: int) -> ExperimentPlan:
     given: dict[str, Any] = planned.model_dump(include={"alpha", "power", "planned_users", "min_days", "min_users"})
     return ExperimentPlan(
         experiment=users.experiment,
         control=planned.control,
-        shares=planned.shares or dict.fromkeys(users.arms, 1.0),
+        shares=shares,
         metrics=_metrics(users),
         started=users.first_exposed if planned.started is None else _microseconds(planned.started),
         until=until,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +29,7 @@ import pyarrow.parquet as pq
 
 from feature_sync.attribution.database import Database
 from feature_sync.attribution.page import Findings, page
-from feature_sync.attribution.plans import Analysed, analysed, read_plans
+from feature_sync.attribution.plans import Analysed, Shares, analysed, read_plans
 from feature_sync.attribution.question import EVENTS_FILE, USERS, Question
 from feature_sync.attribution.summaries import ALL, Line, answers_not_exposed, event_counts, summaries
 from feature_sync.attribution.users import experiment_users, experiments
@@ -53,8 +54,13 @@ _SUMMARY: Final = pa.schema(
 _REVENUE: Final = pa.schema([*_KEYS, ("currency", pa.string()), ("revenue", pa.float64())])
 
 
-def attribute(question: Question, output: Path) -> dict[str, Any]:
+def attribute(
+    question: Question, output: Path, *, named_shares: Callable[[], Mapping[str, Shares]] = dict
+) -> dict[str, Any]:
     """Writes the report to the folder `output`, in place of an earlier one; returns its JSON without the tables.
+
+    `named_shares` returns the shares of arms that servers have named, and is called for experiments whose plan names
+    none.
 
     Raises SettingsError for a folder that holds something else and for a wrong file of plans, ArchiveUnreadable, and
     StorageError.
@@ -71,7 +77,10 @@ def attribute(question: Question, output: Path) -> dict[str, Any]:
                 with Database(question, staging) as database:
                     found = [
                         analysed(
-                            experiment_users(database, name, slow_ms=question.slow_ms), plans, until=question.end_us
+                            experiment_users(database, name, slow_ms=question.slow_ms),
+                            plans,
+                            named_shares,
+                            until=question.end_us,
                         )
                         for name in experiments(database)
                     ]
@@ -150,6 +159,8 @@ def _experiment(found: Analysed) -> dict[str, Any]:
     return {
         "experiment": found.users.experiment,
         "is_planned": found.is_planned,
+        "shares": dict(found.shares),
+        "has_equal_shares": found.has_equal_shares,
         "problem": found.problem,
         "answers_without_user": found.users.answers_without_user,
         "result": None if found.result is None else found.result.as_json(),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from datetime import UTC, datetime, timedelta
+
+import structlog
 
 from feature_sync.attribution.question import REPORT, SLOW_MS, Question
 from feature_sync.commands.report import print_line
+from feature_sync.core.errors import StoreError
 from feature_sync.core.settings import Settings
 from tandem.contract.streams import EVENTS, IMPRESSIONS
 from tandem.ops.arguments import moment, number, path, word
@@ -14,6 +18,8 @@ from tandem.ops.arguments import moment, number, path, word
 SUMMARY = "join events to what was shown: rates, revenue, experiments; as Parquet, JSON and HTML"
 
 _DEFAULT_DAYS = 28
+
+_log = structlog.get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,5 +87,20 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         session_key=options.session_key,
         plans=options.plans,
     )
-    print_line(attribute(question, options.output or settings.data_dir / REPORT))
+    output = options.output or settings.data_dir / REPORT
+    print_line(attribute(question, output, named_shares=functools.cache(lambda: _named_shares(settings))))
     return 0
+
+
+def _named_shares(settings: Settings) -> dict[str, dict[str, float]]:
+    """Shares of arms by experiment, as servers named them in the online store; none if it is away."""
+    from feature_sync.store.connection import StoreConnection
+    from feature_sync.store.served_models import experiment_shares
+
+    try:
+        with StoreConnection(settings.store_url) as connection:
+            return experiment_shares(connection)
+    except StoreError as error:
+        effect = "equal shares are expected of experiments without a plan"
+        _log.warning("shares_unknown", error=str(error), effect=effect)
+        return {}

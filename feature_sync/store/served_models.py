@@ -1,4 +1,4 @@
-"""The names of the models that servers answer with beside their own: from the settings, and from the servers."""
+"""What servers say of themselves in the store: the models that they answer with beside their own, and arms' shares."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from feature_sync.core.settings import Settings
 from feature_sync.store.connection import StoreConnection
-from tandem.contract.announced import NAMED_SECONDS, served_models_key
+from tandem.contract.announced import NAMED_SECONDS, experiment_shares_key, served_models_key, shares_from_bytes
 from tandem.ops.settings_types import check_served_name, split_names
 
 _MAX_NAMES: Final = 32
@@ -22,6 +22,15 @@ def further_models(settings: Settings, connection: StoreConnection) -> tuple[str
     named = connection.call("ZREVRANGEBYSCORE", key, "+inf", since, "LIMIT", 0, _MAX_NAMES)
     by_servers = sorted(name for member in named if _is_name(name := member.decode(errors="replace")))
     return tuple(dict.fromkeys((*split_names(settings.further_models), *by_servers)))
+
+
+def experiment_shares(connection: StoreConnection) -> dict[str, dict[str, float]]:
+    """The shares of arms that servers have named, by experiment, also of experiments that are over. Raises
+    StoreError."""
+    reply = connection.call("HGETALL", experiment_shares_key())
+    named = zip(reply[::2], reply[1::2], strict=True)
+    found = ((name.decode(errors="replace"), shares_from_bytes(packed)) for name, packed in named)
+    return {name: shares for name, shares in found if shares}
 
 
 def _is_name(name: str) -> bool:

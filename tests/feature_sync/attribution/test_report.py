@@ -17,7 +17,9 @@ from feature_sync.attribution.users import experiment_users, experiments
 from feature_sync.commands.cli import main
 from feature_sync.core.errors import SettingsError, StorageError
 from feature_sync.statistics.plan import standard_metrics
+from feature_sync.store.connection import StoreConnection
 from inference_server.core.degradation import Degraded
+from tandem.contract.announced import experiment_shares_key, shares_to_bytes
 from tandem.contract.impressions import Impression
 from tandem.contract.streams import EVENTS, Event
 from tests.feature_sync.attribution.archives import arm, event, opened, question, shown, write, write_both
@@ -167,7 +169,8 @@ def many() -> tuple[list[Impression], list[Event]]:
         name = "b" if number % 2 else "control"
         for visit in range(3):
             request_id, hours = f"{number}-{visit}", draw.uniform(0, 24)
-            answers.append(shown(request_id, f"u{number}", "abcdefgh", hours, assignments=[arm("exp", name)]))
+            made = {"assignments": [arm("exp", name)], "latency_us": 2_000 + number}
+            answers.append(shown(request_id, f"u{number}", "abcdefgh", hours, **made))
             for item in "abcdefgh":
                 if draw.random() < (0.2 if name == "b" else 0.1):
                     events.append(event(len(events), f"u{number}", item, hours + 0.1, request_id=request_id))
@@ -205,6 +208,25 @@ def test_a_planted_lift_is_found_and_shown(reported: Path) -> None:
     assert {row["dimension"] for row in summary} >= {"all", "day", "placement", "position", "arm", "model"}
     assert pq.read_table(reported / "revenue.parquet").column("currency").unique().to_pylist() == ["EUR"]
     assert pq.read_table(reported / "users" / "exp.parquet").num_rows == 600
+
+
+def test_shares_that_servers_name_are_expected_where_no_plan_says_others(tmp_path: Path) -> None:
+    write_both(tmp_path, *many())
+
+    def judged(named: dict[str, dict[str, float]], plan: str = "{}") -> tuple[dict[str, float], bool, str]:
+        (tmp_path / "plans.yaml").write_text(plan)
+        asked = question(tmp_path, plans=tmp_path / "plans.yaml")
+        attribute(asked, tmp_path / "report", named_shares=lambda: named)
+        (found,) = json.loads((tmp_path / "report" / "report.json").read_text())["experiments"]
+        (b,) = [arm for arm in found["result"]["arms"] if arm["arm"] == "b"]
+        return found["shares"], found["has_equal_shares"], b["sample_ratio"]["status"]
+
+    assert judged({}) == ({"b": 1, "control": 1}, True, "ok")
+    assert judged({"exp": {"control": 9, "b": 1}}) == ({"control": 9, "b": 1}, False, "invalid")
+    assert judged({"exp": {"control": 9, "c": 1}}) == ({"b": 1, "control": 1}, True, "ok"), "not the arms of the period"
+    assert judged({"exp": {"control": 9, "b": 1}}, "exp: {shares: {control: 1, b: 1}}")[1:] == (False, "ok")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Equal shares of the arms are expected" not in page
 
 
 def test_running_again_changes_nothing_but_takes_late_events_in(tmp_path: Path) -> None:
@@ -274,6 +296,26 @@ def test_the_command(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (data_dir / "attribution" / "report.html").is_file()
     assert main(["attribute", "--from", "2026-03-11", "--to", "2026-03-11"]) == 2
     assert "--to: 2026-03-11T00:00:00+00:00 must be after --from" in capsys.readouterr().err
+
+
+@pytest.mark.process
+def test_the_command_asks_the_store_for_shares(
+    data_dir: Path, store_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(data_dir)
+    command = ["attribute", "--from", "2026-03-10", "--to", "2026-03-11"]
+    monkeypatch.setenv("TANDEM_STORE_URL", store_url)
+    with StoreConnection(store_url) as connection:
+        connection.call("HSET", experiment_shares_key(), "exp", shares_to_bytes({"control": 3, "b": 1}), "other", "?")
+    assert main(command) == 0
+    found = {one["experiment"]: one for one in json.loads(capsys.readouterr().out)["experiments"]}
+    assert (found["exp"]["shares"], found["exp"]["has_equal_shares"]) == ({"b": 1, "control": 3}, False)
+    assert (found["other"]["shares"], found["other"]["has_equal_shares"]) == ({"x": 1}, True)
+    monkeypatch.setenv("TANDEM_STORE_URL", "redis://127.0.0.1:1/0")
+    assert main(command) == 0
+    without = capsys.readouterr()
+    assert "shares_unknown" in without.err
+    assert all(one["has_equal_shares"] for one in json.loads(without.out)["experiments"])
 
 
 @pytest.mark.process  # mounts the disk
