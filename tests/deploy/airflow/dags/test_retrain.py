@@ -20,6 +20,7 @@ case "$1 $2" in
   "trainer drift") echo '{"drifted": false, "registry_version": "1"}' ; exit ${DRIFT_STATUS:-0} ;;
   "trainer train") echo '{"registry_version": "2", "model_version": "two"}' ; exit ${TRAIN_STATUS:-0} ;;
   "trainer validate") echo '{"passed": true}' ; exit ${VALIDATE_STATUS:-0} ;;
+  "feature_sync attribute") echo '{}' ; exit ${ATTRIBUTE_STATUS:-0} ;;
   *) echo '{}' ;;
 esac
 echo 'a warning that comes late' >&2
@@ -77,3 +78,15 @@ def test_a_training_that_fails_ends_the_run(airflow, folder) -> None:
     assert done.returncode != 0
     assert "trainer train ended with status 1" in done.stdout
     assert (folder / "failed").read_text().splitlines()[-1].startswith("trainer train")
+
+
+def test_a_report_that_fails_fails_the_run_and_stops_nothing(airflow, folder) -> None:
+    """A report is written where feature_sync has kept impressions."""
+    (folder / "shown" / "impressions").mkdir(parents=True)
+    shown = {"TANDEM_DATA_DIR": str(folder / "shown"), "ATTRIBUTE_STATUS": "1"}
+    done = airflow.test_dag("2026-11-23T02:30:00", NIGHT="shown-commands", **shown)
+    assert done.returncode != 0
+    assert "feature_sync attribute ended with status 1" in done.stdout
+    commands = (folder / "shown-commands").read_text().splitlines()
+    assert "feature_sync attribute" in commands
+    assert commands[-1] == "deploy.nightly wait two"
