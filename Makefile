@@ -9,8 +9,11 @@ UNLEASH_VENV := $(CURDIR)/.venv-unleash
 AIRFLOW_ENV = AIRFLOW_HOME=$(CURDIR)/.tandem/airflow AIRFLOW__CORE__DAGS_FOLDER=$(CURDIR)/deploy/airflow/dags \
 	AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False AIRFLOW__API__PORT=8081
 
-# Number of processes that `make test` runs tests in; each needs a core and about 2 GB.
-TEST_PROCESSES ?= 2
+# Number of processes that `make test` runs tests in, each of about 2 GB: two for a core, because half of the time a test waits
+# for programs that it has started (docs/decisions/0082-time-of-the-tests.md).
+TEST_PROCESSES ?= 4
+# Number of processes of `make unit`, whose tests wait for nothing.
+UNIT_PROCESSES ?= 2
 # The data set that `make run` and `make smoke` use: the name of a preset, or the path of a TOML file (see README).
 DATASET ?= ml-100k
 # Evaluation protocol of `make quality`, number of models it trains, and baselines (auto, all, tuned, popularity).
@@ -21,6 +24,8 @@ BASELINES ?= auto
 STACK := $(basename $(notdir $(DATASET)))
 export TANDEM_DATA_DIR ?= $(CURDIR)/.tandem/$(STACK)
 export TANDEM_REGISTRY_URI ?= sqlite:///$(TANDEM_DATA_DIR)/mlflow.db
+# The environment of some containers sets it, and every process would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(META),--meta $(META)) $(foreach pair,$(SET),--set $(pair))
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
@@ -40,7 +45,7 @@ test: $(VENV)/.dev $(AIRFLOW_VENV)/.installed $(UNLEASH_VENV)/.installed ## run 
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 unit: $(VENV)/.dev ## run the tests that start no process, listen on no port and train no model: under two minutes
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal -m "not process and not slow"
+	$(BIN)/python -m pytest --numprocesses $(UNIT_PROCESSES) --dist worksteal -m "not process and not slow"
 
 fuzz: $(VENV)/.dev ## send half a million fuzzed gRPC messages and 50,000 HTTP requests to a server of its own; MESSAGES=... REQUESTS=... SEED=...
 	$(BIN)/python -m tests.fuzz --messages $(or $(MESSAGES),500000) --requests $(or $(REQUESTS),50000) --seed $(or $(SEED),1)

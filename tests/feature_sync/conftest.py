@@ -18,6 +18,7 @@ from tandem.contract.bundle import Bundle
 from tandem.contract.features import UserFeature
 from tests.feature_sync.event_rig import Rig, Stream
 from tests.feature_sync.prepared_data import Interaction, write_prepared
+from tests.support.registries import new_registry
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def registry_uri(tmp_path_factory: pytest.TempPathFactory, bundle_dir: Path) -> 
 
 
 def make_registry(client_type: type[MlflowClient], folder: Path, bundle_dir: Path) -> str:
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = new_registry(folder)
     client = client_type(tracking_uri=uri, registry_uri=uri)
     experiment = client.create_experiment("tandem", artifact_location=f"file://{folder}/artifacts")
     run = client.create_run(experiment)

@@ -29,9 +29,10 @@ from tandem.contract import names
 from tandem.contract.store import UserState, UserVector, populated_key, user_state_key, user_vector_key
 from tandem.v1 import recommendation_pb2 as pb
 from tandem.v1 import recommendation_pb2_grpc as pb_grpc
+from tests.support.registries import new_registry
 from tests.support.secrets import note_output
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 """Limit of every wait; only a failing test waits this long."""
 
 
@@ -131,12 +132,11 @@ async def valkey(directory: Path) -> AsyncIterator[Valkey]:
 
 
 class MlflowRegistry:
-    """A real MLflow registry. Making its database takes seconds: share a registry, with a model name per test."""
+    """A real MLflow registry. Its first connection takes a while: share a registry, with a model name per test."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        self.uri = new_registry(directory)
         self.database = directory / "mlflow.db"
-        self.uri = f"sqlite:///{self.database}"
         self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
         self._experiment = self._client.create_experiment("tests", artifact_location=str(directory / "artifacts"))
 

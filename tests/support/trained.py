@@ -9,12 +9,13 @@ from pathlib import Path
 from tandem.contract.bundle import Bundle, read_bundle
 from tandem.contract.manifest import MANIFEST
 from tests.support.checkerboard import write_checkerboard
+from tests.support.registries import new_registry
 from trainer.config.train_config import load_train_config
 from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
 from trainer.pipeline.train_run import RunOptions, train_and_register
 
-_OVERRIDES = {"towers.embedding_dim": "16", "fit.max_epochs": "6", "text.max_tokens": "32"}
+_OVERRIDES = {"towers.embedding_dim": "16", "towers.num_layers": "1", "fit.max_epochs": "6", "text.max_tokens": "32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class TrainedModel:
 def train_checkerboard(folder: Path, *, num_users: int = 12, num_items: int = 40) -> TrainedModel:
     """Trains on a checkerboard in a new folder, in about ten seconds. Items have titles "A <colour> square"."""
     toml = write_checkerboard(folder, num_users=num_users, num_items=num_items)
-    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    settings = Settings(data_dir=folder, registry_uri=new_registry(folder))
     result = train_and_register(
         load_data_config(str(toml), {}), load_train_config(None, _OVERRIDES), settings, RunOptions()
     )

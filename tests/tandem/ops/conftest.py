@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tandem.ops.model_registry import ModelRegistry
+from tests.support.registries import new_registry
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry without models: MLflow takes seconds to make one."""
+    """A registry without models."""
     folder = tmp_path_factory.mktemp("registry")
-    assert ModelRegistry(f"sqlite:///{folder / 'mlflow.db'}", model_name="shop", creates=True).versions() == []
+    new_registry(folder)
     return folder / "mlflow.db"

@@ -17,7 +17,13 @@ from trainer.evaluation.comparison import TABLE_METRICS
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("towers.embedding_dim=16", "fit.max_epochs=12", "fit.batch_size=16", "text.encoder=none")
+SMALL = (
+    "towers.embedding_dim=16",
+    "towers.num_layers=1",
+    "fit.max_epochs=12",
+    "fit.batch_size=16",
+    "text.encoder=none",
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.support.registries import new_registry
 from tests.trainer.drift.shop import Customers, tasteful_bundle, write_shop
 from trainer.commands.cli import main
 from trainer.core.settings import Settings
@@ -47,7 +48,7 @@ def pushgateway() -> Iterator[str]:
 def folder(tmp_path_factory) -> Path:
     """A data folder with a registered champion."""
     folder = tmp_path_factory.mktemp("drift")
-    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    settings = Settings(data_dir=folder, registry_uri=new_registry(folder))
     registry = Registry(settings)
     bundle = tasteful_bundle(folder / "bundle")
     with registry.start_run("tasteful") as run:

@@ -20,6 +20,7 @@ from tandem.contract.features import Tensors
 from tandem.contract.vocabulary import Rows
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.checkerboard import write_checkerboard
+from tests.support.registries import new_registry
 from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.compute.onnx_export import ExportedNetwork, NetworkOutput, export_network
 from trainer.config.train_config import TrainConfig, load_train_config
@@ -45,6 +46,7 @@ NUM_BY_TOWERS = 3
 """Candidates of the two towers, which would otherwise propose the whole of this small catalogue."""
 OVERRIDES = {
     "towers.embedding_dim": "16",
+    "towers.num_layers": "1",
     "text.encoder": "none",
     # The towers learn nothing, and the good sources get no share: only the new ranker can find the answer.
     "fit.max_epochs": "1",
@@ -125,7 +127,7 @@ class ByContent:
 def result(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunResult]:
     folder = tmp_path_factory.mktemp("registries")
     toml = write_checkerboard(folder, num_users=40, num_items=NUM_ITEMS)
-    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    settings = Settings(data_dir=folder, registry_uri=new_registry(folder))
     with pytest.MonkeyPatch.context() as registries:
         registries.setattr("trainer.sources.all_sources.SOURCES", (*SOURCES, Popular()))
         registries.setattr("trainer.rankers.all_rankers.RANKERS", (*RANKERS, ByContent()))

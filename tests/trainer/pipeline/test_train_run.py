@@ -21,6 +21,7 @@ from tandem.contract.ranking import PROFILE_DECAY_EVENTS
 from tandem.ops.file_lock import file_lock
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.checkerboard import write_checkerboard
+from tests.support.registries import new_registry
 from tests.support.waiting import wait_until
 from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.commands.cli import main
@@ -35,13 +36,13 @@ from trainer.registry.registry import Registry
 
 pytestmark = pytest.mark.slow
 
-SMALL = {"towers.embedding_dim": "16", "fit.max_epochs": "60", "fit.batch_size": "16"}
+SMALL = {"towers.embedding_dim": "16", "towers.num_layers": "1", "fit.max_epochs": "60", "fit.batch_size": "16"}
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     folder = tmp_path_factory.mktemp("trainer")
-    return Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return Settings(data_dir=folder, registry_uri=new_registry(folder))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_a_catalogue_without_text_or_categories_has_no_blend(tmp_path) -> None:
     toml = write_checkerboard(tmp_path).read_text().split("[items]")[0]
     bare = tmp_path / "bare.toml"
     bare.write_text(toml)
-    settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    settings = Settings(data_dir=tmp_path, registry_uri=new_registry(tmp_path))
     config = load_train_config(
         None, {**SMALL, "fit.max_epochs": "2", "ranker.item_item_weights": "0", "ranker.sequential_weights": "0"}
     )
@@ -245,7 +246,7 @@ def test_every_loss_and_similarity_learns(loss, similarity, settings, data_confi
 
 
 def test_a_mean_tower_with_history_features_is_served_as_it_was_measured(data_config, tmp_path) -> None:
-    settings = Settings(data_dir=tmp_path, registry_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    settings = Settings(data_dir=tmp_path, registry_uri=new_registry(tmp_path))
     choice = {"towers.user_tower": "mean", "towers.history_features": "true", "text.encoder": "none"}
     result = train_and_register(data_config, load_train_config(None, {**SMALL, **choice}), settings, RunOptions())
     assert result is not None

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.registries import new_registry
 from trainer.core.settings import Settings
 from trainer.registry.registry import Registry
 
 
 @pytest.fixture(scope="session")
 def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the MLflow database. Creating it takes seconds, so all tests share it, each with its own model name."""
-    return tmp_path_factory.mktemp("registry")
+    """Folder of the MLflow database. All tests share it, each with its own model name."""
+    folder = tmp_path_factory.mktemp("registry")
+    new_registry(folder)
+    return folder
 
 
 @pytest.fixture

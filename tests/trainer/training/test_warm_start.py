@@ -17,6 +17,7 @@ from tandem.ops.deleted_users_file import add_deleted_users
 from tandem.ops.onnx_session import OnnxSession
 from tests.support.archive import event, write_events, write_item_changes
 from tests.support.checkerboard import write_checkerboard
+from tests.support.registries import new_registry
 from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.commands.cli import main
 from trainer.config.train_config import TrainConfig, load_train_config
@@ -33,6 +34,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = {
     "towers.embedding_dim": "16",
+    "towers.num_layers": "1",
     "fit.max_epochs": "20",
     "fit.batch_size": "16",
     "text.encoder": "none",
@@ -44,7 +46,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     folder = tmp_path_factory.mktemp("warm")
-    return Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return Settings(data_dir=folder, registry_uri=new_registry(folder))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests.support.checkerboard import write_checkerboard
+from tests.support.registries import new_registry
 from tests.support.waiting import wait_until
 from trainer.config.train_config import TrainConfig, load_train_config
 from trainer.core.errors import ConfigError
@@ -43,7 +44,7 @@ def options(study: str, **changed: object) -> TuneOptions:
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     folder = tmp_path_factory.mktemp("tuning")
-    return Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return Settings(data_dir=folder, registry_uri=new_registry(folder))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from tandem.contract.bundle_files import MODEL_CARD
 from tandem.ops.onnx_session import OnnxSession
 from tandem.v1 import recommendation_pb2 as pb
 from tests.support.checkerboard import write_checkerboard
+from tests.support.registries import new_registry
 from tests.support.serving import serve, valkey
 from tests.trainer.bundle_ranks import bundle_ranks
 from trainer.config.train_config import load_train_config
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.slow
 NUM_ITEMS, NUM_USERS, NUM_EVENTS = 240, 60, 12
 OVERRIDES = {
     "towers.embedding_dim": "16",
+    "towers.num_layers": "1",
     "towers.user_ids": "true",
     "fit.max_epochs": "4",
     "ranker.kind": "ncf",
@@ -54,7 +56,7 @@ def result(tmp_path_factory) -> RunResult:
     named = [line.replace(" square", f" square, number {number}") for number, line in enumerate(items)]
     (folder / "items.jsonl").write_text("\n".join(named) + "\n")
     data = load_data_config(str(toml), {})
-    settings = Settings(data_dir=folder, registry_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    settings = Settings(data_dir=folder, registry_uri=new_registry(folder))
     return train_and_register(data, load_train_config(None, OVERRIDES), settings, RunOptions())
 
 
