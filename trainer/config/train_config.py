@@ -217,7 +217,7 @@ class ItemItemConfig(_Section):
     """Regularisations, in interactions. Higher for sparse data."""
     dropout: Annotated[tuple[Annotated[float, Field(ge=0.0, lt=1.0)], ...], *_Choices] = (0.0, 0.33, 0.5)
     """Shares of a history that are hidden while weights are learned, in expectation; 0 is EASE."""
-    num_neighbours: Annotated[tuple[_Neighbours, ...], *_Choices] = (200, 400)
+    num_neighbours: Annotated[tuple[_Neighbours, ...], *_Choices] = (200,)
     """Numbers of weights kept for each item, 6 bytes each in the bundle and in every worker: the lowest that reaches
     99 % of the best quality."""
     max_items: int = Field(default=20_000, ge=0)
