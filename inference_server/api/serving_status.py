@@ -7,8 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from inference_server.api.shadow_status import to_comparison
 from inference_server.api.wire import WIRE_SOURCES
 from inference_server.model.serving_model import ModelSlot, ServingModel
+from inference_server.telemetry.shadow_summary import shadow_summaries
 from inference_server.telemetry.statistics import Statistics
 from tandem.contract.manifest import Manifest
 from tandem.v1 import recommendation_pb2 as pb
@@ -52,6 +54,7 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
         bundle.refused_at.FromNanoseconds(int(refusal.refused_at_seconds * 1e9))
     response.started_at.FromNanoseconds(int(statistics.started_at_seconds * 1e9))
     _add_models(response, models, statistics.further_models)
+    response.shadows.extend(map(to_comparison, shadow_summaries(statistics)))
     model = models.current
     if model is not None:
         response.model_version = model.version

@@ -19,6 +19,7 @@ from inference_server.commands import (
     replay_requests,
     rollback,
     serve,
+    shadow,
 )
 from inference_server.core.errors import InferenceServerError, SettingsError
 from inference_server.core.settings import Settings
@@ -41,6 +42,7 @@ _COMMANDS: Mapping[str, ServerCommand] = {
     "check-experiments": check_experiments,
     "hash-key": hash_key,
     "replay-requests": replay_requests,
+    "shadow": shadow,
     "rollback": rollback,
     "forget-refusals": forget_refusals,
     "fork-server": fork_server,

@@ -26,6 +26,7 @@ from tandem.ops.settings_types import (
     StoreUrl,
     default_data_dir,
     default_registry_uri,
+    split_names,
     with_port,
 )
 
@@ -184,6 +185,16 @@ class Settings(EnvironmentSettings):
     by itself; one that cannot be opened leaves the others alone. Set it to models that shall be open before an
     experiment names them; arms open theirs by themselves."""
 
+    shadow_model: ServedNames = ""
+    """Alias or version number of a model that answers TANDEM_SHADOW_SHARE of the requests once more, after the reply,
+    to be compared with the server's own (docs/experiments.md); several are separated by commas. It is opened as those
+    of TANDEM_FURTHER_MODELS are, and need not be named there. No caller sees its answers. feature_sync needs the same
+    value."""
+
+    shadow_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of the requests that a shadow model answers too, chosen by request id. Each costs about as much processor
+    time as a request; lower it where `tandem_shadow_requests_total` has many `queue_full` or `expired`."""
+
     registry_poll_seconds: float = Field(default=2.0, gt=0, le=3600)
     """Seconds between two polls of the alias. Raise it where many servers share one registry."""
 
@@ -320,11 +331,19 @@ class Settings(EnvironmentSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe level that is logged; debug logs every request, with a digest in place of the user's id."""
 
-    @field_validator("further_models")
+    @field_validator("further_models", "shadow_model")
     @classmethod
     def _needs_a_registry(cls, names: str, info: ValidationInfo) -> str:
         if names and info.data.get("bundle_path") is not None:
             raise ValueError("needs a registry, and TANDEM_BUNDLE_PATH names a folder instead")
+        return names
+
+    @field_validator("shadow_model")
+    @classmethod
+    def _is_another_model(cls, names: str, info: ValidationInfo) -> str:
+        alias = info.data.get("model_alias")
+        if alias in split_names(names):
+            raise ValueError(f"names {alias!r}, the server's own model (TANDEM_MODEL_ALIAS); name another")
         return names
 
     @field_validator("unleash_url")

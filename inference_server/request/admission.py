@@ -51,7 +51,8 @@ class Admission:
         self._experiments = experiments or ExperimentSlot()
         self._free_permits = max_concurrent_requests
         self._max_concurrent_requests = max_concurrent_requests
-        self._max_seconds = max_seconds
+        self.max_seconds: Final = max_seconds
+        """Time that a request may take, even if the caller allows more."""
         self._max_bulk_seconds = _BULK_TIME_FACTOR * max_seconds
         self._max_bulk = max(1, int(_BULK_SHARE * max_concurrent_requests))
         self._bulk_in_flight = 0
@@ -127,7 +128,7 @@ class Admission:
 
     def seconds_allowed(self, time_remaining_seconds: float | None) -> float:
         """The time remaining, capped by `max_seconds`. Raises DeadlineTooShort."""
-        budget_seconds = self._max_seconds
+        budget_seconds = self.max_seconds
         if time_remaining_seconds is not None and time_remaining_seconds < budget_seconds:
             budget_seconds = time_remaining_seconds
         if budget_seconds < MIN_BUDGET_SECONDS:

@@ -25,6 +25,7 @@ from inference_server.request.flow.stage_clock import StageClock
 from inference_server.request.flow.types import Admitted
 from inference_server.request.micro_batches import MicroBatches, Pace
 from inference_server.request.pipeline import Pipeline
+from inference_server.request.shadow.shadows import Shadows
 from inference_server.request.sources.source import Source
 from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.metrics import new_seconds
@@ -63,13 +64,16 @@ class Arms:
         statistics: Statistics,
         with_sources: bool,
         ladder: Ladder,
+        shadows: Shadows,
     ) -> None:
-        """`threads` and `ladder` are those of the server's own model; `with_sources` fills `Answer.sources`."""
+        """`threads` and `ladder` are those of the server's own model; `with_sources` fills `Answer.sources`; `shadows`
+        are shown what was answered."""
         self._models = models
         self._store = store
         self._sources = sources
         self._statistics = statistics
         self._with_sources = with_sources
+        self._shadows = shadows
         self._recent_lists = RecentLists()
         self._pace = Pace()
         self._own = self._made("", EngineCalls(threads, ladder), Breaker(RANKER, on_change=statistics.watch), None)
@@ -150,7 +154,11 @@ class Arms:
             async for answers in pipeline.answers(batch):
                 for answered in answers:
                     self._recent_lists.remember(answered)
-                    answered.chosen.user.admitted.caller.deliver(answered.answer)
+                    caller = answered.chosen.user.admitted.caller
+                    is_late = caller.gone
+                    caller.deliver(answered.answer)
+                    if not is_late:
+                        self._shadows.offer(answered)
 
         return Arm(
             name=name,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -22,6 +23,7 @@ from inference_server.request.arms import Arm, Arms
 from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder
 from inference_server.request.flow.types import Admitted
 from inference_server.request.journal import Journal
+from inference_server.request.shadow.shadows import ShadowPlan, Shadows
 from inference_server.request.similar_items import similar_items
 from inference_server.request.sources.registry import SOURCES
 from inference_server.request.sources.source import Source
@@ -51,14 +53,24 @@ class Recommender:
         statistics: Statistics,
         journal: Journal | None = None,
         ladder: Ladder | None = None,
+        shadow: ShadowPlan | None = None,
     ) -> None:
         """`threads` run the calls that are too long for the event loop. `journal` None: answers are not recorded;
-        `ladder` None: a new ladder."""
+        `ladder` None: a new ladder; `shadow` None: no model answers beside the callers."""
         self._admission = admission
         self._threads = threads
         self._statistics = statistics
         self._journal = journal or Journal(Tracing("", sample_ratio=0.0))
         self._sources = [source(store) for source in SOURCES]
+        self.shadows: Final = Shadows(
+            shadow or ShadowPlan(),
+            models=admission.models,
+            store=store,
+            sources=self._sources,
+            statistics=statistics,
+            is_quiet=lambda: self._arms.num_waiting == 0,
+            max_seconds=admission.max_seconds,
+        )
         self._arms = Arms(
             admission.models,
             store=store,
@@ -67,6 +79,7 @@ class Recommender:
             statistics=statistics,
             with_sources=self._journal.keeps_impressions,
             ladder=ladder or Ladder(),
+            shadows=self.shadows,
         )
 
     async def recommend(
@@ -133,13 +146,16 @@ class Recommender:
     def forget_arm(self, name: str) -> None:
         """Lets go of what was kept for a model that is no longer in force under this name."""
         self._arms.forget(name)
+        self.shadows.forget(name)
 
     async def start(self) -> None:
-        """Starts the background tasks of the sources."""
+        """Starts the background tasks of the sources and the shadows."""
+        self.shadows.start()
         self._following = [asyncio.create_task(_follow(source), name=source.name) for source in self._sources]
 
     async def close(self) -> None:
         """Cancels the background tasks and the batches in progress."""
+        await self.shadows.close()
         for task in self._following:
             task.cancel()
         await asyncio.gather(*self._following, return_exceptions=True)
@@ -160,6 +176,7 @@ class Recommender:
             timer.cancel()
         if result is None:
             result = arm.pipeline.answer_from_memory(admitted).answer
+            self.shadows.pass_over_late(admitted)
         self._statistics.count_answer(result.source, result.degraded_reasons)
         self._arms.count(admitted, result)
         if result.source is AnswerSource.POPULAR and admitted.query.recent_item_ids:

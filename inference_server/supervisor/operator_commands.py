@@ -1,4 +1,4 @@
-"""`rollback` and `forget-refusals`: sent to the running server of the data folder, or done here if none runs."""
+"""Operators' commands: sent to the running server of the data folder, or done here, where that can be, if none runs."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ async def _without_server(settings: Settings, command: Command) -> Reply:
             return Reply(done=True, text=f"no version is remembered as refused in {settings.data_dir}")
         return Reply(done=True, text=f"version {forgotten.number} is tried again when a server starts")
     no_server = f"no server runs with the data folder {settings.data_dir}"
+    if command.name == "shadow":
+        return Reply(done=False, text=no_server)
     if settings.bundle_path is not None:
         return Reply(done=False, text=f"{no_server}, and a bundle folder has no version before it")
     before = BundleCache(settings.data_dir, model_name=name, alias=alias, is_further=is_further).served_before()

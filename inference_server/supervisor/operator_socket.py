@@ -36,7 +36,7 @@ class Command:
     """A command of an operator."""
 
     name: str
-    """"rollback" or "forget-refusals"."""
+    """"rollback", "forget-refusals" or "shadow"."""
     to: str | None = None
     """The version to go back to; None: the version that served before."""
     model: str | None = None

@@ -28,6 +28,7 @@ from inference_server.supervisor.operator_socket import Command, listen_to_opera
 from inference_server.supervisor.registry import Registry
 from inference_server.supervisor.rollout import AliasFollower, serve_folder
 from inference_server.supervisor.server_view import ServerView
+from inference_server.supervisor.shadow_report import shadow_report
 from inference_server.supervisor.track import Track
 from inference_server.supervisor.unleash import follow_unleash, origin_of
 from inference_server.supervisor.worker_pool import WorkerPool
@@ -119,7 +120,7 @@ class _Supervisor:
         self.further = FurtherModels(
             self._pool,
             make_follower=None if self._registry is None else self._follow_beside,
-            always=split_names(settings.further_models),
+            always=split_names(f"{settings.further_models},{settings.shadow_model}"),
             poll_seconds=settings.registry_poll_seconds,
         )
         self._announcements = Announcements(
@@ -173,6 +174,11 @@ class _Supervisor:
 
     async def _do(self, command: Command) -> AsyncIterator[str]:
         """Executes an operator's command; yields a line for each step done. Raises CommandFailed."""
+        if command.name == "shadow":
+            names = split_names(self._settings.shadow_model)
+            for line in shadow_report(await self._pool.view(), names, share=self._settings.shadow_share):
+                yield line
+            return
         if self._follower is None:
             raise CommandFailed("this server serves a bundle folder: no version served before it, and none is refused")
         follower = self._follower

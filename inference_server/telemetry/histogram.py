@@ -32,3 +32,23 @@ class Histogram:
     def count(self) -> int:
         """Number of observations."""
         return sum(self.counts)
+
+    @property
+    def mean(self) -> float:
+        """Mean of the observations; 0 where there are none."""
+        count = self.count
+        return self.total / count if count else 0.0
+
+    def quantile(self, share: float) -> float:
+        """The value below which this share of the observations lies, 0 to 1, as Prometheus' `histogram_quantile` finds
+        it: linear within a bucket, and the last bound for what is above it. 0 where there are no observations."""
+        rank = share * self.count
+        below = 0
+        for index, count in enumerate(self.counts[:-1]):
+            if count and below + count >= rank:
+                upper = self.bounds[index]
+                # The first bucket begins at 0; one that ends at 0 or below has no width.
+                lower = self.bounds[index - 1] if index else min(0.0, upper)
+                return lower + (upper - lower) * (rank - below) / count
+            below += count
+        return self.bounds[-1] if self.count else 0.0

@@ -23,6 +23,23 @@ _SECONDS: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01,
 _BATCH_REQUESTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _LIVE_LAG_SECONDS: Final = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
+SHADOW_LABELS: Final = ("model", "model_version", "own_version")
+"""First labels of what is counted of a shadow: its alias or number, the version that it answered with, and the version
+that it was compared with. A worker shows the newest pair of versions alone."""
+_SHARES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+_SCORES: Final = tuple(
+    sign * bound
+    for sign, bounds in (
+        (-1, (100.0, 30.0, 10.0, 5.0, 3.0, 2.0, 1.5, 1.0, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.05, 0.02, 0.0)),
+        (1, (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)),
+    )
+    for bound in bounds
+)
+"""Inner products of unit vectors and blends lie within -1 to 1, the outputs of a ranker anywhere."""
+_POSITIONS: Final = (0, 1, 2, 3, 5, 10, 20, 50, 100)
+_INTERACTIONS: Final = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+_CATEGORIES: Final = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
+
 _BREAKER_SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.OPEN: 2, BreakerState.HALF_OPEN: 1}
 """In the order of the page. A breaker that lets its probe through is on its way back."""
 
@@ -137,6 +154,144 @@ class WorkerMetrics:
             unit="answers",
             merge=Merge.SUM,
             investigate_when="`arm_unavailable` grows: the model is not in force; GetServingStatus says why.",
+        ),
+    ]
+    shadow_requests: Annotated[
+        Counter[tuple[str, ...]],
+        WorkerMetric(
+            "tandem_shadow_requests",
+            "Requests chosen for a shadow model, by what became of them (docs/experiments.md).",
+            Kind.COUNTER,
+            labels=(*SHADOW_LABELS, "outcome"),
+            unit="requests",
+            merge=Merge.SUM,
+            investigate_when="`failed`, `timed_out`, `empty` or `not_finite` is above 0: do not promote the version. "
+            "`queue_full` or `expired` is a large share: the worker has no quiet moments; lower "
+            "`TANDEM_SHADOW_SHARE`.",
+        ),
+    ]
+    shadow_degraded: Annotated[
+        Counter[tuple[str, ...]],
+        WorkerMetric(
+            "tandem_shadow_degraded",
+            "Degraded answers of a shadow model by reason. No caller received them.",
+            Kind.COUNTER,
+            labels=(*SHADOW_LABELS, "reason"),
+            unit="answers",
+            merge=Merge.SUM,
+            investigate_when="`deadline` or `ranker_skipped` grows: the version is too slow for `TANDEM_DEADLINE_MS`. "
+            "`ranker_failed`, `user_vector_not_finite`: it is broken.",
+        ),
+    ]
+    shadow_overlap: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_overlap",
+            "Share of the items of one answer that shadow and own model have in common.",
+            Kind.HISTOGRAM,
+            labels=SHADOW_LABELS,
+            unit="share, 0 to 1",
+            buckets=_SHARES,
+            merge=Merge.SUM,
+            investigate_when="It is far below that of earlier versions.",
+        ),
+    ]
+    shadow_rank_biased_overlap: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_rank_biased_overlap",
+            "Rank-biased overlap (p = 0.9) of the answers of shadow and own model.",
+            Kind.HISTOGRAM,
+            labels=SHADOW_LABELS,
+            unit="share, 0 to 1",
+            buckets=_SHARES,
+            merge=Merge.SUM,
+        ),
+    ]
+    shadow_lists: Annotated[
+        Counter[tuple[str, ...]],
+        WorkerMetric(
+            "tandem_shadow_lists",
+            "Compared answers whose first item is the same, whose lists are equal, or where the shadow's is shorter.",
+            Kind.COUNTER,
+            labels=(*SHADOW_LABELS, "what"),
+            unit="answers",
+            merge=Merge.SUM,
+            investigate_when="`shorter` grows: the version finds fewer items that pass the filters.",
+        ),
+    ]
+    shadow_rank_shift: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_rank_shift",
+            "Positions between the places of a common item in the two answers.",
+            Kind.HISTOGRAM,
+            labels=SHADOW_LABELS,
+            unit="positions",
+            buckets=_POSITIONS,
+            merge=Merge.SUM,
+        ),
+    ]
+    shadow_scores: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_scores",
+            "Scores of the items of compared answers, by who gave them. Scores of two models need not be on one scale.",
+            Kind.HISTOGRAM,
+            labels=(*SHADOW_LABELS, "side"),
+            unit="score",
+            buckets=_SCORES,
+            merge=Merge.SUM,
+        ),
+    ]
+    shadow_score_difference: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_score_difference",
+            "Score of a common item by the shadow, less that by the own model.",
+            Kind.HISTOGRAM,
+            labels=SHADOW_LABELS,
+            unit="score",
+            buckets=_SCORES,
+            merge=Merge.SUM,
+        ),
+    ]
+    shadow_popularity: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_popularity",
+            "Mean interactions of the items of one answer in the own model's training data, by who answered.",
+            Kind.HISTOGRAM,
+            labels=(*SHADOW_LABELS, "side"),
+            unit="interactions",
+            buckets=_INTERACTIONS,
+            merge=Merge.SUM,
+            investigate_when="`shadow` is far above `own`: the version shows everybody the same popular items.",
+        ),
+    ]
+    shadow_categories: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_categories",
+            "Distinct categories of the items of one answer, by who answered.",
+            Kind.HISTOGRAM,
+            labels=(*SHADOW_LABELS, "side"),
+            unit="categories",
+            buckets=_CATEGORIES,
+            merge=Merge.SUM,
+        ),
+    ]
+    shadow_seconds: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_seconds",
+            "Time of one batch in the stages, of shadow and own model one after the other on the same requests.",
+            Kind.HISTOGRAM,
+            labels=(*SHADOW_LABELS, "side"),
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            investigate_when="The ratio of `shadow` to `own` is the ratio of latencies to expect after a promotion.",
         ),
     ]
     warnings_by_kind: Annotated[

@@ -61,6 +61,7 @@ from inference_server.request.journal import Journal
 from inference_server.request.policy_check import follow_policies
 from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
+from inference_server.request.shadow.shadows import ShadowPlan
 from inference_server.security.api_keys import CallerLimits
 from inference_server.security.files import Security
 from inference_server.store.user_store import UserStore
@@ -71,6 +72,7 @@ from inference_server.worker.bundle_opening import open_beside
 from inference_server.worker.heartbeat import beat, show_stacks_on_request
 from tandem.contract.errors import BundleError
 from tandem.contract.streams import IMPRESSIONS
+from tandem.ops.settings_types import split_names
 
 _log = structlog.get_logger()
 
@@ -139,6 +141,7 @@ class Worker:
                 [sink for sink in (self._impression_stream, self._impression_log) if sink is not None],
                 impressions_share=settings.impressions_share,
             ),
+            shadow=ShadowPlan(models=split_names(settings.shadow_model), share=settings.shadow_share),
         )
         self._recorder = Recorder(
             GroupCommit(open_stream(settings), self._statistics, max_backlog=settings.events_max_backlog),
@@ -179,6 +182,7 @@ class Worker:
         await asyncio.wait({obeying, stopping}, return_when=asyncio.FIRST_COMPLETED)
         reason = "SIGTERM" if stopping.done() else "its supervisor stops or has gone"
         _log.info("draining", reason=reason, requests_in_flight=self._admission.in_flight)
+        await self._recommender.shadows.close()  # first: the calls in flight have all of the worker
         grace_seconds = self._settings.shutdown_grace_seconds
         servers = [server for server in (self._grpc, self._http) if server is not None]
         await asyncio.gather(*(server.stop(grace_seconds=grace_seconds) for server in servers))

@@ -23,6 +23,7 @@ from inference_server.request.admission import Admission
 from inference_server.request.flow.ladder import Ladder
 from inference_server.request.policy_choices import policy_choices
 from inference_server.request.recommender import Recommender
+from inference_server.request.shadow.shadows import ShadowPlan
 from inference_server.security.files import Security
 from inference_server.store.user_store import UserStore
 from inference_server.telemetry.statistics import Statistics
@@ -65,6 +66,7 @@ async def in_process(
     ladder: Ladder | None = None,
     reflection_enabled: bool = False,
     security: Security | None = None,
+    shadow: ShadowPlan | None = None,
 ) -> AsyncIterator[Parts]:
     """The worker's object graph, served on a free port; without `store_url` the store is down, without `security` no
     call needs a key."""
@@ -78,7 +80,12 @@ async def in_process(
     store = UserStore(store_url or no_store(), statistics)
     own_threads = ThreadPoolExecutor(2)
     recommender = Recommender(
-        admission=admission, store=store, threads=threads or own_threads, statistics=statistics, ladder=ladder
+        admission=admission,
+        store=store,
+        threads=threads or own_threads,
+        statistics=statistics,
+        ladder=ladder,
+        shadow=shadow,
     )
     recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
     servicer = RecommendationServicer(recommender, recorder, models, statistics)

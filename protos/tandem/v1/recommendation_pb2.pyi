@@ -1000,6 +1000,7 @@ class GetServingStatusResponse(_message.Message):
     REFUSED_BUNDLES_FIELD_NUMBER: _builtins.int
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    SHADOWS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
     variant: _builtins.str
@@ -1063,6 +1064,12 @@ class GetServingStatusResponse(_message.Message):
         experiments, by alias. Fields 1 to 3 are those of the own model alone.
         """
 
+    @_builtins.property
+    def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowComparison]:
+        """The models that answer a share of the requests once more, after the reply, and how their answers compare with the own
+        model's; counts are this worker's own, and begin anew when either version changes.
+        """
+
     def __init__(
         self,
         *,
@@ -1087,14 +1094,216 @@ class GetServingStatusResponse(_message.Message):
         refused_bundles: _abc.Iterable[Global___RefusedBundle] | None = ...,
         experiments: Global___ExperimentTable | None = ...,
         models: _abc.Iterable[Global___ServedModel] | None = ...,
+        shadows: _abc.Iterable[Global___ShadowComparison] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "experiments", b"experiments", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "experiments", b"experiments", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "shadows", b"shadows", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServingStatusResponse: _TypeAlias = GetServingStatusResponse  # noqa: Y015
+
+@_typing.final
+class ShadowComparison(_message.Message):
+    """What one worker counted of a shadow model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RequestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DegradedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    OWN_VERSION_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
+    RANK_BIASED_OVERLAP_FIELD_NUMBER: _builtins.int
+    SAME_FIRST_ITEM_FIELD_NUMBER: _builtins.int
+    SAME_LIST_FIELD_NUMBER: _builtins.int
+    SHORTER_FIELD_NUMBER: _builtins.int
+    OWN_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    SCORE_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    RANK_SHIFT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The registry alias or version number that names the shadow model, its version (empty while it is not in force; `models`
+    says why), and the version of the own model that it is compared with.
+    """
+    model_version: _builtins.str
+    own_version: _builtins.str
+    overlap: _builtins.float
+    """Means over the compared requests, 0 to 1: share of common items, and rank-biased overlap (p = 0.9)."""
+    rank_biased_overlap: _builtins.float
+    same_first_item: _builtins.int
+    """Compared requests where the first items are the same, where the lists are equal, and where the shadow's list is shorter."""
+    same_list: _builtins.int
+    shorter: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Requests that were chosen, by what became of them: `compared`; not asked because of the own model's answer
+        (`later_page`, `own_degraded`, `own_not_ranked`, `other_model`), or of the server's state (`not_in_force`, `queue_full`,
+        `expired`); answered and not compared (`state_changed`, `degraded`); faults (`empty`, `not_finite`, `failed`,
+        `timed_out`).
+        """
+
+    @_builtins.property
+    def degraded(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Degraded answers of the shadow, by reason."""
+
+    @_builtins.property
+    def own(self) -> Global___ShadowSide: ...
+    @_builtins.property
+    def shadow(self) -> Global___ShadowSide: ...
+    @_builtins.property
+    def score_difference(self) -> Global___Distribution:
+        """Of items in both lists: the shadow's score less the own model's, whose scales need not be the same, and the positions
+        between their places.
+        """
+
+    @_builtins.property
+    def rank_shift(self) -> Global___Distribution: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        own_version: _builtins.str = ...,
+        requests: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        degraded: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        overlap: _builtins.float = ...,
+        rank_biased_overlap: _builtins.float = ...,
+        same_first_item: _builtins.int = ...,
+        same_list: _builtins.int = ...,
+        shorter: _builtins.int = ...,
+        own: Global___ShadowSide | None = ...,
+        shadow: Global___ShadowSide | None = ...,
+        score_difference: Global___Distribution | None = ...,
+        rank_shift: Global___Distribution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own", b"own", "rank_shift", b"rank_shift", "score_difference", b"score_difference", "shadow", b"shadow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "model", b"model", "model_version", b"model_version", "overlap", b"overlap", "own", b"own", "own_version", b"own_version", "rank_biased_overlap", b"rank_biased_overlap", "rank_shift", b"rank_shift", "requests", b"requests", "same_first_item", b"same_first_item", "same_list", b"same_list", "score_difference", b"score_difference", "shadow", b"shadow", "shorter", b"shorter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowComparison: _TypeAlias = ShadowComparison  # noqa: Y015
+
+@_typing.final
+class ShadowSide(_message.Message):
+    """One of the two models, on the compared requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    POPULARITY_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def seconds(self) -> Global___Distribution:
+        """Time of one batch in the stages, in seconds. Both models answer the same batches, one after the other; some batches are
+        timed.
+        """
+
+    @_builtins.property
+    def score(self) -> Global___Distribution: ...
+    @_builtins.property
+    def popularity(self) -> Global___Distribution:
+        """Interactions of the items in the training data of the own model, mean over each list."""
+
+    @_builtins.property
+    def categories(self) -> Global___Distribution:
+        """Distinct categories of each list."""
+
+    def __init__(
+        self,
+        *,
+        seconds: Global___Distribution | None = ...,
+        score: Global___Distribution | None = ...,
+        popularity: Global___Distribution | None = ...,
+        categories: Global___Distribution | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "popularity", b"popularity", "score", b"score", "seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["categories", b"categories", "popularity", b"popularity", "score", b"score", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowSide: _TypeAlias = ShadowSide  # noqa: Y015
+
+@_typing.final
+class Distribution(_message.Message):
+    """How values are distributed; quantiles are interpolated within the buckets of a histogram."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    P10_FIELD_NUMBER: _builtins.int
+    P50_FIELD_NUMBER: _builtins.int
+    P90_FIELD_NUMBER: _builtins.int
+    P99_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    mean: _builtins.float
+    p10: _builtins.float
+    p50: _builtins.float
+    p90: _builtins.float
+    p99: _builtins.float
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        mean: _builtins.float = ...,
+        p10: _builtins.float = ...,
+        p50: _builtins.float = ...,
+        p90: _builtins.float = ...,
+        p99: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "mean", b"mean", "p10", b"p10", "p50", b"p50", "p90", b"p90", "p99", b"p99"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
 
 @_typing.final
 class ServedModel(_message.Message):
