@@ -15,6 +15,7 @@ from inference_server.control.snapshot import Plain, add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import WarningKind
+from inference_server.core.shadow_outcome import ShadowOutcome
 from inference_server.core.table_status import TableStatus
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.metrics import StatisticsCollector
@@ -22,6 +23,7 @@ from inference_server.supervisor.process_usage import ProcessUsage, usage
 from inference_server.supervisor.server_view import ServerView, WorkerView
 from inference_server.supervisor.track import Track
 from inference_server.telemetry.metrics import STAGES, new_seconds
+from inference_server.telemetry.shadow_counts import ShadowCounts
 from inference_server.telemetry.statistics import Statistics
 from inference_server.telemetry.worker_metric import Merge, WorkerMetric
 from tandem.ops.metrics import Kind
@@ -51,6 +53,19 @@ def busy_worker(number: int) -> Statistics:
     statistics.seconds_by_model["challenger"] = new_seconds()
     statistics.seconds_by_model["challenger"].observe(0.003 * number)
     statistics.degraded_by_model["challenger", "arm_unavailable"] += number
+    shadow = ShadowCounts(statistics, model="challenger", model_version="two", own_version="one")
+    shadow.count(ShadowOutcome.COMPARED)
+    shadow.count_degraded(Degraded.RANKER_FAILED)
+    shadow.count_lists(same_first_item=True, same_list=False, shorter=number > 1)
+    for histogram in (shadow.overlap, shadow.rank_biased_overlap):
+        histogram.observe(0.3 * number)
+    shadow.rank_shift.observe(number)
+    shadow.score_difference.observe(-0.1 * number)
+    for side, histogram in shadow.scores.items():
+        histogram.observe(0.25 * number * len(side))
+        shadow.popularity[side].observe(20 * number)
+        shadow.categories[side].observe(number)
+        shadow.seconds[side].observe(0.002 * number)
     statistics.http_requests_by_status["200"] += number
     statistics.http_requests_by_status[f"50{number}"] += 1
     statistics.http_refused_by_limit["head"] += number

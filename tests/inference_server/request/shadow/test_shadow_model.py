@@ -227,9 +227,7 @@ async def test_equal_models_are_alike_and_others_differ(
         assert same.rank_biased_overlap.mean == pytest.approx(1.0)
         assert (same.rank_shift.count, same.rank_shift.mean) == (120, 0.0)
         assert same.score_difference.count == 120
-        assert same.score_difference.total == pytest.approx(
-            0.0, abs=1e-6
-        )  # batches of different size are rounded apart
+        assert same.score_difference.total == pytest.approx(0.0, abs=1e-6)  # rounding by batch size
         assert same.sides[Side.OWN].scores.total == pytest.approx(sum(sum(answer.scores) for answer in answers))
         assert same.sides[Side.OWN].popularity.total == same.sides[Side.SHADOW].popularity.total > 0
         assert same.sides[Side.OWN].categories.count == 12
