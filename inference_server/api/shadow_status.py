@@ -25,6 +25,7 @@ def to_comparison(summary: ShadowSummary) -> pb.ShadowComparison:
         shadow=_side(summary.sides[Side.SHADOW]),
         score_difference=_distribution(summary.score_difference),
         rank_shift=_distribution(summary.rank_shift),
+        slowdown=_distribution(summary.slowdown),
     )
 
 

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
 
 from inference_server.core.answers import Answer
+from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Source as AnswerSource
 from inference_server.core.errors import DeadlineTooShort
 from inference_server.core.query import Query, SimilarQuery
 from inference_server.request.admission import Admission
 from inference_server.request.arms import Arm, Arms
+from inference_server.request.flow.engine_calls import EngineCalls
 from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder
+from inference_server.request.flow.recent_lists import RecentLists
 from inference_server.request.flow.types import Admitted
 from inference_server.request.journal import Journal
+from inference_server.request.pipeline import Pipeline
 from inference_server.request.shadow.shadows import ShadowPlan, Shadows
 from inference_server.request.similar_items import similar_items
 from inference_server.request.sources.registry import SOURCES
@@ -65,8 +70,7 @@ class Recommender:
         self.shadows: Final = Shadows(
             shadow or ShadowPlan(),
             models=admission.models,
-            store=store,
-            sources=self._sources,
+            make_pipeline=partial(_pipeline_of_shadow, store, self._sources),
             statistics=statistics,
             is_quiet=lambda: self._arms.num_waiting == 0,
             max_seconds=admission.max_seconds,
@@ -185,6 +189,20 @@ class Recommender:
             return result
         self._statistics.count_warnings(warnings)
         return replace(result, warnings=warnings)
+
+
+def _pipeline_of_shadow(
+    store: ReadsStore, sources: Sequence[Source], engines: EngineCalls, breaker: Breaker, statistics: Statistics
+) -> Pipeline:
+    return Pipeline(
+        store=store,
+        sources=sources,
+        engines=engines,
+        ranker_breaker=breaker,
+        recent_lists=RecentLists(),
+        statistics=statistics,
+        with_sources=False,
+    )
 
 
 async def _follow(source: Source) -> None:

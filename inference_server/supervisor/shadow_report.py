@@ -88,15 +88,15 @@ def verdict(summary: ShadowSummary) -> str:
 
 
 def _speed(summary: ShadowSummary) -> str:
-    own, shadow = summary.sides[Side.OWN].seconds, summary.sides[Side.SHADOW].seconds
-    if not own.total:
+    """By the median of the ratios: an interruption of one of two runs is no property of a model."""
+    if not summary.slowdown.count:
         return "speed not measured yet"
-    ratio = shadow.total / own.total
+    ratio = summary.slowdown.quantile(0.5)
     if abs(ratio - 1.0) < _EQUALLY_FAST:
         words = "as fast"
     else:
         words = f"slower by {ratio:.2g}x" if ratio > 1.0 else f"faster by {1.0 / ratio:.2g}x"
-    return f"{words} ({own.count:,} batches timed)"
+    return f"{words} ({summary.slowdown.count:,} batches timed)"
 
 
 def _of(number: int, all_of: int) -> str:

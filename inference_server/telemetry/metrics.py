@@ -36,6 +36,7 @@ _SCORES: Final = tuple(
     for bound in bounds
 )
 """Inner products of unit vectors and blends lie within -1 to 1, the outputs of a ranker anywhere."""
+_RATIOS: Final = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.87, 0.95, 1.05, 1.15, 1.3, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 _POSITIONS: Final = (0, 1, 2, 3, 5, 10, 20, 50, 100)
 _INTERACTIONS: Final = (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 _CATEGORIES: Final = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
@@ -291,7 +292,19 @@ class WorkerMetrics:
             unit="seconds",
             buckets=_SECONDS,
             merge=Merge.SUM,
-            investigate_when="The ratio of `shadow` to `own` is the ratio of latencies to expect after a promotion.",
+        ),
+    ]
+    shadow_slowdown: Annotated[
+        dict[tuple[str, ...], Histogram],
+        WorkerMetric(
+            "tandem_shadow_slowdown",
+            "Time of the shadow for one batch, as a multiple of the own model's for the same batch.",
+            Kind.HISTOGRAM,
+            labels=SHADOW_LABELS,
+            unit="ratio",
+            buckets=_RATIOS,
+            merge=Merge.SUM,
+            investigate_when="The median is above 1.2: requests take longer after a promotion.",
         ),
     ]
     warnings_by_kind: Annotated[

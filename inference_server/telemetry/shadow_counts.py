@@ -44,6 +44,7 @@ class ShadowCounts:
         self.rank_biased_overlap: Final = self._new("shadow_rank_biased_overlap")
         self.rank_shift: Final = self._new("shadow_rank_shift")
         self.score_difference: Final = self._new("shadow_score_difference")
+        self.slowdown: Final = self._new("shadow_slowdown")
         self.scores: Final = self._new_by_side("shadow_scores")
         self.popularity: Final = self._new_by_side("shadow_popularity")
         self.categories: Final = self._new_by_side("shadow_categories")

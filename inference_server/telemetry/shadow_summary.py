@@ -38,6 +38,8 @@ class ShadowSummary:
     rank_biased_overlap: Histogram
     rank_shift: Histogram
     score_difference: Histogram
+    slowdown: Histogram
+    """Time of the shadow as a multiple of the own model's, by timed batch."""
     num_same_first_item: int
     num_same_list: int
     num_shorter: int
@@ -78,6 +80,7 @@ def _summary(statistics: WorkerMetrics, key: tuple[str, ...]) -> ShadowSummary:
         rank_biased_overlap=statistics.shadow_rank_biased_overlap[key],
         rank_shift=statistics.shadow_rank_shift[key],
         score_difference=statistics.shadow_score_difference[key],
+        slowdown=statistics.shadow_slowdown[key],
         num_same_first_item=lists.get(SAME_FIRST_ITEM, 0),
         num_same_list=lists.get(SAME_LIST, 0),
         num_shorter=lists.get(SHORTER, 0),

@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from inference_server.core.breaker import Breaker
 from inference_server.core.daemon_thread import DaemonExecutor
 from inference_server.model.serving_model import ServingModel
-from inference_server.request.flow.engine_calls import ThreadedEngineCalls
+from inference_server.request.flow.engine_calls import EngineCalls, ThreadedEngineCalls
 from inference_server.request.flow.ladder import Ladder
-from inference_server.request.flow.recent_lists import RecentLists
 from inference_server.request.flow.stage_clock import StageClock
 from inference_server.request.flow.types import Admitted, Answered, Caller
-from inference_server.request.pipeline import Pipeline
-from inference_server.request.sources.source import Source
 from inference_server.request.stages.filter_items import check_filter, look_up_long_list
-from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.statistics import Statistics
+
+
+class AnswersBatches(Protocol):
+    """The stages."""
+
+    def answers(self, batch: Sequence[Admitted]) -> AsyncIterator[list[Answered]]:
+        """See `Pipeline.answers`."""
+        ...
+
+
+MakePipeline = Callable[[EngineCalls, Breaker, Statistics], AnswersBatches]
+"""Makes the stages that call these engines, with this breaker of the ranker, and count there. Their lists in memory are
+their own, and stay empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,22 +53,13 @@ class Answers:
 class Lane:
     """Answers batches with one model after another."""
 
-    def __init__(
-        self, name: str, *, store: ReadsStore, sources: Sequence[Source], threads: DaemonExecutor, max_seconds: float
-    ) -> None:
+    def __init__(self, name: str, *, make_pipeline: MakePipeline, threads: DaemonExecutor, max_seconds: float) -> None:
         """`name` is the breaker's; `max_seconds` is the time that a request may take."""
         self._max_seconds = max_seconds
         self._statistics = Statistics()  # never shown: the callers' stages alone are
         self._ladder = Ladder()
-        self._pipeline = Pipeline(
-            store=store,
-            sources=sources,
-            engines=ThreadedEngineCalls(threads, self._ladder),
-            ranker_breaker=Breaker(f"shadow:{name}"),
-            recent_lists=RecentLists(),  # stays empty: a list from memory says nothing about a model
-            statistics=self._statistics,
-            with_sources=False,
-        )
+        engines = ThreadedEngineCalls(threads, self._ladder)
+        self._pipeline = make_pipeline(engines, Breaker(f"shadow:{name}"), self._statistics)
 
     async def answers(self, model: ServingModel, batch: Sequence[Admitted]) -> Answers:
         """Answers requests that another model has answered, so that only the model differs: user, query, policy and

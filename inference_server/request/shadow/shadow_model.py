@@ -18,9 +18,7 @@ from inference_server.core.daemon_thread import DaemonExecutor
 from inference_server.core.shadow_outcome import ShadowOutcome
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.shadow.comparison import OwnAnswer, judge
-from inference_server.request.shadow.lane import Lane
-from inference_server.request.sources.source import Source
-from inference_server.store.user_store import ReadsStore
+from inference_server.request.shadow.lane import Lane, MakePipeline
 from inference_server.telemetry.shadow_counts import ShadowCounts, Side, forget_shadow
 from inference_server.telemetry.shadow_summary import shadow_summaries
 from inference_server.telemetry.statistics import Statistics
@@ -54,8 +52,7 @@ class ShadowModel:
         name: str,
         *,
         models: ModelSlot,
-        store: ReadsStore,
-        sources: Sequence[Source],
+        make_pipeline: MakePipeline,
         statistics: Statistics,
         is_quiet: Callable[[], bool],
         max_seconds: float,
@@ -70,7 +67,7 @@ class ShadowModel:
         self._threads = DaemonExecutor(f"shadow-{name}")
 
         def lane(of: str) -> Lane:
-            return Lane(of, store=store, sources=sources, threads=self._threads, max_seconds=max_seconds)
+            return Lane(of, make_pipeline=make_pipeline, threads=self._threads, max_seconds=max_seconds)
 
         self._lane, self._own_lane = lane(name), lane(f"{name}:own")
         self._queue: deque[OwnAnswer] = deque()
@@ -179,6 +176,7 @@ class ShadowModel:
         if again.complete:
             counts.seconds[Side.SHADOW].observe(shadow_seconds)
             counts.seconds[Side.OWN].observe(again.seconds)
+            counts.slowdown.observe(shadow_seconds / again.seconds)
 
     def _counts_now(self) -> ShadowCounts:
         """The counts of the versions now in force."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server.core.degradation import Source as AnswerSource
@@ -16,9 +16,8 @@ from inference_server.core.shadow_outcome import ShadowOutcome
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.flow.types import Admitted, Answered
 from inference_server.request.shadow.comparison import OwnAnswer
+from inference_server.request.shadow.lane import MakePipeline
 from inference_server.request.shadow.shadow_model import ShadowModel
-from inference_server.request.sources.source import Source
-from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.statistics import Statistics
 
 _PERSONAL = (AnswerSource.RANKED, AnswerSource.RETRIEVED)
@@ -42,8 +41,7 @@ class Shadows:
         plan: ShadowPlan,
         *,
         models: ModelSlot,
-        store: ReadsStore,
-        sources: Sequence[Source],
+        make_pipeline: MakePipeline,
         statistics: Statistics,
         is_quiet: Callable[[], bool],
         max_seconds: float,
@@ -55,8 +53,7 @@ class Shadows:
             ShadowModel(
                 name,
                 models=models,
-                store=store,
-                sources=sources,
+                make_pipeline=make_pipeline,
                 statistics=statistics,
                 is_quiet=is_quiet,
                 max_seconds=max_seconds,

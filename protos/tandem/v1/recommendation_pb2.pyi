@@ -1164,6 +1164,7 @@ class ShadowComparison(_message.Message):
     SHADOW_FIELD_NUMBER: _builtins.int
     SCORE_DIFFERENCE_FIELD_NUMBER: _builtins.int
     RANK_SHIFT_FIELD_NUMBER: _builtins.int
+    SLOWDOWN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The registry alias or version number that names the shadow model, its version (empty while it is not in force; `models`
     says why), and the version of the own model that it is compared with.
@@ -1201,6 +1202,10 @@ class ShadowComparison(_message.Message):
 
     @_builtins.property
     def rank_shift(self) -> Global___Distribution: ...
+    @_builtins.property
+    def slowdown(self) -> Global___Distribution:
+        """Time of the shadow for one batch, as a multiple of the own model's for the same batch."""
+
     def __init__(
         self,
         *,
@@ -1218,10 +1223,11 @@ class ShadowComparison(_message.Message):
         shadow: Global___ShadowSide | None = ...,
         score_difference: Global___Distribution | None = ...,
         rank_shift: Global___Distribution | None = ...,
+        slowdown: Global___Distribution | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["own", b"own", "rank_shift", b"rank_shift", "score_difference", b"score_difference", "shadow", b"shadow"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["own", b"own", "rank_shift", b"rank_shift", "score_difference", b"score_difference", "shadow", b"shadow", "slowdown", b"slowdown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "model", b"model", "model_version", b"model_version", "overlap", b"overlap", "own", b"own", "own_version", b"own_version", "rank_biased_overlap", b"rank_biased_overlap", "rank_shift", b"rank_shift", "requests", b"requests", "same_first_item", b"same_first_item", "same_list", b"same_list", "score_difference", b"score_difference", "shadow", b"shadow", "shorter", b"shorter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "model", b"model", "model_version", b"model_version", "overlap", b"overlap", "own", b"own", "own_version", b"own_version", "rank_biased_overlap", b"rank_biased_overlap", "rank_shift", b"rank_shift", "requests", b"requests", "same_first_item", b"same_first_item", "same_list", b"same_list", "score_difference", b"score_difference", "shadow", b"shadow", "shorter", b"shorter", "slowdown", b"slowdown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,6 +61,7 @@ def busy_worker(number: int) -> Statistics:
         histogram.observe(0.3 * number)
     shadow.rank_shift.observe(number)
     shadow.score_difference.observe(-0.1 * number)
+    shadow.slowdown.observe(number)
     for side, histogram in shadow.scores.items():
         histogram.observe(0.25 * number * len(side))
         shadow.popularity[side].observe(20 * number)

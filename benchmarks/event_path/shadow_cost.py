@@ -1,4 +1,5 @@
-"""`python -m benchmarks.shadow_cost`: what a shadow costs the callers; writes benchmarks/results/shadow-cost.*.
+"""`python -m benchmarks.event_path.shadow_cost`: what a shadow costs the callers; writes
+benchmarks/results/shadow-cost.*.
 
 Servers with different shares take turns on the served core, under as many calls as they answer and under a steady rate.
 On a shared machine the figures drift, so the report gives ratios within each round.
@@ -126,7 +127,7 @@ What became of the requests that were chosen:
 
 {table(("share", "outcomes"), became)}
 
-`python -m benchmarks.shadow_cost`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores,
+`python -m benchmarks.event_path.shadow_cost`, {machine["date"]}. {machine["processor"]}, {machine["cores"]} cores,
 shared with other programs: load average {os.getloadavg()[1]:.1f} over the last five minutes. Catalogue `tiny` (600
 items), champion and challenger are the same bundle, one worker, ten items for each answer. {_NOTE}
 """
@@ -143,7 +144,7 @@ async def run(*, rounds: int, seconds: float) -> tuple[list[Round], Round]:
 
 def main() -> int:
     """Measures and writes the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shadow_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.event_path.shadow_cost", description=__doc__)
     parser.add_argument("--rounds", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn (default: %(default)s)")
     options = parser.parse_args()
