@@ -188,8 +188,7 @@ class Settings(EnvironmentSettings):
     shadow_model: ServedNames = ""
     """Alias or version number of a model that answers TANDEM_SHADOW_SHARE of the requests once more, after the reply,
     to be compared with the server's own (docs/experiments.md); several are separated by commas. It is opened as those
-    of TANDEM_FURTHER_MODELS are, and need not be named there. No caller sees its answers. feature_sync needs the same
-    value."""
+    of TANDEM_FURTHER_MODELS are, and need not be named there. No caller sees its answers."""
 
     shadow_share: float = Field(default=0.05, ge=0, le=1)
     """Share of the requests that a shadow model answers too, chosen by request id. Each costs about as much processor
