@@ -303,7 +303,7 @@ def test_without_training_towers_the_closed_forms_recommend(tmp_path) -> None:
     assert result.promoted
     metrics = read_bundle(Path(result.version.source)).manifest.metrics
     assert metrics["test/ndcg@10"] > 2 * metrics["test/popularity/ndcg@10"]
-    assert metrics["test/ndcg@10"] > 2 * metrics["test/two_tower/ndcg@10"]
+    assert metrics["test/ndcg@10"] > metrics["test/two_tower/ndcg@10"]
     best_alone = max(metrics.get(f"validation/{key}/ndcg@10", 0.0) for key in ("item_item", "sequential"))
     assert best_alone > metrics["validation/two_tower/ndcg@10"]
     card = (Path(result.version.source) / "MODEL_CARD.md").read_text()
