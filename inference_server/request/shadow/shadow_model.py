@@ -146,6 +146,11 @@ class ShadowModel:
                 counts.count(ShadowOutcome.NOT_IN_FORCE)
             return
         requests = [own.admitted for own in batch]
+        self._num_batches += 1
+        is_timed = self._num_batches % _TIMED_EVERY == 1
+        # In turns: the second of the two finds the caches filled.
+        own_first = is_timed and self._num_batches % (2 * _TIMED_EVERY) != 1
+        own_seconds = await self._own_seconds(batch) if own_first else None
         try:
             async with asyncio.timeout(self._patience_seconds):
                 shadow = await self._lane.answers(model, requests)
@@ -165,18 +170,23 @@ class ShadowModel:
             return
         for own in batch:
             judge(own, shadow.by_request[own.admitted.request_id], counts)
-        self._num_batches += 1
-        if self._num_batches % _TIMED_EVERY == 1 and shadow.complete:
-            await self._time_own(batch, shadow.seconds, counts)
+        if is_timed and shadow.complete:
+            own_seconds = own_seconds if own_first else await self._own_seconds(batch)
+            if own_seconds is not None:
+                counts.seconds[Side.SHADOW].observe(shadow.seconds)
+                counts.seconds[Side.OWN].observe(own_seconds)
+                counts.slowdown.observe(shadow.seconds / own_seconds)
 
-    async def _time_own(self, batch: Sequence[OwnAnswer], shadow_seconds: float, counts: ShadowCounts) -> None:
-        """Has the own model answer the same requests in the same thread: the models alone make the difference."""
-        async with asyncio.timeout(self._patience_seconds):
-            again = await self._own_lane.answers(batch[0].admitted.model, [own.admitted for own in batch])
-        if again.complete:
-            counts.seconds[Side.SHADOW].observe(shadow_seconds)
-            counts.seconds[Side.OWN].observe(again.seconds)
-            counts.slowdown.observe(shadow_seconds / again.seconds)
+    async def _own_seconds(self, batch: Sequence[OwnAnswer]) -> float | None:
+        """Time in which the own model answers the same requests in the same thread, so that the models alone make the
+        difference; None where an answer is degraded, or there is none."""
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                again = await self._own_lane.answers(batch[0].admitted.model, [own.admitted for own in batch])
+        except Exception as error:  # no fault of the shadow's
+            self._log_failure(error)
+            return None
+        return again.seconds if again.complete else None
 
     def _counts_now(self) -> ShadowCounts:
         """The counts of the versions now in force."""
