@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from feature_sync.statistics.anytime import best_rho, effective_users
 from feature_sync.statistics.lift import Comparison, compare
 from feature_sync.statistics.metric_values import ArmValues
 from feature_sync.statistics.plan import ExperimentPlan, Metric, Role
 from feature_sync.statistics.results import Lift
 from feature_sync.statistics.sample_size import RequiredUsers, required_users
+from tandem.contract.anytime import best_rho, effective_observations
 
 _TOO_LARGE: Final = "the numbers are too large or too small to compute with"
 
@@ -121,7 +121,7 @@ def _users_who_differ(control: ArmValues, arm: ArmValues) -> tuple[int, float]:
 
 def _rho(plan: ExperimentPlan, arm: str) -> float:
     share = plan.shares[arm] / (plan.shares[arm] + plan.shares[plan.control])
-    users = effective_users(plan.planned_users * (1 - share), plan.planned_users * share)
+    users = effective_observations(plan.planned_users * (1 - share), plan.planned_users * share)
     return best_rho(users, plan.alpha / hypotheses(plan))
 
 

@@ -16,7 +16,6 @@ from scipy.stats import norm
 from tea_tasting.aggr import Aggregates
 from tea_tasting.metrics import RatioOfMeans
 
-from feature_sync.statistics.anytime import boundary, effective_users, p_value
 from feature_sync.statistics.metric_values import (
     COVARIATE,
     COVARIATE_DENOMINATOR,
@@ -25,6 +24,7 @@ from feature_sync.statistics.metric_values import (
     ArmValues,
 )
 from feature_sync.statistics.results import Interval, Lift
+from tandem.contract.anytime import boundary, effective_observations, p_value
 
 _UNBALANCED_P: Final = 0.001
 """P-value of the covariate's difference between the arms below which it does not adjust."""
@@ -68,7 +68,7 @@ class _Difference:
 def compare(control: ArmValues, arm: ArmValues, *, rho: float, alpha: float) -> Comparison:
     """Compares two arms of at least two users each, whose denominators are not 0 and whose users are not all alike."""
     before, after = control.aggregates(), arm.aggregates()
-    users = effective_users(control.users, arm.users)
+    users = effective_observations(control.users, arm.users)
     constant = np.ptp(control.per_user) == 0 and np.ptp(arm.per_user) == 0
     plain = _between_constants(before, after, alpha) if constant else _difference(before, after, alpha, covariate=False)
     if plain is None:

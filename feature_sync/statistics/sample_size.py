@@ -12,7 +12,7 @@ from typing import Final
 
 from scipy.special import ndtri
 
-from feature_sync.statistics.anytime import boundary, effective_users
+from tandem.contract.anytime import boundary, effective_observations
 
 _ROUNDS: Final = 50
 _CLOSE: Final = 1e-3
@@ -40,7 +40,7 @@ def required_users(
     quantile = float(ndtri(power))
     fixed = users = needed * (float(ndtri(1 - alpha / 2)) + quantile) ** 2
     for _ in range(_ROUNDS):
-        width = boundary(effective_users(users * (1 - share), users * share), rho, alpha)
+        width = boundary(effective_observations(users * (1 - share), users * share), rho, alpha)
         # The geometric mean: the boundary falls with the number of users, so that plain rounds would swing.
         before, users = users, math.sqrt(users * needed) * (width + quantile)
         if abs(users - before) <= _CLOSE * before:

@@ -9,8 +9,8 @@ import pytest
 import tea_tasting as tt
 from tea_tasting.aggr import Aggregates
 
-from feature_sync.statistics.anytime import best_rho, boundary, effective_users
 from feature_sync.statistics.sample_size import required_users
+from tandem.contract.anytime import best_rho, boundary, effective_observations
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.25, 1 / 19])
@@ -29,7 +29,7 @@ def test_any_look_needs_more_and_a_wrong_plan_more_still(planned: int) -> None:
     rho = best_rho(planned / 4, 0.05)
     found = required_users(4.0, 0.3, alpha=0.05, power=0.8, arm_to_control=1.0, rho=rho)
     assert found is not None
-    effective = effective_users(found.anytime / 2, found.anytime / 2)
+    effective = effective_observations(found.anytime / 2, found.anytime / 2)
     # At that number, the effect lies the quantile of the power above the boundary.
     assert 0.3 / math.sqrt(4.0 / effective) == pytest.approx(boundary(effective, rho, 0.05) + 0.8416, rel=2e-3)
     assert found.fixed < found.anytime < 30 * found.fixed
