@@ -12,13 +12,14 @@ import pytest
 from mlflow import MlflowClient
 
 from deploy.local.ports import free_port
+from tandem.contract.names import GATE_PASSED, GATE_REFUSED, GATE_TAG
 from tandem.v1 import recommendation_pb2 as pb
 from tests.deploy.airflow.airflow_runs import Airflow, needs_airflow
 from tests.end_to_end.conftest import Stack, new_stack
 from tests.support.checkerboard import write_checkerboard
 from tests.support.programs import run_program, running_program
 from tests.support.serving import Server, serve, valkey, wait_until
-from trainer.registry.registry import GATE_PASSED, GATE_REFUSED, GATE_TAG, WARM_START_TAG, Registry
+from trainer.registry.registry import WARM_START_TAG, Registry
 
 pytestmark = pytest.mark.process
 

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Lists the versions, newest first; the last line of the output is one JSON object for the next program."""
-    from trainer.registry.registry import GATE_AGAINST_TAG, GATE_TAG, ROLLED_BACK_TAG, Registry
+    from tandem.contract.names import GATE_AGAINST_TAG, GATE_TAG, ROLLED_BACK_TAG
+    from trainer.registry.registry import Registry
 
     registry = Registry(settings)
     aliases_by_number: dict[str, list[str]] = {}

@@ -21,13 +21,6 @@ WEIGHTS = "weights"
 WARM_START_TAG = "tandem.warm_started_from"
 TRAINING_FINGERPRINT_TAG = "tandem.training_fingerprint"
 DATA_VERSION_TAG = "tandem.data_version"
-GATE_TAG = "tandem.gate"
-"""Tag of a version: the gate's last verdict, GATE_PASSED or GATE_REFUSED."""
-GATE_AGAINST_TAG = "tandem.gate_against"
-"""Tag of a version: number of the champion that it was compared with for the verdict; empty if there was none."""
-GATE_PASSED, GATE_REFUSED = "passed", "refused"
-ROLLED_BACK_TAG = "tandem.rolled_back_at"
-"""Tag of a version: when `rollback` took the champion's alias from it, ISO 8601, UTC."""
 
 
 class Run:
@@ -127,12 +120,6 @@ class Registry(ModelRegistry):
         """Deletes an alias."""
         with self._asked() as client:
             client.delete_registered_model_alias(self.model_name, alias)
-
-    def tag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
-        """Sets tags of a version. An empty value means the same as no tag."""
-        with self._asked() as client:
-            for name, value in tags.items():
-                client.set_model_version_tag(self.model_name, version.number, name, value)
 
     def record(self, version: RegisteredVersion, directory: Path, name: str, metrics: Mapping[str, float]) -> str:
         """Logs a folder's files and metrics to the run that registered a version, even if that run has ended.

@@ -13,16 +13,11 @@ import structlog
 from tandem.contract.bundle import read_manifest
 from tandem.contract.errors import BundleError
 from tandem.contract.held_out_users import write_held_out_users
+from tandem.contract.names import GATE_AGAINST_TAG, GATE_PASSED, GATE_REFUSED, GATE_TAG
 from tandem.contract.served import Refused, Served, ndcg, recall, reciprocal_rank
 from tandem.ops.model_registry import RegisteredVersion
 from trainer.config.train_config import GateConfig
-from trainer.registry.registry import (
-    GATE_AGAINST_TAG,
-    GATE_PASSED,
-    GATE_REFUSED,
-    GATE_TAG,
-    Registry,
-)
+from trainer.registry.registry import Registry
 from trainer.release.gate import NUM_SHOWN, GateDecision, decide
 from trainer.release.gate_report import GateReport, write_report
 from trainer.release.held_out_users import HeldOutSample

@@ -135,6 +135,12 @@ class ModelRegistry:
         with self._asked() as client:
             client.set_registered_model_alias(self.model_name, alias, number)
 
+    def tag(self, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
+        """Sets tags of a version. An empty value means the same as no tag."""
+        with self._asked() as client:
+            for name, value in tags.items():
+                client.set_model_version_tag(self.model_name, version.number, name, value)
+
     def download(self, version: RegisteredVersion, into: Path) -> Path:
         """Copies a version's bundle into the folder `into` and returns the folder of the copy, which lies in `into` and
         holds nothing but files and folders."""

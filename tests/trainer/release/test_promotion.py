@@ -7,15 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tandem.contract.names import GATE_AGAINST_TAG, GATE_PASSED, GATE_TAG
 from tandem.ops.model_registry import RegisteredVersion
 from trainer.commands.cli import main
 from trainer.core.errors import AliasMoved, PromotionError, RegistryError
-from trainer.registry.registry import (
-    GATE_AGAINST_TAG,
-    GATE_PASSED,
-    GATE_TAG,
-    Registry,
-)
+from trainer.registry.registry import Registry
 from trainer.release.promotion import Promotion
 
 pytestmark = pytest.mark.process

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from mlflow import MlflowClient
 
+from tandem.contract.names import GATE_AGAINST_TAG, GATE_TAG
 from tandem.contract.served import Served, parse_check_result
 from tests.inference_server.defects import flipped_byte_in_index, nan_user_vectors
 from tests.support.tiny_bundle import nan_ranker
@@ -15,7 +16,7 @@ from tests.trainer.release.candidates import NUM_USERS, VECTORS, noisy, register
 from trainer.commands.cli import main
 from trainer.config.train_config import GateConfig
 from trainer.core.settings import Settings
-from trainer.registry.registry import GATE_AGAINST_TAG, GATE_TAG, Registry
+from trainer.registry.registry import Registry
 from trainer.release.held_out_users import sample_of_bundle
 from trainer.release.validate import validate
 
