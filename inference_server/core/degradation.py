@@ -35,6 +35,8 @@ class Degraded(StrEnum):
     """The model or scenario of the request's arm cannot answer: the answer is as outside of the experiment."""
     USER_VECTOR_NOT_FINITE = "user_vector_not_finite"
     """The user tower returned NaN or infinity for this user."""
+    SCORES_NOT_FINITE = "scores_not_finite"
+    """The scores of some candidates were NaN or infinite: these are left out."""
 
 
 class Source(StrEnum):

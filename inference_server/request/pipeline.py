@@ -57,7 +57,7 @@ class Pipeline:
             for encoded_rung in encoded:
                 allowed = filter_items(encoded_rung.users)
                 candidates = await retrieve(encoded_rung, allowed, self._sources, self._engines)
-                ranked = await rank(candidates, self._engines, self._ranker_breaker)
+                ranked = await rank(candidates, self._engines, self._ranker_breaker, self._statistics)
                 yield answer(select(ranked), with_sources=self._with_sources)
 
     def answer_from_memory(self, admitted: Admitted) -> Answered:

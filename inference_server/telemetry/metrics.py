@@ -307,6 +307,19 @@ class WorkerMetrics:
             investigate_when="The median is above 1.2: requests take longer after a promotion.",
         ),
     ]
+    ranker_not_finite: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_ranker_not_finite",
+            "Batches whose scores by the ranker were NaN or infinite, by the model's alias or version number.",
+            Kind.COUNTER,
+            labels=("model",),
+            unit="batches",
+            merge=Merge.SUM,
+            investigate_when="It is above 0: those answers are in the order of the two-tower score (`ranker_failed`); "
+            "roll the model back. A canary is taken back at the first.",
+        ),
+    ]
     warnings_by_kind: Annotated[
         Counter[WarningKind],
         WorkerMetric(

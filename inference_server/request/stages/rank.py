@@ -29,6 +29,7 @@ from inference_server.request.flow.engine_calls import EngineCalls
 from inference_server.request.flow.ladder import RANK, Rung
 from inference_server.request.flow.stage_clock import stage
 from inference_server.request.flow.types import Candidates, Ranked, User
+from inference_server.telemetry.statistics import Statistics
 from tandem.contract import names
 
 _log = structlog.get_logger()
@@ -39,7 +40,9 @@ _EVERY_USER = slice(None)
 
 
 @stage(RANK)
-async def rank(candidates: Candidates, engines: EngineCalls, breaker: Breaker) -> Sequence[Ranked]:
+async def rank(
+    candidates: Candidates, engines: EngineCalls, breaker: Breaker, statistics: Statistics
+) -> Sequence[Ranked]:
     """Scores the candidates. Returns one `Ranked` per ranker that the users' policies name, usually a single one.
 
     The two-tower score orders the candidates where there is no ranker, the ranker fails or time is short.
@@ -53,25 +56,30 @@ async def rank(candidates: Candidates, engines: EngineCalls, breaker: Breaker) -
         ]
         return [_by_two_tower(candidates, skipped, _EVERY_USER)]
     started_at = time.perf_counter()
-    ranked = await _rank_by_ranker(candidates, rankers, engines, breaker)
+    ranked = await _rank_by_ranker(candidates, rankers, engines, breaker, statistics)
     if any(ranker is not None for ranker in rankers):
         engines.ladder.observe(RANK, time.perf_counter() - started_at)
     return ranked
 
 
 async def _rank_by_ranker(
-    candidates: Candidates, rankers: Sequence[Ranker | None], engines: EngineCalls, breaker: Breaker
+    candidates: Candidates,
+    rankers: Sequence[Ranker | None],
+    engines: EngineCalls,
+    breaker: Breaker,
+    statistics: Statistics,
 ) -> Sequence[Ranked]:
     """Ranks the users of each ranker together; `rankers` holds one for each user."""
     users = candidates.users
     if all(ranker is rankers[0] for ranker in rankers):
-        return [await _rank_group(candidates, users, _EVERY_USER, rankers[0], engines, breaker)]
+        return [await _rank_group(candidates, users, _EVERY_USER, rankers[0], engines, breaker, statistics)]
     ranked = []
     order = sorted(range(len(users)), key=lambda index: id(rankers[index]))
     for _, indices in groupby(order, key=lambda index: id(rankers[index])):
         group = list(indices)
         group_users = [users[index] for index in group]
-        ranked.append(await _rank_group(candidates, group_users, group, rankers[group[0]], engines, breaker))
+        ranker = rankers[group[0]]
+        ranked.append(await _rank_group(candidates, group_users, group, ranker, engines, breaker, statistics))
     return ranked
 
 
@@ -93,11 +101,12 @@ async def _rank_group(  # noqa: PLR0917 - a ranker's input, and where it runs
     ranker: Ranker | None,
     engines: EngineCalls,
     breaker: Breaker,
+    statistics: Statistics,
 ) -> Ranked:
     if ranker is None:
         return _by_two_tower(candidates, users, group)
     batch, missing = _ranker_batch(candidates, users, group, ranker)
-    scores = await _scores(ranker, batch, engines, breaker)
+    scores = await _scores(ranker, batch, engines, breaker, statistics, candidates.encoded.model.variant)
     if scores is None:
         return _by_two_tower(candidates, [user.with_reason(Degraded.RANKER_FAILED) for user in users], group)
     scores[missing] = -np.inf
@@ -175,16 +184,20 @@ def _known(scores: Scores, unknown: UnknownParts | None) -> Scores:
     return scores if unknown is None else np.where(unknown.cells, np.float32(np.nan), scores)
 
 
-async def _scores(ranker: Ranker, batch: RankerBatch, engines: EngineCalls, breaker: Breaker) -> Scores | None:
+async def _scores(  # noqa: PLR0917 - as above
+    ranker: Ranker, batch: RankerBatch, engines: EngineCalls, breaker: Breaker, statistics: Statistics, variant: str
+) -> Scores | None:
     """The ranker's scores; None where it fails, or where one that runs long is not called because it failed lately."""
     if ranker.runs_long and not breaker.allows():
         return None
     try:
         scores = (await engines.call(RANK, ranker.score, batch))[0] if ranker.runs_long else ranker.score(batch)
-        usable = _usable(scores, batch)
+        usable, is_finite = _usable(scores, batch)
     except Exception as error:  # a ranker raises what it likes; each means that it cannot rank this batch
         _log.warning("ranker_failed", ranker=ranker.name, reason=repr(error))
-        usable = None
+        usable, is_finite = None, True
+    if not is_finite:
+        statistics.ranker_not_finite[variant] += 1
     if ranker.runs_long:
         if usable is None:
             breaker.failed()
@@ -193,13 +206,14 @@ async def _scores(ranker: Ranker, batch: RankerBatch, engines: EngineCalls, brea
     return usable
 
 
-def _usable(scores: Scores, batch: RankerBatch) -> Scores | None:
-    """The scores, writable; None where they are not finite. Raises ValueError for another shape or type."""
+def _usable(scores: Scores, batch: RankerBatch) -> tuple[Scores | None, bool]:
+    """The scores, writable, or None where they are not finite; and whether they are. Raises ValueError for another
+    shape or type."""
     if scores.shape != batch.rows.shape or scores.dtype != np.float32:
         raise ValueError(f"scores are {scores.dtype} of shape {scores.shape}, not float32 of {batch.rows.shape}")
     if not np.isfinite(scores).all():
-        return None
-    return scores if scores.flags.writeable else scores.copy()
+        return None, False
+    return scores if scores.flags.writeable else scores.copy(), True
 
 
 def _by_two_tower(candidates: Candidates, users: Sequence[User], group: _Group) -> Ranked:

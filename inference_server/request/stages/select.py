@@ -10,10 +10,12 @@ break them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from inference_server.core.degradation import Degraded
 from inference_server.core.query import AttributePredicate, Clause
 from inference_server.model.catalogue.bitmap import rows_in
 from inference_server.model.serving_model import ServingModel
@@ -38,6 +40,9 @@ def _select(ranked: Ranked) -> Selection:
         scores = scores.copy()
         for index, user in enumerate(ranked.users):
             _move(scores[index], ranked.rows[index], user.admitted.policy, ranked.model)
+    # The maximum passes NaN and infinity on, in a quarter of the time of np.isfinite.
+    if len(scores) and not scores.max(initial=-np.inf) < np.inf:
+        ranked, scores = _without_non_finite(ranked, scores)
     rows, columns = ranked.rows, np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     if not ranked.is_ordered:
         users = np.arange(len(scores))[:, None]
@@ -49,6 +54,16 @@ def _select(ranked: Ranked) -> Selection:
         for index, (user, count) in enumerate(zip(ranked.users, counts, strict=True))
     ]
     return Selection(ranked=ranked, chosen=chosen)
+
+
+def _without_non_finite(ranked: Ranked, scores: npt.NDArray[np.float32]) -> tuple[Ranked, npt.NDArray[np.float32]]:
+    """Leaves the candidates out whose score is NaN or infinite, and gives their users a reason."""
+    lost: npt.NDArray[np.bool_] = np.isnan(scores) | np.isposinf(scores)
+    users = [
+        user.with_reason(Degraded.SCORES_NOT_FINITE) if user_loses else user
+        for user, user_loses in zip(ranked.users, np.any(lost, axis=1), strict=True)
+    ]
+    return replace(ranked, users=users), np.where(lost, np.float32(-np.inf), scores)
 
 
 def _best_first(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -103,7 +118,7 @@ def _choose(
 
 def _move(scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], policy: Policy, model: ServingModel) -> None:
     """Adds what objectives and boosts add, in units of the standard deviation of this user's candidates."""
-    present = np.flatnonzero(scores > -np.inf)
+    present = np.flatnonzero(np.isfinite(scores))
     if not len(present):
         return
     unit = scores[present].std() or np.float32(1.0)

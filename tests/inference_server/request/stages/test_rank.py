@@ -218,6 +218,7 @@ class TestOnnxRanker:
             assert BreakerState.OPEN in seen
             status = await parts.stub.GetServingStatus(pb.GetServingStatusRequest())
             assert status.degraded_by_reason["ranker_failed"] == 4
+            assert 1 <= parts.statistics.ranker_not_finite[model_of(slot).variant] < 4  # its breaker was open meanwhile
             assert "ranker" in status.breakers
 
     def test_one_that_reads_what_no_bundle_makes_refuses_the_bundle(self, tmp_path: Path) -> None:

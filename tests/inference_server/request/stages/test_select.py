@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inference_server.core.answers import Answer
-from inference_server.core.degradation import Source
+from inference_server.core.degradation import Degraded, Source
 from inference_server.model.serving_model import ServingModel
 from inference_server.policy.policy import Boost, Policy
 from inference_server.request.flow.types import Columns, Ranked, Selection, User
@@ -70,6 +70,31 @@ class TestOrder:
 
     async def test_cells_without_a_candidate_are_not_shown(self, model: ServingModel) -> None:
         assert shown(selection_for(model, [9, 4, 7, 2], [0.1, -np.inf, 0.2, -np.inf])) == [7, 9]
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    async def test_a_score_that_is_not_finite_never_leaves_the_server(self, model: ServingModel, value: float) -> None:
+        users = [user_with(admitted(model), HISTORY) for _ in range(2)]
+        candidates = ranked(model, users)
+        candidates.scores[0] = [0.1, value, 0.2, -np.inf]
+        selection = select([candidates])[0]
+        assert shown(selection) == [7, 9]
+        assert shown(selection, 1) == [4, 2, 7, 9]
+        first, second = answers_of(selection)
+        assert first.degraded_reasons == (Degraded.SCORES_NOT_FINITE,)
+        assert second.degraded_reasons == ()
+        assert np.isfinite(first.scores).all()
+
+    async def test_boosts_are_in_units_of_the_finite_scores(self, model: ServingModel) -> None:
+        boosted = Policy(boosts=(Boost(category="comedy", add=1.0),))  # row 9
+        users = [user_with(admitted(model, policy=boosted))]
+        selection = select([ranked(model, users, scores=(0.1, np.inf, 0.3, -np.inf))])[0]
+        assert shown(selection) == [7, 9]
+        assert selection.chosen[0].scores.tolist() == pytest.approx([0.3, 0.2])
+
+    async def test_without_any_finite_score_nothing_is_shown(self, model: ServingModel) -> None:
+        selection = selection_for(model, [9, 4], [np.nan, np.inf])
+        assert shown(selection) == []
+        assert answers_of(selection)[0].degraded_reasons == (Degraded.SCORES_NOT_FINITE,)
 
     async def test_everyone_in_a_batch_has_their_own_policy(self, model: ServingModel) -> None:
         users = [
