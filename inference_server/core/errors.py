@@ -17,6 +17,7 @@ InferenceServerError
     +-- PortUnavailable        an address that the server cannot listen on
     +-- PoliciesInvalid        a file of policies that cannot be used
     +-- ExperimentsInvalid     a table of experiments that cannot be used
+    +-- CanaryInvalid          a canary that cannot be started as it was asked for
     +-- UnknownScenario        a policy that is not configured; the caller gets InvalidRequest
     +-- WorkerEnded            a worker ended before it executed an order
     +-- WorkersFailed          workers repeatedly end before they answer
@@ -145,6 +146,10 @@ class ExperimentsInvalid(OperationError):
         """`problems` has at least one entry, each "where: flag: field: what is wrong"."""
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class CanaryInvalid(OperationError):
+    """A canary that cannot be started, or a plan that is none. The message names what is wrong and what is allowed."""
 
 
 class UnknownScenario(OperationError, LookupError):

@@ -14,7 +14,7 @@ A table is made anew when a flag changes, and never changed itself: the requests
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import gcd
 from typing import Final
@@ -280,22 +280,35 @@ class ExperimentTable:
     """The flags whose variants are arms, by name."""
     fingerprint: str = ""
     """Identifies the content, hexadecimal; empty: there are no experiments."""
+    canary: Flag | None = None
+    """A new version on trial: a layer for the users who are in no experiment of models. None: there is none."""
+    experiments_of_models: frozenset[str] = frozenset()
+    """The experiments of which an arm names a model; filled in where there is a canary."""
+
+    def with_canary(self, canary: Flag | None) -> ExperimentTable:
+        """The same experiments beside a canary, or without one."""
+        taken = frozenset() if canary is None else frozenset(arm.experiment for arm in self.arms if arm.model)
+        return replace(self, canary=canary, experiments_of_models=taken)
 
     def assign(self, user_id: str, context: Mapping[str, str], scenario: str = "") -> tuple[Assignment, ...]:
         """The arms of a request, in the order of the layers; empty outside of every experiment.
 
         `user_id` is empty for an anonymous caller; `scenario` is the scenario that the request names.
         """
-        if not self.layers:
+        if not self.layers and self.canary is None:
             return ()
         caller = Caller(user_id, context, scenario)
-        return tuple(
-            variant.assignment
-            for layer in self.layers
-            if (strategy := layer.strategy(caller)) is not None
-            and (variant := layer.variant(caller, strategy)) is not None
-            and variant.assignment is not None
+        assignments = tuple(
+            assignment for layer in self.layers if (assignment := _assignment(layer, caller)) is not None
         )
+        if self.canary is None:
+            return assignments
+        for assignment in assignments:
+            # The control arm too: answered by the canary, it would be no control.
+            if assignment.experiment in self.experiments_of_models:
+                return assignments
+        on_trial = _assignment(self.canary, caller)
+        return assignments if on_trial is None else (*assignments, on_trial)
 
     @property
     def arms(self) -> tuple[Assignment, ...]:
@@ -337,6 +350,13 @@ def _weights(variants: Variants | None) -> dict[str, dict[str, int]]:
         for experiment, arms in weights.items()
         if len(arms) > 1
     }
+
+
+def _assignment(layer: Flag, caller: Caller) -> Assignment | None:
+    """The arm of a layer that a request is in; None: it is in none."""
+    strategy = layer.strategy(caller)
+    variant = None if strategy is None else layer.variant(caller, strategy)
+    return None if variant is None else variant.assignment
 
 
 NO_EXPERIMENTS: Final = ExperimentTable()

@@ -1,0 +1,1 @@
+"""A canary, a new version that takes traffic in steps: who is in it, what is counted of it, and when it is bad."""
