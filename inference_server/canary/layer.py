@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tandem.contract.experiments import DEFAULT_STICKINESS, Assignment, Flag, Variant, Variants
+from inference_server.core.query import Query
+from tandem.contract.experiments import DEFAULT_STICKINESS, Assignment, Caller, Flag, Variant, Variants
 
 CANARY: Final = "canary"
 CONTROL: Final = "control"
@@ -35,3 +36,8 @@ def canary_layer(experiment: str, *, model: str, percent: float) -> Flag | None:
     )
     variants = Variants(group=experiment, stickiness=DEFAULT_STICKINESS, variants=arms, total=_TOTAL)
     return Flag(name=experiment, variants=variants)
+
+
+def sticky_value(query: Query) -> str:
+    """The value that decides whether a request is in the canary; empty where it has none."""
+    return Caller(query.user_id, query.context).identifier(DEFAULT_STICKINESS)

@@ -16,6 +16,8 @@
 | DependencyChanged   | supervisor | a dependency that only the supervisor sees went up or down         |
 | BreakerChanged      | supervisor | one of the supervisor's own breakers changed its state             |
 | ExperimentsChanged  | supervisor | the table of experiments in force, and where it comes from          |
+| CanaryChanged       | supervisor | who is in the canary, and what is said of it                        |
+| CanaryCounted       | worker     | what happened to the canary's and its control's users since before |
 | StatisticsRequested | supervisor | report the counts                                                  |
 | StatisticsReported  | worker     | the counts since the worker's start                                |
 | Alive               | worker     | its event loop runs; sent several times a second                   |
@@ -167,6 +169,31 @@ class ExperimentsChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CanaryChanged:
+    """A canary begins, takes another share of the users, or ends."""
+
+    experiment: str
+    """Its name in answers; empty: there is none, and nothing is counted."""
+    model: str
+    """The further model that answers for it."""
+    percent: float
+    """Share of the users that it answers; 0: nobody."""
+    status: Mapping[str, Any]
+    """The fields of `core.canary_status.CanaryStatus`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryCounted:
+    """What a worker has counted of a canary since it last said so."""
+
+    experiment: str
+    all_answers: int
+    """Answers of the worker, to whomever."""
+    counts: Mapping[str, Any]
+    """As `CanaryCounts.take` returns them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatisticsRequested:
     """Report the statistics."""
 
@@ -208,6 +235,8 @@ Message = (
     | DependencyChanged
     | BreakerChanged
     | ExperimentsChanged
+    | CanaryChanged
+    | CanaryCounted
     | StatisticsRequested
     | StatisticsReported
     | Alive

@@ -6,7 +6,7 @@ They need no model, and no recommendation needs them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from inference_server.core.errors import DeadlineTooShort
@@ -27,11 +27,19 @@ _DELETE: Final = "item_delete"
 class Recorder:
     """Appends events and catalogue changes to their streams."""
 
-    def __init__(self, commit: GroupCommit, statistics: Statistics, *, max_seconds: float) -> None:
-        """`max_seconds` caps every caller's deadline."""
+    def __init__(
+        self,
+        commit: GroupCommit,
+        statistics: Statistics,
+        *,
+        max_seconds: float,
+        on_events: Callable[[Sequence[Event]], None] = lambda _: None,
+    ) -> None:
+        """`max_seconds` caps every caller's deadline. `on_events` is told the events that are durable."""
         self._commit = commit
         self._statistics = statistics
         self._max_seconds = max_seconds
+        self._on_events = on_events
 
     async def record_events(self, events: Sequence[Event], time_remaining_seconds: float | None) -> int:
         """Returns the number of events once all of them are durable. Raises RequestError."""
@@ -40,6 +48,7 @@ class Recorder:
         entries = [Entry(event.user_id.encode(), event.to_bytes()) for event in events]
         await self._append(EVENTS, entries, time_remaining_seconds)
         self._statistics.events_appended.update(Counter(event.type for event in events))
+        self._on_events(events)
         return len(entries)
 
     async def change_items(self, changes: Sequence[ItemChange], time_remaining_seconds: float | None) -> int:

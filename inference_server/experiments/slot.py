@@ -7,7 +7,7 @@ from typing import Any
 
 from inference_server.core.table_status import TableStatus
 from inference_server.experiments.table import make_table
-from tandem.contract.experiments import NO_EXPERIMENTS, ExperimentTable
+from tandem.contract.experiments import NO_EXPERIMENTS, ExperimentTable, Flag
 
 
 class ExperimentSlot:
@@ -16,9 +16,15 @@ class ExperimentSlot:
     def __init__(self) -> None:
         self.current: ExperimentTable = NO_EXPERIMENTS
         self.status = TableStatus()
+        self._canary: Flag | None = None
 
     def follow(self, document: Mapping[str, Any] | None, status: Mapping[str, Any]) -> None:
         """Takes what the supervisor has checked: definitions (None: as before), and the fields of a TableStatus."""
         if document is not None:
-            self.current = make_table(document, locate=lambda _, __: "")
+            self.current = make_table(document, locate=lambda _, __: "").with_canary(self._canary)
         self.status = TableStatus(**{**status, "experiments": tuple(status["experiments"])})
+
+    def put_on_trial(self, canary: Flag | None) -> None:
+        """Sets the layer of the canary; None: there is none."""
+        self._canary = canary
+        self.current = self.current.with_canary(canary)

@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from inference_server.canary.counts import CanaryCounts
+from inference_server.canary.layer import sticky_value
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Source as AnswerSource
@@ -59,13 +61,16 @@ class Recommender:
         journal: Journal | None = None,
         ladder: Ladder | None = None,
         shadow: ShadowPlan | None = None,
+        canary: CanaryCounts | None = None,
     ) -> None:
         """`threads` run the calls that are too long for the event loop. `journal` None: answers are not recorded;
-        `ladder` None: a new ladder; `shadow` None: no model answers beside the callers."""
+        `ladder` None: a new ladder; `shadow` None: no model answers beside the callers; `canary` None: there is never
+        one."""
         self._admission = admission
         self._threads = threads
         self._statistics = statistics
         self._journal = journal or Journal(Tracing("", sample_ratio=0.0))
+        self._canary = canary or CanaryCounts()
         self._sources = [source(store) for source in SOURCES]
         self.shadows: Final = Shadows(
             shadow or ShadowPlan(),
@@ -176,6 +181,9 @@ class Recommender:
         try:
             join(admitted)
             result = await caller.wait()
+        except Exception:
+            self._canary.failed(admitted.assignments, sticky_value(admitted.query))
+            raise
         finally:
             timer.cancel()
         if result is None:
@@ -183,6 +191,13 @@ class Recommender:
             self.shadows.pass_over_late(admitted)
         self._statistics.count_answer(result.source, result.degraded_reasons)
         self._arms.count(admitted, result)
+        if self._canary.experiment:
+            self._canary.answered(
+                result,
+                sticky_value(admitted.query),
+                num_items=admitted.num_items,
+                seconds=time.monotonic() - admitted.admitted_at,
+            )
         if result.source is AnswerSource.POPULAR and admitted.query.recent_item_ids:
             warnings += recent_items_warnings(admitted.query.recent_item_ids, admitted.model)
         if not warnings:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from inference_server.core.breaker import Breaker
+from inference_server.core.canary_status import CanaryStatus
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import RequestWarning
 from inference_server.core.table_status import TableStatus
@@ -65,6 +66,7 @@ class Statistics(WorkerMetrics):
         """The aliases and version numbers that shall answer beside the server's own model, and what is wrong with each;
         empty: nothing is."""
         self.experiments = TableStatus()
+        self.canary = CanaryStatus()
         self._sources: list[Callable[[], None]] = []
 
     def add_source(self, bring_up_to_date: Callable[[], None]) -> None:

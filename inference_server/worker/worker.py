@@ -29,6 +29,7 @@ from inference_server.control.messages import (
     BundleNotOpened,
     BundleReady,
     BundleServing,
+    CanaryChanged,
     CloseBundle,
     ControlChannel,
     DependencyChanged,
@@ -69,6 +70,7 @@ from inference_server.telemetry.impressions import ImpressionLog, worker_path
 from inference_server.telemetry.statistics import Refusal, Statistics, WorkerIdentity
 from inference_server.telemetry.tracing import Tracing
 from inference_server.worker.bundle_opening import open_beside
+from inference_server.worker.canary_watch import CanaryWatch
 from inference_server.worker.heartbeat import beat, show_stacks_on_request
 from tandem.contract.errors import BundleError
 from tandem.contract.streams import IMPRESSIONS
@@ -111,6 +113,7 @@ class Worker:
         self._threads = ThreadPoolExecutor(_ENGINE_THREADS, thread_name_prefix="engine")
         self._policies = PolicyFile(settings.policies_file, policy_choices())
         self._experiments = ExperimentSlot()
+        self._canary = CanaryWatch(self._experiments, self._statistics, channel)
         self._admission = Admission(
             self._models,
             self._policies,
@@ -142,11 +145,13 @@ class Worker:
                 impressions_share=settings.impressions_share,
             ),
             shadow=ShadowPlan(models=split_names(settings.shadow_model), share=settings.shadow_share),
+            canary=self._canary.counts,
         )
         self._recorder = Recorder(
             GroupCommit(open_stream(settings), self._statistics, max_backlog=settings.events_max_backlog),
             self._statistics,
             max_seconds=settings.events_deadline_ms * 1e-3,
+            on_events=self._canary.recorded,
         )
         self._grpc: GrpcServer | None = None
         self._http: HttpServer | None = None
@@ -174,6 +179,7 @@ class Worker:
         beating = asyncio.create_task(beat(self._channel), name="beat")
         self._start(self._live.run())
         self._start(self._policies.run())
+        self._start(self._canary.run())
         if self._statistics.identity.worker == 1:  # one worker speaks for all
             self._start(follow_policies(self._policies, self._models))
         self._start(self._security.keep_current(self._statistics))
@@ -237,6 +243,8 @@ class Worker:
         elif isinstance(message, ExperimentsChanged):
             self._experiments.follow(message.document, message.status)
             self._statistics.experiments = self._experiments.status
+        elif isinstance(message, CanaryChanged):
+            self._canary.follow(message)
         elif isinstance(message, BreakerChanged):
             self._statistics.breakers[message.name] = message.state
         elif isinstance(message, StatisticsRequested):

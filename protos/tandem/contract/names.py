@@ -59,7 +59,8 @@ DAY_PARTITION: Final = "day="
 UTC."""
 
 # Event types in the order of the API; an event's code is its index here plus one, because code 0 is padding.
-EVENT_TYPES: Final = ("impression", "click", "add_to_cart", "purchase", "rating", "dwell")
+CLICK: Final = "click"
+EVENT_TYPES: Final = ("impression", CLICK, "add_to_cart", "purchase", "rating", "dwell")
 EVENT_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
 
 # Tensors of the user tower.
