@@ -30,7 +30,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults demo-experiment off-policy statistics-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults demo-experiment off-policy statistics-proof canary-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -104,6 +104,9 @@ demo-experiment: $(VENV)/.local ## the whole loop, unattended: simulated users, 
 
 statistics-proof: $(VENV)/.dev ## simulate experiments and write benchmarks/results/experiment-statistics.md: false verdicts, power; minutes
 	$(BIN)/python -m benchmarks.experiment_statistics
+
+canary-proof: $(VENV)/.dev ## plant bad versions on a real server and write benchmarks/results/canary.md: harmed answers, seconds, false alarms; ten minutes
+	$(BIN)/python -m benchmarks.canaries
 
 off-policy: $(VENV)/.dev ## simulate logs with known truth, judge them as replay-log does, and write benchmarks/results/off-policy.md; 10 minutes
 	$(BIN)/python -m benchmarks.off_policy

@@ -9,6 +9,7 @@ from typing import Any
 
 from inference_server.api.shadow_status import to_comparison
 from inference_server.api.wire import WIRE_SOURCES
+from inference_server.core.canary_status import CanaryStatus
 from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.telemetry.shadow_summary import shadow_summaries
 from inference_server.telemetry.statistics import Statistics
@@ -47,6 +48,7 @@ def serving_status(statistics: Statistics, models: ModelSlot) -> pb.GetServingSt
     response.experiments.age_seconds = table.age_seconds
     response.experiments.refusal = table.refusal
     response.experiments.experiments.extend(table.experiments)
+    _add_canary(response, statistics.canary)
     for refusal in statistics.refusals:
         bundle = response.refused_bundles.add(
             registry_version=refusal.registry_version, model_version=refusal.model_version, reason=refusal.reason
@@ -71,6 +73,31 @@ def _add_models(response: pb.GetServingStatusResponse, models: ModelSlot, proble
         _add_model(response, models.current.variant, models.current, "")
     for name, problem in sorted(problems.items()):
         _add_model(response, name, models.further.get(name), problem)
+
+
+def _add_canary(response: pb.GetServingStatusResponse, canary: CanaryStatus) -> None:
+    if not canary.experiment:
+        return
+    response.canary.CopyFrom(
+        pb.Canary(
+            experiment=canary.experiment,
+            registry_version=canary.registry_version,
+            model_version=canary.model_version,
+            state=canary.state,
+            reason=canary.reason,
+            problem=canary.problem,
+            started_by=canary.started_by,
+            steps=canary.steps,
+            step=canary.step,
+            percent=canary.percent,
+            answers=canary.answers,
+            control_answers=canary.control_answers,
+            harmed_answers=canary.harmed,
+            harmed_share=canary.harmed_share,
+            seconds=canary.seconds,
+        )
+    )
+    response.canary.started_at.FromNanoseconds(int(canary.started_at_seconds * 1e9))
 
 
 def _add_model(response: pb.GetServingStatusResponse, name: str, model: ServingModel | None, problem: str) -> None:

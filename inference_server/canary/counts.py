@@ -118,6 +118,7 @@ class CanaryCounts:
         arm, group = self._arms[assignment.arm], self._group(identifier)
         reasons = _OF_THE_MODEL.intersection(answer.degraded_reasons)
         is_short = len(answer.item_ids) < num_items
+        self._is_empty = False
         arm.by_group[ANSWERS][group] += 1
         arm.by_group[FAILED][group] += not assignment.exposed
         if assignment.exposed:

@@ -1,7 +1,7 @@
 """When a canary is bad: what its users got is compared with what its control group got, at every look.
 
 The intervals hold however often one looks (`tandem.contract.anytime`), and the limits of error of all guardrails add
-up to ALPHA: a canary that is as good as the champion is taken back by chance in at most that share of cases, over its
+up to 0.045: a canary that is as good as the champion is taken back by chance in at most that share of cases, over its
 whole life. What was counted in groups of users is worth less by as much as the groups differ more than chance allows.
 """
 
@@ -27,9 +27,8 @@ from inference_server.canary.counts import (
 )
 from tandem.contract.anytime import best_rho, boundary, effective_observations, share_interval
 
-ALPHA: Final = 0.05
 _ALPHA_SHARE: Final = 0.005
-"""Of each of the shares of answers, of all limits of time together, and of runs."""
+"""Of each of the three shares of answers, of all limits of time together, and of runs."""
 _ALPHA_CLICKS: Final = 0.02
 _MARGINS: Final = {FAILED: 0.01, DEGRADED: 0.02, SHORT: 0.02}
 """Differences of shares, canary minus control, that are put up with."""
@@ -55,6 +54,7 @@ class Breach:
     """A guardrail that is broken."""
 
     guardrail: str
+    """`not_finite`, `run`, `failed`, `degraded`, `short`, `slow` or `clicks`."""
     reason: str
     num_harmed: int
     """Answers of the canary that were bad in the guardrail's sense, or harmed in another."""
@@ -94,7 +94,10 @@ def _excess(name: str, canary: ArmCounts, control: ArmCounts) -> float:
     """The least difference between the arms' shares of answers that the counts by group leave possible."""
     if sum(count > 0 for count in canary.by_group[name]) < MIN_GROUPS:
         return 0.0
-    return _least_excess(*_worth(name, canary), *_worth(name, control), alpha=_ALPHA_SHARE)
+    # Of both arms, because one without a single bad answer does not show how users differ.
+    factor = max(_design_effect(name, canary), _design_effect(name, control))
+    arms = (canary[name], canary[ANSWERS], control[name], control[ANSWERS])
+    return _least_excess(*(number / factor for number in arms), alpha=_ALPHA_SHARE)
 
 
 def _least_excess(count: float, answers: float, control: float, control_answers: float, *, alpha: float) -> float:
@@ -105,16 +108,16 @@ def _least_excess(count: float, answers: float, control: float, control_answers:
     return low - high
 
 
-def _worth(name: str, arm: ArmCounts) -> tuple[float, float]:
-    """Count and answers, divided by the factor by which the groups vary more than independent answers would."""
-    count, total = float(arm[name]), float(arm[ANSWERS])
-    groups = [(part, whole) for part, whole in zip(arm.by_group[name], arm.by_group[ANSWERS], strict=True) if whole]
-    if not 0.0 < count < total or len(groups) < 2:
-        return count, total
-    share = count / total
-    squares = sum((part - whole * share) ** 2 / (whole * share * (1.0 - share)) for part, whole in groups)
-    factor = max(1.0, squares / (len(groups) - 1))
-    return count / factor, total / factor
+def _design_effect(name: str, arm: ArmCounts) -> float:
+    """The factor by which a share varies more between groups of users than one of independent answers would; at least
+    1."""
+    count, answers = arm[name], arm[ANSWERS]
+    if not 0 < count < answers:
+        return 1.0
+    share = count / answers
+    groups = zip(arm.by_group[name], arm.by_group[ANSWERS], strict=True)
+    squares = sum((part - whole * share) ** 2 for part, whole in groups) * NUM_GROUPS / (NUM_GROUPS - 1)
+    return max(1.0, squares / (answers * share * (1.0 - share)))
 
 
 def _slow(canary: ArmCounts, control: ArmCounts, harmed: int) -> Iterator[Breach]:

@@ -7,10 +7,20 @@ model.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from inference_server.core.query import Query
-from tandem.contract.experiments import DEFAULT_STICKINESS, Assignment, Caller, Flag, Variant, Variants
+from tandem.contract.experiments import (
+    DEFAULT_STICKINESS,
+    FULL_ROLLOUT,
+    Assignment,
+    Caller,
+    ExperimentTable,
+    Flag,
+    Variant,
+    Variants,
+)
 
 CANARY: Final = "canary"
 CONTROL: Final = "control"
@@ -41,3 +51,27 @@ def canary_layer(experiment: str, *, model: str, percent: float) -> Flag | None:
 def sticky_value(query: Query) -> str:
     """The value that decides whether a request is in the canary; empty where it has none."""
     return Caller(query.user_id, query.context).identifier(DEFAULT_STICKINESS)
+
+
+def layer_of_everybody(table: ExperimentTable) -> str:
+    """The name of the layer that puts every user into an experiment of models, and leaves none to a canary; empty: no
+    layer does."""
+    taken = {arm.experiment for arm in table.arms if arm.model}
+    return next((layer.name for layer in table.layers if _takes_everybody(layer, taken)), "")
+
+
+def _takes_everybody(layer: Flag, taken: Collection[str]) -> bool:
+    if not layer.enabled or layer.parents:
+        return False
+    for strategy in layer.strategies or (None,):
+        if strategy is not None and (strategy.constraints or strategy.user_ids is not None):
+            continue  # some users at most
+        variants = layer.variants if strategy is None else strategy.variants or layer.variants
+        if variants is None or (strategy is not None and strategy.rollout not in {None, FULL_ROLLOUT}):
+            return False
+        return all(
+            variant.assignment is not None and variant.assignment.experiment in taken
+            for variant in variants.variants
+            if variant.weight
+        )
+    return False

@@ -39,9 +39,7 @@ class Plan:
         if any(later <= earlier for earlier, later in zip(self.steps, self.steps[1:], strict=False)):
             raise CanaryInvalid(f"steps: shares must ascend (got {self.shown_steps})")
         if self.steps[-1] != FULL_PERCENT:
-            raise CanaryInvalid(
-                f"steps: the last share must be 100 percent, that of a champion (got {self.shown_steps})"
-            )
+            raise CanaryInvalid(f"steps: the last share must be 100 percent (got {self.shown_steps})")
         if not 0.0 <= self.step_seconds <= _MOST_SECONDS:
             raise CanaryInvalid(f"step-seconds: must be 0 to {_MOST_SECONDS:.0f} (got {self.step_seconds:g})")
         if not 1 <= self.step_answers <= _MOST_ANSWERS:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from inference_server.commands import (
+    canary,
     check,
     check_experiments,
     check_policies,
@@ -45,6 +46,7 @@ _COMMANDS: Mapping[str, ServerCommand] = {
     "shadow": shadow,
     "rollback": rollback,
     "forget-refusals": forget_refusals,
+    "canary": canary,
     "fork-server": fork_server,
 }
 

@@ -28,6 +28,8 @@ def run(_: argparse.Namespace, settings: Settings) -> int:
     from inference_server.events.stream_factory import is_kafka
     from inference_server.security.files import Security
     from inference_server.store.start_check import require_usable
+    from inference_server.supervisor.notifier import read_urls
+    from inference_server.supervisor.notifier import require_extra as require_notify
     from inference_server.supervisor.supervisor import supervise
     from inference_server.supervisor.unleash import read_token
     from inference_server.telemetry.tracing import require_extra
@@ -36,6 +38,9 @@ def run(_: argparse.Namespace, settings: Settings) -> int:
     Security.load(tls=settings.tls, api_keys_file=settings.api_keys_file)
     if settings.otlp_endpoint:
         require_extra()
+    if settings.notify_urls_file is not None:
+        require_notify()
+        read_urls(settings.notify_urls_file)
     if settings.unleash_token_file is not None:
         read_token(settings.unleash_token_file)
 

@@ -43,7 +43,7 @@ class CanaryStatus:
     harmed: int = 0
     """Answers to users of the canary that were errors, degraded, short, or bad in the sense of the broken guardrail."""
     all_answers: int = 0
-    """Answers of this server since the canary began."""
+    """Answers of this server while it gave the canary a share."""
     seconds: float = 0.0
     """From the first answer that could be the canary's to its end, or to now."""
 

@@ -270,6 +270,11 @@ class Settings(EnvironmentSettings):
     """Seconds between two polls of Unleash. A kill switch takes as long to be seen; raise it where hundreds of servers
     share one Unleash."""
 
+    notify_urls_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
+    """File with a URL on each line, such as slack://... or json://... (https://appriseit.com), to which the supervisor
+    sends what operators want to hear: moves of a canary, rollbacks, refused bundles. Empty: nobody is told. The URLs
+    are secrets. Needs the extra `notify`. Read again for every message."""
+
     workers: int = Field(default=1, ge=1, le=256)
     """Number of processes that answer on the shared port. Use one for each available core; 1 where another layer adds
     servers, as Kubernetes does."""

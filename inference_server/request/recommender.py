@@ -20,7 +20,7 @@ from inference_server.canary.layer import sticky_value
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
 from inference_server.core.degradation import Source as AnswerSource
-from inference_server.core.errors import DeadlineTooShort
+from inference_server.core.errors import DeadlineTooShort, RequestError
 from inference_server.core.query import Query, SimilarQuery
 from inference_server.request.admission import Admission
 from inference_server.request.arms import Arm, Arms
@@ -181,6 +181,8 @@ class Recommender:
         try:
             join(admitted)
             result = await caller.wait()
+        except RequestError:
+            raise
         except Exception:
             self._canary.failed(admitted.assignments, sticky_value(admitted.query))
             raise

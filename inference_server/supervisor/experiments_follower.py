@@ -199,11 +199,11 @@ def _passed(since: float, seconds: float) -> bool:
     return time.monotonic() - since >= seconds
 
 
-async def kept_up(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Starts work anew whenever it fails: experiments must not end a server that answers."""
+async def kept_up(work: Callable[[], Coroutine[Any, Any, None]], *, event: str = "experiments_failed") -> None:
+    """Starts work anew whenever it fails, and logs `event`: experiments must not end a server that answers."""
     while True:
         try:
             await work()
         except Exception as error:  # a bug of ours or of a library, which must not pass unnoticed
-            _log.error("experiments_failed", reason=redacted(repr(error)))
+            _log.error(event, reason=redacted(repr(error)))
             await asyncio.sleep(_LOOK_AGAIN_SECONDS)

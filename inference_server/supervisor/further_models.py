@@ -39,19 +39,20 @@ class FurtherModels:
         self._make_follower = make_follower
         self._always = tuple(always)
         self._poll_seconds = poll_seconds
-        self._also: tuple[str, ...] = ()
+        self._also: dict[str, frozenset[str]] = {}
         self._changed = asyncio.Event()
         self._followers: dict[str, AliasFollower] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def serve_also(self, names: Collection[str]) -> None:
-        """Sets the aliases and version numbers that shall answer beside those of the settings and the server's own.
+    def serve_also(self, names: Collection[str], *, for_whom: str = "experiments") -> None:
+        """Sets the aliases and version numbers that shall answer beside those of the settings and the server's own, as
+        one of those who need models wants it.
 
         Those that are new are opened; those that are named no longer are withdrawn. A name that is neither is shown
         with what is allowed. To be called on the event loop, whenever the names may have changed.
         """
-        if set(names) != set(self._also):
-            self._also = tuple(names)
+        if frozenset(names) != self._also.get(for_whom, frozenset()):
+            self._also[for_whom] = frozenset(names)
             self._changed.set()
 
     def follower(self, name: str) -> AliasFollower:
@@ -83,7 +84,7 @@ class FurtherModels:
     def wanted(self) -> set[str]:
         """The names of the models that shall answer beside the server's own, whether or not they can."""
         # The own model answers for its own name.
-        return {*self._always, *self._also} - {self._pool.own.name}
+        return {*self._always}.union(*self._also.values()) - {self._pool.own.name}
 
     def _show_new_ones(self) -> None:
         for name in sorted(self.wanted() - self._pool.further.keys()):

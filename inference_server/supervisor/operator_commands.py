@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 
-from inference_server.core.errors import RegistryUnavailable
+from inference_server.core.errors import CommandFailed, RegistryUnavailable
 from inference_server.core.settings import Settings
 from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache
+from inference_server.supervisor.canary_commands import CANARY_COMMANDS, without_server
 from inference_server.supervisor.operator_socket import Command, Reply, ask_server
 from inference_server.supervisor.registry import Registry
 
@@ -18,10 +20,21 @@ async def run_command(settings: Settings, command: Command) -> int:
     try:
         replies = [_print(reply) async for reply in ask_server(settings.data_dir, command)]
     except (ConnectionError, FileNotFoundError):
-        replies = [_print(await _without_server(settings, command))]
+        replies = [_print(reply) async for reply in _replies_without_server(settings, command)]
     except OSError as error:
         replies = [_print(Reply(done=False, text=f"the server of {settings.data_dir} cannot be asked: {error}"))]
     return 0 if replies and all(reply.done for reply in replies) else 1
+
+
+async def _replies_without_server(settings: Settings, command: Command) -> AsyncIterator[Reply]:
+    if command.name not in CANARY_COMMANDS:
+        yield await _without_server(settings, command)
+        return
+    try:
+        async for text in without_server(settings, command):
+            yield Reply(done=True, text=text)
+    except CommandFailed as error:
+        yield Reply(done=False, text=str(error))
 
 
 async def _without_server(settings: Settings, command: Command) -> Reply:

@@ -36,11 +36,17 @@ class Command:
     """A command of an operator."""
 
     name: str
-    """"rollback", "forget-refusals" or "shadow"."""
+    """"rollback", "forget-refusals", "shadow", or one of `canary_commands.CANARY_COMMANDS`."""
     to: str | None = None
     """The version to go back to; None: the version that served before."""
     model: str | None = None
     """The alias whose model it is about; None: the server's own."""
+    plan: str | None = None
+    """Of a canary, as JSON."""
+    by: str | None = None
+    """Who asks."""
+    force: bool = False
+    """Whether the gate's verdict is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +140,11 @@ def _command(line: bytes) -> Command:
     if not line.endswith(b"\n"):
         raise ValueError(f"a command is one line of at most {_MAX_LINE_BYTES} bytes")
     command = Command(**json.loads(line))
-    options = (command.to, command.model)
+    options = (command.to, command.model, command.plan, command.by)
     if not isinstance(command.name, str) or not all(isinstance(option, str | None) for option in options):
-        raise TypeError("name, to and model must be texts")
+        raise TypeError("name, to, model, plan and by must be texts")
+    if not isinstance(command.force, bool):
+        raise TypeError("force must be true or false")
     return command
 
 

@@ -30,6 +30,16 @@ class Registry:
         self._alias = alias
         self._download_seconds = download_seconds
 
+    @property
+    def alias(self) -> str:
+        """The alias or version number that it is about."""
+        return self._alias
+
+    @property
+    def model(self) -> ModelRegistry:
+        """The registered model, whose calls block."""
+        return self._model
+
     def of(self, alias: str) -> Registry:
         """Another alias, or version number, of the same model."""
         other = copy.copy(self)

@@ -160,6 +160,10 @@ class AliasFollower:
         if number not in {serving.version.number, previous.version.number if previous else None}:
             yield f"version {number} is not open here: it serves after download and check, see the log"
 
+    def look(self) -> None:
+        """Looks at the registry now."""
+        self._look_now.set()
+
     def forget(self) -> None:
         """Removes what this machine keeps for the alias, which is no longer followed."""
         self._barred_versions.forget_refusal()
@@ -341,6 +345,7 @@ class AliasFollower:
         """Shows what keeps a further model, or its newest version, from serving."""
         refused, refusal = self._barred_versions.refused, self._barred_versions.refusal
         problem = self._why_no_version
+        self._track.is_refused = refused is not None and refusal is not None
         if not problem and refused is not None and refusal is not None:
             problem = f"version {refused.number} is refused: {refusal.reason_kind}: {refusal.reason}"
         if not problem and self._track.serving is None:
@@ -368,3 +373,4 @@ def _report_refusal(refused: BundleRefused, version: RegisteredVersion, pool: Wo
         reason=refused.reason,
     )
     pool.count_refusal(refused, version)
+    pool.on_refusal(version.number, str(refused))

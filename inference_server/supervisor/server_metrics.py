@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Final
 
+from inference_server.canary.layer import CANARY, CONTROL, FULL_PERCENT
+from inference_server.core.canary_status import CanaryStatus
 from inference_server.supervisor.process_usage import ProcessUsage
 from inference_server.supervisor.server_view import ServerView
 from tandem.ops.metrics import Kind, Metric
@@ -58,6 +60,22 @@ def _further_model_info(view: ServerView) -> Iterable[Sample]:
 def _experiments_info(view: ServerView) -> Iterable[Sample]:
     table = view.experiments
     return [((table.source, table.fingerprint), 1)] if table.source else []
+
+
+def _canary_info(view: ServerView) -> Iterable[Sample]:
+    canary = view.canary
+    labels = (canary.experiment, canary.model_version, canary.registry_version, canary.state)
+    return [(labels, 1)] if canary.experiment else []
+
+
+def _canary_answers(view: ServerView) -> Iterable[Sample]:
+    canary = view.canary
+    return [((CANARY,), canary.answers), ((CONTROL,), canary.control_answers)] if canary.experiment else []
+
+
+def _of_canary(read: Callable[[CanaryStatus], float]) -> Callable[[ServerView], Iterable[Sample]]:
+    """One sample, or none where there has been no canary."""
+    return lambda view: [((), read(view.canary))] if view.canary.experiment else []
 
 
 SERVER_METRICS: Final[Sequence[ServerMetric]] = (
@@ -202,5 +220,65 @@ SERVER_METRICS: Final[Sequence[ServerMetric]] = (
         read=_unlabelled(lambda view: view.experiments.num_refused),
         investigate_when="It grows: a flag or the file has a mistake and the last good table serves; the log "
         "(`experiments_refused`) and GetServingStatus say which.",
+    ),
+    ServerMetric(
+        "tandem_canary_info",
+        "The newest canary.",
+        Kind.GAUGE,
+        labels=("experiment", "model_version", "registry_version", "state"),
+        unit="always 1",
+        read=_canary_info,
+        investigate_when="`state` is `taken_back`: the log (`canary_withdrawn`) and GetServingStatus say why.",
+    ),
+    ServerMetric(
+        "tandem_canary_step",
+        "The step that the canary is in, from 1.",
+        Kind.GAUGE,
+        unit="step",
+        read=_of_canary(lambda canary: canary.step),
+    ),
+    ServerMetric(
+        "tandem_canary_share",
+        "Share of the users that this server gives the canary.",
+        Kind.GAUGE,
+        unit="share, 0 to 1",
+        read=_of_canary(lambda canary: canary.percent / FULL_PERCENT),
+        investigate_when="It is 0 although the canary runs: GetServingStatus says why (`problem`).",
+    ),
+    ServerMetric(
+        "tandem_canary_answers",
+        "Answers to users of the newest canary, and of its control group.",
+        Kind.GAUGE,
+        labels=("arm",),
+        unit="answers",
+        read=_canary_answers,
+    ),
+    ServerMetric(
+        "tandem_canary_harmed_answers",
+        "Answers to users of the newest canary that were errors, degraded, short, or bad in the sense of the broken "
+        "guardrail.",
+        Kind.GAUGE,
+        unit="answers",
+        read=_of_canary(lambda canary: canary.harmed),
+        investigate_when="It grows: a guardrail is about to be broken.",
+    ),
+    ServerMetric(
+        "tandem_canary_moves",
+        "Moves of canaries that this server made or saw.",
+        Kind.COUNTER,
+        labels=("move",),
+        unit="moves",
+        read=lambda view: [((move,), count) for move, count in view.canary_moves.items()],
+        investigate_when="`taken_back` grows: the log says why (`canary_taken_back`).",
+    ),
+    ServerMetric(
+        "tandem_notifications",
+        "Messages to the channels of TANDEM_NOTIFY_URLS_FILE by outcome.",
+        Kind.COUNTER,
+        labels=("outcome",),
+        unit="messages",
+        read=lambda view: [((outcome,), count) for outcome, count in view.notifications.items()],
+        investigate_when="`failed` or `dropped` grows: a channel takes nothing; the log says which, and why "
+        "(`notification_failed`).",
     ),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from inference_server.core.canary_status import CanaryStatus
 from inference_server.core.table_status import TableStatus
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.process_usage import ProcessUsage
@@ -40,3 +41,8 @@ class ServerView:
     swap_window_seconds: float | None = None
     """None before the first bundle."""
     experiments: TableStatus = field(default_factory=TableStatus)
+    canary: CanaryStatus = field(default_factory=CanaryStatus)
+    canary_moves: Mapping[str, int] = field(default_factory=dict)
+    """Moves of canaries that this server made or saw; empty: it follows no registry."""
+    notifications: Mapping[str, int] = field(default_factory=dict)
+    """Messages to people by outcome; empty: nobody is told."""

@@ -9,6 +9,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 import structlog
@@ -18,12 +19,17 @@ from inference_server.core.settings import Settings
 from inference_server.supervisor.announcements import Announcements
 from inference_server.supervisor.barred_versions import BarredVersions
 from inference_server.supervisor.bundle_cache import BundleCache, VersionsInWork
+from inference_server.supervisor.canary_commands import CANARY_COMMANDS, NO_REGISTRY, CanaryCommands
+from inference_server.supervisor.canary_follower import CanaryFollower
+from inference_server.supervisor.canary_moves import CanaryMoves
+from inference_server.supervisor.canary_registry import CanaryRegistry
 from inference_server.supervisor.experiment_sources import Definitions, FileSource, Source
 from inference_server.supervisor.experiments_follower import ExperimentsFollower, kept_up
 from inference_server.supervisor.further_models import FurtherModels
 from inference_server.supervisor.held_ports import hold_port
 from inference_server.supervisor.known_names import KnownNames
 from inference_server.supervisor.metrics import MetricsServer, StatisticsCollector
+from inference_server.supervisor.notifier import Notifier
 from inference_server.supervisor.operator_socket import Command, listen_to_operators
 from inference_server.supervisor.registry import Registry
 from inference_server.supervisor.rollout import AliasFollower, serve_folder
@@ -54,8 +60,8 @@ async def supervise(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
 
     def stop(signal_name: str) -> None:
+        stop_requested.set()  # first: a log that nobody reads any more must not keep the server from stopping
         _log.info("signal_received", signal=signal_name, effect="the server stops")
-        stop_requested.set()
 
     def explain(signal_name: str, effect: str) -> None:
         _log.info("signal_received", signal=signal_name, effect=effect)
@@ -96,7 +102,7 @@ class _Supervisor:
 
         def view() -> ServerView:
             # Scrapes are handled in threads of their own; the pool belongs to the event loop's thread.
-            return asyncio.run_coroutine_threadsafe(self._pool.view(), loop).result(_VIEW_SECONDS)
+            return asyncio.run_coroutine_threadsafe(self._view(), loop).result(_VIEW_SECONDS)
 
         self._metrics = MetricsServer(
             StatisticsCollector(view),
@@ -126,6 +132,25 @@ class _Supervisor:
         self._announcements = Announcements(
             settings.store_url, model_name=settings.model_name, models=self.further.wanted
         )
+        self._notifier = Notifier(settings.notify_urls_file)
+        stack.push_async_callback(self._notifier.close)
+        self._pool.on_refusal = lambda number, reason: self._notifier.tell(
+            f"Tandem: version {number} refused" if number else "Tandem: bundle refused", reason
+        )
+        self._moves = CanaryMoves(self._notifier)
+        self._canary: CanaryFollower | None = None
+        if self._registry is not None and self._follower is not None:
+            self._canary_registry = CanaryRegistry(self._registry, data_dir=settings.data_dir)
+            self._canary = CanaryFollower(
+                pool=self._pool,
+                further=self.further,
+                registry=self._canary_registry,
+                moves=self._moves,
+                data_dir=settings.data_dir,
+                poll_seconds=settings.registry_poll_seconds,
+                on_promoted=self._follower.look,
+            )
+            self._pool.on_canary_counted = self._canary.counted
 
     async def run(self, stop_requested: asyncio.Event) -> int:
         """Serves until a stop is requested or no bundle can serve. Returns the exit status."""
@@ -138,6 +163,8 @@ class _Supervisor:
         }
         tasks |= {asyncio.create_task(work, name="experiments") for work in self._experiments()}
         tasks.add(asyncio.create_task(self._announcements.run(), name="announcements"))
+        if self._canary is not None:
+            tasks.add(asyncio.create_task(kept_up(self._canary.run, event="canary_failed"), name="canary"))
         finished, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in unfinished:
             task.cancel()
@@ -172,12 +199,29 @@ class _Supervisor:
             )
             await asyncio.Event().wait()
 
+    async def _view(self) -> ServerView:
+        view = await self._pool.view()
+        if self._canary is None:
+            return replace(view, notifications=self._notifier.outcomes)
+        return replace(
+            view,
+            canary=self._canary.status,
+            canary_moves=self._moves.counted,
+            notifications=self._notifier.outcomes,
+        )
+
     async def _do(self, command: Command) -> AsyncIterator[str]:
         """Executes an operator's command; yields a line for each step done. Raises CommandFailed."""
         if command.name == "shadow":
             names = split_names(self._settings.shadow_model)
             for line in shadow_report(await self._pool.view(), names, share=self._settings.shadow_share):
                 yield line
+            return
+        if command.name in CANARY_COMMANDS:
+            if self._canary is None:
+                raise CommandFailed(NO_REGISTRY)
+            async for done in CanaryCommands(self._canary_registry, self._moves, self._canary).do(command):
+                yield done
             return
         if self._follower is None:
             raise CommandFailed("this server serves a bundle folder: no version served before it, and none is refused")
@@ -186,6 +230,7 @@ class _Supervisor:
             follower = self.further.follower(str(command.model))
         if command.name == "rollback":
             async for done in follower.roll_back(command.to):
+                self._notifier.tell("Tandem: rollback", done)
                 yield done
         elif command.name == "forget-refusals":
             yield follower.forget_refusal()

@@ -23,6 +23,9 @@ class Track:
     """Why nothing serves under the name, or why its newest version does not; empty: nothing is wrong. Of further models
     only: what is wrong with the server's own is a refusal or a dependency."""
 
+    is_refused: bool = False
+    """Whether the problem is that the version that it shall serve was refused."""
+
     def holds(self, bundle: CheckedBundle) -> bool:
         """Whether the bundle must stay open for this track."""
         return bundle in {self.serving, self.previous}

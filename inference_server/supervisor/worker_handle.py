@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import socket
 import time
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 import structlog
@@ -14,6 +15,7 @@ from inference_server.control.messages import (
     BundleNotOpened,
     BundleReady,
     BundleServing,
+    CanaryCounted,
     CloseBundle,
     ControlChannel,
     Listen,
@@ -46,7 +48,13 @@ _SWITCH_SECONDS: Final = 10.0
 class WorkerHandle:
     """One worker. Made by `start`."""
 
-    def __init__(self, identity: WorkerIdentity, process: ForkedProcess, channel: ControlChannel) -> None:
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        process: ForkedProcess,
+        channel: ControlChannel,
+        on_counted: Callable[[CanaryCounted], None],
+    ) -> None:
         self.identity: Final = identity
         self.pid: Final = process.pid
         self.failure = ""
@@ -57,6 +65,7 @@ class WorkerHandle:
         """When the worker last sent a message, and so its event loop ran, on the monotonic clock."""
         self._process = process
         self._channel = channel
+        self._on_counted = on_counted
         self._bundles: set[CheckedBundle] = set()
         self._openings: dict[CheckedBundle, asyncio.Task[None]] = {}
         self._served: dict[Track, CheckedBundle] = {}
@@ -66,8 +75,14 @@ class WorkerHandle:
         self._reading = asyncio.create_task(self._read(), name=f"worker-{identity.worker}-messages")
 
     @classmethod
-    async def start(cls, identity: WorkerIdentity, fork_server: ForkServerHandle) -> WorkerHandle:
-        """Starts a worker. Raises WorkerEnded."""
+    async def start(
+        cls,
+        identity: WorkerIdentity,
+        fork_server: ForkServerHandle,
+        *,
+        on_counted: Callable[[CanaryCounted], None] = lambda _: None,
+    ) -> WorkerHandle:
+        """Starts a worker. `on_counted` is told what it counts of a canary. Raises WorkerEnded."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -75,7 +90,7 @@ class WorkerHandle:
             except BaseException:
                 ours.close()
                 raise
-        return cls(identity, process, await ControlChannel.over(ours))
+        return cls(identity, process, await ControlChannel.over(ours), on_counted)
 
     def has_open(self, bundle: CheckedBundle) -> bool:
         """Whether the worker could serve a bundle at once."""
@@ -220,6 +235,8 @@ class WorkerHandle:
             elif isinstance(message, BundleNotOpened):
                 kind = RefusalKind(message.reason_kind)
                 self._settle(BundleReady, message.bundle, BundleRefused(kind, message.reason))
+            elif isinstance(message, CanaryCounted):
+                self._on_counted(message)
             elif isinstance(message, Listening):
                 self._settle(Listening, 0, message)
             elif isinstance(message, StatisticsReported):

@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import structlog
 
+from inference_server.canary.layer import layer_of_everybody
 from inference_server.control.messages import (
     BreakerChanged,
+    CanaryChanged,
+    CanaryCounted,
     DependencyChanged,
     ExperimentsChanged,
     FurtherModels,
@@ -29,8 +32,10 @@ from inference_server.control.messages import (
 )
 from inference_server.control.snapshot import add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
+from inference_server.core.canary_status import CanaryStatus
 from inference_server.core.errors import BundleRefused, WorkerEnded, WorkersFailed
 from inference_server.core.table_status import TableStatus
+from inference_server.experiments.table import make_table
 from inference_server.supervisor.checked_bundle import CheckedBundle
 from inference_server.supervisor.fork_server_handle import ForkServerHandle
 from inference_server.supervisor.process_usage import usage
@@ -104,6 +109,11 @@ class WorkerPool:
         self._dependencies: dict[str, DependencyChanged] = {}
         self._experiments: Mapping[str, Any] | None = None
         self._table_status = TableStatus()
+        self._canary = CanaryChanged(experiment="", model="", percent=0.0, status=asdict(CanaryStatus()))
+        self.on_refusal: Callable[[str, str], None] = lambda _, __: None
+        """Told the number of a version that is refused now, and why."""
+        self.on_canary_counted: Callable[[CanaryCounted], None] = lambda _: None
+        """Told what workers count of a canary."""
         self._ended = Statistics()
         """Sum of the last reports of workers that have ended."""
         self._some_answers = asyncio.Event()
@@ -253,6 +263,19 @@ class WorkerPool:
         self._table_status = status
         self._tell_all(ExperimentsChanged(document=document, status=asdict(status)))
 
+    def set_canary(self, model: str, status: CanaryStatus) -> None:
+        """Tells all workers of the canary that a further model is, or was."""
+        self._canary = CanaryChanged(
+            experiment=status.experiment, model=model, percent=status.percent, status=asdict(status)
+        )
+        self._tell_all(self._canary)
+
+    def layer_of_everybody(self) -> str:
+        """The layer of the experiments in force that leaves no user to a canary; empty: none does."""
+        if self._experiments is None:
+            return ""
+        return layer_of_everybody(make_table(self._experiments, locate=lambda _, __: ""))
+
     def show_breaker(self, breaker: Breaker) -> None:
         """Tells all workers the state of one of the supervisor's breakers."""
         self._own.watch(breaker)
@@ -330,7 +353,9 @@ class WorkerPool:
         """Runs one worker from its start to its end."""
         identity = WorkerIdentity(worker=slot.number, num_workers=self._num_workers)
         try:
-            worker = slot.worker = await WorkerHandle.start(identity, self._fork_server)
+            worker = slot.worker = await WorkerHandle.start(
+                identity, self._fork_server, on_counted=lambda message: self.on_canary_counted(message)
+            )
         except WorkerEnded as error:
             slot.failed_starts += 1
             slot.quick_ends += 1
@@ -373,6 +398,7 @@ class WorkerPool:
         worker.tell(self._refusals())
         worker.tell(self._further_models())
         worker.tell(ExperimentsChanged(document=self._experiments, status=asdict(self._table_status)))
+        worker.tell(self._canary)
         if bundle is not None:
             await worker.serve(bundle, self.own)
         await worker.listen(grpc_port=self._grpc_port, http_port=self._http_port)

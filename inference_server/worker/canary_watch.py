@@ -38,12 +38,13 @@ class CanaryWatch:
         if message.experiment != self.counts.experiment:
             self.counts.watch(message.experiment)
             self._model = message.model
-            self._answers_before = self._statistics.answers_by_source.total()
             self._not_finite_before = self._statistics.ranker_not_finite[message.model]
         layer = canary_layer(message.experiment, model=message.model, percent=message.percent)
         self._experiments.put_on_trial(layer if message.experiment else None)
         self._statistics.canary = CanaryStatus(**{**message.status, "steps": tuple(message.status["steps"])})
-        if message.experiment:
+        if message.percent:
+            if not self._begins.is_set():
+                self._answers_before = self._statistics.answers_by_source.total()
             self._begins.set()
         else:
             self._begins.clear()

@@ -15,7 +15,7 @@ import pytest
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _OURS: Final = {"tandem", "inference_server", "trainer", "feature_sync", "deploy", "benchmarks", "tests"}
 _EXTRAS: Final = {
-    "inference_server": ("server", "tracing", "kafka"),
+    "inference_server": ("server", "tracing", "kafka", "notify"),
     "trainer": ("trainer", "gpu", "spark", "dvc"),
     "feature_sync": ("sync", "kafka"),
     "protos/tandem/client": ("client",),

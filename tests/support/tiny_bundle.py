@@ -71,6 +71,8 @@ class TinySpec:
     user_features: tuple[UserFeature, ...] = ()
     user_ids: tuple[str, ...] = ()
     """Users whose ids the user tower reads: it adds a vector of the user to the history's sum. Empty: no ids."""
+    nan_users: bool = False
+    """Whether the tower makes NaN for the users of `user_ids`; golden queries are of others."""
     content_weight: float | None = None
     """Weight of content in the blend; None: no content. Content vectors are random, of CONTENT_DIM dimensions."""
     item_item_weight: float = 0.0
@@ -313,6 +315,8 @@ def _user_tower(spec: TinySpec) -> onnx.ModelProto:
     if spec.user_ids:
         inputs.append(helper.make_tensor_value_info(names.USER_INDEX, TensorProto.INT64, ("batch",)))
         own = np.random.default_rng(spec.seed + 1).standard_normal((len(spec.user_ids) + 1, spec.dim), dtype=np.float32)
+        if spec.nan_users:
+            own[:] = np.nan
         own[0] = 0.0  # out of vocabulary
         constants["users"] = own
         total = [

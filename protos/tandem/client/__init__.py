@@ -28,6 +28,7 @@ from tandem.client.errors import (
 from tandem.client.query import AttributePredicate, Filter, Query
 from tandem.client.results import (
     Assignment,
+    Canary,
     ExperimentTable,
     LiveCatalogue,
     Reason,
@@ -46,6 +47,7 @@ __all__ = [
     "Assignment",
     "AsyncTandemClient",
     "AttributePredicate",
+    "Canary",
     "Cancelled",
     "ClientClosed",
     "DeadlineExceeded",

@@ -183,6 +183,37 @@ class ExperimentTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Canary:
+    """A new version of the model that takes traffic in steps. Counts are those of this server, all workers together."""
+
+    experiment: str
+    """Its name in `assignments`, where its arms are `canary` and `control`."""
+    registry_version: str
+    model_version: str
+    state: str
+    """`running`, `promoted` or `taken_back`."""
+    reason: str
+    """Why it was taken back or promoted; empty while it runs."""
+    problem: str
+    """Why it does not go on here although it runs; empty: it goes on."""
+    started_at: datetime
+    started_by: str
+    steps: tuple[float, ...]
+    """Shares of the users in percent, one for each step."""
+    step: int
+    """The step that it is in, from 1."""
+    percent: float
+    """Share of the users in percent that this server gives it now."""
+    answers: int
+    control_answers: int
+    harmed_answers: int
+    harmed_share: float
+    """`harmed_answers` as a share of all answers of this server since the canary began."""
+    seconds: float
+    """Time from its first share of the users to its end, or to now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingStatus:
     """What one worker of the server serves, and its state. Counts are of this worker since its start."""
 
@@ -220,6 +251,8 @@ class ServingStatus:
     models: tuple[ServedModel, ...]
     """The models that requests are answered with, the server's own first."""
     experiments: ExperimentTable
+    canary: Canary | None
+    """The newest canary of the alias; None where there has been none."""
 
 
 def recommendations_of(wire: pb.RecommendResponse) -> Recommendations:
@@ -305,6 +338,28 @@ def serving_status_of(wire: pb.GetServingStatusResponse) -> ServingStatus:
             refusal=wire.experiments.refusal,
             experiments=tuple(wire.experiments.experiments),
         ),
+        canary=_canary(wire.canary) if wire.HasField("canary") else None,
+    )
+
+
+def _canary(wire: pb.Canary) -> Canary:
+    return Canary(
+        experiment=wire.experiment,
+        registry_version=wire.registry_version,
+        model_version=wire.model_version,
+        state=wire.state,
+        reason=wire.reason,
+        problem=wire.problem,
+        started_at=_time(wire.started_at),
+        started_by=wire.started_by,
+        steps=tuple(wire.steps),
+        step=wire.step,
+        percent=wire.percent,
+        answers=wire.answers,
+        control_answers=wire.control_answers,
+        harmed_answers=wire.harmed_answers,
+        harmed_share=wire.harmed_share,
+        seconds=wire.seconds,
     )
 
 

@@ -1000,6 +1000,7 @@ class GetServingStatusResponse(_message.Message):
     REFUSED_BUNDLES_FIELD_NUMBER: _builtins.int
     EXPERIMENTS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     SHADOWS_FIELD_NUMBER: _builtins.int
     model_version: _builtins.str
     """The bundle that answers now; empty before the first one."""
@@ -1065,6 +1066,10 @@ class GetServingStatusResponse(_message.Message):
         """
 
     @_builtins.property
+    def canary(self) -> Global___Canary:
+        """The newest canary of the alias; absent where there has been none."""
+
+    @_builtins.property
     def shadows(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowComparison]:
         """The models that answer a share of the requests once more, after the reply, and how their answers compare with the own
         model's; counts are this worker's own, and begin anew when either version changes.
@@ -1094,11 +1099,12 @@ class GetServingStatusResponse(_message.Message):
         refused_bundles: _abc.Iterable[Global___RefusedBundle] | None = ...,
         experiments: Global___ExperimentTable | None = ...,
         models: _abc.Iterable[Global___ServedModel] | None = ...,
+        canary: Global___Canary | None = ...,
         shadows: _abc.Iterable[Global___ShadowComparison] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["experiments", b"experiments", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "experiments", b"experiments", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "experiments", b"experiments", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "shadows", b"shadows", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_by_source", b"answers_by_source", "breakers", b"breakers", "bundles_refused", b"bundles_refused", "canary", b"canary", "degraded_by_reason", b"degraded_by_reason", "dependencies", b"dependencies", "experiments", b"experiments", "last_refusal", b"last_refusal", "live_catalogue", b"live_catalogue", "manifest", b"manifest", "model_loaded_at", b"model_loaded_at", "model_version", b"model_version", "models", b"models", "num_workers", b"num_workers", "policies_fingerprint", b"policies_fingerprint", "problems", b"problems", "refused_bundles", b"refused_bundles", "registry_version", b"registry_version", "shadows", b"shadows", "started_at", b"started_at", "uptime_seconds", b"uptime_seconds", "variant", b"variant", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1310,6 +1316,88 @@ class Distribution(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
+
+@_typing.final
+class Canary(_message.Message):
+    """A new version of the model that takes traffic in steps. Counts are those of this server, all workers together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    REGISTRY_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_BY_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    CONTROL_ANSWERS_FIELD_NUMBER: _builtins.int
+    HARMED_ANSWERS_FIELD_NUMBER: _builtins.int
+    HARMED_SHARE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    experiment: _builtins.str
+    """Its name in `assignments`, where its arms are `canary` and `control`."""
+    registry_version: _builtins.str
+    model_version: _builtins.str
+    state: _builtins.str
+    """`running`, `promoted` or `taken_back`."""
+    reason: _builtins.str
+    """Why it was taken back or promoted; empty while it runs."""
+    problem: _builtins.str
+    """Why it does not go on here although it runs: its model is not open yet, the registry cannot be read. Empty: it goes on."""
+    started_by: _builtins.str
+    step: _builtins.int
+    """The step that it is in, from 1."""
+    percent: _builtins.float
+    """Share of the users in percent that this server gives it now."""
+    answers: _builtins.int
+    """Answers to users of the canary, and of its control group."""
+    control_answers: _builtins.int
+    harmed_answers: _builtins.int
+    """Answers to users of the canary that were errors, degraded by the model, shorter than asked for, or bad in the sense of
+    the guardrail that was broken.
+    """
+    harmed_share: _builtins.float
+    """`harmed_answers` as a share of all answers of this server while it gave the canary a share."""
+    seconds: _builtins.float
+    """Time from its first share of the users to its end, or to now."""
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Shares of the users in percent, one for each step."""
+
+    def __init__(
+        self,
+        *,
+        experiment: _builtins.str = ...,
+        registry_version: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        started_by: _builtins.str = ...,
+        steps: _abc.Iterable[_builtins.float] | None = ...,
+        step: _builtins.int = ...,
+        percent: _builtins.float = ...,
+        answers: _builtins.int = ...,
+        control_answers: _builtins.int = ...,
+        harmed_answers: _builtins.int = ...,
+        harmed_share: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "control_answers", b"control_answers", "experiment", b"experiment", "harmed_answers", b"harmed_answers", "harmed_share", b"harmed_share", "model_version", b"model_version", "percent", b"percent", "problem", b"problem", "reason", b"reason", "registry_version", b"registry_version", "seconds", b"seconds", "started_at", b"started_at", "started_by", b"started_by", "state", b"state", "step", b"step", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Canary: _TypeAlias = Canary  # noqa: Y015
 
 @_typing.final
 class ServedModel(_message.Message):

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from inference_server.bundle_check.report import CheckReport
 from inference_server.control.snapshot import Plain, add, add_ended, to_plain
 from inference_server.core.breaker import Breaker
+from inference_server.core.canary_status import CanaryStatus
 from inference_server.core.degradation import Degraded, Source
 from inference_server.core.request_warnings import WarningKind
 from inference_server.core.shadow_outcome import ShadowOutcome
@@ -67,6 +68,7 @@ def busy_worker(number: int) -> Statistics:
         shadow.popularity[side].observe(20 * number)
         shadow.categories[side].observe(number)
         shadow.seconds[side].observe(0.002 * number)
+    statistics.ranker_not_finite["challenger"] += number
     statistics.http_requests_by_status["200"] += number
     statistics.http_requests_by_status[f"50{number}"] += 1
     statistics.http_refused_by_limit["head"] += number
@@ -154,6 +156,21 @@ def busy_server(directory: Path) -> ServerView:
         swap_window_seconds=0.25,
         # Confirmed in the future, so that its age is 0.
         experiments=TableStatus(source="unleash", fingerprint="ab12", confirmed_at_seconds=1e11, num_refused=2),
+        canary=CanaryStatus(
+            experiment="canary-8",
+            registry_version="8",
+            model_version="m-2",
+            state="running",
+            steps=(1.0, 100.0),
+            step=1,
+            percent=1.0,
+            answers=50,
+            control_answers=48,
+            harmed=3,
+            all_answers=5000,
+        ),
+        canary_moves={"started": 2, "taken_back": 1},
+        notifications={"sent": 3, "failed": 1, "dropped": 0},
     )
 
 
