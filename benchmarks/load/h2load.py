@@ -25,7 +25,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,6 +78,13 @@ def grpc_target(port: int, requests: Sequence[pb.RecommendRequest]) -> Target:
     bodies = [_framed(request.SerializeToString()) for request in requests]
     headers = {"content-type": "application/grpc", "te": "trailers"}
     return Target(url=f"http://127.0.0.1:{port}{_METHOD}", bodies=bodies, headers=headers)
+
+
+def many_target(port: int, calls: Sequence[pb.RecommendManyRequest]) -> Target:
+    """`RecommendMany` over gRPC; every process repeats one of the calls."""
+    single = grpc_target(port, ())
+    bodies = [_framed(call.SerializeToString()) for call in calls]
+    return replace(single, url=f"{single.url}Many", bodies=bodies)
 
 
 def http_target(port: int, bodies: Sequence[bytes]) -> Target:

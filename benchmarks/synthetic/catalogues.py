@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.synthetic import onnx_models
-from benchmarks.synthetic.columns import clustered, content_of, item_table, top_items, zipf_popularity
+from benchmarks.synthetic.columns import clustered, content_of, item_item_of, item_table, top_items, zipf_popularity
 from benchmarks.synthetic.indexes import GOLDEN_K, build_index, exact_top, golden_queries, smallest_nprobe
 from benchmarks.synthetic.users import Users, draw_users
 from tandem.contract.bundle import Bundle, read_bundle, read_manifest, write_bundle
@@ -30,8 +30,9 @@ from tandem.contract.bundle_contents import BundleParts, Content, GoldenQueries
 from tandem.contract.errors import BundleError
 from tandem.contract.features import FeatureSchema, encode_users
 from tandem.contract.held_out_users import HeldOutUser
-from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, Manifest, TrainingData
-from tandem.contract.vocabulary import Vocabulary
+from tandem.contract.item_item import ItemItem, item_item_scores
+from tandem.contract.manifest import BlendSpec, Calibration, IndexSpec, ItemItemSpec, Manifest, TrainingData
+from tandem.contract.vocabulary import MISSING_ROW, Rows, Vocabulary
 from tandem.ops.onnx_session import OnnxSession
 
 HISTORY_LENGTH: Final = 50
@@ -41,6 +42,9 @@ RECALL_AT: Final = 100
 _BUILDER_VERSION: Final = 2
 """Part of the fingerprint. Increment it when a change here changes the bundle built from a spec."""
 _RECALL_QUERIES: Final = 500
+_ITEM_ITEM_WEIGHT: Final = 0.5
+_DECAY_EVENTS: Final = 5.0
+"""Of the item-item source in the blend, about as trainings choose them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class CatalogueSpec:
     """Weight of content in the blend; None: no blend."""
     content_dim: int = 64
     content_neighbours: int = 20
+    item_item_neighbours: int = 0
+    """Neighbours of each item in the item-item source; 0: the bundle has no such source."""
     num_users: int = 5000
     seed: int = 0
 
@@ -69,7 +75,10 @@ class CatalogueSpec:
     @property
     def fingerprint(self) -> str:
         """12 hex digits that change with every parameter that changes the bundle."""
-        text = json.dumps([_BUILDER_VERSION, dataclasses.asdict(self)], sort_keys=True)
+        parameters = dataclasses.asdict(self)
+        if not self.item_item_neighbours:
+            del parameters["item_item_neighbours"]  # the bundle is as it was before there was the parameter
+        text = json.dumps([_BUILDER_VERSION, parameters], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -84,6 +93,9 @@ SPECS: Final = {
         CatalogueSpec(name="tiny", num_items=600, index="IVF8,Flat", min_recall=0.99, num_users=200),
         CatalogueSpec(name="1.7k", num_items=1700, index="IVF32,Flat", min_recall=0.99),
         CatalogueSpec(name="ml-1m", num_items=3706, index="IVF64,Flat", min_recall=0.99),
+        CatalogueSpec(
+            name="ml-1m-hybrid", num_items=3706, index="IVF64,Flat", min_recall=0.99, item_item_neighbours=100
+        ),
         CatalogueSpec(name="100k", num_items=100_000, index="IVF1024,SQ8", min_recall=0.95),
         CatalogueSpec(name="1m", num_items=1_000_000, index="IVF4096,SQ8", min_recall=0.95),
         CatalogueSpec(name="1m-x128", num_items=1_000_000, index="IVF4096,SQ8", min_recall=0.95, dim=128),
@@ -174,6 +186,9 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
                 dim=spec.content_dim,
                 num_neighbours=spec.content_neighbours,
             )
+        item_item = None
+        if spec.item_item_neighbours:
+            item_item = item_item_of(rng, clusters, num_clusters=spec.num_clusters, num=spec.item_item_neighbours)
         bundle = write_bundle(
             directory,
             _manifest(
@@ -183,6 +198,7 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
                 content=content,
                 users=users,
                 index=IndexSpec(spec.index, nprobe, recall),
+                item_item=item_item,
             ),
             BundleParts(
                 user_tower=user_tower,
@@ -201,6 +217,7 @@ def _build(spec: CatalogueSpec, directory: Path, log: Callable[[str], None]) -> 
                     for index, state in enumerate(golden_states)
                 ),
                 content=content,
+                item_item=item_item,
             ),
         )
     return bundle, users.first(spec.num_users)
@@ -226,6 +243,7 @@ def _manifest(
     content: Content | None,
     users: Users,
     index: IndexSpec,
+    item_item: ItemItem | None,
 ) -> Manifest:
     sampled = np.random.default_rng(spec.seed).integers(spec.num_items, size=2000)
     collaborative = users.vectors[:256] @ vectors[sampled].T
@@ -233,7 +251,10 @@ def _manifest(
     if content is not None and spec.content_weight is not None:
         sampled_content = content.vectors[sampled].astype(np.float32)
         blend = BlendSpec(
-            spec.content_weight, _calibration(collaborative), _calibration(sampled_content[:256] @ sampled_content.T)
+            spec.content_weight,
+            _calibration(collaborative),
+            _calibration(sampled_content[:256] @ sampled_content.T),
+            None if item_item is None else _item_item_spec(item_item, users, sampled),
         )
     history = {"history_length": HISTORY_LENGTH, "dim": spec.dim}
     return Manifest(
@@ -252,6 +273,16 @@ def _manifest(
         blend=blend,
         onnx_max_abs_difference=0.0,
     )
+
+
+def _item_item_spec(item_item: ItemItem, users: Users, sampled: Rows) -> ItemItemSpec:
+    histories = np.full((256, HISTORY_LENGTH), MISSING_ROW, dtype=np.int64)
+    for user, history in enumerate(histories):
+        newest = users.rows(user)[-HISTORY_LENGTH:]
+        history[HISTORY_LENGTH - len(newest) :] = newest
+    candidates = np.broadcast_to(sampled, (len(histories), len(sampled)))
+    scores = item_item_scores(item_item, histories, _DECAY_EVENTS, candidates)
+    return ItemItemSpec(_ITEM_ITEM_WEIGHT, _DECAY_EVENTS, _calibration(scores))
 
 
 def _calibration(scores: npt.NDArray[np.float32]) -> Calibration:

@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from tandem.contract import items as contract_items
 from tandem.contract import names
 from tandem.contract.bundle_contents import Content
+from tandem.contract.item_item import ItemItem
 from tandem.contract.items import ItemTable
-from tandem.contract.vocabulary import Rows
+from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 NUM_BRANDS: Final = 200
 BRAND: Final = "brand"
@@ -112,6 +113,19 @@ def content_of(
         if k > 0:
             neighbours[rows, :k] = rows[np.argsort(-similarities, axis=1)[:, :k]]
     return Content(vectors.astype(np.float16), neighbours)
+
+
+def item_item_of(rng: np.random.Generator, clusters: Rows, *, num_clusters: int, num: int) -> ItemItem:
+    """An item-item source in which each item raises `num` random items of its cluster, the first of them most."""
+    rows = np.full((len(clusters), num), MISSING_ROW, dtype=np.int32)
+    for members in np.split(
+        np.argsort(clusters, kind="stable"), np.cumsum(np.bincount(clusters, minlength=num_clusters))[:-1]
+    ):
+        for row in members:
+            others = rng.permutation(members[members != row])[:num]
+            rows[row, : len(others)] = others
+    weights = np.where(rows == MISSING_ROW, 0.0, np.linspace(0.5, 0.01, num)).astype(np.float16)
+    return ItemItem(rows, weights)
 
 
 def top_items(

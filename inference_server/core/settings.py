@@ -242,7 +242,7 @@ class Settings(EnvironmentSettings):
 
     deadline_ms: float = Field(default=50.0, ge=1, le=60_000)
     """Milliseconds that an answer may take, even if the caller allows more. Raise it where complete answers matter more
-    than fast answers."""
+    than fast answers. RecommendMany may take as much again for every 16 of its queries."""
 
     policies_file: Annotated[Path | None, AfterValidator(_existing_file)] = None
     """YAML file of policies by scenario (docs/policies.md); empty: one built-in policy. Changes take effect within
@@ -294,7 +294,8 @@ class Settings(EnvironmentSettings):
 
     max_concurrent_requests: int = Field(default=128, ge=1, le=100_000)
     """Maximum number of requests that one worker answers concurrently; further requests are refused with
-    RESOURCE_EXHAUSTED. Lower it when latency grows under load."""
+    RESOURCE_EXHAUSTED. RecommendMany counts as one for every 8 of its queries, and all such calls may hold half.
+    Lower it when latency grows under load."""
 
     max_live_items: int = Field(default=10_000, ge=0, le=1_000_000)
     """Maximum number of items changed since the bundle was made that a worker keeps; each takes 2 to 3 kB in every

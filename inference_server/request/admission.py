@@ -1,7 +1,8 @@
 """Admission: takes a permit for a request, validates it, and fixes its model, policy and deadline.
 
-A `Recommend` call never waits for a permit: where none is free it is refused before any other work. Bulk entries wait,
-and hold a share of the permits at most, so that they never crowd out the calls that a person waits for.
+A `Recommend` call never waits for a permit: where none is free it is refused before any other work. So is a call with
+many queries, which takes a permit for every few of them. Bulk entries wait. Both hold a share of the permits at most,
+so that they never crowd out the calls that a person waits for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from inference_server.model.page_token import request_fingerprint
 from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.policy.policy_file import Policies, PolicyFile
 from inference_server.request.flow.limits import DEFAULT_NUM_ITEMS, new_request_id, validate_query
-from inference_server.request.flow.types import Admitted, Caller
+from inference_server.request.flow.types import Admitted, Caller, Lap, QueryCaller
 from tandem.contract.experiments import Assignment
 from tandem.contract.vocabulary import NO_ROWS
 
@@ -31,6 +32,18 @@ _BULK_TIME_FACTOR: Final = 20.0
 """Time limit of a bulk entry, as a multiple of a call's: it lets calls pass, and nobody watches."""
 _BULK_SHARE: Final = 0.25
 """Share of the permits that bulk entries may hold together."""
+_MANY_SHARE: Final = 0.5
+"""Share of the permits that calls with many queries may hold together."""
+QUERIES_PER_PERMIT: Final = 8
+"""In a full batch, this many queries cost about as much as a request of its own does in a batch of one."""
+_QUERIES_PER_DEADLINE: Final = 16
+"""A call with many queries has the time of one request, and as much again for every 16 queries: two batches, where
+single requests arrive beside it."""
+
+
+def permits_of(num_queries: int) -> int:
+    """Permits that a call with many queries takes."""
+    return -(-num_queries // QUERIES_PER_PERMIT)
 
 
 class Admission:
@@ -54,7 +67,11 @@ class Admission:
         self.max_seconds: Final = max_seconds
         """Time that a request may take, even if the caller allows more."""
         self._max_bulk_seconds = _BULK_TIME_FACTOR * max_seconds
+        self._reserved = max_concurrent_requests // 2
+        """Permits that bulk leaves free."""
         self._max_bulk = max(1, int(_BULK_SHARE * max_concurrent_requests))
+        self._max_many = max(1, int(_MANY_SHARE * max_concurrent_requests))
+        self._many_in_flight = 0
         self._bulk_in_flight = 0
         self._bulk_waiting: deque[asyncio.Future[None]] = deque()
 
@@ -79,7 +96,8 @@ class Admission:
         """
         self.take_permit()
         try:
-            return self._admitted(query, self.seconds_allowed(time_remaining_seconds), traced=traced)
+            seconds = self.seconds_allowed(time_remaining_seconds)
+            return self._admitted(query, Caller(asyncio.get_running_loop()), seconds, laps=[] if traced else None)
         except BaseException:
             self.release()
             raise
@@ -89,22 +107,68 @@ class Admission:
 
         Raises InvalidRequest, NoModel.
         """
-        while self._bulk_in_flight >= self._max_bulk or self._free_permits <= self._max_concurrent_requests // 2:
+        await self.take_bulk(1)
+        try:
+            return self._admitted(query, Caller(asyncio.get_running_loop()), self._max_bulk_seconds)
+        except BaseException:
+            self.release_bulk()
+            raise
+
+    def admit_query(self, query: Query, caller: QueryCaller, seconds: float, laps: list[Lap] | None) -> Admitted:
+        """Admits one query of a call that holds permits, to be answered within `seconds`.
+
+        Raises InvalidRequest, NoModel.
+        """
+        return self._admitted(query, caller, seconds, laps=laps)
+
+    def take_many(self, num_queries: int) -> int:
+        """Takes the permits of a call with many queries. Returns their number, to be given back with `release_many`.
+
+        Raises OverCapacity where too few are free, or other calls with many queries hold their share.
+        """
+        count = min(permits_of(num_queries), self._max_many)
+        if self._free_permits < count or self._many_in_flight + count > self._max_many:
+            raise OverCapacity(
+                f"{self.in_flight} requests are in flight, too many to add {num_queries}",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self._free_permits -= count
+        self._many_in_flight += count
+        return count
+
+    def release_many(self, count: int) -> None:
+        """Gives the permits of a call with many queries back."""
+        self._many_in_flight -= count
+        for _ in range(count):
+            self.release()
+
+    async def take_bulk(self, num_permits: int) -> int:
+        """Waits for permits of the bulk share, at most all of it, and takes them at once: a call that held some while
+        it waited for others could wait for a call that does the same.
+
+        Returns their number, to be given back with `release_bulk`.
+        """
+        count = min(num_permits, self._max_bulk)
+        while self._bulk_waiting and self._bulk_waiting[0].done():
+            self._bulk_waiting.popleft()
+        # Those who need one permit must not overtake for ever one who needs many.
+        has_to_queue = bool(self._bulk_waiting)
+        add = self._bulk_waiting.append
+        while (
+            has_to_queue or self._bulk_in_flight + count > self._max_bulk or self._free_permits - count < self._reserved
+        ):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._bulk_waiting.append(turn)
+            add(turn)
+            has_to_queue, add = False, self._bulk_waiting.appendleft  # from now on it keeps its place
             try:
                 await turn
             except asyncio.CancelledError:
                 if not turn.cancelled():
                     self._wake_next()  # passes on the turn that this entry was given
                 raise
-        self._free_permits -= 1
-        self._bulk_in_flight += 1
-        try:
-            return self._admitted(query, self._max_bulk_seconds, traced=False)
-        except BaseException:
-            self.release_bulk()
-            raise
+        self._free_permits -= count
+        self._bulk_in_flight += count
+        return count
 
     def take_permit(self) -> None:
         """Takes a permit, to be given back with `release`. Raises OverCapacity where none is free."""
@@ -117,23 +181,25 @@ class Admission:
     def release(self) -> None:
         """Gives a permit back."""
         self._free_permits += 1
-        if self._bulk_waiting and self._free_permits > self._max_concurrent_requests // 2:
+        if self._bulk_waiting and self._free_permits > self._reserved:
             self._wake_next()
 
-    def release_bulk(self) -> None:
-        """Gives the permit of a bulk entry back."""
-        self._bulk_in_flight -= 1
-        self._free_permits += 1
-        self._wake_next()
+    def release_bulk(self, count: int = 1) -> None:
+        """Gives permits of the bulk share back."""
+        self._bulk_in_flight -= count
+        self._free_permits += count
+        for _ in range(count):
+            self._wake_next()
 
     def seconds_allowed(self, time_remaining_seconds: float | None) -> float:
         """The time remaining, capped by `max_seconds`. Raises DeadlineTooShort."""
-        budget_seconds = self.max_seconds
-        if time_remaining_seconds is not None and time_remaining_seconds < budget_seconds:
-            budget_seconds = time_remaining_seconds
-        if budget_seconds < MIN_BUDGET_SECONDS:
-            raise DeadlineTooShort(f"{max(budget_seconds, 0.0) * 1e3:.2f} ms are left, too little for any answer")
-        return budget_seconds
+        return _within(self.max_seconds, time_remaining_seconds)
+
+    def seconds_allowed_to_many(self, num_queries: int, time_remaining_seconds: float | None, *, bulk: bool) -> float:
+        """As `seconds_allowed`, for a call with many queries: the cap grows with their number. Raises
+        DeadlineTooShort."""
+        max_seconds = self._max_bulk_seconds if bulk else self.max_seconds
+        return _within(max_seconds * (1.0 + num_queries / _QUERIES_PER_DEADLINE), time_remaining_seconds)
 
     def _wake_next(self) -> None:
         while self._bulk_waiting:
@@ -142,7 +208,9 @@ class Admission:
                 turn.set_result(None)
                 return
 
-    def _admitted(self, query: Query, seconds: float, *, traced: bool) -> Admitted:
+    def _admitted(
+        self, query: Query, caller: Caller | QueryCaller, seconds: float, *, laps: list[Lap] | None = None
+    ) -> Admitted:
         validate_query(query)
         policies = self._policies.current
         try:
@@ -173,7 +241,7 @@ class Admission:
             num_items=query.num_items or DEFAULT_NUM_ITEMS,
             policy=policy,
             model=model,
-            caller=Caller(asyncio.get_running_loop()),
+            caller=caller,
             admitted_at=now,
             deadline=now + seconds,
             fingerprint=fingerprint,
@@ -181,8 +249,18 @@ class Admission:
             shown_rows=shown_rows,
             assignments=assignments,
             arm_unavailable=without_model or without_arm,
-            laps=[] if traced else None,
+            laps=laps,
         )
+
+
+def _within(max_seconds: float, time_remaining_seconds: float | None) -> float:
+    """The time remaining, capped. Raises DeadlineTooShort."""
+    budget_seconds = max_seconds
+    if time_remaining_seconds is not None and time_remaining_seconds < budget_seconds:
+        budget_seconds = time_remaining_seconds
+    if budget_seconds < MIN_BUDGET_SECONDS:
+        raise DeadlineTooShort(f"{max(budget_seconds, 0.0) * 1e3:.2f} ms are left, too little for any answer")
+    return budget_seconds
 
 
 def _in_arms(

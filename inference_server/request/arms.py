@@ -149,8 +149,9 @@ class Arms:
 
         async def answer(batch: Sequence[Admitted]) -> None:
             """Sends a batch through the pipeline, and its answers back to the callers."""
-            traced = [admitted.laps for admitted in batch if admitted.laps is not None]
-            StageClock(statistics, ladder, len(batch), traced).start()
+            # The queries of one call share a list, which must have each stage of the batch once.
+            traced = {id(admitted.laps): admitted.laps for admitted in batch if admitted.laps is not None}
+            StageClock(statistics, ladder, len(batch), list(traced.values())).start()
             async for answers in pipeline.answers(batch):
                 for answered in answers:
                     self._recent_lists.remember(answered)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from inference_server.core.answers import Answer
-from inference_server.request.flow.types import Admitted
+from inference_server.request.flow.types import Admitted, Lap
 from inference_server.security.callers import caller_name
 from inference_server.telemetry.impressions import ImpressionSink
 from inference_server.telemetry.logs import log_answered, logs_answers
@@ -17,6 +17,7 @@ from inference_server.telemetry.tracing import Tracing
 from tandem.contract.impressions import Impression, ShownArm
 
 _SPAN: Final = "Recommend"
+_MANY_SPAN: Final = "RecommendMany"
 _PLACEMENT: Final = "placement"
 """Key of a request's context that names where the items are shown."""
 
@@ -44,7 +45,40 @@ class Journal:
         return bool(self._impressions)
 
     def write(self, admitted: Admitted, answer: Answer, traceparent: str | None) -> None:
-        """Records one answer. Never blocks and raises nothing."""
+        """Records one answer, with its trace. Never blocks and raises nothing."""
+        self.record(admitted, answer)
+        if admitted.laps is not None:
+            self._trace(
+                _SPAN,
+                admitted.admitted_at,
+                admitted.laps,
+                {
+                    "request_id": answer.request_id,
+                    "source": str(answer.source),
+                    "model_version": answer.model_version,
+                    "degraded_reasons": ",".join(answer.degraded_reasons),
+                    "num_items": len(answer.item_ids),
+                },
+                traceparent,
+            )
+
+    def trace_many(
+        self, outcomes: Sequence[Answer | Exception], started_at: float, laps: Sequence[Lap], traceparent: str | None
+    ) -> None:
+        """Records the trace of a call with many queries: one span, with the stages of all its batches as children.
+        `started_at` is in seconds of time.monotonic. Never blocks and raises nothing."""
+        answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+        attributes: dict[str, str | int] = {
+            "num_queries": len(outcomes),
+            "num_refused": len(outcomes) - len(answers),
+            "num_degraded": sum(bool(answer.degraded_reasons) for answer in answers),
+            "model_versions": ",".join(sorted({answer.model_version for answer in answers})),
+            "request_ids": ",".join(answer.request_id for answer in answers),
+        }
+        self._trace(_MANY_SPAN, started_at, laps, attributes, traceparent)
+
+    def record(self, admitted: Admitted, answer: Answer) -> None:
+        """Records one answer in the log and as an impression. Never blocks and raises nothing."""
         query = admitted.query
         if self._logs_answers:
             log_answered(
@@ -60,22 +94,24 @@ class Journal:
             impressions = [_impression(admitted, answer)]
             for sink in self._impressions:
                 sink.write(impressions)
-        if admitted.laps is not None:
-            ended_at_ns = time.time_ns()
-            self._tracing.record(
-                name=_SPAN,
-                started_at_ns=ended_at_ns - int((time.monotonic() - admitted.admitted_at) * 1e9),
-                ended_at_ns=ended_at_ns,
-                stages=admitted.laps,
-                attributes={
-                    "request_id": answer.request_id,
-                    "source": str(answer.source),
-                    "model_version": answer.model_version,
-                    "degraded_reasons": ",".join(answer.degraded_reasons),
-                    "num_items": len(answer.item_ids),
-                },
-                traceparent=traceparent,
-            )
+
+    def _trace(
+        self,
+        name: str,
+        started_at: float,
+        laps: Sequence[Lap],
+        attributes: Mapping[str, str | int],
+        traceparent: str | None,
+    ) -> None:
+        ended_at_ns = time.time_ns()
+        self._tracing.record(
+            name=name,
+            started_at_ns=ended_at_ns - int((time.monotonic() - started_at) * 1e9),
+            ended_at_ns=ended_at_ns,
+            stages=laps,
+            attributes=attributes,
+            traceparent=traceparent,
+        )
 
 
 def _impression(admitted: Admitted, answer: Answer) -> Impression:

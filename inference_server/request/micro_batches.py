@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import structlog
@@ -29,6 +29,11 @@ PACE_SECONDS: Final = 0.002
 """Least time from the end of one batch to the start of the next: gRPC's threads need it to read and hand over the
 requests that arrived meanwhile. Without it most batches had one or two requests
 (docs/decisions/0007-store-batches-are-paced.md)."""
+MAX_BESIDE: Final = 8
+"""Maximum number of queries of RecommendMany calls in a batch while single requests arrive: a single request waits for
+the batch in progress, and shares the next one with at most this many queries."""
+_ALONE_SECONDS: Final = 0.25
+"""Such queries fill whole batches once no single request has arrived for this long."""
 _STEP_SECONDS: Final = 0.001
 """How long a growing batch waits for more requests before it is looked at again."""
 _MIN_GROWTH: Final = 2
@@ -62,6 +67,8 @@ class MicroBatches:
         self._pace = pace or Pace()
         self._statistics = statistics
         self._waiting: deque[Admitted] = deque()
+        self._many: deque[Admitted] = deque()
+        self._single_at = 0.0
         self._bulk: deque[Admitted] = deque()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._starting: asyncio.Handle | None = None
@@ -70,17 +77,24 @@ class MicroBatches:
     def join(self, admitted: Admitted) -> None:
         """Puts a request into the next batch. The queue is bounded by the permits of admission."""
         self._waiting.append(admitted)
+        self._single_at = admitted.admitted_at
         self._start_soon()
 
-    def join_bulk(self, admitted: Admitted) -> None:
-        """Puts a request into a batch that starts when no other request waits."""
-        self._bulk.append(admitted)
+    def join_many(self, queries: Iterable[Admitted]) -> None:
+        """Puts queries of a RecommendMany call into the next batches: some beside the single requests, or whole
+        batches where there are none."""
+        self._many.extend(queries)
+        self._start_soon()
+
+    def join_bulk(self, *requests: Admitted) -> None:
+        """Puts requests into batches that start when no other request waits."""
+        self._bulk.extend(requests)
         self._start_soon()
 
     @property
     def num_waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting) + len(self._bulk)
+        return len(self._waiting) + len(self._many) + len(self._bulk)
 
     async def close(self) -> None:
         """Cancels the batches in progress."""
@@ -94,8 +108,11 @@ class MicroBatches:
             return
         loop = asyncio.get_running_loop()
         self._last_num_waiting = 0
-        too_early_seconds = self._pace.busy_at + PACE_SECONDS - time.monotonic()
-        if too_early_seconds > 0.0:
+        now = time.monotonic()
+        too_early_seconds = self._pace.busy_at + PACE_SECONDS - now
+        # No request that has yet to be read could make a full batch fuller.
+        is_full = len(self._many) >= MAX_BATCH and self._has_no_singles(now)
+        if too_early_seconds > 0.0 and not is_full:
             self._starting = loop.call_later(too_early_seconds, self._start_or_wait)
         else:
             self._starting = loop.call_soon(self._start_or_wait)
@@ -113,7 +130,7 @@ class MicroBatches:
     def _start(self) -> None:
         self._starting = None
         self._pace.busy_at = now = time.monotonic()
-        batch = self._take(self._waiting) or self._take(self._bulk)
+        batch = self._next_batch(now)
         if not batch:
             return
         statistics = self._statistics
@@ -132,11 +149,27 @@ class MicroBatches:
         if self.num_waiting:
             self._start_soon()
 
-    def _take(self, queue: deque[Admitted]) -> list[Admitted]:
-        """The requests that have waited longest, all of one model. Drops requests whose callers are gone."""
+    def _has_no_singles(self, now: float) -> bool:
+        return not self._waiting and now - self._single_at > _ALONE_SECONDS
+
+    def _next_batch(self, now: float) -> list[Admitted]:
+        """Single requests, with a few queries of RecommendMany calls beside them; or such queries alone; or bulk."""
         batch: list[Admitted] = []
-        model: ServingModel | None = None
-        while queue and len(batch) < MAX_BATCH:
+        if self._many:
+            has_no_singles = self._has_no_singles(now)
+            self._take(self._waiting, batch, MAX_BATCH - MAX_BESIDE)
+            self._take(self._many, batch, MAX_BATCH if has_no_singles else len(batch) + MAX_BESIDE)
+        else:
+            self._take(self._waiting, batch, MAX_BATCH)
+        if not batch:
+            self._take(self._bulk, batch, MAX_BATCH)
+        return batch
+
+    def _take(self, queue: deque[Admitted], batch: list[Admitted], size: int) -> None:
+        """Adds the requests that have waited longest to a batch of at most `size`, all of one model. Drops requests
+        whose callers are gone."""
+        model: ServingModel | None = batch[0].model if batch else None
+        while queue and len(batch) < size:
             if queue[0].caller.gone:
                 queue.popleft()
                 self._statistics.dropped_requests += 1
@@ -145,7 +178,6 @@ class MicroBatches:
                 break
             model = queue[0].model
             batch.append(queue.popleft())
-        return batch
 
     async def _run(self, batch: list[Admitted]) -> None:
         try:

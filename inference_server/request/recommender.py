@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -19,27 +18,22 @@ from inference_server.canary.counts import CanaryCounts
 from inference_server.canary.layer import sticky_value
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
-from inference_server.core.degradation import Source as AnswerSource
 from inference_server.core.errors import DeadlineTooShort, RequestError
 from inference_server.core.query import Query, SimilarQuery
-from inference_server.request.admission import Admission
+from inference_server.request.admission import Admission, permits_of
 from inference_server.request.arms import Arm, Arms
+from inference_server.request.around_batch import AroundBatch
 from inference_server.request.flow.engine_calls import EngineCalls
 from inference_server.request.flow.ladder import SECONDS_TO_ANSWER, Ladder
 from inference_server.request.flow.recent_lists import RecentLists
-from inference_server.request.flow.types import Admitted
+from inference_server.request.flow.types import Admitted, Caller
 from inference_server.request.journal import Journal
+from inference_server.request.many import Many
 from inference_server.request.pipeline import Pipeline
 from inference_server.request.shadow.shadows import ShadowPlan, Shadows
 from inference_server.request.similar_items import similar_items
 from inference_server.request.sources.registry import SOURCES
 from inference_server.request.sources.source import Source
-from inference_server.request.stages.filter_items import (
-    check_filter,
-    filter_warnings,
-    look_up_long_list,
-    recent_items_warnings,
-)
 from inference_server.security.callers import require_user, take_turn_in_bulk, taking_turn
 from inference_server.store.user_store import ReadsStore
 from inference_server.telemetry.statistics import Statistics
@@ -90,6 +84,8 @@ class Recommender:
             ladder=ladder or Ladder(),
             shadows=self.shadows,
         )
+        self._around = AroundBatch(self._arms, self.shadows, self._canary, statistics)
+        self._many = Many(admission=admission, arms=self._arms, around=self._around, journal=self._journal)
 
     async def recommend(
         self, query: Query, time_remaining_seconds: float | None, *, traceparent: str | None = None
@@ -112,6 +108,42 @@ class Recommender:
                 return result
             finally:
                 self._admission.release()
+
+    async def recommend_many(
+        self,
+        queries: Sequence[Query],
+        time_remaining_seconds: float | None,
+        *,
+        in_bulk: bool = False,
+        traceparent: str | None = None,
+    ) -> list[Answer | Exception]:
+        """Answers up to MAX_QUERIES queries with one deadline. Returns the outcome of each query, in their order: its
+        answer; RequestError where it is refused, or no time was left for it; another exception for a bug of ours.
+
+        `in_bulk`: waits for permits instead of being refused, and yields to all other calls.
+
+        Raises RequestError for what concerns all queries.
+        """
+        admission, permits = self._admission, permits_of(len(queries))
+        with taking_turn(num_queries=len(queries), num_permits=permits):
+            admission.model()
+            seconds = admission.seconds_allowed_to_many(len(queries), time_remaining_seconds, bulk=in_bulk)
+            deadline = time.monotonic() + seconds
+            if not in_bulk:
+                permits = admission.take_many(len(queries))
+            else:
+                try:
+                    async with asyncio.timeout(seconds):
+                        permits = await admission.take_bulk(permits)
+                except TimeoutError:
+                    raise DeadlineTooShort("the time ended before the server had room for a call in bulk") from None
+            try:
+                return await self._many.outcomes(queries, deadline, in_bulk=in_bulk, traceparent=traceparent)
+            finally:
+                if in_bulk:
+                    admission.release_bulk(permits)
+                else:
+                    admission.release_many(permits)
 
     async def recommend_bulk(self, query: Query) -> Answer:
         """Like `recommend`, for a bulk entry: waits for a permit instead of being refused, and yields to all calls that
@@ -172,10 +204,9 @@ class Recommender:
 
     async def _in_time(self, admitted: Admitted, arm: Arm, join: Callable[[Admitted], None]) -> Answer:
         """Answers a request with its batch, or from memory when its time is nearly over."""
-        await look_up_long_list(admitted.query.filter, admitted.model)
-        check_filter(admitted.query.filter, admitted.model)
-        warnings = filter_warnings(admitted.query.filter, admitted.policy.rules, admitted.model)
+        warnings = await self._around.before(admitted)
         caller = admitted.caller
+        assert isinstance(caller, Caller)  # a query of RecommendMany has no future of its own
         last_moment_seconds = max(admitted.deadline - SECONDS_TO_ANSWER - time.monotonic(), 0.0)
         timer = asyncio.get_running_loop().call_later(last_moment_seconds, caller.deliver, None)
         try:
@@ -188,24 +219,7 @@ class Recommender:
             raise
         finally:
             timer.cancel()
-        if result is None:
-            result = arm.pipeline.answer_from_memory(admitted).answer
-            self.shadows.pass_over_late(admitted)
-        self._statistics.count_answer(result.source, result.degraded_reasons)
-        self._arms.count(admitted, result)
-        if self._canary.experiment:
-            self._canary.answered(
-                result,
-                sticky_value(admitted.query),
-                num_items=admitted.num_items,
-                seconds=time.monotonic() - admitted.admitted_at,
-            )
-        if result.source is AnswerSource.POPULAR and admitted.query.recent_item_ids:
-            warnings += recent_items_warnings(admitted.query.recent_item_ids, admitted.model)
-        if not warnings:
-            return result
-        self._statistics.count_warnings(warnings)
-        return replace(result, warnings=warnings)
+        return self._around.after(admitted, arm, result, warnings)
 
 
 def _pipeline_of_shadow(

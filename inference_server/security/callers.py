@@ -7,6 +7,7 @@ caller, and everything is allowed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ ALL_RIGHTS: Final = frozenset(Right)
 
 RIGHT_OF_METHOD: Final[Mapping[str, Right]] = {
     "Recommend": Right.READ,
+    "RecommendMany": Right.READ,
     "RecommendBatch": Right.READ,
     "SimilarItems": Right.READ,
     "RecordEvents": Right.RECORD,
@@ -59,8 +61,8 @@ class Usage:
     num_calls: int = 0
     num_refused: int = 0
     in_flight: int = 0
-    turns: float = -1.0
-    """Calls that may begin now; below 0 before the first call."""
+    turns: float = math.inf
+    """Calls that may begin now; infinite before the first call, below 0 after a call with more queries than that."""
     counted_at_seconds: float = 0.0
 
 
@@ -73,9 +75,11 @@ class Caller:
     user_prefix: str = ""
     """Begin of the ids of the users that the caller may name; empty: all users."""
     max_concurrent: int = 0
-    """Maximum number of calls in flight in this process; 0: only the server's own limit."""
+    """Maximum number of calls in flight in this process; 0: only the server's own limit. A call with many queries
+    counts as one for every few of them, and may always run alone."""
     max_rate: float = 0.0
-    """Maximum number of calls a second in this process, a second's calls at once; 0: any number."""
+    """Maximum number of calls a second in this process, a second's calls at once; 0: any number. Each query of a call
+    with many counts as a call."""
     usage: Usage = field(default_factory=Usage, compare=False, repr=False)
 
     def require(self, right: Right) -> None:
@@ -90,38 +94,43 @@ class Caller:
             self.usage.num_refused += 1
             raise PermissionDenied(f"the key of {self.name} is for users whose ids begin with {self.user_prefix!r}")
 
-    def begin(self) -> None:
+    def begin(self, *, num_queries: int = 1, num_permits: int = 1) -> None:
         """Counts a call that begins; `end` follows. Raises OverCapacity if the caller has reached one of its limits."""
         usage = self.usage
-        if self.max_concurrent and usage.in_flight >= self.max_concurrent:
-            usage.num_refused += 1
+        if self.max_concurrent and usage.in_flight and usage.in_flight + num_permits > self.max_concurrent:
+            usage.num_refused += num_queries
             raise OverCapacity(
                 f"{self.name} has {usage.in_flight} calls in flight here, which is its limit",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        self.take_turn()
-        usage.in_flight += 1
+        self.take_turn(num_queries)
+        usage.in_flight += num_permits
 
-    def end(self) -> None:
+    def end(self, *, num_permits: int = 1) -> None:
         """Counts a call that has ended."""
-        self.usage.in_flight -= 1
+        self.usage.in_flight -= num_permits
 
-    def take_turn(self) -> None:
-        """Counts a call against the rate alone. Raises OverCapacity."""
+    def take_turn(self, num_queries: int = 1) -> None:
+        """Counts queries against the rate alone. Raises OverCapacity.
+
+        More queries than a second allows begin when a second's turns are there, and later calls wait until their turns
+        are made up for.
+        """
         usage = self.usage
         if self.max_rate:
             now, most = time.monotonic(), max(self.max_rate, 1.0)
             gained = (now - usage.counted_at_seconds) * self.max_rate
-            usage.turns = most if usage.turns < 0 else min(most, usage.turns + gained)
+            usage.turns = min(most, usage.turns + gained)
             usage.counted_at_seconds = now
-            if usage.turns < 1.0:
-                usage.num_refused += 1
+            needed = min(float(num_queries), most)
+            if usage.turns < needed:
+                usage.num_refused += num_queries
                 raise OverCapacity(
                     f"{self.name} makes more than {self.max_rate:g} calls a second here, which is its limit",
-                    retry_after_seconds=(1.0 - usage.turns) / self.max_rate,
+                    retry_after_seconds=(needed - usage.turns) / self.max_rate,
                 )
-            usage.turns -= 1.0
-        usage.num_calls += 1
+            usage.turns -= num_queries
+        usage.num_calls += num_queries
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
@@ -135,17 +144,20 @@ def caller_name() -> str:
 
 
 @contextmanager
-def taking_turn() -> Iterator[None]:
-    """The block is one call of the current caller. Raises OverCapacity before it begins."""
+def taking_turn(*, num_queries: int = 1, num_permits: int = 1) -> Iterator[None]:
+    """The block is one call of the current caller. Raises OverCapacity before it begins.
+
+    A call with many queries counts as `num_queries` calls against the caller's rate, and as `num_permits` in flight.
+    """
     caller = current_caller.get()
     if caller is None:
         yield
         return
-    caller.begin()
+    caller.begin(num_queries=num_queries, num_permits=num_permits)
     try:
         yield
     finally:
-        caller.end()
+        caller.end(num_permits=num_permits)
 
 
 def require_user(user_id: str) -> None:

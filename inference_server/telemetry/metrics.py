@@ -432,6 +432,44 @@ class WorkerMetrics:
             investigate_when="It grows steadily: callers' deadlines are shorter than the wait for a batch.",
         ),
     ]
+    many_calls_by_code: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_many",
+            "RecommendMany calls over gRPC by status.",
+            Kind.COUNTER,
+            labels=("code",),
+            unit="calls",
+            merge=Merge.SUM,
+            investigate_when="`RESOURCE_EXHAUSTED` grows: calls with many queries hold their share of "
+            "`TANDEM_MAX_CONCURRENT_REQUESTS`; those that can wait belong into the bulk priority.",
+        ),
+    ]
+    many_call_seconds: Annotated[
+        Histogram,
+        WorkerMetric(
+            "tandem_many_seconds",
+            "Time of whole RecommendMany calls over gRPC.",
+            Kind.HISTOGRAM,
+            unit="seconds",
+            buckets=_SECONDS,
+            merge=Merge.SUM,
+            investigate_when="The 99th percentile nears the deadline that callers set.",
+        ),
+    ]
+    many_queries_by_code: Annotated[
+        Counter[str],
+        WorkerMetric(
+            "tandem_many_queries",
+            "Queries of RecommendMany calls by the gRPC status of their outcome, over gRPC and HTTP.",
+            Kind.COUNTER,
+            labels=("code",),
+            unit="queries",
+            merge=Merge.SUM,
+            investigate_when="`DEADLINE_EXCEEDED` grows: calls hold more queries than their deadline leaves time for. "
+            "`INTERNAL` grows: the log has the bug.",
+        ),
+    ]
     write_calls_by_code: Annotated[
         Counter[str],
         WorkerMetric(

@@ -55,7 +55,7 @@ _LENGTHS: Final = (0, 1, 2, 3, 5)
 _LONG: Final = (32, 33, 100, 101, 256, 257, 1000, 1001)
 _BYTES: Final = (0x00, 0x7F, 0x80, 0xC0, 0xED, 0xF8, 0xFF)
 _MOSTLY_SET: Final = frozenset(
-    {"events", "items", "item_ids", "event_id", "item_id", "user_id", "type", "request", "name", "any_of"}
+    {"events", "items", "item_ids", "queries", "event_id", "item_id", "user_id", "type", "request", "name", "any_of"}
 )
 """Fields without which a message is refused before anything else is looked at."""
 _MAX_DEPTH: Final = 4

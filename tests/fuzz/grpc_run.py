@@ -34,7 +34,8 @@ class Outcome(FuzzOutcome):
 
     num_messages: int = 0
     codes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Calls by method and status; entries of a batch by "RecommendBatch entry" and the number of their code."""
+    """Calls by method and status; entries of a batch, or of RecommendMany, by "METHOD entry" and the number of their
+    code."""
 
 
 async def fuzz(
@@ -98,12 +99,18 @@ async def _call(
 
 def _read(name: str, response: bytes, outcome: Outcome, messages: Messages) -> None:
     if name == "RecommendBatch":
-        error = pb.RecommendBatchResponse.FromString(response).error
-        outcome.codes["RecommendBatch entry", str(error.code)] += 1
-        if error.code in _FAULT_NUMBERS:
-            outcome.add_fault(f"RecommendBatch entry {error.code} {error.message}")
+        _count(name, pb.RecommendBatchResponse.FromString(response), outcome)
+    elif name == "RecommendMany":
+        for entry in pb.RecommendManyResponse.FromString(response).outcomes:
+            _count(name, entry, outcome)
     elif name == "Recommend":
         token = pb.RecommendResponse.FromString(response).next_page_token
         if token:
             messages.page_tokens.append(token)
             del messages.page_tokens[:-_MAX_TOKENS]
+
+
+def _count(name: str, entry: pb.RecommendBatchResponse, outcome: Outcome) -> None:
+    outcome.codes[f"{name} entry", str(entry.error.code)] += 1
+    if entry.error.code in _FAULT_NUMBERS:
+        outcome.add_fault(f"{name} entry {entry.error.code} {entry.error.message}")

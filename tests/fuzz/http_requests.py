@@ -23,6 +23,14 @@ _VALID: Final[tuple[tuple[str, str, Any], ...]] = (
             }
         },
     ),
+    (
+        "POST",
+        "/v1/recommend/many",
+        {
+            "queries": [{"correlation_id": "a", "request": {"user_id": "u", "num_items": 2}}, {"request": {}}],
+            "priority": "RECOMMEND_PRIORITY_BULK",
+        },
+    ),
     ("POST", "/v1/similar-items", {"item_ids": ["item-1", "item-2"], "num_items": 2}),
     (
         "POST",

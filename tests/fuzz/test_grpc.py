@@ -34,7 +34,15 @@ async def test_no_call_ends_as_a_fault_of_the_server(tmp_path: Path) -> None:
         )
         assert_unharmed(server, outcome)
         answered = {method for method, code in outcome.codes if code == "OK"}
-        assert {"Recommend", "SimilarItems", "RecommendBatch", "DeleteItems", "UpsertItems", "Check"} <= answered
+        assert {
+            "Recommend",
+            "RecommendMany",
+            "SimilarItems",
+            "RecommendBatch",
+            "DeleteItems",
+            "UpsertItems",
+            "Check",
+        } <= answered
         undecodable = [line for line in server.logs if line["event"] == "message_undecodable"]
         kinds = {line["method"] for line in undecodable}
         assert len(undecodable) <= len(kinds) * (2 + outcome.seconds), "one line a second of each method"

@@ -20,7 +20,7 @@ from tandem.v1 import recommendation_pb2 as pb
 METHOD: Final = "tandem.v1.RecommendationService/RecommendBatch"
 IN_FLIGHT: Final = 64
 """Entries of one stream that are answered concurrently: the size of a full micro-batch."""
-_INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
+INTERNAL: Final = 13  # google.rpc.Code.INTERNAL
 
 
 async def recommend_batch(
@@ -40,7 +40,7 @@ async def recommend_batch(
             request = decoder.decode(METHOD, pb.RecommendBatchRequest.FromString, entry)
         except InvalidRequest as error:
             response = pb.RecommendBatchResponse()
-            _set_error(response, InvalidRequest(f"{error.field}[{index}]", error.description))
+            set_error(response, InvalidRequest(f"{error.field}[{index}]", error.description))
             answers.put_nowait(response)
         else:
             answers.put_nowait(await _answer(request, recommender))
@@ -75,14 +75,15 @@ async def _answer(request: pb.RecommendBatchRequest, recommender: Recommender) -
             raise InvalidRequest("correlation_id", f"must have at most {MAX_ID_BYTES} bytes of UTF-8")
         response.response.CopyFrom(to_response(await recommender.recommend_bulk(to_query(request.request))))
     except RequestError as error:
-        _set_error(response, error)
+        set_error(response, error)
     except Exception:  # a bug of ours: the log gets the details, the caller only an id
-        response.error.code = _INTERNAL
+        response.error.code = INTERNAL
         response.error.message = internal_error(user_id=request.request.user_id).message
     return response
 
 
-def _set_error(response: pb.RecommendBatchResponse, error: RequestError) -> None:
+def set_error(response: pb.RecommendBatchResponse, error: RequestError) -> None:
+    """Makes the error the outcome of an entry."""
     response.error.code, _ = STATUS_OF[type(error)].value
     response.error.message = str(error)
     if isinstance(error, InvalidRequest):

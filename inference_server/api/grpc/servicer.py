@@ -14,6 +14,7 @@ import grpc
 
 from inference_server.api.grpc.bulk import recommend_batch
 from inference_server.api.grpc.decoding import Decoder
+from inference_server.api.grpc.many import recommend_many
 from inference_server.api.grpc.metadata import traceparent
 from inference_server.api.grpc.status_of_errors import STATUS_OF, abort
 from inference_server.api.internal_error import internal_error
@@ -57,6 +58,7 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
         self._statistics = statistics
         self._decoder = Decoder(statistics)
         self._reads = _Counts(statistics.requests_by_code, statistics.request_seconds)
+        self._many = _Counts(statistics.many_calls_by_code, statistics.many_call_seconds)
         self._writes = _Counts(statistics.write_calls_by_code, statistics.write_call_seconds)
 
     async def Recommend(  # noqa: N802 - named by the service definition
@@ -70,6 +72,16 @@ class RecommendationServicer(pb_grpc.RecommendationServiceServicer):
             return to_response(await self._recommender.recommend(query, context.time_remaining(), traceparent=parent))
 
         return await self._counted(answer(), context, self._reads, user_id=request.user_id)
+
+    async def RecommendMany(  # noqa: N802 - named by the service definition
+        self, request: pb.RecommendManyRequest, context: _Context
+    ) -> pb.RecommendManyResponse:
+        """Answers several queries; calls and their queries are counted apart from single calls."""
+        parent = traceparent(context.invocation_metadata() or ()) if self._traces else None
+        answering = recommend_many(
+            request, self._recommender, self._statistics, context.time_remaining(), traceparent=parent
+        )
+        return await self._counted(answering, context, self._many)
 
     async def SimilarItems(  # noqa: N802 - named by the service definition
         self, request: pb.SimilarItemsRequest, context: _Context

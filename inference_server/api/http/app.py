@@ -30,15 +30,19 @@ from inference_server.api.http.errors import (
     error_response,
     internal_error_response,
     refusal_response,
+    status_name,
 )
+from inference_server.api.http.many import ManyQueries, open_queries
 from inference_server.api.http.responses import json_response, recommend_payload, similar_items_payload
 from inference_server.api.http.schemas import components, schema_documents
-from inference_server.api.http.validation import BODY, PayloadCheck
+from inference_server.api.http.validation import BODY, NOT_UNICODE, PayloadCheck
 from inference_server.api.internal_error import internal_error
+from inference_server.api.many import count_queries, outcomes_of
 from inference_server.api.serving_status import serving_status
 from inference_server.api.wire import to_query, to_similar_query
 from inference_server.api.wire_events import NOT_A_TIME, to_events, to_item_changes, to_removals
 from inference_server.core.errors import InvalidRequest, RequestError
+from inference_server.core.query import Query
 from inference_server.events.recorder import Recorder
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.recommender import Recommender
@@ -117,6 +121,12 @@ def create_app(
         "/v1/recommend", guarded(api.recommend, right_of("Recommend")), methods=post, **description.recommend
     )
     app.add_api_route(
+        "/v1/recommend/many",
+        guarded(api.recommend_many, right_of("RecommendMany")),
+        methods=post,
+        **description.recommend_many,
+    )
+    app.add_api_route(
         "/v1/similar-items",
         guarded(api.similar_items, right_of("SimilarItems")),
         methods=post,
@@ -175,6 +185,7 @@ class _Api:
         self._max_body_bytes = max_body_bytes
         self._schemas = schema_documents()
         self._recommend_check = PayloadCheck(self._schemas["recommend-request"])
+        self._recommend_many_check = PayloadCheck(open_queries(self._schemas["recommend-many-request"]))
         self._similar_items_check = PayloadCheck(self._schemas["similar-items-request"])
         self._record_events_check = PayloadCheck(self._schemas["record-events-request"])
         self._upsert_items_check = PayloadCheck(self._schemas["upsert-items-request"])
@@ -191,6 +202,27 @@ class _Api:
         parent = header(request, "traceparent") if self._recommender.traces else None
         answering = self._recommender.recommend(query, _remaining(timeout, started), traceparent=parent)
         return json_response(recommend_payload(await _while_connected(request, answering)))
+
+    async def recommend_many(self, request: Request) -> Response:
+        """POST /v1/recommend/many."""
+        started = time.perf_counter()
+        timeout = timeout_seconds(request)
+        payload = await read_json(request, self._max_body_bytes)
+        many = ManyQueries(payload, self._recommend_many_check, self._query)
+        answering = outcomes_of(
+            many.queries,
+            self._recommender,
+            _remaining(timeout, started),
+            in_bulk=many.in_bulk,
+            traceparent=header(request, "traceparent") if self._recommender.traces else None,
+        )
+        outcomes = await _while_connected(request, answering)
+        count_queries(outcomes, status_name, self._statistics)
+        return json_response(many.payload(outcomes))
+
+    def _query(self, payload: Any) -> Query:
+        """One query of many. Raises InvalidRequest."""
+        return to_query(_to_message(pb.RecommendRequest, self._recommend_check, payload))
 
     async def similar_items(self, request: Request) -> Response:
         """POST /v1/similar-items."""
@@ -330,7 +362,7 @@ def _to_message(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Req
         check.check(payload)
         return kind(**payload)
     except UnicodeEncodeError:
-        raise InvalidRequest(BODY, "has text that is not Unicode: half of a surrogate pair") from None
+        raise InvalidRequest(BODY, NOT_UNICODE) from None
     except OverflowError:
         raise InvalidRequest(BODY, "has a number that is too large") from None
 
@@ -344,7 +376,7 @@ def _parsed(kind: type[_Request], check: PayloadCheck, payload: Any) -> _Request
         check.check(payload)
         return ParseDict(payload, kind())
     except UnicodeEncodeError:
-        raise InvalidRequest(BODY, "has text that is not Unicode: half of a surrogate pair") from None
+        raise InvalidRequest(BODY, NOT_UNICODE) from None
     except OverflowError:
         raise InvalidRequest(BODY, "has a number that is too large") from None
     except ParseError as error:

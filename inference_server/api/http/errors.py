@@ -64,6 +64,11 @@ class ClientGone(InferenceServerError):
     """The caller hung up, so that no answer can be sent. Never leaves this folder."""
 
 
+def status_name(error: RequestError) -> str:
+    """The name of the gRPC status that says the same."""
+    return STATUS_OF[type(error)][1]
+
+
 def error_response(error: RequestError) -> Response:
     """The answer to a request that the API refuses."""
     code, status = STATUS_OF[type(error)]

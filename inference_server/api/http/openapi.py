@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -51,6 +52,16 @@ _HEADERS: Final = {
         }
     },
 }
+_MANY: Final = {
+    "queries": [
+        {"correlation_id": "for you", "request": {"user_id": "196", "num_items": 12}},
+        {
+            "correlation_id": "comedies",
+            "request": {"user_id": "196", "num_items": 6, "filter": {"include_categories": ["Comedy"]}},
+        },
+    ]
+}
+"""Two shelves of one page."""
 _POST_ERRORS: Final = (400, 408, 413, 415, 429, 500, 503, 504)
 
 
@@ -66,6 +77,15 @@ class Description:
             "RecommendRequest",
             "RecommendResponse",
             errors=_POST_ERRORS,
+        )
+        self.recommend_many = self._post(
+            "recommend_many",
+            "Answers up to 256 queries, each with an outcome of its own: `response`, or `error` where the query is "
+            "refused, with the number of a gRPC status.",
+            "RecommendManyRequest",
+            "RecommendManyResponse",
+            errors=_POST_ERRORS,
+            example=_MANY,
         )
         self.similar_items = self._post(
             "similar_items",
@@ -113,10 +133,22 @@ class Description:
         self.healthz = _route("healthz", "Whether the process is alive.", _STATUS, errors=())
         self.readyz = _route("readyz", "Whether a model is served.", _STATUS, errors=(503,))
 
-    def _post(self, name: str, summary: str, request: str, response: str, *, errors: tuple[int, ...]) -> dict[str, Any]:
+    def _post(
+        self,
+        name: str,
+        summary: str,
+        request: str,
+        response: str,
+        *,
+        errors: tuple[int, ...],
+        example: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         route = self._get(name, summary, _reference(response), errors=errors)
         route["openapi_extra"]["parameters"] = [_DEADLINE]
-        route["openapi_extra"]["requestBody"] = {"required": True, "content": _json(_reference(request))}
+        content = _json(_reference(request))
+        if example is not None:
+            content["application/json"]["example"] = example
+        route["openapi_extra"]["requestBody"] = {"required": True, "content": content}
         return route
 
     def _get(self, name: str, summary: str, schema: JsonSchema, *, errors: tuple[int, ...] = (500,)) -> dict[str, Any]:

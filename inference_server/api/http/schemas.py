@@ -24,6 +24,7 @@ from inference_server.request.flow.limits import (
     MAX_EXCLUDED_IDS,
     MAX_IDS,
     MAX_NUM_ITEMS,
+    MAX_QUERIES,
 )
 from tandem.contract import names
 from tandem.contract.store import MAX_ID_BYTES
@@ -65,6 +66,8 @@ LIMITS: Final[Mapping[str, JsonSchema]] = {
     "AttributePredicate.any_of[]": _ID,
     "AttributePredicate.none_of": {"maxItems": MAX_ATTRIBUTE_VALUES},
     "AttributePredicate.none_of[]": _ID,
+    "RecommendManyRequest.queries": {"minItems": 1, "maxItems": MAX_QUERIES},
+    "RecommendBatchRequest.correlation_id": _ID,
     "SimilarItemsRequest.item_ids": {"minItems": 1, "maxItems": MAX_IDS},
     "SimilarItemsRequest.item_ids[]": _ENTRY,
     "SimilarItemsRequest.num_items": _NUM_ITEMS,
@@ -94,6 +97,7 @@ LIMITS: Final[Mapping[str, JsonSchema]] = {
 
 _REQUIRED_IN_REQUESTS: Final = {
     "AttributePredicate": ["name"],
+    "RecommendManyRequest": ["queries"],
     "SimilarItemsRequest": ["item_ids"],
     "RecordEventsRequest": ["events"],
     "Event": ["event_id", "user_id", "item_id", "type"],
@@ -144,6 +148,8 @@ _WELL_KNOWN: Final[Mapping[str, JsonSchema]] = {
 _PAYLOADS: Final[Mapping[str, tuple[Descriptor, bool]]] = {
     "recommend-request": (pb.RecommendRequest.DESCRIPTOR, True),
     "recommend-response": (pb.RecommendResponse.DESCRIPTOR, False),
+    "recommend-many-request": (pb.RecommendManyRequest.DESCRIPTOR, True),
+    "recommend-many-response": (pb.RecommendManyResponse.DESCRIPTOR, False),
     "similar-items-request": (pb.SimilarItemsRequest.DESCRIPTOR, True),
     "similar-items-response": (pb.SimilarItemsResponse.DESCRIPTOR, False),
     "record-events-request": (pb.RecordEventsRequest.DESCRIPTOR, True),

@@ -18,6 +18,8 @@ from inference_server.core.errors import InvalidRequest
 BODY: Final = "body"
 """The name of the whole payload in errors."""
 
+NOT_UNICODE: Final = "has text that is not Unicode: half of a surrogate pair"
+
 # Stands for the wrong value in messages: the value itself may be a list of ten thousand ids.
 _VALUE: Final = "the value"
 

@@ -30,6 +30,9 @@ MAX_ATTRIBUTE_VALUES: Final = 1000
 
 MAX_CONTEXT_ENTRIES: Final = 32
 
+MAX_QUERIES: Final = 256
+"""Maximum number of queries in one RecommendMany call."""
+
 
 def new_request_id() -> str:
     """32 hexadecimal digits."""

@@ -58,6 +58,64 @@ class Caller:
         return self._reply
 
 
+class ManyCallers:
+    """A call with many queries, which waits for the answers to all of them with one future."""
+
+    __slots__ = ("_num_open", "_replied", "outcomes")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, num_queries: int) -> None:
+        self._replied: asyncio.Future[None] = loop.create_future()
+        self._num_open = num_queries
+        self.outcomes: list[Answer | Exception | None] = [None] * num_queries
+        """The outcome of each query; None: there is none yet."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the call is cancelled, its time is over, or every query has its outcome."""
+        return self._replied.done()
+
+    def set_outcome(self, index: int, outcome: Answer | Exception) -> None:
+        """Sets the outcome of one query that has none."""
+        self.outcomes[index] = outcome
+        self._num_open -= 1
+        if not self._num_open:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Waits no longer for the queries without an outcome."""
+        if not self._replied.done():
+            self._replied.set_result(None)
+
+    def wait(self) -> asyncio.Future[None]:
+        """The future that is done once no more outcomes are waited for."""
+        return self._replied
+
+
+class QueryCaller:
+    """One query of a call with many: what `Caller` is to a request."""
+
+    __slots__ = ("_index", "_many")
+
+    def __init__(self, many: ManyCallers, index: int) -> None:
+        self._many = many
+        self._index = index
+
+    @property
+    def gone(self) -> bool:
+        """Whether further work for this query is useless."""
+        return self._many.gone or self._many.outcomes[self._index] is not None
+
+    def deliver(self, answer: Answer) -> None:
+        """Hands over an answer. Does nothing when the query has an outcome, or the call is gone."""
+        if not self.gone:
+            self._many.set_outcome(self._index, answer)
+
+    def fail(self, error: Exception) -> None:
+        """Hands over an error."""
+        if not self.gone:
+            self._many.set_outcome(self._index, error)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
     """A request that holds a permit and will be answered."""
@@ -68,7 +126,7 @@ class Admitted:
     policy: Policy
     model: ServingModel
     """The model that answers: chosen once, so that no answer mixes two."""
-    caller: Caller
+    caller: Caller | QueryCaller
     admitted_at: float
     """time.monotonic seconds."""
     deadline: float
@@ -85,7 +143,7 @@ class Admitted:
     """Whether the request's arm names a model or a scenario that is not in force: the server's own, or the request's,
     answers."""
     laps: list[Lap] | None = None
-    """The stages that the request went through, in order; None: it is not traced."""
+    """The stages that the request, or the call of a query, went through, in order; None: it is not traced."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

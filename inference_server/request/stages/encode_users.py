@@ -171,17 +171,30 @@ def _fresh(stored: UserVector | None, state: UserState, model: ServingModel) -> 
 async def _run_tower(
     users: list[User], vectors: Vectors, indices: list[int], engines: EngineCalls, statistics: Statistics
 ) -> None:
-    """Fills in the vectors of the users at `indices`; a user whose vector is not finite gets a reason instead."""
-    statistics.user_tower_runs += len(indices)
+    """Fills in the vectors of the users at `indices`; a user whose vector is not finite gets a reason instead.
+
+    Requests of one user with the same recent items have one vector.
+    """
     model = users[indices[0]].admitted.model
+    positions: dict[tuple[str, tuple[str, ...]], int] = {}
+    encoded: list[User] = []
+    position_of = []
+    for index in indices:
+        query = users[index].admitted.query
+        position = positions.setdefault((query.user_id, query.recent_item_ids), len(encoded))
+        if position == len(encoded):
+            encoded.append(users[index])
+        position_of.append(position)
+    statistics.user_tower_runs += len(encoded)
     computed, seconds = await engines.call(
         ENCODE_USER,
         model.encode_users,
-        [users[index].admitted.query.user_id for index in indices],
-        [users[index].state for index in indices],
+        [user.admitted.query.user_id for user in encoded],
+        [user.state for user in encoded],
     )
     engines.ladder.observe(ENCODE_USER, seconds)
-    for index, vector in zip(indices, computed, strict=True):
+    for index, position in zip(indices, position_of, strict=True):
+        vector = computed[position]
         if _is_finite(vector):
             vectors[index] = vector
         else:

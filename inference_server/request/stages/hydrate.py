@@ -1,10 +1,11 @@
-"""Hydration: reads the state and the vector of each user of a batch, in one read of two keys per user."""
+"""Hydration: reads the state and the vector of each user of a batch, in one read of two keys per user, however many
+requests of the batch are for that user."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
 from inference_server.core.degradation import Degraded
@@ -28,8 +29,11 @@ async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator
     Requests whose store budget runs out are yielded first, without stored data.
     """
     keys: list[bytes] = []
+    positions: dict[str, int] = {}
     for admitted in batch:
-        if user_id := admitted.query.user_id:
+        user_id = admitted.query.user_id
+        if user_id and user_id not in positions:
+            positions[user_id] = len(keys)
             keys += (user_vector_key(admitted.model.version, user_id), user_state_key(user_id))
     if not keys:
         yield Hydrated(requests=batch, known=[_ANONYMOUS] * len(batch))
@@ -50,7 +54,7 @@ async def hydrate(batch: Sequence[Admitted], store: ReadsStore) -> AsyncIterator
                 )
             if not waiting:
                 return
-    yield _distribute(batch, {id(admitted) for admitted in waiting}, reading, store.absence)
+    yield _distribute(batch, {id(admitted) for admitted in waiting}, positions, reading, store.absence)
 
 
 def _gives_up_at(admitted: Admitted) -> float:
@@ -58,9 +62,14 @@ def _gives_up_at(admitted: Admitted) -> float:
 
 
 def _distribute(
-    batch: Sequence[Admitted], waiting_ids: set[int], reading: asyncio.Task[Values], absence: Degraded | None
+    batch: Sequence[Admitted],
+    waiting_ids: set[int],
+    positions: Mapping[str, int],
+    reading: asyncio.Task[Values],
+    absence: Degraded | None,
 ) -> Hydrated:
-    """Parses the values of the requests that still wait. Drops requests whose callers are gone."""
+    """Parses the values of the requests that still wait, those of a user once: `positions` says where they begin. Drops
+    requests whose callers are gone."""
     failure: Known | None = None
     values: Values = []
     try:
@@ -69,18 +78,21 @@ def _distribute(
         failure = Known(degraded_reasons=(error.reason,))
     requests: list[Admitted] = []
     known: list[Known] = []
-    position = 0
+    known_by_user: dict[str, Known] = {"": _ANONYMOUS}
     for admitted in batch:
-        has_user_id = bool(admitted.query.user_id)
-        if id(admitted) in waiting_ids and not admitted.caller.gone:
-            requests.append(admitted)
-            if not has_user_id:
-                known.append(_ANONYMOUS)
-            elif failure is not None:
-                known.append(failure)
+        if id(admitted) not in waiting_ids or admitted.caller.gone:
+            continue
+        user_id = admitted.query.user_id
+        of_user = known_by_user.get(user_id)
+        if of_user is None:
+            if failure is not None:
+                of_user = failure
             else:
-                known.append(_parse(values[position], values[position + 1], absence))
-        position += 2 * has_user_id
+                position = positions[user_id]
+                of_user = _parse(values[position], values[position + 1], absence)
+            known_by_user[user_id] = of_user
+        requests.append(admitted)
+        known.append(of_user)
     return Hydrated(requests=requests, known=known)
 
 

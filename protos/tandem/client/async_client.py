@@ -132,6 +132,18 @@ class AsyncTandemClient(ClientCore):
         TandemError."""
         return await self._carry_out(self._delete_items_call(item_ids, deadline_ms))
 
+    async def recommend_all(
+        self, queries: Iterable[Query], *, in_bulk: bool = False, deadline_ms: float | None = None
+    ) -> list[Recommendations | TandemError]:
+        """Answers 1 to 256 queries in one call with one deadline: the shelves of a page, or several users.
+
+        Returns the outcome of each query, in their order: its answer, or the exception of a query that is refused or
+        for which no time was left. `in_bulk`: nobody waits; the server answers all other calls first, and the deadline
+        is 60,000 ms unless the call sets `deadline_ms`. Retries repeat the whole call. Raises TandemError for what
+        concerns the whole call.
+        """
+        return await self._carry_out(self._recommend_all_call(queries, in_bulk=in_bulk, deadline_ms=deadline_ms))
+
     async def recommend_many(
         self,
         requests: Iterable[tuple[str, Query]] | AsyncIterable[tuple[str, Query]],

@@ -16,7 +16,7 @@ from tandem.client.arguments import instance, integer, invalid, seconds
 from tandem.client.attempts import Plan, RetryBudget, RetryPolicy, attempts, until_ready
 from tandem.client.connection import Endpoint, PemSource, endpoint
 from tandem.client.errors import ClientClosed, Failure, TandemError, batch_failure_of, error_of, failure_of
-from tandem.client.query import Filter, Query, recommend_request, similar_items_request
+from tandem.client.query import Filter, Query, recommend_many_request, recommend_request, similar_items_request
 from tandem.client.results import (
     Recommendations,
     ServingStatus,
@@ -50,6 +50,7 @@ MAX_IN_FLIGHT: Final = 64
 Method = str
 """HTTP/2 path of a method."""
 RECOMMEND: Final = f"/{_SERVICE}/Recommend"
+RECOMMEND_MANY: Final = f"/{_SERVICE}/RecommendMany"
 RECOMMEND_BATCH: Final = f"/{_SERVICE}/RecommendBatch"
 SIMILAR_ITEMS: Final = f"/{_SERVICE}/SimilarItems"
 RECORD_EVENTS: Final = f"/{_SERVICE}/RecordEvents"
@@ -60,6 +61,7 @@ HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
 UNARY_RESPONSES: Final[Mapping[Method, Callable[[bytes], Message]]] = {
     RECOMMEND: pb.RecommendResponse.FromString,
+    RECOMMEND_MANY: pb.RecommendManyResponse.FromString,
     SIMILAR_ITEMS: pb.SimilarItemsResponse.FromString,
     RECORD_EVENTS: pb.RecordEventsResponse.FromString,
     UPSERT_ITEMS: pb.UpsertItemsResponse.FromString,
@@ -69,7 +71,7 @@ UNARY_RESPONSES: Final[Mapping[Method, Callable[[bytes], Message]]] = {
 }
 """Parser of each unary method's response."""
 
-HEDGEABLE: Final = frozenset({RECOMMEND, SIMILAR_ITEMS, GET_SERVING_STATUS})
+HEDGEABLE: Final = frozenset({RECOMMEND, RECOMMEND_MANY, SIMILAR_ITEMS, GET_SERVING_STATUS})
 """Methods that may run twice at the same time: reads only. A method that writes must never be in this set."""
 
 
@@ -146,6 +148,21 @@ class ClientCore(ABC):
             # A page belongs to a bundle, and during a rollout two servers may serve different bundles.
             plan=self._attempts(RECOMMEND, deadline_ms, hedged=not query.page_token),
             read=recommendations_of,
+        )
+
+    def _recommend_all_call(
+        self, queries: Iterable[Query], *, in_bulk: bool, deadline_ms: float | None
+    ) -> PreparedCall[list[Recommendations | TandemError]]:
+        request = recommend_many_request(queries, in_bulk=in_bulk)
+        # Nobody waits for a call in bulk, and a page belongs to a bundle, as in `_recommend_call`.
+        hedged = not in_bulk and not any(query.request.page_token for query in request.queries)
+        if deadline_ms is None and in_bulk:
+            deadline_ms = BATCH_DEADLINE_MS
+        return PreparedCall(
+            method=RECOMMEND_MANY,
+            request=request,
+            plan=self._attempts(RECOMMEND_MANY, deadline_ms, hedged=hedged),
+            read=lambda response: [batch_outcome(outcome)[1] for outcome in response.outcomes],
         )
 
     def _similar_items_call(

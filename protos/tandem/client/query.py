@@ -6,7 +6,7 @@ checks what would otherwise be sent as something other than the caller meant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self, TypedDict
 
@@ -105,6 +105,17 @@ def recommend_request(query: Query) -> pb.RecommendRequest:
         explain=flag("explain", query.explain),
         page_token=text("page_token", query.page_token),
         scenario=text("scenario", query.scenario),
+    )
+
+
+def recommend_many_request(queries: Iterable[Query], *, in_bulk: bool) -> pb.RecommendManyRequest:
+    """The wire message of several queries, whose outcomes come in their order. Raises InvalidArgument."""
+    return pb.RecommendManyRequest(
+        queries=[
+            pb.RecommendBatchRequest(request=recommend_request(query))
+            for query in listed("queries", queries, "Query objects")
+        ],
+        priority=pb.RECOMMEND_PRIORITY_BULK if flag("in_bulk", in_bulk) else pb.RECOMMEND_PRIORITY_INTERACTIVE,
     )
 
 

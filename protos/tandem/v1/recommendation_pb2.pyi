@@ -50,6 +50,32 @@ RECOMMENDATION_SOURCE_POPULAR: RecommendationSource.ValueType  # 4
 """The bundle's list of popular items."""
 Global___RecommendationSource: _TypeAlias = RecommendationSource  # noqa: Y015
 
+class _RecommendPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RecommendPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecommendPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECOMMEND_PRIORITY_UNSPECIFIED: _RecommendPriority.ValueType  # 0
+    RECOMMEND_PRIORITY_INTERACTIVE: _RecommendPriority.ValueType  # 1
+    """A person waits, as for `Recommend`: the call is refused where the server has no room for it now. Its queries and
+    `Recommend` calls share the server; none of them waits for all of the others.
+    """
+    RECOMMEND_PRIORITY_BULK: _RecommendPriority.ValueType  # 2
+    """Nobody waits (e-mail, cache warming): the call waits for room, and yields to all other calls, as `RecommendBatch` does."""
+
+class RecommendPriority(_RecommendPriority, metaclass=_RecommendPriorityEnumTypeWrapper):
+    """Which calls go first."""
+
+RECOMMEND_PRIORITY_UNSPECIFIED: RecommendPriority.ValueType  # 0
+RECOMMEND_PRIORITY_INTERACTIVE: RecommendPriority.ValueType  # 1
+"""A person waits, as for `Recommend`: the call is refused where the server has no room for it now. Its queries and
+`Recommend` calls share the server; none of them waits for all of the others.
+"""
+RECOMMEND_PRIORITY_BULK: RecommendPriority.ValueType  # 2
+"""Nobody waits (e-mail, cache warming): the call waits for room, and yields to all other calls, as `RecommendBatch` does."""
+Global___RecommendPriority: _TypeAlias = RecommendPriority  # noqa: Y015
+
 class _EventType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -530,6 +556,56 @@ class BatchError(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchError: _TypeAlias = BatchError  # noqa: Y015
+
+@_typing.final
+class RecommendManyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERIES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    priority: Global___RecommendPriority.ValueType
+    """Absent: RECOMMEND_PRIORITY_INTERACTIVE."""
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendBatchRequest]:
+        """1 to 256 queries. A `correlation_id` may be empty; no two that are set may be equal."""
+
+    def __init__(
+        self,
+        *,
+        queries: _abc.Iterable[Global___RecommendBatchRequest] | None = ...,
+        priority: Global___RecommendPriority.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "queries", b"queries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecommendManyRequest: _TypeAlias = RecommendManyRequest  # noqa: Y015
+
+@_typing.final
+class RecommendManyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendBatchResponse]:
+        """One for each query, in the order of the request. The field of an error is named from the whole request on:
+        `queries[3].request.num_items`.
+        """
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___RecommendBatchResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecommendManyResponse: _TypeAlias = RecommendManyResponse  # noqa: Y015
 
 @_typing.final
 class SimilarItemsRequest(_message.Message):

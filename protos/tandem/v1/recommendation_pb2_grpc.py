@@ -40,6 +40,11 @@ class RecommendationServiceStub:
                 request_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendMany = channel.unary_unary(
+                '/tandem.v1.RecommendationService/RecommendMany',
+                request_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendManyRequest.SerializeToString,
+                response_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendManyResponse.FromString,
+                _registered_method=True)
         self.RecommendBatch = channel.stream_stream(
                 '/tandem.v1.RecommendationService/RecommendBatch',
                 request_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendBatchRequest.SerializeToString,
@@ -78,6 +83,16 @@ class RecommendationServiceServicer:
 
     def Recommend(self, request, context):
         """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendMany(self, request, context):
+        """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
+        several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+        concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
+        time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,6 +151,11 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendRequest.FromString,
                     response_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendMany': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecommendMany,
+                    request_deserializer=tandem_dot_v1_dot_recommendation__pb2.RecommendManyRequest.FromString,
+                    response_serializer=tandem_dot_v1_dot_recommendation__pb2.RecommendManyResponse.SerializeToString,
             ),
             'RecommendBatch': grpc.stream_stream_rpc_method_handler(
                     servicer.RecommendBatch,
@@ -196,6 +216,33 @@ class RecommendationService:
             '/tandem.v1.RecommendationService/Recommend',
             tandem_dot_v1_dot_recommendation__pb2.RecommendRequest.SerializeToString,
             tandem_dot_v1_dot_recommendation__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendMany(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.RecommendationService/RecommendMany',
+            tandem_dot_v1_dot_recommendation__pb2.RecommendManyRequest.SerializeToString,
+            tandem_dot_v1_dot_recommendation__pb2.RecommendManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,12 @@ class RecommendationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RecommendationServiceAsyncStub: ...
     Recommend: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
+    RecommendMany: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendManyRequest, _recommendation_pb2.RecommendManyResponse]
+    """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
+    several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+    concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
+    time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
+    """
     RecommendBatch: _grpc.StreamStreamMultiCallable[_recommendation_pb2.RecommendBatchRequest, _recommendation_pb2.RecommendBatchResponse]
     """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
     any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on, even after
@@ -61,6 +67,12 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Recommend: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendRequest, _recommendation_pb2.RecommendResponse]  # type: ignore[assignment]
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
+    RecommendMany: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendManyRequest, _recommendation_pb2.RecommendManyResponse]  # type: ignore[assignment]
+    """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
+    several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+    concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
+    time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
+    """
     RecommendBatch: _aio.StreamStreamMultiCallable[_recommendation_pb2.RecommendBatchRequest, _recommendation_pb2.RecommendBatchResponse]  # type: ignore[assignment]
     """Bulk recommendations (e-mail, cache warming): any number of requests on one stream, answered as they are ready, in
     any order. Yields to `Recommend`. An entry that is refused ends in an error of its own; the stream goes on, even after
@@ -90,6 +102,18 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommendation_pb2.RecommendResponse, _abc.Awaitable[_recommendation_pb2.RecommendResponse]]:
         """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
+
+    @_abc_1.abstractmethod
+    def RecommendMany(
+        self,
+        request: _recommendation_pb2.RecommendManyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommendation_pb2.RecommendManyResponse, _abc.Awaitable[_recommendation_pb2.RecommendManyResponse]]:
+        """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
+        several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+        concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
+        time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
+        """
 
     @_abc_1.abstractmethod
     def RecommendBatch(

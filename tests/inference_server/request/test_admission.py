@@ -160,6 +160,64 @@ class TestAdmitBulk:
         assert admission.in_flight == 1
 
 
+class TestManyQueries:
+    async def test_hold_half_of_the_permits_at_most(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
+        assert [admission.take_many(1), admission.take_many(9)] == [1, 2]
+        with pytest.raises(OverCapacity) as caught:
+            admission.take_many(41)
+        assert caught.value.retry_after_seconds > 0
+        assert admission.take_many(40) == 5
+        assert admission.in_flight == 8
+        for count in (1, 2, 5):
+            admission.release_many(count)
+        assert admission.in_flight == 0
+        assert admission.take_many(256) == 8, "a large call takes all that such calls may hold"
+
+    async def test_are_refused_where_single_calls_hold_the_permits(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=4, max_seconds=1)
+        for _ in range(3):
+            admission.admit(query(), None)
+        with pytest.raises(OverCapacity):
+            admission.take_many(16)
+        assert admission.take_many(8) == 1
+
+    async def test_have_more_time_than_one(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=4, max_seconds=0.05)
+        assert admission.seconds_allowed_to_many(16, None, bulk=False) == pytest.approx(0.1)
+        assert admission.seconds_allowed_to_many(256, 60.0, bulk=False) == pytest.approx(0.85)
+        assert admission.seconds_allowed_to_many(256, 0.3, bulk=False) == 0.3
+        assert admission.seconds_allowed_to_many(256, None, bulk=True) == pytest.approx(17.0)
+        with pytest.raises(DeadlineTooShort):
+            admission.seconds_allowed_to_many(256, 0.0001, bulk=False)
+
+    async def test_in_bulk_are_not_overtaken_for_ever(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
+        await admission.take_bulk(1)
+        large = asyncio.create_task(admission.take_bulk(32))
+        await asyncio.sleep(0)
+        small = asyncio.create_task(admission.take_bulk(1))
+        await asyncio.sleep(0)
+        assert not small.done(), "a permit is free, and the large call came before"
+        admission.release_bulk()
+        assert await large == 4, "all of the bulk share"
+        await asyncio.sleep(0)
+        assert not small.done()
+        admission.release_bulk(4)
+        assert await small == 1
+        assert admission.in_flight == 1
+
+    async def test_in_bulk_that_gave_up_hold_nobody_back(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
+        await admission.take_bulk(1)
+        goes = asyncio.create_task(admission.take_bulk(4))
+        await asyncio.sleep(0)
+        goes.cancel()
+        await asyncio.gather(goes, return_exceptions=True)
+        async with asyncio.timeout(60):
+            assert await admission.take_bulk(3) == 3
+
+
 EXPERIMENTS = """
 features:
   - name: layout

@@ -14,7 +14,7 @@ import structlog
 from inference_server.core.answers import Answer
 from inference_server.model.serving_model import ModelSlot, ServingModel, open_model
 from inference_server.request.flow.types import Admitted
-from inference_server.request.micro_batches import MAX_BATCH, MicroBatches
+from inference_server.request.micro_batches import MAX_BATCH, MAX_BESIDE, MicroBatches
 from inference_server.telemetry.statistics import Statistics
 from tandem.contract.bundle import Bundle
 from tests.inference_server.in_process import in_process
@@ -82,6 +82,39 @@ async def test_who_waits_together_travels_together(model: ServingModel) -> None:
         assert statistics.batch_requests.total == len(leading) + len(waiting)
         assert statistics.queue_seconds.count == len(leading) + len(waiting)
         assert running.num_waiting == 0
+
+
+async def test_queries_of_a_large_call_fill_batches_where_there_are_no_singles(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, statistics):
+        queries = [admitted(model, user_id=str(number)) for number in range(2 * MAX_BATCH + 3)]
+        running.join_many(queries)
+        answers = await asyncio.gather(*(query.caller.wait() for query in queries))  # type: ignore[union-attr]
+        assert answers == [str(number) for number in range(2 * MAX_BATCH + 3)]
+        assert [len(batch) for batch in gate.batches] == [MAX_BATCH, MAX_BATCH, 3]
+        assert statistics.batch_requests.count == 3
+
+
+async def test_singles_go_first_and_a_few_queries_beside_them(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        leading = await fill_the_flights(running, gate, model)
+        queries = [admitted(model, user_id=f"query {number}") for number in range(20)]
+        singles = [admitted(model, user_id=f"single {number}") for number in range(MAX_BATCH)]
+        in_bulk = admitted(model, user_id="in bulk")
+        running.join_bulk(in_bulk)
+        running.join_many(queries)
+        for single in singles:
+            running.join(single)
+        gate.opened.set()
+        await asyncio.gather(*(request.caller.wait() for request in [*leading, *queries, *singles, in_bulk]))  # type: ignore[union-attr]
+        names = [request.query.user_id for request in [*singles, *queries]]
+        room = MAX_BATCH - MAX_BESIDE
+        assert gate.batches[2] == [*names[:room], *names[MAX_BATCH : MAX_BATCH + MAX_BESIDE]]
+        rest = names[MAX_BATCH + MAX_BESIDE :]
+        assert gate.batches[3] == [*names[room:MAX_BATCH], *rest[:MAX_BESIDE]]
+        assert gate.batches[4] == rest[MAX_BESIDE:]
+        assert gate.batches[5] == ["in bulk"]
 
 
 async def test_who_has_gone_is_dropped(model: ServingModel) -> None:

@@ -102,6 +102,29 @@ def test_calls_a_second_are_limited_and_bulk_entries_are_calls(monkeypatch: pyte
     assert (caller.usage.num_calls, caller.usage.num_refused) == (5, 2)
 
 
+def test_each_query_of_a_call_with_many_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    caller = Caller(name="shop", max_rate=10.0, max_concurrent=4)
+    caller.begin(num_queries=8, num_permits=1)
+    with pytest.raises(OverCapacity, match="more than 10 calls a second") as refused:
+        caller.begin(num_queries=3, num_permits=1)
+    assert refused.value.retry_after_seconds == pytest.approx(0.1)
+    with pytest.raises(OverCapacity, match="has 1 calls in flight"):
+        caller.begin(num_queries=1, num_permits=4)
+    caller.end(num_permits=1)
+    now[0] += 1
+    # More queries than a second allows, and more permits than the caller has: it may run alone, and is made up for.
+    caller.begin(num_queries=30, num_permits=5)
+    caller.end(num_permits=5)
+    with pytest.raises(OverCapacity) as refused:
+        caller.take_turn()
+    assert refused.value.retry_after_seconds == pytest.approx(2.1)
+    now[0] += 2.2
+    caller.take_turn()
+    assert (caller.usage.num_calls, caller.usage.num_refused, caller.usage.in_flight) == (39, 5, 0)
+
+
 def test_a_slow_rate_gives_one_call_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tandem.client import AsyncTandemClient, Recommendations, ServingStatus, SimilarItems, TandemClient
+from tandem.client import AsyncTandemClient, Recommendations, ServingStatus, SimilarItems, TandemClient, TandemError
 from tests.support.serving import PATIENCE_SECONDS
 
 KINDS = ("sync", "async")
@@ -43,6 +43,9 @@ class InThread:
     async def pages(self, *arguments: Any, **options: Any) -> AsyncIterator[Recommendations]:
         async for page in _in_thread(self.client.pages(*arguments, **options)):
             yield page
+
+    async def recommend_all(self, *arguments: Any, **options: Any) -> list[Recommendations | TandemError]:
+        return await asyncio.to_thread(self.client.recommend_all, *arguments, **options)
 
     async def recommend_many(self, requests: Any, **options: Any) -> AsyncIterator[Any]:
         async for outcome in _in_thread(self.client.recommend_many(requests, **options)):

@@ -23,6 +23,7 @@ ADDRESS = "localhost:50051"
 OUTPUT = (
     r"RETRIEVED tiny-1 \(\) \(\"filter\.exclude_categories\[0\]: .* 'Western'; did you mean 'western'\?\",\)$",
     r"^\('",
+    r"^for you \('",
     r"^244 |^22 ",
     r"^1 event",
     r"^tiny-1$",

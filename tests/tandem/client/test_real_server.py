@@ -12,11 +12,13 @@ from deploy.local.ports import free_port
 from inference_server.security.api_keys import key_line
 from tandem.client import (
     Filter,
+    InvalidArgument,
     InvalidRequest,
     NotFound,
     PageExpired,
     Query,
     Source,
+    TandemError,
     Unauthenticated,
     Unavailable,
 )
@@ -111,6 +113,26 @@ async def test_a_batch(kind: str, server: Server) -> None:
     assert refused.description
     assert not refused.description.startswith("num_items")
     assert {name: len(answer.items) for name, answer in answers.items()} == {f"id-{n}": n for n in range(1, 151)}
+
+
+@pytest.mark.parametrize("in_bulk", [False, True])
+async def test_several_queries_in_one_call(kind: str, server: Server, in_bulk: bool) -> None:
+    queries = [Query(recent_item_ids=[f"item-{n}"], num_items=n) for n in range(1, 41)]
+    queries[7] = Query(num_items=501)
+    async with connected(kind, address(server)) as client:
+        outcomes = await client.recommend_all(queries, in_bulk=in_bulk)
+        refused = outcomes.pop(7)
+        assert isinstance(refused, InvalidRequest)
+        assert refused.field == "queries[7].request.num_items"
+        assert refused.description == "must be in 0..500, is 501"
+        assert [len(outcome.items) for outcome in outcomes if not isinstance(outcome, TandemError)] == [
+            n for n in range(1, 41) if n != 8
+        ]
+        with pytest.raises(InvalidRequest) as caught:
+            await client.recommend_all([])
+        assert caught.value.field == "queries"
+        with pytest.raises(InvalidArgument, match="queries"):
+            await client.recommend_all("196")  # type: ignore[arg-type]
 
 
 async def test_a_refused_field_is_named(kind: str, server: Server) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.process]
 
-_OPERATIONS = 10
+_OPERATIONS = 11
 _CONFIG = {
     "seed": 0,
     "generation": {
