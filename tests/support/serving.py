@@ -34,6 +34,8 @@ from tests.support.secrets import note_output
 
 PATIENCE_SECONDS = 120.0
 """Limit of every wait; only a failing test waits this long."""
+LONGEST_DEADLINE_MS = 60_000.0
+"""The highest value that TANDEM_DEADLINE_MS allows, for tests that must not run into it."""
 
 
 async def wait_until(

@@ -21,7 +21,15 @@ from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.defects import copy_of, truncated_index
 from tests.support.certificates import Authority
-from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, serve, server_environment, valkey, wait_until
+from tests.support.serving import (
+    LONGEST_DEADLINE_MS,
+    PATIENCE_SECONDS,
+    MlflowRegistry,
+    serve,
+    server_environment,
+    valkey,
+    wait_until,
+)
 from tests.support.tiny_bundle import state_of
 
 pytestmark = pytest.mark.process
@@ -151,7 +159,7 @@ async def test_a_request_in_flight_is_finished_at_shutdown(
     async with (
         valkey(tmp_path / "valkey") as store,
         serve(
-            tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=PATIENCE_SECONDS * 1e3
+            tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=LONGEST_DEADLINE_MS
         ) as server,
     ):
         await store.put("u", state_of(["item-1"]))
@@ -190,7 +198,7 @@ async def test_a_request_that_outlasts_the_grace_period_is_cancelled(tmp_path: P
             tmp_path / "server",
             bundle_path=bundle.directory,
             store_url=store.url,
-            deadline_ms=PATIENCE_SECONDS * 1e3,
+            deadline_ms=LONGEST_DEADLINE_MS,
             shutdown_grace_seconds=0.2,
         ) as server,
     ):

@@ -22,7 +22,7 @@ from grpc_status import rpc_status
 from tandem.contract.bundle import Bundle
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.supervisor.test_lifecycle import until_in_flight
-from tests.support.serving import PATIENCE_SECONDS, Server, serve, valkey
+from tests.support.serving import LONGEST_DEADLINE_MS, PATIENCE_SECONDS, Server, serve, valkey
 from tests.support.tiny_bundle import CATEGORIES, RARE
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.process]
@@ -406,7 +406,7 @@ async def test_a_request_in_flight_is_finished_at_shutdown(tmp_path: Path, bundl
     async with (
         valkey(tmp_path / "valkey") as store,
         serve(
-            tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=PATIENCE_SECONDS * 1e3
+            tmp_path / "server", bundle_path=bundle.directory, store_url=store.url, deadline_ms=LONGEST_DEADLINE_MS
         ) as server,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_SECONDS) as client,
     ):
@@ -428,7 +428,7 @@ async def test_a_request_that_outlasts_the_grace_period_is_told(tmp_path: Path, 
             tmp_path / "server",
             bundle_path=bundle.directory,
             store_url=store.url,
-            deadline_ms=PATIENCE_SECONDS * 1e3,
+            deadline_ms=LONGEST_DEADLINE_MS,
             shutdown_grace_seconds=0.2,
         ) as server,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", timeout=PATIENCE_SECONDS) as client,
