@@ -10,11 +10,10 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from inference_server.store.redis_connections import AbstractConnection, Connections
 from tandem.contract.announced import (
     KEPT_SECONDS,
     experiment_shares_key,
@@ -23,6 +22,9 @@ from tandem.contract.announced import (
 )
 from tandem.contract.experiments import ExperimentTable
 from tandem.ops.secrets import redacted
+
+if TYPE_CHECKING:
+    from inference_server.store.redis_connections import AbstractConnection
 
 _log = structlog.get_logger()
 
@@ -39,7 +41,7 @@ class Announcements:
 
     def __init__(self, store_url: str, *, model_name: str, models: Callable[[], Collection[str]]) -> None:
         """`models` returns the aliases and version numbers that answer beside the server's own now."""
-        self._connections = Connections(store_url)
+        self._store_url = store_url
         self._models_key = served_models_key(model_name)
         self._models = models
         self._shares: _Shares = {}
@@ -62,7 +64,10 @@ class Announcements:
 
     async def _write(self, models: Sequence[str], shares: _Shares) -> bool:
         """Whether the store took them. A store that is away or refuses is logged once."""
-        connection = self._connections.make()
+        # Most supervisors have nothing to tell, and do without the store's client.
+        from inference_server.store.redis_connections import Connections
+
+        connection = Connections(self._store_url).make()
         try:
             async with asyncio.timeout(_WRITE_SECONDS):
                 if models:
