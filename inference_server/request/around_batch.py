@@ -9,6 +9,7 @@ from inference_server.canary.counts import CanaryCounts
 from inference_server.canary.layer import sticky_value
 from inference_server.core.answers import Answer
 from inference_server.core.degradation import Source
+from inference_server.core.errors import RequestError
 from inference_server.core.request_warnings import RequestWarning
 from inference_server.request.arms import Arm, Arms
 from inference_server.request.flow.types import Admitted
@@ -61,3 +62,8 @@ class AroundBatch:
             return answer
         self._statistics.count_warnings(warnings)
         return replace(answer, warnings=warnings)
+
+    def failed(self, admitted: Admitted, error: Exception) -> None:
+        """Notes that a request ended without an answer. A canary is held to failures that are no refusals."""
+        if not isinstance(error, RequestError):
+            self._canary.failed(admitted.assignments, sticky_value(admitted.query))

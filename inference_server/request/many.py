@@ -116,6 +116,7 @@ class Many:
                 await asyncio.sleep(0)
             outcome = outcomes[query.index]
             if isinstance(outcome, Exception):
+                self._around.failed(query.admitted, outcome)
                 continue
             if outcome is None and time.monotonic() > deadline - SECONDS_TO_ANSWER:
                 outcomes[query.index] = DeadlineTooShort("the time of the call ended before this query was answered")

@@ -15,10 +15,9 @@ from typing import Final
 import structlog
 
 from inference_server.canary.counts import CanaryCounts
-from inference_server.canary.layer import sticky_value
 from inference_server.core.answers import Answer
 from inference_server.core.breaker import Breaker
-from inference_server.core.errors import DeadlineTooShort, RequestError
+from inference_server.core.errors import DeadlineTooShort
 from inference_server.core.query import Query, SimilarQuery
 from inference_server.request.admission import Admission, permits_of
 from inference_server.request.arms import Arm, Arms
@@ -212,10 +211,8 @@ class Recommender:
         try:
             join(admitted)
             result = await caller.wait()
-        except RequestError:
-            raise
-        except Exception:
-            self._canary.failed(admitted.assignments, sticky_value(admitted.query))
+        except Exception as error:
+            self._around.failed(admitted, error)
             raise
         finally:
             timer.cancel()

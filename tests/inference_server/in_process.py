@@ -14,9 +14,11 @@ import grpc
 from deploy.local.ports import free_port
 from inference_server.api.grpc.server import GrpcServer
 from inference_server.api.grpc.servicer import RecommendationServicer
+from inference_server.canary.counts import CanaryCounts
 from inference_server.events.group_commit import GroupCommit
 from inference_server.events.recorder import Recorder
 from inference_server.events.redis_stream import RedisStream
+from inference_server.experiments.slot import ExperimentSlot
 from inference_server.model.serving_model import ModelSlot
 from inference_server.policy.policy_file import PolicyFile
 from inference_server.request.admission import Admission
@@ -67,6 +69,8 @@ async def in_process(
     reflection_enabled: bool = False,
     security: Security | None = None,
     shadow: ShadowPlan | None = None,
+    experiments: ExperimentSlot | None = None,
+    canary: CanaryCounts | None = None,
 ) -> AsyncIterator[Parts]:
     """The worker's object graph, served on a free port; without `store_url` the store is down, without `security` no
     call needs a key."""
@@ -76,6 +80,7 @@ async def in_process(
         PolicyFile(policies_file, policy_choices()),
         max_concurrent_requests=max_concurrent_requests,
         max_seconds=max_seconds,
+        experiments=experiments,
     )
     store = UserStore(store_url or no_store(), statistics)
     own_threads = ThreadPoolExecutor(2)
@@ -86,6 +91,7 @@ async def in_process(
         statistics=statistics,
         ladder=ladder,
         shadow=shadow,
+        canary=canary,
     )
     recorder = recorder_of(store_url or no_store(), statistics, max_seconds=max_seconds)
     servicer = RecommendationServicer(recommender, recorder, models, statistics)

@@ -90,7 +90,7 @@ class RecommendationServiceServicer:
 
     def RecommendMany(self, request, context):
         """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
-        several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+        several users. A query costs the server less than a `Recommend` call. The call fails as a whole only for what
         concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
         time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
         """

@@ -37,7 +37,7 @@ class RecommendationServiceStub:
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
     RecommendMany: _grpc.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendManyRequest, _recommendation_pb2.RecommendManyResponse]
     """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
-    several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+    several users. A query costs the server less than a `Recommend` call. The call fails as a whole only for what
     concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
     time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
     """
@@ -69,7 +69,7 @@ class RecommendationServiceAsyncStub(RecommendationServiceStub):
     """Recommends items to one user. A dependency that is down degrades the answer (see `degraded_reasons`), it does not fail it."""
     RecommendMany: _aio.UnaryUnaryMultiCallable[_recommendation_pb2.RecommendManyRequest, _recommendation_pb2.RecommendManyResponse]  # type: ignore[assignment]
     """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
-    several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+    several users. A query costs the server less than a `Recommend` call. The call fails as a whole only for what
     concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
     time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
     """
@@ -110,7 +110,7 @@ class RecommendationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommendation_pb2.RecommendManyResponse, _abc.Awaitable[_recommendation_pb2.RecommendManyResponse]]:
         """Answers up to 256 queries in one call with one deadline, each with an outcome of its own: the shelves of one page, or
-        several users. A query costs the server half of a `Recommend` call or less. The call fails as a whole only for what
+        several users. A query costs the server less than a `Recommend` call. The call fails as a whole only for what
         concerns all of it; a query that is refused ends in an error of its own. Queries that the deadline does not leave
         time for are answered from memory (`degraded_reasons` has `deadline`), or end in DEADLINE_EXCEEDED.
         """

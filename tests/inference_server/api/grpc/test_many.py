@@ -13,6 +13,9 @@ import structlog
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from inference_server.canary.counts import ANSWERS, FAILED, CanaryCounts
+from inference_server.canary.layer import CANARY, canary_layer
+from inference_server.experiments.slot import ExperimentSlot
 from inference_server.model.serving_model import ModelSlot
 from inference_server.request.flow.limits import MAX_QUERIES
 from inference_server.request.micro_batches import MAX_BATCH, MAX_BESIDE, MAX_IN_FLIGHT
@@ -163,6 +166,27 @@ class TestOutcomes:
             assert "anna@example.org" not in line.values()
             assert len(outcomes[1].response.items) == 10
             assert parts.statistics.many_queries_by_code == {"OK": 1, "INTERNAL": 1}
+
+    async def test_a_canary_is_held_to_the_queries_that_fail(self, models: ModelSlot) -> None:
+        threads = ThreadPoolExecutor(1)
+        threads.shutdown()
+        experiments, counts = ExperimentSlot(), CanaryCounts()
+        experiments.put_on_trial(canary_layer("canary-17", model="17", percent=100.0))
+        counts.watch("canary-17")
+        async with in_process(
+            models, threads=threads, ladder=slow_tower(), experiments=experiments, canary=counts
+        ) as parts:
+            personal = {"user_id": "anna@example.org", "recent_item_ids": ["item-1"]}
+            outcomes = await many(
+                parts, [query("failed", **personal), query("refused", num_items=-1, **personal), query("popular")]
+            )
+            codes = [outcome.error.code for outcome in outcomes]
+            assert codes == [grpc.StatusCode.INTERNAL.value[0], grpc.StatusCode.INVALID_ARGUMENT.value[0], 0]
+            with pytest.raises(grpc.aio.AioRpcError, match="INTERNAL"):
+                await parts.stub.Recommend(pb.RecommendRequest(**personal), timeout=PATIENCE_SECONDS)
+        counted = counts.take()
+        assert counted is not None
+        assert [sum(counted[CANARY][name]) for name in (ANSWERS, FAILED)] == [2, 2]
 
 
 class TestOneUser:
