@@ -9,7 +9,7 @@ import numpy as np
 import structlog
 
 from feature_sync.bundles.registry import find_versions, live_names, open_registry
-from feature_sync.core.errors import RegistryError
+from feature_sync.core.errors import RegistryError, StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.store.connection import StoreConnection
 from feature_sync.store.served_models import further_models
@@ -23,6 +23,7 @@ from tandem.contract.live_items import (
     items_feed,
 )
 from tandem.contract.streams import AppliedItemChange
+from tandem.ops.settings_types import split_names
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +57,11 @@ def show_item(settings: Settings, item_id: str, *, bundle_dir: Path | None = Non
 
 
 def _live_versions(settings: Settings, connection: StoreConnection) -> list[str]:
-    live = live_names(further_models(settings, connection))
+    try:
+        named = further_models(settings, connection)
+    except StoreError:  # the caller's first command says so; what is wrong with the registry is to be said as well
+        named = split_names(settings.further_models)
+    live = live_names(named)
     try:
         found = find_versions(open_registry(settings), live)
     except RegistryError as error:

@@ -78,6 +78,9 @@ def busy_worker(number: int) -> Statistics:
     statistics.queue_seconds.observe(0.002)
     statistics.queue_requests = 4 * number
     statistics.dropped_requests = 2 * number
+    statistics.many_calls_by_code["OK"] += number
+    statistics.many_call_seconds.observe(0.01 * number)
+    statistics.many_queries_by_code.update({"OK": 20 * number, "INVALID_ARGUMENT": number})
     statistics.write_calls_by_code["OK"] += number
     statistics.write_call_seconds.observe(0.02 * number)
     statistics.events_appended.update({"click": number, "item_upsert": 1})

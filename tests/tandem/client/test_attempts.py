@@ -141,7 +141,9 @@ def test_readiness_reports_the_last_failure() -> None:
 
 def test_only_reads_are_hedged() -> None:
     """A literal list, so that every new method needs a decision."""
-    assert {method.rpartition("/")[2] for method in HEDGEABLE} == {"Recommend", "SimilarItems", "GetServingStatus"}
+    assert {method.rpartition("/")[2] for method in HEDGEABLE} == {
+        *("Recommend", "RecommendMany", "SimilarItems", "GetServingStatus")
+    }
     writes = {RECORD_EVENTS, UPSERT_ITEMS, DELETE_ITEMS}
     assert set(UNARY_RESPONSES) - {HEALTH_CHECK} - writes == HEDGEABLE
 
