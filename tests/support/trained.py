@@ -15,7 +15,10 @@ from trainer.core.settings import Settings
 from trainer.data.config import load_data_config
 from trainer.pipeline.train_run import RunOptions, train_and_register
 
-_OVERRIDES = {"towers.embedding_dim": "16", "towers.num_layers": "1", "fit.max_epochs": "6", "text.max_tokens": "32"}
+_OVERRIDES = {
+    **{"towers.embedding_dim": "16", "towers.num_layers": "1", "fit.max_epochs": "6", "text.max_tokens": "32"},
+    "ranker.sequential_weights": "0",  # a new item has only the towers' score, which needs a share
+}
 
 
 @dataclass(frozen=True, kw_only=True)
