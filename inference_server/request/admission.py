@@ -73,7 +73,7 @@ class Admission:
         self._max_many = max(1, int(_MANY_SHARE * max_concurrent_requests))
         self._many_in_flight = 0
         self._bulk_in_flight = 0
-        self._bulk_waiting: deque[asyncio.Future[None]] = deque()
+        self._bulk_waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @property
     def in_flight(self) -> int:
@@ -114,12 +114,12 @@ class Admission:
             self.release_bulk()
             raise
 
-    def admit_query(self, query: Query, caller: QueryCaller, seconds: float, laps: list[Lap] | None) -> Admitted:
-        """Admits one query of a call that holds permits, to be answered within `seconds`.
+    def admit_query(self, query: Query, caller: QueryCaller, deadline: float, laps: list[Lap] | None) -> Admitted:
+        """Admits one query of a call that holds permits, to be answered by `deadline`, in seconds of time.monotonic.
 
         Raises InvalidRequest, NoModel.
         """
-        return self._admitted(query, caller, seconds, laps=laps)
+        return self._admitted(query, caller, deadline=deadline, laps=laps)
 
     def take_many(self, num_queries: int) -> int:
         """Takes the permits of a call with many queries. Returns their number, to be given back with `release_many`.
@@ -149,25 +149,17 @@ class Admission:
         Returns their number, to be given back with `release_bulk`.
         """
         count = min(num_permits, self._max_bulk)
-        while self._bulk_waiting and self._bulk_waiting[0].done():
-            self._bulk_waiting.popleft()
-        # Those who need one permit must not overtake for ever one who needs many.
-        has_to_queue = bool(self._bulk_waiting)
-        add = self._bulk_waiting.append
-        while (
-            has_to_queue or self._bulk_in_flight + count > self._max_bulk or self._free_permits - count < self._reserved
-        ):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            add(turn)
-            has_to_queue, add = False, self._bulk_waiting.appendleft  # from now on it keeps its place
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if not turn.cancelled():
-                    self._wake_next()  # passes on the turn that this entry was given
-                raise
-        self._free_permits -= count
-        self._bulk_in_flight += count
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._bulk_waiting.append((count, granted))
+        self._grant_bulk()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.cancelled():
+                self._grant_bulk()  # those behind it may need less
+            else:
+                self.release_bulk(count)  # granted, and cancelled before it ran again
+            raise
         return count
 
     def take_permit(self) -> None:
@@ -182,14 +174,13 @@ class Admission:
         """Gives a permit back."""
         self._free_permits += 1
         if self._bulk_waiting and self._free_permits > self._reserved:
-            self._wake_next()
+            self._grant_bulk()
 
     def release_bulk(self, count: int = 1) -> None:
         """Gives permits of the bulk share back."""
         self._bulk_in_flight -= count
         self._free_permits += count
-        for _ in range(count):
-            self._wake_next()
+        self._grant_bulk()
 
     def seconds_allowed(self, time_remaining_seconds: float | None) -> float:
         """The time remaining, capped by `max_seconds`. Raises DeadlineTooShort."""
@@ -201,16 +192,29 @@ class Admission:
         max_seconds = self._max_bulk_seconds if bulk else self.max_seconds
         return _within(max_seconds * (1.0 + num_queries / _QUERIES_PER_DEADLINE), time_remaining_seconds)
 
-    def _wake_next(self) -> None:
+    def _grant_bulk(self) -> None:
+        """Grants permits of the bulk share in the order of arrival: those who need one never overtake one who needs
+        many."""
         while self._bulk_waiting:
-            turn = self._bulk_waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+            count, granted = self._bulk_waiting[0]
+            if not granted.done():
+                if self._bulk_in_flight + count > self._max_bulk or self._free_permits - count < self._reserved:
+                    return
+                self._free_permits -= count
+                self._bulk_in_flight += count
+                granted.set_result(None)
+            self._bulk_waiting.popleft()
 
     def _admitted(
-        self, query: Query, caller: Caller | QueryCaller, seconds: float, *, laps: list[Lap] | None = None
+        self,
+        query: Query,
+        caller: Caller | QueryCaller,
+        seconds: float = 0.0,
+        *,
+        deadline: float | None = None,
+        laps: list[Lap] | None = None,
     ) -> Admitted:
+        """`deadline` None: `seconds` from now."""
         validate_query(query)
         policies = self._policies.current
         try:
@@ -243,7 +247,7 @@ class Admission:
             model=model,
             caller=caller,
             admitted_at=now,
-            deadline=now + seconds,
+            deadline=now + seconds if deadline is None else deadline,
             fingerprint=fingerprint,
             policies_fingerprint=policies.fingerprint,
             shown_rows=shown_rows,

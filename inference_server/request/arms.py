@@ -104,6 +104,11 @@ class Arms:
         """Requests that wait for a batch."""
         return self._own.batches.num_waiting + sum(arm.batches.num_waiting for arm in self._further())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits for a batch and no batch is in progress."""
+        return self._own.batches.is_idle and all(arm.batches.is_idle for arm in self._further())
+
     def forget(self, name: str) -> None:
         """Drops the arm of a model that is no longer in force. Its batches in progress are answered."""
         arm = self._by_variant.pop(name, None)

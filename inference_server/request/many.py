@@ -81,8 +81,7 @@ class Many:
                 await asyncio.sleep(0)
             try:
                 require_user(query.user_id)
-                seconds = last_moment - time.monotonic()
-                admitted = self._admission.admit_query(query, QueryCaller(callers, index), seconds, laps)
+                admitted = self._admission.admit_query(query, QueryCaller(callers, index), last_moment, laps)
                 warnings = await self._around.before(admitted)
             except Exception as error:  # also a bug of ours: it is the outcome of the query that meets it
                 callers.set_outcome(index, error)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from operator import attrgetter
 from typing import Final
 
 import structlog
@@ -82,14 +83,21 @@ class MicroBatches:
 
     def join_many(self, queries: Iterable[Admitted]) -> None:
         """Puts queries of a RecommendMany call into the next batches: some beside the single requests, or whole
-        batches where there are none."""
+        batches where there are none. The call that has the least time left goes first: a few shelves would otherwise
+        wait for all of a large call."""
         self._many.extend(queries)
+        self._many = deque(sorted(self._many, key=attrgetter("deadline")))
         self._start_soon()
 
     def join_bulk(self, *requests: Admitted) -> None:
         """Puts requests into batches that start when no other request waits."""
         self._bulk.extend(requests)
         self._start_soon()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits and no batch is in progress."""
+        return not self._in_flight and not self.num_waiting
 
     @property
     def num_waiting(self) -> int:

@@ -70,7 +70,7 @@ class Recommender:
             models=admission.models,
             make_pipeline=partial(_pipeline_of_shadow, store, self._sources),
             statistics=statistics,
-            is_quiet=lambda: self._arms.num_waiting == 0,
+            is_quiet=lambda: self._arms.is_idle,
             max_seconds=admission.max_seconds,
         )
         self._arms = Arms(

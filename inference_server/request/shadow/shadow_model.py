@@ -33,8 +33,8 @@ _MAX_WAIT_SECONDS: Final = 5.0
 """Longest wait for a quiet moment. The user's state changes meanwhile."""
 _BEFORE_SECONDS: Final = 0.002
 """Pause before a batch, in which the reply is sent."""
-_PAUSE_FACTOR: Final = 1.0
-"""Pause after a batch, as a multiple of its duration: a shadow has half of the event loop at most."""
+_PAUSE_FACTOR: Final = 3.0
+"""Pause after a batch, as a multiple of its duration: a shadow has a quarter of the event loop at most."""
 _TIMED_EVERY: Final = 8
 """Of so many batches one is answered by the own model once more, to compare the time."""
 _PATIENCE_FACTOR: Final = 20.0
@@ -57,8 +57,8 @@ class ShadowModel:
         is_quiet: Callable[[], bool],
         max_seconds: float,
     ) -> None:
-        """`name` is its alias or version number; `is_quiet` says whether no caller waits for a batch; `max_seconds` is
-        the time that a request may take."""
+        """`name` is its alias or version number; `is_quiet` says whether no caller's batch waits or is in progress;
+        `max_seconds` is the time that a request may take."""
         self.name: Final = name
         self._models = models
         self._statistics = statistics

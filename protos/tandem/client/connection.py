@@ -90,6 +90,8 @@ def _options(keepalive_seconds: float) -> tuple[tuple[str, str | int], ...]:
     timeout_ms = max(1, keepalive_ms // 4)
     return (
         ("grpc.service_config", _SERVICE_CONFIG),
+        # 256 queries of 500 items take more than gRPC's 4 MB, and the answer would be lost after all of its work.
+        ("grpc.max_receive_message_length", -1),
         ("grpc.keepalive_time_ms", keepalive_ms),
         # On Linux also the time after which the kernel gives up on unacknowledged data (gRFC A18).
         ("grpc.keepalive_timeout_ms", timeout_ms),

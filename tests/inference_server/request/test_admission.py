@@ -207,6 +207,46 @@ class TestManyQueries:
         assert await small == 1
         assert admission.in_flight == 1
 
+    async def test_in_bulk_are_not_overtaken_by_calls_that_need_less(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
+        held = [await admission.take_bulk(2), await admission.take_bulk(2)]
+        granted: list[int] = []
+
+        async def take(count: int) -> None:
+            granted.append(await admission.take_bulk(count))
+
+        waiting = [asyncio.create_task(take(count)) for count in (4, 2, 2)]
+        await asyncio.sleep(0)
+        for count in held:
+            admission.release_bulk(count)  # two permits at once, which would do for the second of those who wait
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert granted == [4]
+        admission.release_bulk(4)
+        await asyncio.gather(*waiting)
+        assert granted == [4, 2, 2]
+        assert admission.in_flight == 4
+
+    async def test_in_bulk_that_need_none_leave_their_turn_to_others(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
+        for _ in range(4):
+            await admission.take_bulk(1)
+        waiting = [asyncio.create_task(admission.take_bulk(count)) for count in (0, 1)]
+        await asyncio.sleep(0)
+        admission.release_bulk()
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*waiting) == [0, 1]
+
+    async def test_in_bulk_that_go_while_they_wait_make_room_for_those_behind(self, models: ModelSlot) -> None:
+        admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
+        await admission.take_bulk(1)
+        goes, stays = (asyncio.create_task(admission.take_bulk(count)) for count in (4, 1))
+        await asyncio.sleep(0)
+        goes.cancel()
+        async with asyncio.timeout(60):
+            assert await stays == 1
+        assert admission.in_flight == 2
+
     async def test_in_bulk_that_gave_up_hold_nobody_back(self, models: ModelSlot) -> None:
         admission = Admission(models, NO_FILE, max_concurrent_requests=16, max_seconds=1)
         await admission.take_bulk(1)

@@ -117,6 +117,32 @@ async def test_singles_go_first_and_a_few_queries_beside_them(model: ServingMode
         assert gate.batches[5] == ["in bulk"]
 
 
+async def test_a_few_queries_with_less_time_do_not_wait_for_a_large_call(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        leading = await fill_the_flights(running, gate, model)
+        large = [admitted(model, seconds=60.0, user_id=f"large {number}") for number in range(20)]
+        few = [admitted(model, seconds=30.0, user_id=f"few {number}") for number in range(3)]
+        running.join_many(large)
+        running.join_many(few)
+        gate.opened.set()
+        await asyncio.gather(*(request.caller.wait() for request in [*leading, *large, *few]))  # type: ignore[union-attr]
+        names = [request.query.user_id for request in [*few, *large]]
+        assert gate.batches[2] == names[:MAX_BESIDE]
+        assert [name for batch in gate.batches[2:] for name in batch] == names
+
+
+async def test_is_idle_between_batches_alone(model: ServingModel) -> None:
+    gate = Gate()
+    async with batches(gate.answer) as (running, _):
+        assert running.is_idle
+        leading = await fill_the_flights(running, gate, model)
+        assert (running.num_waiting, running.is_idle) == (0, False)
+        gate.opened.set()
+        await asyncio.gather(*(request.caller.wait() for request in leading))
+        await wait_until(lambda: running.is_idle, "the batches have ended")
+
+
 async def test_who_has_gone_is_dropped(model: ServingModel) -> None:
     gate = Gate()
     async with batches(gate.answer) as (running, statistics):

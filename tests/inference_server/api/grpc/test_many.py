@@ -4,10 +4,15 @@ and calls that are cancelled."""
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 import pytest
 import structlog
 from google.rpc import error_details_pb2
@@ -16,9 +21,12 @@ from grpc_status import rpc_status
 from inference_server.canary.counts import ANSWERS, FAILED, CanaryCounts
 from inference_server.canary.layer import CANARY, canary_layer
 from inference_server.experiments.slot import ExperimentSlot
-from inference_server.model.serving_model import ModelSlot
+from inference_server.model.engine.towers import UserTower
+from inference_server.model.serving_model import ModelSlot, ServingModel
 from inference_server.request.flow.limits import MAX_QUERIES
 from inference_server.request.micro_batches import MAX_BATCH, MAX_BESIDE, MAX_IN_FLIGHT
+from inference_server.security.api_keys import ApiKeys, key_line
+from inference_server.security.files import Security
 from tandem.ops.secrets import user_digest
 from tandem.v1 import recommendation_pb2 as pb
 from tests.inference_server.in_process import Parts, in_process
@@ -31,6 +39,7 @@ pytestmark = pytest.mark.process
 BULK = pb.RECOMMEND_PRIORITY_BULK
 INTERACTIVE = pb.RECOMMEND_PRIORITY_INTERACTIVE
 PRIORITIES = [INTERACTIVE, BULK]
+SLOW_SECONDS = 1.0
 
 
 def query(correlation_id: str = "", **fields: object) -> pb.RecommendBatchRequest:
@@ -219,6 +228,24 @@ class TestOneUser:
                     [item.score for item in single.items], abs=1e-5
                 )
 
+    async def test_has_a_filter_of_its_own_for_each_shelf(self, models: ModelSlot, tmp_path: Path) -> None:
+        async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:
+            await store.put("anna", state_of(["item-3", "item-4"]))
+            without = pb.RecommendFilter(exclude_item_ids=["item-5", "item-6"])
+            requests = [
+                pb.RecommendRequest(user_id="anna", num_items=100),
+                pb.RecommendRequest(user_id="anna", num_items=100, exclude_seen=False),
+                pb.RecommendRequest(user_id="anna", num_items=100, filter=without),
+                pb.RecommendRequest(user_id="anna", num_items=100),
+            ]
+            alone = [await parts.stub.Recommend(request) for request in requests]
+            outcomes = await many(parts, [pb.RecommendBatchRequest(request=request) for request in requests])
+            shelves = [[item.item_id for item in outcome.response.items] for outcome in outcomes]
+            assert shelves == [[item.item_id for item in response.items] for response in alone]
+            assert [{"item-3", "item-4"} <= set(shelf) for shelf in shelves] == [False, True, False, False]
+            assert {"item-5", "item-6"}.isdisjoint(shelves[2])
+            assert shelves[0] == shelves[3]
+
 
 class TestWholeCalls:
     @pytest.mark.parametrize("count", [0, MAX_QUERIES + 1])
@@ -279,6 +306,74 @@ class TestDeadlines:
             error = await refused(parts, [query()])
             assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert parts.admission.in_flight == 0
+
+    async def test_what_no_time_is_left_for_ends_alone(self, model: ServingModel) -> None:
+        slot = ModelSlot()
+        slot.current = replace(model, user_tower=SlowTower(model))
+        async with in_process(slot, max_seconds=SLOW_SECONDS / 20) as parts:
+            outcomes = await many(parts, [query(recent_item_ids=["item-1"]) for _ in range(MAX_QUERIES)])
+            late = outcomes[MAX_IN_FLIGHT * MAX_BATCH :]
+            assert {outcome.error.code for outcome in late} == {grpc.StatusCode.DEADLINE_EXCEEDED.value[0]}
+            assert {outcome.error.message for outcome in late} == {
+                "the time of the call ended before this query was answered"
+            }
+            counted = parts.statistics.many_queries_by_code
+            assert counted.total() == MAX_QUERIES
+            assert counted["DEADLINE_EXCEEDED"] >= len(late)
+            assert parts.admission.in_flight == 0
+
+
+class SlowTower(UserTower):
+    """The user tower of a bundle, which keeps the event loop for longer than a whole call may take."""
+
+    def __init__(self, model: ServingModel) -> None:
+        super().__init__(model.bundle.user_tower, model.bundle.manifest.feature_schema)
+
+    def encode(self, tensors: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        time.sleep(SLOW_SECONDS)
+        return super().encode(tensors)
+
+
+class TestKeys:
+    async def test_hold_each_query_to_the_users_and_each_call_to_the_rate(
+        self, models: ModelSlot, tmp_path: Path
+    ) -> None:
+        key = "the-key-of-the-shop"
+        (tmp_path / "keys").write_text(key_line("shop", key, user_prefix="a-", max_rate=0.1) + "\n")
+        keys = ApiKeys.load(tmp_path / "keys")
+        async with in_process(models, security=Security(api_keys=keys)) as parts:
+            error = await refused(parts, [query()])
+            assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+            request = pb.RecommendManyRequest(queries=[query(user_id="a-1"), query(user_id="b-1"), query()])
+            metadata = (("authorization", f"Bearer {key}"),)
+            outcomes = (await parts.stub.RecommendMany(request, metadata=metadata)).outcomes
+            codes = [outcome.error.code for outcome in outcomes]
+            assert codes == [0, grpc.StatusCode.PERMISSION_DENIED.value[0], 0]
+            assert outcomes[1].error.message == "the key of shop is for users whose ids begin with 'a-'"
+            with pytest.raises(grpc.aio.AioRpcError) as raised:  # three queries of one in ten seconds
+                await parts.stub.RecommendMany(pb.RecommendManyRequest(queries=[query()]), metadata=metadata)
+            assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            usage = keys.check(key).usage
+            assert (usage.num_calls, usage.num_refused, usage.in_flight) == (3, 2, 0)
+            assert parts.statistics.many_queries_by_code == {"OK": 2, "PERMISSION_DENIED": 1}
+            assert parts.admission.in_flight == 0
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+async def test_a_call_in_flight_is_answered_while_the_server_drains(
+    models: ModelSlot, tmp_path: Path, priority: pb.RecommendPriority.ValueType
+) -> None:
+    async with valkey(tmp_path) as store, in_process(models, store_url=store.url) as parts:
+        store.pause()
+        queries = [query(user_id="u") for _ in range(3 * MAX_BATCH)]
+        call = parts.stub.RecommendMany(pb.RecommendManyRequest(queries=queries, priority=priority))
+        await wait_until(lambda: parts.recommender.num_waiting > 0, "the queries wait for batches")
+        stopping = asyncio.create_task(parts.server.stop(grace_seconds=PATIENCE_SECONDS))
+        await asyncio.sleep(0)
+        store.resume()
+        assert [len(outcome.response.items) for outcome in (await call).outcomes] == [10] * len(queries)
+        await stopping
+        assert parts.admission.in_flight == 0
 
 
 class TestLimits:
