@@ -4,6 +4,10 @@ Only answers by the arm itself count (`exposed`), but for `errors` and `requests
 is an error of the arm, and so is one from memory because time was short. The unit is the user, of an anonymous one the
 session; answers that name neither are left out and counted. What a user did before is counted up to the user's first
 exposure.
+
+`tail_impressions` counts shown items outside of the head, the shortest list of most shown items that makes up half of
+all impressions of all arms. An arm weighs there as its number of users, not as its impressions: otherwise the items of
+an arm whose users come more often would be the head, and the arm would seem to have less of a tail.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ REVENUE: Final = "revenue"
 _BEFORE: Final = "_before"
 _LATENCY: Final = "latency_ms"
 _SLOW: Final = "slow_answers"
+_TAIL: Final = "tail_impressions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +52,14 @@ def experiments(database: Database) -> list[str]:
 
 def experiment_users(database: Database, experiment: str, *, slow_ms: float = SLOW_MS) -> ExperimentUsers:
     """The table of an experiment's users; `slow_answers` took longer than `slow_ms`. Without any known latency it has
-    no columns of latencies."""
+    no columns of latencies, and where the head is all that was shown, no `tail_impressions`."""
     named = {"experiment": experiment}
     currencies = tuple(row["currency"] for row in database.rows(_CURRENCIES, named))
     table = database.table(_table_sql(currencies), {**named, "slow_us": 1000 * slow_ms})
     if table.column(_LATENCY).null_count == table.num_rows:
         table = table.drop_columns([_LATENCY, _SLOW])
+    if not any(table.column(_TAIL).to_pylist()):
+        table = table.drop_columns([_TAIL])
     ((without,),) = (tuple(row.values()) for row in database.rows(_WITHOUT_USER, named))
     first: list[int] = table.column("first_exposed").to_pylist()
     return ExperimentUsers(
@@ -91,6 +98,19 @@ _ASSIGNED: Final = """
     WHERE experiment = $experiment AND in_period AND unit IS NOT NULL
     GROUP BY unit, arm
 """
+_HEAD: Final = """
+    WITH arms AS (
+        SELECT arm, count(DISTINCT unit) / count(item_id) AS weight FROM exposed GROUP BY arm HAVING count(item_id) > 0
+    ), items AS (
+        SELECT item_id, sum(weight) AS weight FROM exposed JOIN arms USING (arm)
+        WHERE item_id IS NOT NULL GROUP BY item_id
+    ), ranked AS (
+        SELECT item_id, sum(weight) OVER (ORDER BY weight DESC, item_id) - weight AS weight_before,
+            sum(weight) OVER () AS total
+        FROM (SELECT item_id, round(weight, 6) AS weight FROM items)
+    )
+    SELECT item_id FROM ranked WHERE weight_before < total * (0.5 - 1e-9)
+"""
 _TOTALS: Final = """
     count(item_id) AS impressions{suffix},
     count(*) FILTER (clicks > 0) AS clicks{suffix},
@@ -121,10 +141,13 @@ def _table_sql(currencies: tuple[str, ...]) -> str:
     return f"""
         WITH exposed AS ({_EXPOSED} AND unit IS NOT NULL),
         assigned AS ({_ASSIGNED}),
+        head AS ({_HEAD}),
         totals AS (
             SELECT unit, arm, min(shown_at) AS first_exposed, count(DISTINCT request_id) AS answers,
                 count(DISTINCT request_id) FILTER (is_degraded) AS degraded_answers,
-                count(DISTINCT item_id) AS distinct_items, {_TOTALS.format(suffix="")}
+                count(DISTINCT item_id) AS distinct_items,
+                count(item_id) FILTER (item_id NOT IN (SELECT item_id FROM head)) AS {_TAIL},
+                {_TOTALS.format(suffix="")}
             FROM exposed GROUP BY unit, arm
         ), revenue AS (
             SELECT unit, arm, {sums("")}

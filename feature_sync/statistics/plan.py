@@ -231,8 +231,8 @@ STANDARD_METRICS: Final = (
         margin_is_relative=False,
     ),
     Metric(
-        name="coverage",
-        numerator="distinct_items",
+        name="long_tail_share",
+        numerator="tail_impressions",
         denominator="impressions",
         role=Role.GUARDRAIL,
         margin=0.1,
@@ -240,7 +240,9 @@ STANDARD_METRICS: Final = (
 )
 """The usual metrics of a recommender. `impressions` counts shown items, `answers` answers, `requests` answers and
 errors, `converted` is 1 for a user with a purchase, `latency_ms` adds up the answers' latencies, `slow_answers`
-counts those above a limit, `distinct_items` counts the different items that the user was shown."""
+counts those above a limit, `tail_impressions` counts the shown items outside of the head: the most shown items, which
+make up half of what a user is shown on average over the arms. Its share says how widely an arm spreads over the
+catalogue, and unlike different items per shown item, it does not fall because users come more often."""
 
 
 def standard_metrics(columns: Collection[str]) -> tuple[Metric, ...]:

@@ -21,7 +21,7 @@ from feature_sync.store.connection import StoreConnection
 from inference_server.core.degradation import Degraded
 from tandem.contract.announced import experiment_shares_key, shares_to_bytes
 from tandem.contract.impressions import Impression
-from tandem.contract.streams import EVENTS, Event
+from tandem.contract.streams import EVENTS, IMPRESSIONS, Event
 from tests.feature_sync.attribution.archives import arm, event, opened, question, shown, write, write_both
 from tests.support.small_disk import small_disk
 
@@ -108,6 +108,8 @@ def test_users_of_an_experiment(tmp_path: Path) -> None:
     ann, bob = rows["ann"], rows["bob"]
     assert (ann["arm"], ann["answers"], ann["impressions"], ann["clicks"], ann["converted"]) == ("control", 3, 5, 1, 1)
     assert (ann["revenue_EUR"], ann["revenue_USD"], ann["degraded_answers"], ann["distinct_items"]) == (10, 0, 1, 4)
+    # Of ann's a a b c d, bob's a b c and s1's a, where arms weigh as their users, a and b are the head.
+    assert [row["tail_impressions"] for row in rows.values()] == [2, 1, 0]
     assert (ann["impressions_before"], ann["revenue_EUR_before"]) == (None, None)  # nothing is known of before
     assert (bob["answers"], bob["clicks"], bob["purchases"], bob["dwell_seconds"]) == (1, 0, 2, 4.0)
     assert (bob["impressions_before"], bob["clicks_before"], bob["converted_before"]) == (2, 1, 1)
@@ -142,7 +144,7 @@ def test_latencies_and_errors_of_an_arm(tmp_path: Path) -> None:
         ("cat", 1, 1, 0, None, None),
     ]
     found = {metric.name for metric in standard_metrics(table.column_names)}
-    assert {"latency_ms", "slow_share", "error_share", "degraded_share", "coverage"} <= found
+    assert {"latency_ms", "slow_share", "error_share", "degraded_share", "long_tail_share"} <= found
     days, arms = lines_of(tmp_path, "day"), lines_of(tmp_path, "arm")
     assert days["2026-03-10"].counts["latency_ms"] == pytest.approx((4 + 30 + 9 + 9 + 25) / 5)
     assert arms["exp: b"].counts["latency_ms"] == pytest.approx((4 + 30 + 25) / 3)
@@ -155,6 +157,68 @@ def test_without_latencies_nothing_is_said_of_them(tmp_path: Path) -> None:
     found = {metric.name for metric in standard_metrics(table.column_names)}
     assert found & {"latency_ms", "slow_share", "error_share"} == {"error_share"}
     assert lines_of(tmp_path, "all")[""].counts["latency_ms"] is None
+
+
+def visits_of_users(arms: dict[str, tuple[int, str]]) -> list[Impression]:
+    """400 users of each arm, who visit so many times; a list has 4 items of the arm's, the earlier ones more often."""
+    draw = random.Random(5)
+    answers = []
+    for name, (visits, items) in arms.items():
+        for number in range(400):
+            for visit in range(visits):
+                ranked = sorted(items, key=lambda item: draw.random() ** (1 + items.index(item) / 2), reverse=True)
+                request_id, assignments = f"{name}-{number}-{visit}", [arm("exp", name)]
+                answers.append(
+                    shown(request_id, f"{name}{number}", "".join(ranked[:4]), visit, assignments=assignments)
+                )
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("visits", "items", "outcome"),
+    [
+        pytest.param(6, "abcdefghijklmnop", "held", id="more visits"),
+        pytest.param(2, "abcdef", "broken", id="few items"),
+    ],
+)
+def test_a_long_tail_does_not_shrink_because_users_come_more_often(
+    tmp_path: Path, visits: int, items: str, outcome: str
+) -> None:
+    arms = {"control": (2, "abcdefghijklmnop"), "b": (visits, items)}
+    write(tmp_path, IMPRESSIONS, visits_of_users(arms))
+    attribute(question(tmp_path), tmp_path / "report")
+    (found,) = json.loads((tmp_path / "report" / "report.json").read_text())["experiments"]
+    (b,) = found["result"]["arms"]
+    (compared,) = [metric for metric in b["metrics"] if metric["metric"] == "long_tail_share"]
+    assert compared["outcome"] == outcome, compared
+
+
+@pytest.mark.parametrize("visits", [1, 3])
+def test_an_arm_with_more_visits_does_not_decide_which_items_are_the_head(tmp_path: Path, visits: int) -> None:
+    """Each arm shows three items of its own, three times, twice and once at each visit."""
+    write(
+        tmp_path,
+        IMPRESSIONS,
+        [
+            shown(f"{name}{visit}{number}", name, items, visit, assignments=[arm("exp", name)])
+            for name, letters, times in (("control", "abc", 1), ("b", "xyz", visits))
+            for visit in range(times)
+            for number, items in enumerate((letters, letters[:2], letters[0]))
+        ],
+    )
+    with opened(tmp_path) as database:
+        rows = experiment_users(database, "exp").table.to_pylist()
+    assert {row["user_id"]: row["tail_impressions"] / row["impressions"] for row in rows} == {"b": 0.5, "control": 0.5}
+
+
+def test_without_a_tail_nothing_is_said_of_it(tmp_path: Path) -> None:
+    """A catalogue of one item is its own head."""
+    b = [arm("exp", "b")]
+    write(tmp_path, IMPRESSIONS, [shown(f"r{number}", "ann", "a", number, assignments=b) for number in range(3)])
+    with opened(tmp_path) as database:
+        table = experiment_users(database, "exp").table
+    assert "tail_impressions" not in table.column_names
+    assert "long_tail_share" not in {metric.name for metric in standard_metrics(table.column_names)}
 
 
 def test_the_reasons_are_the_servers() -> None:
