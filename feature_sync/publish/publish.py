@@ -45,7 +45,7 @@ from feature_sync.bundles.registry import (
     open_registry,
     remember_champion,
 )
-from feature_sync.core.errors import RegistryError, StoreConflict
+from feature_sync.core.errors import RegistryError, StoreConflict, StoreError
 from feature_sync.core.settings import Settings
 from feature_sync.items.publish import publish_item_vectors
 from feature_sync.prepared.prepared import PreparedData, PreparedUser, open_prepared, read_users, sample_user_ids
@@ -63,6 +63,7 @@ from tandem.contract.pairs import Entries
 from tandem.contract.store import UserState, UserVector
 from tandem.contract.vocabulary import Keys
 from tandem.ops.model_registry import ModelRegistry, RegisteredVersion
+from tandem.ops.settings_types import split_names
 
 _BATCH_USERS: Final = 512
 _SAMPLED_USERS: Final = 64
@@ -151,8 +152,7 @@ def publish(
     if bundle_dir:
         return _publish_under(_folder_source(bundle_dir, settings), prepared, settings, force=force, history=history)
     registry = open_registry(settings)
-    with StoreConnection(settings.store_url) as connection:
-        names_beside = further_models(settings, connection)
+    names_beside = _names_beside(settings)
     num_live = len({settings.model_alias, *live_names(names_beside)})
     own = _registry_source(registry, find_version(registry, settings.model_alias), settings, num_live=num_live)
     report = _publish_under(own, prepared, settings, force=force, history=history)
@@ -167,6 +167,17 @@ def publish(
         except (RegistryError, BundleError) as error:
             _log.warning("further_model_not_published", alias=name, error=str(error))
     return dataclasses.replace(report, further=tuple(further))
+
+
+def _names_beside(settings: Settings) -> tuple[str, ...]:
+    """The further models that the settings and the servers name; those of the settings if the store does not tell the
+    others: its user may not be allowed to read them."""
+    try:
+        with StoreConnection(settings.store_url) as connection:
+            return further_models(settings, connection)
+    except StoreError as error:
+        _log.warning("models_of_servers_unknown", error=str(error), effect="the models of the settings are published")
+        return split_names(settings.further_models)
 
 
 def _publish_under(

@@ -389,6 +389,26 @@ class TestRegistry:
         assert again.already_published
         assert [done.already_published for done in again.further] == [True]
 
+    def test_a_store_that_does_not_say_what_servers_named_stops_nothing(
+        self, prepare: Prepare, bundle: Bundle, settings: Settings, client: redis.Redis, tmp_path: Path
+    ) -> None:
+        """Users of a store may be allowed the commands of an earlier release alone."""
+        registry = MlflowRegistry(tmp_path / "registry")
+        registry.register(bundle.directory, model_name=settings.model_name, model_version="m1", alias=names.CHAMPION)
+        client.acl_setuser(
+            "limited", enabled=True, nopass=True, commands=["+@all", "-zrevrangebyscore"], keys=["*"], channels=["*"]
+        )
+        url = settings.store_url.replace("redis://", "redis://limited:any@")
+        changes = {"registry_uri": registry.uri, "store_url": url, "further_models": "absent"}
+        try:
+            with structlog.testing.capture_logs() as logs:
+                report = publish(settings.model_copy(update=changes), prepare(interactions()))
+        finally:
+            client.acl_deluser("limited")
+        assert (report.model_version, report.num_vectors_written) == ("m1", 3)
+        warned = [(line["event"], line.get("alias")) for line in logs if line["log_level"] == "warning"]
+        assert warned == [("models_of_servers_unknown", None), ("further_model_not_published", "absent")]
+
     def test_no_registry(self, prepare: Prepare, settings: Settings, tmp_path: Path) -> None:
         uri = f"sqlite:///{tmp_path}/nowhere.db"
         with pytest.raises(RegistryError, match=r"there is no registry at .*train a model first"):
