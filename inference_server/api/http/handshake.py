@@ -39,6 +39,12 @@ class TlsListener:
         self._context = context
         self._make_protocol = make_protocol
         self._connections = connections
+        self._handshakes: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_shaking_hands(self) -> bool:
+        """Whether a connection has been accepted whose handshake has not ended."""
+        return bool(self._handshakes)
 
     async def run(self) -> None:
         """Accepts connections until it is cancelled."""
@@ -51,7 +57,11 @@ class TlsListener:
             except OSError:
                 await asyncio.sleep(_NO_DESCRIPTOR_SECONDS)
                 continue
-            _Handshake(accepted, address[0], self._connections).start(self._context, self._make_protocol)
+            handshake = _Handshake(accepted, address[0], self._connections)
+            task = handshake.start(self._context, self._make_protocol)
+            if task is not None:
+                self._handshakes.add(task)
+                task.add_done_callback(self._handshakes.discard)
 
 
 class _Handshake:
@@ -65,16 +75,19 @@ class _Handshake:
         self._connections = connections
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, context: ssl.SSLContext, make_protocol: Callable[[Connection], asyncio.Protocol]) -> None:
-        """Begins the handshake, if there is room."""
+    def start(
+        self, context: ssl.SSLContext, make_protocol: Callable[[Connection], asyncio.Protocol]
+    ) -> asyncio.Task[None] | None:
+        """Begins the handshake, if there is room (else None)."""
         limit = self._connections.admit(self)
         if limit is not None:
             # Whoever waits for a handshake cannot read an answer.
             self.give_way(limit)
-            return
+            return None
         loop = asyncio.get_running_loop()
         self.deadline = loop.time() + self._connections.limits.handshake_seconds
         self._task = loop.create_task(self._shake_hands(loop, context, make_protocol))
+        return self._task
 
     def expire(self) -> None:
         """Ends a handshake that takes too long."""

@@ -27,7 +27,10 @@ _BACKLOG: Final = 2048
 _DEFAULT_LIMITS: Final = HttpLimits()
 _LEAVE_SECONDS: Final = 0.5
 """Time at a shutdown in which the client of an idle connection may send a request, and be told that it is the last."""
-_ACCEPT_SECONDS: Final = 0.05
+_ACCEPT_SECONDS: Final = 0.5
+"""Time to accept the connections that wait at the port: to close it would reset them."""
+_HANDSHAKE_SECONDS: Final = 3.0
+"""Time for connections that were accepted to end their TLS handshake; their callers believe that they are connected."""
 _CHECK_SECONDS: Final = 0.01
 _CLOSING_SECONDS: Final = 1.0
 """Time in which cancelled requests may answer their callers."""
@@ -79,6 +82,7 @@ class HttpServer:
         self._connections = Connections(limits, Refusals(statistics))
         self._ticking: asyncio.Task[None] | None = None
         self._accepting: tuple[asyncio.Task[None], ...] = ()
+        self._tls_listener: TlsListener | None = None
         self._helping: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
@@ -91,8 +95,8 @@ class HttpServer:
             loop = asyncio.get_running_loop()
             self._server.servers = [await loop.create_server(protocol, sock=self._socket, backlog=_BACKLOG)]
         else:
-            listener = TlsListener(self._socket, self._config.ssl, protocol, self._connections)
-            self._accepting = (asyncio.create_task(listener.run(), name="http-accepts"),)
+            self._tls_listener = TlsListener(self._socket, self._config.ssl, protocol, self._connections)
+            self._accepting = (asyncio.create_task(self._tls_listener.run(), name="http-accepts"),)
         self._helping = (asyncio.create_task(self._connections.keep_deadlines(), name="http-deadlines"),)
         self._ticking = asyncio.create_task(self._server.main_loop(), name="http-ticks")
 
@@ -138,16 +142,23 @@ class HttpServer:
         for connection in list(state.connections):
             if not _is_idle(connection):
                 connection.shutdown()  # its answer will be the last one
-        closing_at = min(time.monotonic() + _LEAVE_SECONDS, give_up_at)
-        while state.connections and time.monotonic() < give_up_at:
+        shaken_at = min(time.monotonic() + _HANDSHAKE_SECONDS, give_up_at)
+        # A connection whose handshake ends meanwhile has the same pause for its first request.
+        leaves_at: dict[Any, float] = {}
+        while time.monotonic() < give_up_at:
+            now = time.monotonic()
+            leaves_at = {
+                connection: leaves_at.get(connection, now + _LEAVE_SECONDS) for connection in list(state.connections)
+            }
+            due = [connection for connection, leave_at in leaves_at.items() if now >= leave_at]
+            idle = [connection for connection in due if _is_idle(connection)]
+            may_come = self._tls_listener is not None and self._tls_listener.is_shaking_hands and now < shaken_at
+            if len(due) == len(leaves_at) and not idle and not may_come:
+                return
+            for connection in idle:
+                if not _has_unread_bytes(connection):
+                    connection.shutdown()
             await asyncio.sleep(_CHECK_SECONDS)
-            if time.monotonic() >= closing_at:
-                idle = [connection for connection in list(state.connections) if _is_idle(connection)]
-                if not idle:
-                    return
-                for connection in idle:
-                    if not _has_unread_bytes(connection):
-                        connection.shutdown()
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from inference_server.api.http import body
+from inference_server.api.http import server as server_module
 from inference_server.api.http.server import HttpServer
 from inference_server.core.errors import PortUnavailable, Unauthenticated
 from inference_server.core.settings import TlsFiles
@@ -232,6 +233,45 @@ class TestTls:
         ):
             response = await client.get(f"https://127.0.0.1:{running.server.port}/healthz")
         assert response.status_code == 200
+
+    async def test_a_handshake_that_began_before_the_server_stops_is_ended_and_its_request_answered(
+        self, models: ModelSlot, tmp_path: Path
+    ) -> None:
+        """A busy machine may take longer for the handshake than an idle connection is given to leave."""
+        authority = Authority()
+        certificate, key = authority.issue().write(tmp_path)
+        context = ssl.create_default_context(cadata=authority.certificate.decode())
+        async with served(models, certificates=Certificates(TlsFiles(certificate=certificate, key=key))) as running:
+            connection = socket.create_connection(running.address)
+            try:
+                await wait_until(lambda: len(running.server._connections) == 1, "the connection is accepted")
+                stopping = asyncio.ensure_future(running.server.stop(grace_seconds=PATIENCE_SECONDS))
+                await asyncio.sleep(0.7)
+                assert not stopping.done()
+                reader, writer = await asyncio.open_connection(
+                    sock=connection, ssl=context, server_hostname="127.0.0.1"
+                )
+                writer.write(b"GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n")
+                answer = await reader.read()
+                writer.close()
+                await stopping
+            finally:
+                connection.close()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close\r\n" in answer.lower()
+
+    async def test_a_handshake_that_does_not_end_holds_no_server_for_long(
+        self, models: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(server_module, "_HANDSHAKE_SECONDS", 0.3)
+        certificate, key = Authority().issue().write(tmp_path)
+        async with served(models, certificates=Certificates(TlsFiles(certificate=certificate, key=key))) as running:
+            with socket.create_connection(running.address) as connection:
+                await wait_until(lambda: len(running.server._connections) == 1, "the connection is accepted")
+                async with asyncio.timeout(PATIENCE_SECONDS / 2):
+                    await running.server.stop(grace_seconds=PATIENCE_SECONDS)
+                assert len(running.server._connections) == 0
+                assert await asyncio.to_thread(connection.recv, 1) == b""
 
     async def test_authorities_of_clients_are_replaced_while_the_server_runs(
         self, models: ModelSlot, tmp_path: Path
