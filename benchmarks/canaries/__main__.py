@@ -19,7 +19,7 @@ from benchmarks.environment.machine import describe_machine
 from benchmarks.reporting.tables import table
 from inference_server.canary.plan import Plan
 from tandem.v1 import recommendation_pb2 as pb
-from tests.support.canaries import PLANTED, canary_until, operate, register_challenger, register_champion, traffic
+from tests.support.canaries import PLANTED, USERS, canary_until, operate, register_challenger, register_champion, traffic
 from tests.support.serving import MlflowRegistry, serve, valkey
 from tests.support.simulated_canaries import Simulated, runs
 
@@ -125,7 +125,7 @@ How a canary works is in [docs/experiments.md](../../docs/experiments.md#canary)
 
 ## On a real server
 
-One worker, 8 callers at once, 400 users, steps of {_PLAN.shown_steps} % of them, each of {_PLAN.step_seconds:g} s and
+One worker, 8 callers at once, {len(USERS):,} users, steps of {_PLAN.shown_steps} % of them, each of {_PLAN.step_seconds:g} s and
 {_PLAN.step_answers} answers by the canary at least. Answers are those to users of the canary; the share is that of
 harmed ones among all answers of the server while the canary had users, and the seconds are that time. Of fewer clicks,
 every answer counts as harmed. Others kept the machine busy.

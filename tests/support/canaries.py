@@ -17,7 +17,7 @@ from tandem.v1 import recommendation_pb2 as pb
 from tests.support.serving import PATIENCE_SECONDS, MlflowRegistry, Server, wait_until
 from tests.support.tiny_bundle import TinySpec, build_tiny_bundle
 
-USERS: Final = tuple(f"user-{number}" for number in range(400))
+USERS: Final = tuple(f"user-{number}" for number in range(4_000))
 NUM_ITEMS: Final = 200
 SLOW_LAYERS: Final = 1_500
 """Of the slow tower: some tenths of a second a batch."""
