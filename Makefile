@@ -105,7 +105,7 @@ demo-experiment: $(VENV)/.local ## the whole loop, unattended: simulated users, 
 statistics-proof: $(VENV)/.dev ## simulate experiments and write benchmarks/results/experiment-statistics.md: false verdicts, power; minutes
 	$(BIN)/python -m benchmarks.experiment_statistics
 
-canary-proof: $(VENV)/.dev ## plant bad versions on a real server and write benchmarks/results/canary.md: harmed answers, seconds, false alarms; ten minutes
+canary-proof: $(VENV)/.dev ## plant bad versions on a real server and write benchmarks/results/canary.md: harmed answers, seconds, false alarms; some minutes
 	$(BIN)/python -m benchmarks.canaries
 
 off-policy: $(VENV)/.dev ## simulate logs with known truth, judge them as replay-log does, and write benchmarks/results/off-policy.md; 10 minutes

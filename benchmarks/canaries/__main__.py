@@ -1,5 +1,5 @@
 """`python -m benchmarks.canaries`: plants bad versions on a real server, simulates harmless canaries, and writes
-benchmarks/results/canary.md; ten minutes."""
+benchmarks/results/canary.md; some minutes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from benchmarks.environment.machine import describe_machine
 from benchmarks.reporting.tables import table
 from inference_server.canary.plan import Plan
 from tandem.v1 import recommendation_pb2 as pb
-from tests.support.canaries import PLANTED, USERS, canary_until, operate, register_challenger, register_champion, traffic
+from tests.support.canaries import (
+    PLANTED,
+    USERS,
+    canary_until,
+    operate,
+    register_challenger,
+    register_champion,
+    traffic,
+)
 from tests.support.serving import MlflowRegistry, serve, valkey
 from tests.support.simulated_canaries import Simulated, runs
 
@@ -125,10 +133,10 @@ How a canary works is in [docs/experiments.md](../../docs/experiments.md#canary)
 
 ## On a real server
 
-One worker, 8 callers at once, {len(USERS):,} users, steps of {_PLAN.shown_steps} % of them, each of {_PLAN.step_seconds:g} s and
-{_PLAN.step_answers} answers by the canary at least. Answers are those to users of the canary; the share is that of
-harmed ones among all answers of the server while the canary had users, and the seconds are that time. Of fewer clicks,
-every answer counts as harmed. Others kept the machine busy.
+One worker, 8 callers at once, {len(USERS):,} users, steps of {_PLAN.shown_steps} % of them, each of
+{_PLAN.step_seconds:g} s and {_PLAN.step_answers} answers by the canary at least. Answers are those to users of the
+canary; the share is that of harmed ones among all answers of the server while the canary had users, and the seconds are
+that time. Of fewer clicks, every answer counts as harmed. Others kept the machine busy.
 
 {by_kind}
 
@@ -145,8 +153,8 @@ arm (5 where all are harmed). No figure depends on the machine: a seed fixes the
 def main() -> None:
     """Measures, and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.canaries", description=__doc__)
-    parser.add_argument("--canaries", type=int, default=1_000, help="harmless canaries to simulate (%(default)s)")
-    parser.add_argument("--bad", type=int, default=200, help="bad canaries of each kind to simulate (%(default)s)")
+    parser.add_argument("--canaries", type=int, default=400, help="harmless canaries to simulate (%(default)s)")
+    parser.add_argument("--bad", type=int, default=60, help="bad canaries of each kind to simulate (%(default)s)")
     options = parser.parse_args()
     cases = [(name, options.canaries if name.startswith("as good") else options.bad) for name in _SIMULATED]
     with ProcessPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as processes:

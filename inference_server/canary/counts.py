@@ -153,22 +153,25 @@ class CanaryCounts:
         self.is_urgent |= arm == CANARY
 
     def take(self) -> Mapping[str, Any] | None:
-        """The counts since the last call, as `ArmCounts.add` reads them, and the longest `run` of harmed answers of the
-        canary; None: nothing was counted."""
+        """The counts since the last call, as `ArmCounts.add` reads them, the longest `run` of harmed answers of the
+        canary, and the control group's harmed answers and all of its answers meanwhile; None: nothing was counted."""
         if self._is_empty:
             return None
-        counts = {"run": self._longest_run, **{name: arm.to_plain() for name, arm in self._arms.items()}}
+        meanwhile = {"run": self._longest_run, "control_in_run": self._control_in_longest_run}
+        counts = {**meanwhile, **{name: arm.to_plain() for name, arm in self._arms.items()}}
         self._new_counts()
         return counts
 
     def _forget(self) -> None:
         self._run = 0
         self._run_groups: set[int] = set()
+        self._control_in_run = [0, 0]
         self._new_counts()
 
     def _new_counts(self) -> None:
         self._arms = {arm: ArmCounts() for arm in ARMS}
         self._longest_run = 0
+        self._control_in_longest_run = [0, 0]
         self._is_empty = True
         self.is_urgent = False
 
@@ -186,15 +189,19 @@ class CanaryCounts:
         self._is_empty = False
         self._arms[arm].by_group[HARMED][group] += harmed
         if arm != CANARY:
+            self._control_in_run[0] += harmed
+            self._control_in_run[1] += 1
             return
         if not harmed:
             self._run = 0
             self._run_groups.clear()
+            self._control_in_run = [0, 0]
             return
         self._run += 1
         self._run_groups.add(group)
         if len(self._run_groups) >= MIN_GROUPS:
-            self._longest_run = max(self._longest_run, self._run)
+            if self._run > self._longest_run:
+                self._longest_run, self._control_in_longest_run = self._run, list(self._control_in_run)
             self.is_urgent = True
 
 

@@ -60,17 +60,22 @@ class Breach:
     """Answers of the canary that were bad in the guardrail's sense, or harmed in another."""
 
 
-def breach(canary: ArmCounts, control: ArmCounts, *, longest_run: int) -> Breach | None:
-    """The first guardrail that is broken; None: none is. `longest_run` is the longest run of harmed answers."""
-    return next(_breaches(canary, control, longest_run), None)
+def breach(
+    canary: ArmCounts, control: ArmCounts, *, longest_run: int, control_in_run: tuple[int, int] = (0, 0)
+) -> Breach | None:
+    """The first guardrail that is broken; None: none is. `longest_run` is the longest run of harmed answers,
+    `control_in_run` the control group's harmed answers and all of its answers meanwhile."""
+    return next(_breaches(canary, control, longest_run, control_in_run), None)
 
 
-def _breaches(canary: ArmCounts, control: ArmCounts, longest_run: int) -> Iterator[Breach]:
+def _breaches(
+    canary: ArmCounts, control: ArmCounts, longest_run: int, control_in_run: tuple[int, int]
+) -> Iterator[Breach]:
     answers, harmed = canary[ANSWERS], canary[HARMED]
     if canary.not_finite:
         reason = f"its model made NaN or infinity {canary.not_finite} times in {answers} answers"
         yield Breach("not_finite", reason, max(harmed, canary.not_finite))
-    if longest_run >= _run_limit(canary, control):
+    if longest_run >= _run_limit(canary, control, control_in_run):
         yield Breach("run", f"{longest_run} answers in a row were degraded, short or errors", harmed)
     for name, margin in _MARGINS.items():
         if _excess(name, canary, control) > margin:
@@ -82,9 +87,13 @@ def _breaches(canary: ArmCounts, control: ArmCounts, longest_run: int) -> Iterat
         yield Breach(CLICKS, fewer, answers)
 
 
-def _run_limit(canary: ArmCounts, control: ArmCounts) -> int:
+def _run_limit(canary: ArmCounts, control: ArmCounts, control_in_run: tuple[int, int]) -> int:
     """The length that chance gives a run in a share _ALPHA_SHARE of canaries whose answers are as the control's."""
     share = (control[HARMED] + 1.0) / (control[ANSWERS] + 2.0)
+    harmed, answers = control_in_run
+    if answers:
+        # What harms everybody for a moment, as a machine that stands still, gives both arms long runs.
+        share = max(share, (harmed + 1.0) / (answers + 2.0))
     # A run may begin at each of n answers; n squared, so that it holds at every n together.
     by_chance = math.log(_ALPHA_SHARE / max(canary[ANSWERS], 1) ** 2) / math.log(share)
     return max(MIN_RUN, math.ceil(by_chance))

@@ -24,6 +24,7 @@ _EXPERIMENT_TAG: Final = f"{_TAG}experiment"
 _PLAN_TAG: Final = f"{_TAG}plan"
 _AGAINST_TAG: Final = f"{_TAG}against"
 _STARTED_AT_TAG: Final = f"{_TAG}started_at"
+_ALIAS_TAG: Final = f"{_TAG}alias"
 _STARTED_BY_TAG: Final = f"{_TAG}started_by"
 _NUM_TAG: Final = f"{_TAG}number"
 
@@ -41,6 +42,8 @@ class CanaryRecord:
     number: int
     """How many canaries this version has been, with this one."""
     plan: Plan
+    alias: str
+    """The champion's alias whose users it takes."""
     against: str
     """Number of the champion that it is compared with."""
     started_at_seconds: float
@@ -69,6 +72,7 @@ class CanaryRecord:
             _EXPERIMENT_TAG: self.experiment,
             _NUM_TAG: str(self.number),
             _PLAN_TAG: self.plan.to_json(),
+            _ALIAS_TAG: self.alias,
             _AGAINST_TAG: self.against,
             _STARTED_AT_TAG: repr(self.started_at_seconds),
             _STARTED_BY_TAG: self.started_by,
@@ -92,6 +96,7 @@ class CanaryRecord:
                 version=version,
                 number=int(tags[_NUM_TAG]),
                 plan=plan,
+                alias=tags[_ALIAS_TAG],
                 against=tags[_AGAINST_TAG],
                 started_at_seconds=float(tags[_STARTED_AT_TAG]),
                 started_by=tags.get(_STARTED_BY_TAG, ""),

@@ -79,19 +79,26 @@ class CanaryFollower:
 
     def started(self, record: CanaryRecord) -> None:
         """Takes over a canary that this server's operator has started."""
-        self._trial = Trial(record)
-        self._moves.tell(Move.STARTED, record, self._trial.status, is_own=True)
+        self._take_over(Move.STARTED, record)
         self.look()
 
     def promoted(self, record: CanaryRecord) -> None:
         """Takes over that this server's operator has promoted the canary."""
-        if self._trial is None or self._trial.record.experiment != record.experiment:
-            self._trial = Trial(record)
-        self._trial.record = record
         self._promoted_polls = 0
-        self._moves.tell(Move.PROMOTED, record, self._trial.status, is_own=True)
+        self._take_over(Move.PROMOTED, record)
         self._on_promoted()
         self.look()
+
+    def _take_over(self, move: Move, record: CanaryRecord) -> None:
+        """Tells about an own move, which a look at the registry may have told about as somebody else's already."""
+        trial = self._trial
+        if trial is None or trial.record.experiment != record.experiment:
+            trial = self._trial = Trial(record)
+        elif trial.record.state is record.state:
+            self._moves.send(move, record, trial.status)
+            return
+        trial.record = record
+        self._moves.tell(move, record, trial.status, is_own=True)
 
     def look(self) -> None:
         """Looks at the registry now."""
@@ -174,7 +181,9 @@ class CanaryFollower:
     async def _follow(self, record: CanaryRecord | None, champion: str) -> None:
         """Takes over what the registry says."""
         if record is None:
-            self._trial = None
+            if self._trial is not None:
+                self._trial = None
+                self._pool.set_canary("", CanaryStatus())
             self._end()
             return
         trial = self._trial
@@ -183,7 +192,7 @@ class CanaryFollower:
         elif trial.withdrawal is None:
             self._compare(trial, record)
         if record.state is CanaryState.PROMOTED and trial.withdrawal is None:
-            self._see_off(trial)
+            self._see_off(trial, champion)
         elif not record.is_running or trial.withdrawal is not None:
             trial.give(0.0)
             self._end()
@@ -256,11 +265,13 @@ class CanaryFollower:
         if promoted is not None and trial.withdrawal is None:
             self.promoted(promoted)
 
-    def _see_off(self, trial: Trial) -> None:
-        """Keeps a promoted canary as it is until the server's own model is its version."""
+    def _see_off(self, trial: Trial, champion: str) -> None:
+        """Keeps a promoted canary as it is until the server's own model is its version, unless it was rolled back."""
         own = self._pool.own.serving
         self._promoted_polls += 1
-        if (own is not None and own.version == trial.record.version) or self._promoted_polls > _PROMOTED_POLLS:
+        version = trial.record.version
+        is_over = champion != version.number or (own is not None and own.version == version)
+        if is_over or self._promoted_polls > _PROMOTED_POLLS:
             trial.give(0.0)
             self._end()
 

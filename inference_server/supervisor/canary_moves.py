@@ -54,7 +54,11 @@ class CanaryMoves:
             seconds=round(status.seconds, 3),
         )
         if is_own:
-            self._notifier.tell(*message_of(move, record, status))
+            self.send(move, record, status)
+
+    def send(self, move: Move, record: CanaryRecord, status: CanaryStatus) -> None:
+        """Sends people the message about a move."""
+        self._notifier.tell(*message_of(move, record, status))
 
 
 def message_of(move: Move, record: CanaryRecord, status: CanaryStatus) -> tuple[str, str]:

@@ -43,7 +43,10 @@ class CanaryRegistry:
             return self._model.aliased(self._alias), self._model.aliased(self._champion.alias)
 
         version, champion = await in_daemon_thread(read)
-        return None if version is None else CanaryRecord.of(version), champion.number if champion else ""
+        record = None if version is None else CanaryRecord.of(version)
+        if record is not None and record.alias != self._champion.alias:
+            record = None  # it has become a canary of another alias since
+        return record, champion.number if champion else ""
 
     async def start(
         self, name: str, plan: Plan, *, by: str, force: bool, may_begin: Callable[[], None] = lambda: None
@@ -72,10 +75,15 @@ class CanaryRegistry:
         if not force:
             self._champion.require_passed(version, champion)
         before = CanaryRecord.of(version)
+        if before is not None and await self._runs_elsewhere(before):
+            raise CommandFailed(
+                f"version {version.number} is a canary of the alias {before.alias} until that has ended"
+            )
         record = CanaryRecord(
             version=version,
             number=before.number + 1 if before else 1,
             plan=plan,
+            alias=self._champion.alias,
             against=champion.number,
             started_at_seconds=time.time(),
             started_by=by,
@@ -88,6 +96,13 @@ class CanaryRegistry:
 
         await in_daemon_thread(write)
         return record
+
+    async def _runs_elsewhere(self, record: CanaryRecord) -> bool:
+        """Whether it is a running canary of another alias: its tags are those of the version, which has one set."""
+        if not record.is_running or record.alias == self._champion.alias:
+            return False
+        newest = await in_daemon_thread(lambda: self._model.aliased(canary_alias(record.alias)))
+        return newest == record.version
 
     async def advance(self, record: CanaryRecord) -> CanaryRecord | None:
         """Moves a canary to its next step; None: it has been moved, or has ended, meanwhile."""

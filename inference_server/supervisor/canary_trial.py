@@ -77,7 +77,10 @@ class Trial:
         """The guardrail that is broken after a worker's last `counts`; None: none is, or it has ended."""
         if not self.percent or not self.record.is_running or self.withdrawal is not None:
             return None
-        return breach(self._arms[CANARY], self._arms[CONTROL], longest_run=counts["run"])
+        harmed, answers = counts["control_in_run"]
+        return breach(
+            self._arms[CANARY], self._arms[CONTROL], longest_run=counts["run"], control_in_run=(harmed, answers)
+        )
 
     @property
     def step_is_passed(self) -> bool:

@@ -232,6 +232,8 @@ class _Supervisor:
             async for done in follower.roll_back(command.to):
                 self._notifier.tell("Tandem: rollback", done)
                 yield done
+            if self._canary is not None:
+                self._canary.look()
         elif command.name == "forget-refusals":
             yield follower.forget_refusal()
         else:

@@ -194,6 +194,8 @@ class WorkerPool:
         ready = [worker for worker in self._joined() if worker.has_open(bundle)]
         late = [worker for worker in self._joined() if not worker.has_open(bundle)]
         results = await asyncio.gather(*(worker.serve(bundle, track) for worker in ready), return_exceptions=True)
+        for worker in ready:
+            self._tell_canary(worker)
         for worker in late:
             self._start(self._catch_up(worker, track))
         moments = [result for result in results if isinstance(result, float)]
@@ -268,7 +270,8 @@ class WorkerPool:
         self._canary = CanaryChanged(
             experiment=status.experiment, model=model, percent=status.percent, status=asdict(status)
         )
-        self._tell_all(self._canary)
+        for worker in self._joined():
+            self._tell_canary(worker)
 
     def layer_of_everybody(self) -> str:
         """The layer of the experiments in force that leaves no user to a canary; empty: none does."""
@@ -398,7 +401,7 @@ class WorkerPool:
         worker.tell(self._refusals())
         worker.tell(self._further_models())
         worker.tell(ExperimentsChanged(document=self._experiments, status=asdict(self._table_status)))
-        worker.tell(self._canary)
+        self._tell_canary(worker)
         if bundle is not None:
             await worker.serve(bundle, self.own)
         await worker.listen(grpc_port=self._grpc_port, http_port=self._http_port)
@@ -440,6 +443,7 @@ class WorkerPool:
                     await worker.open(bundle)
                 if bundle is track.serving:
                     await worker.serve(bundle, track)
+                    self._tell_canary(worker)
                     return
         except (BundleRefused, WorkerEnded) as error:
             _log.error("worker_left_behind", worker=worker.identity.worker, alias=track.name, reason=str(error))
@@ -469,6 +473,12 @@ class WorkerPool:
     def _tell_all(self, message: Message) -> None:
         for worker in self._joined():
             worker.tell(message)
+
+    def _tell_canary(self, worker: WorkerHandle) -> None:
+        """Tells a worker of the canary; one that has not opened its model yet is to give it no users."""
+        track = self.further.get(self._canary.model)
+        lacks_it = track is None or not worker.serves(track)
+        worker.tell(replace(self._canary, percent=0.0) if lacks_it else self._canary)
 
     def _further_models(self) -> FurtherModels:
         return FurtherModels(problems={track.name: track.problem for track in self.further.values()})

@@ -155,3 +155,16 @@ def test_another_canary_begins_at_nothing(counts: CanaryCounts) -> None:
     count(counts, answer())
     counts.watch("canary-3")
     assert counts.take() is None
+
+
+def test_a_run_says_what_the_control_group_got_meanwhile(counts: CanaryCounts) -> None:
+    harmed = answer(Degraded.DEADLINE)
+    control = answer(Degraded.DEADLINE, arms=(assignment(CONTROL),))
+    count(counts, control)  # before the run
+    count(counts, answer())
+    for number in range(30):
+        count(counts, harmed, f"u{number}")
+        count(counts, control, f"c{number}")
+    plain = counts.take()
+    assert plain is not None
+    assert (plain["run"], plain["control_in_run"]) == (30, [29, 29])

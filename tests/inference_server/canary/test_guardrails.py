@@ -114,3 +114,14 @@ def test_a_bad_canary_is_taken_back(simulated: Simulated, guardrails: set[str], 
     assert {end.guardrail for end, _ in ends if end is not None} <= guardrails
     found = [answers for end, answers in ends if end is not None and answers <= most_answers]
     assert len(found) >= 0.9 * len(ends)
+
+
+def test_what_harms_everybody_for_a_moment_breaks_nothing() -> None:
+    counts = {HARMED: 30, DEGRADED: 30}
+    canary, control = arm(3_000, **counts), arm(3_000, **counts)
+    assert broken(canary, control, longest_run=30) == "run"
+    found = breach(canary, control, longest_run=30, control_in_run=(29, 29))
+    assert found is None
+    lone = breach(canary, control, longest_run=30, control_in_run=(0, 29))
+    assert lone is not None
+    assert lone.guardrail == "run"

@@ -20,6 +20,7 @@ def record(number: int = 1) -> CanaryRecord:
         version=VERSION,
         number=number,
         plan=Plan(steps=(5.0, 100.0), step_seconds=1.0, step_answers=2),
+        alias="champion",
         against="16",
         started_at_seconds=1234.5,
         started_by="somebody@somewhere",

@@ -13,8 +13,9 @@ import pytest
 
 from deploy.local.ports import free_port
 from inference_server.canary.plan import Plan
-from tests.support.canaries import canary_until, operate, register_challenger, register_champion, traffic
+from tests.support.canaries import CHAMPION, canary_until, operate, register_challenger, register_champion, traffic
 from tests.support.serving import MlflowRegistry, Server, serve, server_environment, valkey, wait_until
+from tests.support.tiny_bundle import build_tiny_bundle
 from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.process
@@ -251,3 +252,44 @@ async def test_a_withdrawal_outlives_the_registry_and_the_server(
         await restarted.log("canary_stopped", made_here=True)
         assert not (data_dir / "canary.json").exists()
         assert not any([(await restarted.recommend(user_id=f"user {number}")).assignments for number in range(20)])
+
+
+async def test_an_alias_that_somebody_deletes_leaves_no_user_to_the_canary(
+    idle: tuple[Server, str], registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    server, name = idle
+    await operate(tmp_path / "data", "canary-start", plan=ENDLESS, force=True)
+    await canary_until(server, lambda canary: canary.percent == 50.0, "half of the users are in it")
+    registry.drop_alias(name, "champion-canary")
+
+    async def is_gone() -> bool:
+        answers = [await server.recommend(user_id=f"user {number}") for number in range(20)]
+        return not any(answer.assignments for answer in answers) and not (await server.status()).canary.experiment
+
+    await wait_until(is_gone, "nobody is in a canary")
+    assert await operate(tmp_path / "data", "canary-status") == ["there has been no canary"]
+
+
+async def test_a_version_is_the_canary_of_one_alias_at_a_time(
+    idle: tuple[Server, str], registry: MlflowRegistry, tmp_path: Path
+) -> None:
+    server, name = idle
+    other = build_tiny_bundle(tmp_path / "other", CHAMPION)
+    registry.register(other.directory, model_name=name, model_version="other", alias="champion-de")
+    settings = {"registry_uri": registry.uri, "model_name": name, "model_alias": "champion-de"}
+    await operate(tmp_path / "data", "canary-start", plan=ENDLESS, force=True)
+    status, _, errors = await canary_command(tmp_path / "de", "start", "--force", **settings)
+    assert (status, errors) == (1, "version 2 is a canary of the alias champion until that has ended\n")
+    await operate(tmp_path / "data", "canary-stop")
+    status, out, _ = await canary_command(tmp_path / "de", "start", "--force", "--steps", "2,100", **settings)
+    assert (status, out.splitlines()[0]) == (
+        0,
+        "version 2 (good) is a canary: canary-2.2, 2,100 % of the users, compared with version 3",
+    )
+    # The servers of the other alias leave it alone.
+    await server.log("canary_stopped", experiment="canary-2")
+    assert await operate(tmp_path / "data", "canary-status") == ["there has been no canary"]
+    status, out, _ = await canary_command(tmp_path / "de", "status", **settings)
+    assert status == 0
+    assert out.startswith("canary-2.2: version 2 (good), compared with version 3, started ")
+    assert out.endswith("running, step 1 of 2, 2 % of the users\n")
