@@ -66,6 +66,7 @@ class CanaryFollower:
         self._problem = ""
         self._promoted_polls = 0
         self._champion_polls = 0
+        self._num_taken_over = 0
 
     @property
     def status(self) -> CanaryStatus:
@@ -91,6 +92,7 @@ class CanaryFollower:
 
     def _take_over(self, move: Move, record: CanaryRecord) -> None:
         """Tells about an own move, which a look at the registry may have told about as somebody else's already."""
+        self._num_taken_over += 1
         trial = self._trial
         if trial is None or trial.record.experiment != record.experiment:
             trial = self._trial = Trial(record)
@@ -163,8 +165,11 @@ class CanaryFollower:
         problem = ""
         try:
             await self._write_withdrawal()
+            num_taken_over = self._num_taken_over
             record, champion = await self._registry.read()
-            await self._follow(record, champion)
+            # What was read while an operator's move was taken over may be from before it.
+            if num_taken_over == self._num_taken_over:
+                await self._follow(record, champion)
         except RegistryUnavailable as error:
             problem = f"the registry cannot be asked, the canary stays as it is: {error}"
         except CanaryInvalid as error:
