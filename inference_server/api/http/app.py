@@ -32,8 +32,13 @@ from inference_server.api.http.errors import (
     refusal_response,
     status_name,
 )
-from inference_server.api.http.many import ManyQueries, open_queries
-from inference_server.api.http.responses import json_response, recommend_payload, similar_items_payload
+from inference_server.api.http.many import OUTCOMES, ManyQueries, open_queries
+from inference_server.api.http.responses import (
+    json_list_response,
+    json_response,
+    recommend_payload,
+    similar_items_payload,
+)
 from inference_server.api.http.schemas import components, schema_documents
 from inference_server.api.http.validation import BODY, NOT_UNICODE, PayloadCheck
 from inference_server.api.internal_error import internal_error
@@ -218,7 +223,7 @@ class _Api:
         )
         outcomes = await _while_connected(request, answering)
         count_queries(outcomes, status_name, self._statistics)
-        return json_response(many.payload(outcomes))
+        return await json_list_response(OUTCOMES, many.entries(outcomes))
 
     def _query(self, payload: Any) -> Query:
         """One query of many. Raises InvalidRequest."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from google.rpc import code_pb2
@@ -17,6 +17,8 @@ from inference_server.core.errors import InvalidRequest, RequestError
 from inference_server.core.query import Query
 from tandem.v1 import recommendation_pb2 as pb
 
+OUTCOMES: Final = "outcomes"
+"""The field of RecommendManyResponse."""
 _DEFAULT_PRIORITY: Final = pb.RecommendPriority.Name(pb.RECOMMEND_PRIORITY_UNSPECIFIED)
 
 
@@ -48,14 +50,10 @@ class ManyQueries:
         self.queries = [_read(entry.get("request", {}), read) for entry in entries]
         """InvalidRequest for an entry that cannot be read."""
 
-    def payload(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """The outcomes, as protobuf writes RecommendManyResponse."""
-        return {
-            "outcomes": [
-                {"correlation_id": correlation_id, **_outcome(outcome)}
-                for correlation_id, outcome in zip(self._ids, outcomes, strict=True)
-            ]
-        }
+    def entries(self, outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+        """The outcomes, as protobuf writes those of RecommendManyResponse, each made when it is asked for."""
+        for correlation_id, outcome in zip(self._ids, outcomes, strict=True):
+            yield {"correlation_id": correlation_id, **_outcome(outcome)}
 
 
 def _read(request: Any, read: Callable[[Any], Query]) -> Query | InvalidRequest:

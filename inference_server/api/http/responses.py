@@ -6,8 +6,9 @@ two.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,17 @@ _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), che
 def json_response(payload: object, *, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A response with this body."""
     return Response(_encode(payload).encode(), status_code=status_code, headers=headers, media_type=JSON_MEDIA_TYPE)
+
+
+async def json_list_response(name: str, entries: Iterable[object]) -> Response:
+    """A response whose body is an object with one list. Others have a turn after each entry: to encode a long list in
+    one go would stop the event loop for a second."""
+    parts = []
+    for entry in entries:
+        parts.append(_encode(entry))
+        await asyncio.sleep(0)
+    body = f"{{{_encode(name)}:[{','.join(parts)}]}}"
+    return Response(body.encode(), media_type=JSON_MEDIA_TYPE)
 
 
 def recommend_payload(answer: Answer) -> dict[str, Any]:
