@@ -20,8 +20,6 @@ from tandem.contract.vocabulary import MISSING_ROW, Rows
 
 _NEGLIGIBLE: Final = 0.01
 """Events are ignored once their weight has decayed to this share of the newest event's."""
-_BATCH_CELLS: Final = 1 << 18
-"""Sums, or weights added to them, that users scored together have: two megabytes stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -63,43 +61,23 @@ def item_item_scores(
     are items chosen before these events: they weigh as the oldest event that the online store can keep. Returns
     (users, candidates) float32 for the items `rows`, (users, candidates) int64, or (users, items) for all of them.
     """
-    num_users, num_items = len(history_rows), len(model.rows)
-    scores = np.empty((num_users, num_items if rows is None else rows.shape[1]), dtype=np.float32)
+    num_items = len(model.rows)
+    scores = np.empty((len(history_rows), num_items if rows is None else rows.shape[1]), dtype=np.float32)
     num_events = min(history_rows.shape[1], num_events_read(decay_events))
     newest = history_rows[:, history_rows.shape[1] - num_events :]
-    ages = np.arange(num_events - 1, -1, -1)
-    decay = np.exp(-ages / decay_events).astype(np.float32)
+    decay = np.exp(-np.arange(num_events - 1, -1, -1) / decay_events).astype(np.float32)
     oldest = np.float32(np.exp(-(MAX_RECENT_EVENTS - 1) / decay_events))
-    num_weights = model.rows.shape[1] * (num_events + max((len(older) for older in older_rows), default=0))
-    batch = max(1, _BATCH_CELLS // max(num_items, num_weights, 1))
-    for start in range(0, num_users, batch):
-        events = newest[start : start + batch]
-        users, columns = np.nonzero(events != MISSING_ROW)
-        items, item_weights = events[users, columns], decay[columns]
-        for user, older in enumerate(older_rows[start : start + batch]):
-            if len(older):
-                users = np.concatenate([users, np.full(len(older), user)])
-                items = np.concatenate([items, older])
-                item_weights = np.concatenate([item_weights, np.full(len(older), oldest)])
-        sums = _sums(model, users, items, item_weights, num_users=len(events))
-        scores[start : start + batch] = (
-            sums if rows is None else np.take_along_axis(sums, rows[start : start + batch], axis=1)
-        )
+    # One user after the other: the arrays of a whole batch would push all else out of the processor's cache.
+    for user, events in enumerate(newest):
+        present = events != MISSING_ROW
+        items, item_weights = events[present], decay[present]
+        if older_rows and len(older_rows[user]):
+            items = np.concatenate([items, older_rows[user]])
+            item_weights = np.concatenate([item_weights, np.full(len(older_rows[user]), oldest)])
+        weights = model.weights[items].astype(np.float32)
+        weights *= item_weights[:, None]
+        # Padding counts for row 0, with weight 0.
+        neighbours = np.maximum(model.rows[items], 0)
+        sums = np.bincount(neighbours.ravel(), weights=weights.ravel(), minlength=num_items)
+        scores[user] = sums if rows is None else sums[rows[user]]
     return scores
-
-
-def _sums(
-    model: ItemItem, users: Rows, items: Rows, item_weights: npt.NDArray[np.float32], *, num_users: int
-) -> npt.NDArray[np.float64]:
-    """Sums of the weights of `items`, each times its `item_weights`, for its one of `users`, (n,) each: (num_users,
-    items) float64."""
-    num_items = len(model.rows)
-    weights = model.weights[items].astype(np.float32)
-    weights *= item_weights[:, None]
-    # Padding counts for row 0, with weight 0.
-    cells = np.maximum(model.rows[items], 0).astype(np.intp)
-    cells += (users * num_items)[:, None]
-    sums: npt.NDArray[np.float64] = np.zeros(num_users * num_items)
-    if cells.size:
-        sums = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=len(sums)).astype(np.float64, copy=False)
-    return sums.reshape(num_users, num_items)
