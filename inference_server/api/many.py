@@ -9,7 +9,13 @@ from inference_server.api.internal_error import InternalError, internal_error
 from inference_server.core.answers import Answer
 from inference_server.core.errors import InvalidRequest, RequestError
 from inference_server.core.query import Query
-from inference_server.request.flow.limits import MAX_QUERIES, is_too_long
+from inference_server.request.flow.limits import (
+    DEFAULT_NUM_ITEMS,
+    MAX_ITEMS_OF_MANY,
+    MAX_NUM_ITEMS,
+    MAX_QUERIES,
+    is_too_long,
+)
 from inference_server.request.recommender import Recommender
 from inference_server.telemetry.statistics import Statistics
 from tandem.contract.store import MAX_ID_BYTES
@@ -40,6 +46,7 @@ async def outcomes_of(
     Raises RequestError for what concerns the whole call.
     """
     read = [query for query in queries if isinstance(query, Query)]
+    _check_num_items(read)
     answering = recommender.recommend_many(read, time_remaining_seconds, in_bulk=in_bulk, traceparent=traceparent)
     outcomes = iter(await answering)
     found: list[Outcome] = []
@@ -84,6 +91,14 @@ def count_queries(outcomes: Sequence[Outcome], name_of: Callable[[RequestError],
         elif isinstance(outcome, RequestError):
             code = name_of(outcome)
         statistics.many_queries_by_code[code] += 1
+
+
+def _check_num_items(queries: Sequence[Query]) -> None:
+    """Raises InvalidRequest where the queries ask for too many items together. One that asks for more than a query may
+    is refused alone, later."""
+    asked = sum(query.num_items or DEFAULT_NUM_ITEMS for query in queries if 0 <= query.num_items <= MAX_NUM_ITEMS)
+    if asked > MAX_ITEMS_OF_MANY:
+        raise InvalidRequest("queries", f"must ask for at most {MAX_ITEMS_OF_MANY:,} items together, ask for {asked:,}")
 
 
 def _reported(error: Exception, *, user_id: str) -> InternalError:

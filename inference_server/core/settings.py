@@ -133,7 +133,7 @@ class Settings(EnvironmentSettings):
 
     max_request_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 26)
     """Largest request in bytes; a larger request is refused before it is read. The longest lists that the API allows
-    need half of the default."""
+    need half of the default; many queries of RecommendMany may need more."""
 
     max_streams_per_connection: int = Field(default=16, ge=1, le=100_000)
     """Maximum number of concurrent calls on one HTTP/2 connection; a client holds further calls back. Raise it for a

@@ -33,6 +33,10 @@ MAX_CONTEXT_ENTRIES: Final = 32
 MAX_QUERIES: Final = 256
 """Maximum number of queries in one RecommendMany call."""
 
+MAX_ITEMS_OF_MANY: Final = 25_600
+"""Maximum number of items that the queries of one RecommendMany call ask for together: 100 for each of 256. With
+explanations and short ids, they are 3.8 MB over gRPC, where most clients take 4 MiB by default, and 7.3 MB of JSON."""
+
 
 def new_request_id() -> str:
     """32 hexadecimal digits."""

@@ -567,7 +567,9 @@ class RecommendManyRequest(_message.Message):
     """Absent: RECOMMEND_PRIORITY_INTERACTIVE."""
     @_builtins.property
     def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecommendBatchRequest]:
-        """1 to 256 queries. A `correlation_id` may be empty; no two that are set may be equal."""
+        """1 to 256 queries. A `correlation_id` may be empty; no two that are set may be equal. Together, they may ask for at
+        most 25,600 items (the sum of `num_items`).
+        """
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from inference_server.canary.layer import CANARY, canary_layer
 from inference_server.experiments.slot import ExperimentSlot
 from inference_server.model.engine.towers import UserTower
 from inference_server.model.serving_model import ModelSlot, ServingModel
-from inference_server.request.flow.limits import MAX_QUERIES
+from inference_server.request.flow.limits import MAX_ITEMS_OF_MANY, MAX_QUERIES
 from inference_server.request.micro_batches import MAX_BATCH, MAX_BESIDE, MAX_IN_FLIGHT
 from inference_server.security.api_keys import ApiKeys, key_line
 from inference_server.security.files import Security
@@ -114,6 +114,19 @@ class TestOutcomes:
             assert statistics.answers_by_source["RETRIEVED"] == MAX_QUERIES + len(range(0, MAX_QUERIES, 17))
             assert statistics.requests_by_code == {"OK": len(range(0, MAX_QUERIES, 17))}, "single calls alone"
             assert parts.admission.in_flight == 0
+
+    async def test_a_call_may_ask_for_a_hundred_items_for_each_of_its_queries(self, models: ModelSlot) -> None:
+        async with in_process(models) as parts:
+            full = [query(num_items=MAX_ITEMS_OF_MANY // MAX_QUERIES, explain=True) for _ in range(MAX_QUERIES)]
+            assert all(len(outcome.response.items) == 100 for outcome in await many(parts, full))
+            full[7].request.num_items += 1
+            error = await refused(parts, full)
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert field_of(error) == "queries"
+            assert error.details() == "queries: must ask for at most 25,600 items together, ask for 25,601"
+            full[7].request.num_items = 501  # refused alone, so it asks for nothing
+            outcomes = await many(parts, full)
+            assert [index for index, outcome in enumerate(outcomes) if outcome.HasField("error")] == [7]
 
     async def test_queries_without_ids_are_told_apart_by_their_order(self, models: ModelSlot) -> None:
         async with in_process(models) as parts:

@@ -85,6 +85,7 @@ async def test_a_wrong_query_is_refused_alone_and_named(
         ({}, "queries"),
         ({"queries": []}, "queries"),
         ({"queries": [{}] * 257}, "queries"),
+        ({"queries": [{"request": {"user_id": "u", "num_items": 101}}] * 256}, "queries"),
         ({"queries": [{"correlation_id": "a"}, {}, {"correlation_id": "a"}]}, "queries[2].correlation_id"),
         ({"queries": [{"correlation_id": "x" * 257}]}, "queries[0].correlation_id"),
         ({"queries": [{"correlation_id": 7}]}, "queries[0].correlation_id"),
